@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes requirements.txt and requirements-test.txt from their .in files (maintainers only; needs uv and a network).
+# With --upgrade, moves every pin to its newest version; without it, changes no more than the .in files ask for.
+set -euo pipefail
+
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the header of NAME.txt
+    local name=$1 line
+    shift
+    uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --only-binary :all: \
+        --no-emit-index-url --no-header "$name.in" --output-file "$name.txt" "$@" >/dev/null
+    {
+        while IFS= read -r line && [[ $line == '#'* ]]; do printf '%s\n' "$line"; done <"$name.in"
+        printf '\n%s\n' "$(<"$name.txt")"
+    } >"$name.new"
+    mv -- "$name.new" "$name.txt"
+}
+
+lock requirements "$@"
+lock requirements-test --constraints requirements.txt "$@"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sets up what the tests need and runs them. Afterwards plain `.venv/bin/pytest` works too.
+set -euo pipefail
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    cat <<'EOF'
+usage: bash tests/run.sh [pytest arguments]
+
+  bash tests/run.sh                       # the default suite
+  bash tests/run.sh -m slow               # the slow tests
+  bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
+
+The virtual environment is .venv of this checkout, or MS_CODEGEEX_VENV. `pytest --help` explains pytest's arguments.
+EOF
+    exit 0
+fi
+
+venv=$(bash "$root/ascend_scripts/setup.sh" --tests)
+export PATH="$venv/bin:$PATH"
+cd -- "$root"
+exec "$venv/bin/python" -m pytest "$@"
