@@ -1,0 +1,55 @@
+"""`ms-codegeex VERB`: one command, one verb per capability.
+
+A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `configure(parser)` and `run(arguments)`.
+Importing those modules is light: the engine is imported by `run`, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import ms_codegeex
+from ms_codegeex.errors import UserError
+
+VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, every verb configured by its own module."""
+    parser = argparse.ArgumentParser(
+        prog="ms-codegeex", description="Train, convert and run code language models on MindSpore.",
+        epilog="`ms-codegeex VERB --help` explains a verb and shows examples.")
+    parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"ms_codegeex.commands.{name}")
+        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY,
+                                epilog="examples:\n" + module.EXAMPLES,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.configure(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except UserError as error:
+        print(f"ms-codegeex {arguments.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ms-codegeex {arguments.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Foreign file formats, read and written tensor by tensor."""

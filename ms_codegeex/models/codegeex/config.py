@@ -1,0 +1,77 @@
+"""Sizes of CodeGeeX and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ms_codegeex.errors import UserError
+
+
+@dataclass(frozen=True)
+class CodeGeeXConfig:
+    """CodeGeeX-13B's sizes (KDD 2023, section 2.2). `num_layers` counts the blocks, without the top query layer."""
+
+    vocab_size: int = 52224  # rows of the table: 50400 ids of the tokenizer, rounded up
+    hidden_size: int = 5120
+    num_layers: int = 39
+    num_heads: int = 40
+    intermediate_size: int = 20480
+    max_position_embeddings: int = 2048
+    layer_norm_eps: float = 1e-5
+    init_std: float = 0.01  # every weight and table; no depth scaling in the release
+    softmax_fp32: bool = True  # the release's configuration class says FP16, its README FP32
+    eos_token_id: int = 50256
+
+    def validate(self) -> None:
+        """Raise `UserError` naming the key for sizes that do not fit together."""
+        for key, value in asdict(self).items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
+                raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
+        if self.hidden_size % self.num_heads:
+            raise UserError(f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
+                            "choose a divisor")
+        if self.eos_token_id >= self.vocab_size:
+            raise UserError(f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
+                            "enlarge the vocabulary")
+
+    def parameter_count(self) -> int:
+        """Trainable parameters; 12,873,943,040 for the 13B preset."""
+        h, f = self.hidden_size, self.intermediate_size
+        layer = 4 * (h * h + h) + (h * f + f) + (f * h + h) + 4 * h
+        tables = (self.vocab_size + 2 * self.max_position_embeddings) * h
+        return tables + (self.num_layers + 1) * layer + 2 * h
+
+    def flops_per_token(self, seq_length: int) -> int:
+        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
+
+        Counts the matrix products (projections, full attention square as computed, head), not element-wise work.
+        """
+        h, f = self.hidden_size, self.intermediate_size
+        layer = 2 * (4 * h * h + 2 * h * f) + 4 * seq_length * h
+        return 3 * ((self.num_layers + 1) * layer + 2 * h * self.vocab_size)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The release's modes; its layer count includes the top query layer. The 200B mode was never trained.
+    "13b": {},
+    "2.6b": {"hidden_size": 2560, "num_layers": 31, "num_heads": 32, "intermediate_size": 10240},
+    "dev": {"hidden_size": 2048, "num_layers": 15, "num_heads": 16, "intermediate_size": 8192},
+    "base": {"hidden_size": 768, "num_layers": 11, "num_heads": 12, "intermediate_size": 3072},
+    "200b": {"hidden_size": 16384, "num_layers": 63, "num_heads": 128, "intermediate_size": 65536},
+    # Ours, for a CPU. A larger init_std than 0.01: these few steps have no time to grow out of it.
+    "25m": {"hidden_size": 320, "num_layers": 6, "num_heads": 5, "intermediate_size": 1280, "init_std": 0.02,
+            "max_position_embeddings": 512},
+    "tiny": {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "intermediate_size": 512, "init_std": 0.02,
+             "max_position_embeddings": 256},
+}
+
+
+def build_config(preset: str | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
+    """The preset (default 13b) with single fields replaced, validated. `overrides` holds known field names only."""
+    name = (preset or "13b").lower()
+    if name not in PRESETS:
+        raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(PRESETS)}")
+    config = replace(CodeGeeXConfig(**PRESETS[name]), **overrides)
+    config.validate()
+    return config

@@ -1,0 +1,77 @@
+"""Cross entropy over a tied vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
+
+Two forms of one formula. `CrossEntropy` is made of elementary operators that a plan can shard over the vocabulary.
+`ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with 52,224
+columns the logits dominate time and memory on a CPU.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+
+class CrossEntropy(nn.Cell):
+    """Σ mask·(logsumexp(z) - z[label]) with z = h Wᵀ multiplied in `dtype` and reduced in FP32."""
+
+    def __init__(self, vocab_size: int, dtype: ms.Type):
+        super().__init__()
+        self.vocab_size, self.dtype = vocab_size, dtype
+        self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
+        self.max, self.subtract, self.exp = ops.ReduceMax(keep_dims=True), ops.Sub(), ops.Exp()
+        self.sum_exp, self.log, self.subtract_log = ops.ReduceSum(keep_dims=True), ops.Log(), ops.Sub()
+        self.one_hot, self.pick, self.sum_picked = ops.OneHot(), ops.Mul(), ops.ReduceSum()
+        self.weight, self.sum = ops.Mul(), ops.ReduceSum()
+        self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+
+    def construct(self, hidden, table, labels, mask):
+        """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows] -> FP32 scalar"""
+        logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
+        shifted = self.subtract(logits, ops.stop_gradient(self.max(logits, -1)))
+        log_probability = self.subtract_log(shifted, self.log(self.sum_exp(self.exp(shifted), -1)))
+        target = self.one_hot(labels, self.vocab_size, self.on, self.off)
+        return -self.sum(self.weight(self.sum_picked(self.pick(log_probability, target), -1), mask))
+
+
+class _ChunkedSum(nn.Cell):
+    """The sum and its gradients with respect to hidden and table, chunk by chunk (FP32)."""
+
+    def __init__(self, rows: int, chunk: int):
+        super().__init__()
+        self.bounds = tuple((i, min(i + chunk, rows)) for i in range(0, rows, chunk))
+        self.logits, self.softmax = ops.MatMul(transpose_b=True), ops.Softmax(-1)
+        self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
+        self.gather, self.pick, self.sum, self.zeros = ops.Gather(), ops.GatherD(), ops.ReduceSum(), ops.ZerosLike()
+
+    def construct(self, hidden, table, labels, mask):
+        """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H]"""
+        total, to_hidden, to_table = Tensor(0.0, ms.float32), (), self.zeros(table)
+        for start, stop in self.bounds:
+            h, label, weight = hidden[start:stop], labels[start:stop], ops.expand_dims(mask[start:stop], 1)
+            probability = self.softmax(self.logits(h, table))
+            # the smallest normal number keeps the logarithm finite where a probability underflows
+            picked = ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38)
+            total = total - self.sum(ops.log(picked) * weight)
+            probability = probability * weight
+            to_hidden += (self.to_hidden(probability, table) - self.gather(table, label, 0) * weight,)
+            # the one-hot part of this product is the scatter that follows the loop
+            to_table = to_table + self.to_table(probability, h)
+        one_hot = ops.unsorted_segment_sum(hidden * ops.expand_dims(mask, 1), labels, table.shape[0])
+        return total, ops.concat(to_hidden, 0), to_table - one_hot
+
+    def bprop(self, hidden, table, labels, mask, out, dout):
+        """The gradients were computed in the forward pass; the chain rule scales them."""
+        scale = dout[0]
+        return out[1] * scale, out[2] * scale, self.zeros(labels), self.zeros(mask)
+
+
+class ChunkedCrossEntropy(nn.Cell):
+    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are constants."""
+
+    def __init__(self, rows: int, chunk: int = 128):
+        super().__init__()
+        self.chunked = _ChunkedSum(rows, chunk)
+
+    def construct(self, hidden, table, labels, mask):
+        """as `CrossEntropy.construct`"""
+        return self.chunked(hidden, table, labels, mask)[0]

@@ -1,0 +1,93 @@
+"""AdamW and its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.parameter import ParameterTuple
+
+from ms_codegeex.config import OptimizerConfig, ScheduleConfig
+
+
+def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:
+    """Learning rate of update number `step` (0-based) in float64.
+
+    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(step, decay)/decay)). Both curves share one axis;
+    the cosine does not restart behind the warm-up (CodeGeeX release).
+    """
+    step = np.asarray(step, np.float64)
+    peak, end, decay = schedule.learning_rate, schedule.end_learning_rate, schedule.decay_steps
+    cosine = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * np.minimum(step, decay) / decay))
+    return np.where(step < schedule.warmup_steps, peak * step / max(schedule.warmup_steps, 1), cosine)
+
+
+class WarmupCosine(nn.Cell):
+    """`learning_rate` on the device, FP32."""
+
+    def __init__(self, schedule: ScheduleConfig):
+        super().__init__()
+        self.peak, self.end = schedule.learning_rate, schedule.end_learning_rate
+        self.warmup, self.decay = float(schedule.warmup_steps), float(schedule.decay_steps)
+        self.cos = ops.Cos()
+
+    def construct(self, step):
+        """int32 scalar -> FP32 scalar"""
+        step = ops.cast(step, ms.float32)
+        angle = ops.minimum(step, self.decay) * (math.pi / self.decay)
+        cosine = self.end + 0.5 * (self.peak - self.end) * (1.0 + self.cos(angle))
+        if self.warmup == 0:
+            return cosine
+        return ops.select(step < self.warmup, step * (self.peak / self.warmup), cosine)
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies: not to LayerNorms and biases; to the three tables it does (CodeGeeX release)."""
+    return not ("norm" in name.lower() or "bias" in name.lower())
+
+
+class AdamW(nn.Cell):
+    """Adam with decoupled weight decay, FP32 moments.
+
+    w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used. With
+    it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel serves both.
+    `fused` chooses that kernel (CPU and GPU); elsewhere the same formula is composed of elementary operators.
+    """
+
+    def __init__(self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True):
+        super().__init__(auto_prefix=False)
+        self.parameters_ = ParameterTuple(parameters)
+        self.m = self.parameters_.clone(prefix="optimizer.m", init="zeros")
+        self.v = self.parameters_.clone(prefix="optimizer.v", init="zeros")
+        self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
+        self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
+        self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
+        self.correct, self.fused = config.bias_correction, fused
+        self.schedule = WarmupCosine(schedule)
+        self.kernel = ops.AdamWeightDecay()
+
+    def _update(self, lr, epsilon, decay, gradient, i):
+        w, m, v = self.parameters_[i], self.m[i], self.v[i]
+        if self.fused:
+            return self.kernel(w, m, v, lr, self.beta1, self.beta2, epsilon, decay, gradient)[0]
+        new_m = self.beta1 * m + (1.0 - self.beta1) * gradient
+        new_v = self.beta2 * v + (1.0 - self.beta2) * gradient * gradient
+        new_w = w - lr * (new_m / (ops.sqrt(new_v) + epsilon) + decay * w)
+        return ops.depend(ops.assign(w, new_w), (ops.assign(m, new_m), ops.assign(v, new_v)))
+
+    def construct(self, gradients):
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
+        lr = self.schedule(self.step)
+        rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
+        if self.correct:
+            t = ops.cast(self.step + 1, ms.float32)
+            root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
+            first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
+            rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
+        done = ()
+        for i in range(len(self.decay)):
+            done += (self._update(rate, epsilon, self.decay[i] * relative, gradients[i], i),)
+        lr = ops.depend(lr, done)
+        return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
