@@ -1,0 +1,148 @@
+"""The 23 training languages: names, tag lines and how a file is recognised (CodeGeeX paper, section 3.1).
+
+Everything here is data plus two look-ups. The tag text is exact, `!language: Fortran` without a space included:
+released models have seen these lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from ms_codegeex.errors import UserError
+
+HEAD_BYTES = 16_384
+"""How much of a file `detect` wants to see: licence headers are long, the first declaration comes after them."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """One training language.
+
+    Attributes:
+        name: as the paper writes it, for example `C++`.
+        tag: the line put before a document, without its newline.
+        extensions: file name endings that decide by themselves; `.C` differs from `.c`, otherwise case is ignored.
+        aliases: further lower-case names for `find_language`.
+        interpreters: names in a `#!` line that decide for a file without an extension.
+    """
+
+    name: str
+    tag: str
+    extensions: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    interpreters: tuple[str, ...] = ()
+
+
+LANGUAGES: tuple[Language, ...] = (
+    Language("C++", "// language: C++", (".cpp", ".cc", ".cxx", ".c++", ".C", ".H", ".hpp", ".hh", ".hxx", ".h++",
+                                         ".ipp", ".inl", ".tpp", ".txx"), ("cpp",)),
+    Language("Python", "# language: Python", (".py", ".pyi", ".pyw"), ("py",), ("python", "pypy")),
+    Language("Java", "// language: Java", (".java",)),
+    Language("JavaScript", "// language: JavaScript", (".js", ".mjs", ".cjs", ".jsx"), ("js",), ("node",)),
+    Language("C", "// language: C", (".c",)),
+    Language("Go", "// language: Go", (".go",), ("golang",)),
+    Language("HTML", "<!--language: HTML-->", (".html", ".htm", ".xhtml")),
+    Language("Shell", "# language: Shell", (".sh", ".bash", ".zsh", ".ksh"), ("sh", "bash"),
+             ("sh", "bash", "zsh", "ksh", "dash", "ash")),
+    Language("PHP", "// language: PHP", (".php", ".phtml", ".php5", ".php7"), (), ("php",)),
+    Language("CSS", "/* language: CSS */", (".css",)),
+    Language("TypeScript", "// language: TypeScript", (".tsx", ".mts", ".cts"), ("typescript", "ts")),
+    Language("SQL", "-- language: SQL", (".sql",)),
+    Language("TeX", "% language: TeX", (".tex", ".ltx", ".sty", ".dtx"), ("latex",)),
+    Language("Rust", "// language: Rust", (".rs",)),
+    Language("Objective-C", "// language: Objective-C", (), ("objectivec", "objc")),
+    Language("Scala", "// language: Scala", (".scala", ".sc"), (), ("scala",)),
+    Language("Kotlin", "// language: Kotlin", (".kt", ".kts")),
+    Language("Pascal", "// language: Pascal", (".pas", ".dpr", ".lpr")),
+    Language("Fortran", "!language: Fortran", (".f90", ".f95", ".f03", ".f08", ".for", ".f77", ".ftn")),
+    Language("R", "# language: R", (".r",), (), ("rscript",)),
+    Language("Cuda", "// language: Cuda", (".cu", ".cuh")),
+    Language("C#", "// language: C#", (".cs", ".csx"), ("csharp",)),
+    Language("Objective-C++", "// language: Objective-C++", (), ("objectivec++", "objective-cpp", "objectivecpp")),
+)
+
+_OBJECTIVE_C = (rb"(?m)^\s*(?:@(?:interface|implementation|protocol|class|import|end)\b|#\s*import\b)|"
+                rb"\bNS_ASSUME_NONNULL")
+_CPP = (rb"(?m)^\s*(?:class|namespace|template|using|public:|private:|protected:|constexpr|inline\s+namespace)\b|"
+        rb"^\s*(?:public|private|protected)\s*:|\bstd::|\bnullptr\b|\boperator\s*[=<>+\-*\[(]|^\s*#\s*include\s*<[a-z_]+>|"
+        rb"^\s*virtual\b|^\s*typename\b|\b\w+::\w+")
+
+AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
+    # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
+    # None means "not one of ours".
+    ".h": ((_OBJECTIVE_C, "Objective-C"), (rb"\b__(?:global|device|host)__\b", "Cuda"), (_CPP, "C++"), (b"", "C")),
+    ".m": ((_OBJECTIVE_C, "Objective-C"), (b"", None)),  # otherwise Matlab, Octave, Mathematica
+    ".mm": ((rb"\A\s*<", None), (rb"(?m)\A[.'][A-Za-z\\]", None), (b"", "Objective-C++")),  # mind maps, troff macros
+    ".inc": ((rb"<\?php", "PHP"), (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
+             (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"), (_CPP, "C++"),
+             (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"), (b"", None)),
+    ".ts": ((rb"\A\s*(?:<\?xml|<!DOCTYPE TS|<TS)", None), (rb"\x00|\A\x47[\x40-\x5f]", None),  # Qt translations, video
+            (b"", "TypeScript")),
+    ".pp": ((rb"(?im)^\s*(?:unit|program|library)\s+\w+\s*;|^\s*(?:interface|implementation)\s*$", "Pascal"),
+            (b"", None)),  # otherwise Puppet
+    ".f": ((rb"(?m)^: \S+ ", None), (b"", "Fortran")),  # otherwise Forth
+    ".cls": ((rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"), (b"", None)),
+}
+
+_SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
+
+
+def _by_key() -> dict[str, Language]:
+    keys = {}
+    for language in LANGUAGES:
+        for key in (language.name, *language.aliases):
+            keys[key.lower()] = language
+    return keys
+
+
+_KEYS = _by_key()
+_EXTENSIONS = {extension: language for language in LANGUAGES for extension in language.extensions}
+
+
+def find_language(name: str) -> Language:
+    """The language called `name` (any case, aliases such as `cpp`, `csharp`, `js`); unknown: a `UserError`."""
+    language = _KEYS.get(name.strip().lower())
+    if language is not None:
+        return language
+    near = difflib.get_close_matches(name.strip().lower(), _KEYS, n=1, cutoff=0.5)
+    hint = f"did you mean {_KEYS[near[0]].name}? " if near else ""
+    raise UserError(f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)}")
+
+
+def needs_head(path: PurePath | str) -> bool:
+    """Whether `detect` needs the file's first bytes: ambiguous extension, or none at all."""
+    suffix = PurePath(path).suffix
+    return suffix.lower() in AMBIGUOUS and suffix not in _EXTENSIONS if suffix else True
+
+
+def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
+    """The training language of a file, or None when it is not one of the 23.
+
+    Args:
+        path: file name; only its extension is looked at.
+        head: the first bytes of the file (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines.
+    """
+    suffix = PurePath(path).suffix
+    if not suffix:
+        return _by_shebang(head)
+    if suffix in _EXTENSIONS:
+        return _EXTENSIONS[suffix]
+    suffix = suffix.lower()
+    for pattern, name in AMBIGUOUS.get(suffix, ()):
+        if re.search(pattern, head):
+            return None if name is None else find_language(name)
+    return _EXTENSIONS.get(suffix)
+
+
+def _by_shebang(head: bytes) -> Language | None:
+    found = _SHEBANG.match(head)
+    if found is None:
+        return None
+    program = found[1].rsplit(b"/", 1)[-1]
+    if program == b"env" and found[2]:
+        program = found[2].rsplit(b"/", 1)[-1]
+    name = re.sub(r"[\d.]+\Z", "", program.decode("ascii", "replace").lower())
+    return next((language for language in LANGUAGES if name in language.interpreters), None)
