@@ -7,6 +7,7 @@ Exit status 0: nothing is missing; 2: the lines on standard error say what is.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -87,10 +88,8 @@ def available_memory(meminfo: str = "/proc/meminfo", limits=("/sys/fs/cgroup/mem
         with open(meminfo) as lines:
             found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     except OSError:  # macOS: the installed memory is the best the standard library can tell
-        try:
+        with contextlib.suppress(ValueError, OSError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (ValueError, OSError):
-            pass
     for path in limits:
         try:
             with open(path) as limit:

@@ -53,7 +53,7 @@ unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CON
     PIP_IGNORE_INSTALLED PIP_QUIET PIP_VERBOSE PIP_LOG PIP_REPORT PIP_NO_DEPS PIP_NO_COMPILE PIP_NO_BUILD_ISOLATION
 export PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# --- what is there -----------------------------------------------------------------------------------------------------
+# --- what is there ---
 
 read_file() { [[ -f $1 ]] && printf '%s' "$(<"$1")"; }
 
@@ -80,7 +80,7 @@ complete() {
     for stage in "${stages[@]}"; do finished "$stage" || return; done
 }
 
-# --- one set-up at a time ----------------------------------------------------------------------------------------------
+# --- one set-up at a time ---
 
 lock() {  # a symbolic link is made in one step together with its content: process@host
     local owner told=
@@ -103,7 +103,7 @@ lock() {  # a symbolic link is made in one step together with its content: proce
     trap 'exit 143' TERM
 }
 
-# --- making the environment --------------------------------------------------------------------------------------------
+# --- making the environment ---
 
 find_python() {  # prints the first interpreter that fits, else the one that comes nearest, for preflight.py to judge
     local name path status near='' far=''

@@ -1,0 +1,61 @@
+"""Each thing a machine may lack gives one line that says how to get it."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
+_spec = importlib.util.spec_from_file_location("preflight", PATH)
+preflight = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(preflight)
+
+
+def absent(_name):
+    raise OSError("cannot open shared object file")
+
+
+LACKING = {
+    "python too old": (preflight.check_python((3, 9, 18), "py"), "PYTHON="),
+    "python too new": (preflight.check_python((3, 13, 0), "py"), "3.13.0"),
+    "venv": (preflight.check_venv(lambda name: None, (3, 11)), "python3.11-venv"),
+    "system": (preflight.check_platform("Windows", "AMD64", ""), "WSL"),
+    "architecture": (preflight.check_platform("Linux", "ppc64le", "glibc"), "x86_64 or aarch64"),
+    "glibc": (preflight.check_platform("Linux", "x86_64", ""), "glibc"),
+    "libgomp": (preflight.check_libraries(absent)[0], "apt install libgomp1"),
+    "disk": (preflight.check_disk(10**9, 6 * 10**9, "here"), "6 GB"),
+    "memory": (preflight.check_memory(10**9, 4 * 10**9), "4 GB"),
+}
+
+
+@pytest.mark.parametrize("line, remedy", LACKING.values(), ids=LACKING.keys())
+def test_what_is_missing_is_one_line_with_its_remedy(line, remedy):
+    assert remedy in line and "\n" not in line
+
+
+def test_nothing_is_said_about_what_is_there():
+    assert preflight.check_python((3, 12, 1), "py") is None
+    assert preflight.check_venv(lambda name: object(), (3, 11)) is None
+    assert preflight.check_platform("Linux", "aarch64", "glibc") is None
+    assert preflight.check_platform("Darwin", "arm64", "") is None
+    assert preflight.check_libraries(lambda name: None) == []
+    assert preflight.check_disk(7 * 10**9, 6 * 10**9, "here") is None
+    assert preflight.check_memory(None, 4 * 10**9) is None
+
+
+def test_the_containers_limit_counts(tmp_path):
+    meminfo, limit, unlimited = tmp_path / "meminfo", tmp_path / "limit", tmp_path / "unlimited"
+    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
+    limit.write_text("2000000000\n")
+    unlimited.write_text("max\n")
+    assert preflight.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
+    assert preflight.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
+
+
+def test_main_reports_everything_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "check_memory", lambda available, needed: "too little memory")
+    status = preflight.main([str(tmp_path / "not" / "yet"), "--disk", "1e9"])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(lines) == 2 and all(line.startswith("preflight: ") for line in lines)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,278 @@
+"""The set-up scripts, run as a user runs them. A stand-in interpreter takes the place of Python and pip and writes down
+how it was called, so nothing is installed and no network is touched."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [*sorted((ROOT / "ascend_scripts").glob("*.sh")), ROOT / "tests/run.sh", ROOT / ".ci/run"]
+NEEDED = ["ascend_scripts", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.txt"))]
+
+STAND_IN = """#!{bash}
+printf '%s\\n' "$*" >>"$CALLS"
+case "$*" in
+    *"-m venv "*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"; : >"${{@: -1}}/pyvenv.cfg" ;;
+    *"-m pip install"*"$PIP_KILLED"*) if [[ -n $PIP_KILLED ]]; then kill -9 $PPID $$; fi
+        sleep "${{PIP_SECONDS:-0}}"
+        if [[ -n $PIP_FAILS ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi ;;
+    *"-m pip"*) ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of what the scripts need, in a path with a space, and the interpreter they are given."""
+
+    def __init__(self, directory: Path):
+        self.root = directory / "a checkout"
+        self.root.mkdir()
+        for name in NEEDED:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, self.root / name)
+        (self.root / "tests").mkdir()
+        shutil.copy(ROOT / "tests/run.sh", self.root / "tests")
+        self.venv = self.root / ".venv"
+        self.calls = directory / "calls"
+        stand_in = directory / "python"
+        stand_in.write_text(STAND_IN.format(bash=shutil.which("bash"), python=sys.executable))
+        stand_in.chmod(0o755)
+        self.environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(stand_in), "CALLS": str(self.calls),
+                            "MS_CODEGEEX_PREFLIGHT": "skip", "PIP_KILLED": "", "PIP_FAILS": ""}
+
+    def start(self, *arguments: str, script: str = "ascend_scripts/setup.sh", **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(["bash", str(self.root / script), *arguments], env=self.environment | environment,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.root.parent)
+
+    def run(self, *arguments: str, **keywords: str) -> subprocess.CompletedProcess:
+        process = self.start(*arguments, **keywords)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def taken_calls(self) -> list[str]:
+        """How pip was asked to install since the last time."""
+        lines = self.calls.read_text().splitlines() if self.calls.exists() else []
+        self.calls.unlink(missing_ok=True)
+        return [line for line in lines if "pip install" in line]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def run_script(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", *words], capture_output=True, text=True, cwd=ROOT)
+
+
+# --- every script ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+
+
+@pytest.mark.parametrize("script", ["ascend_scripts/run_distributed.sh", "ascend_scripts/setup.sh", "tests/run.sh"])
+def test_help(script):
+    result = run_script(script, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: bash {script}")
+
+
+@pytest.mark.parametrize("script", ["ascend_scripts/run_distributed.sh", "ascend_scripts/setup.sh"])
+@pytest.mark.parametrize("words", [("--no-such-flag",), ("word",), ("--venv",)])
+def test_wrong_arguments_are_one_line(script, words):
+    result = run_script(script, *words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and words[0] in result.stderr
+
+
+def test_dry_run_prints_the_commands():
+    result = run_script("ascend_scripts/run_distributed.sh", "--dry-run", "--devices", "2", "training.steps=4",
+                        "--corpus", "/some where", "else", "output=x", "--resume=auto")
+    assert result.returncode == 0
+    setup, train = result.stdout.splitlines()
+    assert setup.endswith("ascend_scripts/setup.sh )")
+    assert train.endswith("configs/codegeex_tiny.yaml --devices 2 --resume=auto training.steps=4 output=x "
+                          "--corpus /some\\ where else")
+
+
+def test_run_distributed_forwards_arguments_and_status(checkout):
+    assert checkout.run().returncode == 0
+    command = checkout.venv / "bin/ms-codegeex"
+    command.write_text('#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n')
+    command.chmod(0o755)
+    result = checkout.run("--config", "my config.yaml", "a.b=c d", script="ascend_scripts/run_distributed.sh")
+    assert result.returncode == 7
+    assert result.stdout == f"<train><--config><my config.yaml><a.b=c d>{checkout.venv}/bin/python\n"
+
+
+# --- setup.sh ---
+
+
+def test_second_run_installs_nothing(checkout):
+    first = checkout.run("--tests")
+    assert (first.returncode, first.stdout) == (0, f"{checkout.venv}\n")
+    installed = checkout.taken_calls()
+    assert len(installed) == 4
+    assert sum("--require-hashes" in call for call in installed) == 2
+    assert all("--no-deps" in call for call in installed)
+    for arguments in (("--tests",), ()):
+        again = checkout.run(*arguments, PIP_INDEX_URL="http://127.0.0.1:9/nowhere")
+        assert (again.returncode, again.stdout, again.stderr) == (0, f"{checkout.venv}\n", "")
+    assert checkout.taken_calls() == []
+
+
+def test_only_what_changed_is_installed(checkout):
+    checkout.run("--tests")
+    checkout.taken_calls()
+    with open(checkout.root / "requirements-test.txt", "a") as file:
+        file.write("# changed\n")
+    assert checkout.run().returncode == 0 and checkout.taken_calls() == []  # not asked for the tests
+    assert checkout.run("--tests").returncode == 0
+    (call,) = checkout.taken_calls()
+    assert call.endswith("requirements-test.txt")
+
+
+def test_failed_download_shows_the_log_and_goes_on_next_time(checkout):
+    result = checkout.run(PIP_FAILS="no route to host")
+    assert result.returncode == 1
+    assert "ERROR: no route to host" in result.stderr and "run again" in result.stderr.splitlines()[-1]
+    checkout.taken_calls()
+    assert checkout.run().returncode == 0
+    assert len(checkout.taken_calls()) == 2
+
+
+def test_killed_installation_is_repaired(checkout):
+    checkout.run()
+    checkout.taken_calls()
+    (checkout.venv / "lib").mkdir()
+    (checkout.venv / "lib/half_written").touch()
+    assert checkout.run("--tests", PIP_KILLED="requirements-test.txt").returncode != 0
+    checkout.taken_calls()
+    result = checkout.run()
+    assert result.returncode == 0, result.stderr
+    assert len(checkout.taken_calls()) == 2  # all of it again, in a clean environment
+    assert not (checkout.venv / "lib/half_written").exists()
+
+
+def test_two_at_once_install_once(checkout):
+    both = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert len(checkout.taken_calls()) == 2
+    assert not (checkout.venv / ".ms_codegeex/lock").is_symlink()
+
+
+def test_lock_of_a_dead_process_is_taken_over(checkout):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    state = checkout.venv / ".ms_codegeex"
+    state.mkdir(parents=True)
+    host = subprocess.run(["bash", "-c", "printf %s $HOSTNAME"], capture_output=True, text=True, env={}).stdout
+    (state / "lock").symlink_to(f"{gone.pid}@{host}")
+    assert checkout.run().returncode == 0
+
+
+def test_interrupt_ends_with_130_and_releases_the_lock(checkout):
+    process = checkout.start(PIP_SECONDS="1")
+    while not checkout.calls.exists() or "pip install" not in checkout.calls.read_text():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert not (checkout.venv / ".ms_codegeex/lock").is_symlink()
+    assert checkout.run().returncode == 0
+
+
+def test_moved_checkout_is_set_up_anew(checkout):
+    checkout.run()
+    checkout.taken_calls()
+    checkout.root = checkout.root.rename(checkout.root.with_name("elsewhere"))
+    checkout.venv = checkout.root / ".venv"
+    assert checkout.run().returncode == 0
+    assert len(checkout.taken_calls()) == 2
+
+
+def test_directory_that_is_no_environment_is_left_alone(checkout, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/data").touch()
+    result = checkout.run("--venv", "mine")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path / "mine") == ["data"]
+
+
+def test_wrong_python_is_one_line_and_leaves_nothing(checkout, tmp_path):
+    result = checkout.run(PYTHON="no-such-python")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    old = tmp_path / "old"
+    old.write_text("#!/bin/bash\nexit 9\n")
+    old.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for tool in ("dirname", "mkdir", "ln", "rm", "rmdir", "ls", "cksum", "bash"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "bin/python3").symlink_to(old)
+    result = checkout.run(PYTHON="", PATH=str(tmp_path / "bin"))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and "no Python 3.10-3.12" in result.stderr
+    assert not checkout.venv.exists()
+
+
+# --- requirements ---
+
+
+def pins(name: str) -> dict[str, str]:
+    """Every requirement of a file with all that belongs to it, by its normalised name."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    found: dict[str, str] = {}
+    for line in filter(str.strip, text.splitlines()):
+        package = normalised(re.match(r"[A-Za-z0-9._-]+", line)[0])
+        found[package] = found.get(package, "") + line
+    return found
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+def test_every_pin_has_a_hash(name):
+    for line in pins(name).values():
+        assert "==" in line and "--hash=sha256:" in line, line
+    text = (ROOT / name).read_text()
+    assert not re.search(r"^\s*(-|--\w+-url|--find-links)\s", text, flags=re.MULTILINE) and "://" not in text
+
+
+def test_torch_is_a_test_requirement_only():
+    assert "torch" not in pins("requirements.txt")
+    assert "torch==" in pins("requirements-test-torch.txt")["torch"]
+
+
+def test_every_dependency_is_pinned():
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)[1]
+    names = {normalised(name) for name in re.findall(r'^\s*"([A-Za-z0-9._-]+)', listed, flags=re.MULTILINE)}
+    assert len(names) > 5
+    assert names <= pins("requirements.txt").keys()
+
+
+def test_no_machine_paths_in_tracked_files():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a clone, to know which files are tracked")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    machine_path = re.compile(rb"(?<![\w.~-])/(?:root|home/\w+|Users/\w+|work)/[\w.]")
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.is_file():
+            found = machine_path.search(path.read_bytes())
+            assert found is None, f"{name} names {found[0]!r}"
