@@ -1,0 +1,145 @@
+"""A model directory in Hugging Face layout: `config.json`, the tokenizer's files, `*.safetensors` with an index."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory, read_json, write_json
+from ms_codegeex.formats.layout import check_names
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.tensors import LazyTensor
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+_LEFT_OUT = (CONFIG, ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
+
+SaveTokenizer = Callable[[Path], object]
+
+
+def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str, LazyTensor]]:
+    """Consecutive tensors in shards of at most `max_bytes`; a larger tensor has a shard of its own."""
+    shards: list[dict[str, LazyTensor]] = [{}]
+    room = max_bytes
+    for name, tensor in tensors.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = max_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what a model directory holds besides its configuration and weights: the tokenizer's and similar files."""
+    for file in sorted(Path(source).iterdir()):
+        if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_LEFT_OUT):
+            shutil.copyfile(file, target / file.name)
+
+
+def write_model_directory(path: Path, config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], *,
+                          tokenizer: SaveTokenizer | Path | None = None, max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model directory, one tensor in memory at a time; it appears whole or not at all.
+
+    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to
+    copy it from. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    with atomic_directory(path) as directory:
+        write_json(directory / CONFIG, dict(config))
+        if callable(tokenizer):
+            tokenizer(directory)
+        elif tokenizer is not None:
+            copy_tokenizer(tokenizer, directory)
+        names = [SINGLE] if len(shards) == 1 else [
+            f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
+        for name, shard in zip(names, shards, strict=True):
+            write_safetensors(directory / name, shard, {"format": "pt"})  # transformers asks for this tag
+        if len(shards) > 1:
+            weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+            total = sum(tensor.nbytes for tensor in tensors.values())
+            write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether `path` holds a configuration and weights in this layout."""
+    path = Path(path)
+    return (path / CONFIG).is_file() and ((path / SINGLE).is_file() or (path / INDEX).is_file())
+
+
+class ModelDirectory:
+    """A model directory opened for reading; tensors are read when asked for.
+
+    Raises `UserError` naming the file or tensor when a file is missing, cut off or malformed, or when index and
+    shards disagree.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        if not is_model_directory(self.path):
+            raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
+        self.config: dict[str, Any] = read_json(self.path / CONFIG)
+        if not isinstance(self.config, dict):
+            raise UserError(f"{self.path / CONFIG}: expected a JSON object")
+        index = self.path / INDEX
+        self._files = self._sharded(index) if index.is_file() else self._single()
+
+    def _single(self) -> dict[str, SafetensorsFile]:
+        file = SafetensorsFile(self.path / SINGLE)
+        return dict.fromkeys(file.names, file)
+
+    def _sharded(self, index: Path) -> dict[str, SafetensorsFile]:
+        content = read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict) or not all(
+                isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
+            raise UserError(f"{index}: expected a weight_map from tensor names to files in the same directory")
+        shards = {}
+        for name in dict.fromkeys(weight_map.values()):
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path / name}: missing, but {INDEX} lists it; copy it again")
+            shards[name] = SafetensorsFile(self.path / name)
+            check_names(shards[name].names, [t for t, file in weight_map.items() if file == name],
+                        str(self.path / name))
+        return {tensor: shards[name] for tensor, name in weight_map.items()}
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if name not in self._files:
+            raise UserError(f"{self.path}: missing tensor {name}")
+        return self._files[name]
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names, in the files' order."""
+        return list(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the file's header."""
+        return self._file(name).shape(name)
+
+    def dtype(self, name: str) -> str:
+        """A tensor's dtype, e.g. "float16"."""
+        return self._file(name).dtype(name)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A copy of a tensor (bfloat16 as raw uint16)."""
+        return self._file(name).tensor(name)
+
+    def lazy(self, name: str) -> LazyTensor:
+        """A tensor to be loaded later."""
+        return self._file(name).lazy(name)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str | None = None) -> None:
+        """Raise `UserError` naming the tensor unless the tensors are exactly those of `shapes`, all of `dtype`."""
+        check_names(self.names, shapes, str(self.path))
+        for name, shape in shapes.items():
+            if self.shape(name) != tuple(shape):
+                raise UserError(f"{self.path}: tensor {name} has shape {list(self.shape(name))}, "
+                                f"the model's configuration asks for {list(shape)}")
+            if dtype is not None and self.dtype(name) != dtype:
+                raise UserError(f"{self.path}: tensor {name} has dtype {self.dtype(name)}, expected {dtype}")

@@ -1,0 +1,133 @@
+"""Safetensors files written and read tensor by tensor.
+
+The format: the header's length (8 bytes, little-endian), a JSON header padded with spaces, then the raw tensors back
+to back (https://github.com/huggingface/safetensors, "Format"). The library's own writer wants every tensor in memory
+at once; this one holds one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks
+
+TAGS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+        "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
+DTYPES = {tag: name for name, tag in TAGS.items()}
+LONGEST_HEADER = 100_000_000  # the library's own limit
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor],
+                      metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
+
+    Wider types come first, so that every tensor is aligned to its own element size.
+    """
+    names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name in names:
+        end = position + tensors[name].nbytes
+        header[name] = {"dtype": TAGS[tensors[name].dtype], "shape": list(tensors[name].shape),
+                        "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    digests = {}
+    with open(path, "wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            digest = hashlib.sha256()
+            for block in byte_blocks(tensors[name].array()):
+                digest.update(block)
+                stream.write(block)
+            digests[name] = digest.hexdigest()
+        stream.flush()
+        os.fsync(stream.fileno())
+    return digests
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
+
+
+class SafetensorsFile:
+    """A safetensors file opened for reading; checks header and length at once, reads tensors through a memory map.
+
+    Raises `UserError` naming the file (and the tensor) for anything that is not a whole, well-formed file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as stream:
+                total = os.fstat(stream.fileno()).st_size
+                prefix = stream.read(8)
+                length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
+                if 8 + length > total or length > LONGEST_HEADER:
+                    raise UserError(f"{self.path}: not a safetensors file, or cut off in its header "
+                                    f"({total} bytes); copy it again")
+                text = stream.read(length)
+        except OSError as error:
+            raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
+        try:
+            header = json.loads(text, object_pairs_hook=_unique)
+            header.pop("__metadata__", None)
+            self._entries = {name: self._entry(name, value) for name, value in header.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
+        self._start = 8 + length
+        expected = self._start + max((end for *_, end in self._entries.values()), default=0)
+        if expected != total:
+            raise UserError(f"{self.path}: has {total} bytes, its header describes {expected}; copy it again")
+
+    @staticmethod
+    def _entry(name: str, value: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+        dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
+        begin, end = value["data_offsets"]
+        tensor = LazyTensor(dtype, shape, lambda: np.empty(0))
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin)) or end - begin != tensor.nbytes:
+            raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
+        return dtype, shape, begin, end
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names in the header's order."""
+        return list(self._entries)
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.memmap(self.path, dtype=np.uint8, mode="r")
+
+    def dtype(self, name: str) -> str:
+        """The dtype's name, e.g. "float16"."""
+        return self._entries[name][0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self._entries[name][1]
+
+    def view(self, name: str) -> np.ndarray:
+        """A read-only view into the memory map: indexing it reads only the pages that are touched."""
+        dtype, shape, begin, end = self._entries[name]
+        return self._bytes[self._start + begin:self._start + end].view(NUMPY_DTYPES[dtype]).reshape(shape)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A copy of the whole tensor (bfloat16 as raw uint16)."""
+        return np.array(self.view(name))
+
+    def lazy(self, name: str) -> LazyTensor:
+        """The tensor, to be loaded later."""
+        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.tensor(name))

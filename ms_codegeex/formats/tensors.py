@@ -1,0 +1,110 @@
+"""Tensors that are known by dtype and shape and loaded only when somebody needs the numbers.
+
+Every format of this package reads into and writes from `LazyTensor`, so a conversion holds one tensor in memory at a
+time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+
+BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
+
+# dtype name -> how NumPy holds it (always little-endian, as every file format here stores it)
+NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType({
+    "float64": np.dtype("<f8"), "float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2"),
+    "int64": np.dtype("<i8"), "int32": np.dtype("<i4"), "int16": np.dtype("<i2"), "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"), "bool": np.dtype("?")})
+
+SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16"})
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    load: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in a file, in bytes."""
+        return self.size * NUMPY_DTYPES[self.dtype].itemsize
+
+    def array(self) -> np.ndarray:
+        """The numbers, C-contiguous and little-endian, of exactly this dtype and shape.
+
+        Raises `ValueError` when `load` returns something else: a mistake in the code that made this tensor.
+        """
+        array = np.asarray(self.load())
+        if array.shape != self.shape or array.dtype.newbyteorder("<") != NUMPY_DTYPES[self.dtype]:
+            raise ValueError(f"a {self.dtype} tensor of shape {self.shape} loaded as {array.dtype} {array.shape}")
+        return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
+
+
+def dtype_name(array: np.ndarray) -> str:
+    """Our name of a NumPy dtype; never "bfloat16", whose bits are uint16 and whose owner must say so."""
+    name = array.dtype.name
+    if name not in NUMPY_DTYPES or name == "bfloat16":
+        raise ValueError(f"arrays of dtype {name} cannot be stored; use one of {', '.join(NUMPY_DTYPES)}")
+    return name
+
+
+def from_array(array: np.ndarray, dtype: str | None = None) -> LazyTensor:
+    """A tensor that is already in memory; `dtype` is needed only for bfloat16 bits held as uint16."""
+    return LazyTensor(dtype or dtype_name(array), tuple(array.shape), lambda: array)
+
+
+def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of a C-contiguous array in blocks, without a copy."""
+    flat = memoryview(array.reshape(-1).view(np.uint8))
+    for start in range(0, len(flat), BLOCK_BYTES):
+        yield flat[start:start + BLOCK_BYTES]
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Hex SHA-256 of an array's bytes in C order."""
+    digest = hashlib.sha256()
+    for block in byte_blocks(np.asarray(array, order="C")):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
+    """`tensor` in another floating-point type, rounded to nearest when loaded; integers stay as they are.
+
+    Raises `UserError` naming the tensor, on loading, when a finite number is too large for the new type: a silent
+    infinity would ruin the model.
+    """
+    if tensor.dtype == dtype or "float" not in tensor.dtype:
+        return tensor
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"dtype {dtype}: expected float32 or float16")
+
+    def load() -> np.ndarray:
+        array = tensor.array()
+        if tensor.dtype == "bfloat16":  # the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):
+            result = array.astype(NUMPY_DTYPES[dtype])
+        if not np.array_equal(np.isfinite(result), np.isfinite(array)):
+            largest = float(np.abs(array[np.isfinite(array)]).max())
+            raise UserError(f"{name}: holds {largest:g}, larger than {dtype} can represent "
+                            f"({np.finfo(dtype).max:g}); convert with --dtype fp32")
+        return result
+
+    return replace(tensor, dtype=dtype, load=load)

@@ -1,0 +1,67 @@
+"""The correspondence of layouts: fused tensors of other families, and every tensor accounted for."""
+
+import numpy as np
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.layout import TRANSPOSE, Entry, Transform, expand, to_foreign, to_ours
+from ms_codegeex.formats.tensors import from_array
+
+
+def interleaved(groups):
+    """Query, value and key rows in `groups` consecutive groups, as CodeGen stores them."""
+    def join(arrays):
+        parts = [np.split(array, groups) for array in arrays]
+        return np.concatenate([part[g] for g in range(groups) for part in parts])
+
+    def split(array):
+        rows = np.split(array, 3 * groups)
+        return [np.concatenate(rows[k::3]) for k in range(3)]
+
+    return Transform(lambda shapes: (3 * shapes[0][0], *shapes[0][1:]), join, split)
+
+
+PATTERNS = (Entry(("word",), "wte"), Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", interleaved(4)),
+            Entry(("l.{i}.out",), "h.{i}.out", TRANSPOSE), Entry(("norm",), ("top", "norm")))
+SHAPES = {"word": (5, 8), "norm": (8,)} | {
+    f"l.{i}.{name}": (8, 8) if name != "out" else (8, 2) for i in range(2) for name in ("q", "v", "k", "out")}
+
+
+def ours():
+    return {name: from_array(np.random.default_rng(k).standard_normal(shape).astype(np.float32))
+            for k, (name, shape) in enumerate(SHAPES.items())}
+
+
+def test_patterns_are_repeated_layer_by_layer():
+    assert [entry.foreign for entry in expand(PATTERNS, 2)] == [
+        "wte", "h.0.qkv", "h.0.out", "h.1.qkv", "h.1.out", ("top", "norm")]
+
+
+def test_fused_tensors_go_there_and_back():
+    entries, mine = expand(PATTERNS, 2), ours()
+    foreign = to_foreign(entries, mine)
+    fused = foreign["h.1.qkv"].array()
+    assert foreign["h.1.qkv"].shape == (24, 8) and foreign["h.0.out"].shape == (2, 8)
+    np.testing.assert_array_equal(fused[6:8], mine["l.1.q"].array()[2:4])  # group 1 begins with its queries
+    back = to_ours(entries, foreign, SHAPES, "here")
+    assert back.keys() == mine.keys()
+    assert all(back[name].array().tobytes() == mine[name].array().tobytes() for name in mine)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: t.pop("h.1.qkv"), "here: missing tensor h.1.qkv"),
+    (lambda t: t.update(extra=t["wte"]), "here: unexpected tensor extra"),
+    (lambda t: t.update({("top", "norm"): from_array(np.ones(7))}), r"tensor top -> norm has shape \[7\].*\[8\]"),
+    (lambda t: t.update(wte=from_array(np.ones((5, 8), np.int8))), "tensor wte has dtype int8")])
+def test_every_tensor_is_accounted_for(change, message):
+    entries = expand(PATTERNS, 2)
+    tensors = to_foreign(entries, ours())
+    change(tensors)
+    with pytest.raises(UserError, match=message):
+        to_ours(entries, tensors, SHAPES, "here")
+
+
+def test_parts_of_one_tensor_share_a_dtype():
+    mine = ours() | {"l.0.k": from_array(np.ones((8, 8), np.float16))}
+    with pytest.raises(UserError, match=r"l\.0\.q, l\.0\.v, l\.0\.k make one tensor"):
+        to_foreign(expand(PATTERNS, 2), mine)

@@ -1,0 +1,167 @@
+"""Model directories: what we write the safetensors library reads, and every kind of damage is named."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.model_directory import INDEX, SINGLE, ModelDirectory, write_model_directory
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
+
+ARRAYS = {"flags": np.array([True, False, True]), "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+          "a.bias": np.ones(3, np.float16), "scalar": np.array(2.5), "none": np.zeros((0, 3), np.float32)}
+CONFIG = {"model_type": "codegeex", "name": "ü"}
+
+
+def lazy(arrays):
+    return {name: from_array(array) for name, array in arrays.items()}
+
+
+def sharded(tmp_path, dtype=np.float32):
+    arrays = {f"t{i}": np.full((4, 8), i, dtype) for i in range(5)}
+    write_model_directory(tmp_path / "m", CONFIG, lazy(arrays), max_shard_bytes=2 * arrays["t0"].nbytes)
+    return tmp_path / "m", arrays
+
+
+def test_the_library_reads_one_file(tmp_path):
+    write_model_directory(tmp_path / "m", CONFIG, lazy(ARRAYS))
+    assert sorted(file.name for file in (tmp_path / "m").iterdir()) == ["config.json", SINGLE]
+    loaded = load_file(tmp_path / "m" / SINGLE)
+    assert loaded.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert loaded[name].dtype == array.dtype and loaded[name].shape == array.shape
+        assert loaded[name].tobytes() == array.tobytes()
+    directory = ModelDirectory(tmp_path / "m")
+    assert directory.config == CONFIG and set(directory.names) == set(ARRAYS)
+    assert directory.shape("a.weight") == (3, 4)
+    assert directory.tensor("a.weight").tobytes() == loaded["a.weight"].tobytes()
+
+
+def test_torch_reads_our_bfloat16(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_safetensors(tmp_path / "b", {"x": from_array(np.array([0x3F80, 0xC000], np.uint16), "bfloat16")})
+    with safe_open(tmp_path / "b", "pt") as file:
+        assert file.get_tensor("x").dtype == torch.bfloat16 and file.get_tensor("x").tolist() == [1, -2]
+
+
+def test_the_data_is_aligned(tmp_path):
+    write_safetensors(tmp_path / "f", lazy(ARRAYS))
+    data = (tmp_path / "f").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    assert (8 + length) % 64 == 0
+    for name, entry in json.loads(data[8:8 + length]).items():
+        assert entry["data_offsets"][0] % ARRAYS[name].itemsize == 0
+
+
+def test_arrays_that_are_not_contiguous(tmp_path):
+    array = np.arange(20, dtype=np.float32).reshape(4, 5)
+    write_safetensors(tmp_path / "f", lazy({"t": array.T, "s": array[:, 1:3], "big": array.astype(">f4")}))
+    loaded = load_file(tmp_path / "f")
+    np.testing.assert_array_equal(loaded["t"], array.T)
+    np.testing.assert_array_equal(loaded["s"], array[:, 1:3])
+    np.testing.assert_array_equal(loaded["big"], array)
+
+
+def test_shards_with_an_index(tmp_path):
+    path, arrays = sharded(tmp_path)
+    names = sorted(file.name for file in path.glob("*.safetensors"))
+    assert names == [f"model-0000{k}-of-00003.safetensors" for k in (1, 2, 3)]
+    index = json.loads((path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == 5 * 128
+    for name, file in index["weight_map"].items():
+        with safe_open(path / file, "np") as shard:
+            assert shard.get_tensor(name).tobytes() == arrays[name].tobytes()
+    directory = ModelDirectory(path)
+    assert directory.names == list(arrays)
+    assert all(directory.tensor(name).tobytes() == array.tobytes() for name, array in arrays.items())
+    directory.check({name: (4, 8) for name in arrays}, "float32")
+
+
+def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path):
+    write_model_directory(tmp_path / "m", CONFIG, lazy({"a": np.ones(4), "b": np.ones(400), "c": np.ones(4)}),
+                          max_shard_bytes=100)
+    assert len(list((tmp_path / "m").glob("model-*"))) == 3
+    assert ModelDirectory(tmp_path / "m").tensor("b").sum() == 400
+
+
+def test_the_tokenizer_is_saved_or_copied(tmp_path):
+    write_model_directory(tmp_path / "a", CONFIG, lazy(ARRAYS), tokenizer=lambda d: (d / "vocab.json").write_text("{}"))
+    (tmp_path / "a" / "old.bin").write_text("weights")
+    write_model_directory(tmp_path / "b", CONFIG, lazy(ARRAYS), tokenizer=tmp_path / "a")
+    assert sorted(file.name for file in (tmp_path / "b").iterdir()) == ["config.json", SINGLE, "vocab.json"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_model_directory(tmp_path / "m", CONFIG, {"x": LazyTensor("float32", (2,), fail)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def cut(path):
+    file = path / "model-00002-of-00003.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def rename_tensor(path):
+    save_file({"other": np.ones(2)}, path / "model-00003-of-00003.safetensors")
+
+
+def point_outside(path):
+    index = json.loads((path / INDEX).read_text())
+    index["weight_map"]["t0"] = "../secret.safetensors"
+    (path / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda path: (path / "model-00002-of-00003.safetensors").unlink(), "model-00002-of-00003.safetensors: missing"),
+    (cut, "model-00002-of-00003.safetensors: has .* bytes"),
+    (lambda path: (path / "model-00001-of-00003.safetensors").write_bytes(b"abc"), "model-00001.*not a safetensors"),
+    (rename_tensor, "model-00003-of-00003.safetensors: missing tensor t4"),
+    (point_outside, "weight_map"),
+    (lambda path: (path / INDEX).write_text("[]"), "weight_map"),
+    (lambda path: (path / "config.json").write_text("{"), "config.json"),
+    (lambda path: (path / INDEX).unlink(), "not a model directory")])
+def test_damage_is_named(tmp_path, damage, message):
+    path, _ = sharded(tmp_path)
+    damage(path)
+    with pytest.raises(UserError, match=message):
+        ModelDirectory(path)
+
+
+@pytest.mark.parametrize(("shapes", "dtype", "message"), [
+    ({"t5": (4, 8)}, None, "missing tensor t5"), ({"t0": (4, 8)}, None, "unexpected tensor t1"),
+    ({f"t{i}": (8, 4) for i in range(5)}, None, r"tensor t0 has shape \[4, 8\]"),
+    ({f"t{i}": (4, 8) for i in range(5)}, "float16", "tensor t0 has dtype float32")])
+def test_check_names_the_tensor(tmp_path, shapes, dtype, message):
+    path, _ = sharded(tmp_path)
+    with pytest.raises(UserError, match=message):
+        ModelDirectory(path).check(shapes, dtype)
+
+
+@pytest.mark.parametrize("header", [
+    b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b'{"x":{"dtype":"Q","shape":[1],"data_offsets":[0,4]}}',
+    b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,-4]}}', b"[]", b"\xff", b'{"x":1}',
+    b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'])
+def test_a_malformed_header_is_refused(tmp_path, header):
+    (tmp_path / "f").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(UserError, match="f: its header"):
+        SafetensorsFile(tmp_path / "f")
+
+
+def test_cast_rounds_and_refuses_overflow():
+    array = np.array([1 / 3, 65504, -np.inf], np.float32)
+    half = cast("x", from_array(array), "float16")
+    assert half.dtype == "float16" and half.array().tobytes() == array.astype(np.float16).tobytes()
+    brain = cast("x", from_array(np.array([0x3F80, 0x4040], np.uint16), "bfloat16"), "float32")
+    assert brain.array().tolist() == [1, 3]
+    assert cast("i", from_array(np.array([1])), "float16").dtype == "int64"
+    with pytest.raises(UserError, match="w: holds 70000"):
+        cast("w", from_array(np.array([7e4], np.float32)), "float16").array()
