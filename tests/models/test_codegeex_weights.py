@@ -1,0 +1,115 @@
+"""CodeGeeX's maps against the published layout: names, shapes, transposes, sizes."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.layout import to_foreign, to_ours
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.models.codegeex import weights
+
+LARGE = SimpleNamespace(vocab_size=52224, hidden_size=5120, num_layers=39, num_heads=40, intermediate_size=20480,
+                        max_position_embeddings=2048, layer_norm_eps=1e-5, eos_token_id=50256)
+SMALL = SimpleNamespace(vocab_size=11, hidden_size=4, num_layers=2, num_heads=2, intermediate_size=6,
+                        max_position_embeddings=5)
+LAYOUTS = ("huggingface", "megatron", "mindspore")
+
+
+def tensors(config):
+    generator = np.random.default_rng(1)
+    return {name: from_array(generator.standard_normal(shape).astype(np.float32))
+            for name, shape in weights.expected_shapes(config).items()}
+
+
+def test_the_13b_model_has_the_published_size():
+    shapes = weights.expected_shapes(LARGE)
+    assert len(shapes) == 645 and sum(math.prod(shape) for shape in shapes.values()) == 12_873_943_040
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_parameter_is_in_every_layout_once(layout):
+    entries = weights.entries(layout, LARGE)
+    ours = [name for entry in entries for name in entry.ours]
+    assert sorted(ours) == sorted(weights.expected_shapes(LARGE))
+    assert len({entry.foreign for entry in entries}) == 645
+
+
+def test_names_of_the_pytorch_side():
+    names = {entry.ours[0]: entry.foreign for entry in weights.entries("huggingface", LARGE)}
+    assert names["embedding.word.weight"] == "language_model.embedding.word_embeddings.weight"
+    assert names["top_query_embedding.weight"] == "language_model.topQueryEmbedding.top_query_embeddings.weight"
+    assert names["blocks.38.attention.output.bias"] == "language_model.transformer.layers.38.attention.dense.bias"
+    assert names["top_query_layer.attention.query.weight"] == (
+        "language_model.transformer.topQueryLayer.attention.query.weight")
+    assert names["final_norm.bias"] == "language_model.transformer.final_layernorm.bias"
+    paths = {entry.ours[0]: entry.foreign for entry in weights.entries("megatron", LARGE)}
+    assert paths["embedding.position.weight"] == (
+        "module", "language_model", "embedding", "position_embeddings", "weight")
+    assert paths["blocks.0.feed_forward.up.weight"] == (
+        "module", "language_model", "transformer", "layers.0.mlp.dense_h_to_4h.weight")
+
+
+def test_the_original_stores_three_matrices_transposed():
+    foreign = to_foreign(weights.entries("mindspore", SMALL), mine := tensors(SMALL))
+    for layer, ours in (("backbone.blocks.1", "blocks.1"), ("backbone.top_query_layer", "top_query_layer")):
+        for name, own, turned in (
+                ("attention.dense1", "attention.query", False), ("attention.dense3", "attention.value", False),
+                ("attention.projection", "attention.output", True), ("output.mapping", "feed_forward.up", True),
+                ("output.projection", "feed_forward.down", True)):
+            array = mine[f"{ours}.{own}.weight"].array()
+            np.testing.assert_array_equal(foreign[f"{layer}.{name}.weight"].array(), array.T if turned else array)
+    assert foreign["backbone.blocks.0.output.mapping.weight"].shape == (4, 6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_there_and_back(layout):
+    mine, entries = tensors(SMALL), weights.entries(layout, SMALL)
+    back = to_ours(entries, to_foreign(entries, mine), weights.expected_shapes(SMALL), "here")
+    assert back.keys() == mine.keys()
+    assert all(back[name].array().tobytes() == mine[name].array().tobytes() for name in mine)
+
+
+def test_config_json_there_and_back():
+    config = weights.huggingface_config(LARGE)
+    assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 39
+    assert config["hidden_act"] == "fast_gelu" and config["tie_word_embeddings"] is True
+    assert weights.config_fields(config) == vars(LARGE)
+
+
+@pytest.mark.parametrize(("change", "key"), [
+    ({"model_type": "gpt2"}, "model_type"), ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"hidden_size": None}, "hidden_size"),
+    ({"num_hidden_layers": "39"}, "num_hidden_layers"), ({"num_attention_heads": 7}, "num_attention_heads"),
+    ({"vocab_size": True}, "vocab_size"), ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+    ({"eos_token_id": -1}, "eos_token_id"), ({"tie_word_embeddings": False}, "tie_word_embeddings")])
+def test_a_bad_config_key_is_named(change, key):
+    with pytest.raises(UserError, match=key):
+        weights.config_fields(weights.huggingface_config(LARGE) | change)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_are_inferred_from_the_tensors(layout):
+    def shapes(config):
+        ours = weights.expected_shapes(config)
+        return {e.foreign: e.transform.shape([ours[e.ours[0]]]) for e in weights.entries(layout, config)}
+
+    assert weights.recognises(layout, shapes(SMALL)) and not weights.recognises(layout, {"lm_head.weight": ()})
+    assert weights.infer_fields(layout, shapes(LARGE), {}) == vars(LARGE)
+    found = weights.infer_fields(layout, shapes(SMALL), {"num_heads": 2, "family": "codegeex"})
+    assert {key: found[key] for key in vars(SMALL)} == vars(SMALL)
+    with pytest.raises(UserError, match="num_heads"):
+        weights.infer_fields(layout, shapes(SMALL), {})
+    with pytest.raises(UserError, match="missing or not a matrix"):
+        weights.infer_fields(layout, {}, {})
+
+
+def test_it_agrees_with_the_models_own_configuration():
+    config = pytest.importorskip("ms_codegeex.models.codegeex.config")
+    for name in config.PRESETS:
+        model = config.build_config(name, {})
+        count = sum(math.prod(shape) for shape in weights.expected_shapes(model).values())
+        assert count == model.parameter_count()
+        assert weights.config_fields(weights.huggingface_config(model))["num_layers"] == model.num_layers
