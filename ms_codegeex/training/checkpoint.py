@@ -1,0 +1,299 @@
+"""Checkpoints: one safetensors file per rank and a manifest that says where every slice of every tensor lies.
+
+A checkpoint `step-00000040/` is written under a temporary name and renamed when it is complete, so a killed run never
+leaves a half-written one. Any number of devices can load it: a reader assembles just the window it needs.
+Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.slices import Window, check_coverage, overlap, window_ranges
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, dtype_name, from_array
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_OURS = ("format", "step", "world_size", "tensors", "files", "sha256")  # manifest keys that are not the caller's state
+_NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A rank's part of a tensor: `array` lies at `offset` of a tensor of `global_shape`.
+
+    `dtype` is needed only for bfloat16, whose bits are held as uint16.
+    """
+
+    global_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    array: np.ndarray
+    dtype: str | None = None
+
+
+def _whole(value: np.ndarray | Slice) -> Slice:
+    return value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _attempt(action: Callable[[], Any]) -> UserError | None:
+    """Run `action`; a failed write becomes a value, so that the rank still meets the others at the next barrier."""
+    try:
+        action()
+    except UserError as error:
+        return error
+    except OSError as error:
+        return UserError(f"{error.filename or 'checkpoint'}: could not be written ({error.strerror}); the previous "
+                         "checkpoint is unchanged, free some space or set another output")
+    return None
+
+
+def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> list[dict[str, Any]]:
+    """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns one record per slice for the manifest."""
+    if not tensors:
+        return []
+    file = f"rank_{rank:05d}.safetensors"
+    slices = {name: _whole(value) for name, value in tensors.items()}
+    hashes = write_safetensors(directory / file, {name: from_array(s.array, s.dtype) for name, s in slices.items()})
+    return [{"name": name, "dtype": s.dtype or dtype_name(s.array), "global_shape": list(s.global_shape),
+             "file": file, "key": name, "offset": list(s.offset), "shape": list(s.array.shape), "sha256": hashes[name]}
+            for name, s in slices.items()]
+
+
+def write_checkpoint(root: Path, step: int, tensors: Mapping[str, np.ndarray | Slice], state: Mapping[str, Any], *,
+                     rank: int = 0, world_size: int = 1, barrier: Callable[[], None] = lambda: None) -> Path:
+    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
+
+    Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
+    `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. `barrier` must
+    wait for all ranks; it is called three times on each, also when a write failed, so nobody waits forever.
+    Raises `UserError` when the disk is full or the slices do not cover their tensors exactly once.
+    """
+    final = Path(root) / f"step-{step:08d}"
+    temporary = final.with_name(f".{final.name}.tmp")
+    failure = _attempt(lambda: _make_empty(temporary)) if rank == 0 else None
+    barrier()
+    failure = failure or _attempt(lambda: write_json(temporary / f"rank_{rank:05d}.json",
+                                                     save_slices(temporary, rank, tensors)))
+    barrier()
+    if rank == 0:
+        failure = failure or _attempt(lambda: _publish(temporary, final, step, state, world_size))
+        shutil.rmtree(temporary, ignore_errors=True)
+    barrier()
+    if failure:
+        raise failure
+    return final
+
+
+def _make_empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+def _publish(temporary: Path, final: Path, step: int, state: Mapping[str, Any], world_size: int) -> None:
+    if clash := set(state) & set(_OURS):
+        raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
+    manifest = {"format": FORMAT, "step": step, **json.loads(json.dumps(dict(state), default=_plain)),
+                "world_size": world_size, "tensors": {}}
+    for rank in range(world_size):
+        part = temporary / f"rank_{rank:05d}.json"
+        if not part.exists():
+            raise UserError(f"{final}: rank {rank} did not write its part; see that rank's log")
+        for record in read_json(part):
+            name, dtype, shape = record.pop("name"), record.pop("dtype"), record.pop("global_shape")
+            tensor = manifest["tensors"].setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
+            if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
+                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
+                                f"an earlier rank as {tensor['dtype']} {tensor['shape']}")
+            tensor["slices"].append(record)
+        part.unlink()
+    for name, tensor in manifest["tensors"].items():
+        check_coverage(name, tensor, str(final))
+    manifest["files"] = {file.name: file.stat().st_size for file in sorted(temporary.glob("*.safetensors"))}
+    manifest["sha256"] = _digest(manifest)
+    write_json(temporary / MANIFEST, manifest)
+    _swap(temporary, final)
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` knows."""
+    replaced = final.with_name(f"{final.name}.replaced")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(final, replaced)
+    os.replace(temporary, final)
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+class Checkpoint:
+    """A checkpoint opened for reading: the manifest is checked at once, numbers are read when asked for.
+
+    Raises `UserError` naming the file or tensor when the manifest is damaged, a file is missing or has another size,
+    or slices do not cover a tensor exactly once.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._open: dict[str, SafetensorsFile] = {}
+        manifest = read_json(self.path / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
+        if manifest.get("sha256") != _digest(manifest):
+            raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not fit)")
+        self.manifest: dict[str, Any] = manifest
+        for file, size in manifest["files"].items():
+            found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
+            if found != size:
+                raise UserError(f"{self.path / file}: " + ("missing" if found is None else
+                                f"has {found} bytes, the manifest says {size}"))
+        for name, tensor in manifest["tensors"].items():
+            check_coverage(name, tensor, str(self.path))
+
+    @property
+    def step(self) -> int:
+        """The training step after which it was written."""
+        return self.manifest["step"]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was passed to `write_checkpoint` as `state`, after a round trip through JSON."""
+        return {key: value for key, value in self.manifest.items() if key not in _OURS}
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names, optimizer moments included."""
+        return list(self.manifest["tensors"])
+
+    def _tensor(self, name: str) -> dict[str, Any]:
+        if name not in self.manifest["tensors"]:
+            raise UserError(f"{self.path}: missing tensor {name}")
+        return self.manifest["tensors"][name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's global shape."""
+        return tuple(self._tensor(name)["shape"])
+
+    def dtype(self, name: str) -> str:
+        """A tensor's dtype, e.g. "float32"."""
+        return self._tensor(name)["dtype"]
+
+    def _view(self, name: str, record: Mapping[str, Any]) -> np.ndarray:
+        file, key = self._open.get(record["file"]) or SafetensorsFile(self.path / record["file"]), record["key"]
+        self._open[record["file"]] = file
+        if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
+            raise UserError(f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
+                            "which the manifest says; the checkpoint is damaged")
+        return file.view(key)
+
+    def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
+        """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
+
+        Reads only the parts of the files that lie in the window. bfloat16 comes as raw uint16.
+        """
+        ranges = window_ranges(self.shape(name), window)
+        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
+        for record in self._tensor(name)["slices"]:
+            if (common := overlap(ranges, record)) is not None:
+                source, target = common
+                result[target] = self._view(name, record)[source]
+        return result
+
+    def lazy(self, name: str) -> LazyTensor:
+        """The whole tensor, to be loaded later."""
+        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.tensor(name))
+
+    def verify(self) -> int:
+        """Hash every slice again; returns the bytes read. Raises `UserError` naming the file and tensor that differ."""
+        total = 0
+        for name, tensor in self.manifest["tensors"].items():
+            for record in tensor["slices"]:
+                view = self._view(name, record)
+                if array_sha256(view) != record["sha256"]:
+                    raise UserError(f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
+                                    "damaged (its hash does not fit the manifest); use another checkpoint")
+                total += view.nbytes
+        return total
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
+    found: dict[int, Path] = {}
+    for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir():
+            found.setdefault(int(match[1]), path)
+    return [found[step] for step in sorted(found)]
+
+
+def newest_sound(root: Path, reasons: list[str] | None = None) -> Checkpoint | None:
+    """The newest checkpoint in `root` whose every hash fits, or None; why others were skipped is added to `reasons`."""
+    for path in reversed(list_checkpoints(root)):
+        try:
+            checkpoint = Checkpoint(path)
+            checkpoint.verify()
+            return checkpoint
+        except UserError as error:
+            if reasons is not None:
+                reasons.append(str(error))
+    return None
+
+
+def prune(root: Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` (at least 1) readable checkpoints and what killed writes left; returns deleted.
+
+    A checkpoint that is unreadable does not count as kept, so a damaged newest one never costs the last sound one.
+    """
+    if keep < 1:
+        raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
+    kept, deleted, found = 0, [], list_checkpoints(root)
+    superseded = set(Path(root).glob("step-*.replaced")) - set(found)
+    for path in reversed(found):
+        if kept >= keep:
+            doomed = path.with_name(f".{path.name}.deleted")
+            os.replace(path, doomed)  # a half-deleted checkpoint must not look like a damaged one
+            deleted.append(path)
+        elif _attempt(lambda path=path: Checkpoint(path)) is None:
+            kept += 1
+    for leftover in (*Path(root).glob(".step-*.deleted"), *Path(root).glob(".step-*.tmp"), *superseded):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return deleted
+
+
+def resolve(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return Checkpoint(path)
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    reasons: list[str] = []
+    if (checkpoint := newest_sound(root, reasons)) is None:
+        why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
+        raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
+    return checkpoint

@@ -1,0 +1,264 @@
+"""Checkpoints: any slicing loads back, whole or through any window; what is killed or damaged is never chosen."""
+
+import json
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.training import checkpoint as module
+from ms_codegeex.training.checkpoint import (
+    Checkpoint,
+    Slice,
+    list_checkpoints,
+    newest_sound,
+    prune,
+    resolve,
+    write_checkpoint,
+)
+
+TENSORS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "optimizer.m.w": np.ones((3, 4), np.float32),
+           "scale": np.array(3.5), "half": np.ones(5, np.float16)}
+STATE = {"optimizer_step": 4, "samples": 640, "loss_scale": 2.0 ** 32, "rng": {"numpy": [1, 2**63 - 1], "seed": 7},
+         "config": {"model": {"family": "codegeex"}}}
+
+
+def on_ranks(root, step, parts, state=STATE):
+    """Write one checkpoint from several ranks at once; returns the error of each rank (None where all went well)."""
+    barrier, errors = threading.Barrier(len(parts)), [None] * len(parts)
+
+    def work(rank):
+        try:
+            write_checkpoint(root, step, parts[rank], state, rank=rank, world_size=len(parts),
+                             barrier=lambda: barrier.wait(30))
+        except UserError as error:
+            errors[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_state_and_tensors_come_back(tmp_path):
+    path = write_checkpoint(tmp_path, 40, TENSORS, STATE | {"float": np.float32(0.5)})
+    assert path == tmp_path / "step-00000040" and [file.name for file in tmp_path.iterdir()] == [path.name]
+    loaded = Checkpoint(path)
+    assert loaded.step == 40 and loaded.state == STATE | {"float": 0.5} and set(loaded.names) == set(TENSORS)
+    for name, array in TENSORS.items():
+        found = loaded.tensor(name)
+        assert (found.dtype, found.shape, loaded.shape(name)) == (array.dtype, array.shape, array.shape)
+        assert found.tobytes() == array.tobytes() and loaded.dtype(name) == array.dtype.name
+    assert loaded.verify() == sum(array.nbytes for array in TENSORS.values())
+
+
+def test_bfloat16_keeps_its_name(tmp_path):
+    bits = np.array([0x3F80, 0xC000], np.uint16)
+    loaded = Checkpoint(write_checkpoint(tmp_path, 1, {"x": Slice((2,), (0,), bits, "bfloat16")}, {}))
+    assert loaded.dtype("x") == "bfloat16" and loaded.tensor("x").tolist() == bits.tolist()
+
+
+@st.composite
+def layouts(draw):
+    """A shape, a partition of it into boxes (split again and again), a rank for each box, and a window."""
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    boxes = [((0, shape[0]), (0, shape[1]))]
+    for _ in range(draw(st.integers(0, 5))):
+        k, axis = draw(st.integers(0, len(boxes) - 1)), draw(st.integers(0, 1))
+        low, high = boxes[k][axis]
+        if high - low > 1:
+            middle, box = draw(st.integers(low + 1, high - 1)), list(boxes.pop(k))
+            for part in ((low, middle), (middle, high)):
+                box[axis] = part
+                boxes.append(tuple(box))
+    ranks = draw(st.integers(1, 4))
+    owners = [draw(st.integers(0, ranks - 1)) for _ in boxes]
+    window = tuple(tuple(sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))) for n in shape)
+    return shape, boxes, ranks, owners, window
+
+
+@settings(max_examples=60, deadline=None)
+@given(layouts())
+def test_any_slicing_loads_back_byte_equal(layout):
+    shape, boxes, ranks, owners, window = layout
+    whole = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    # a rank holds one slice of a tensor, so each box beyond a rank's first belongs to a rank of its own
+    parts = [{} for _ in range(ranks)]
+    for (rows, columns), owner in zip(boxes, owners, strict=True):
+        piece = Slice(shape, (rows[0], columns[0]), whole[slice(*rows), slice(*columns)])
+        free = next((part for part in (parts[owner], *parts) if "w" not in part), None)
+        if free is None:
+            parts.append(free := {})
+        free["w"] = piece
+    root = Path(tempfile.mkdtemp())
+    try:
+        assert on_ranks(root, 3, parts) == [None] * len(parts)
+        loaded = Checkpoint(root / "step-00000003")
+        assert loaded.tensor("w").tobytes() == whole.tobytes()
+        inner = tuple(slice(*part) for part in window)
+        for asked in (window, inner):
+            found = loaded.tensor("w", asked)
+            assert found.shape == whole[inner].shape and found.tobytes() == whole[inner].tobytes()
+        loaded.verify()
+    finally:
+        shutil.rmtree(root)
+
+
+def test_a_rank_may_write_nothing(tmp_path):
+    assert on_ranks(tmp_path, 1, [TENSORS, {}, {}]) == [None] * 3
+    loaded = Checkpoint(tmp_path / "step-00000001")
+    assert list(loaded.manifest["files"]) == ["rank_00000.safetensors"] and loaded.manifest["world_size"] == 3
+
+
+@pytest.mark.parametrize(("parts", "message"), [
+    ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(1))}], r"part \[\[2, 3\]\].*held 0 times"),
+    ([{"w": Slice((4,), (0,), np.ones(3))}, {"w": Slice((4,), (2,), np.ones(2))}], r"part \[\[2, 3\]\].*held 2 times"),
+    ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(2))}], "outside it"),
+    ([{"w": np.array(1.0)}, {"w": np.array(1.0)}], "held 2 times"),
+    ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((2,), (1,), np.ones(1, np.float32))}], "rank 1 holds w as f"),
+    ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((3,), (1,), np.ones(2))}], "rank 1 holds w as")])
+def test_slices_must_cover_their_tensor_once(tmp_path, parts, message):
+    errors = on_ranks(tmp_path, 1, parts)
+    with pytest.raises(UserError, match=message):
+        raise errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_cannot_write_stops_the_checkpoint_but_not_the_others(tmp_path, monkeypatch):
+    save = module.save_slices
+
+    def full(directory, rank, tensors):
+        if rank == 1:
+            raise OSError(28, "No space left on device", str(directory))
+        return save(directory, rank, tensors)
+
+    write_checkpoint(tmp_path, 1, TENSORS, STATE)
+    monkeypatch.setattr(module, "save_slices", full)
+    errors = on_ranks(tmp_path, 2, [TENSORS, {}])
+    assert "rank 1 did not write" in str(errors[0]) and "No space left" in str(errors[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+class Killed(BaseException):
+    pass
+
+
+POINTS = [(module, "save_slices"), (module, "write_safetensors"), (module, "write_json"), (module, "check_coverage"),
+          (module, "_digest"), (module, "_publish"), (module, "_swap"), (module.os, "replace"), (module.os, "fsync")]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", [2, 1])
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("point", range(len(POINTS)))
+def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point, call, step, when):
+    """`call` counts from 1: the process dies at that call of the function, just before or just after it."""
+    write_checkpoint(tmp_path, 1, {"w": np.zeros(4)}, {})
+    owner, name = POINTS[point]
+    original, left = getattr(owner, name), [call]
+
+    def deadly(*arguments, **keywords):
+        left[0] -= 1
+        if left[0] == 0 and when == "before":
+            raise Killed
+        result = original(*arguments, **keywords)
+        if left[0] == 0:
+            raise Killed
+        return result
+
+    complete = False
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, deadly)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # the dead clean nothing up
+        try:
+            write_checkpoint(tmp_path, step, {"w": np.ones(4)}, {})
+            complete = True
+        except Killed:
+            pass
+    found = newest_sound(tmp_path)
+    assert found is not None and found.tensor("w").tolist() in ([0] * 4, [1] * 4)
+    assert not complete or found.tensor("w").tolist() == [1] * 4
+    write_checkpoint(tmp_path, 3, {"w": np.full(4, 3.0)}, {})  # what the dead left is not in the way
+    prune(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def edit_manifest(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["samples"] += 1
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda path: flip(path / "rank_00000.safetensors"), r"rank_00000\.safetensors: tensor half .*damaged"),
+    (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
+    (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
+    (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1"),
+    (edit_manifest, r"manifest\.json: damaged or edited"),
+    (lambda path: (path / "manifest.json").unlink(), "no such file")])
+def test_a_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, damage, message):
+    write_checkpoint(tmp_path, 1, TENSORS, STATE)
+    path = write_checkpoint(tmp_path, 2, TENSORS, STATE)
+    damage(path)
+    reasons = []
+    assert newest_sound(tmp_path, reasons).step == 1
+    with pytest.raises(UserError, match=message):
+        Checkpoint(path).verify()
+    with pytest.raises(UserError, match=message):
+        raise UserError(*reasons)
+
+
+def test_tensors_of_another_checkpoint_are_noticed(tmp_path):
+    a = write_checkpoint(tmp_path, 1, {"w": np.zeros((2, 3))}, {})
+    b = write_checkpoint(tmp_path, 2, {"w": np.zeros((3, 2))}, {})
+    shutil.copyfile(b / "rank_00000.safetensors", a / "rank_00000.safetensors")
+    with pytest.raises(UserError, match="does not hold w"):
+        Checkpoint(a).tensor("w")
+
+
+def test_prune_keeps_the_newest_readable_ones(tmp_path):
+    for step in range(1, 6):
+        write_checkpoint(tmp_path, step, TENSORS, STATE)
+    (tmp_path / "step-00000005" / "rank_00000.safetensors").unlink()
+    (tmp_path / "notes").mkdir()
+    assert [path.name for path in prune(tmp_path, 2)] == ["step-00000002", "step-00000001"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-0000000{step}" for step in (3, 4, 5)]
+    assert sorted(path.name for path in tmp_path.iterdir())[0] == "notes"
+    with pytest.raises(UserError, match=r"checkpoint\.keep"):
+        prune(tmp_path, 0)
+
+
+def test_resolve_takes_a_checkpoint_or_a_run(tmp_path):
+    path = write_checkpoint(tmp_path / "checkpoints", 7, TENSORS, STATE)
+    for given_path in (path, tmp_path, tmp_path / "checkpoints"):
+        assert resolve(given_path).path == path
+    flip(path / "rank_00000.safetensors")
+    with pytest.raises(UserError, match=r"no sound checkpoint.*tensor half"):
+        resolve(tmp_path)
+    with pytest.raises(UserError, match="no step"):
+        resolve(tmp_path / "elsewhere")
+
+
+def test_mistakes_in_calls_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="manifest"):
+        write_checkpoint(tmp_path, 1, {}, {"files": 3})
+    loaded = Checkpoint(write_checkpoint(tmp_path, 1, TENSORS, STATE))
+    with pytest.raises(UserError, match="missing tensor v"):
+        loaded.tensor("v")
+    with pytest.raises(ValueError, match="steps other than 1"):
+        loaded.tensor("half", [slice(None, None, 2)])
