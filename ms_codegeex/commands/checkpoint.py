@@ -1,0 +1,60 @@
+"""`ms-codegeex checkpoint`: look at and check checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+
+SUMMARY = "List the checkpoints of a run, or verify every byte of them."
+EXAMPLES = """\
+  ms-codegeex checkpoint list runs/tiny
+  ms-codegeex checkpoint verify runs/tiny
+  ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of this verb."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, summary in (("list", "show step, size and whether manifest and file sizes fit"),
+                          ("verify", "hash every tensor again; exit status 1 if one is damaged")):
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
+        action.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _report(path: Path, hashes: bool) -> dict[str, Any]:
+    from ms_codegeex.training.checkpoint import Checkpoint
+
+    try:
+        checkpoint = Checkpoint(path)
+        if hashes:
+            checkpoint.verify()
+    except UserError as error:
+        return {"path": str(path), "sound": False, "error": str(error)}
+    files = checkpoint.manifest["files"]
+    return {"path": str(path), "sound": True, "step": checkpoint.step, "tensors": len(checkpoint.names),
+            "files": len(files), "bytes": sum(files.values()), "hashed": hashes}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List or verify; the status is 1 when `verify` finds a damaged checkpoint."""
+    from ms_codegeex.training.checkpoint import MANIFEST, list_checkpoints
+
+    directory = arguments.directory
+    root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
+    paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
+    if not paths:
+        raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
+    reports = [_report(path, arguments.action == "verify") for path in paths]
+    if arguments.json:
+        print(json.dumps({"checkpoints": reports}))
+    else:
+        for report in reports:
+            print(f"{report['path']}: " + (
+                f"sound, step {report['step']}, {report['tensors']} tensors in {report['files']} files, "
+                f"{report['bytes']:,} bytes" if report["sound"] else f"DAMAGED: {report['error']}"))
+    return int(arguments.action == "verify" and not all(report["sound"] for report in reports))
