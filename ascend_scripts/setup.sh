@@ -86,14 +86,16 @@ lock() {  # a symbolic link is made in one step together with its content: proce
     local owner told=
     until ln -s "$$@${HOSTNAME:-}" "$state/lock" 2>/dev/null; do
         owner=$(readlink "$state/lock") || owner=
-        if [[ $owner == *"@${HOSTNAME:-}" ]] && ! kill -0 "${owner%%@*}" 2>/dev/null && [[ ! -e /proc/${owner%%@*} ]]; then
+        if [[ $owner == *"@${HOSTNAME:-}" && ! -e /proc/${owner%%@*} ]] && ! kill -0 "${owner%%@*}" 2>/dev/null; then
             # Its process is gone. Renamed before it is removed, so that of two who see this only one takes it away.
             mv "$state/lock" "$state/lock.$$" 2>/dev/null || continue
-            if [[ $(readlink "$state/lock.$$") == "$owner" ]]; then rm -f "$state/lock.$$"; else mv "$state/lock.$$" "$state/lock"; fi
+            [[ $(readlink "$state/lock.$$") == "$owner" ]] || mv "$state/lock.$$" "$state/lock"
+            rm -f "$state/lock.$$"
             continue
         fi
         [[ -w $state ]] || die 1 "cannot write to $state"
-        [[ -n $told ]] || say "another set-up is at work (process ${owner:-unknown}); waiting. If it is gone, remove $state/lock"
+        [[ -n $told ]] ||
+            say "another set-up is at work (process ${owner:-unknown}); waiting. If it is gone, remove $state/lock"
         told=1
         sleep 1
     done
@@ -106,7 +108,11 @@ lock() {  # a symbolic link is made in one step together with its content: proce
 # --- making the environment ---
 
 find_python() {  # prints the first interpreter that fits, else the one that comes nearest, for preflight.py to judge
-    local name path status near='' far=''
+    local name path status near='' far='' judge='
+import importlib.util, sys
+if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+    sys.exit(4 if sys.version_info >= (3, 7) else 5)
+sys.exit(0 if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip") else 3)'
     if [[ -n ${PYTHON:-} ]]; then
         command -v -- "$PYTHON" || die 2 "PYTHON=$PYTHON was not found; name a Python 3.10, 3.11 or 3.12"
         return
@@ -115,17 +121,15 @@ find_python() {  # prints the first interpreter that fits, else the one that com
     for name in python3 python3.12 python3.11 python3.10 python; do
         path=$(command -v "$name") || continue
         status=0
-        "$path" -I -c 'import sys
-if not (3, 10) <= sys.version_info[:2] <= (3, 12): sys.exit(4 if sys.version_info >= (3, 7) else 5)
-import importlib.util
-sys.exit(0 if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip") else 3)' >/dev/null 2>&1 || status=$?
+        "$path" -I -c "$judge" >/dev/null 2>&1 || status=$?
         case $status in
             0) printf '%s\n' "$path"; return ;;
-            3) near=${near:-$path} ;;
-            4) far=${far:-$path} ;;
+            3) near=${near:-$path} ;; # the right version, without the modules that make an environment
+            4) far=${far:-$path} ;;   # another version, but new enough to run preflight.py
         esac
     done
-    [[ -n $near$far ]] || die 2 "no Python 3.10-3.12 was found: install one (\`apt install python3.11 python3.11-venv\`, or python.org), or name it with PYTHON=/path/to/python3.11"
+    [[ -n $near$far ]] || die 2 'no Python 3.10-3.12 was found: install one (apt install python3.11 python3.11-venv, or' \
+        'python.org), or name it with PYTHON=/path/to/python3.11'
     printf '%s\n' "${near:-$far}"
 }
 
@@ -196,18 +200,28 @@ install() {  # install STAGE
             [[ $OSTYPE != linux* || $("$python" -I -m pip config list) =~ (index-url|find-links|no-index) ]] ||
                 sources=(--extra-index-url https://download.pytorch.org/whl/cpu)
             say 'installing PyTorch for the tests that compare with it'
-            pip_install $again --no-deps ${sources[@]+"${sources[@]}"} -r "$root/requirements-test-torch.txt" ;;
+            pip_install $again --no-deps ${sources[@]+"${sources[@]}"} -r "$root/requirements-test-torch.txt" &&
+                drop_unusable_torch ;;
     esac
+}
+
+drop_unusable_torch() {  # a package that is there but cannot be imported would fail tests instead of skipping them
+    if "$python" -I -c 'import torch' >>"$state/pip.log" 2>&1; then return; fi
+    "$python" -I -m pip uninstall --yes torch >>"$state/pip.log" 2>&1
+    say 'this build of PyTorch cannot be imported (CUDA without its libraries?) and was removed; the tests that need it'
+    say 'will be skipped. requirements-test-torch.txt says how to get the CPU build'
 }
 
 setup() {
     local stage
     version='' again=''
+    rm -rf "$state/tmp" # what a killed set-up unpacked
     if ! sound; then make_venv
     elif ! finished runtime; then preflight "$python"
     elif [[ ${stages[*]} == *tests* ]]; then preflight "$python" --disk 3
     fi
-    "$python" -I -m pip --version >/dev/null 2>&1 || "$python" -I -m ensurepip >"$state/pip.log" 2>&1 || failed 'pip could not be installed'
+    "$python" -I -m pip --version >/dev/null 2>&1 || "$python" -I -m ensurepip >"$state/pip.log" 2>&1 ||
+        failed 'pip could not be installed'
     # Wheels are unpacked beside the environment: /tmp is often too small for MindSpore.
     export TMPDIR=$state/tmp
     mkdir -p "$TMPDIR"

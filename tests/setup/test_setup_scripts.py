@@ -24,6 +24,7 @@ case "$*" in
         sleep "${{PIP_SECONDS:-0}}"
         if [[ -n $PIP_FAILS ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi ;;
     *"-m pip"*) ;;
+    *"import torch"*) exit "${{TORCH_FAILS:-0}}" ;;
     *) exec {python} "$@" ;;
 esac
 """
@@ -142,6 +143,14 @@ def test_only_what_changed_is_installed(checkout):
     assert checkout.run("--tests").returncode == 0
     (call,) = checkout.taken_calls()
     assert call.endswith("requirements-test.txt")
+
+
+def test_a_torch_that_cannot_be_imported_is_removed(checkout):
+    result = checkout.run("--tests", TORCH_FAILS="1")
+    assert result.returncode == 0 and "skipped" in result.stderr
+    assert "pip uninstall --yes torch" in checkout.calls.read_text()
+    checkout.taken_calls()
+    assert checkout.run("--tests").stderr == "" and checkout.taken_calls() == []
 
 
 def test_failed_download_shows_the_log_and_goes_on_next_time(checkout):
