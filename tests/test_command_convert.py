@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from ms_codegeex.training.checkpoint import write_checkpoint
 
 FIELDS = {"vocab_size": 11, "hidden_size": 4, "num_layers": 2, "num_heads": 2, "intermediate_size": 6,
           "max_position_embeddings": 5, "layer_norm_eps": 1e-6, "eos_token_id": 10}
+REAL_SAVER = sources._save_family_tokenizer
 LAYER = "language_model.transformer.layers.1.mlp.dense_4h_to_h.weight"
 
 
@@ -227,3 +229,27 @@ def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
     assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
     wrong = script("codegeex_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt")
     assert wrong.returncode == 2 and "--save-ckpt-path" in wrong.stderr
+
+
+def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
+    tokenizer = pytest.importorskip("ms_codegeex.data.tokenizer")
+    monkeypatch.setattr(sources, "_save_family_tokenizer", REAL_SAVER)
+    convert(run, "hf", tmp_path / "hf")
+    ids = tokenizer.load_tokenizer("codegeex").encode("def f():\n    return 1")
+    assert tokenizer.load_tokenizer(tmp_path / "hf").encode("def f():\n    return 1") == ids
+
+
+@pytest.mark.parametrize("to", ["hf", "megatron"])
+def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
+    fields = FIELDS | {"hidden_size": 128, "intermediate_size": 512, "num_layers": 12}
+    monkeypatch.setitem(globals(), "FIELDS", fields)
+    shapes = weights.expected_shapes(SimpleNamespace(**fields))
+    save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    convert(tmp_path / "run", to, tmp_path / "warm-up")
+    tracemalloc.start()
+    try:
+        result = convert(tmp_path / "run", to, tmp_path / "out", dtype="fp16", verify=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result["bytes"] > 5_000_000 and peak < result["bytes"] / 2

@@ -12,14 +12,13 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
 
 TAGS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
         "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
@@ -64,7 +63,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class SafetensorsFile:
-    """A safetensors file opened for reading; checks header and length at once, reads tensors through a memory map.
+    """A safetensors file opened for reading; checks header and length at once, reads tensors through memory maps.
 
     Raises `UserError` naming the file (and the tensor) for anything that is not a whole, well-formed file.
     """
@@ -95,6 +94,8 @@ class SafetensorsFile:
 
     @staticmethod
     def _entry(name: str, value: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+        if value["dtype"] not in DTYPES:
+            raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
         begin, end = value["data_offsets"]
         tensor = LazyTensor(dtype, shape, lambda: np.empty(0))
@@ -107,10 +108,6 @@ class SafetensorsFile:
         """Tensor names in the header's order."""
         return list(self._entries)
 
-    @cached_property
-    def _bytes(self) -> np.ndarray:
-        return np.memmap(self.path, dtype=np.uint8, mode="r")
-
     def dtype(self, name: str) -> str:
         """The dtype's name, e.g. "float16"."""
         return self._entries[name][0]
@@ -122,7 +119,7 @@ class SafetensorsFile:
     def view(self, name: str) -> np.ndarray:
         """A read-only view into the memory map: indexing it reads only the pages that are touched."""
         dtype, shape, begin, end = self._entries[name]
-        return self._bytes[self._start + begin:self._start + end].view(NUMPY_DTYPES[dtype]).reshape(shape)
+        return map_bytes(self.path, self._start + begin, end - begin).view(NUMPY_DTYPES[dtype]).reshape(shape)
 
     def tensor(self, name: str) -> np.ndarray:
         """A copy of the whole tensor (bfloat16 as raw uint16)."""

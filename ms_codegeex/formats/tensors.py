@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -82,6 +83,19 @@ def array_sha256(array: np.ndarray) -> str:
     for block in byte_blocks(np.asarray(array, order="C")):
         digest.update(block)
     return digest.hexdigest()
+
+
+def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
+    """`size` bytes of a file as a read-only memory map of its own, which is given back as soon as nobody uses it.
+
+    One map of a whole file would count every page ever read as memory of this process. Raises `UserError`.
+    """
+    if not size:
+        return np.empty(0, np.uint8)
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(size,))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
 def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:

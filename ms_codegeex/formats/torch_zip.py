@@ -20,7 +20,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
 
 ALIGNMENT = 64
 _LOCAL_HEADER = 30  # bytes before the record's name
@@ -64,6 +64,8 @@ class _Archive:
                 pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if len(pickles) != 1:
                     raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
+                if self._records[pickles[0]].compress_type != zipfile.ZIP_STORED:  # might swell to any size
+                    raise UserError(f"{path}: its data.pkl is compressed, which PyTorch never does")
                 self._stem = pickles[0].split("/")[0]
                 self.pickled = archive.read(pickles[0])
                 order = f"{self._stem}/byteorder"
@@ -71,32 +73,31 @@ class _Archive:
                     raise UserError(f"{path}: written on a big-endian machine, which is not supported")
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error) as error:  # Runtime: "encrypted"
             raise UserError(f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
                             "copy it again, or save it with PyTorch 1.6 or newer") from None
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        self._sound: dict[str, int] = {}
+        self._sound: set[str] = set()
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where a record's data begins; its local header may be longer than its entry in the directory."""
-        local = self._bytes[info.header_offset:info.header_offset + _LOCAL_HEADER].tobytes()
-        if len(local) < _LOCAL_HEADER or local[:4] != b"PK\x03\x04":
+        local = map_bytes(self.path, info.header_offset, _LOCAL_HEADER).tobytes()
+        if local[:4] != b"PK\x03\x04":
             raise UserError(f"{self.path}: record {info.filename} is damaged; copy the file again")
         return info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", local[26:30]))
 
     def storage(self, storage: torch_pickle.Storage) -> np.ndarray:
         """The elements of a storage as a flat read-only view."""
         info = self._records[f"{self._stem}/data/{storage.key}"]
+        data = map_bytes(self.path, self._start(info), info.file_size)
         if info.filename not in self._sound:
-            start, checksum = self._start(info), 0
-            for block in byte_blocks(self._bytes[start:start + info.file_size]):
+            checksum = 0
+            for block in byte_blocks(data):
                 checksum = zlib.crc32(block, checksum)
             if checksum != info.CRC:
                 raise UserError(f"{self.path}: record {info.filename} is damaged (checksum {checksum:08x}, "
                                 f"expected {info.CRC:08x}); copy the file again")
-            self._sound[info.filename] = start
-        start = self._sound[info.filename]
-        return self._bytes[start:start + info.file_size].view(NUMPY_DTYPES[storage.dtype])
+            self._sound.add(info.filename)
+        return data.view(NUMPY_DTYPES[storage.dtype])
 
     def tensor(self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...],
                stride: tuple[int, ...]) -> LazyTensor:

@@ -59,14 +59,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _attempt(action: Callable[[], Any]) -> UserError | None:
+def _attempt(path: Path, action: Callable[[], Any]) -> UserError | None:
     """Run `action`; a failed write becomes a value, so that the rank still meets the others at the next barrier."""
     try:
         action()
     except UserError as error:
         return error
     except OSError as error:
-        return UserError(f"{error.filename or 'checkpoint'}: could not be written ({error.strerror}); the previous "
+        return UserError(f"{path}: could not be written ({error.strerror}); the previous "
                          "checkpoint is unchanged, free some space or set another output")
     return None
 
@@ -94,13 +94,13 @@ def write_checkpoint(root: Path, step: int, tensors: Mapping[str, np.ndarray | S
     """
     final = Path(root) / f"step-{step:08d}"
     temporary = final.with_name(f".{final.name}.tmp")
-    failure = _attempt(lambda: _make_empty(temporary)) if rank == 0 else None
+    failure = _attempt(final, lambda: _make_empty(temporary)) if rank == 0 else None
     barrier()
-    failure = failure or _attempt(lambda: write_json(temporary / f"rank_{rank:05d}.json",
-                                                     save_slices(temporary, rank, tensors)))
+    failure = failure or _attempt(final, lambda: write_json(temporary / f"rank_{rank:05d}.json",
+                                                            save_slices(temporary, rank, tensors)))
     barrier()
     if rank == 0:
-        failure = failure or _attempt(lambda: _publish(temporary, final, step, state, world_size))
+        failure = failure or _attempt(final, lambda: _publish(temporary, final, step, state, world_size))
         shutil.rmtree(temporary, ignore_errors=True)
     barrier()
     if failure:
@@ -279,7 +279,7 @@ def prune(root: Path, keep: int) -> list[Path]:
             doomed = path.with_name(f".{path.name}.deleted")
             os.replace(path, doomed)  # a half-deleted checkpoint must not look like a damaged one
             deleted.append(path)
-        elif _attempt(lambda path=path: Checkpoint(path)) is None:
+        elif _attempt(path, lambda path=path: Checkpoint(path)) is None:
             kept += 1
     for leftover in (*Path(root).glob(".step-*.deleted"), *Path(root).glob(".step-*.tmp"), *superseded):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -168,6 +168,22 @@ def test_a_flipped_bit_is_found_when_the_tensor_is_read(tmp_path):
         tree["x"].array()
 
 
+def test_a_compressed_pickle_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", pickle.dumps({"x": "0" * 100_000}))
+    with pytest.raises(UserError, match="compressed"):
+        read_torch(tmp_path / "bomb.pt")
+
+
+def test_an_encrypted_record_is_refused(tmp_path):
+    path = written(tmp_path, {"x": from_array(ARRAYS["int8"])})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory's first entry, data.pkl
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="encrypted"):
+        read_torch(path)
+
+
 def test_not_a_torch_file(tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match=r"PyTorch 1\.6"):
