@@ -63,11 +63,9 @@ train=(train --config "$config" ${options[@]+"${options[@]}"} ${overrides[@]+"${
 if ((${#corpus[@]})); then train+=(--corpus "${corpus[@]}"); fi
 
 if [[ -n $dry_run ]]; then
-    printf 'venv=$('
-    printf ' %q' "${setup[@]}"
-    printf ' )\nPATH=$venv/bin:$PATH $venv/bin/ms-codegeex'
-    printf ' %q' "${train[@]}"
-    printf '\n'
+    # shellcheck disable=SC2016 # lines to copy: the shell they are given to expands them
+    printf 'venv=$(%s )\nPATH="$venv/bin:$PATH" "$venv/bin/ms-codegeex"%s\n' \
+        "$(printf ' %q' "${setup[@]}")" "$(printf ' %q' "${train[@]}")"
     exit 0
 fi
 

@@ -145,7 +145,7 @@ make_venv() {
     local interpreter
     if [[ -e $state/made ]]; then  # ours: broken off, moved, or its Python has gone
         say "the environment in $venv is unfinished or was moved; making it anew"
-        rm -rf -- "$venv"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,package,tests,torch}
+        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,package,tests,torch}
     elif [[ -n $version ]]; then  # somebody else's: used as it is; an installation broken off in it is written again
         preflight "$python"
         if [[ -e $state/location ]]; then again=--ignore-installed; fi
