@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -85,8 +86,8 @@ def digest(data: bytes) -> Digest:
 def find_duplicates(digests: Sequence[Digest], threshold: float) -> dict[int, Duplicate]:
     """Which documents to drop, in the order given: the first of several alike is kept.
 
-    No two documents that are kept are equal, and none of those that locality-sensitive hashing brings together reach
-    `threshold`. So whatever split is made of the kept ones afterwards, validation repeats nothing from training.
+    No two documents that are kept are equal or have signatures that agree in a share `threshold` of their places. So
+    whatever split is made of the kept ones afterwards, validation repeats nothing from training.
 
     Args:
         digests: one per document; the order decides which one is kept.
@@ -106,8 +107,11 @@ def find_duplicates(digests: Sequence[Digest], threshold: float) -> dict[int, Du
 def _near_duplicates(digests: Sequence[Digest], threshold: float, skip: dict[int, Duplicate]) -> dict[int, Duplicate]:
     from datasketch import MinHashLSH
 
-    # Weighted towards finding every pair: a false candidate is weeded out below, a missed one is lost.
-    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.2, 0.8))
+    # Signatures that agree in a share `threshold` of their places differ in at most `differing`. With one band more
+    # than that, one band agrees whole: the index finds every such pair, and false candidates are weeded out below.
+    differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
+    bands = max(differing + 1, 2)
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, PERMUTATIONS // bands))
     near: dict[int, Duplicate] = {}
     for number, item in enumerate(digests):
         if item.signature is None or number in skip:
