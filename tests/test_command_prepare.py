@@ -1,0 +1,183 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ms_codegeex.cli import main
+from ms_codegeex.data.indexed import IndexedWriter
+from ms_codegeex.files import sha256
+
+
+@pytest.fixture
+def sources(tmp_path):
+    for package in ("one", "two", "three"):
+        folder = tmp_path / "src" / package
+        folder.mkdir(parents=True)
+        (folder / "module.py").write_text(f"def {package}(argument):\n        return '{package} <|endoftext|>'\n")
+        (folder / "code.cpp").write_text(f"class {package} {{\n  int value;\n}};\n")
+    return tmp_path / "src"
+
+
+@pytest.fixture
+def dataset(sources, tmp_path, capsys):
+    assert main(["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    capsys.readouterr()
+    return tmp_path / "out"
+
+
+def test_prepare_for_people(sources, tmp_path, capsys):
+    assert main(["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    output, progress = capsys.readouterr()
+    assert "train: 4 documents" in output and "validation: 2 documents" in output and "  Python:" in output
+    assert "MB/s" in progress and "tokenising train" in progress
+
+
+def test_prepare_json_is_one_object(sources, tmp_path, capsys):
+    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--json", "--workers", "1",
+               "--languages", "cpp", "--no-tags", "--seed", "3", "--validation-share", "0.2", "--max-bytes", "100000"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"]["train"]["languages"].keys() == {"C++"} and result["cached"] is False
+    assert (result["settings"]["tags"], result["settings"]["seed"]) == (False, 3)
+    assert main(command) == 0
+    output, progress = capsys.readouterr()
+    assert json.loads(output)["cached"] is True and "already prepared" in progress
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--input", "absent"], "absent: no such file or directory"), (["--languages", "pyton"], "did you mean Python"),
+    (["--workers", "0"], "workers 0"), (["--tokenizer", "other"], "neither the name codegeex")])
+def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):
+    command = ["prepare", "--output", str(tmp_path / "out"), "--input", str(sources), *arguments]
+    assert main(command) == 2
+    output, error = capsys.readouterr()
+    assert output == "" and message in error and error.startswith("ms-codegeex prepare: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_workers_from_the_command_line(dataset, sources, tmp_path):
+    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", "--input", str(sources), "--json",
+               "--output", str(tmp_path / "two"), "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["output"] == str(tmp_path / "two")
+    for path in dataset.iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_inspect(dataset, capsys):
+    assert main(["inspect", str(dataset)]) == 0
+    assert "verified: " in capsys.readouterr().out
+    assert main(["inspect", str(dataset), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["kind"] == "dataset" and result["verified"] is True and result["splits"]["train"]["documents"] == 4
+
+
+def test_inspect_document(dataset, sources, capsys):
+    found = []
+    for split, count in (("train", 4), ("validation", 2)):
+        for number in range(count):
+            assert main(["inspect", str(dataset), "--document", str(number), "--split", split]) == 0
+            found.append(capsys.readouterr().out)
+    tags = {".py": "# language: Python\n", ".cpp": "// language: C++\n"}
+    assert sorted(found) == sorted(tags[path.suffix] + path.read_text() for path in sources.rglob("*.*"))
+    assert main(["inspect", str(dataset), "--document", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["document"]["text"] == found[0]
+    assert main(["inspect", str(dataset), "--document", "4"]) == 2
+    assert "--document 4: train has documents 0..3" in capsys.readouterr().err
+
+
+def change_description(change):
+    def damage(directory):
+        path = directory / "dataset.json"
+        description = json.loads(path.read_text())
+        change(description)
+        path.write_text(json.dumps(description))
+    return damage
+
+
+def rewrite(documents):
+    """Replace train by other documents, with hashes and counts that fit: only the content is wrong."""
+    def damage(directory):
+        with IndexedWriter(directory / "train", np.uint16) as writer:
+            for document in documents:
+                writer.add(document)
+
+        def change(description):
+            description["splits"]["train"] |= {"documents": len(documents), "tokens": sum(map(len, documents))}
+            for name in ("train.bin", "train.idx"):
+                description["files"][name]["sha256"] = sha256(directory / name)
+        change_description(change)(directory)
+    return damage
+
+
+def flip(name, place):
+    def damage(directory):
+        data = bytearray((directory / name).read_bytes())
+        data[place] ^= 1
+        (directory / name).write_bytes(data)
+    return damage
+
+
+@pytest.mark.parametrize("damage, message", [
+    (flip("train.bin", 4), "train.bin: its sha256"), (flip("validation.bin", 0), "validation.bin: its sha256"),
+    (flip("train.idx", 0), "train.idx: starts with"), (flip("train.idx", 34), "train.idx: "),
+    (lambda directory: (directory / "train.bin").unlink(), "train.bin: no such file"),
+    (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
+    (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
+    (change_description(lambda description: description.pop("files")), "'files' is missing"),
+    (change_description(lambda description: description["splits"]["train"].update(tokens=1)), "and 1 tokens in train"),
+    (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
+    (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256")])
+def test_inspect_finds_damage(dataset, capsys, damage, message):
+    damage(dataset)
+    assert main(["inspect", str(dataset)]) == 2
+    output, error = capsys.readouterr()
+    assert output == "" and message in error and error.count("\n") == 1
+
+
+def test_inspect_other_directories(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "neither a dataset (dataset.json) nor a model (config.json)" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "absent")]) == 2
+    assert "no such directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "codegeex", "hidden_size": 8}))
+    save_file({"a.weight": np.zeros((2, 3), np.float16)}, folder / "model-1.safetensors")
+    save_file({"b.bias": np.zeros(4, np.float32)}, folder / "model-2.safetensors")
+    weights = {"a.weight": "model-1.safetensors", "b.bias": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    return folder
+
+
+def test_inspect_model(model, capsys):
+    assert main(["inspect", str(model), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["kind"] == "model" and result["parameters"] == 10 and result["config"]["hidden_size"] == 8
+    assert result["tensors"][0] == {"name": "a.weight", "shape": [2, 3], "dtype": "F16", "file": "model-1.safetensors"}
+    assert main(["inspect", str(model)]) == 0
+    assert "b.bias  F32  [4]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a sound safetensors file"),
+    (lambda model: (model / "model-2.safetensors").unlink(), "does not fit the files beside it (b.bias in model-2"),
+    (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "no weight_map"),
+    (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "no tensors in"),
+    (lambda model: (model / "config.json").write_text("{}"), "no model_type")])
+def test_inspect_damaged_model(model, capsys, damage, message):
+    damage(model)
+    assert main(["inspect", str(model)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_has_no_documents(model, capsys):
+    assert main(["inspect", str(model), "--document", "0"]) == 2
+    assert "leave out --document" in capsys.readouterr().err
