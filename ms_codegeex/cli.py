@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import ms_codegeex
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import RunFailure, UserError
 
 VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate")
 
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ms-codegeex {arguments.verb}: {error}", file=sys.stderr)
         return 2
+    except RunFailure as error:
+        print(f"ms-codegeex {arguments.verb}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"ms-codegeex {arguments.verb}: interrupted", file=sys.stderr)
         return 130

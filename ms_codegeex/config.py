@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ class RunConfig:
     output: str = "runs/default"
     seed: Natural = 1234
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
-    devices: Positive = 1
+    devices: Positive = 1  # none in the YAML: two on a CPU with two cores or more
     model: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -295,8 +296,19 @@ def build_run_config(values: Mapping[str, Any]) -> RunConfig:
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The YAML at `path` (none: defaults) with dotted overrides on top, checked."""
-    values = _read_yaml(Path(path)) if path else {}
-    return build_run_config(_merge(values, parse_overrides(overrides)))
+    values = _merge(_read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
+    if values.get("devices") is None:
+        values.pop("devices", None)
+        single = build_run_config({**values, "devices": 1})
+        shareable = single.device == "cpu" and single.local_batch % 2 == 0 and single.parallel.data is None
+        if shareable and available_cores() >= 2 and (single.training.micro_batch or 1) <= single.local_batch // 2:
+            values["devices"] = 2
+    return build_run_config(values)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 RunConfig.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]

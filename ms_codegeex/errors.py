@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""What a command may end with, beside success."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that says what was found, where (key or file), what was expected and what to do.
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class RunFailure(Exception):
+    """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status 1."""

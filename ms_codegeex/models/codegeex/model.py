@@ -135,7 +135,7 @@ class CodeGeeX(nn.Cell):
         return self.top_query_layer(self.final_norm(x), mask, samples, ops.reshape(query, (-1, self.hidden_size)))
 
 
-class CodeGeeXLoss(nn.Cell):
+class Loss(nn.Cell):
     """Σ mask·nll of the next tokens and Σ mask; whoever trains divides the one by the other over the global batch."""
 
     def __init__(self, config: CodeGeeXConfig, build: Build):
@@ -153,7 +153,7 @@ class CodeGeeXLoss(nn.Cell):
         return self.loss(hidden, self.model.embedding.word.weight, labels, mask), self.count(mask)
 
 
-class CodeGeeXLogits(nn.Cell):
+class Logits(nn.Cell):
     """Logits at one position of each sequence, for generation."""
 
     def __init__(self, config: CodeGeeXConfig, build: Build):

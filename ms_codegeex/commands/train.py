@@ -1,0 +1,145 @@
+"""`ms-codegeex train`: from a configuration to a run directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and prints a sample"
+EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
+  ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
+  ms-codegeex train --config configs/codegeex_tiny.yaml --corpus ~/src/my_project --resume auto
+  ms-codegeex train --config configs/codegeex_tiny.yaml data.train=DATASET_DIRECTORY training.precision=fp16"""
+
+SAMPLE_PROMPT = "# language: Python\n"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
+    parser.add_argument("--devices", type=int, metavar="N",
+                        help="worker processes (default: the configuration's, else 2 on a CPU with two cores or more)")
+    parser.add_argument("--corpus", nargs="+", default=[], metavar="PATH",
+                        help="prepare and train on the source code in these files and folders")
+    parser.add_argument("--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR")
+    parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
+
+
+def _resolve_data(config, corpus: list[str], quiet: bool):
+    """Fill in `data.train`: a given dataset directory, or the corpus prepared beside the run."""
+    from ms_codegeex.data.prepare import cached_corpus
+    from ms_codegeex.data.selection import PrepareSettings
+    from ms_codegeex.errors import UserError
+
+    if corpus and config.data.train:
+        raise UserError("--corpus: data.train is given too; choose one of them")
+    if config.data.train is None:
+        parent = Path(config.output).absolute().parent
+        directory = cached_corpus([Path(p) for p in corpus] or None, parent, PrepareSettings(),
+                                  workers=os.cpu_count() or 1, progress=not quiet)
+    else:
+        directory = Path(config.data.train).absolute()
+        if not (directory / "dataset.json").is_file():
+            raise UserError(f"data.train: {directory} is not a dataset directory (no dataset.json); make one with "
+                            "`ms-codegeex prepare --input PATH --output DIR`, or use --corpus PATH")
+    return replace(config, data=replace(config.data, train=str(directory)))
+
+
+def _check_data(config) -> None:
+    """Problems with the dataset are found here, once, and not in every worker."""
+    from ms_codegeex.data.batches import PackedSequences
+
+    train = PackedSequences(Path(config.data.train), "train", config.seq_length, config.seed)
+    PackedSequences(Path(config.data.validation or config.data.train), "validation", config.seq_length, config.seed)
+    train.check_ids(config.model_config().vocab_size)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything that can be checked, then train, export, sample."""
+    from ms_codegeex.config import load_config
+    from ms_codegeex.training import launch
+
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides.append(f"devices={arguments.devices}")
+    if arguments.resume is not None:
+        overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
+    config = load_config(Path(arguments.config), overrides)
+    launch.check_memory(config)
+    config = _resolve_data(config, arguments.corpus, arguments.json)
+    _check_data(config)
+    run_directory = launch.open_run(config)
+    say = _Narrator(sys.stderr)
+    say(f"run directory {run_directory.path}")
+    launch.run_workers(config, run_directory)
+    summary = _finish(config, run_directory, say)
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        _print_summary(summary, run_directory)
+    return 0
+
+
+class _Narrator:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __call__(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+def _finish(config, run_directory, say: _Narrator) -> dict[str, Any]:
+    """Export the checkpoint, sample from the export, write summary.json."""
+    from ms_codegeex.files import read_json, write_json
+    from ms_codegeex.training.callbacks import read_log
+
+    result = read_json(run_directory.result)
+    steps = [record for record in read_log(run_directory.log) if not record["skipped"]][-100:]
+    seconds = sum(record["step_seconds"] for record in steps)
+    rate = sum(record["tokens_per_second"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
+    if config.checkpoint.export:
+        from ms_codegeex.formats.convert import convert
+
+        say("exporting the model directory and the PyTorch file …")
+        source = Path(result["checkpoint"])
+        for target, key, path in (("hf", "huggingface", run_directory.huggingface),
+                                  ("megatron", "pytorch", run_directory.pytorch)):
+            summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
+        say("generating a sample …")
+        summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
+    write_json(run_directory.summary, summary)
+    return summary
+
+
+def _sample(model: Path, seed: int) -> str:
+    from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.sampling import SamplingSettings
+
+    return Generator(model).generate(SAMPLE_PROMPT, SamplingSettings(max_new_tokens=96, temperature=0.8, top_p=0.9, seed=seed))
+
+
+def _print_summary(summary: dict[str, Any], run_directory) -> None:
+    """The figures, the sample, where things are, and what to try next."""
+    entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
+    print(f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps\n"
+          f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
+          f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n")
+    if summary["sample"] is not None:
+        print("sample:\n" + "\n".join(f"  {line}" for line in summary["sample"].splitlines()) + "\n")
+    print("artefacts:")
+    shown = {"checkpoint": summary["checkpoint"], "model directory": summary["huggingface"], "PyTorch file": summary["pytorch"],
+             "log": run_directory.log, "loss curve": run_directory.plot, "summary": run_directory.summary}
+    for name, path in shown.items():
+        if path is not None and Path(path).exists():
+            print(f"  {name:<16} {path}")
+    print(f"\ntry next:\n  ms-codegeex generate --model {run_directory.path} --language Python --prompt \"import os\"\n"
+          f"  ms-codegeex inspect {summary['huggingface'] or run_directory.path}\n"
+          f"  ms-codegeex train --config {run_directory.config} --resume auto training.steps={2 * summary['steps']}")

@@ -1,0 +1,79 @@
+"""Text from a model: prompt in, tokens out one by one.
+
+Each token is one pass over the whole (padded) sequence: one static graph, no key-value cache yet.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.sampling import SamplingSettings, sample
+
+
+class Generator:
+    """A model ready to continue prompts, from a model directory, a run directory or a checkpoint."""
+
+    def __init__(self, path: Path, seq_length: int | None = None):
+        ms.set_context(mode=ms.GRAPH_MODE)
+        source = open_source(Path(path))
+        self.path = source.path
+        self.config = source.family.config.build_config(None, source.fields)
+        self.tokenizer = load_tokenizer(source.path if source.kind == "huggingface" else source.family.name)
+        self.seq_length = seq_length or self.config.max_position_embeddings
+        modules = source.family.model
+        with ms.nn.utils.no_init_parameters():  # every weight is loaded below
+            self.network = modules.Logits(self.config, modules.Build(seq_length=self.seq_length, reset_at_eos=False))
+        self.network.set_train(False)
+        for parameter in self.network.get_parameters():
+            parameter.set_data(Tensor(source.tensors[parameter.name].array().astype(np.float32)))
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt; one that leaves no room for an answer is a `UserError`."""
+        ids = self.tokenizer.encode_prompt(prompt)
+        if not ids:
+            raise UserError("prompt: empty; give some text, for example '# language: Python'")
+        if len(ids) >= self.seq_length:
+            raise UserError(f"prompt: {len(ids)} tokens, the model reads {self.seq_length} in all; shorten the prompt")
+        return ids
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """FP32 [vocab_size]: scores of the token that follows `ids`. An id without a token is a `UserError`."""
+        if not 0 < len(ids) <= self.seq_length:
+            raise UserError(f"prompt: {len(ids)} tokens, the model reads 1 to {self.seq_length}")
+        if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
+            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
+        padded = np.full((1, self.seq_length), self.config.eos_token_id, np.int32)
+        padded[0, :len(ids)] = ids
+        return self.network(Tensor(padded), Tensor([len(ids) - 1], ms.int32)).asnumpy()[0]
+
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
+        ids, generator = list(ids), np.random.default_rng(settings.seed)
+        for _ in range(min(settings.max_new_tokens, self.seq_length - len(ids))):
+            token = sample(self.logits(ids), settings, self.tokenizer.vocab_size, generator)
+            if token == self.tokenizer.eos_id:
+                return
+            ids.append(token)
+            yield token
+
+    def stream(self, prompt: str, settings: SamplingSettings) -> Iterator[str]:
+        """The continuation in pieces of whole characters."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in self.tokens(self.encode(prompt), settings):
+            if piece := decoder.decode(self.tokenizer.token_bytes(token)):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def generate(self, prompt: str, settings: SamplingSettings) -> str:
+        """The whole continuation, without the prompt."""
+        return "".join(self.stream(prompt, settings))

@@ -1,0 +1,91 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, both from rank 0's events."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+def duration(seconds: float | None) -> str:
+    """`75` -> `1:15`; nothing known -> `?`."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def figures(event: dict[str, Any]) -> str:
+    """A step's figures in one line."""
+    parts = [f"loss {event['loss']:.3f}"]
+    if event["validation_loss"] is not None:
+        parts.append(f"validation {event['validation_loss']:.3f}")
+    norm = "skipped" if event["skipped"] else f"norm {event['gradient_norm']:.2f}"
+    parts += [f"lr {event['learning_rate']:.1e}", norm, f"{event['tokens_per_second']:,.0f} tok/s", f"MFU {event['mfu']:.0%}",
+              f"wait {event['data_wait_percent']:.0f}%", f"{event['memory_bytes'] / 1e9:.1f} GB"]
+    if event["loss_scale"] != 1.0:
+        parts.insert(2, f"scale {event['loss_scale']:.0f}")
+    return "  ".join(parts)
+
+
+class Display:
+    """Follows a progress file; `poll` shows what has come since the last call."""
+
+    def __init__(self, progress: Path, steps: int, lines: int = 30):
+        self.progress, self.steps, self.position = progress, steps, 0
+        self.terminal = sys.stderr.isatty()
+        self.every = max(1, steps // lines)  # plain lines: about this many in all
+        self.bar: tqdm | None = None
+        self.waiting: tuple[str, float] | None = None
+
+    def poll(self) -> None:
+        """Show new events; on a terminal also how long the current wait lasts."""
+        if self.progress.exists():
+            with self.progress.open("rb") as stream:
+                stream.seek(self.position)
+                content = stream.read()
+            complete = content[:content.rfind(b"\n") + 1]
+            self.position += len(complete)
+            for line in complete.splitlines():
+                self._show(json.loads(line))
+        if self.terminal and self.waiting:
+            self._bar().set_description_str(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
+
+    def status(self, text: str) -> None:
+        """Something that takes a while begins."""
+        self.waiting = (text, time.monotonic())
+        if not self.terminal:
+            print(f"{text} …", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _bar(self) -> tqdm:
+        if self.bar is None:
+            self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True,
+                            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}")
+        return self.bar
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if event["event"] == "status":
+            self.status(event["text"])
+            return
+        compiled = ""
+        if self.waiting and "compiling" in self.waiting[0]:
+            compiled = f"  (compiled in {duration(time.monotonic() - self.waiting[1])})"
+        self.waiting = None
+        if self.terminal:
+            bar = self._bar()
+            bar.n = event["step"]
+            bar.set_description_str("training")
+            bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
+        elif compiled or event["step"] % self.every == 0 or event["step"] == self.steps or event["validation_loss"] is not None:
+            print(f"step {event['step']}/{self.steps}  {figures(event)}  ETA {duration(event['eta_seconds'])}{compiled}",
+                  file=sys.stderr, flush=True)

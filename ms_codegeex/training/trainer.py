@@ -1,0 +1,237 @@
+"""The train loop. Features that only watch are callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import psutil
+from mindspore import Tensor
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.data.batches import Batch, PackedSequences, shuffle_context, unigram_entropy
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.models.registry import family
+from ms_codegeex.training.checkpoint import Checkpoint
+from ms_codegeex.training.optimizer import AdamW
+from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16}
+
+
+@dataclass
+class Record:
+    """What one step has to say; the keys of a line of log.jsonl. Times in seconds, rates over the whole job."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    loss_scale: float
+    skipped: bool
+    tokens: int
+    tokens_per_second: float
+    mfu: float
+    data_wait_percent: float
+    memory_bytes: int
+    step_seconds: float
+    validation_loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class Callback:
+    """Watches a run; every method may be left out."""
+
+    def status(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def step(self, trainer: Trainer, record: Record) -> None:
+        """A step has ended."""
+
+    def end(self, trainer: Trainer) -> None:
+        """The last step has ended."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved in checkpoints."""
+
+    step: int = 0
+    samples: int = 0  # global sample number the next step starts at
+    tokens: int = 0
+    seconds: float = field(default=0.0)
+
+
+class Trainer:
+    """Builds network, optimizer and steps from the configuration and runs them on this rank's share of the data."""
+
+    def __init__(self, config: RunConfig, data: PackedSequences, validation: PackedSequences, *, rank: int = 0,
+                 matmul_peak: float = 0.0, callbacks: Sequence[Callback] = ()):
+        self.config, self.data, self.validation = config, data, validation
+        self.rank, self.replicas = rank, config.data_parallel
+        self.callbacks, self.matmul_peak = list(callbacks), matmul_peak
+        self.progress = Progress()
+        self.model_config = config.model_config()
+        data.check_ids(self.model_config.vocab_size)
+        ms.set_seed(config.seed)  # initial weights: the same on every rank
+        training = config.training
+        modules = family(config.family).model
+        build = modules.Build(seq_length=config.seq_length, dtype=DTYPES[training.precision], dropout=training.dropout,
+                              seed=config.seed, reset_at_eos=config.data.reset_at_eos, micro_batch=config.micro_batch,
+                              loss_chunk=config.loss_chunk)
+        self.network = modules.Loss(self.model_config, build)
+        self.optimizer = AdamW(self.network.trainable_params(), training.optimizer, training.schedule,
+                               fused=config.device != "ascend")
+        self.accumulation = config.local_batch // config.micro_batch
+        self.train_step = TrainStep(self.network, self.optimizer, StepSettings(
+            slots=config.micro_batch * config.seq_length, accumulation=self.accumulation, replicas=self.replicas,
+            clip_norm=training.clip_norm, loss_scale=training.loss_scale if training.precision == "fp16" else None))
+        self.accumulate_step = AccumulateStep(self.train_step) if self.accumulation > 1 else None
+        self.evaluation_step = EvaluationStep(self.network, self.replicas)
+        self.evaluation_step.set_train(False)
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state_tensors(self) -> dict[str, ms.Parameter]:
+        """Weights and moments by name: all that a checkpoint holds as tensors."""
+        return {p.name: p for p in (*self.optimizer.parameters_, *self.optimizer.m, *self.optimizer.v)}
+
+    def scalars(self) -> dict[str, Any]:
+        """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator state."""
+        return {"optimizer_step": int(self.optimizer.step.asnumpy()),
+                "loss_scale": {"scale": float(self.train_step.scale.asnumpy()),
+                               "good_steps": int(self.train_step.good_steps.asnumpy())},
+                "samples": self.progress.samples, "tokens": self.progress.tokens,
+                "rng": {"seed": self.config.seed}, "config": self.config.to_dict()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint; the state is checked against this model first."""
+        parameters, state = self.state_tensors(), checkpoint.state
+        if set(parameters) != set(checkpoint.names):
+            odd = sorted(set(parameters) ^ set(checkpoint.names))[0]
+            raise UserError(f"{checkpoint.path}: tensor {odd} is on one side only; this checkpoint is of another model, "
+                            "choose another output or checkpoint.resume=null")
+        for name, parameter in parameters.items():
+            if tuple(parameter.shape) != checkpoint.shape(name):
+                raise UserError(f"{checkpoint.path}: tensor {name} is {checkpoint.shape(name)}, the model has "
+                                f"{tuple(parameter.shape)}; give the model settings of the run, or another output")
+        for name, parameter in parameters.items():
+            parameter.set_data(Tensor(np.ascontiguousarray(checkpoint.tensor(name))))
+        self.optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
+        self.train_step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
+        self.train_step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
+        self.progress = Progress(checkpoint.step, state["samples"], state["tokens"])
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def status(self, text: str) -> None:
+        """Tell the callbacks what begins now."""
+        for callback in self.callbacks:
+            callback.status(text)
+
+    def run(self) -> None:
+        """Train up to `config.steps`, with the next batch read while a step computes."""
+        every, last = self.config.training.evaluate_every, self.config.steps
+        if self.progress.step < last:
+            self.status("compiling the training graph")
+        with ThreadPoolExecutor(1, "batches") as reader:
+            pending = reader.submit(self._local_batch, self.progress.samples)
+            while self.progress.step < last:
+                began = time.perf_counter()
+                batch = pending.result()
+                waited = time.perf_counter() - began
+                pending = reader.submit(self._local_batch, self.progress.samples + self.config.training.global_batch)
+                record = self._step(batch, began, waited)
+                if every and record.step % every == 0 and record.step < last:
+                    self.status("evaluating")
+                    record.validation_loss = self.evaluate()
+                for callback in self.callbacks:
+                    callback.step(self, record)
+        for callback in self.callbacks:
+            callback.end(self)
+
+    def _local_batch(self, first: int) -> Batch:
+        local = self.config.local_batch
+        return self.data.training_batch(first + self.rank * local, local)
+
+    def _step(self, batch: Batch, began: float, waited: float) -> Record:
+        micro = self.config.micro_batch
+        for i in range(self.accumulation - 1):
+            self.accumulate_step(*_tensors(batch.rows(i * micro, (i + 1) * micro)))
+        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - micro, len(batch.samples))))
+        loss, count, norm, rate, scale, finite = (value.asnumpy().item() for value in outputs)
+        progress = self.progress
+        progress.step += 1
+        progress.samples += self.config.training.global_batch
+        progress.tokens += int(count)
+        seconds = time.perf_counter() - began
+        if not finite and not self.train_step.scaled:
+            raise RunFailure(f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
+                             "Lower training.schedule.learning_rate, or look at the data around sample "
+                             f"{progress.samples - self.config.training.global_batch}")
+        return self._record(loss, norm if finite else None, rate, scale, not finite, seconds, waited)
+
+    def _record(self, loss: float, norm: float | None, rate: float, scale: float, skipped: bool, seconds: float,
+                waited: float) -> Record:
+        slots = self.config.training.global_batch * self.config.seq_length
+        flops = self.model_config.flops_per_token(self.config.seq_length) * slots / seconds
+        peak = self.matmul_peak * self.config.devices
+        return Record(step=self.progress.step, loss=loss, learning_rate=rate, gradient_norm=norm, loss_scale=scale,
+                      skipped=skipped, tokens=self.progress.tokens, tokens_per_second=slots / seconds,
+                      mfu=flops / peak if peak else 0.0, data_wait_percent=100 * waited / seconds,
+                      memory_bytes=psutil.Process().memory_info().rss, step_seconds=seconds)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, shuffled: bool = False) -> float:
+        """Loss in nats on evenly spaced validation sequences; `shuffled`: with permuted contexts. No dropout."""
+        batch = self.validation.evaluation_batch(self.rank, self.replicas, self.config.training.evaluate_samples)
+        if shuffled:
+            batch = shuffle_context(batch, self.model_config.eos_token_id, self.config.seed)
+        micro, total, tokens = self.config.micro_batch, 0.0, 0.0
+        for start in range(0, len(batch.samples), micro):
+            loss, count = self.evaluation_step(*_tensors(_padded(batch.rows(start, start + micro), micro)))
+            total, tokens = total + float(loss.asnumpy()), tokens + float(count.asnumpy())
+        return total / max(tokens, 1.0)
+
+    def final_figures(self) -> dict[str, float]:
+        """What tells a language model from a table of frequencies, all on the validation split, in nats."""
+        self.status("evaluating")
+        return {"validation_loss": self.evaluate(), "unigram_entropy": unigram_entropy(self.validation),
+                "shuffled_context_loss": self.evaluate(shuffled=True)}
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [Tensor(array) for array in batch.arrays()]
+
+
+def _padded(batch: Batch, size: int) -> Batch:
+    """The batch filled up to `size` rows with masked copies of its last one: a graph has one shape."""
+    missing = size - len(batch.samples)
+    if not missing:
+        return batch
+    arrays = [np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for a in batch.arrays()]
+    arrays[2][-missing:] = 0.0
+    return Batch(*arrays)
+
+
+def checkpoint_to_resume(config: RunConfig, run_path: Path) -> Checkpoint | None:
+    """The checkpoint `checkpoint.resume` asks for; `auto` with none there is a start from scratch."""
+    from ms_codegeex.training.checkpoint import newest_sound, resolve
+
+    if config.checkpoint.resume is None:
+        return None
+    if config.checkpoint.resume == "auto":
+        return newest_sound(run_path / "checkpoints")
+    return resolve(Path(config.checkpoint.resume))
+
+
+def record_line(record: Record) -> dict[str, Any]:
+    """A record as plain values."""
+    return asdict(record)

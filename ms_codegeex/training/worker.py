@@ -1,0 +1,112 @@
+"""One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY`, started by the launcher.
+
+The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import write_json
+from ms_codegeex.training.run_directory import RunDirectory
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, so that no orphan is left when msrun is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def measure_matmul_peak(size: int = 1024, repeats: int = 8) -> float:
+    """FLOP/s of FP32 matrix products as this process does them now: the limit that MFU on a CPU refers to."""
+    import mindspore as ms
+    import numpy as np
+    from mindspore import Tensor, ops
+
+    a = Tensor(np.ones((size, size), np.float32))
+    matmul = ops.MatMul()
+    matmul(a, a).asnumpy()
+    best = min(_timed(lambda: matmul(a, a).asnumpy()) for _ in range(repeats))
+    del ms
+    return 2 * size**3 / best
+
+
+def _timed(action) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _initialise(config: RunConfig) -> int:
+    """Choose device and graph mode, join the other ranks; returns this rank."""
+    import mindspore as ms
+    from mindspore import communication
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
+    if config.devices == 1:
+        return 0
+    communication.init()
+    if communication.get_group_size() != config.devices:
+        raise RunFailure(f"{communication.get_group_size()} ranks joined, {config.devices} were expected")
+    return communication.get_rank()
+
+
+def run(run_directory: RunDirectory) -> None:
+    """Build everything, train, evaluate, leave the result."""
+    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.training.callbacks import Checkpoints, JsonLog, LossPlot, TensorBoard, cut_log
+    from ms_codegeex.training.trainer import Trainer, checkpoint_to_resume
+
+    config = run_directory.read_config()
+    rank = _initialise(config)
+    data_directory = Path(config.data.train)
+    sequences = PackedSequences(data_directory, "train", config.seq_length, config.seed)
+    validation = PackedSequences(Path(config.data.validation or data_directory), "validation", config.seq_length, config.seed)
+    checkpoint = checkpoint_to_resume(config, run_directory.path)
+    callbacks = []
+    if rank == 0:
+        cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
+        callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
+        callbacks.append(Checkpoints(run_directory.checkpoints, config.checkpoint.every, config.checkpoint.keep))
+        if config.logging.tensorboard:
+            callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step if checkpoint else 0))
+        if config.logging.plots:
+            callbacks.append(LossPlot(run_directory))
+    trainer = Trainer(config, sequences, validation, rank=rank, matmul_peak=measure_matmul_peak(), callbacks=callbacks)
+    if checkpoint:
+        trainer.restore(checkpoint)
+        trainer.status(f"continuing from step {checkpoint.step}")
+    trainer.run()
+    figures = trainer.final_figures()
+    if rank == 0:
+        write_json(run_directory.result, {
+            "parameters": sum(int(p.size) for p in trainer.optimizer.parameters_), **figures,
+            "steps": trainer.progress.step, "devices": config.devices, "matmul_peak_flops": trainer.matmul_peak * config.devices,
+            "checkpoint": str(run_directory.checkpoints / f"step-{trainer.progress.step:08d}")})
+
+
+def main() -> int:
+    """Exit status 0 when this rank did its part; a one-line error is left for the launcher otherwise."""
+    die_with_parent()
+    run_directory = RunDirectory(Path(sys.argv[1]))
+    try:
+        run(run_directory)
+    except (UserError, RunFailure) as error:
+        write_json(run_directory.error, {"message": str(error), "user": isinstance(error, UserError)})
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    rank = os.environ.get("RANK_ID", "0")
+    write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
