@@ -46,7 +46,7 @@ class Checkout:
         stand_in = directory / "python"
         stand_in.write_text(STAND_IN.format(bash=shutil.which("bash"), python=sys.executable))
         stand_in.chmod(0o755)
-        self.environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(stand_in), "CALLS": str(self.calls),
+        self.environment = {"PATH": os.environ["PATH"], "PYTHON": str(stand_in), "CALLS": str(self.calls),
                             "MS_CODEGEEX_PREFLIGHT": "skip", "PIP_KILLED": "", "PIP_FAILS": ""}
 
     def start(self, *arguments: str, script: str = "ascend_scripts/setup.sh", **environment: str) -> subprocess.Popen:
@@ -116,6 +116,18 @@ def test_run_distributed_forwards_arguments_and_status(checkout):
     result = checkout.run("--config", "my config.yaml", "a.b=c d", script="ascend_scripts/run_distributed.sh")
     assert result.returncode == 7
     assert result.stdout == f"<train><--config><my config.yaml><a.b=c d>{checkout.venv}/bin/python\n"
+
+
+@pytest.mark.parametrize("default, slow, expected", [(0, 0, 0), (1, 0, 1), (0, 5, 0), (0, 1, 1), (0, 124, 0)])
+def test_ci_status(tmp_path, default, slow, expected):
+    """Status 5: pytest found no slow test; 124: `timeout` cut them."""
+    for name in (".ci", "tests"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    (tmp_path / "tests/run.sh").write_text(f'[[ $# == 0 ]] && exit {default}\n[[ "$1 $2" == "-m slow" ]] && exit {slow}\n')
+    result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True)
+    assert result.returncode == expected
+    assert ("did NOT run" in result.stdout) == (slow == 124)
 
 
 # --- setup.sh ---
