@@ -94,7 +94,7 @@ def printable(path: Path | str) -> str:
 def _entries(folder: Path, unreadable: list[str]) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return list(entries)
     except OSError:
         unreadable.append(printable(folder))
         return []
@@ -151,7 +151,7 @@ def find_sources(roots: Iterable[Root], languages: Iterable[str]) -> tuple[list[
                 relative = PurePosixPath(printable(path.relative_to(base)))
                 found[path] = SourceFile(f"{root.label}/{relative}", path, _package(root, relative),
                                          language.name, size)
-    return sorted(found.values(), key=lambda file: (file.identity, str(file.path))), unreadable
+    return sorted(found.values(), key=lambda file: (file.identity, str(file.path))), sorted(unreadable)
 
 
 def _rank(seed: int, text: str) -> bytes:

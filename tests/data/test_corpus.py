@@ -155,6 +155,12 @@ class TestValidation:
         assert choose_validation(dict(reversed(self.many.items())), 0.05, seed=0) == chosen
         assert choose_validation(self.many, 0.05, seed=1) != chosen
 
+    def test_small_packages_come_before_middling_ones(self):
+        sizes = self.many | {f"middling{number}": 40_000 for number in range(5)}
+        for seed in range(10):
+            chosen = choose_validation(sizes, 0.05, seed)
+            assert len(chosen) >= 3 and max(sizes[name] for name in chosen) <= 0.05 * sum(sizes.values()) / 3
+
     @pytest.mark.parametrize("sizes", [{"a": 100, "b": 100}, {"a": 10**6, "b": 10**6, "c": 10**6},
                                        {"a": 1, "b": 10**9}])
     def test_both_sides_get_something(self, sizes):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.data import prepare as module
+from ms_codegeex.data import workers
 from ms_codegeex.data.corpus import Rules
 from ms_codegeex.data.indexed import IndexedDataset
 from ms_codegeex.data.languages import find_language
@@ -46,8 +47,8 @@ def sources(tmp_path_factory):
     return root
 
 
-def prepare(inputs, output, settings=SETTINGS, workers=1, **more):
-    return prepare_dataset(inputs, output, settings, workers=workers, progress=False, **more)
+def prepare(inputs, output, settings=SETTINGS, processes=1, **more):
+    return prepare_dataset(inputs, output, settings, workers=processes, progress=False, **more)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,9 @@ def test_the_description_counts_everything(dataset):
     assert {path.name for path in output.iterdir()} == {*DATA_FILES, "dataset.json"}
 
 
-def test_same_bytes_with_two_workers(sources, dataset, tmp_path):
-    prepare([sources], tmp_path / "two", workers=2)
+def test_same_bytes_with_two_workers(sources, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_BATCH_FILES", 2)  # several batches, so that their order matters
+    prepare([sources], tmp_path / "two", processes=2)
     for name in (*DATA_FILES, "dataset.json"):
         assert (tmp_path / "two" / name).read_bytes() == (dataset[0] / name).read_bytes(), name
 
@@ -157,7 +159,7 @@ def test_reuse(sources, tmp_path, monkeypatch):
     assert prepare([sources], output)["cached"] is False
     before = (output / "dataset.json").stat().st_mtime_ns
     monkeypatch.setattr(module, "select", None)  # a search would fail
-    assert prepare([sources], output, workers=2)["cached"] is True
+    assert prepare([sources], output, processes=2)["cached"] is True
     assert (output / "dataset.json").stat().st_mtime_ns == before
 
 
