@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -45,7 +46,9 @@ class Progress:
 
         total, started = sum(task.bytes for task in tasks), time.perf_counter()
         terminal = self.enabled and sys.stderr.isatty()
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=not terminal, file=sys.stderr) as bar:
+        width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0; tqdm would draw nothing
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, ncols=width, nrows=height, disable=not terminal,
+                  file=sys.stderr) as bar:
             for task, result in zip(tasks, results, strict=True):
                 yield task, result
                 bar.update(task.bytes)
