@@ -85,7 +85,7 @@ class FastGelu(nn.Cell):
 class Dropout(nn.Cell):
     """Inverted dropout whose mask is a pure function of (seed, site, sample number, element of the sample).
 
-    No generator state: a resumed run and a run on another number of devices drop the same elements. The mask is a two-round
+    Acts only while `training` is set (Cell.set_train). No generator state: a resumed run and a run on another number of devices drop the same elements. The mask is a two-round
     multiply-xorshift hash; `site` tells the dropouts of one model apart.
     """
 
@@ -105,7 +105,7 @@ class Dropout(nn.Cell):
 
     def construct(self, x, samples):
         """x any shape whose first axis is a multiple of the batch, samples int32 [batch] -> x with elements dropped"""
-        if not self.active:
+        if not (self.active and self.training):
             return x
         key = self._mix(ops.reshape(samples, (-1, 1)) * Tensor(0x27D4EB2F, ms.int32))
         h = self._mix(self.xor(self.counter, key))

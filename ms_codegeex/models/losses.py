@@ -43,19 +43,31 @@ class _ChunkedSum(nn.Cell):
         self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
         self.gather, self.pick, self.sum, self.zeros = ops.Gather(), ops.GatherD(), ops.ReduceSum(), ops.ZerosLike()
 
+    def _nll(self, probability, label):
+        # the smallest normal number keeps the logarithm finite where a probability underflows
+        return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
+
+    def value(self, hidden, table, labels, mask):
+        """Σ mask·nll alone"""
+        total = Tensor(0.0, ms.float32)
+        for start, stop in self.bounds:
+            probability = self.softmax(self.logits(ops.depend(hidden[start:stop], total), table))
+            total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
+        return total
+
     def construct(self, hidden, table, labels, mask):
         """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H]"""
         total, to_hidden, to_table = Tensor(0.0, ms.float32), (), self.zeros(table)
         for start, stop in self.bounds:
-            h, label, weight = hidden[start:stop], labels[start:stop], ops.expand_dims(mask[start:stop], 1)
+            # The dependency makes the chunks wait for each other: run at once, they would hold all logits after all.
+            h = ops.depend(hidden[start:stop], (total, to_hidden, to_table))
+            label, weight = labels[start:stop], ops.expand_dims(mask[start:stop], 1)
             probability = self.softmax(self.logits(h, table))
-            # the smallest normal number keeps the logarithm finite where a probability underflows
-            picked = ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38)
-            total = total - self.sum(ops.log(picked) * weight)
-            probability = probability * weight
-            to_hidden += (self.to_hidden(probability, table) - self.gather(table, label, 0) * weight,)
-            # the one-hot part of this product is the scatter that follows the loop
-            to_table = to_table + self.to_table(probability, h)
+            total = total + self.sum(self._nll(probability, label) * weight)
+            # the mask weighs the narrow factors: a broadcast product of [chunk, V] costs the CPU kernel gigabytes
+            to_hidden += ((self.to_hidden(probability, table) - self.gather(table, label, 0)) * weight,)
+            to_table = to_table + self.to_table(probability, h * weight)
+        # the one-hot part of the table's gradient
         one_hot = ops.unsorted_segment_sum(hidden * ops.expand_dims(mask, 1), labels, table.shape[0])
         return total, ops.concat(to_hidden, 0), to_table - one_hot
 
@@ -66,12 +78,17 @@ class _ChunkedSum(nn.Cell):
 
 
 class ChunkedCrossEntropy(nn.Cell):
-    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are constants."""
+    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are constants.
 
-    def __init__(self, rows: int, chunk: int = 128):
+    `set_train(False)` before compilation leaves out the gradients.
+    """
+
+    def __init__(self, rows: int, chunk: int):
         super().__init__()
         self.chunked = _ChunkedSum(rows, chunk)
 
     def construct(self, hidden, table, labels, mask):
         """as `CrossEntropy.construct`"""
-        return self.chunked(hidden, table, labels, mask)[0]
+        if self.training:
+            return self.chunked(hidden, table, labels, mask)[0]
+        return self.chunked.value(hidden, table, labels, mask)

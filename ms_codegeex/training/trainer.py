@@ -94,7 +94,6 @@ class Trainer:
             clip_norm=training.clip_norm, loss_scale=training.loss_scale if training.precision == "fp16" else None))
         self.accumulate_step = AccumulateStep(self.train_step) if self.accumulation > 1 else None
         self.evaluation_step = EvaluationStep(self.network, self.replicas)
-        self.evaluation_step.set_train(False)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -162,6 +161,7 @@ class Trainer:
 
     def _step(self, batch: Batch, began: float, waited: float) -> Record:
         micro = self.config.micro_batch
+        self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
         for i in range(self.accumulation - 1):
             self.accumulate_step(*_tensors(batch.rows(i * micro, (i + 1) * micro)))
         outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - micro, len(batch.samples))))
@@ -195,6 +195,7 @@ class Trainer:
         if shuffled:
             batch = shuffle_context(batch, self.model_config.eos_token_id, self.config.seed)
         micro, total, tokens = self.config.micro_batch, 0.0, 0.0
+        self.evaluation_step.set_train(False)
         for start in range(0, len(batch.samples), micro):
             loss, count = self.evaluation_step(*_tensors(_padded(batch.rows(start, start + micro), micro)))
             total, tokens = total + float(loss.asnumpy()), tokens + float(count.asnumpy())

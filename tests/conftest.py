@@ -1,0 +1,76 @@
+"""Shared by all tests: a tiny synthetic dataset, the configuration that trains on it, and the command line as users run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ms_codegeex.data.indexed import IndexedWriter
+from ms_codegeex.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY, EOS = 96, 0
+
+
+def write_dataset(directory: Path, documents: int = 400, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:
+    """A dataset directory of a language with strong bigrams, documents of unequal length, eos = 0."""
+    generator = np.random.default_rng(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    follow = generator.integers(1, vocabulary, (vocabulary, 3))
+    for split, count in (("train", documents), ("validation", documents // 4)):
+        with IndexedWriter(directory / split, np.uint16) as writer:
+            for _ in range(count):
+                token, ids = int(generator.integers(1, vocabulary)), []
+                for _ in range(int(generator.integers(2, 60))):
+                    ids.append(token)
+                    token = int(follow[token, generator.choice(3, p=(0.8, 0.15, 0.05))])
+                writer.add([*ids, EOS])
+    write_json(directory / "dataset.json", {"vocab_size": vocabulary, "eos_id": EOS})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic dataset directory, made once."""
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def small_run(dataset: Path, output: Path) -> dict:
+    """Nested values of a run that compiles in a few seconds."""
+    return {
+        "output": str(output), "devices": 1, "seed": 7,
+        "model": {"family": "codegeex", "preset": "tiny", "vocab_size": VOCABULARY, "hidden_size": 16, "num_layers": 1,
+                  "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32, "eos_token_id": EOS,
+                  "init_std": 0.1},
+        "data": {"train": str(dataset), "seq_length": 32},
+        "training": {"steps": 10, "global_batch": 4, "dropout": 0.0, "evaluate_samples": 10, "loss_chunk": 0,
+                     "optimizer": {"bias_correction": True},
+                     "schedule": {"learning_rate": 1e-2, "end_learning_rate": 1e-3, "warmup_steps": 2, "decay_steps": 50}},
+        "checkpoint": {"export": False},
+        "logging": {"tensorboard": False, "plots": False},
+    }
+
+
+@pytest.fixture
+def run_values(dataset: Path, tmp_path: Path) -> dict:
+    """`small_run` with its output in this test's directory."""
+    return small_run(dataset, tmp_path / "run")
+
+
+def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run `ms-codegeex ARGUMENTS…` as a user does, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
+    return subprocess.run([sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)], text=True, capture_output=True,
+                          env=environment, timeout=600, **options)
+
+
+def write_config(path: Path, values: dict) -> Path:
+    """The values as a YAML file."""
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path

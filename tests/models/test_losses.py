@@ -1,0 +1,80 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy
+
+ROWS, HIDDEN, VOCABULARY = 37, 8, 101
+
+
+@pytest.fixture(scope="module")
+def problem():
+    generator = np.random.default_rng(0)
+    hidden = generator.normal(size=(ROWS, HIDDEN)).astype(np.float32) * 3
+    table = generator.normal(size=(VOCABULARY, HIDDEN)).astype(np.float32)
+    labels = generator.integers(0, VOCABULARY, ROWS).astype(np.int32)
+    mask = (generator.random(ROWS) < 0.6).astype(np.float32)
+    return hidden, table, labels, mask
+
+
+def oracle(hidden, table, labels, mask):
+    """Σ mask·nll and its gradients in float64."""
+    hidden, table = hidden.astype(np.float64), table.astype(np.float64)
+    z = hidden @ table.T
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    value = -(np.log(p[np.arange(len(labels)), labels]) * mask).sum()
+    d = p.copy()
+    d[np.arange(len(labels)), labels] -= 1
+    d *= mask[:, None]
+    return value, d @ table, d.T @ hidden
+
+
+class Gradients(nn.Cell):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss, self.gradient = loss, ops.GradOperation(get_all=True, sens_param=True)
+
+    def construct(self, hidden, table, labels, mask, sensitivity):
+        return self.gradient(self.loss)(hidden, table, labels, mask, sensitivity)
+
+
+LOSSES = {"plain": lambda: CrossEntropy(VOCABULARY, ms.float32), "chunk 8 (ragged)": lambda: ChunkedCrossEntropy(ROWS, 8),
+          "one chunk": lambda: ChunkedCrossEntropy(ROWS, 64)}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_gradients_equal_float64(problem, name):
+    loss, tensors = LOSSES[name](), [Tensor(x) for x in problem]
+    value, to_hidden, to_table = oracle(*problem)
+    loss.set_train(True)
+    assert float(loss(*tensors).asnumpy()) == pytest.approx(value, rel=1e-6)
+    gradients = Gradients(loss)
+    gradients.set_train(True)
+    result = gradients(*tensors, Tensor(2.5, ms.float32))
+    np.testing.assert_allclose(result[0].asnumpy(), 2.5 * to_hidden, atol=2e-5)
+    np.testing.assert_allclose(result[1].asnumpy(), 2.5 * to_table, atol=2e-5)
+
+
+def test_chunked_without_training_has_the_same_value(problem):
+    loss = ChunkedCrossEntropy(ROWS, 8)
+    loss.set_train(False)
+    assert float(loss(*(Tensor(x) for x in problem)).asnumpy()) == pytest.approx(oracle(*problem)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hopeless_prediction_stays_finite(name):
+    hidden = np.full((ROWS, HIDDEN), 30, np.float32)
+    table = np.zeros((VOCABULARY, HIDDEN), np.float32)
+    table[0] = 1.0  # all probability on token 0, every label is another
+    labels, mask = np.ones(ROWS, np.int32), np.ones(ROWS, np.float32)
+    value = float(LOSSES[name]()(*(Tensor(x) for x in (hidden, table, labels, mask))).asnumpy())
+    assert np.isfinite(value) and value > 80 * ROWS
+
+
+def test_fp16_logits_are_reduced_in_fp32(problem):
+    hidden, table, labels, mask = problem
+    value = CrossEntropy(VOCABULARY, ms.float16)(Tensor(hidden.astype(np.float16)), *map(Tensor, (table, labels, mask)))
+    assert value.dtype == ms.float32
+    assert float(value.asnumpy()) == pytest.approx(oracle(*problem)[0], rel=2e-3)
