@@ -14,7 +14,7 @@ import psutil
 from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints, resolve
 from ms_codegeex.training.display import Display
 from ms_codegeex.training.processes import GRACE_SECONDS, Workers
 from ms_codegeex.training.run_directory import RunDirectory, differing_model_fields
@@ -47,6 +47,8 @@ def open_run(config: RunConfig) -> RunDirectory:
     """Make the run directory, or check that a run to be resumed fits this configuration."""
     run = RunDirectory(Path(config.output).absolute())
     existing = list_checkpoints(run.checkpoints)
+    if config.checkpoint.resume not in (None, "auto"):
+        resolve(Path(config.checkpoint.resume))  # a wrong path is reported before anything is written
     if existing and config.checkpoint.resume is None:
         raise UserError(f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output")
     if existing and config.checkpoint.resume == "auto":

@@ -67,7 +67,7 @@ def test_gradients_equal_pytorchs(batch):
 
     class Gradients(nn.Cell):
         def __init__(self):
-            super().__init__()
+            super().__init__(auto_prefix=False)
             self.network, self.weights = network, ParameterTuple(network.trainable_params())
             self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
 

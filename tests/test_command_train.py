@@ -1,0 +1,225 @@
+"""`ms-codegeex train` as a user runs it: real processes, real data parallelism."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT, VOCABULARY, command, small_run, write_config
+
+from ms_codegeex.training.callbacks import read_log
+from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints
+
+
+def train(tmp_path, values, *arguments, **options):
+    return command("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, **options)
+
+
+def start(tmp_path, values, name="run.yaml"):
+    """The command in the background."""
+    return subprocess.Popen([sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(write_config(tmp_path / name, values))],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def workers_of(output):
+    """Processes that work for this run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and "ms_codegeex.training.worker" in process.cmdline() \
+                    and str(output) in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    """The same run on one and on two workers: the same global batch, masks as unequal as the documents."""
+    root = tmp_path_factory.mktemp("runs")
+    results = {}
+    for devices in (1, 2):
+        values = small_run(dataset, root / f"devices{devices}")
+        values["devices"] = devices
+        values["training"].update(clip_norm=0.5, evaluate_every=4)
+        values["logging"] = {}
+        values["checkpoint"].update(every=4)
+        results[devices] = (train(root, values, "--json"), root / f"devices{devices}")
+    return results
+
+
+def test_two_workers_give_the_losses_of_one(runs):
+    for result, _ in runs.values():
+        assert result.returncode == 0, result.stderr
+    one, two = (read_log(path / "log.jsonl") for _, path in runs.values())
+    assert len(one) == len(two) == 10
+    for key in ("loss", "gradient_norm"):  # the norm shows a wrong gradient scale, which Adam would hide
+        np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=1e-5)
+    assert [r["tokens"] for r in one] == [r["tokens"] for r in two]
+    assert one[3]["validation_loss"] == pytest.approx(two[3]["validation_loss"], rel=1e-5)
+    a, b = (Checkpoint(list_checkpoints(path / "checkpoints")[-1]) for _, path in runs.values())
+    for name in a.names:
+        np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_masks_of_the_two_workers_are_unequal(dataset):
+    """The comparison above means something only if a mean of the workers' means would differ."""
+    from ms_codegeex.data.batches import PackedSequences
+
+    data = PackedSequences(dataset, "train", 32, 7)
+    counts = [data.training_batch(2 * i, 2).loss_mask.sum() for i in range(20)]
+    assert any(a != b for a, b in zip(counts[::2], counts[1::2], strict=True))
+
+
+def test_what_a_run_leaves(runs):
+    result, path = runs[2]
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((path / "summary.json").read_text())
+    assert set(summary) >= {"parameters", "validation_loss", "unigram_entropy", "shuffled_context_loss", "steps", "tokens_per_second",
+                            "mfu", "devices", "checkpoint", "huggingface", "pytorch", "sample"}
+    assert (summary["steps"], summary["devices"]) == (10, 2)
+    for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log", "logs/worker_1.log"):
+        assert (path / name).stat().st_size >= 0, name
+    assert list((path / "tensorboard").iterdir())
+    assert [p.name for p in list_checkpoints(path / "checkpoints")] == ["step-00000008", "step-00000010"]
+    checkpoint = Checkpoint(path / "checkpoints" / "step-00000010")
+    assert checkpoint.verify() and checkpoint.state["samples"] == 40 and checkpoint.state["rng"] == {"seed": 7}
+    line = read_log(path / "log.jsonl")[-1]
+    assert set(line) >= {"step", "loss", "validation_loss", "learning_rate", "gradient_norm", "loss_scale", "skipped", "tokens",
+                         "tokens_per_second", "mfu", "data_wait_percent", "memory_bytes", "eta_seconds"}
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["packages"]["mindspore"]
+
+
+def test_terminal_says_what_happens(runs):
+    text = runs[2][0].stderr
+    for words in ("starting 2 workers", "compiling the training graph", "compiled in", "evaluating", "step 10/10"):
+        assert words in text
+
+
+def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
+    _, reference = runs[1]
+    values = small_run(dataset, tmp_path / "again")
+    values["training"].update(clip_norm=0.5, evaluate_every=4, steps=5)
+    assert train(tmp_path, values).returncode == 0
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step 5" in again.stderr
+    log, expected = (read_log(p / "log.jsonl") for p in (tmp_path / "again", reference))
+    assert [(r["step"], r["loss"]) for r in log] == [(r["step"], r["loss"]) for r in expected]
+    a, b = (Checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in (tmp_path / "again", reference))
+    for name in a.names:
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+
+
+def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=1_000_000)
+    job = start(tmp_path, values)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_until(lambda: read_log(log) or job.poll() is not None)
+    victims = [p for p in workers_of(tmp_path / "run") if p.environ().get("MS_ROLE") == "MS_WORKER"]
+    assert len(victims) == 2
+    victims[1].kill()
+    _, errors = job.communicate(timeout=25)  # msrun alone needs 31 s
+    assert job.returncode == 1
+    assert "a worker ended before its work was done" in errors and "last lines of" in errors
+    assert not workers_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=1_000_000)
+    job = start(tmp_path, values)
+    wait_until(lambda: len(workers_of(tmp_path / "run")) >= 2 or job.poll() is not None)
+    job.send_signal(number)
+    job.communicate(timeout=60)
+    assert job.returncode == status
+    wait_until(lambda: not workers_of(tmp_path / "run"), 30)
+
+
+def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
+    jobs = []
+    for name in ("a", "b"):
+        values = small_run(dataset, tmp_path / name)
+        values["devices"] = 2
+        values["training"].update(steps=3)
+        jobs.append(start(tmp_path, values, f"{name}.yaml"))
+    results = [job.communicate(timeout=400) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], results
+    a, b = (read_log(tmp_path / name / "log.jsonl") for name in "ab")
+    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+def mistakes(dataset, tmp_path):
+    other_vocabulary = {"model": {"vocab_size": VOCABULARY - 1}}
+    return {
+        "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
+        "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
+        "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),
+        "devices": ({}, ["--devices", "3"], "training.global_batch: 4 does not divide"),
+        "missing corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "nowhere")], "nowhere"),
+        "empty corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "empty")], "empty"),
+        "no dataset": ({"data": {"train": str(tmp_path / "empty")}}, [], "data.train:"),
+        "too little memory": ({"model": {"preset": "13b", "hidden_size": 5120, "num_layers": 39, "num_heads": 40, "intermediate_size": 20480}},
+                              [], "model.preset: 13b"),
+        "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
+        "resume from nothing": ({}, ["--resume", str(tmp_path / "nowhere")], "nowhere"),
+    }
+
+
+@pytest.mark.parametrize("case", ["unknown key", "wrong type", "heads", "devices", "missing corpus", "empty corpus", "no dataset",
+                                  "too little memory", "vocabulary", "resume from nothing"])
+def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    changes, arguments, message = mistakes(dataset, tmp_path)[case]
+    values = small_run(dataset, tmp_path / "out" / "run")
+    for section, content in changes.items():
+        values[section] = {**values[section], **content}
+    result = train(tmp_path, values, *arguments)
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
+
+
+def test_a_corrupt_index_is_named(dataset, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(dataset, tmp_path / "broken")
+    (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
+    values = small_run(broken, tmp_path / "run")
+    result = train(tmp_path, values)
+    assert result.returncode == 2 and "train.idx" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(runs, dataset, tmp_path):
+    _, path = runs[1]
+    before = sorted(p.name for p in (path / "checkpoints").iterdir())
+    values = small_run(dataset, path)
+    result = train(tmp_path, values)
+    assert result.returncode == 2 and "already holds a run" in result.stderr
+    values["model"]["intermediate_size"] = 48
+    result = train(tmp_path, values, "--resume", "auto")
+    assert result.returncode == 2 and "model.intermediate_size: 48" in result.stderr
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
+
+

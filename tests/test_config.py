@@ -1,0 +1,101 @@
+from dataclasses import fields
+
+import pytest
+from conftest import ROOT, write_config
+
+from ms_codegeex.config import RunConfig, available_cores, build_run_config, load_config, parse_overrides
+from ms_codegeex.errors import UserError
+
+TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_configuration_loads(path):
+    config = load_config(path)
+    assert config.steps > 0
+    assert build_run_config(config.to_dict()) == build_run_config(config.to_dict())
+
+
+def test_resolved_configuration_builds_itself_again(tmp_path):
+    config = load_config(TINY, ["training.steps=7", "model.hidden_size=64"])
+    again = load_config(write_config(tmp_path / "resolved.yaml", config.to_dict()))
+    assert again.to_dict() == config.to_dict()
+    assert again.model_config() == config.model_config()
+
+
+def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "base.yaml").write_text("training: {steps: 5, global_batch: 8}\nmodel: {preset: tiny}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("base: parts/base.yaml\ntraining: {steps: 9}\n")
+    config = load_config(path, ["training.schedule.learning_rate=1e-3"])
+    assert (config.training.steps, config.training.global_batch) == (9, 8)
+    assert config.training.schedule.learning_rate == 1e-3  # YAML reads 1e-3 as text; the type decides
+
+
+def test_overrides_are_yaml_values():
+    assert parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"]) == {"a": {"b": 1, "c": None}, "d": [1, 2], "e": "x=y"}
+
+
+def test_steps_follow_from_tokens():
+    config = load_config(TINY, ["training.steps=null", "training.tokens=10000", "training.global_batch=4", "devices=1"])
+    assert config.steps == 10  # 10000 / (4 · 256), rounded up
+
+
+def test_default_devices_use_two_cores_if_the_batch_can_be_shared():
+    two = 2 if available_cores() >= 2 else 1
+    assert load_config(TINY).devices == two
+    assert load_config(TINY, ["training.global_batch=3"]).devices == 1
+    assert load_config(TINY, ["devices=4"]).devices == 4
+
+
+BAD = [
+    (["trainin.steps=4"], "trainin: unknown key; did you mean 'training'?"),
+    (["training.step=4"], "training.step: unknown key; did you mean 'steps'?"),
+    (["training.optimizer.beta3=0.9"], "training.optimizer.beta3: unknown key; did you mean 'beta"),
+    (["model.hidden_sise=4"], "model.hidden_sise: unknown key; did you mean 'hidden_size'?"),
+    (["training.steps=many"], "training.steps: found 'many'"),
+    (["training.steps=1.5"], "training.steps: found 1.5"),
+    (["training.steps=0"], "training.steps: found 0"),
+    (["training.steps=null"], "training.steps: missing"),
+    (["model.hidden_size=wide"], "model.hidden_size: found 'wide'"),
+    (["model.num_heads=3"], "model.num_heads: 3 does not divide model.hidden_size 128"),
+    (["devices=3"], "training.global_batch: 16 does not divide by the 3"),
+    (["devices=2", "parallel.data=1"], "parallel.data: 1 replicas"),
+    (["training.micro_batch=3", "devices=1"], "training.micro_batch: 3 does not divide"),
+    (["data.seq_length=512"], "data.seq_length: 512 is longer"),
+    (["training.precision=fp8"], "training.precision: found 'fp8'"),
+    (["training.precision=fp16", "training.loss_chunk=8"], "training.loss_chunk"),
+    (["training.schedule.warmup_steps=900"], "training.schedule.warmup_steps: 900"),
+    (["training=3"], "training: found 3, expected a section"),
+    (["model.preset=huge"], "model.preset: 'huge' is unknown"),
+    (["model.family=gpt"], "model.family: 'gpt' is unknown"),
+    (["device=tpu"], "device: found 'tpu'"),
+    (["training.dropout=1.0"], "training.dropout: found 1.0"),
+    (["steps"], "'steps': not an override"),
+    (["seed=[1"], "seed: found '[1'"),
+]
+
+
+@pytest.mark.parametrize("overrides,message", BAD, ids=[" ".join(o) for o, _ in BAD])
+def test_mistakes_name_the_key_in_one_line(overrides, message):
+    with pytest.raises(UserError) as error:
+        load_config(TINY, overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text,message", [
+    ("training: [", "not valid YAML at line"), ("- a\n", "found list"), ("base: missing.yaml\n", "no such configuration file"),
+    ("base: self.yaml\n", "comes back to itself"), ("base: 3\n", "base: found 3"), ("\x00", "not valid YAML"),
+])
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "self.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_config(path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_sections_follow_the_documented_names():
+    sections = {f.name: f for f in fields(RunConfig)}
+    assert {"output", "seed", "device", "devices", "model", "data", "training", "parallel", "checkpoint", "logging"} == set(sections)

@@ -1,0 +1,97 @@
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from ms_codegeex.config import OptimizerConfig, ScheduleConfig
+from ms_codegeex.models.codegeex.config import CodeGeeXConfig
+from ms_codegeex.models.codegeex.weights import expected_shapes
+from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, learning_rate
+
+PAPER = ScheduleConfig()
+
+
+def paper_rate(step):
+    """The release's formula, literally."""
+    if step < 2000:
+        return 1e-4 * step / 2000
+    return 1e-6 + 0.5 * (1e-4 - 1e-6) * (1 + math.cos(math.pi * min(step, 200000) / 200000))
+
+
+@pytest.mark.parametrize("step", [0, 1, 1999, 2000, 2001, 100_000, 199_999, 200_000, 213_000])
+def test_learning_rate_is_the_releases_formula(step):
+    assert float(learning_rate(step, PAPER)) == pytest.approx(paper_rate(step), rel=1e-12)
+    on_device = WarmupCosine(PAPER)(Tensor(step, ms.int32))
+    assert float(on_device.asnumpy()) == pytest.approx(paper_rate(step), rel=1e-3, abs=1e-11)
+
+
+def test_cosine_does_not_restart_behind_the_warm_up():
+    """A restarting cosine would be at its peak at step 2000; on one shared axis it has already fallen a little."""
+    assert float(learning_rate(2000, PAPER)) < 1e-4 * (1 - 1e-5)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    schedule = ScheduleConfig(1e-2, 1e-3, 0, 10)
+    assert float(WarmupCosine(schedule)(Tensor(0, ms.int32)).asnumpy()) == pytest.approx(1e-2)
+
+
+def test_decay_spares_exactly_norms_and_biases():
+    names = expected_shapes(CodeGeeXConfig(num_layers=1))
+    decayed = {name for name in names if decays(name)}
+    assert {"embedding.word.weight", "embedding.position.weight", "top_query_embedding.weight",
+            "blocks.0.attention.output.weight", "top_query_layer.feed_forward.down.weight"} <= decayed
+    assert len(decayed) == 3 + 2 * 6
+    assert all(name.endswith("bias") or "norm" in name for name in set(names) - decayed)
+
+
+def numpy_adamw(weights, gradients, config, rates, names):
+    """Decoupled weight decay (Loshchilov & Hutter, algorithm 2) in float64."""
+    weights = [w.astype(np.float64) for w in weights]
+    m, v = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
+    for t, (step_gradients, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        for i, g in enumerate(step_gradients):
+            m[i] = config.beta1 * m[i] + (1 - config.beta1) * g
+            v[i] = config.beta2 * v[i] + (1 - config.beta2) * g * g
+            first, second = (1 - config.beta1**t, 1 - config.beta2**t) if config.bias_correction else (1, 1)
+            decay = config.weight_decay if decays(names[i]) else 0.0
+            weights[i] -= rate * (m[i] / first / (np.sqrt(v[i] / second) + config.epsilon) + decay * weights[i])
+    return weights, m, v
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("correct", [True, False])
+def test_updates_equal_the_formula_in_float64(fused, correct):
+    generator = np.random.default_rng(0)
+    config, schedule = OptimizerConfig(bias_correction=correct), ScheduleConfig(1e-2, 1e-3, 2, 10)
+    names, shapes = ("w.weight", "w.bias", "norm.weight"), ((4, 3), (4,), (3,))
+    start = [generator.normal(size=s).astype(np.float32) for s in shapes]
+    parameters = [Parameter(Tensor(x), name=n) for x, n in zip(start, names, strict=True)]
+    gradients = [[generator.normal(size=s).astype(np.float32) for s in shapes] for _ in range(6)]
+    optimizer = AdamW(parameters, config, schedule, fused=fused)
+    rates = []
+    for step, values in enumerate(gradients):
+        rates.append(float(optimizer(tuple(map(Tensor, values))).asnumpy()))
+        assert rates[-1] == pytest.approx(float(learning_rate(step, schedule)), rel=1e-5, abs=1e-9)
+    assert int(optimizer.step.asnumpy()) == 6
+    weights, m, v = numpy_adamw(start, gradients, config, rates, names)
+    for i, parameter in enumerate(parameters):
+        np.testing.assert_allclose(parameter.asnumpy(), weights[i], atol=2e-6)
+        np.testing.assert_allclose(optimizer.m[i].asnumpy(), m[i], atol=1e-6)
+        np.testing.assert_allclose(optimizer.v[i].asnumpy(), v[i], atol=1e-6)
+
+
+def test_with_bias_correction_it_is_pytorchs_adamw():
+    torch = pytest.importorskip("torch")
+    generator = np.random.default_rng(1)
+    start = generator.normal(size=(5, 2)).astype(np.float32)
+    parameter, peer = Parameter(Tensor(start), name="w.weight"), torch.nn.Parameter(torch.tensor(start))
+    ours = AdamW([parameter], OptimizerConfig(bias_correction=True), ScheduleConfig(1e-2, 1e-2, 0, 10))
+    theirs = torch.optim.AdamW([peer], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    for _ in range(5):
+        gradient = generator.normal(size=(5, 2)).astype(np.float32)
+        ours((Tensor(gradient),))
+        peer.grad = torch.tensor(gradient)
+        theirs.step()
+    np.testing.assert_allclose(parameter.asnumpy(), peer.detach().numpy(), atol=1e-6)

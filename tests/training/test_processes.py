@@ -1,0 +1,82 @@
+"""The watcher of processes, with stand-in workers that need no engine."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from ms_codegeex.training.processes import PORTS, Workers, reserved_port
+
+
+def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
+    with reserved_port() as first, reserved_port() as second:
+        assert first != second and {first, second} <= set(PORTS)
+        start = os.getpid() % len(PORTS)
+        taken = next(PORTS[(start + i) % len(PORTS)] for i in range(99) if PORTS[(start + i) % len(PORTS)] not in (first, second))
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", taken))
+            other.listen()
+            with reserved_port() as third:
+                assert third not in (first, second, taken)
+
+
+def test_two_processes_never_get_the_same_port():
+    code = "import time\nfrom ms_codegeex.training.processes import reserved_port\n" \
+           "with reserved_port() as p:\n print(p, flush=True); input()"
+    jobs = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    ports = [job.stdout.readline().strip() for job in jobs]
+    for job in jobs:
+        job.communicate("\n")
+    assert len(set(ports)) == 4
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A module that can be started as a worker; returns a function that starts it."""
+    def start(body: str) -> Workers:
+        (tmp_path / "stand_in.py").write_text(textwrap.dedent(body))
+        return Workers("stand_in", [], 1, tmp_path, {"PYTHONPATH": str(tmp_path)})
+    return start
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.02)
+
+
+def test_an_ended_worker_is_noticed_and_its_last_lines_are_told(stand_in):
+    with stand_in("print('something went wrong')\nraise SystemExit(3)") as workers:
+        wait_for(lambda: workers.ended() == 1)
+        assert workers.launcher_ended()
+        assert "something went wrong" in workers.last_lines()
+
+
+def test_leaving_the_context_ends_grandchildren_that_ignore_sigterm(stand_in):
+    body = """
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+        print(child.pid, flush=True)
+        time.sleep(600)
+    """
+    with stand_in(body) as workers:
+        log = workers.logs / "worker_0.log"
+        wait_for(lambda: log.exists() and log.read_text().strip())
+        pids = [int(log.read_text()), workers.root.pid]
+        workers.refresh()
+        assert workers.ended() == 0
+    wait_for(lambda: not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids))
+
+
+def test_the_users_error_output_is_kept_apart_from_the_workers(stand_in, capfd):
+    with stand_in("import sys; print('out'); print('err', file=sys.stderr)") as workers:
+        wait_for(lambda: workers.ended() == 1)
+    assert capfd.readouterr() == ("", "")
+    assert {"out", "err"} == set((workers.logs / "worker_0.log").read_text().split())

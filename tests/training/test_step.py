@@ -1,0 +1,130 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.parameter import ParameterTuple
+
+from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.training.step import AccumulateStep, StepSettings, TrainStep
+
+SEQ = 6
+
+
+class Net(nn.Cell):
+    """A network with the losses' interface whose gradients a few lines of NumPy can tell: nll = (w·input - label)²."""
+
+    def __init__(self, dtype=ms.float32):
+        super().__init__(auto_prefix=False)
+        self.dtype = dtype
+        self.a = Parameter(Tensor(np.array([0.5, -0.3, 0.8], np.float32)), name="a")
+        self.b = Parameter(Tensor(np.array([0.1], np.float32)), name="b")
+
+    def construct(self, inputs, labels, loss_mask, samples):
+        x = ops.stack((ops.ones_like(loss_mask), ops.cast(inputs, ms.float32), ops.cast(inputs, ms.float32) ** 2), -1)
+        y = ops.cast((ops.cast(x, self.dtype) * ops.cast(self.a, self.dtype)).sum(-1), ms.float32) + self.b
+        error = (y - ops.cast(labels, ms.float32)) ** 2
+        return (error * loss_mask).sum(), loss_mask.sum()
+
+
+class Sgd(nn.Cell):
+    """Momentum SGD: unlike Adam it shows a wrong gradient scale."""
+
+    def __init__(self, network, rate=0.01):
+        super().__init__(auto_prefix=False)
+        self.parameters_, self.rate = ParameterTuple(network.trainable_params()), rate
+        self.velocity = self.parameters_.clone(prefix="v", init="zeros")
+
+    def construct(self, gradients):
+        done = ()
+        for i in range(len(self.velocity)):
+            velocity = 0.9 * self.velocity[i] + gradients[i]
+            done += (ops.assign(self.velocity[i], velocity), ops.assign_sub(self.parameters_[i], self.rate * velocity))
+        return ops.depend(Tensor(self.rate, ms.float32), done)
+
+
+def batches(count, rows, seed=0):
+    """Micro-batches with very unequal masks: some nearly empty."""
+    generator = np.random.default_rng(seed)
+    result = []
+    for i in range(count):
+        mask = (generator.random((rows, SEQ)) < (0.15, 0.9)[i % 2]).astype(np.float32)
+        mask[0, 0] = 1
+        result.append((generator.integers(-2, 3, (rows, SEQ)).astype(np.int32), generator.integers(0, 4, (rows, SEQ)).astype(np.int32),
+                       mask, np.arange(rows, dtype=np.int32)))
+    return result
+
+
+def reference(weights, batch_list, clip):
+    """loss = Σ mask·nll / Σ mask over everything, its gradient, the clipped gradient, in float64."""
+    inputs, labels, mask = (np.concatenate([b[i] for b in batch_list]).astype(np.float64) for i in range(3))
+    x = np.stack((np.ones_like(inputs), inputs, inputs**2), -1)
+    error = x @ weights["a"] + weights["b"] - labels
+    scale = 2 * error * mask / mask.sum()
+    gradient = {"a": (x * scale[..., None]).sum((0, 1)), "b": np.array([scale.sum()])}
+    norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+    factor = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+    return (error**2 * mask).sum() / mask.sum(), norm, {k: g * factor for k, g in gradient.items()}
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_loss_norm_and_update_over_the_whole_batch(accumulation, clip):
+    network = Net()
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, accumulation=accumulation, clip_norm=clip))
+    accumulate = AccumulateStep(step) if accumulation > 1 else None
+    weights = {"a": network.a.asnumpy().astype(np.float64), "b": network.b.asnumpy().astype(np.float64)}
+    velocity = {k: np.zeros_like(w) for k, w in weights.items()}
+    for number in range(4):
+        parts = batches(accumulation, 2, seed=number)
+        for part in parts[:-1]:
+            accumulate(*map(Tensor, part))
+        loss, count, norm, rate, _, finite = (x.asnumpy().item() for x in step(*map(Tensor, parts[-1])))
+        expected_loss, expected_norm, gradient = reference(weights, parts, clip)
+        assert finite and rate == pytest.approx(0.01)
+        assert count == sum(part[2].sum() for part in parts)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert norm == pytest.approx(expected_norm, rel=1e-5)
+        for key, w in weights.items():
+            velocity[key] = 0.9 * velocity[key] + gradient[key]
+            w -= 0.01 * velocity[key]
+            np.testing.assert_allclose(getattr(network, key).asnumpy(), w, rtol=1e-5, atol=1e-6)
+
+
+def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it():
+    network = Net(ms.float16)
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=2.0**24, window=2)))
+    batch, history = batches(1, 2)[0], []
+    for _ in range(16):
+        before = network.a.asnumpy().copy()
+        loss, _, _, rate, scale, finite = (x.asnumpy().item() for x in step(*map(Tensor, batch)))
+        changed = not np.array_equal(before, network.a.asnumpy())
+        assert changed == bool(finite) == (rate > 0)
+        assert np.isfinite(loss) and np.isfinite(network.a.asnumpy()).all()
+        history.append((bool(finite), scale))
+    assert not history[0][0] and any(finite for finite, _ in history)
+    good = 0
+    for (finite, scale), (_, following) in zip(history[:-1], history[1:], strict=True):
+        good = good + 1 if finite else 0
+        expected = scale / 2 if not finite else scale * 2 if good == 2 else scale
+        good = 0 if good == 2 else good
+        assert following == expected
+
+
+def test_fp16_update_equals_fp32s_whatever_the_scale():
+    results = []
+    for scale in (1.0, 2.0**10):
+        network = Net()
+        step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=scale)))
+        step(*map(Tensor, batches(1, 2)[0]))
+        results.append(network.a.asnumpy())
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+
+
+def test_an_empty_mask_neither_divides_by_zero_nor_moves():
+    network = Net()
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ))
+    inputs, labels, mask, samples = batches(1, 2)[0]
+    before = network.a.asnumpy().copy()
+    loss, count, *_ = (x.asnumpy().item() for x in step(*map(Tensor, (inputs, labels, mask * 0, samples))))
+    assert (loss, count) == (0.0, 0.0)
+    np.testing.assert_array_equal(before, network.a.asnumpy())

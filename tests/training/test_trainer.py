@@ -1,0 +1,134 @@
+"""The trainer in this process: what it learns, what it evaluates, how it resumes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EOS
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.data.batches import PackedSequences, unigram_entropy
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.training.callbacks import Checkpoints, read_log
+from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.training.trainer import Callback, Trainer
+
+
+class Keep(Callback):
+    def __init__(self):
+        self.records, self.texts = [], []
+
+    def step(self, trainer, record):
+        self.records.append(record)
+
+    def status(self, text):
+        self.texts.append(text)
+
+
+def make(values, *callbacks):
+    config = build_run_config(values)
+    data = [PackedSequences(Path(config.data.train), split, config.seq_length, config.seed) for split in ("train", "validation")]
+    return Trainer(config, *data, callbacks=callbacks)
+
+
+def state(trainer):
+    return {name: parameter.asnumpy().copy() for name, parameter in trainer.state_tensors().items()}
+
+
+def test_it_becomes_a_language_model(run_values):
+    run_values["training"].update(steps=150, global_batch=8, evaluate_every=50, evaluate_samples=60)
+    run_values["training"]["schedule"].update(decay_steps=150)
+    keep = Keep()
+    trainer = make(run_values, keep)
+    trainer.run()
+    figures = trainer.final_figures()
+    assert [r.step for r in keep.records if r.validation_loss is not None] == [50, 100]
+    assert figures["unigram_entropy"] == pytest.approx(unigram_entropy(trainer.validation))
+    assert figures["validation_loss"] < figures["unigram_entropy"] - 1.0  # bigrams of 0.8, 0.15, 0.05 can be learnt
+    assert figures["shuffled_context_loss"] > figures["validation_loss"] + 1.0
+    assert "compiling the training graph" in keep.texts
+    last = keep.records[-1]
+    assert last.tokens == sum(int(trainer.data.training_batch(8 * i, 8).loss_mask.sum()) for i in range(150))
+    assert last.tokens_per_second > 0 and last.memory_bytes > 1e8
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, tmp_path):
+    run_values["training"].update(steps=6, dropout=0.2, micro_batch=2, precision=precision)
+    run_values["training"]["loss_scale"] = {"initial": 2.0**24, "window": 2}  # FP16 skips a few first
+    whole = make(run_values, keep := Keep())
+    whole.run()
+    root = tmp_path / "checkpoints"
+    part = make({**run_values, "training": {**run_values["training"], "steps": 3}}, Checkpoints(root, 0, 2))
+    part.run()
+    resumed = make(run_values, again := Keep())
+    resumed.restore(Checkpoint(list_checkpoints(root)[-1]))
+    assert resumed.progress.step == 3
+    resumed.run()
+    assert [r.loss for r in again.records] == [r.loss for r in keep.records[3:]]
+    if precision == "fp16":
+        assert any(r.skipped for r in keep.records) and not all(r.skipped for r in keep.records)
+    expected, found = state(whole), state(resumed)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert resumed.scalars()["loss_scale"] == whole.scalars()["loss_scale"]
+
+
+def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(run_values):
+    run_values["training"].update(steps=8, precision="fp16", loss_scale={"initial": 2.0**25, "window": 100})
+    trainer = make(run_values, keep := Keep())
+    trainer.run()
+    skipped = [r for r in keep.records if r.skipped]
+    done = [r for r in keep.records if not r.skipped]
+    assert skipped and done
+    assert [r.step for r in keep.records] == list(range(1, 9))
+    assert trainer.progress.samples == 8 * 4
+    assert int(trainer.optimizer.step.asnumpy()) == len(done)
+    assert done[0].learning_rate == 0.0 and done[1].learning_rate == pytest.approx(5e-3)  # warm-up of 2 updates starts here
+    assert all(r.learning_rate == 0.0 and r.gradient_norm is None for r in skipped)
+
+
+def test_accumulation_does_not_change_the_run(run_values):
+    losses = []
+    for micro in (4, 1):
+        run_values["training"].update(steps=4, micro_batch=micro)
+        make(run_values, keep := Keep()).run()
+        losses.append([(r.loss, r.gradient_norm) for r in keep.records])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_evaluation_does_not_depend_on_its_batch_size(run_values):
+    run_values["training"].update(evaluate_samples=10, micro_batch=4)  # 10 = 4 + 4 + 2
+    a = make(run_values).evaluate()
+    run_values["training"].update(micro_batch=1)
+    assert make(run_values).evaluate() == pytest.approx(a, rel=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(run_values, tmp_path):
+    run_values["training"]["schedule"].update(learning_rate=1e38, warmup_steps=0)
+    run_values["training"].update(clip_norm=0.0)
+    with pytest.raises(RunFailure, match="learning_rate"):
+        make(run_values, Checkpoints(tmp_path / "checkpoints", 0, 2)).run()
+    assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_of_another_model_is_refused(run_values, tmp_path):
+    run_values["training"].update(steps=1)
+    make(run_values, Checkpoints(tmp_path, 0, 1)).run()
+    checkpoint = Checkpoint(list_checkpoints(tmp_path)[0])
+    wider = make({**run_values, "model": {**run_values["model"], "intermediate_size": 48}})
+    with pytest.raises(UserError, match=r"feed_forward\.up"):
+        wider.restore(checkpoint)
+    deeper = make({**run_values, "model": {**run_values["model"], "num_layers": 2}})
+    with pytest.raises(UserError, match=r"blocks\.1"):
+        deeper.restore(checkpoint)
+
+
+def test_evaluation_sees_eos(run_values):
+    trainer = make(run_values)
+    assert (trainer.validation.evaluation_batch(0, 1, 10).inputs == EOS).any()
+
+
+def test_log_reader_skips_a_line_cut_by_a_kill(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
