@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+# Tiny kernels on several threads mostly wait for each other. Set before anything imports MindSpore; workers inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 

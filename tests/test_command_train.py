@@ -72,7 +72,8 @@ def test_two_workers_give_the_losses_of_one(runs):
     assert one[3]["validation_loss"] == pytest.approx(two[3]["validation_loss"], rel=1e-5)
     a, b = (Checkpoint(list_checkpoints(path / "checkpoints")[-1]) for _, path in runs.values())
     for name in a.names:
-        np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+        if "key.bias" not in name:  # its gradient is zero but for rounding, which Adam blows up to full steps
+            np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def test_masks_of_the_two_workers_are_unequal(dataset):

@@ -83,7 +83,7 @@ def run_workers(config: RunConfig, run: RunDirectory) -> None:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
-        with Workers("ms_codegeex.training.worker", [str(run.path)], config.devices, run.logs,
+        with Workers("ms_codegeex.training.worker", [str(run.path), str(os.getpid())], config.devices, run.logs,
                      _environment(config)) as workers:
             _watch(workers, config.devices, run, display)
     finally:

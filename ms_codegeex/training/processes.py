@@ -7,8 +7,10 @@ it is killed. So the port is chosen and reserved here, the workers are watched a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -46,6 +48,17 @@ def reserved_port() -> Iterator[int]:
     raise RunFailure(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
 
 
+def die_with_parent(launcher: int | None = None) -> None:
+    """Ask Linux to kill this process when its parent ends, so that a killed parent leaves no orphans.
+
+    `launcher`: exit at once if that process has ended already, before the request could be made.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if launcher is not None and not psutil.pid_exists(launcher):
+        sys.exit(1)
+
+
 class Workers:
     """`count` processes `python -m MODULE ARGUMENTS…` with logs in `logs/worker_N.log`; a context that ends them all."""
 
@@ -74,7 +87,7 @@ class Workers:
 
     def _start(self, command: list[str], output) -> None:
         self.root = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.logs,
-                                     env=self.environment, start_new_session=True)
+                                     env=self.environment, start_new_session=True, preexec_fn=die_with_parent)
         self.family[self.root.pid] = psutil.Process(self.root.pid)
 
     def __exit__(self, *_: object) -> None:

@@ -1,13 +1,11 @@
-"""One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY`, started by the launcher.
+"""One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY LAUNCHER_PID`.
 
 The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the engine.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -15,13 +13,8 @@ from pathlib import Path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
+from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends, so that no orphan is left when msrun is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def measure_matmul_peak(size: int = 1024, repeats: int = 8) -> float:
@@ -95,7 +88,7 @@ def run(run_directory: RunDirectory) -> None:
 
 def main() -> int:
     """Exit status 0 when this rank did its part; a one-line error is left for the launcher otherwise."""
-    die_with_parent()
+    die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
     run_directory = RunDirectory(Path(sys.argv[1]))
     try:
         run(run_directory)
