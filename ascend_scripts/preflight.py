@@ -29,8 +29,10 @@ def check_python(version=tuple(sys.version_info[:3]), executable: str = sys.exec
     if (3, 10) <= tuple(version[:2]) <= (3, 12):
         return None
     found = ".".join(str(part) for part in version)
-    return (f"Python {found} ({executable}) is not supported: install Python 3.10, 3.11 or 3.12 (`apt install "
-            "python3.11 python3.11-venv`, or python.org), or name one with PYTHON=/path/to/python3.11")
+    return (
+        f"Python {found} ({executable}) is not supported: install Python 3.10, 3.11 or 3.12 (`apt install "
+        "python3.11 python3.11-venv`, or python.org), or name one with PYTHON=/path/to/python3.11"
+    )
 
 
 def check_venv(find_spec=importlib.util.find_spec, version=tuple(sys.version_info[:2])) -> str | None:
@@ -68,20 +70,25 @@ def check_disk(free: int, needed: int, directory: str) -> str | None:
     """`free` and `needed` in bytes."""
     if free >= needed:
         return None
-    return (f"{directory} has {free / GB:.1f} GB free and the installation needs {needed / GB:.0f} GB: free some, or "
-            "name another place with MS_CODEGEEX_VENV=/path/to/venv")
+    return (
+        f"{directory} has {free / GB:.1f} GB free and the installation needs {needed / GB:.0f} GB: free some, or "
+        "name another place with MS_CODEGEEX_VENV=/path/to/venv"
+    )
 
 
 def check_memory(available: int | None, needed: int) -> str | None:
     """`available` (None when it cannot be told) and `needed` in bytes."""
     if available is None or available >= needed:
         return None
-    return (f"{available / GB:.1f} GB of memory are available and {needed / GB:.0f} GB are needed: "
-            "close other programs, or raise the container's limit")
+    return (
+        f"{available / GB:.1f} GB of memory are available and {needed / GB:.0f} GB are needed: "
+        "close other programs, or raise the container's limit"
+    )
 
 
-def available_memory(meminfo: str = "/proc/meminfo", limits=("/sys/fs/cgroup/memory.max",
-                                                             "/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+def available_memory(
+    meminfo: str = "/proc/meminfo", limits=("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+):
     """Bytes this process may still take: the kernel's estimate, or the container's limit when that is lower."""
     found = []
     try:

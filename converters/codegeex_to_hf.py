@@ -1,6 +1,6 @@
 """Convert a CodeGeeX run or checkpoint directory to a Hugging Face model directory.
 
-    python converters/codegeex_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
+python converters/codegeex_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Convert a CodeGeeX run or checkpoint directory to a nested Megatron .pt file.
 
-    python converters/codegeex_to_megatron.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
+python converters/codegeex_to_megatron.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Convert a nested Megatron .pt file to a Hugging Face model directory.
 
-    python converters/megatron_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
+python converters/megatron_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
 """
 
 import sys

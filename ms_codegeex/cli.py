@@ -21,15 +21,21 @@ VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate")
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, every verb configured by its own module."""
     parser = argparse.ArgumentParser(
-        prog="ms-codegeex", description="Train, convert and run code language models on MindSpore.",
-        epilog="`ms-codegeex VERB --help` explains a verb and shows examples.")
+        prog="ms-codegeex",
+        description="Train, convert and run code language models on MindSpore.",
+        epilog="`ms-codegeex VERB --help` explains a verb and shows examples.",
+    )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"ms_codegeex.commands.{name}")
-        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY,
-                                epilog="examples:\n" + module.EXAMPLES,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+        verb = verbs.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            epilog="examples:\n" + module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.configure(verb)
         verb.set_defaults(run=module.run)
     return parser

@@ -1,6 +1,8 @@
-"""Typed run configuration: a YAML file (with `base:` inheritance) and dotted overrides, validated before anything else starts.
+"""Typed run configuration: a YAML file (with `base:` inheritance) and dotted overrides, validated before anything else
+starts.
 
-YAML keys equal field names. An unknown key, a wrong type or sizes that do not fit together are a `UserError` naming the key.
+YAML keys equal field names. An unknown key, a wrong type or sizes that do not fit together are a `UserError` naming the
+key.
 """
 
 from __future__ import annotations
@@ -177,24 +179,36 @@ class RunConfig:
         """Check what holds between keys; a `UserError` names the key to change."""
         model, training = self.model_config(), self.training
         if self.data_parallel != self.devices:
-            raise UserError(f"parallel.data: {self.data_parallel} replicas do not use devices: {self.devices}; "
-                            "make them equal or leave parallel.data out")
+            raise UserError(
+                f"parallel.data: {self.data_parallel} replicas do not use devices: {self.devices}; "
+                "make them equal or leave parallel.data out"
+            )
         if training.global_batch % self.data_parallel:
-            raise UserError(f"training.global_batch: {training.global_batch} does not divide by the {self.data_parallel} "
-                            "data-parallel devices; change training.global_batch or devices")
+            raise UserError(
+                f"training.global_batch: {training.global_batch} does not divide by the {self.data_parallel} "
+                "data-parallel devices; change training.global_batch or devices"
+            )
         if self.local_batch % self.micro_batch:
-            raise UserError(f"training.micro_batch: {self.micro_batch} does not divide the {self.local_batch} sequences of a "
-                            "device; choose a divisor")
+            raise UserError(
+                f"training.micro_batch: {self.micro_batch} does not divide the {self.local_batch} sequences of a "
+                "device; choose a divisor"
+            )
         if self.seq_length > model.max_position_embeddings:
-            raise UserError(f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "
-                            f"{model.max_position_embeddings}; shorten it or enlarge the model's table")
+            raise UserError(
+                f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "
+                f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
+            )
         if not self.steps:
             raise UserError("training.steps: missing; give training.steps or training.tokens")
         if training.loss_chunk and training.precision != "fp32":
-            raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
+            raise UserError(
+                "training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32"
+            )
         if training.schedule.warmup_steps >= training.schedule.decay_steps:
-            raise UserError(f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
-                            f"{training.schedule.decay_steps}; the cosine would never start")
+            raise UserError(
+                f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
+                f"{training.schedule.decay_steps}; the cosine would never start"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict with every default filled in and the model's fields resolved."""
@@ -211,7 +225,9 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
 def _check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            raise UserError(f"{section + '.' if section else ''}{key}: unknown key; {_suggestion(str(key), list(known))}")
+            raise UserError(
+                f"{section + '.' if section else ''}{key}: unknown key; {_suggestion(str(key), list(known))}"
+            )
 
 
 def _check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
@@ -223,7 +239,8 @@ def _check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
         if dataclasses.is_dataclass(section):
             name = f"{prefix}.{key}" if prefix else key
             if not isinstance(value, Mapping):
-                raise UserError(f"{name}: found {value!r}, expected a section with keys {', '.join(f.name for f in dataclasses.fields(section))}")
+                keys = ", ".join(f.name for f in dataclasses.fields(section))
+                raise UserError(f"{name}: found {value!r}, expected a section with keys {keys}")
             _check_tree(section, value, name)
 
 
@@ -259,7 +276,9 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         where = f"line {mark.line + 1}" if mark else "unknown place"
         raise UserError(f"{path}: not valid YAML at {where} ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, Mapping):
-        raise UserError(f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)")
+        raise UserError(
+            f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
+        )
     values = dict(values)
     base = values.pop("base", None)
     if base is None:

@@ -10,4 +10,5 @@ class UserError(Exception):
 
 
 class RunFailure(Exception):
-    """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status 1."""
+    """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status
+    1."""

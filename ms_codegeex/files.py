@@ -28,7 +28,8 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is removed."""
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is
+    removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -38,8 +39,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}); the old file is unchanged, "
-                        "free some space or choose another place") from error
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); the old file is unchanged, "
+            "free some space or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,8 +64,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is unchanged, "
-                        "free some space or choose another place") from error
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); what was there before is unchanged, "
+            "free some space or choose another place"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""Shared by all tests: a tiny synthetic dataset, the configuration that trains on it, and the command line as users run it."""
+"""Shared by all tests: a tiny synthetic dataset, the configuration that trains on it, and the command line as users run
+it."""
 
 from __future__ import annotations
 
@@ -47,14 +48,31 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(dataset: Path, output: Path) -> dict:
     """Nested values of a run that compiles in a few seconds."""
     return {
-        "output": str(output), "devices": 1, "seed": 7,
-        "model": {"family": "codegeex", "preset": "tiny", "vocab_size": VOCABULARY, "hidden_size": 16, "num_layers": 1,
-                  "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32, "eos_token_id": EOS,
-                  "init_std": 0.1},
+        "output": str(output),
+        "devices": 1,
+        "seed": 7,
+        "model": {
+            "family": "codegeex",
+            "preset": "tiny",
+            "vocab_size": VOCABULARY,
+            "hidden_size": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 32,
+            "eos_token_id": EOS,
+            "init_std": 0.1,
+        },
         "data": {"train": str(dataset), "seq_length": 32},
-        "training": {"steps": 10, "global_batch": 4, "dropout": 0.0, "evaluate_samples": 10, "loss_chunk": 0,
-                     "optimizer": {"bias_correction": True},
-                     "schedule": {"learning_rate": 1e-2, "end_learning_rate": 1e-3, "warmup_steps": 2, "decay_steps": 50}},
+        "training": {
+            "steps": 10,
+            "global_batch": 4,
+            "dropout": 0.0,
+            "evaluate_samples": 10,
+            "loss_chunk": 0,
+            "optimizer": {"bias_correction": True},
+            "schedule": {"learning_rate": 1e-2, "end_learning_rate": 1e-3, "warmup_steps": 2, "decay_steps": 50},
+        },
         "checkpoint": {"export": False},
         "logging": {"tensorboard": False, "plots": False},
     }
@@ -69,8 +87,14 @@ def run_values(dataset: Path, tmp_path: Path) -> dict:
 def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """Run `ms-codegeex ARGUMENTS…` as a user does, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
-    return subprocess.run([sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)], text=True, capture_output=True,
-                          env=environment, timeout=600, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        env=environment,
+        timeout=600,
+        **options,
+    )
 
 
 def write_config(path: Path, values: dict) -> Path:

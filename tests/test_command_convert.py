@@ -23,8 +23,16 @@ from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.codegeex import weights
 from ms_codegeex.training.checkpoint import write_checkpoint
 
-FIELDS = {"vocab_size": 11, "hidden_size": 4, "num_layers": 2, "num_heads": 2, "intermediate_size": 6,
-          "max_position_embeddings": 5, "layer_norm_eps": 1e-6, "eos_token_id": 10}
+FIELDS = {
+    "vocab_size": 11,
+    "hidden_size": 4,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 6,
+    "max_position_embeddings": 5,
+    "layer_norm_eps": 1e-6,
+    "eos_token_id": 10,
+}
 REAL_SAVER = sources._save_family_tokenizer
 LAYER = "language_model.transformer.layers.1.mlp.dense_4h_to_h.weight"
 
@@ -40,8 +48,10 @@ def _quick_tokenizer(monkeypatch):
 @pytest.fixture
 def parameters():
     generator = np.random.default_rng(3)
-    return {name: generator.standard_normal(shape).astype(np.float32)
-            for name, shape in weights.expected_shapes(SimpleNamespace(**FIELDS)).items()}
+    return {
+        name: generator.standard_normal(shape).astype(np.float32)
+        for name, shape in weights.expected_shapes(SimpleNamespace(**FIELDS)).items()
+    }
 
 
 def save_run(root, parameters, **model):
@@ -58,6 +68,7 @@ def run(tmp_path, parameters):
 
 def command(verb, *words):
     import argparse
+
     parser = argparse.ArgumentParser()
     verb.configure(parser)
     return verb.run(parser.parse_args([str(word) for word in words]))
@@ -84,12 +95,19 @@ def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters)
     model = torch.load(result["output"], weights_only=True)["module"]["language_model"]
     half = {name: array.astype(np.float16).tobytes() for name, array in parameters.items()}
     assert model["embedding"]["word_embeddings"]["weight"].numpy().tobytes() == half["embedding.word.weight"]
-    assert (model["topQueryEmbedding"]["top_query_embeddings"]["weight"].numpy().tobytes()
-            == half["top_query_embedding.weight"])
-    assert (model["transformer"]["topQueryLayer.attention.dense.weight"].numpy().tobytes()
-            == half["top_query_layer.attention.output.weight"])
-    assert model["transformer"].keys() == {entry.foreign[-1] for entry in weights.entries(
-        "megatron", SimpleNamespace(**FIELDS)) if "transformer" in entry.foreign}
+    assert (
+        model["topQueryEmbedding"]["top_query_embeddings"]["weight"].numpy().tobytes()
+        == half["top_query_embedding.weight"]
+    )
+    assert (
+        model["transformer"]["topQueryLayer.attention.dense.weight"].numpy().tobytes()
+        == half["top_query_layer.attention.output.weight"]
+    )
+    assert model["transformer"].keys() == {
+        entry.foreign[-1]
+        for entry in weights.entries("megatron", SimpleNamespace(**FIELDS))
+        if "transformer" in entry.foreign
+    }
 
 
 def test_all_directions_agree(tmp_path, run):
@@ -108,19 +126,35 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     write_torch(tmp_path / "bare.pt", {"module": read_torch(tmp_path / "a.pt")["module"], "iteration": 3})
     with pytest.raises(UserError, match="--set num_heads"):
         convert(tmp_path / "bare.pt", "hf", tmp_path / "hf")
-    assert command(convert_command, "--model", tmp_path / "bare.pt", "--to", "hf", "--output", tmp_path / "hf",
-                   "--set", "num_heads=2") == 0
+    assert (
+        command(
+            convert_command,
+            "--model",
+            tmp_path / "bare.pt",
+            "--to",
+            "hf",
+            "--output",
+            tmp_path / "hf",
+            "--set",
+            "num_heads=2",
+        )
+        == 0
+    )
     assert ModelDirectory(tmp_path / "hf").config["num_attention_heads"] == 2
     assert "float32" in capsys.readouterr().out
     with pytest.raises(UserError, match="KEY=NUMBER"):
         command(convert_command, "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda p: p.pop("final_norm.bias"), r"step-00000004: missing tensor final_norm\.bias"),
-    (lambda p: p.update(extra=np.ones(2, np.float32)), "unexpected tensor extra"),
-    (lambda p: p.update({"final_norm.bias": np.ones(3, np.float32)}), r"tensor final_norm\.bias has shape \[3\]"),
-    (lambda p: p.update({"final_norm.bias": np.ones(4, np.int32)}), r"tensor final_norm\.bias has dtype int32")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("final_norm.bias"), r"step-00000004: missing tensor final_norm\.bias"),
+        (lambda p: p.update(extra=np.ones(2, np.float32)), "unexpected tensor extra"),
+        (lambda p: p.update({"final_norm.bias": np.ones(3, np.float32)}), r"tensor final_norm\.bias has shape \[3\]"),
+        (lambda p: p.update({"final_norm.bias": np.ones(4, np.int32)}), r"tensor final_norm\.bias has dtype int32"),
+    ],
+)
 def test_every_tensor_is_accounted_for(tmp_path, parameters, change, message):
     change(parameters)
     with pytest.raises(UserError, match=message):
@@ -180,10 +214,15 @@ def test_what_is_there_is_not_overwritten(tmp_path, run):
     assert (tmp_path / "home" / "t.pt").read_text() == "ten years"
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda path: None, "no such file or directory"), (Path.mkdir, "nothing of these"),
-    (lambda path: path.write_text("hello"), "not in PyTorch's zip format"),
-    (lambda path: write_torch(path, {"state": from_array(np.ones(2))}), "not a nested checkpoint.*state")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file or directory"),
+        (Path.mkdir, "nothing of these"),
+        (lambda path: path.write_text("hello"), "not in PyTorch's zip format"),
+        (lambda path: write_torch(path, {"state": from_array(np.ones(2))}), "not a nested checkpoint.*state"),
+    ],
+)
 def test_an_unknown_source_is_named(tmp_path, make, message):
     make(tmp_path / "in.pt")
     with pytest.raises(UserError, match=f"in.pt: .*{message}"):
@@ -220,8 +259,13 @@ def test_checkpoint_list_and_verify(tmp_path, run, parameters, capsys):
 
 def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
     def script(name, *words):
-        return subprocess.run([sys.executable, Path("converters") / name, *map(str, words)], capture_output=True,
-                              text=True, cwd=Path(__file__).parents[1], env={"PYTHONPATH": "."})
+        return subprocess.run(
+            [sys.executable, Path("converters") / name, *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env={"PYTHONPATH": "."},
+        )
 
     done = script("codegeex_to_megatron.py", "--load-ckpt-path", run, "--save-ckpt-path", tmp_path / "a.pt", "--verify")
     assert done.returncode == 0 and "equal byte for byte" in done.stdout and done.stderr == ""  # no bar off a terminal

@@ -36,8 +36,25 @@ def test_prepare_for_people(sources, tmp_path, capsys):
 
 
 def test_prepare_json_is_one_object(sources, tmp_path, capsys):
-    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--json", "--workers", "1",
-               "--languages", "cpp", "--no-tags", "--seed", "3", "--validation-share", "0.2", "--max-bytes", "100000"]
+    command = [
+        "prepare",
+        "--input",
+        str(sources),
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+        "--workers",
+        "1",
+        "--languages",
+        "cpp",
+        "--no-tags",
+        "--seed",
+        "3",
+        "--validation-share",
+        "0.2",
+        "--max-bytes",
+        "100000",
+    ]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["splits"]["train"]["languages"].keys() == {"C++"} and result["cached"] is False
@@ -47,9 +64,15 @@ def test_prepare_json_is_one_object(sources, tmp_path, capsys):
     assert json.loads(output)["cached"] is True and "already prepared" in progress
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--input", "absent"], "absent: no such file or directory"), (["--languages", "pyton"], "did you mean Python"),
-    (["--workers", "0"], "workers 0"), (["--tokenizer", "other"], "neither the name codegeex")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input", "absent"], "absent: no such file or directory"),
+        (["--languages", "pyton"], "did you mean Python"),
+        (["--workers", "0"], "workers 0"),
+        (["--tokenizer", "other"], "neither the name codegeex"),
+    ],
+)
 def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):
     command = ["prepare", "--output", str(tmp_path / "out"), "--input", str(sources), *arguments]
     assert main(command) == 2
@@ -59,8 +82,19 @@ def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):
 
 
 def test_two_workers_from_the_command_line(dataset, sources, tmp_path):
-    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", "--input", str(sources), "--json",
-               "--output", str(tmp_path / "two"), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "ms_codegeex.cli",
+        "prepare",
+        "--input",
+        str(sources),
+        "--json",
+        "--output",
+        str(tmp_path / "two"),
+        "--workers",
+        "2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["output"] == str(tmp_path / "two")
     for path in dataset.iterdir():
@@ -95,11 +129,13 @@ def change_description(change):
         description = json.loads(path.read_text())
         change(description)
         path.write_text(json.dumps(description))
+
     return damage
 
 
 def rewrite(documents):
     """Replace train by other documents, with hashes and counts that fit: only the content is wrong."""
+
     def damage(directory):
         with IndexedWriter(directory / "train", np.uint16) as writer:
             for document in documents:
@@ -109,7 +145,9 @@ def rewrite(documents):
             description["splits"]["train"] |= {"documents": len(documents), "tokens": sum(map(len, documents))}
             for name in ("train.bin", "train.idx"):
                 description["files"][name]["sha256"] = sha256(directory / name)
+
         change_description(change)(directory)
+
     return damage
 
 
@@ -118,19 +156,29 @@ def flip(name, place):
         data = bytearray((directory / name).read_bytes())
         data[place] ^= 1
         (directory / name).write_bytes(data)
+
     return damage
 
 
-@pytest.mark.parametrize("damage, message", [
-    (flip("train.bin", 4), "train.bin: its sha256"), (flip("validation.bin", 0), "validation.bin: its sha256"),
-    (flip("train.idx", 0), "train.idx: starts with"), (flip("train.idx", 34), "train.idx: "),
-    (lambda directory: (directory / "train.bin").unlink(), "train.bin: no such file"),
-    (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
-    (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
-    (change_description(lambda description: description.pop("files")), "'files' is missing"),
-    (change_description(lambda description: description["splits"]["train"].update(tokens=1)), "and 1 tokens in train"),
-    (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
-    (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (flip("train.bin", 4), "train.bin: its sha256"),
+        (flip("validation.bin", 0), "validation.bin: its sha256"),
+        (flip("train.idx", 0), "train.idx: starts with"),
+        (flip("train.idx", 34), "train.idx: "),
+        (lambda directory: (directory / "train.bin").unlink(), "train.bin: no such file"),
+        (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
+        (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
+        (change_description(lambda description: description.pop("files")), "'files' is missing"),
+        (
+            change_description(lambda description: description["splits"]["train"].update(tokens=1)),
+            "and 1 tokens in train",
+        ),
+        (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
+        (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256"),
+    ],
+)
 def test_inspect_finds_damage(dataset, capsys, damage, message):
     damage(dataset)
     assert main(["inspect", str(dataset)]) == 2
@@ -166,12 +214,16 @@ def test_inspect_model(model, capsys):
     assert "b.bias  F32  [4]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a sound safetensors file"),
-    (lambda model: (model / "model-2.safetensors").unlink(), "does not fit the files beside it (b.bias in model-2"),
-    (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "no weight_map"),
-    (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "no tensors in"),
-    (lambda model: (model / "config.json").write_text("{}"), "no model_type")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a sound safetensors file"),
+        (lambda model: (model / "model-2.safetensors").unlink(), "does not fit the files beside it (b.bias in model-2"),
+        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "no weight_map"),
+        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "no tensors in"),
+        (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
+    ],
+)
 def test_inspect_damaged_model(model, capsys, damage, message):
     damage(model)
     assert main(["inspect", str(model)]) == 2

@@ -22,8 +22,13 @@ def train(tmp_path, values, *arguments, **options):
 
 def start(tmp_path, values, name="run.yaml"):
     """The command in the background."""
-    return subprocess.Popen([sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(write_config(tmp_path / name, values))],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(write_config(tmp_path / name, values))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def workers_of(output):
@@ -31,8 +36,11 @@ def workers_of(output):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and "ms_codegeex.training.worker" in process.cmdline() \
-                    and str(output) in process.cmdline():
+            if (
+                process.status() != psutil.STATUS_ZOMBIE
+                and "ms_codegeex.training.worker" in process.cmdline()
+                and str(output) in process.cmdline()
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -89,8 +97,20 @@ def test_what_a_run_leaves(runs):
     result, path = runs[2]
     summary = json.loads(result.stdout)
     assert summary == json.loads((path / "summary.json").read_text())
-    assert set(summary) >= {"parameters", "validation_loss", "unigram_entropy", "shuffled_context_loss", "steps", "tokens_per_second",
-                            "mfu", "devices", "checkpoint", "huggingface", "pytorch", "sample"}
+    assert set(summary) >= {
+        "parameters",
+        "validation_loss",
+        "unigram_entropy",
+        "shuffled_context_loss",
+        "steps",
+        "tokens_per_second",
+        "mfu",
+        "devices",
+        "checkpoint",
+        "huggingface",
+        "pytorch",
+        "sample",
+    }
     assert (summary["steps"], summary["devices"]) == (10, 2)
     for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log", "logs/worker_1.log"):
         assert (path / name).stat().st_size >= 0, name
@@ -99,8 +119,21 @@ def test_what_a_run_leaves(runs):
     checkpoint = Checkpoint(path / "checkpoints" / "step-00000010")
     assert checkpoint.verify() and checkpoint.state["samples"] == 40 and checkpoint.state["rng"] == {"seed": 7}
     line = read_log(path / "log.jsonl")[-1]
-    assert set(line) >= {"step", "loss", "validation_loss", "learning_rate", "gradient_norm", "loss_scale", "skipped", "tokens",
-                         "tokens_per_second", "mfu", "data_wait_percent", "memory_bytes", "eta_seconds"}
+    assert set(line) >= {
+        "step",
+        "loss",
+        "validation_loss",
+        "learning_rate",
+        "gradient_norm",
+        "loss_scale",
+        "skipped",
+        "tokens",
+        "tokens_per_second",
+        "mfu",
+        "data_wait_percent",
+        "memory_bytes",
+        "eta_seconds",
+    }
     environment = json.loads((path / "environment.json").read_text())
     assert environment["packages"]["mindspore"]
 
@@ -178,15 +211,39 @@ def mistakes(dataset, tmp_path):
         "missing corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "nowhere")], "nowhere"),
         "empty corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "empty")], "empty"),
         "no dataset": ({"data": {"train": str(tmp_path / "empty")}}, [], "data.train:"),
-        "too little memory": ({"model": {"preset": "13b", "hidden_size": 5120, "num_layers": 39, "num_heads": 40, "intermediate_size": 20480}},
-                              [], "model.preset: 13b"),
+        "too little memory": (
+            {
+                "model": {
+                    "preset": "13b",
+                    "hidden_size": 5120,
+                    "num_layers": 39,
+                    "num_heads": 40,
+                    "intermediate_size": 20480,
+                }
+            },
+            [],
+            "model.preset: 13b",
+        ),
         "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
         "resume from nothing": ({}, ["--resume", str(tmp_path / "nowhere")], "nowhere"),
     }
 
 
-@pytest.mark.parametrize("case", ["unknown key", "wrong type", "heads", "devices", "missing corpus", "empty corpus", "no dataset",
-                                  "too little memory", "vocabulary", "resume from nothing"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "unknown key",
+        "wrong type",
+        "heads",
+        "devices",
+        "missing corpus",
+        "empty corpus",
+        "no dataset",
+        "too little memory",
+        "vocabulary",
+        "resume from nothing",
+    ],
+)
 def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case):
     (tmp_path / "empty").mkdir()
     changes, arguments, message = mistakes(dataset, tmp_path)[case]
@@ -198,7 +255,9 @@ def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case)
     errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
+    assert not (tmp_path / "out").exists() or not [
+        p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.name.endswith(".lock")
+    ]
 
 
 def test_a_corrupt_index_is_named(dataset, tmp_path):
@@ -222,5 +281,3 @@ def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(run
     result = train(tmp_path, values, "--resume", "auto")
     assert result.returncode == 2 and "model.intermediate_size: 48" in result.stderr
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
-
-

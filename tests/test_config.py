@@ -34,7 +34,11 @@ def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
 
 
 def test_overrides_are_yaml_values():
-    assert parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"]) == {"a": {"b": 1, "c": None}, "d": [1, 2], "e": "x=y"}
+    assert parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"]) == {
+        "a": {"b": 1, "c": None},
+        "d": [1, 2],
+        "e": "x=y",
+    }
 
 
 def test_steps_follow_from_tokens():
@@ -84,10 +88,17 @@ def test_mistakes_name_the_key_in_one_line(overrides, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text,message", [
-    ("training: [", "not valid YAML at line"), ("- a\n", "found list"), ("base: missing.yaml\n", "no such configuration file"),
-    ("base: self.yaml\n", "comes back to itself"), ("base: 3\n", "base: found 3"), ("\x00", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("training: [", "not valid YAML at line"),
+        ("- a\n", "found list"),
+        ("base: missing.yaml\n", "no such configuration file"),
+        ("base: self.yaml\n", "comes back to itself"),
+        ("base: 3\n", "base: found 3"),
+        ("\x00", "not valid YAML"),
+    ],
+)
 def test_bad_files_are_named(tmp_path, text, message):
     path = tmp_path / "self.yaml"
     path.write_text(text)
@@ -98,4 +109,15 @@ def test_bad_files_are_named(tmp_path, text, message):
 
 def test_sections_follow_the_documented_names():
     sections = {f.name: f for f in fields(RunConfig)}
-    assert {"output", "seed", "device", "devices", "model", "data", "training", "parallel", "checkpoint", "logging"} == set(sections)
+    assert {
+        "output",
+        "seed",
+        "device",
+        "devices",
+        "model",
+        "data",
+        "training",
+        "parallel",
+        "checkpoint",
+        "logging",
+    } == set(sections)

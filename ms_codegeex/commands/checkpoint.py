@@ -19,8 +19,10 @@ EXAMPLES = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, summary in (("list", "show step, size and whether manifest and file sizes fit"),
-                          ("verify", "hash every tensor again; exit status 1 if one is damaged")):
+    for name, summary in (
+        ("list", "show step, size and whether manifest and file sizes fit"),
+        ("verify", "hash every tensor again; exit status 1 if one is damaged"),
+    ):
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
         action.add_argument("--json", action="store_true", help="print one JSON object")
@@ -36,8 +38,15 @@ def _report(path: Path, hashes: bool) -> dict[str, Any]:
     except UserError as error:
         return {"path": str(path), "sound": False, "error": str(error)}
     files = checkpoint.manifest["files"]
-    return {"path": str(path), "sound": True, "step": checkpoint.step, "tensors": len(checkpoint.names),
-            "files": len(files), "bytes": sum(files.values()), "hashed": hashes}
+    return {
+        "path": str(path),
+        "sound": True,
+        "step": checkpoint.step,
+        "tensors": len(checkpoint.names),
+        "files": len(files),
+        "bytes": sum(files.values()),
+        "hashed": hashes,
+    }
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"checkpoints": reports}))
     else:
         for report in reports:
-            print(f"{report['path']}: " + (
-                f"sound, step {report['step']}, {report['tensors']} tensors in {report['files']} files, "
-                f"{report['bytes']:,} bytes" if report["sound"] else f"DAMAGED: {report['error']}"))
+            print(
+                f"{report['path']}: "
+                + (
+                    f"sound, step {report['step']}, {report['tensors']} tensors in {report['files']} files, "
+                    f"{report['bytes']:,} bytes"
+                    if report["sound"]
+                    else f"DAMAGED: {report['error']}"
+                )
+            )
     return int(arguments.action == "verify" and not all(report["sound"] for report in reports))

@@ -12,7 +12,7 @@ from ms_codegeex.errors import UserError
 
 SUMMARY = "continue a prompt with a trained model"
 EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Python --prompt "import os"
-  ms-codegeex generate --model runs/codegeex_tiny/huggingface --prompt-file prompt.py --temperature 0.2 --max-new-tokens 64
+  ms-codegeex generate --model runs/codegeex_tiny/huggingface --prompt-file start.py --temperature 0.2
   ms-codegeex generate --model runs/codegeex_tiny --prompt "# language: Python" --greedy --json"""
 
 
@@ -23,13 +23,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt", metavar="TEXT", help="the text to continue; a language tag line gets its newline")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (- is standard input)")
     parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="at most so many tokens (default 128)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="at most so many tokens (default 128)"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default 0.8)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default 0: off)")
-    parser.add_argument("--top-p", type=float, default=0.95, metavar="P",
-                        help="only the likeliest tokens that make up probability P (default 0.95; 1: off)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)")
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default 0: off)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="only the likeliest tokens that make up probability P (default 0.95; 1: off)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -52,8 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Generate."""
     from ms_codegeex.generation.sampling import SamplingSettings
 
-    settings = SamplingSettings(arguments.max_new_tokens, 0.0 if arguments.greedy else arguments.temperature,
-                                arguments.top_k, arguments.top_p, arguments.seed)
+    settings = SamplingSettings(
+        arguments.max_new_tokens,
+        0.0 if arguments.greedy else arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+    )
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
@@ -63,8 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         ids = generator.encode(prompt)
         new = list(generator.tokens(ids, settings))
-        print(json.dumps({"model": str(generator.path), "prompt": prompt, "text": generator.tokenizer.decode(new),
-                          "prompt_tokens": len(ids), "new_tokens": len(new), "seconds": time.perf_counter() - began}))
+        print(
+            json.dumps(
+                {
+                    "model": str(generator.path),
+                    "prompt": prompt,
+                    "text": generator.tokenizer.decode(new),
+                    "prompt_tokens": len(ids),
+                    "new_tokens": len(new),
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+        )
         return 0
     sys.stdout.write(prompt)
     for piece in generator.stream(prompt, settings):

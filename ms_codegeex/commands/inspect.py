@@ -28,8 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="dataset or model directory")
     parser.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
-    parser.add_argument("--split", choices=("train", "validation"), default="train",
-                        help="where to look for the document (default: train)")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation"),
+        default="train",
+        help="where to look for the document (default: train)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -46,8 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         result = describe_model(directory)
         print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(_model_lines(result)))
         return 0
-    raise UserError(f"{directory}: neither a dataset (dataset.json) nor a model (config.json); "
-                    "`ms-codegeex prepare` makes datasets, `ms-codegeex convert` makes models")
+    raise UserError(
+        f"{directory}: neither a dataset (dataset.json) nor a model (config.json); "
+        "`ms-codegeex prepare` makes datasets, `ms-codegeex convert` makes models"
+    )
 
 
 def _run_dataset(arguments: argparse.Namespace) -> int:
@@ -80,7 +86,7 @@ def verify_dataset(directory: Path) -> tuple[dict[str, Any], dict[str, IndexedDa
     path, remedy = directory / DATASET_JSON, "prepare it again with `ms-codegeex prepare --replace`"
     description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise UserError(f"{path}: not the description of a dataset (no \"format\": \"{FORMAT}\"); {remedy}")
+        raise UserError(f'{path}: not the description of a dataset (no "format": "{FORMAT}"); {remedy}')
     try:
         vocab_size, eos_id = description["vocab_size"], description["eos_id"]
         hashes = {name: description["files"][name]["sha256"] for name in DATA_FILES}
@@ -91,17 +97,21 @@ def verify_dataset(directory: Path) -> tuple[dict[str, Any], dict[str, IndexedDa
     for split, dataset in splits.items():
         dataset.check_ids(vocab_size)
         if [len(dataset), dataset.tokens.size] != counts[split]:
-            raise UserError(f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
-                            f"there are {len(dataset)} and {dataset.tokens.size}; {remedy}")
+            raise UserError(
+                f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
+                f"there are {len(dataset)} and {dataset.tokens.size}; {remedy}"
+            )
         ends = np.cumsum(dataset.sizes) - 1
         open_ended = np.flatnonzero(dataset.tokens[ends] != eos_id)
         if open_ended.size:
-            raise UserError(f"{directory / split}.bin: document {open_ended[0]} does not end with id {eos_id}; "
-                            f"{remedy}")
+            raise UserError(
+                f"{directory / split}.bin: document {open_ended[0]} does not end with id {eos_id}; {remedy}"
+            )
     for name, expected in hashes.items():
         if sha256(directory / name) != expected:
-            raise UserError(f"{directory / name}: its sha256 is not the one in {DATASET_JSON}; the file has changed, "
-                            f"{remedy}")
+            raise UserError(
+                f"{directory / name}: its sha256 is not the one in {DATASET_JSON}; the file has changed, {remedy}"
+            )
     return description, splits
 
 
@@ -113,8 +123,10 @@ def read_document(dataset: IndexedDataset, description: dict[str, Any], split: s
         raise UserError(f"--document {number}: {split} has documents 0..{len(dataset) - 1}")
     tokenizer = load_tokenizer(description["tokenizer"]["name"])
     if tokenizer.fingerprint != description["tokenizer"]["fingerprint"]:
-        raise UserError(f"tokenizer {description['tokenizer']['name']}: no longer the one the dataset was made with; "
-                        "restore it, or prepare the dataset again")
+        raise UserError(
+            f"tokenizer {description['tokenizer']['name']}: no longer the one the dataset was made with; "
+            "restore it, or prepare the dataset again"
+        )
     ids = dataset.document(number)
     return {"split": split, "number": number, "tokens": int(ids.size), "text": tokenizer.decode(ids[:-1].tolist())}
 
@@ -132,13 +144,19 @@ def describe_model(directory: Path) -> dict[str, Any]:
             with safe_open(path, framework="numpy") as file:
                 for name in sorted(file.keys()):
                     part = file.get_slice(name)
-                    tensors.append({"name": name, "shape": part.get_shape(), "dtype": part.get_dtype(),
-                                    "file": path.name})
+                    tensors.append(
+                        {"name": name, "shape": part.get_shape(), "dtype": part.get_dtype(), "file": path.name}
+                    )
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: not a sound safetensors file ({error}); restore or convert it again") from None
     _check_index(directory, tensors)
-    return {"kind": "model", "directory": str(directory), "config": config, "tensors": tensors,
-            "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)}
+    return {
+        "kind": "model",
+        "directory": str(directory),
+        "config": config,
+        "tensors": tensors,
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+    }
 
 
 def _check_index(directory: Path, tensors: list[dict[str, Any]]) -> None:
@@ -153,8 +171,10 @@ def _check_index(directory: Path, tensors: list[dict[str, Any]]) -> None:
         raise UserError(f"{path}: no weight_map; convert the model again")
     differing = sorted(set(expected.items()) ^ {(tensor["name"], tensor["file"]) for tensor in tensors})
     if differing:
-        raise UserError(f"{path}: does not fit the files beside it ({differing[0][0]} in {differing[0][1]}); "
-                        "convert the model again")
+        raise UserError(
+            f"{path}: does not fit the files beside it ({differing[0][0]} in {differing[0][1]}); "
+            "convert the model again"
+        )
 
 
 def _model_lines(result: dict[str, Any]) -> list[str]:

@@ -23,11 +23,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
-    parser.add_argument("--devices", type=int, metavar="N",
-                        help="worker processes (default: the configuration's, else 2 on a CPU with two cores or more)")
-    parser.add_argument("--corpus", nargs="+", default=[], metavar="PATH",
-                        help="prepare and train on the source code in these files and folders")
-    parser.add_argument("--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="worker processes (default: the configuration's, else 2 on a CPU with two cores or more)",
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="prepare and train on the source code in these files and folders",
+    )
+    parser.add_argument(
+        "--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR"
+    )
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
 
 
@@ -41,13 +52,20 @@ def _resolve_data(config, corpus: list[str], quiet: bool):
         raise UserError("--corpus: data.train is given too; choose one of them")
     if config.data.train is None:
         parent = Path(config.output).absolute().parent
-        directory = cached_corpus([Path(p) for p in corpus] or None, parent, PrepareSettings(),
-                                  workers=os.cpu_count() or 1, progress=not quiet)
+        directory = cached_corpus(
+            [Path(p) for p in corpus] or None,
+            parent,
+            PrepareSettings(),
+            workers=os.cpu_count() or 1,
+            progress=not quiet,
+        )
     else:
         directory = Path(config.data.train).absolute()
         if not (directory / "dataset.json").is_file():
-            raise UserError(f"data.train: {directory} is not a dataset directory (no dataset.json); make one with "
-                            "`ms-codegeex prepare --input PATH --output DIR`, or use --corpus PATH")
+            raise UserError(
+                f"data.train: {directory} is not a dataset directory (no dataset.json); make one with "
+                "`ms-codegeex prepare --input PATH --output DIR`, or use --corpus PATH"
+            )
     return replace(config, data=replace(config.data, train=str(directory)))
 
 
@@ -110,8 +128,10 @@ def _finish(config, run_directory, say: _Narrator) -> dict[str, Any]:
 
         say("exporting the model directory and the PyTorch file …")
         source = Path(result["checkpoint"])
-        for target, key, path in (("hf", "huggingface", run_directory.huggingface),
-                                  ("megatron", "pytorch", run_directory.pytorch)):
+        for target, key, path in (
+            ("hf", "huggingface", run_directory.huggingface),
+            ("megatron", "pytorch", run_directory.pytorch),
+        ):
             summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
         say("generating a sample …")
         summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
@@ -123,23 +143,35 @@ def _sample(model: Path, seed: int) -> str:
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import SamplingSettings
 
-    return Generator(model).generate(SAMPLE_PROMPT, SamplingSettings(max_new_tokens=96, temperature=0.8, top_p=0.9, seed=seed))
+    return Generator(model).generate(
+        SAMPLE_PROMPT, SamplingSettings(max_new_tokens=96, temperature=0.8, top_p=0.9, seed=seed)
+    )
 
 
 def _print_summary(summary: dict[str, Any], run_directory) -> None:
     """The figures, the sample, where things are, and what to try next."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
-    print(f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps\n"
-          f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
-          f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n")
+    print(
+        f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps\n"
+        f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
+        f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
+    )
     if summary["sample"] is not None:
         print("sample:\n" + "\n".join(f"  {line}" for line in summary["sample"].splitlines()) + "\n")
     print("artefacts:")
-    shown = {"checkpoint": summary["checkpoint"], "model directory": summary["huggingface"], "PyTorch file": summary["pytorch"],
-             "log": run_directory.log, "loss curve": run_directory.plot, "summary": run_directory.summary}
+    shown = {
+        "checkpoint": summary["checkpoint"],
+        "model directory": summary["huggingface"],
+        "PyTorch file": summary["pytorch"],
+        "log": run_directory.log,
+        "loss curve": run_directory.plot,
+        "summary": run_directory.summary,
+    }
     for name, path in shown.items():
         if path is not None and Path(path).exists():
             print(f"  {name:<16} {path}")
-    print(f"\ntry next:\n  ms-codegeex generate --model {run_directory.path} --language Python --prompt \"import os\"\n"
-          f"  ms-codegeex inspect {summary['huggingface'] or run_directory.path}\n"
-          f"  ms-codegeex train --config {run_directory.config} --resume auto training.steps={2 * summary['steps']}")
+    print(
+        f'\ntry next:\n  ms-codegeex generate --model {run_directory.path} --language Python --prompt "import os"\n'
+        f"  ms-codegeex inspect {summary['huggingface'] or run_directory.path}\n"
+        f"  ms-codegeex train --config {run_directory.config} --resume auto training.steps={2 * summary['steps']}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from ms_codegeex.files import read_json
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch]."""
+    """Sequences of one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32
+    [batch]."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -45,15 +47,21 @@ class PackedSequences:
         self.eos = int(self.info["eos_id"])
         self.size = (len(self.tokens) - 1) // seq_length
         if self.size < 1:
-            raise UserError(f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
-                            f"{seq_length} (data.seq_length); give more text or a shorter sequence")
+            raise UserError(
+                f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
+                f"{seq_length} (data.seq_length); give more text or a shorter sequence"
+            )
 
     def _read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         starts = indices * self.seq_length
-        rows = np.stack([self.tokens[s:s + self.seq_length + 1] for s in starts]).astype(np.int32)
+        rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
         inputs, labels = rows[:, :-1], rows[:, 1:]
-        return Batch(np.ascontiguousarray(inputs), np.ascontiguousarray(labels), (inputs != self.eos).astype(np.float32),
-                     (numbers % 2**31).astype(np.int32))
+        return Batch(
+            np.ascontiguousarray(inputs),
+            np.ascontiguousarray(labels),
+            (inputs != self.eos).astype(np.float32),
+            (numbers % 2**31).astype(np.int32),
+        )
 
     def training_batch(self, first: int, count: int) -> Batch:
         """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
@@ -61,7 +69,8 @@ class PackedSequences:
         return self._read(sample_indices(numbers, self.size, self.seed), numbers)
 
     def evaluation_batch(self, rank: int, ranks: int, samples: int) -> Batch:
-        """This rank's share of `samples` evenly spaced sequences; shares are padded with masked sequences to equal size."""
+        """This rank's share of `samples` evenly spaced sequences; shares are padded with masked sequences to equal
+        size."""
         samples = min(samples, self.size)
         share = -(-samples // ranks)
         numbers = np.arange(rank * share, (rank + 1) * share)
@@ -72,8 +81,10 @@ class PackedSequences:
     def check_ids(self, vocab_size: int) -> None:
         """`UserError` if the corpus holds ids beyond the model's table."""
         if self.info["vocab_size"] > vocab_size:
-            raise UserError(f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
-                            f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer")
+            raise UserError(
+                f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
+                f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer"
+            )
 
 
 def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
@@ -85,8 +96,8 @@ def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
     for row, sample in zip(inputs, batch.samples, strict=True):
         generator = np.random.default_rng([seed, int(sample)])
         borders = [-1, *np.flatnonzero(row == eos), len(row)]
-        for start, stop in zip(borders[:-1], borders[1:], strict=True):
-            row[start + 1:stop] = generator.permutation(row[start + 1:stop])
+        for start, stop in itertools.pairwise(borders):
+            row[start + 1 : stop] = generator.permutation(row[start + 1 : stop])
     return Batch(inputs, batch.labels, batch.loss_mask, batch.samples)
 
 

@@ -15,9 +15,12 @@ from ms_codegeex.errors import UserError
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
-_GENERATED = re.compile(rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
-                        rb"\bgenerated\b[^\n]{0,80}\bdo not (?:edit|modify)|"
-                        rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b", re.IGNORECASE)
+_GENERATED = re.compile(
+    rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
+    rb"\bgenerated\b[^\n]{0,80}\bdo not (?:edit|modify)|"
+    rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b",
+    re.IGNORECASE,
+)
 _GENERATED_HEAD = 1000  # such notices stand at the top; further down the words are about something else
 _NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 0x7F)
 
@@ -80,8 +83,11 @@ def user_roots(inputs: Sequence[Path | str]) -> list[Root]:
         base = path if path.is_dir() else path.parent
         if base not in labels:
             taken, name = set(labels.values()), printable(base.name) or "root"
-            labels[base] = next(label for count in range(1, len(taken) + 2)
-                                if (label := name if count == 1 else f"{name}-{count}") not in taken)
+            labels[base] = next(
+                label
+                for count in range(1, len(taken) + 2)
+                if (label := name if count == 1 else f"{name}-{count}") not in taken
+            )
         roots.append(Root(path, labels[base]))
     return roots
 
@@ -149,8 +155,9 @@ def find_sources(roots: Iterable[Root], languages: Iterable[str]) -> tuple[list[
             language = detect(path, head)
             if language is not None and language.name in wanted and path not in found:
                 relative = PurePosixPath(printable(path.relative_to(base)))
-                found[path] = SourceFile(f"{root.label}/{relative}", path, _package(root, relative),
-                                         language.name, size)
+                found[path] = SourceFile(
+                    f"{root.label}/{relative}", path, _package(root, relative), language.name, size
+                )
     return sorted(found.values(), key=lambda file: (file.identity, str(file.path))), sorted(unreadable)
 
 

@@ -58,15 +58,17 @@ def _empty_sketch() -> MinHash:
 def _shingle_hashes(data: bytes) -> np.ndarray:
     """Distinct 32-bit hashes of the word 5-grams, sorted; a shorter document is one shingle. Words are ASCII `\\w+`."""
     known: dict[bytes, int] = {}
-    words = np.array([known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in _WORD.findall(data)],
-                     dtype=np.uint64)
+    words = np.array(
+        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in _WORD.findall(data)],
+        dtype=np.uint64,
+    )
     if not words.size:
         return np.empty(0, np.uint32)
     length = min(SHINGLE_WORDS, words.size)
     count = words.size - length + 1
     mixed = np.zeros(count, np.uint64)
     for place in range(length):  # a polynomial in the word hashes: the order of words counts
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[place:place + count]
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[place : place + count]
     mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIER
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
 
@@ -79,7 +81,7 @@ def digest(data: bytes) -> Digest:
         return Digest(identity, None)
     sketch = _empty_sketch().copy()
     for start in range(0, hashes.size, _CHUNK):
-        sketch.update_batch(hashes[start:start + _CHUNK].tolist())
+        sketch.update_batch(hashes[start : start + _CHUNK].tolist())
     return Digest(identity, sketch.hashvalues)
 
 
@@ -118,8 +120,11 @@ def _near_duplicates(digests: Sequence[Digest], threshold: float, skip: dict[int
             continue
         sketch = _empty_sketch().copy()
         sketch.hashvalues = item.signature
-        alike = [other for other in index.query(sketch)
-                 if float(np.mean(digests[other].signature == item.signature)) >= threshold]
+        alike = [
+            other
+            for other in index.query(sketch)
+            if float(np.mean(digests[other].signature == item.signature)) >= threshold
+        ]
         if alike:
             near[number] = Duplicate(min(alike), exact=False)
         else:

@@ -113,23 +113,27 @@ class IndexedDataset:
         """Ids of document `number` (0-based), a read-only view `[size]` of `tokens`; IndexError when out of range."""
         if not 0 <= number < len(self):
             raise IndexError(f"document {number}: {self.prefix} has documents 0..{len(self) - 1}")
-        return self.tokens[self._bounds[number]:self._bounds[number + 1]]
+        return self.tokens[self._bounds[number] : self._bounds[number + 1]]
 
     def check_ids(self, limit: int) -> None:
         """Read every id; one outside 0..limit-1 is a `UserError` that names its document."""
         for start in range(0, self.tokens.size, _SCAN):
-            block = self.tokens[start:start + _SCAN]
+            block = self.tokens[start : start + _SCAN]
             wrong = np.flatnonzero((block < 0) | (block >= limit))
             if wrong.size:
                 place = start + int(wrong[0])
                 number = int(np.searchsorted(self._bounds, place, side="right")) - 1
-                raise UserError(f"{_file(self.prefix, '.bin')}: id {self.tokens[place]} in document {number} is "
-                                f"outside 0..{limit - 1}; it was made with another tokenizer, prepare it again "
-                                "with --replace")
+                raise UserError(
+                    f"{_file(self.prefix, '.bin')}: id {self.tokens[place]} in document {number} is "
+                    f"outside 0..{limit - 1}; it was made with another tokenizer, prepare it again "
+                    "with --replace"
+                )
 
     def _bad(self, problem: str) -> UserError:
-        return UserError(f"{self._index_path}: {problem}; the dataset is damaged, prepare it again with "
-                         "`ms-codegeex prepare --replace`")
+        return UserError(
+            f"{self._index_path}: {problem}; the dataset is damaged, prepare it again with "
+            "`ms-codegeex prepare --replace`"
+        )
 
     def _read_index(self, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if len(data) < _HEADER.size:
@@ -146,9 +150,11 @@ class IndexedDataset:
         if len(data) != expected:
             raise self._bad(f"{len(data)} bytes instead of {expected} for {sequences} sequences")
         place = _HEADER.size
-        return (np.frombuffer(data, "<i4", sequences, place),
-                np.frombuffer(data, "<i8", sequences, place + sequences * 4),
-                np.frombuffer(data, "<i8", starts, place + sequences * 12))
+        return (
+            np.frombuffer(data, "<i4", sequences, place),
+            np.frombuffer(data, "<i8", sequences, place + sequences * 4),
+            np.frombuffer(data, "<i8", starts, place + sequences * 12),
+        )
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, once everything fits together."""
@@ -157,11 +163,14 @@ class IndexedDataset:
         bounds = np.concatenate(([0], np.cumsum(sizes)))
         wrong = np.flatnonzero(pointers != bounds[:-1] * self.dtype.itemsize)
         if wrong.size:
-            raise self._bad(f"sequence {int(wrong[0])} starts at byte {int(pointers[wrong[0]])} instead of "
-                            f"{int(bounds[wrong[0]]) * self.dtype.itemsize}")
+            raise self._bad(
+                f"sequence {int(wrong[0])} starts at byte {int(pointers[wrong[0]])} instead of "
+                f"{int(bounds[wrong[0]]) * self.dtype.itemsize}"
+            )
         if not starts.size or starts[0] != 0 or starts[-1] != sizes.size or (np.diff(starts) <= 0).any():
             raise self._bad(f"the document starts do not rise from 0 to {sizes.size}")
         if data_bytes != bounds[-1] * self.dtype.itemsize:
-            raise self._bad(f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but the .bin beside it has "
-                            f"{data_bytes}")
+            raise self._bad(
+                f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but the .bin beside it has {data_bytes}"
+            )
         return bounds[starts]

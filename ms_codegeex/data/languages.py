@@ -37,16 +37,25 @@ class Language:
 
 
 LANGUAGES: tuple[Language, ...] = (
-    Language("C++", "// language: C++", (".cpp", ".cc", ".cxx", ".c++", ".C", ".H", ".hpp", ".hh", ".hxx", ".h++",
-                                         ".ipp", ".inl", ".tpp", ".txx"), ("cpp",)),
+    Language(
+        "C++",
+        "// language: C++",
+        (".cpp", ".cc", ".cxx", ".c++", ".C", ".H", ".hpp", ".hh", ".hxx", ".h++", ".ipp", ".inl", ".tpp", ".txx"),
+        ("cpp",),
+    ),
     Language("Python", "# language: Python", (".py", ".pyi", ".pyw"), ("py",), ("python", "pypy")),
     Language("Java", "// language: Java", (".java",)),
     Language("JavaScript", "// language: JavaScript", (".js", ".mjs", ".cjs", ".jsx"), ("js",), ("node",)),
     Language("C", "// language: C", (".c",)),
     Language("Go", "// language: Go", (".go",), ("golang",)),
     Language("HTML", "<!--language: HTML-->", (".html", ".htm", ".xhtml")),
-    Language("Shell", "# language: Shell", (".sh", ".bash", ".zsh", ".ksh"), ("sh", "bash"),
-             ("sh", "bash", "zsh", "ksh", "dash", "ash")),
+    Language(
+        "Shell",
+        "# language: Shell",
+        (".sh", ".bash", ".zsh", ".ksh"),
+        ("sh", "bash"),
+        ("sh", "bash", "zsh", "ksh", "dash", "ash"),
+    ),
     Language("PHP", "// language: PHP", (".php", ".phtml", ".php5", ".php7"), (), ("php",)),
     Language("CSS", "/* language: CSS */", (".css",)),
     Language("TypeScript", "// language: TypeScript", (".tsx", ".mts", ".cts"), ("typescript", "ts")),
@@ -64,11 +73,15 @@ LANGUAGES: tuple[Language, ...] = (
     Language("Objective-C++", "// language: Objective-C++", (), ("objectivec++", "objective-cpp", "objectivecpp")),
 )
 
-_OBJECTIVE_C = (rb"(?m)^\s*(?:@(?:interface|implementation|protocol|class|import|end)\b|#\s*import\b)|"
-                rb"\bNS_ASSUME_NONNULL")
-_CPP = (rb"(?m)^\s*(?:class|namespace|template|using|public:|private:|protected:|constexpr|inline\s+namespace)\b|"
-        rb"^\s*(?:public|private|protected)\s*:|\bstd::|\bnullptr\b|\boperator\s*[=<>+\-*\[(]|^\s*#\s*include\s*<[a-z_]+>|"
-        rb"^\s*virtual\b|^\s*typename\b|\b\w+::\w+")
+_OBJECTIVE_C = (
+    rb"(?m)^\s*(?:@(?:interface|implementation|protocol|class|import|end)\b|#\s*import\b)|"
+    rb"\bNS_ASSUME_NONNULL"
+)
+_CPP = (
+    rb"(?m)^\s*(?:class|namespace|template|using|public:|private:|protected:|constexpr|inline\s+namespace)\b|"
+    rb"^\s*(?:public|private|protected)\s*:|\bstd::|\bnullptr\b|\boperator\s*[=<>+\-*\[(]|^\s*#\s*include\s*<[a-z_]+>|"
+    rb"^\s*virtual\b|^\s*typename\b|\b\w+::\w+"
+)
 
 AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
@@ -76,13 +89,23 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     ".h": ((_OBJECTIVE_C, "Objective-C"), (rb"\b__(?:global|device|host)__\b", "Cuda"), (_CPP, "C++"), (b"", "C")),
     ".m": ((_OBJECTIVE_C, "Objective-C"), (b"", None)),  # otherwise Matlab, Octave, Mathematica
     ".mm": ((rb"\A\s*<", None), (rb"(?m)\A[.'][A-Za-z\\]", None), (b"", "Objective-C++")),  # mind maps, troff macros
-    ".inc": ((rb"<\?php", "PHP"), (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
-             (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"), (_CPP, "C++"),
-             (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"), (b"", None)),
-    ".ts": ((rb"\A\s*(?:<\?xml|<!DOCTYPE TS|<TS)", None), (rb"\x00|\A\x47[\x40-\x5f]", None),  # Qt translations, video
-            (b"", "TypeScript")),
-    ".pp": ((rb"(?im)^\s*(?:unit|program|library)\s+\w+\s*;|^\s*(?:interface|implementation)\s*$", "Pascal"),
-            (b"", None)),  # otherwise Puppet
+    ".inc": (
+        (rb"<\?php", "PHP"),
+        (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
+        (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"),
+        (_CPP, "C++"),
+        (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"),
+        (b"", None),
+    ),
+    ".ts": (
+        (rb"\A\s*(?:<\?xml|<!DOCTYPE TS|<TS)", None),
+        (rb"\x00|\A\x47[\x40-\x5f]", None),  # Qt translations, video
+        (b"", "TypeScript"),
+    ),
+    ".pp": (
+        (rb"(?im)^\s*(?:unit|program|library)\s+\w+\s*;|^\s*(?:interface|implementation)\s*$", "Pascal"),
+        (b"", None),
+    ),  # otherwise Puppet
     ".f": ((rb"(?m)^: \S+ ", None), (b"", "Fortran")),  # otherwise Forth
     ".cls": ((rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"), (b"", None)),
 }

@@ -1,7 +1,7 @@
 """Sample order as a pure function of (seed, global sample number): a keyed permutation, no index arrays.
 
-A balanced Feistel network permutes the smallest square power of two that holds an epoch; numbers that fall outside are walked
-on until they come back (cycle walking), which keeps it a permutation of exactly `size` values.
+A balanced Feistel network permutes the smallest square power of two that holds an epoch; numbers that fall outside are
+walked on until they come back (cycle walking), which keeps it a permutation of exactly `size` values.
 """
 
 from __future__ import annotations

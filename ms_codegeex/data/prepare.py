@@ -39,6 +39,7 @@ DATASET_JSON = "dataset.json"
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
+
 @functools.lru_cache(maxsize=1)
 def _tokenizer(name: str) -> Any:
     from ms_codegeex.data.tokenizer import load_tokenizer
@@ -75,8 +76,14 @@ def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) 
     tables = {}
     if settings.tokenizer != "codegeex" and directory.is_dir():
         tables = {name: sha256(directory / name) for name in FILES if (directory / name).is_file()}
-    request = {"format": FORMAT, "version": VERSION, "inputs": [corpus.printable(root.path) for root in _roots(inputs)],
-               "settings": asdict(settings), "tokenizer": tables, "python": platform.python_version()}
+    request = {
+        "format": FORMAT,
+        "version": VERSION,
+        "inputs": [corpus.printable(root.path) for root in _roots(inputs)],
+        "settings": asdict(settings),
+        "tokenizer": tables,
+        "python": platform.python_version(),
+    }
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,13 +114,22 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
     if description is None:
         raise UserError(f"{output}: holds an incomplete dataset; prepare it again with --replace")
     if description.get("key") != key:
-        raise UserError(f"{output}: holds a dataset made from other inputs or settings; add --replace, or give "
-                        "--output another directory")
+        raise UserError(
+            f"{output}: holds a dataset made from other inputs or settings; add --replace, or give "
+            "--output another directory"
+        )
     return description
 
 
-def prepare_dataset(inputs: Sequence[Path | str] | None, output: Path | str, settings: PrepareSettings, *, workers: int,
-                    progress: bool, replace: bool = False) -> dict[str, Any]:
+def prepare_dataset(
+    inputs: Sequence[Path | str] | None,
+    output: Path | str,
+    settings: PrepareSettings,
+    *,
+    workers: int,
+    progress: bool,
+    replace: bool = False,
+) -> dict[str, Any]:
     """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
 
     Args:
@@ -143,25 +159,35 @@ def prepare_dataset(inputs: Sequence[Path | str] | None, output: Path | str, set
         with open_mapper(workers) as mapper:
             selection = select(_roots(inputs), settings, mapper, report)
             with atomic_directory(output) as directory:
-                splits = {split: _write_split(directory, split, selection, settings, mapper, report)
-                          for split in SPLITS}
+                splits = {
+                    split: _write_split(directory, split, selection, settings, mapper, report) for split in SPLITS
+                }
                 description = _describe(directory, key, inputs, settings, selection, splits, tokenizer)
                 write_json(directory / DATASET_JSON, description)
     seconds = time.perf_counter() - started
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
-    return {**description, "output": str(output), "cached": cached, "seconds": round(seconds, 3),
-            "megabytes_per_second": round(rate, 3)}
+    return {
+        **description,
+        "output": str(output),
+        "cached": cached,
+        "seconds": round(seconds, 3),
+        "megabytes_per_second": round(rate, 3),
+    }
 
 
-def _write_split(directory: Path, split: str, selection: Selection, settings: PrepareSettings, mapper: Callable,
-                 progress: Progress) -> dict[str, Any]:
+def _write_split(
+    directory: Path, split: str, selection: Selection, settings: PrepareSettings, mapper: Callable, progress: Progress
+) -> dict[str, Any]:
     """Tokenise and write one split; its counts by language and its packages."""
     import numpy as np
 
     from ms_codegeex.data.indexed import IndexedWriter
 
-    chosen = [(file, digest) for file, digest in zip(selection.files, selection.hashes, strict=True)
-              if (file.identity in selection.validation) == (split == "validation")]
+    chosen = [
+        (file, digest)
+        for file, digest in zip(selection.files, selection.hashes, strict=True)
+        if (file.identity in selection.validation) == (split == "validation")
+    ]
     tasks = make_tasks(file for file, _ in chosen)
     results = mapper(functools.partial(_tokenise, settings.tokenizer, settings.tags), tasks)
     counts: dict[str, dict[str, int]] = {}
@@ -177,22 +203,44 @@ def _write_split(directory: Path, split: str, selection: Selection, settings: Pr
                 for name, amount in (("documents", 1), ("tokens", ids.size), ("bytes", file.size)):
                     entry[name] += amount
     total = {name: sum(entry[name] for entry in counts.values()) for name in ("documents", "tokens", "bytes")}
-    return {**total, "languages": dict(sorted(counts.items(), key=lambda item: -item[1]["bytes"])),
-            "packages": sorted({file.package for file, _ in chosen})}
+    return {
+        **total,
+        "languages": dict(sorted(counts.items(), key=lambda item: -item[1]["bytes"])),
+        "packages": sorted({file.package for file, _ in chosen}),
+    }
 
 
-def _describe(directory: Path, key: str, inputs: Sequence[Path | str] | None, settings: PrepareSettings,
-              selection: Selection, splits: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _describe(
+    directory: Path,
+    key: str,
+    inputs: Sequence[Path | str] | None,
+    settings: PrepareSettings,
+    selection: Selection,
+    splits: dict[str, Any],
+    tokenizer: Any,
+) -> dict[str, Any]:
     """The content of dataset.json; no times or host names, so that equal requests give equal bytes."""
-    files = {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
-             for name in DATA_FILES}
+    files = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in DATA_FILES
+    }
     sources = [{"path": corpus.printable(root.path), "label": root.label} for root in _roots(inputs)]
-    return {"format": FORMAT, "version": VERSION, "key": key,
-            "tokenizer": {"name": settings.tokenizer, "fingerprint": tokenizer.fingerprint,
-                          "max_len": tokenizer.max_len},
-            "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "dtype": "uint16",
-            "default_corpus": inputs is None, "sources": sources, "split_by": selection.split_by, "splits": splits,
-            **selection.report, "files": files, "settings": asdict(settings), "python": platform.python_version()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "key": key,
+        "tokenizer": {"name": settings.tokenizer, "fingerprint": tokenizer.fingerprint, "max_len": tokenizer.max_len},
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "dtype": "uint16",
+        "default_corpus": inputs is None,
+        "sources": sources,
+        "split_by": selection.split_by,
+        "splits": splits,
+        **selection.report,
+        "files": files,
+        "settings": asdict(settings),
+        "python": platform.python_version(),
+    }
 
 
 @contextlib.contextmanager
@@ -209,8 +257,9 @@ def _lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def cached_corpus(inputs: Sequence[Path | str] | None, parent: Path | str, settings: PrepareSettings, workers: int,
-                  progress: bool) -> Path:
+def cached_corpus(
+    inputs: Sequence[Path | str] | None, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool
+) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
     Returns `parent/corpus-<12 hex digits of dataset_key>`. When it is complete nothing is searched or read again, also

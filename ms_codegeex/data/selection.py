@@ -50,11 +50,14 @@ class PrepareSettings:
         ordered = tuple(item.name for item in languages.LANGUAGES if not chosen or item.name in chosen)
         object.__setattr__(self, "languages", ordered)
         if not 0 <= self.validation_share < 1:
-            raise UserError(f"validation_share {self.validation_share}: expected 0 or more and less than 1, "
-                            "for example 0.05")
+            raise UserError(
+                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
+            )
         if self.rules.min_bytes > self.rules.max_file_bytes:
-            raise UserError(f"min_bytes {self.rules.min_bytes}: more than max_file_bytes {self.rules.max_file_bytes}, "
-                            "no file could be kept")
+            raise UserError(
+                f"min_bytes {self.rules.min_bytes}: more than max_file_bytes {self.rules.max_file_bytes}, "
+                "no file could be kept"
+            )
         if self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
@@ -120,21 +123,26 @@ def select(roots: list[corpus.Root], settings: PrepareSettings, mapper: Callable
     for path in unreadable:
         dropped.add("unreadable", path)
     if not found:
-        raise UserError(f"{places}: no source file in {', '.join(settings.languages)}; "
-                        "give --input other paths or --languages others")
+        raise UserError(
+            f"{places}: no source file in {', '.join(settings.languages)}; "
+            "give --input other paths or --languages others"
+        )
     sampled = _sample(found, settings, progress, dropped)
     kept, digests = _judge(sampled, settings, mapper, progress, dropped)
     if not kept:
         reasons = ", ".join(f"{reason} {entry['files']}" for reason, entry in sorted(dropped.reasons.items()))
-        raise UserError(f"{places}: nothing left of {len(found)} source files (dropped: {reasons or 'none'}; "
-                        f"max_bytes {settings.max_bytes}); give --input more files or raise --max-bytes")
+        raise UserError(
+            f"{places}: nothing left of {len(found)} source files (dropped: {reasons or 'none'}; "
+            f"max_bytes {settings.max_bytes}); give --input more files or raise --max-bytes"
+        )
     report = {"found": _total(found), "sampled": _total(sampled), "dropped": dict(sorted(dropped.reasons.items()))}
     validation, split_by = _split(kept, settings)
     return Selection(kept, [item.sha256 for item in digests], validation, split_by, report)
 
 
-def _sample(found: list[corpus.SourceFile], settings: PrepareSettings, progress: Progress,
-            dropped: _Dropped) -> list[corpus.SourceFile]:
+def _sample(
+    found: list[corpus.SourceFile], settings: PrepareSettings, progress: Progress, dropped: _Dropped
+) -> list[corpus.SourceFile]:
     fitting = []
     for file in found:
         reason = corpus.size_rejection(file.size, settings.rules)
@@ -144,13 +152,16 @@ def _sample(found: list[corpus.SourceFile], settings: PrepareSettings, progress:
             fitting.append(file)
     sampled = corpus.sample(fitting, settings.max_bytes, settings.seed)
     if len(sampled) < len(fitting):
-        progress.say(f"sampled {len(sampled)} of {len(fitting)} files, {_total(sampled)['bytes'] / 1e6:.1f} of "
-                     f"{_total(fitting)['bytes'] / 1e6:.1f} MB; --max-bytes {settings.max_bytes} is the limit")
+        progress.say(
+            f"sampled {len(sampled)} of {len(fitting)} files, {_total(sampled)['bytes'] / 1e6:.1f} of "
+            f"{_total(fitting)['bytes'] / 1e6:.1f} MB; --max-bytes {settings.max_bytes} is the limit"
+        )
     return sampled
 
 
-def _judge(files: list[corpus.SourceFile], settings: PrepareSettings, mapper: Callable, progress: Progress,
-           dropped: _Dropped) -> tuple[list[corpus.SourceFile], list[Digest]]:
+def _judge(
+    files: list[corpus.SourceFile], settings: PrepareSettings, mapper: Callable, progress: Progress, dropped: _Dropped
+) -> tuple[list[corpus.SourceFile], list[Digest]]:
     """Files that pass the rules and repeat no other, with their digests."""
     from ms_codegeex.data.deduplicate import find_duplicates
 
@@ -179,8 +190,10 @@ def _split(kept: list[corpus.SourceFile], settings: PrepareSettings) -> tuple[fr
     split_by = "package" if len({file.package for file in kept}) > 1 or not settings.validation_share else "file"
     groups = {file.identity: file.package if split_by == "package" else file.identity for file in kept}
     if settings.validation_share and len(kept) == 1:
-        raise UserError(f"{kept[0].identity}: the only document left, but training and validation need one each; "
-                        "give --input more files or --validation-share 0")
+        raise UserError(
+            f"{kept[0].identity}: the only document left, but training and validation need one each; "
+            "give --input more files or --validation-share 0"
+        )
     sizes: dict[str, int] = {}
     for file in kept:
         sizes[groups[file.identity]] = sizes.get(groups[file.identity], 0) + file.size

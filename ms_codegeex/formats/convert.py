@@ -52,13 +52,15 @@ def _check_target(target: Path, source: Path, replace_old: bool) -> None:
     if not replace_old:
         raise UserError(f"{target}: exists already; choose another --output" + (" or add --replace" if ours else ""))
     if not ours:
-        raise UserError(f"{target}: exists and is not a converted model, so --replace leaves it alone; "
-                        "choose another --output")
+        raise UserError(
+            f"{target}: exists and is not a converted model, so --replace leaves it alone; choose another --output"
+        )
 
 
 @contextmanager
-def _measured(tensors: Mapping[layout.Foreign, LazyTensor], label: str,
-              progress: bool) -> Iterator[dict[layout.Foreign, LazyTensor]]:
+def _measured(
+    tensors: Mapping[layout.Foreign, LazyTensor], label: str, progress: bool
+) -> Iterator[dict[layout.Foreign, LazyTensor]]:
     """The tensors, moving a progress bar on standard error (only on a terminal) as they are loaded."""
     total = sum(tensor.nbytes for tensor in tensors.values())
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar:
@@ -68,6 +70,7 @@ def _measured(tensors: Mapping[layout.Foreign, LazyTensor], label: str,
                 array = tensor.array()
                 bar.update(tensor.nbytes)
                 return array
+
             return replace(tensor, load=load)
 
         yield {name: counted(tensor) for name, tensor in tensors.items()}
@@ -111,13 +114,25 @@ def _verify(target: Path, to: str, tensors: Mapping[layout.Foreign, LazyTensor],
     with _measured(tensors, "verify", progress) as expected:
         for name, tensor in expected.items():
             if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
-                    written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)):
-                raise UserError(f"{target}: tensor {layout.shown(name)} differs from the source after writing; "
-                                "the disk may be failing, convert again to another place")
+                written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
+            ):
+                raise UserError(
+                    f"{target}: tensor {layout.shown(name)} differs from the source after writing; "
+                    "the disk may be failing, convert again to another place"
+                )
 
 
-def convert(source: Path, to: str, output: Path, *, dtype: str | None = None, verify: bool = False,
-            progress: bool = True, replace: bool = False, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def convert(
+    source: Path,
+    to: str,
+    output: Path,
+    *,
+    dtype: str | None = None,
+    verify: bool = False,
+    progress: bool = True,
+    replace: bool = False,
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Convert the model at `source` to `to` ("hf": a model directory, "megatron": a nested `.pt` file) at `output`.
 
     `source` is a run, checkpoint or model directory or a Megatron `.pt` file, recognised by content; optimizer moments
@@ -135,15 +150,27 @@ def convert(source: Path, to: str, output: Path, *, dtype: str | None = None, ve
     target = _target(Path(output), to, model.family.name)
     _check_target(target, model.path, replace)
     entries = model.family.weights.entries(LAYOUTS[to], model.config)
-    ours = model.tensors if dtype is None else {
-        name: cast(name, tensor, SHORT_NAMES[dtype]) for name, tensor in model.tensors.items()}
+    ours = (
+        model.tensors
+        if dtype is None
+        else {name: cast(name, tensor, SHORT_NAMES[dtype]) for name, tensor in model.tensors.items()}
+    )
     tensors = layout.to_foreign(entries, ours)
     dtypes = sorted({tensor.dtype for tensor in tensors.values()})
     with _measured(tensors, f"convert to {to}", progress) as measured:
         _WRITERS[to](target, model, measured, dtypes[0])
     if verify:
         _verify(target, to, tensors, progress)
-    return {"source": str(model.path), "kind": model.kind, "family": model.family.name, "to": to, "output": str(target),
-            "dtypes": dtypes, "tensors": len(tensors), "parameters": sum(t.size for t in tensors.values()),
-            "bytes": sum(t.nbytes for t in tensors.values()), "verified": verify,
-            "seconds": round(time.monotonic() - begin, 3)}
+    return {
+        "source": str(model.path),
+        "kind": model.kind,
+        "family": model.family.name,
+        "to": to,
+        "output": str(target),
+        "dtypes": dtypes,
+        "tensors": len(tensors),
+        "parameters": sum(t.size for t in tensors.values()),
+        "bytes": sum(t.nbytes for t in tensors.values()),
+        "verified": verify,
+        "seconds": round(time.monotonic() - begin, 3),
+    }

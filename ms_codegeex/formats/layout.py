@@ -46,8 +46,11 @@ class Entry:
     def numbered(self, i: int) -> Entry:
         """The entry of layer `i`."""
         foreign = self.foreign
-        foreign = foreign.replace("{i}", str(i)) if isinstance(foreign, str) else tuple(
-            part.replace("{i}", str(i)) for part in foreign)
+        foreign = (
+            foreign.replace("{i}", str(i))
+            if isinstance(foreign, str)
+            else tuple(part.replace("{i}", str(i)) for part in foreign)
+        )
         return Entry(tuple(name.replace("{i}", str(i)) for name in self.ours), foreign, self.transform)
 
 
@@ -68,18 +71,24 @@ def shown(name: Foreign) -> str:
 def check_names(found: Iterable[Foreign], expected: Iterable[Foreign], where: str) -> None:
     """Raise `UserError` naming the first missing or unexpected tensor of `where`."""
     found, expected = dict.fromkeys(found), dict.fromkeys(expected)
-    for kind, names in (("missing", [n for n in expected if n not in found]),
-                        ("unexpected", [n for n in found if n not in expected])):
+    for kind, names in (
+        ("missing", [n for n in expected if n not in found]),
+        ("unexpected", [n for n in found if n not in expected]),
+    ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{where}: {kind} tensor {shown(names[0])}{more}; the model's configuration asks for "
-                            f"{len(expected)} tensors, {len(found)} are there")
+            raise UserError(
+                f"{where}: {kind} tensor {shown(names[0])}{more}; the model's configuration asks for "
+                f"{len(expected)} tensors, {len(found)} are there"
+            )
 
 
 def _check_shape(name: Foreign, found: Shape, expected: Shape, where: str) -> None:
     if found != expected:
-        raise UserError(f"{where}: tensor {shown(name)} has shape {list(found)}, "
-                        f"the model's configuration asks for {list(expected)}")
+        raise UserError(
+            f"{where}: tensor {shown(name)} has shape {list(found)}, "
+            f"the model's configuration asks for {list(expected)}"
+        )
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
@@ -98,8 +107,10 @@ def _check_float(name: Foreign, tensor: LazyTensor, where: str) -> None:
 def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     dtypes = {tensors[name].dtype for name in entry.ours}
     if len(dtypes) > 1:
-        raise UserError(f"tensors {', '.join(entry.ours)} make one tensor and must share a dtype, found "
-                        f"{', '.join(sorted(dtypes))}; choose one with --dtype")
+        raise UserError(
+            f"tensors {', '.join(entry.ours)} make one tensor and must share a dtype, found "
+            f"{', '.join(sorted(dtypes))}; choose one with --dtype"
+        )
     return dtypes.pop()
 
 
@@ -108,14 +119,18 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
 
     def joined(entry: Entry) -> LazyTensor:
         parts = [tensors[name] for name in entry.ours]
-        return LazyTensor(_common_dtype(entry, tensors), entry.transform.shape([part.shape for part in parts]),
-                          lambda: entry.transform.join([part.array() for part in parts]))
+        return LazyTensor(
+            _common_dtype(entry, tensors),
+            entry.transform.shape([part.shape for part in parts]),
+            lambda: entry.transform.join([part.array() for part in parts]),
+        )
 
     return {entry.foreign: joined(entry) for entry in entries}
 
 
-def to_ours(entries: Sequence[Entry], tensors: Mapping[Foreign, LazyTensor], shapes: Mapping[str, Shape],
-            where: str) -> dict[str, LazyTensor]:
+def to_ours(
+    entries: Sequence[Entry], tensors: Mapping[Foreign, LazyTensor], shapes: Mapping[str, Shape], where: str
+) -> dict[str, LazyTensor]:
     """Foreign tensors as ours; nothing is loaded yet.
 
     Raises `UserError` naming `where` and the tensor unless every tensor is accounted for with the right shape.
@@ -127,6 +142,7 @@ def to_ours(entries: Sequence[Entry], tensors: Mapping[Foreign, LazyTensor], sha
         _check_float(entry.foreign, tensor, where)
         _check_shape(entry.foreign, tensor.shape, entry.transform.shape([shapes[n] for n in entry.ours]), where)
         for k, name in enumerate(entry.ours):
-            result[name] = LazyTensor(tensor.dtype, shapes[name],
-                                      lambda t=tensor, e=entry, k=k: e.transform.split(t.array())[k])
+            result[name] = LazyTensor(
+                tensor.dtype, shapes[name], lambda t=tensor, e=entry, k=k: e.transform.split(t.array())[k]
+            )
     return result

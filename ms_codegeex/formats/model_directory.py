@@ -42,8 +42,14 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def write_model_directory(path: Path, config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], *,
-                          tokenizer: SaveTokenizer | Path | None = None, max_shard_bytes: int = SHARD_BYTES) -> None:
+def write_model_directory(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, LazyTensor],
+    *,
+    tokenizer: SaveTokenizer | Path | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write a model directory, one tensor in memory at a time; it appears whole or not at all.
 
     `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to
@@ -56,8 +62,11 @@ def write_model_directory(path: Path, config: Mapping[str, Any], tensors: Mappin
             tokenizer(directory)
         elif tokenizer is not None:
             copy_tokenizer(tokenizer, directory)
-        names = [SINGLE] if len(shards) == 1 else [
-            f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
+        names = (
+            [SINGLE]
+            if len(shards) == 1
+            else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
+        )
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(directory / name, shard, {"format": "pt"})  # transformers asks for this tag
         if len(shards) > 1:
@@ -97,15 +106,17 @@ class ModelDirectory:
         content = read_json(index)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(
-                isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
+            isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+        ):
             raise UserError(f"{index}: expected a weight_map from tensor names to files in the same directory")
         shards = {}
         for name in dict.fromkeys(weight_map.values()):
             if not (self.path / name).is_file():
                 raise UserError(f"{self.path / name}: missing, but {INDEX} lists it; copy it again")
             shards[name] = SafetensorsFile(self.path / name)
-            check_names(shards[name].names, [t for t, file in weight_map.items() if file == name],
-                        str(self.path / name))
+            check_names(
+                shards[name].names, [t for t, file in weight_map.items() if file == name], str(self.path / name)
+            )
         return {tensor: shards[name] for tensor, name in weight_map.items()}
 
     def _file(self, name: str) -> SafetensorsFile:
@@ -139,7 +150,9 @@ class ModelDirectory:
         check_names(self.names, shapes, str(self.path))
         for name, shape in shapes.items():
             if self.shape(name) != tuple(shape):
-                raise UserError(f"{self.path}: tensor {name} has shape {list(self.shape(name))}, "
-                                f"the model's configuration asks for {list(shape)}")
+                raise UserError(
+                    f"{self.path}: tensor {name} has shape {list(self.shape(name))}, "
+                    f"the model's configuration asks for {list(shape)}"
+                )
             if dtype is not None and self.dtype(name) != dtype:
                 raise UserError(f"{self.path}: tensor {name} has dtype {self.dtype(name)}, expected {dtype}")

@@ -20,14 +20,25 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
 
-TAGS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-        "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
+TAGS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 DTYPES = {tag: name for name, tag in TAGS.items()}
 LONGEST_HEADER = 100_000_000  # the library's own limit
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor],
-                      metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
 
     Wider types come first, so that every tensor is aligned to its own element size.
@@ -37,8 +48,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor],
     position = 0
     for name in names:
         end = position + tensors[name].nbytes
-        header[name] = {"dtype": TAGS[tensors[name].dtype], "shape": list(tensors[name].shape),
-                        "data_offsets": [position, end]}
+        header[name] = {
+            "dtype": TAGS[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [position, end],
+        }
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % 64)
@@ -76,8 +90,9 @@ class SafetensorsFile:
                 prefix = stream.read(8)
                 length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
                 if 8 + length > total or length > LONGEST_HEADER:
-                    raise UserError(f"{self.path}: not a safetensors file, or cut off in its header "
-                                    f"({total} bytes); copy it again")
+                    raise UserError(
+                        f"{self.path}: not a safetensors file, or cut off in its header ({total} bytes); copy it again"
+                    )
                 text = stream.read(length)
         except OSError as error:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None

@@ -45,7 +45,9 @@ class Source:
 def _save_family_tokenizer(name: str) -> Callable[[Path], object]:
     def save(directory: Path) -> None:
         from ms_codegeex.data.tokenizer import load_tokenizer  # its vocabulary takes a moment to load
+
         load_tokenizer(name).save(directory)
+
     return save
 
 
@@ -59,12 +61,24 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     shapes = found.weights.expected_shapes(SimpleNamespace(**fields))
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
-    return Source(checkpoint.path, "checkpoint", found, fields, {name: tensors[name] for name in shapes},
-                  _save_family_tokenizer(found.name))
+    return Source(
+        checkpoint.path,
+        "checkpoint",
+        found,
+        fields,
+        {name: tensors[name] for name in shapes},
+        _save_family_tokenizer(found.name),
+    )
 
 
-def _open_foreign(path: Path, kind: str, found: Family, fields: dict[str, Any],
-                  tensors: Mapping[layout.Foreign, LazyTensor], save_tokenizer: Callable[[Path], object]) -> Source:
+def _open_foreign(
+    path: Path,
+    kind: str,
+    found: Family,
+    fields: dict[str, Any],
+    tensors: Mapping[layout.Foreign, LazyTensor],
+    save_tokenizer: Callable[[Path], object],
+) -> Source:
     config = SimpleNamespace(**fields)
     entries, shapes = found.weights.entries(kind, config), found.weights.expected_shapes(config)
     ours = layout.to_ours(entries, tensors, shapes, str(path))
@@ -77,8 +91,14 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{path / 'config.json'}: model_type is missing; expected one of {', '.join(FAMILIES)}")
     found = family(directory.config["model_type"])
     fields = found.weights.model_fields({**found.weights.config_fields(directory.config), **known})
-    return _open_foreign(path, "huggingface", found, fields, {name: directory.lazy(name) for name in directory.names},
-                         lambda target: copy_tokenizer(path, target))
+    return _open_foreign(
+        path,
+        "huggingface",
+        found,
+        fields,
+        {name: directory.lazy(name) for name in directory.names},
+        lambda target: copy_tokenizer(path, target),
+    )
 
 
 def _tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], LazyTensor]]:
@@ -103,8 +123,9 @@ def _open_torch(path: Path, known: Mapping[str, Any]) -> Source:
         first = next((layout.shown(key) for key in tensors), "no tensors")
         raise UserError(f"{path}: not a nested checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     recorded = tree.get("config") if isinstance(tree.get("config"), dict) else {}
-    fields = found.weights.infer_fields("megatron", {key: tensor.shape for key, tensor in tensors.items()},
-                                        {**recorded, **known})
+    fields = found.weights.infer_fields(
+        "megatron", {key: tensor.shape for key, tensor in tensors.items()}, {**recorded, **known}
+    )
     return _open_foreign(path, "megatron", found, fields, tensors, _save_family_tokenizer(found.name))
 
 
@@ -125,5 +146,7 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     if len(archives) == 1:
         return _open_torch(archives[0], known)
     found = "nothing of these is there" if path.is_dir() else "no such file or directory"
-    raise UserError(f"{path}: {found}; expected a run directory, a checkpoint directory, a model directory "
-                    "(config.json and *.safetensors) or a Megatron .pt file")
+    raise UserError(
+        f"{path}: {found}; expected a run directory, a checkpoint directory, a model directory "
+        "(config.json and *.safetensors) or a Megatron .pt file"
+    )

@@ -20,10 +20,20 @@ from ms_codegeex.errors import UserError
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 
 # dtype name -> how NumPy holds it (always little-endian, as every file format here stores it)
-NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType({
-    "float64": np.dtype("<f8"), "float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2"),
-    "int64": np.dtype("<i8"), "int32": np.dtype("<i4"), "int16": np.dtype("<i2"), "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"), "bool": np.dtype("?")})
+NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType(
+    {
+        "float64": np.dtype("<f8"),
+        "float32": np.dtype("<f4"),
+        "float16": np.dtype("<f2"),
+        "bfloat16": np.dtype("<u2"),
+        "int64": np.dtype("<i8"),
+        "int32": np.dtype("<i4"),
+        "int16": np.dtype("<i2"),
+        "int8": np.dtype("i1"),
+        "uint8": np.dtype("u1"),
+        "bool": np.dtype("?"),
+    }
+)
 
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16"})
 
@@ -74,7 +84,7 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
     """The bytes of a C-contiguous array in blocks, without a copy."""
     flat = memoryview(array.reshape(-1).view(np.uint8))
     for start in range(0, len(flat), BLOCK_BYTES):
-        yield flat[start:start + BLOCK_BYTES]
+        yield flat[start : start + BLOCK_BYTES]
 
 
 def array_sha256(array: np.ndarray) -> str:
@@ -117,8 +127,10 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
             result = array.astype(NUMPY_DTYPES[dtype])
         if not np.array_equal(np.isfinite(result), np.isfinite(array)):
             largest = float(np.abs(array[np.isfinite(array)]).max())
-            raise UserError(f"{name}: holds {largest:g}, larger than {dtype} can represent "
-                            f"({np.finfo(dtype).max:g}); convert with --dtype fp32")
+            raise UserError(
+                f"{name}: holds {largest:g}, larger than {dtype} can represent "
+                f"({np.finfo(dtype).max:g}); convert with --dtype fp32"
+            )
         return result
 
     return replace(tensor, dtype=dtype, load=load)

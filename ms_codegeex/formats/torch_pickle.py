@@ -19,10 +19,20 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 
-STORAGES: Mapping[str, str] = MappingProxyType({
-    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage",
-    "uint8": "ByteStorage", "bool": "BoolStorage"})
+STORAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "float64": "DoubleStorage",
+        "float32": "FloatStorage",
+        "float16": "HalfStorage",
+        "bfloat16": "BFloat16Storage",
+        "int64": "LongStorage",
+        "int32": "IntStorage",
+        "int16": "ShortStorage",
+        "int8": "CharStorage",
+        "uint8": "ByteStorage",
+        "bool": "BoolStorage",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +136,17 @@ class _Unpickler(pickle.Unpickler):
         self._make_tensor, self._where = make_tensor, where
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {("torch._utils", "_rebuild_tensor_v2"): self.rebuild_tensor,
-                 ("torch._utils", "_rebuild_parameter"): self.rebuild_parameter,
-                 ("collections", "OrderedDict"): OrderedDict}
+        known = {
+            ("torch._utils", "_rebuild_tensor_v2"): self.rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): self.rebuild_parameter,
+            ("collections", "OrderedDict"): OrderedDict,
+        }
         known |= {("torch", storage): StorageType(dtype) for dtype, storage in STORAGES.items()}
         if (module, name) not in known:
-            raise UserError(f"{self._where}: refused, because loading it would call {module}.{name}; only plain state "
-                            "dicts of tensors, numbers and strings are read. Save the state dict alone")
+            raise UserError(
+                f"{self._where}: refused, because loading it would call {module}.{name}; only plain state "
+                "dicts of tensors, numbers and strings are read. Save the state dict alone"
+            )
         return known[module, name]
 
     def persistent_load(self, identity: Any) -> Storage:
@@ -141,8 +155,9 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError("unknown persistent id")
         return Storage(storage_type.dtype, key, int(numel))
 
-    def rebuild_tensor(self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
-                       *_unused: Any) -> LazyTensor:
+    def rebuild_tensor(
+        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_unused: Any
+    ) -> LazyTensor:
         """`torch._utils._rebuild_tensor_v2` without torch."""
         if not isinstance(storage, Storage):
             raise ValueError("a tensor without a storage")

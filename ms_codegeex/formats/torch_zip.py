@@ -74,8 +74,10 @@ class _Archive:
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error) as error:  # Runtime: "encrypted"
-            raise UserError(f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
-                            "copy it again, or save it with PyTorch 1.6 or newer") from None
+            raise UserError(
+                f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
+                "copy it again, or save it with PyTorch 1.6 or newer"
+            ) from None
         self._sound: set[str] = set()
 
     def _start(self, info: zipfile.ZipInfo) -> int:
@@ -94,21 +96,26 @@ class _Archive:
             for block in byte_blocks(data):
                 checksum = zlib.crc32(block, checksum)
             if checksum != info.CRC:
-                raise UserError(f"{self.path}: record {info.filename} is damaged (checksum {checksum:08x}, "
-                                f"expected {info.CRC:08x}); copy the file again")
+                raise UserError(
+                    f"{self.path}: record {info.filename} is damaged (checksum {checksum:08x}, "
+                    f"expected {info.CRC:08x}); copy the file again"
+                )
             self._sound.add(info.filename)
         return data.view(NUMPY_DTYPES[storage.dtype])
 
-    def tensor(self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...],
-               stride: tuple[int, ...]) -> LazyTensor:
+    def tensor(
+        self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> LazyTensor:
         """A window of a storage, checked to lie inside it; `offset` and `stride` count elements."""
         info = self._records.get(f"{self._stem}/data/{storage.key}")
         width = NUMPY_DTYPES[storage.dtype].itemsize
         if info is None:
             raise UserError(f"{self.path}: record data/{storage.key} is missing; copy the file again")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != storage.numel * width:
-            raise UserError(f"{self.path}: record {info.filename} has {info.file_size} bytes, "
-                            f"expected {storage.numel * width} uncompressed; copy the file again")
+            raise UserError(
+                f"{self.path}: record {info.filename} has {info.file_size} bytes, "
+                f"expected {storage.numel * width} uncompressed; copy the file again"
+            )
         numbers = (offset, *shape, *stride)
         if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"shape {shape}, stride {stride}, offset {offset}")

@@ -52,7 +52,7 @@ class Generator:
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
         padded = np.full((1, self.seq_length), self.config.eos_token_id, np.int32)
-        padded[0, :len(ids)] = ids
+        padded[0, : len(ids)] = ids
         return self.network(Tensor(padded), Tensor([len(ids) - 1], ms.int32)).asnumpy()[0]
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:

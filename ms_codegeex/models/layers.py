@@ -1,8 +1,8 @@
 """Cells shared by the model families: pure mathematics, no strategy, no device, no file format.
 
-Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that a parallel plan may want
-to shard is an attribute of its cell, so that a plan can set strategies from outside. Parameters are FP32 masters, cast to the
-compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
+Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that a parallel plan
+may want to shard is an attribute of its cell, so that a plan can set strategies from outside. Parameters are FP32
+masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Linear(nn.Cell):
 
     def construct(self, x):
         """[rows, in] -> [rows, out]"""
-        return self.add(self.matmul(x, self.cast_weight(self.weight, self.dtype)), self.cast_bias(self.bias, self.dtype))
+        return self.add(
+            self.matmul(x, self.cast_weight(self.weight, self.dtype)), self.cast_bias(self.bias, self.dtype)
+        )
 
 
 class LayerNorm(nn.Cell):
@@ -54,7 +56,9 @@ class LayerNorm(nn.Cell):
         x = self.up(x, ms.float32)
         centred = self.subtract(x, self.mean(x, -1))
         inverse_std = self.rsqrt(self.add_epsilon(self.variance(self.square(centred), -1), self.epsilon))
-        return self.down(self.shift(self.scale(self.normalise(centred, inverse_std), self.weight), self.bias), self.dtype)
+        return self.down(
+            self.shift(self.scale(self.normalise(centred, inverse_std), self.weight), self.bias), self.dtype
+        )
 
 
 class Embedding(nn.Cell):
@@ -85,8 +89,9 @@ class FastGelu(nn.Cell):
 class Dropout(nn.Cell):
     """Inverted dropout whose mask is a pure function of (seed, site, sample number, element of the sample).
 
-    Acts only while `training` is set (Cell.set_train). No generator state: a resumed run and a run on another number of devices drop the same elements. The mask is a two-round
-    multiply-xorshift hash; `site` tells the dropouts of one model apart.
+    Acts only while `training` is set (Cell.set_train). No generator state: a resumed run and a run on another number of
+    devices drop the same elements. The mask is a two-round multiply-xorshift hash; `site` tells the dropouts of one
+    model apart.
     """
 
     def __init__(self, probability: float, elements: int, site: int, seed: int):
@@ -142,8 +147,9 @@ class CausalMask(nn.Cell):
 class AttentionCore(nn.Cell):
     """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small."""
 
-    def __init__(self, num_heads: int, head_dim: int, seq_length: int, dtype: ms.Type, softmax_dtype: ms.Type,
-                 dropout: Dropout):
+    def __init__(
+        self, num_heads: int, head_dim: int, seq_length: int, dtype: ms.Type, softmax_dtype: ms.Type, dropout: Dropout
+    ):
         super().__init__()
         self.shape = (-1, seq_length, num_heads, head_dim)
         self.merged = (-1, num_heads * head_dim)

@@ -1,8 +1,8 @@
 """Cross entropy over a tied vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
 
 Two forms of one formula. `CrossEntropy` is made of elementary operators that a plan can shard over the vocabulary.
-`ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with 52,224
-columns the logits dominate time and memory on a CPU.
+`ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
+52,224 columns the logits dominate time and memory on a CPU.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class _ChunkedSum(nn.Cell):
 
 
 class ChunkedCrossEntropy(nn.Cell):
-    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are constants.
+    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are
+    constants.
 
     `set_train(False)` before compilation leaves out the gradients.
     """

@@ -11,7 +11,8 @@ FAMILIES = ("codegeex",)
 
 
 class Family:
-    """The modules of one family: `config` (sizes, presets), `weights` (foreign names), `model` (cells, needs MindSpore)."""
+    """The modules of one family: `config` (sizes, presets), `weights` (foreign names), `model` (cells, needs
+    MindSpore)."""
 
     def __init__(self, name: str):
         self.name = name

@@ -50,7 +50,12 @@ class JsonLog(Callback):
         record.eta_seconds = self.eta.update(record.step_seconds, self.steps - record.step)
         line = record_line(record)
         self._event({"event": "step", **line})
-        if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or record.step == self.steps:
+        if (
+            record.step % self.every == 0
+            or record.skipped
+            or record.validation_loss is not None
+            or record.step == self.steps
+        ):
             self.log.write(json.dumps(line) + "\n")
             self.log.flush()
 

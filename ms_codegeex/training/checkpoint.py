@@ -66,8 +66,10 @@ def _attempt(path: Path, action: Callable[[], Any]) -> UserError | None:
     except UserError as error:
         return error
     except OSError as error:
-        return UserError(f"{path}: could not be written ({error.strerror}); the previous "
-                         "checkpoint is unchanged, free some space or set another output")
+        return UserError(
+            f"{path}: could not be written ({error.strerror}); the previous "
+            "checkpoint is unchanged, free some space or set another output"
+        )
     return None
 
 
@@ -78,13 +80,31 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
     file = f"rank_{rank:05d}.safetensors"
     slices = {name: _whole(value) for name, value in tensors.items()}
     hashes = write_safetensors(directory / file, {name: from_array(s.array, s.dtype) for name, s in slices.items()})
-    return [{"name": name, "dtype": s.dtype or dtype_name(s.array), "global_shape": list(s.global_shape),
-             "file": file, "key": name, "offset": list(s.offset), "shape": list(s.array.shape), "sha256": hashes[name]}
-            for name, s in slices.items()]
+    return [
+        {
+            "name": name,
+            "dtype": s.dtype or dtype_name(s.array),
+            "global_shape": list(s.global_shape),
+            "file": file,
+            "key": name,
+            "offset": list(s.offset),
+            "shape": list(s.array.shape),
+            "sha256": hashes[name],
+        }
+        for name, s in slices.items()
+    ]
 
 
-def write_checkpoint(root: Path, step: int, tensors: Mapping[str, np.ndarray | Slice], state: Mapping[str, Any], *,
-                     rank: int = 0, world_size: int = 1, barrier: Callable[[], None] = lambda: None) -> Path:
+def write_checkpoint(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, np.ndarray | Slice],
+    state: Mapping[str, Any],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> Path:
     """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
 
     Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
@@ -96,8 +116,9 @@ def write_checkpoint(root: Path, step: int, tensors: Mapping[str, np.ndarray | S
     temporary = final.with_name(f".{final.name}.tmp")
     failure = _attempt(final, lambda: _make_empty(temporary)) if rank == 0 else None
     barrier()
-    failure = failure or _attempt(final, lambda: write_json(temporary / f"rank_{rank:05d}.json",
-                                                            save_slices(temporary, rank, tensors)))
+    failure = failure or _attempt(
+        final, lambda: write_json(temporary / f"rank_{rank:05d}.json", save_slices(temporary, rank, tensors))
+    )
     barrier()
     if rank == 0:
         failure = failure or _attempt(final, lambda: _publish(temporary, final, step, state, world_size))
@@ -116,8 +137,13 @@ def _make_empty(directory: Path) -> None:
 def _publish(temporary: Path, final: Path, step: int, state: Mapping[str, Any], world_size: int) -> None:
     if clash := set(state) & set(_OURS):
         raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
-    manifest = {"format": FORMAT, "step": step, **json.loads(json.dumps(dict(state), default=_plain)),
-                "world_size": world_size, "tensors": {}}
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        **json.loads(json.dumps(dict(state), default=_plain)),
+        "world_size": world_size,
+        "tensors": {},
+    }
     for rank in range(world_size):
         part = temporary / f"rank_{rank:05d}.json"
         if not part.exists():
@@ -126,8 +152,10 @@ def _publish(temporary: Path, final: Path, step: int, state: Mapping[str, Any], 
             name, dtype, shape = record.pop("name"), record.pop("dtype"), record.pop("global_shape")
             tensor = manifest["tensors"].setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
-                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
-                                f"an earlier rank as {tensor['dtype']} {tensor['shape']}")
+                raise UserError(
+                    f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
+                    f"an earlier rank as {tensor['dtype']} {tensor['shape']}"
+                )
             tensor["slices"].append(record)
         part.unlink()
     for name, tensor in manifest["tensors"].items():
@@ -172,8 +200,10 @@ class Checkpoint:
         for file, size in manifest["files"].items():
             found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
             if found != size:
-                raise UserError(f"{self.path / file}: " + ("missing" if found is None else
-                                f"has {found} bytes, the manifest says {size}"))
+                raise UserError(
+                    f"{self.path / file}: "
+                    + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
+                )
         for name, tensor in manifest["tensors"].items():
             check_coverage(name, tensor, str(self.path))
 
@@ -209,8 +239,10 @@ class Checkpoint:
         file, key = self._open.get(record["file"]) or SafetensorsFile(self.path / record["file"]), record["key"]
         self._open[record["file"]] = file
         if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
-            raise UserError(f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
-                            "which the manifest says; the checkpoint is damaged")
+            raise UserError(
+                f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
+                "which the manifest says; the checkpoint is damaged"
+            )
         return file.view(key)
 
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
@@ -237,8 +269,10 @@ class Checkpoint:
             for record in tensor["slices"]:
                 view = self._view(name, record)
                 if array_sha256(view) != record["sha256"]:
-                    raise UserError(f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
-                                    "damaged (its hash does not fit the manifest); use another checkpoint")
+                    raise UserError(
+                        f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
+                        "damaged (its hash does not fit the manifest); use another checkpoint"
+                    )
                 total += view.nbytes
         return total
 

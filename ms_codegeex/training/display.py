@@ -25,8 +25,14 @@ def figures(event: dict[str, Any]) -> str:
     if event["validation_loss"] is not None:
         parts.append(f"validation {event['validation_loss']:.3f}")
     norm = "skipped" if event["skipped"] else f"norm {event['gradient_norm']:.2f}"
-    parts += [f"lr {event['learning_rate']:.1e}", norm, f"{event['tokens_per_second']:,.0f} tok/s", f"MFU {event['mfu']:.0%}",
-              f"wait {event['data_wait_percent']:.0f}%", f"{event['memory_bytes'] / 1e9:.1f} GB"]
+    parts += [
+        f"lr {event['learning_rate']:.1e}",
+        norm,
+        f"{event['tokens_per_second']:,.0f} tok/s",
+        f"MFU {event['mfu']:.0%}",
+        f"wait {event['data_wait_percent']:.0f}%",
+        f"{event['memory_bytes'] / 1e9:.1f} GB",
+    ]
     if event["loss_scale"] != 1.0:
         parts.insert(2, f"scale {event['loss_scale']:.0f}")
     return "  ".join(parts)
@@ -48,7 +54,7 @@ class Display:
             with self.progress.open("rb") as stream:
                 stream.seek(self.position)
                 content = stream.read()
-            complete = content[:content.rfind(b"\n") + 1]
+            complete = content[: content.rfind(b"\n") + 1]
             self.position += len(complete)
             for line in complete.splitlines():
                 self._show(json.loads(line))
@@ -69,8 +75,12 @@ class Display:
 
     def _bar(self) -> tqdm:
         if self.bar is None:
-            self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True,
-                            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}")
+            self.bar = tqdm(
+                total=self.steps,
+                unit="step",
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}",
+            )
         return self.bar
 
     def _show(self, event: dict[str, Any]) -> None:
@@ -86,6 +96,14 @@ class Display:
             bar.n = event["step"]
             bar.set_description_str("training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
-        elif compiled or event["step"] % self.every == 0 or event["step"] == self.steps or event["validation_loss"] is not None:
-            print(f"step {event['step']}/{self.steps}  {figures(event)}  ETA {duration(event['eta_seconds'])}{compiled}",
-                  file=sys.stderr, flush=True)
+        elif (
+            compiled
+            or event["step"] % self.every == 0
+            or event["step"] == self.steps
+            or event["validation_loss"] is not None
+        ):
+            print(
+                f"step {event['step']}/{self.steps}  {figures(event)}  ETA {duration(event['eta_seconds'])}{compiled}",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -23,7 +23,8 @@ POLL_SECONDS = 0.1
 
 
 def required_memory(config: RunConfig) -> int:
-    """Bytes of host memory the run's CPU processes need, roughly: weights, gradients, moments, activations, the program."""
+    """Bytes of host memory the run's CPU processes need, roughly: weights, gradients, moments, activations, the
+    program."""
     model, rows = config.model_config(), config.micro_batch * config.seq_length
     weights = 4 * model.parameter_count() * (6 if config.local_batch > config.micro_batch else 5)
     logits = 4 * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
@@ -38,9 +39,11 @@ def check_memory(config: RunConfig) -> None:
         return
     needed, free = required_memory(config), psutil.virtual_memory().available
     if needed > free:
-        raise UserError(f"model.preset: {config.model.get('preset')} with training.micro_batch {config.micro_batch} needs about "
-                        f"{needed / 1e9:.1f} GB on {config.devices} process(es), {free / 1e9:.1f} GB are free; choose a smaller "
-                        "model.preset, training.micro_batch or --devices")
+        raise UserError(
+            f"model.preset: {config.model.get('preset')} with training.micro_batch {config.micro_batch} needs about "
+            f"{needed / 1e9:.1f} GB on {config.devices} process(es), {free / 1e9:.1f} GB are free; choose a smaller "
+            "model.preset, training.micro_batch or --devices"
+        )
 
 
 def open_run(config: RunConfig) -> RunDirectory:
@@ -50,7 +53,9 @@ def open_run(config: RunConfig) -> RunDirectory:
     if config.checkpoint.resume not in (None, "auto"):
         resolve(Path(config.checkpoint.resume))  # a wrong path is reported before anything is written
     if existing and config.checkpoint.resume is None:
-        raise UserError(f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output")
+        raise UserError(
+            f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
+        )
     if existing and config.checkpoint.resume == "auto":
         try:
             old = Checkpoint(existing[-1]).state["config"]["model"]
@@ -58,8 +63,10 @@ def open_run(config: RunConfig) -> RunDirectory:
             old = {}
         if differing := differing_model_fields(old, config.to_dict()["model"]) if old else []:
             key = differing[0]
-            raise UserError(f"model.{key}: {config.to_dict()['model'].get(key)}, but the run in {run.path} has {old.get(key)}; "
-                            "choose another output, or the model of that run")
+            raise UserError(
+                f"model.{key}: {config.to_dict()['model'].get(key)}, but the run in {run.path} has {old.get(key)}; "
+                "choose another output, or the model of that run"
+            )
     shutil.rmtree(run.logs, ignore_errors=True)
     run.summary.unlink(missing_ok=True)
     run.logs.mkdir(parents=True, exist_ok=True)
@@ -71,20 +78,29 @@ def open_run(config: RunConfig) -> RunDirectory:
 def _environment(config: RunConfig) -> dict[str, str]:
     """What the workers inherit beside the user's environment; a variable the user has set wins."""
     package_parent = str(Path(__file__).resolve().parents[2])
-    defaults = {"GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, available_cores() // config.devices)),
-                "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))}
+    defaults = {
+        "GLOG_v": "3",
+        "OMP_NUM_THREADS": str(max(1, available_cores() // config.devices)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+    }
     keep = {name: os.environ[name] for name in ("GLOG_v", "OMP_NUM_THREADS") if name in os.environ}
     return {**defaults, **keep}
 
 
 def run_workers(config: RunConfig, run: RunDirectory) -> None:
-    """Run the workers to their end. A dead one ends the job at once with its log's last lines; Ctrl-C ends all of them."""
+    """Run the workers to their end. A dead one ends the job at once with its log's last lines; Ctrl-C ends all of
+    them."""
     display = Display(run.progress, config.steps)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
-        with Workers("ms_codegeex.training.worker", [str(run.path), str(os.getpid())], config.devices, run.logs,
-                     _environment(config)) as workers:
+        with Workers(
+            "ms_codegeex.training.worker",
+            [str(run.path), str(os.getpid())],
+            config.devices,
+            run.logs,
+            _environment(config),
+        ) as workers:
             _watch(workers, config.devices, run, display)
     finally:
         display.poll()
@@ -105,7 +121,9 @@ def _watch(workers: Workers, count: int, run: RunDirectory, display: Display) ->
         display.poll()
         if done == count:
             finished_at = finished_at or time.monotonic()
-            if ended == count or time.monotonic() - finished_at > GRACE_SECONDS:  # a worker may hang in its exit handlers
+            if (
+                ended == count or time.monotonic() - finished_at > GRACE_SECONDS
+            ):  # a worker may hang in its exit handlers
                 return
         elif run.error.exists() and ended:
             error = read_json(run.error)

@@ -15,8 +15,8 @@ from ms_codegeex.config import OptimizerConfig, ScheduleConfig
 def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:
     """Learning rate of update number `step` (0-based) in float64.
 
-    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(step, decay)/decay)). Both curves share one axis;
-    the cosine does not restart behind the warm-up (CodeGeeX release).
+    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(step, decay)/decay)). Both curves share one
+    axis; the cosine does not restart behind the warm-up (CodeGeeX release).
     """
     step = np.asarray(step, np.float64)
     peak, end, decay = schedule.learning_rate, schedule.end_learning_rate, schedule.decay_steps
@@ -51,12 +51,15 @@ def decays(name: str) -> bool:
 class AdamW(nn.Cell):
     """Adam with decoupled weight decay, FP32 moments.
 
-    w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used. With
-    it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel serves both.
-    `fused` chooses that kernel (CPU and GPU); elsewhere the same formula is composed of elementary operators.
+    w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
+    With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
+    serves both. `fused` chooses that kernel (CPU and GPU); elsewhere the same formula is composed of elementary
+    operators.
     """
 
-    def __init__(self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True):
+    def __init__(
+        self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
+    ):
         super().__init__(auto_prefix=False)
         self.parameters_ = ParameterTuple(parameters)
         self.m = self.parameters_.clone(prefix="optimizer.m", init="zeros")

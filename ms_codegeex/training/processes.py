@@ -1,7 +1,8 @@
 """The processes of a job on this machine: started through msrun, watched by us, ended together.
 
-msrun alone notices a dead worker only by a 31 s heartbeat, waits for ever on a used port and leaves its workers behind when
-it is killed. So the port is chosen and reserved here, the workers are watched as processes, and all of them end with the job.
+msrun alone notices a dead worker only by a 31 s heartbeat, waits for ever on a used port and leaves its workers behind
+when it is killed. So the port is chosen and reserved here, the workers are watched as processes, and all of them end
+with the job.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ GRACE_SECONDS = 5.0
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A free local port that no other job of ours takes while the block runs: a lock file per port, and a bind to try it."""
+    """A free local port that no other job of ours takes while the block runs: a lock file per port, and a bind to try
+    it."""
     start = os.getpid() % len(PORTS)
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
@@ -60,7 +62,8 @@ def die_with_parent(launcher: int | None = None) -> None:
 
 
 class Workers:
-    """`count` processes `python -m MODULE ARGUMENTS…` with logs in `logs/worker_N.log`; a context that ends them all."""
+    """`count` processes `python -m MODULE ARGUMENTS…` with logs in `logs/worker_N.log`; a context that ends them
+    all."""
 
     def __init__(self, module: str, arguments: Sequence[str], count: int, logs: Path, environment: Mapping[str, str]):
         self.module, self.arguments, self.count, self.logs = module, list(arguments), count, logs
@@ -79,15 +82,36 @@ class Workers:
             port = self.stack.enter_context(reserved_port())
             output = self.stack.enter_context(open(self.logs / "msrun.log", "wb"))
             bin_directory = Path(sys.executable).parent
-            self.environment["PATH"] = f"{bin_directory}{os.pathsep}{self.environment.get('PATH', '')}"  # msrun starts `python`
-            self._start([str(bin_directory / "msrun"), f"--worker_num={self.count}", f"--local_worker_num={self.count}",
-                         "--master_addr=127.0.0.1", f"--master_port={port}", f"--log_dir={self.logs}", "--join=True",
-                         "python", *command], output)
+            self.environment["PATH"] = (
+                f"{bin_directory}{os.pathsep}{self.environment.get('PATH', '')}"  # msrun starts `python`
+            )
+            self._start(
+                [
+                    str(bin_directory / "msrun"),
+                    f"--worker_num={self.count}",
+                    f"--local_worker_num={self.count}",
+                    "--master_addr=127.0.0.1",
+                    f"--master_port={port}",
+                    f"--log_dir={self.logs}",
+                    "--join=True",
+                    "python",
+                    *command,
+                ],
+                output,
+            )
         return self
 
     def _start(self, command: list[str], output) -> None:
-        self.root = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.logs,
-                                     env=self.environment, start_new_session=True, preexec_fn=die_with_parent)
+        self.root = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=self.logs,
+            env=self.environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         self.family[self.root.pid] = psutil.Process(self.root.pid)
 
     def __exit__(self, *_: object) -> None:

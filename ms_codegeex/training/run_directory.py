@@ -53,9 +53,16 @@ class RunDirectory:
 
     def write_environment(self) -> None:
         """Versions of what computes, and the machine."""
-        write_json(self.environment, {
-            "python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(),
-            "cpu_count": os.cpu_count(), "packages": dict(_versions())})
+        write_json(
+            self.environment,
+            {
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "machine": platform.machine(),
+                "cpu_count": os.cpu_count(),
+                "packages": dict(_versions()),
+            },
+        )
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -15,7 +15,8 @@ from ms_codegeex.config import LossScaleConfig
 class StepSettings:
     """What the step needs to know beside the network and the optimizer.
 
-    `slots`: token slots of one micro-batch on this device, a constant that keeps FP16 gradients of the *summed* loss in range.
+    `slots`: token slots of one micro-batch on this device, a constant that keeps FP16 gradients of the *summed* loss in
+    range.
     """
 
     slots: int
@@ -61,9 +62,9 @@ class AccumulateStep(nn.Cell):
 class TrainStep(nn.Cell):
     """One update of the weights from the (last) micro-batch of a step.
 
-    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are reduced over micro-batches and replicas first and divided
-    once, so that the split of the batch does not change the result. The gradient norm counts every parameter once. On overflow
-    the update is skipped: weights, moments and the schedule stay, the loss scale is divided.
+    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are reduced over micro-batches and replicas first and
+    divided once, so that the split of the batch does not change the result. The gradient norm counts every parameter
+    once. On overflow the update is skipped: weights, moments and the schedule stay, the loss scale is divided.
     """
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings):
@@ -71,7 +72,11 @@ class TrainStep(nn.Cell):
         self.optimizer, self.settings_clip = optimizer, settings.clip_norm
         weights = optimizer.parameters_
         self.gradients = Gradients(network, weights, settings.slots)
-        self.slots, self.replicas, self.accumulates = float(settings.slots), settings.replicas, settings.accumulation > 1
+        self.slots, self.replicas, self.accumulates = (
+            float(settings.slots),
+            settings.replicas,
+            settings.accumulation > 1,
+        )
         scaling = settings.loss_scale
         self.scaled = scaling is not None
         scaling = scaling or LossScaleConfig(initial=1.0)
@@ -120,7 +125,9 @@ class TrainStep(nn.Cell):
         square = Tensor(0.0, ms.float32)
         for gradient in gradients:
             square = square + 2.0 * self.norm_square(gradient * unscale)
-        norm = ops.sqrt(square)  # inf or nan iff some gradient is (or the sum of squares overflows, which is skipped too)
+        norm = ops.sqrt(
+            square
+        )  # inf or nan iff some gradient is (or the sum of squares overflows, which is skipped too)
         finite = ops.isfinite(norm)
         factor = unscale
         if self.settings_clip > 0:

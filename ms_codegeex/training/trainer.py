@@ -71,8 +71,16 @@ class Progress:
 class Trainer:
     """Builds network, optimizer and steps from the configuration and runs them on this rank's share of the data."""
 
-    def __init__(self, config: RunConfig, data: PackedSequences, validation: PackedSequences, *, rank: int = 0,
-                 matmul_peak: float = 0.0, callbacks: Sequence[Callback] = ()):
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PackedSequences,
+        validation: PackedSequences,
+        *,
+        rank: int = 0,
+        matmul_peak: float = 0.0,
+        callbacks: Sequence[Callback] = (),
+    ):
         self.config, self.data, self.validation = config, data, validation
         self.rank, self.replicas = rank, config.data_parallel
         self.callbacks, self.matmul_peak = list(callbacks), matmul_peak
@@ -82,16 +90,31 @@ class Trainer:
         ms.set_seed(config.seed)  # initial weights: the same on every rank
         training = config.training
         modules = family(config.family).model
-        build = modules.Build(seq_length=config.seq_length, dtype=DTYPES[training.precision], dropout=training.dropout,
-                              seed=config.seed, reset_at_eos=config.data.reset_at_eos, micro_batch=config.micro_batch,
-                              loss_chunk=config.loss_chunk)
+        build = modules.Build(
+            seq_length=config.seq_length,
+            dtype=DTYPES[training.precision],
+            dropout=training.dropout,
+            seed=config.seed,
+            reset_at_eos=config.data.reset_at_eos,
+            micro_batch=config.micro_batch,
+            loss_chunk=config.loss_chunk,
+        )
         self.network = modules.Loss(self.model_config, build)
-        self.optimizer = AdamW(self.network.trainable_params(), training.optimizer, training.schedule,
-                               fused=config.device != "ascend")
+        self.optimizer = AdamW(
+            self.network.trainable_params(), training.optimizer, training.schedule, fused=config.device != "ascend"
+        )
         self.accumulation = config.local_batch // config.micro_batch
-        self.train_step = TrainStep(self.network, self.optimizer, StepSettings(
-            slots=config.micro_batch * config.seq_length, accumulation=self.accumulation, replicas=self.replicas,
-            clip_norm=training.clip_norm, loss_scale=training.loss_scale if training.precision == "fp16" else None))
+        self.train_step = TrainStep(
+            self.network,
+            self.optimizer,
+            StepSettings(
+                slots=config.micro_batch * config.seq_length,
+                accumulation=self.accumulation,
+                replicas=self.replicas,
+                clip_norm=training.clip_norm,
+                loss_scale=training.loss_scale if training.precision == "fp16" else None,
+            ),
+        )
         self.accumulate_step = AccumulateStep(self.train_step) if self.accumulation > 1 else None
         self.evaluation_step = EvaluationStep(self.network, self.replicas)
 
@@ -102,24 +125,35 @@ class Trainer:
         return {p.name: p for p in (*self.optimizer.parameters_, *self.optimizer.m, *self.optimizer.v)}
 
     def scalars(self) -> dict[str, Any]:
-        """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator state."""
-        return {"optimizer_step": int(self.optimizer.step.asnumpy()),
-                "loss_scale": {"scale": float(self.train_step.scale.asnumpy()),
-                               "good_steps": int(self.train_step.good_steps.asnumpy())},
-                "samples": self.progress.samples, "tokens": self.progress.tokens,
-                "rng": {"seed": self.config.seed}, "config": self.config.to_dict()}
+        """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
+        state."""
+        return {
+            "optimizer_step": int(self.optimizer.step.asnumpy()),
+            "loss_scale": {
+                "scale": float(self.train_step.scale.asnumpy()),
+                "good_steps": int(self.train_step.good_steps.asnumpy()),
+            },
+            "samples": self.progress.samples,
+            "tokens": self.progress.tokens,
+            "rng": {"seed": self.config.seed},
+            "config": self.config.to_dict(),
+        }
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; the state is checked against this model first."""
         parameters, state = self.state_tensors(), checkpoint.state
         if set(parameters) != set(checkpoint.names):
             odd = sorted(set(parameters) ^ set(checkpoint.names))[0]
-            raise UserError(f"{checkpoint.path}: tensor {odd} is on one side only; this checkpoint is of another model, "
-                            "choose another output or checkpoint.resume=null")
+            raise UserError(
+                f"{checkpoint.path}: tensor {odd} is on one side only; this checkpoint is of another model, "
+                "choose another output or checkpoint.resume=null"
+            )
         for name, parameter in parameters.items():
             if tuple(parameter.shape) != checkpoint.shape(name):
-                raise UserError(f"{checkpoint.path}: tensor {name} is {checkpoint.shape(name)}, the model has "
-                                f"{tuple(parameter.shape)}; give the model settings of the run, or another output")
+                raise UserError(
+                    f"{checkpoint.path}: tensor {name} is {checkpoint.shape(name)}, the model has "
+                    f"{tuple(parameter.shape)}; give the model settings of the run, or another output"
+                )
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(np.ascontiguousarray(checkpoint.tensor(name))))
         self.optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
@@ -172,20 +206,33 @@ class Trainer:
         progress.tokens += int(count)
         seconds = time.perf_counter() - began
         if not finite and not self.train_step.scaled:
-            raise RunFailure(f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
-                             "Lower training.schedule.learning_rate, or look at the data around sample "
-                             f"{progress.samples - self.config.training.global_batch}")
+            raise RunFailure(
+                f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
+                "Lower training.schedule.learning_rate, or look at the data around sample "
+                f"{progress.samples - self.config.training.global_batch}"
+            )
         return self._record(loss, norm if finite else None, rate, scale, not finite, seconds, waited)
 
-    def _record(self, loss: float, norm: float | None, rate: float, scale: float, skipped: bool, seconds: float,
-                waited: float) -> Record:
+    def _record(
+        self, loss: float, norm: float | None, rate: float, scale: float, skipped: bool, seconds: float, waited: float
+    ) -> Record:
         slots = self.config.training.global_batch * self.config.seq_length
         flops = self.model_config.flops_per_token(self.config.seq_length) * slots / seconds
         peak = self.matmul_peak * self.config.devices
-        return Record(step=self.progress.step, loss=loss, learning_rate=rate, gradient_norm=norm, loss_scale=scale,
-                      skipped=skipped, tokens=self.progress.tokens, tokens_per_second=slots / seconds,
-                      mfu=flops / peak if peak else 0.0, data_wait_percent=100 * waited / seconds,
-                      memory_bytes=psutil.Process().memory_info().rss, step_seconds=seconds)
+        return Record(
+            step=self.progress.step,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            loss_scale=scale,
+            skipped=skipped,
+            tokens=self.progress.tokens,
+            tokens_per_second=slots / seconds,
+            mfu=flops / peak if peak else 0.0,
+            data_wait_percent=100 * waited / seconds,
+            memory_bytes=psutil.Process().memory_info().rss,
+            step_seconds=seconds,
+        )
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -204,8 +251,11 @@ class Trainer:
     def final_figures(self) -> dict[str, float]:
         """What tells a language model from a table of frequencies, all on the validation split, in nats."""
         self.status("evaluating")
-        return {"validation_loss": self.evaluate(), "unigram_entropy": unigram_entropy(self.validation),
-                "shuffled_context_loss": self.evaluate(shuffled=True)}
+        return {
+            "validation_loss": self.evaluate(),
+            "unigram_entropy": unigram_entropy(self.validation),
+            "shuffled_context_loss": self.evaluate(shuffled=True),
+        }
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -1,11 +1,13 @@
 """One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY LAUNCHER_PID`.
 
-The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the engine.
+The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the
+engine.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,24 +19,24 @@ from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
 
 
-def measure_matmul_peak(size: int = 1024, repeats: int = 8) -> float:
-    """FLOP/s of FP32 matrix products as this process does them now: the limit that MFU on a CPU refers to."""
-    import mindspore as ms
+def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6) -> float:
+    """FLOP/s of FP32 matrix products in this process while the other ranks do the same: what MFU on a CPU refers to.
+
+    Median over `seconds`, behind a barrier, because ranks on one machine share its cores.
+    """
     import numpy as np
     from mindspore import Tensor, ops
 
-    a = Tensor(np.ones((size, size), np.float32))
-    matmul = ops.MatMul()
+    a, matmul, times = Tensor(np.ones((size, size), np.float32)), ops.MatMul(), []
     matmul(a, a).asnumpy()
-    best = min(_timed(lambda: matmul(a, a).asnumpy()) for _ in range(repeats))
-    del ms
-    return 2 * size**3 / best
-
-
-def _timed(action) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    if ranks > 1:
+        ops.AllReduce()(Tensor(np.zeros(1, np.float32))).asnumpy()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        matmul(a, a).asnumpy()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(times)
 
 
 def _initialise(config: RunConfig) -> int:
@@ -62,7 +64,9 @@ def run(run_directory: RunDirectory) -> None:
     rank = _initialise(config)
     data_directory = Path(config.data.train)
     sequences = PackedSequences(data_directory, "train", config.seq_length, config.seed)
-    validation = PackedSequences(Path(config.data.validation or data_directory), "validation", config.seq_length, config.seed)
+    validation = PackedSequences(
+        Path(config.data.validation or data_directory), "validation", config.seq_length, config.seed
+    )
     checkpoint = checkpoint_to_resume(config, run_directory.path)
     callbacks = []
     if rank == 0:
@@ -73,17 +77,26 @@ def run(run_directory: RunDirectory) -> None:
             callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step if checkpoint else 0))
         if config.logging.plots:
             callbacks.append(LossPlot(run_directory))
-    trainer = Trainer(config, sequences, validation, rank=rank, matmul_peak=measure_matmul_peak(), callbacks=callbacks)
+    trainer = Trainer(
+        config, sequences, validation, rank=rank, matmul_peak=measure_matmul_peak(config.devices), callbacks=callbacks
+    )
     if checkpoint:
         trainer.restore(checkpoint)
         trainer.status(f"continuing from step {checkpoint.step}")
     trainer.run()
     figures = trainer.final_figures()
     if rank == 0:
-        write_json(run_directory.result, {
-            "parameters": sum(int(p.size) for p in trainer.optimizer.parameters_), **figures,
-            "steps": trainer.progress.step, "devices": config.devices, "matmul_peak_flops": trainer.matmul_peak * config.devices,
-            "checkpoint": str(run_directory.checkpoints / f"step-{trainer.progress.step:08d}")})
+        write_json(
+            run_directory.result,
+            {
+                "parameters": sum(int(p.size) for p in trainer.optimizer.parameters_),
+                **figures,
+                "steps": trainer.progress.step,
+                "devices": config.devices,
+                "matmul_peak_flops": trainer.matmul_peak * config.devices,
+                "checkpoint": str(run_directory.checkpoints / f"step-{trainer.progress.step:08d}"),
+            },
+        )
 
 
 def main() -> int:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import EOS, write_dataset
@@ -18,7 +20,7 @@ def test_sequences_are_consecutive_pieces_of_the_file_without_padding(dataset, t
     tokens = np.array(IndexedDataset(dataset / "train").tokens)
     batch = train.training_batch(0, train.size)
     rows = sorted(map(tuple, np.concatenate([batch.inputs, batch.labels[:, -1:]], 1)))
-    expected = sorted(tuple(tokens[i * SEQ:(i + 1) * SEQ + 1]) for i in range(train.size))
+    expected = sorted(tuple(tokens[i * SEQ : (i + 1) * SEQ + 1]) for i in range(train.size))
     assert rows == expected
     assert train.size == (len(tokens) - 1) // SEQ
 
@@ -64,7 +66,7 @@ def test_shuffled_context_keeps_labels_documents_and_eos(dataset):
 def test_unigram_entropy_is_that_of_the_counted_tokens(dataset):
     validation = PackedSequences(dataset, "validation", SEQ, seed=3)
     tokens = np.array(validation.tokens).tolist()
-    counted = [b for a, b in zip(tokens[:-1], tokens[1:], strict=True) if a != EOS]
+    counted = [b for a, b in itertools.pairwise(tokens) if a != EOS]
     p = np.array([counted.count(t) / len(counted) for t in set(counted)])
     assert unigram_entropy(validation) == pytest.approx(-(p * np.log(p)).sum())
 

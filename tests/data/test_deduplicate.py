@@ -16,7 +16,7 @@ def text(items):
 
 
 def shingles(items):
-    return {tuple(items[i:i + 5]) for i in range(len(items) - 4)}
+    return {tuple(items[i : i + 5]) for i in range(len(items) - 4)}
 
 
 @pytest.mark.parametrize("changed", [0, 2, 10, 40])

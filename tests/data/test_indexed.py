@@ -28,8 +28,9 @@ def read_by_hand(prefix):
     assert len(data) == place + 12 * count + 8 * starts and documents == tuple(range(count + 1))
     blob = (prefix.parent / (prefix.name + ".bin")).read_bytes()
     kind = {4: "i", 8: "H"}[code]
-    return [list(struct.unpack_from(f"<{size}{kind}", blob, pointer))
-            for size, pointer in zip(sizes, pointers, strict=True)]
+    return [
+        list(struct.unpack_from(f"<{size}{kind}", blob, pointer)) for size, pointer in zip(sizes, pointers, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
@@ -97,29 +98,34 @@ def test_check_ids(tmp_path):
 
 def patch(place, value):
     def damage(data):
-        return data[:place] + value + data[place + len(value):]
+        return data[:place] + value + data[place + len(value) :]
+
     return damage
 
 
 SIZES, POINTERS, STARTS = 34, 34 + 12, 34 + 36
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda data: b"", "0 bytes, the header alone has 34"),
-    (lambda data: data[:33], "33 bytes"),
-    (patch(0, b"X"), "starts with"),
-    (patch(9, struct.pack("<Q", 2)), "version 2"),
-    (patch(17, b"\x05"), "dtype code 5"),
-    (patch(17, b"\x04"), "starts at byte 6 instead of 12"),
-    (lambda data: data[:-1], "bytes instead of"),
-    (lambda data: data + b"\0", "bytes instead of"),
-    (patch(18, struct.pack("<Q", 2**60)), "bytes instead of"),
-    (patch(SIZES, struct.pack("<i", -3)), "sequence 0 has size -3"),
-    (patch(SIZES + 4, struct.pack("<i", 2)), "sequence 2 starts at byte 8 instead of 10"),
-    (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but the .bin beside it has 16"),
-    (patch(POINTERS + 8, struct.pack("<q", 0)), "sequence 1 starts at byte 0"),
-    (patch(STARTS + 8, struct.pack("<q", 9)), "document starts"),
-    (patch(STARTS + 24, struct.pack("<q", 2)), "document starts")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda data: b"", "0 bytes, the header alone has 34"),
+        (lambda data: data[:33], "33 bytes"),
+        (patch(0, b"X"), "starts with"),
+        (patch(9, struct.pack("<Q", 2)), "version 2"),
+        (patch(17, b"\x05"), "dtype code 5"),
+        (patch(17, b"\x04"), "starts at byte 6 instead of 12"),
+        (lambda data: data[:-1], "bytes instead of"),
+        (lambda data: data + b"\0", "bytes instead of"),
+        (patch(18, struct.pack("<Q", 2**60)), "bytes instead of"),
+        (patch(SIZES, struct.pack("<i", -3)), "sequence 0 has size -3"),
+        (patch(SIZES + 4, struct.pack("<i", 2)), "sequence 2 starts at byte 8 instead of 10"),
+        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but the .bin beside it has 16"),
+        (patch(POINTERS + 8, struct.pack("<q", 0)), "sequence 1 starts at byte 0"),
+        (patch(STARTS + 8, struct.pack("<q", 9)), "document starts"),
+        (patch(STARTS + 24, struct.pack("<q", 2)), "document starts"),
+    ],
+)
 def test_damaged_index(tmp_path, damage, message):
     write(tmp_path / "t")
     path = tmp_path / "t.idx"

@@ -17,7 +17,7 @@ def test_every_epoch_visits_every_index_once(size, seed, epoch):
 @given(st.integers(1, 10**12), st.integers(0, 2**40), st.lists(st.integers(0, 10**15), min_size=1, max_size=8))
 def test_any_position_is_reached_directly(size, seed, numbers):
     together = sample_indices(np.array(numbers), size, seed)
-    assert ((0 <= together) & (together < size)).all()
+    assert ((together >= 0) & (together < size)).all()
     assert [int(sample_indices(np.array([n]), size, seed)[0]) for n in numbers] == together.tolist()
 
 

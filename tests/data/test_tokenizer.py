@@ -35,12 +35,41 @@ WORKED = [  # computed with a plain Python BPE and with the released fast tokeni
     ("# language: Python\n", "2 3303 25 11361 198"),
     ("<|extratoken_10|>", "50266"),
     ("1234567 89", "10163 2231 3134 9919"),
-    ("x\u3000\u3000y", "87 5099 222 5099 222 88")]
+    ("x\u3000\u3000y", "87 5099 222 5099 222 88"),
+]
 
-FRAGMENTS = st.sampled_from([
-    " ", "  ", "   ", " " * 9, " " * 10, " " * 11, " " * 136, "\t", "\n", "\r\n", "\u00a0", "\u3000", "<|endoftext|>",
-    "<|extratoken_1|>", "<|extratoken_10|>", "<|extratoken_12|>", "<|extratoken_143|>", "<|", "|>", "endoftext",
-    "def f(x):", "\ufeff", "é", "e\u0301", "😀", "\0", "\u0120", "Ġ"])
+FRAGMENTS = st.sampled_from(
+    [
+        " ",
+        "  ",
+        "   ",
+        " " * 9,
+        " " * 10,
+        " " * 11,
+        " " * 136,
+        "\t",
+        "\n",
+        "\r\n",
+        "\u00a0",
+        "\u3000",
+        "<|endoftext|>",
+        "<|extratoken_1|>",
+        "<|extratoken_10|>",
+        "<|extratoken_12|>",
+        "<|extratoken_143|>",
+        "<|",
+        "|>",
+        "endoftext",
+        "def f(x):",
+        "\ufeff",
+        "é",
+        "e\u0301",
+        "😀",
+        "\0",
+        "\u0120",
+        "Ġ",
+    ]
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +91,11 @@ def test_worked_examples(tokenizer, text, ids):
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
-                     max_size=12).map("".join))
+@given(
+    text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
+        "".join
+    )
+)
 def test_corpus_text_survives(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -112,8 +144,9 @@ def test_batches(tokenizer):
     assert tokenizer.encode_batch([]) == []
 
 
-@pytest.mark.parametrize("text, message", [("ab\ud800", "lone surrogate at character 2"),
-                                           (b"x", "bytes, expected str")])
+@pytest.mark.parametrize(
+    "text, message", [("ab\ud800", "lone surrogate at character 2"), (b"x", "bytes, expected str")]
+)
 def test_what_is_not_text(tokenizer, text, message):
     with pytest.raises(UserError, match=message):
         tokenizer.encode(text)
@@ -153,18 +186,29 @@ def _swap_ids(path):
     path.write_text(json.dumps(vocab), "utf-8")
 
 
-@pytest.mark.parametrize("name, damage, message", [
-    ("vocab.json", _drop, "vocab.json missing"),
-    ("vocab.json", _swap_ids, "vocab.json: not the CodeGeeX vocabulary"),
-    ("vocab.json", lambda path: path.write_text('{"a": [1]}'), "vocab.json: not the CodeGeeX vocabulary"),
-    ("vocab.json", lambda path: path.write_text("{"), "vocab.json: not readable as JSON"),
-    ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not the CodeGeeX merges"),
-    ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
-    ("added_tokens.json", lambda path: path.write_text("{}"), "added_tokens.json: expected"),
-    ("tokenizer_config.json", lambda path: path.write_text('{"tokenizer_class": "LlamaTokenizer"}'), "LlamaTokenizer"),
-    ("tokenizer_config.json", lambda path: path.write_text("[]"), "tokenizer_class is 'list'"),
-    ("tokenizer_config.json", lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer"}'),
-     "ws_encoding_length")])
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("vocab.json", _drop, "vocab.json missing"),
+        ("vocab.json", _swap_ids, "vocab.json: not the CodeGeeX vocabulary"),
+        ("vocab.json", lambda path: path.write_text('{"a": [1]}'), "vocab.json: not the CodeGeeX vocabulary"),
+        ("vocab.json", lambda path: path.write_text("{"), "vocab.json: not readable as JSON"),
+        ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not the CodeGeeX merges"),
+        ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
+        ("added_tokens.json", lambda path: path.write_text("{}"), "added_tokens.json: expected"),
+        (
+            "tokenizer_config.json",
+            lambda path: path.write_text('{"tokenizer_class": "LlamaTokenizer"}'),
+            "LlamaTokenizer",
+        ),
+        ("tokenizer_config.json", lambda path: path.write_text("[]"), "tokenizer_class is 'list'"),
+        (
+            "tokenizer_config.json",
+            lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer"}'),
+            "ws_encoding_length",
+        ),
+    ],
+)
 def test_damaged_directories(tokenizer, tmp_path, name, damage, message):
     tokenizer.save(tmp_path)
     damage(tmp_path / name)

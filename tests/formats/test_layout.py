@@ -10,6 +10,7 @@ from ms_codegeex.formats.tensors import from_array
 
 def interleaved(groups):
     """Query, value and key rows in `groups` consecutive groups, as CodeGen stores them."""
+
     def join(arrays):
         parts = [np.split(array, groups) for array in arrays]
         return np.concatenate([part[g] for g in range(groups) for part in parts])
@@ -21,20 +22,33 @@ def interleaved(groups):
     return Transform(lambda shapes: (3 * shapes[0][0], *shapes[0][1:]), join, split)
 
 
-PATTERNS = (Entry(("word",), "wte"), Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", interleaved(4)),
-            Entry(("l.{i}.out",), "h.{i}.out", TRANSPOSE), Entry(("norm",), ("top", "norm")))
+PATTERNS = (
+    Entry(("word",), "wte"),
+    Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", interleaved(4)),
+    Entry(("l.{i}.out",), "h.{i}.out", TRANSPOSE),
+    Entry(("norm",), ("top", "norm")),
+)
 SHAPES = {"word": (5, 8), "norm": (8,)} | {
-    f"l.{i}.{name}": (8, 8) if name != "out" else (8, 2) for i in range(2) for name in ("q", "v", "k", "out")}
+    f"l.{i}.{name}": (8, 8) if name != "out" else (8, 2) for i in range(2) for name in ("q", "v", "k", "out")
+}
 
 
 def ours():
-    return {name: from_array(np.random.default_rng(k).standard_normal(shape).astype(np.float32))
-            for k, (name, shape) in enumerate(SHAPES.items())}
+    return {
+        name: from_array(np.random.default_rng(k).standard_normal(shape).astype(np.float32))
+        for k, (name, shape) in enumerate(SHAPES.items())
+    }
 
 
 def test_patterns_are_repeated_layer_by_layer():
     assert [entry.foreign for entry in expand(PATTERNS, 2)] == [
-        "wte", "h.0.qkv", "h.0.out", "h.1.qkv", "h.1.out", ("top", "norm")]
+        "wte",
+        "h.0.qkv",
+        "h.0.out",
+        "h.1.qkv",
+        "h.1.out",
+        ("top", "norm"),
+    ]
 
 
 def test_fused_tensors_go_there_and_back():
@@ -48,11 +62,15 @@ def test_fused_tensors_go_there_and_back():
     assert all(back[name].array().tobytes() == mine[name].array().tobytes() for name in mine)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.pop("h.1.qkv"), "here: missing tensor h.1.qkv"),
-    (lambda t: t.update(extra=t["wte"]), "here: unexpected tensor extra"),
-    (lambda t: t.update({("top", "norm"): from_array(np.ones(7))}), r"tensor top -> norm has shape \[7\].*\[8\]"),
-    (lambda t: t.update(wte=from_array(np.ones((5, 8), np.int8))), "tensor wte has dtype int8")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("h.1.qkv"), "here: missing tensor h.1.qkv"),
+        (lambda t: t.update(extra=t["wte"]), "here: unexpected tensor extra"),
+        (lambda t: t.update({("top", "norm"): from_array(np.ones(7))}), r"tensor top -> norm has shape \[7\].*\[8\]"),
+        (lambda t: t.update(wte=from_array(np.ones((5, 8), np.int8))), "tensor wte has dtype int8"),
+    ],
+)
 def test_every_tensor_is_accounted_for(change, message):
     entries = expand(PATTERNS, 2)
     tensors = to_foreign(entries, ours())

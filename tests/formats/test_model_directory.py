@@ -13,8 +13,13 @@ from ms_codegeex.formats.model_directory import INDEX, SINGLE, ModelDirectory, w
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
 
-ARRAYS = {"flags": np.array([True, False, True]), "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
-          "a.bias": np.ones(3, np.float16), "scalar": np.array(2.5), "none": np.zeros((0, 3), np.float32)}
+ARRAYS = {
+    "flags": np.array([True, False, True]),
+    "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "a.bias": np.ones(3, np.float16),
+    "scalar": np.array(2.5),
+    "none": np.zeros((0, 3), np.float32),
+}
 CONFIG = {"model_type": "codegeex", "name": "ü"}
 
 
@@ -54,7 +59,7 @@ def test_the_data_is_aligned(tmp_path):
     data = (tmp_path / "f").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     assert (8 + length) % 64 == 0
-    for name, entry in json.loads(data[8:8 + length]).items():
+    for name, entry in json.loads(data[8 : 8 + length]).items():
         assert entry["data_offsets"][0] % ARRAYS[name].itemsize == 0
 
 
@@ -83,8 +88,9 @@ def test_shards_with_an_index(tmp_path):
 
 
 def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path):
-    write_model_directory(tmp_path / "m", CONFIG, lazy({"a": np.ones(4), "b": np.ones(400), "c": np.ones(4)}),
-                          max_shard_bytes=100)
+    write_model_directory(
+        tmp_path / "m", CONFIG, lazy({"a": np.ones(4), "b": np.ones(400), "c": np.ones(4)}), max_shard_bytes=100
+    )
     assert len(list((tmp_path / "m").glob("model-*"))) == 3
     assert ModelDirectory(tmp_path / "m").tensor("b").sum() == 400
 
@@ -120,15 +126,25 @@ def point_outside(path):
     (path / INDEX).write_text(json.dumps(index))
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda path: (path / "model-00002-of-00003.safetensors").unlink(), "model-00002-of-00003.safetensors: missing"),
-    (cut, "model-00002-of-00003.safetensors: has .* bytes"),
-    (lambda path: (path / "model-00001-of-00003.safetensors").write_bytes(b"abc"), "model-00001.*not a safetensors"),
-    (rename_tensor, "model-00003-of-00003.safetensors: missing tensor t4"),
-    (point_outside, "weight_map"),
-    (lambda path: (path / INDEX).write_text("[]"), "weight_map"),
-    (lambda path: (path / "config.json").write_text("{"), "config.json"),
-    (lambda path: (path / INDEX).unlink(), "not a model directory")])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda path: (path / "model-00002-of-00003.safetensors").unlink(),
+            "model-00002-of-00003.safetensors: missing",
+        ),
+        (cut, "model-00002-of-00003.safetensors: has .* bytes"),
+        (
+            lambda path: (path / "model-00001-of-00003.safetensors").write_bytes(b"abc"),
+            "model-00001.*not a safetensors",
+        ),
+        (rename_tensor, "model-00003-of-00003.safetensors: missing tensor t4"),
+        (point_outside, "weight_map"),
+        (lambda path: (path / INDEX).write_text("[]"), "weight_map"),
+        (lambda path: (path / "config.json").write_text("{"), "config.json"),
+        (lambda path: (path / INDEX).unlink(), "not a model directory"),
+    ],
+)
 def test_damage_is_named(tmp_path, damage, message):
     path, _ = sharded(tmp_path)
     damage(path)
@@ -136,20 +152,33 @@ def test_damage_is_named(tmp_path, damage, message):
         ModelDirectory(path)
 
 
-@pytest.mark.parametrize(("shapes", "dtype", "message"), [
-    ({"t5": (4, 8)}, None, "missing tensor t5"), ({"t0": (4, 8)}, None, "unexpected tensor t1"),
-    ({f"t{i}": (8, 4) for i in range(5)}, None, r"tensor t0 has shape \[4, 8\]"),
-    ({f"t{i}": (4, 8) for i in range(5)}, "float16", "tensor t0 has dtype float32")])
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "message"),
+    [
+        ({"t5": (4, 8)}, None, "missing tensor t5"),
+        ({"t0": (4, 8)}, None, "unexpected tensor t1"),
+        ({f"t{i}": (8, 4) for i in range(5)}, None, r"tensor t0 has shape \[4, 8\]"),
+        ({f"t{i}": (4, 8) for i in range(5)}, "float16", "tensor t0 has dtype float32"),
+    ],
+)
 def test_check_names_the_tensor(tmp_path, shapes, dtype, message):
     path, _ = sharded(tmp_path)
     with pytest.raises(UserError, match=message):
         ModelDirectory(path).check(shapes, dtype)
 
 
-@pytest.mark.parametrize("header", [
-    b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b'{"x":{"dtype":"Q","shape":[1],"data_offsets":[0,4]}}',
-    b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,-4]}}', b"[]", b"\xff", b'{"x":1}',
-    b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"Q","shape":[1],"data_offsets":[0,4]}}',
+        b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,-4]}}',
+        b"[]",
+        b"\xff",
+        b'{"x":1}',
+        b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
+    ],
+)
 def test_a_malformed_header_is_refused(tmp_path, header):
     (tmp_path / "f").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(UserError, match="f: its header"):

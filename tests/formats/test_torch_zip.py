@@ -14,10 +14,17 @@ from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 torch = pytest.importorskip("torch")
 ARRAYS = {
-    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7, "float16": np.ones((3, 5), np.float16) / 3,
-    "float64": np.array(2.5), "int64": np.array([1 << 40, -3]), "int32": np.arange(-3, 3, dtype=np.int32),
-    "int16": np.array([-7], np.int16), "int8": np.array([[-128], [127]], np.int8),
-    "uint8": np.arange(200, dtype=np.uint8), "bool": np.array([True, False]), "empty": np.zeros((0, 4), np.float32)}
+    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
+    "float16": np.ones((3, 5), np.float16) / 3,
+    "float64": np.array(2.5),
+    "int64": np.array([1 << 40, -3]),
+    "int32": np.arange(-3, 3, dtype=np.int32),
+    "int16": np.array([-7], np.int16),
+    "int8": np.array([[-128], [127]], np.int8),
+    "uint8": np.arange(200, dtype=np.uint8),
+    "bool": np.array([True, False]),
+    "empty": np.zeros((0, 4), np.float32),
+}
 
 
 def written(tmp_path, tree, name="model.pt"):
@@ -27,8 +34,16 @@ def written(tmp_path, tree, name="model.pt"):
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_torch_reads_our_file(tmp_path, mmap):
-    tree = {"module": {"a.b": {name: from_array(array) for name, array in ARRAYS.items()}},
-            "step": 1 << 40, "small": -2, "rate": 0.1, "done": True, "nothing": None, "name": "ü", "sizes": [1, (2, 3)]}
+    tree = {
+        "module": {"a.b": {name: from_array(array) for name, array in ARRAYS.items()}},
+        "step": 1 << 40,
+        "small": -2,
+        "rate": 0.1,
+        "done": True,
+        "nothing": None,
+        "name": "ü",
+        "sizes": [1, (2, 3)],
+    }
     loaded = torch.load(written(tmp_path, tree), weights_only=True, mmap=mmap)
     for name, array in ARRAYS.items():
         tensor = loaded["module"]["a.b"][name]
@@ -93,11 +108,20 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 def test_we_read_what_torch_saves(tmp_path):
     base = torch.arange(60, dtype=torch.float32)
-    tree = {"w": torch.nn.Parameter(torch.randn(3, 4)), "half": torch.randn(5).half(),
-            "brain": torch.randn(7).bfloat16(), "window": base[10:30].view(4, 5), "same": base,
-            "turned": base.view(6, 10).t(), "wide": base[:3].expand(2, 3),
-            "scalar": torch.tensor(3), "empty": torch.zeros(0, 2), "flags": torch.tensor([True]),
-            "nested": OrderedDict(a=[torch.ones(2, dtype=torch.int8)]), "step": 7}
+    tree = {
+        "w": torch.nn.Parameter(torch.randn(3, 4)),
+        "half": torch.randn(5).half(),
+        "brain": torch.randn(7).bfloat16(),
+        "window": base[10:30].view(4, 5),
+        "same": base,
+        "turned": base.view(6, 10).t(),
+        "wide": base[:3].expand(2, 3),
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 2),
+        "flags": torch.tensor([True]),
+        "nested": OrderedDict(a=[torch.ones(2, dtype=torch.int8)]),
+        "step": 7,
+    }
     torch.save(tree, tmp_path / "t.pt")
     ours = read_torch(tmp_path / "t.pt")
     assert ours["step"] == 7 and ours["nested"]["a"][0].array().tolist() == [1, 1]
@@ -123,10 +147,14 @@ class Hostile:
         return self.reduced
 
 
-@pytest.mark.parametrize(("payload", "named"), [
-    (lambda mark: Hostile(os.system, f"touch {mark}"), "system"),
-    (lambda mark: Hostile(eval, f"open({str(mark)!r}, 'w')"), "builtins.eval|__builtin__.eval"),
-    (lambda mark: np.ones(2), "numpy")])
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        (lambda mark: Hostile(os.system, f"touch {mark}"), "system"),
+        (lambda mark: Hostile(eval, f"open({str(mark)!r}, 'w')"), "builtins.eval|__builtin__.eval"),
+        (lambda mark: np.ones(2), "numpy"),
+    ],
+)
 def test_a_file_that_would_run_code_is_refused(tmp_path, payload, named):
     path, mark = tmp_path / "evil.pt", tmp_path / "mark"
     with zipfile.ZipFile(path, "w") as archive:

@@ -10,8 +10,16 @@ from ms_codegeex.models.codegeex.config import PRESETS, CodeGeeXConfig, build_co
 from ms_codegeex.models.codegeex.model import Build, CodeGeeX, Logits, Loss
 
 EOS = 11
-SMALL = CodeGeeXConfig(vocab_size=60, hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40,
-                       max_position_embeddings=20, init_std=0.3, eos_token_id=EOS)
+SMALL = CodeGeeXConfig(
+    vocab_size=60,
+    hidden_size=24,
+    num_layers=2,
+    num_heads=3,
+    intermediate_size=40,
+    max_position_embeddings=20,
+    init_std=0.3,
+    eos_token_id=EOS,
+)
 SIZES = {"layers": SMALL.num_layers, "heads": SMALL.num_heads, "eos": EOS}
 
 
@@ -59,8 +67,15 @@ def test_gradients_equal_pytorchs(batch):
     network = Loss(SMALL, Build(seq_length=12, micro_batch=2, loss_chunk=5))
     network.set_train(True)
     parameters = randomise(network)
-    peer = Twin(SMALL.vocab_size, SMALL.hidden_size, SMALL.num_layers, SMALL.num_heads, SMALL.intermediate_size,
-                SMALL.max_position_embeddings, eos=EOS).double()
+    peer = Twin(
+        SMALL.vocab_size,
+        SMALL.hidden_size,
+        SMALL.num_layers,
+        SMALL.num_heads,
+        SMALL.intermediate_size,
+        SMALL.max_position_embeddings,
+        eos=EOS,
+    ).double()
     peer.load_state_dict({name: torch.tensor(value) for name, value in parameters.items()})
     loss = peer(torch.tensor(batch[0]).long(), torch.tensor(batch[1]).long(), torch.tensor(batch[2]).double())
     loss.backward()
@@ -72,13 +87,16 @@ def test_gradients_equal_pytorchs(batch):
             self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
 
         def construct(self, *inputs):
-            return self.gradient(self.network, self.weights)(*inputs, (ops.scalar_to_tensor(1.0), ops.scalar_to_tensor(0.0)))
+            return self.gradient(self.network, self.weights)(
+                *inputs, (ops.scalar_to_tensor(1.0), ops.scalar_to_tensor(0.0))
+            )
 
     ours = Gradients()(*map(Tensor, batch))
     for parameter, gradient in zip(network.trainable_params(), ours, strict=True):
         expected = dict(peer.named_parameters())[parameter.name].grad.numpy() * batch[2].sum()
-        np.testing.assert_allclose(gradient.asnumpy(), expected, atol=2e-5 * max(1.0, np.abs(expected).max()),
-                                   err_msg=parameter.name)
+        np.testing.assert_allclose(
+            gradient.asnumpy(), expected, atol=2e-5 * max(1.0, np.abs(expected).max()), err_msg=parameter.name
+        )
 
 
 def test_dropout_changes_training_but_not_evaluation(batch):
@@ -126,8 +144,10 @@ def test_flops_are_those_of_the_matrix_products():
     assert config.flops_per_token(s) == 3 * sum(2 * a * b * c for a, b, c in shapes)
 
 
-@pytest.mark.parametrize("fields,key", [({"num_heads": 7}, "num_heads"), ({"hidden_size": -1}, "hidden_size"),
-                                        ({"eos_token_id": 60000}, "eos_token_id")])
+@pytest.mark.parametrize(
+    "fields,key",
+    [({"num_heads": 7}, "num_heads"), ({"hidden_size": -1}, "hidden_size"), ({"eos_token_id": 60000}, "eos_token_id")],
+)
 def test_sizes_that_do_not_fit_name_the_key(fields, key):
     with pytest.raises(UserError, match=key):
         build_config("tiny", fields)

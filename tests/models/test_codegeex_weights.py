@@ -11,17 +11,28 @@ from ms_codegeex.formats.layout import to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.codegeex import weights
 
-LARGE = SimpleNamespace(vocab_size=52224, hidden_size=5120, num_layers=39, num_heads=40, intermediate_size=20480,
-                        max_position_embeddings=2048, layer_norm_eps=1e-5, eos_token_id=50256)
-SMALL = SimpleNamespace(vocab_size=11, hidden_size=4, num_layers=2, num_heads=2, intermediate_size=6,
-                        max_position_embeddings=5)
+LARGE = SimpleNamespace(
+    vocab_size=52224,
+    hidden_size=5120,
+    num_layers=39,
+    num_heads=40,
+    intermediate_size=20480,
+    max_position_embeddings=2048,
+    layer_norm_eps=1e-5,
+    eos_token_id=50256,
+)
+SMALL = SimpleNamespace(
+    vocab_size=11, hidden_size=4, num_layers=2, num_heads=2, intermediate_size=6, max_position_embeddings=5
+)
 LAYOUTS = ("huggingface", "megatron", "mindspore")
 
 
 def tensors(config):
     generator = np.random.default_rng(1)
-    return {name: from_array(generator.standard_normal(shape).astype(np.float32))
-            for name, shape in weights.expected_shapes(config).items()}
+    return {
+        name: from_array(generator.standard_normal(shape).astype(np.float32))
+        for name, shape in weights.expected_shapes(config).items()
+    }
 
 
 def test_the_13b_model_has_the_published_size():
@@ -43,22 +54,35 @@ def test_names_of_the_pytorch_side():
     assert names["top_query_embedding.weight"] == "language_model.topQueryEmbedding.top_query_embeddings.weight"
     assert names["blocks.38.attention.output.bias"] == "language_model.transformer.layers.38.attention.dense.bias"
     assert names["top_query_layer.attention.query.weight"] == (
-        "language_model.transformer.topQueryLayer.attention.query.weight")
+        "language_model.transformer.topQueryLayer.attention.query.weight"
+    )
     assert names["final_norm.bias"] == "language_model.transformer.final_layernorm.bias"
     paths = {entry.ours[0]: entry.foreign for entry in weights.entries("megatron", LARGE)}
     assert paths["embedding.position.weight"] == (
-        "module", "language_model", "embedding", "position_embeddings", "weight")
+        "module",
+        "language_model",
+        "embedding",
+        "position_embeddings",
+        "weight",
+    )
     assert paths["blocks.0.feed_forward.up.weight"] == (
-        "module", "language_model", "transformer", "layers.0.mlp.dense_h_to_4h.weight")
+        "module",
+        "language_model",
+        "transformer",
+        "layers.0.mlp.dense_h_to_4h.weight",
+    )
 
 
 def test_the_original_stores_three_matrices_transposed():
     foreign = to_foreign(weights.entries("mindspore", SMALL), mine := tensors(SMALL))
     for layer, ours in (("backbone.blocks.1", "blocks.1"), ("backbone.top_query_layer", "top_query_layer")):
         for name, own, turned in (
-                ("attention.dense1", "attention.query", False), ("attention.dense3", "attention.value", False),
-                ("attention.projection", "attention.output", True), ("output.mapping", "feed_forward.up", True),
-                ("output.projection", "feed_forward.down", True)):
+            ("attention.dense1", "attention.query", False),
+            ("attention.dense3", "attention.value", False),
+            ("attention.projection", "attention.output", True),
+            ("output.mapping", "feed_forward.up", True),
+            ("output.projection", "feed_forward.down", True),
+        ):
             array = mine[f"{ours}.{own}.weight"].array()
             np.testing.assert_array_equal(foreign[f"{layer}.{name}.weight"].array(), array.T if turned else array)
     assert foreign["backbone.blocks.0.output.mapping.weight"].shape == (4, 6)
@@ -79,12 +103,20 @@ def test_config_json_there_and_back():
     assert weights.config_fields(config) == vars(LARGE)
 
 
-@pytest.mark.parametrize(("change", "key"), [
-    ({"model_type": "gpt2"}, "model_type"), ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"hidden_size": None}, "hidden_size"),
-    ({"num_hidden_layers": "39"}, "num_hidden_layers"), ({"num_attention_heads": 7}, "num_attention_heads"),
-    ({"vocab_size": True}, "vocab_size"), ({"layer_norm_eps": "small"}, "layer_norm_eps"),
-    ({"eos_token_id": -1}, "eos_token_id"), ({"tie_word_embeddings": False}, "tie_word_embeddings")])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_hidden_layers": "39"}, "num_hidden_layers"),
+        ({"num_attention_heads": 7}, "num_attention_heads"),
+        ({"vocab_size": True}, "vocab_size"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+        ({"eos_token_id": -1}, "eos_token_id"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
 def test_a_bad_config_key_is_named(change, key):
     with pytest.raises(UserError, match=key):
         weights.config_fields(weights.huggingface_config(LARGE) | change)

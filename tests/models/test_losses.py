@@ -40,8 +40,11 @@ class Gradients(nn.Cell):
         return self.gradient(self.loss)(hidden, table, labels, mask, sensitivity)
 
 
-LOSSES = {"plain": lambda: CrossEntropy(VOCABULARY, ms.float32), "chunk 8 (ragged)": lambda: ChunkedCrossEntropy(ROWS, 8),
-          "one chunk": lambda: ChunkedCrossEntropy(ROWS, 64)}
+LOSSES = {
+    "plain": lambda: CrossEntropy(VOCABULARY, ms.float32),
+    "chunk 8 (ragged)": lambda: ChunkedCrossEntropy(ROWS, 8),
+    "one chunk": lambda: ChunkedCrossEntropy(ROWS, 64),
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -46,12 +46,24 @@ class Checkout:
         stand_in = directory / "python"
         stand_in.write_text(STAND_IN.format(bash=shutil.which("bash"), python=sys.executable))
         stand_in.chmod(0o755)
-        self.environment = {"PATH": os.environ["PATH"], "PYTHON": str(stand_in), "CALLS": str(self.calls),
-                            "MS_CODEGEEX_PREFLIGHT": "skip", "PIP_KILLED": "", "PIP_FAILS": ""}
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHON": str(stand_in),
+            "CALLS": str(self.calls),
+            "MS_CODEGEEX_PREFLIGHT": "skip",
+            "PIP_KILLED": "",
+            "PIP_FAILS": "",
+        }
 
     def start(self, *arguments: str, script: str = "ascend_scripts/setup.sh", **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(["bash", str(self.root / script), *arguments], env=self.environment | environment,
-                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.root.parent)
+        return subprocess.Popen(
+            ["bash", str(self.root / script), *arguments],
+            env=self.environment | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.root.parent,
+        )
 
     def run(self, *arguments: str, **keywords: str) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **keywords)
@@ -99,13 +111,24 @@ def test_wrong_arguments_are_one_line(script, words):
 
 
 def test_dry_run_prints_the_commands():
-    result = run_script("ascend_scripts/run_distributed.sh", "--dry-run", "--devices", "2", "training.steps=4",
-                        "--corpus", "/some where", "else", "output=x", "--resume=auto")
+    result = run_script(
+        "ascend_scripts/run_distributed.sh",
+        "--dry-run",
+        "--devices",
+        "2",
+        "training.steps=4",
+        "--corpus",
+        "/some where",
+        "else",
+        "output=x",
+        "--resume=auto",
+    )
     assert result.returncode == 0
     setup, train = result.stdout.splitlines()
     assert setup.endswith("ascend_scripts/setup.sh )")
-    assert train.endswith("configs/codegeex_tiny.yaml --devices 2 --resume=auto training.steps=4 output=x "
-                          "--corpus /some\\ where else")
+    assert train.endswith(
+        "configs/codegeex_tiny.yaml --devices 2 --resume=auto training.steps=4 output=x --corpus /some\\ where else"
+    )
 
 
 def test_run_distributed_forwards_arguments_and_status(checkout):

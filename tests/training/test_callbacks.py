@@ -10,9 +10,20 @@ from ms_codegeex.training.trainer import Record
 
 
 def record(step, **changes):
-    values = {"step": step, "loss": 5.0 - 0.1 * step, "learning_rate": 1e-3, "gradient_norm": 1.0, "loss_scale": 1.0, "skipped": False,
-              "tokens": 100 * step, "tokens_per_second": 50.0, "mfu": 0.5, "data_wait_percent": 0.1, "memory_bytes": 10**9,
-              "step_seconds": 2.0}
+    values = {
+        "step": step,
+        "loss": 5.0 - 0.1 * step,
+        "learning_rate": 1e-3,
+        "gradient_norm": 1.0,
+        "loss_scale": 1.0,
+        "skipped": False,
+        "tokens": 100 * step,
+        "tokens_per_second": 50.0,
+        "mfu": 0.5,
+        "data_wait_percent": 0.1,
+        "memory_bytes": 10**9,
+        "step_seconds": 2.0,
+    }
     return Record(**{**values, **changes})
 
 
@@ -32,8 +43,15 @@ def test_eta_ignores_the_compiling_step():
 def test_log_holds_every_nth_evaluated_skipped_and_last_step(run):
     log = JsonLog(run, every=4, steps=10)
     for step in range(1, 11):
-        log.step(None, record(step, skipped=step == 3, gradient_norm=None if step == 3 else 1.0,
-                              validation_loss=4.0 if step == 6 else None))
+        log.step(
+            None,
+            record(
+                step,
+                skipped=step == 3,
+                gradient_norm=None if step == 3 else 1.0,
+                validation_loss=4.0 if step == 6 else None,
+            ),
+        )
     assert [r["step"] for r in read_log(run.log)] == [3, 4, 6, 8, 10]
     assert set(read_log(run.log)[0]) == set(asdict(record(1)))
     assert len(run.progress.read_text().splitlines()) == 10  # the display sees them all
@@ -85,7 +103,17 @@ def test_display_prints_plain_lines_and_says_when_and_how_long_it_compiles(run, 
     assert lines[0].startswith("compiling the training graph")
     assert "compiled in 0:00" in lines[1]
     assert [line.split()[1] for line in lines[1:]] == ["1/100", "10/100", "13/100", "20/100"]
-    for word in ("loss 3.700", "validation 3.250", "lr 1.0e-03", "norm 1.00", "scale 1024", "50 tok/s", "MFU 50%", "GB", "ETA 2:54"):
+    for word in (
+        "loss 3.700",
+        "validation 3.250",
+        "lr 1.0e-03",
+        "norm 1.00",
+        "scale 1024",
+        "50 tok/s",
+        "MFU 50%",
+        "GB",
+        "ETA 2:54",
+    ):
         assert word in lines[3]
 
 

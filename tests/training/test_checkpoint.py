@@ -23,10 +23,19 @@ from ms_codegeex.training.checkpoint import (
     write_checkpoint,
 )
 
-TENSORS = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "optimizer.m.w": np.ones((3, 4), np.float32),
-           "scale": np.array(3.5), "half": np.ones(5, np.float16)}
-STATE = {"optimizer_step": 4, "samples": 640, "loss_scale": 2.0 ** 32, "rng": {"numpy": [1, 2**63 - 1], "seed": 7},
-         "config": {"model": {"family": "codegeex"}}}
+TENSORS = {
+    "w": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "optimizer.m.w": np.ones((3, 4), np.float32),
+    "scale": np.array(3.5),
+    "half": np.ones(5, np.float16),
+}
+STATE = {
+    "optimizer_step": 4,
+    "samples": 640,
+    "loss_scale": 2.0**32,
+    "rng": {"numpy": [1, 2**63 - 1], "seed": 7},
+    "config": {"model": {"family": "codegeex"}},
+}
 
 
 def on_ranks(root, step, parts, state=STATE):
@@ -35,8 +44,9 @@ def on_ranks(root, step, parts, state=STATE):
 
     def work(rank):
         try:
-            write_checkpoint(root, step, parts[rank], state, rank=rank, world_size=len(parts),
-                             barrier=lambda: barrier.wait(30))
+            write_checkpoint(
+                root, step, parts[rank], state, rank=rank, world_size=len(parts), barrier=lambda: barrier.wait(30)
+            )
         except UserError as error:
             errors[rank] = error
 
@@ -118,13 +128,26 @@ def test_a_rank_may_write_nothing(tmp_path):
     assert list(loaded.manifest["files"]) == ["rank_00000.safetensors"] and loaded.manifest["world_size"] == 3
 
 
-@pytest.mark.parametrize(("parts", "message"), [
-    ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(1))}], r"part \[\[2, 3\]\].*held 0 times"),
-    ([{"w": Slice((4,), (0,), np.ones(3))}, {"w": Slice((4,), (2,), np.ones(2))}], r"part \[\[2, 3\]\].*held 2 times"),
-    ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(2))}], "outside it"),
-    ([{"w": np.array(1.0)}, {"w": np.array(1.0)}], "held 2 times"),
-    ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((2,), (1,), np.ones(1, np.float32))}], "rank 1 holds w as f"),
-    ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((3,), (1,), np.ones(2))}], "rank 1 holds w as")])
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            [{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(1))}],
+            r"part \[\[2, 3\]\].*held 0 times",
+        ),
+        (
+            [{"w": Slice((4,), (0,), np.ones(3))}, {"w": Slice((4,), (2,), np.ones(2))}],
+            r"part \[\[2, 3\]\].*held 2 times",
+        ),
+        ([{"w": Slice((4,), (0,), np.ones(2))}, {"w": Slice((4,), (3,), np.ones(2))}], "outside it"),
+        ([{"w": np.array(1.0)}, {"w": np.array(1.0)}], "held 2 times"),
+        (
+            [{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((2,), (1,), np.ones(1, np.float32))}],
+            "rank 1 holds w as f",
+        ),
+        ([{"w": Slice((2,), (0,), np.ones(1))}, {"w": Slice((3,), (1,), np.ones(2))}], "rank 1 holds w as"),
+    ],
+)
 def test_slices_must_cover_their_tensor_once(tmp_path, parts, message):
     errors = on_ranks(tmp_path, 1, parts)
     with pytest.raises(UserError, match=message):
@@ -151,8 +174,17 @@ class Killed(BaseException):
     pass
 
 
-POINTS = [(module, "save_slices"), (module, "write_safetensors"), (module, "write_json"), (module, "check_coverage"),
-          (module, "_digest"), (module, "_publish"), (module, "_swap"), (module.os, "replace"), (module.os, "fsync")]
+POINTS = [
+    (module, "save_slices"),
+    (module, "write_safetensors"),
+    (module, "write_json"),
+    (module, "check_coverage"),
+    (module, "_digest"),
+    (module, "_publish"),
+    (module, "_swap"),
+    (module.os, "replace"),
+    (module.os, "fsync"),
+]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -203,14 +235,18 @@ def edit_manifest(path):
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda path: flip(path / "rank_00000.safetensors"), r"rank_00000\.safetensors: tensor half .*damaged"),
-    (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
-    (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
-    (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
-    (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1"),
-    (edit_manifest, r"manifest\.json: damaged or edited"),
-    (lambda path: (path / "manifest.json").unlink(), "no such file")])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: flip(path / "rank_00000.safetensors"), r"rank_00000\.safetensors: tensor half .*damaged"),
+        (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
+        (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1"),
+        (edit_manifest, r"manifest\.json: damaged or edited"),
+        (lambda path: (path / "manifest.json").unlink(), "no such file"),
+    ],
+)
 def test_a_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, damage, message):
     write_checkpoint(tmp_path, 1, TENSORS, STATE)
     path = write_checkpoint(tmp_path, 2, TENSORS, STATE)

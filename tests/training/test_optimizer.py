@@ -40,8 +40,13 @@ def test_no_warm_up_starts_at_the_peak():
 def test_decay_spares_exactly_norms_and_biases():
     names = expected_shapes(CodeGeeXConfig(num_layers=1))
     decayed = {name for name in names if decays(name)}
-    assert {"embedding.word.weight", "embedding.position.weight", "top_query_embedding.weight",
-            "blocks.0.attention.output.weight", "top_query_layer.feed_forward.down.weight"} <= decayed
+    assert {
+        "embedding.word.weight",
+        "embedding.position.weight",
+        "top_query_embedding.weight",
+        "blocks.0.attention.output.weight",
+        "top_query_layer.feed_forward.down.weight",
+    } <= decayed
     assert len(decayed) == 3 + 2 * 6
     assert all(name.endswith("bias") or "norm" in name for name in set(names) - decayed)
 

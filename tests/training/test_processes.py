@@ -17,7 +17,9 @@ def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
     with reserved_port() as first, reserved_port() as second:
         assert first != second and {first, second} <= set(PORTS)
         start = os.getpid() % len(PORTS)
-        taken = next(PORTS[(start + i) % len(PORTS)] for i in range(99) if PORTS[(start + i) % len(PORTS)] not in (first, second))
+        taken = next(
+            PORTS[(start + i) % len(PORTS)] for i in range(99) if PORTS[(start + i) % len(PORTS)] not in (first, second)
+        )
         with socket.socket() as other:
             other.bind(("127.0.0.1", taken))
             other.listen()
@@ -26,9 +28,14 @@ def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
 
 
 def test_two_processes_never_get_the_same_port():
-    code = "import time\nfrom ms_codegeex.training.processes import reserved_port\n" \
-           "with reserved_port() as p:\n print(p, flush=True); input()"
-    jobs = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    code = (
+        "import time\nfrom ms_codegeex.training.processes import reserved_port\n"
+        "with reserved_port() as p:\n print(p, flush=True); input()"
+    )
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     ports = [job.stdout.readline().strip() for job in jobs]
     for job in jobs:
         job.communicate("\n")
@@ -38,9 +45,11 @@ def test_two_processes_never_get_the_same_port():
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A module that can be started as a worker; returns a function that starts it."""
+
     def start(body: str) -> Workers:
         (tmp_path / "stand_in.py").write_text(textwrap.dedent(body))
         return Workers("stand_in", [], 1, tmp_path, {"PYTHONPATH": str(tmp_path)})
+
     return start
 
 
@@ -62,7 +71,8 @@ def test_leaving_the_context_ends_grandchildren_that_ignore_sigterm(stand_in):
     body = """
         import signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child = subprocess.Popen([sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+        deaf = "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", deaf])
         print(child.pid, flush=True)
         time.sleep(600)
     """

@@ -1,3 +1,5 @@
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -49,8 +51,14 @@ def batches(count, rows, seed=0):
     for i in range(count):
         mask = (generator.random((rows, SEQ)) < (0.15, 0.9)[i % 2]).astype(np.float32)
         mask[0, 0] = 1
-        result.append((generator.integers(-2, 3, (rows, SEQ)).astype(np.int32), generator.integers(0, 4, (rows, SEQ)).astype(np.int32),
-                       mask, np.arange(rows, dtype=np.int32)))
+        result.append(
+            (
+                generator.integers(-2, 3, (rows, SEQ)).astype(np.int32),
+                generator.integers(0, 4, (rows, SEQ)).astype(np.int32),
+                mask,
+                np.arange(rows, dtype=np.int32),
+            )
+        )
     return result
 
 
@@ -92,7 +100,9 @@ def test_loss_norm_and_update_over_the_whole_batch(accumulation, clip):
 
 def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it():
     network = Net(ms.float16)
-    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=2.0**24, window=2)))
+    step = TrainStep(
+        network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=2.0**24, window=2))
+    )
     batch, history = batches(1, 2)[0], []
     for _ in range(16):
         before = network.a.asnumpy().copy()
@@ -103,7 +113,7 @@ def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it
         history.append((bool(finite), scale))
     assert not history[0][0] and any(finite for finite, _ in history)
     good = 0
-    for (finite, scale), (_, following) in zip(history[:-1], history[1:], strict=True):
+    for (finite, scale), (_, following) in itertools.pairwise(history):
         good = good + 1 if finite else 0
         expected = scale / 2 if not finite else scale * 2 if good == 2 else scale
         good = 0 if good == 2 else good

@@ -27,7 +27,10 @@ class Keep(Callback):
 
 def make(values, *callbacks):
     config = build_run_config(values)
-    data = [PackedSequences(Path(config.data.train), split, config.seq_length, config.seed) for split in ("train", "validation")]
+    data = [
+        PackedSequences(Path(config.data.train), split, config.seq_length, config.seed)
+        for split in ("train", "validation")
+    ]
     return Trainer(config, *data, callbacks=callbacks)
 
 
@@ -84,7 +87,9 @@ def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(run_values):
     assert [r.step for r in keep.records] == list(range(1, 9))
     assert trainer.progress.samples == 8 * 4
     assert int(trainer.optimizer.step.asnumpy()) == len(done)
-    assert done[0].learning_rate == 0.0 and done[1].learning_rate == pytest.approx(5e-3)  # warm-up of 2 updates starts here
+    assert done[0].learning_rate == 0.0 and done[1].learning_rate == pytest.approx(
+        5e-3
+    )  # warm-up of 2 updates starts here
     assert all(r.learning_rate == 0.0 and r.gradient_norm is None for r in skipped)
 
 

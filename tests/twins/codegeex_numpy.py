@@ -29,8 +29,8 @@ def positions_and_visibility(ids, eos, reset):
     positions, visible = np.arange(n), np.tril(np.ones((n, n), bool))
     if reset:
         for i in np.flatnonzero(np.asarray(ids) == eos):
-            visible[i + 1:, :i + 1] = False
-            positions[i + 1:] = np.arange(n - i - 1)
+            visible[i + 1 :, : i + 1] = False
+            positions[i + 1 :] = np.arange(n - i - 1)
     return positions, visible
 
 
@@ -41,7 +41,7 @@ def block(x, query, parameters, prefix, visible, heads, epsilon):
     def linear(name, value):
         return value @ p(f"{name}.weight").T + p(f"{name}.bias")
 
-    n, hidden = x.shape
+    _n, hidden = x.shape
     d = hidden // heads
     memory = layer_norm(x, p("attention_norm.weight"), p("attention_norm.bias"), epsilon)
     q = linear("attention.query", memory if query is None else query)

@@ -1,4 +1,5 @@
-"""CodeGeeX in plain PyTorch, written from the paper's formulas with the package's parameter names; calls none of its code.
+"""CodeGeeX in plain PyTorch, written from the paper's formulas with the package's parameter names; calls none of its
+code.
 
 Serves as an oracle for gradients and as the peer of `benchmarks/train_step.py`.
 """

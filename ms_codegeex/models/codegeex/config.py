@@ -29,11 +29,15 @@ class CodeGeeXConfig:
             if key not in ("softmax_fp32", "eos_token_id") and value <= 0:
                 raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
         if self.hidden_size % self.num_heads:
-            raise UserError(f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                            "choose a divisor")
+            raise UserError(
+                f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
+                "choose a divisor"
+            )
         if not 0 <= self.eos_token_id < self.vocab_size:
-            raise UserError(f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
-                            "enlarge the vocabulary")
+            raise UserError(
+                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
+                "enlarge the vocabulary"
+            )
 
     def parameter_count(self) -> int:
         """Trainable parameters; 12,873,943,040 for the 13B preset."""
@@ -61,10 +65,22 @@ PRESETS: dict[str, dict[str, Any]] = {
     "200b": {"hidden_size": 16384, "num_layers": 63, "num_heads": 128, "intermediate_size": 65536},
     # Ours, for a CPU. init_std is about 1/sqrt(hidden_size): with 0.02 the tiny one is about half a nat
     # worse after 100 steps: activations start near zero, and a few hundred steps are no time to grow.
-    "25m": {"hidden_size": 320, "num_layers": 6, "num_heads": 5, "intermediate_size": 1280, "init_std": 0.05,
-            "max_position_embeddings": 512},
-    "tiny": {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "intermediate_size": 512, "init_std": 0.08,
-             "max_position_embeddings": 256},
+    "25m": {
+        "hidden_size": 320,
+        "num_layers": 6,
+        "num_heads": 5,
+        "intermediate_size": 1280,
+        "init_std": 0.05,
+        "max_position_embeddings": 512,
+    },
+    "tiny": {
+        "hidden_size": 128,
+        "num_layers": 3,
+        "num_heads": 4,
+        "intermediate_size": 512,
+        "init_std": 0.08,
+        "max_position_embeddings": 256,
+    },
 }
 
 

@@ -1,10 +1,10 @@
 """CodeGeeX (KDD 2023): pre-LayerNorm decoder blocks, then a query layer that asks for the next token.
 
-    x  = word[ids] + position[p]
-    x  = x + Attention(LN(x));  x = x + FFN(LN(x))                      for each block
-    y  = LN_final(x)
-    y  = y + Attention(query = top_query[p], key and value = LN(y));  y = y + FFN(LN(y))
-    logits = y wordᵀ
+x  = word[ids] + position[p]
+x  = x + Attention(LN(x));  x = x + FFN(LN(x))                      for each block
+y  = LN_final(x)
+y  = y + Attention(query = top_query[p], key and value = LN(y));  y = y + FFN(LN(y))
+logits = y wordᵀ
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Attention(nn.Cell):
         self.value = Linear(h, h, config.init_std, build.dtype)
         self.output = Linear(h, h, config.init_std, build.dtype)
         softmax_dtype = ms.float32 if config.softmax_fp32 else build.dtype
-        self.core = AttentionCore(heads, h // heads, s, build.dtype, softmax_dtype,
-                                  Dropout(build.dropout, heads * s * s, site, build.seed))
+        self.core = AttentionCore(
+            heads, h // heads, s, build.dtype, softmax_dtype, Dropout(build.dropout, heads * s * s, site, build.seed)
+        )
 
     def construct(self, query, memory, mask, samples):
         """query and memory [batch*seq, H] -> [batch*seq, H]"""
@@ -142,12 +143,16 @@ class Loss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = CodeGeeX(config, build)
         rows = build.micro_batch * build.seq_length
-        self.loss = (ChunkedCrossEntropy(rows, build.loss_chunk) if build.loss_chunk
-                     else CrossEntropy(config.vocab_size, build.dtype))
+        self.loss = (
+            ChunkedCrossEntropy(rows, build.loss_chunk)
+            if build.loss_chunk
+            else CrossEntropy(config.vocab_size, build.dtype)
+        )
         self.count = ops.ReduceSum()
 
     def construct(self, inputs, labels, loss_mask, samples):
-        """inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch] -> two FP32 scalars"""
+        """inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch] -> two FP32
+        scalars"""
         hidden = self.model(inputs, samples)
         labels, mask = ops.reshape(labels, (-1,)), ops.reshape(loss_mask, (-1,))
         return self.loss(hidden, self.model.embedding.word.weight, labels, mask), self.count(mask)

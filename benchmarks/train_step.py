@@ -1,0 +1,161 @@
+"""Tokens/s of our training step over PyTorch's: same sizes, same threads, FP32, alternating in one run.
+
+    python benchmarks/train_step.py                      # tiny and 25m, 7 rounds: about 5 minutes on two cores
+    python benchmarks/train_step.py --presets tiny --rounds 5
+
+Each side is a process of its own that takes one step when told to, so that only one computes at a time. A step is
+forward, backward, gradient clipping and AdamW. The peer is CodeGeeX in plain PyTorch (tests/twins), eager and under
+torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from common import ROOT, print_command, spread, versions
+
+SHAPES = {"tiny": (16, 256), "25m": (4, 512)}  # sequences, tokens
+SIDES = ("ours", "eager", "compile")
+
+
+def our_step(preset: str, batch: int, seq: int):
+    """A function that takes one of our training steps."""
+    import mindspore as ms
+    import numpy as np
+    from mindspore import Tensor
+
+    from ms_codegeex.config import OptimizerConfig, ScheduleConfig, build_run_config
+    from ms_codegeex.models.codegeex.config import build_config
+    from ms_codegeex.models.codegeex.model import Build, Loss
+    from ms_codegeex.training.optimizer import AdamW
+    from ms_codegeex.training.step import StepSettings, TrainStep
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    chunk = build_run_config({"training": {"steps": 1, "global_batch": batch}}).loss_chunk
+    network = Loss(build_config(preset, {}), Build(seq, micro_batch=batch, loss_chunk=chunk))
+    optimizer = AdamW(network.trainable_params(), OptimizerConfig(bias_correction=True), ScheduleConfig())
+    step = TrainStep(network, optimizer, StepSettings(slots=batch * seq, clip_norm=1.0))
+    step.set_train(True)
+    ids = np.random.default_rng(0).integers(0, 50000, (batch, seq + 1)).astype(np.int32)
+    inputs = [
+        Tensor(np.ascontiguousarray(x))
+        for x in (ids[:, :-1], ids[:, 1:], np.ones((batch, seq), np.float32), np.arange(batch, dtype=np.int32))
+    ]
+    return lambda: float(step(*inputs)[0].asnumpy())
+
+
+def torch_step(preset: str, batch: int, seq: int, compiled: bool):
+    """A function that takes one of PyTorch's training steps."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import torch
+    from twins.codegeex_torch import CodeGeeX
+
+    from ms_codegeex.models.codegeex.config import build_config
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    c = build_config(preset, {})
+    model = CodeGeeX(
+        c.vocab_size, c.hidden_size, c.num_layers, c.num_heads, c.intermediate_size, c.max_position_embeddings
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    forward = torch.compile(model) if compiled else model
+    ids = torch.randint(0, 50000, (batch, seq + 1), generator=torch.Generator().manual_seed(0))
+    inputs = (ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(batch, seq))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(*inputs)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def side(name: str, preset: str) -> None:
+    """The process of one side: a line `step` in, the seconds of one step out."""
+    batch, seq = SHAPES[preset]
+    step = our_step(preset, batch, seq) if name == "ours" else torch_step(preset, batch, seq, name == "compile")
+    for _ in range(2):
+        step()
+    peak = 0.0
+    if name == "ours":
+        from ms_codegeex.training.worker import measure_matmul_peak
+
+        peak = measure_matmul_peak()
+    print(f"ready {peak}", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        print(time.perf_counter() - began, flush=True)
+
+
+def measure(preset: str, rounds: int, threads: int) -> None:
+    """Alternate the sides and print tokens/s, ratios and the share of the matmul peak."""
+    from ms_codegeex.models.codegeex.config import build_config
+
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
+    command = [sys.executable, __file__, "--preset", preset, "--side"]
+    processes = {
+        name: subprocess.Popen(
+            [*command, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        for name in SIDES
+    }
+    ready = {name: float(process.stdout.readline().split()[1]) for name, process in processes.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    for _ in range(rounds):
+        for name, process in processes.items():
+            process.stdin.write("step\n")
+            seconds[name].append(float(process.stdout.readline()))
+    for process in processes.values():
+        process.communicate()
+    batch, seq = SHAPES[preset]
+    config = build_config(preset, {})
+    print(
+        f"\n{preset}: {config.parameter_count():,} parameters, {batch} x {seq} tokens, {threads} threads, "
+        f"{rounds} rounds"
+    )
+    for name in SIDES:
+        rate = batch * seq / statistics.median(seconds[name])
+        print(f"  {name:<8} {rate:8.0f} tokens/s   seconds a step {spread(seconds[name])}")
+    for peer in ("eager", "compile"):
+        ratios = [p / o for p, o in zip(seconds[peer], seconds["ours"], strict=True)]
+        print(f"  ours / PyTorch {peer:<8} {spread(ratios)}")
+    flops = config.flops_per_token(seq) * batch * seq / statistics.median(seconds["ours"])
+    print(f"  share of the matmul peak ({ready['ours'] / 1e9:.0f} GFLOP/s): {flops / ready['ours']:.0%}")
+
+
+def main() -> None:
+    """Parse arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        side(arguments.side, arguments.preset)
+        return
+    print_command()
+    print(versions("mindspore", "torch", "numpy"))
+    for preset in arguments.presets:
+        measure(preset, arguments.rounds, arguments.threads)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
