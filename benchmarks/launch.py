@@ -76,13 +76,16 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     from conftest import small_run
 
     from ms_codegeex.config import build_run_config
-    from ms_codegeex.training.launch import open_run
+    from ms_codegeex.training.launch import prepare_run_directory
     from ms_codegeex.training.processes import reserved_port
+    from ms_codegeex.training.run_directory import RunDirectory
 
     values = small_run(dataset, scratch / f"bare{number}")
     values["devices"] = 2
     values["training"]["steps"] = 10**6
-    run = open_run(build_run_config(values))
+    config = build_run_config(values)
+    run = RunDirectory(Path(config.output))
+    prepare_run_directory(config, run)
     with reserved_port() as port:
         command = [
             str(Path(sys.executable).with_name("msrun")),

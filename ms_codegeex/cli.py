@@ -41,9 +41,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of one call. `key=value` words may stand between and behind flags, which argparse alone refuses."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
+        arguments.overrides.extend(rest)
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return arguments.run(arguments) or 0
     except UserError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --corpus ~/src/my_project --resume auto
   ms-codegeex train --config configs/codegeex_tiny.yaml data.train=DATASET_DIRECTORY training.precision=fp16"""
 
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPT = "# language: Python\n"
 
 
@@ -82,21 +84,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Check everything that can be checked, then train, export, sample."""
     from ms_codegeex.config import load_config
     from ms_codegeex.training import launch
+    from ms_codegeex.training.run_directory import RunDirectory
 
-    overrides = list(arguments.overrides)
+    # `--corpus a b key=value`: an override behind the paths is one all the same
+    corpus = [word for word in arguments.corpus if Path(word).exists() or not OVERRIDE.match(word)]
+    overrides = [*arguments.overrides, *(word for word in arguments.corpus if word not in corpus)]
     if arguments.devices is not None:
         overrides.append(f"devices={arguments.devices}")
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
     config = load_config(Path(arguments.config), overrides)
     launch.check_memory(config)
-    config = _resolve_data(config, arguments.corpus, arguments.json)
+    config = _resolve_data(config, corpus, arguments.json)
     _check_data(config)
-    run_directory = launch.open_run(config)
-    say = _Narrator(sys.stderr)
-    say(f"run directory {run_directory.path}")
-    launch.run_workers(config, run_directory)
-    summary = _finish(config, run_directory, say)
+    run_directory = RunDirectory(Path(config.output).absolute())
+    checkpoint = launch.starting_point(config, run_directory)
+    launch.prepare_run_directory(config, run_directory)
+    _say(f"run directory {run_directory.path}")
+    launch.run_workers(config, run_directory, checkpoint)
+    summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
     else:
@@ -104,15 +110,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Narrator:
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __call__(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _finish(config, run_directory, say: _Narrator) -> dict[str, Any]:
+def _finish(config, run_directory) -> dict[str, Any]:
     """Export the checkpoint, sample from the export, write summary.json."""
     from ms_codegeex.files import read_json, write_json
     from ms_codegeex.training.callbacks import read_log
@@ -126,14 +128,14 @@ def _finish(config, run_directory, say: _Narrator) -> dict[str, Any]:
     if config.checkpoint.export:
         from ms_codegeex.formats.convert import convert
 
-        say("exporting the model directory and the PyTorch file …")
+        _say("exporting the model directory and the PyTorch file …")
         source = Path(result["checkpoint"])
         for target, key, path in (
             ("hf", "huggingface", run_directory.huggingface),
             ("megatron", "pytorch", run_directory.pytorch),
         ):
             summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
-        say("generating a sample …")
+        _say("generating a sample …")
         summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
     write_json(run_directory.summary, summary)
     return summary

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.files import atomic_file
 from ms_codegeex.training.checkpoint import prune, write_checkpoint
 from ms_codegeex.training.run_directory import RunDirectory
-from ms_codegeex.training.trainer import Callback, Record, Trainer, record_line
+from ms_codegeex.training.trainer import Callback, Record, Trainer
 
 
 class Eta:
@@ -48,7 +49,7 @@ class JsonLog(Callback):
     def step(self, trainer: Trainer, record: Record) -> None:
         """Tell the display of every step, the log of every `logging.every`-th, evaluated or skipped one."""
         record.eta_seconds = self.eta.update(record.step_seconds, self.steps - record.step)
-        line = record_line(record)
+        line = asdict(record)
         self._event({"event": "step", **line})
         if (
             record.step % self.every == 0
@@ -95,7 +96,7 @@ class TensorBoard(Callback):
 
     def step(self, trainer: Trainer, record: Record) -> None:
         """Write every figure of the step under its name."""
-        for name, value in record_line(record).items():
+        for name, value in asdict(record).items():
             if name != "step" and value is not None:
                 self.writer.add_scalar(name, value, record.step)
 

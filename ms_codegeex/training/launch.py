@@ -14,10 +14,10 @@ import psutil
 from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints, resolve
+from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
 from ms_codegeex.training.display import Display
 from ms_codegeex.training.processes import GRACE_SECONDS, Workers
-from ms_codegeex.training.run_directory import RunDirectory, differing_model_fields
+from ms_codegeex.training.run_directory import RunDirectory
 
 POLL_SECONDS = 0.1
 
@@ -46,33 +46,37 @@ def check_memory(config: RunConfig) -> None:
         )
 
 
-def open_run(config: RunConfig) -> RunDirectory:
-    """Make the run directory, or check that a run to be resumed fits this configuration."""
-    run = RunDirectory(Path(config.output).absolute())
-    existing = list_checkpoints(run.checkpoints)
-    if config.checkpoint.resume not in (None, "auto"):
-        resolve(Path(config.checkpoint.resume))  # a wrong path is reported before anything is written
-    if existing and config.checkpoint.resume is None:
-        raise UserError(
-            f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
-        )
-    if existing and config.checkpoint.resume == "auto":
-        try:
-            old = Checkpoint(existing[-1]).state["config"]["model"]
-        except (UserError, KeyError):
-            old = {}
-        if differing := differing_model_fields(old, config.to_dict()["model"]) if old else []:
-            key = differing[0]
+def starting_point(config: RunConfig, run: RunDirectory) -> Checkpoint | None:
+    """The checkpoint to continue from, chosen once for all workers; None: from scratch.
+
+    `UserError` if the output holds a run that nobody asked to continue, or the checkpoint is of another model.
+    """
+    resume = config.checkpoint.resume
+    if resume is None:
+        if list_checkpoints(run.checkpoints):
             raise UserError(
-                f"model.{key}: {config.to_dict()['model'].get(key)}, but the run in {run.path} has {old.get(key)}; "
-                "choose another output, or the model of that run"
+                f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
             )
+        return None
+    checkpoint = newest_sound(run.checkpoints) if resume == "auto" else resolve(Path(resume))
+    if checkpoint is not None:
+        old, new = checkpoint.state.get("config", {}).get("model", {}), config.to_dict()["model"]
+        for key in sorted({*old, *new} - {"preset"}):
+            if old.get(key) != new.get(key):
+                raise UserError(
+                    f"model.{key}: {new.get(key)}, but the run in {checkpoint.path} has {old.get(key)}; "
+                    "choose another output, or the model of that run"
+                )
+    return checkpoint
+
+
+def prepare_run_directory(config: RunConfig, run: RunDirectory) -> None:
+    """Make the run directory and write what is known before the start; an earlier run's checkpoints and log stay."""
     shutil.rmtree(run.logs, ignore_errors=True)
     run.summary.unlink(missing_ok=True)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.write_config(config)
     run.write_environment()
-    return run
 
 
 def _environment(config: RunConfig) -> dict[str, str]:
@@ -87,16 +91,18 @@ def _environment(config: RunConfig) -> dict[str, str]:
     return {**defaults, **keep}
 
 
-def run_workers(config: RunConfig, run: RunDirectory) -> None:
-    """Run the workers to their end. A dead one ends the job at once with its log's last lines; Ctrl-C ends all of
-    them."""
+def run_workers(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None) -> None:
+    """Run the workers to their end.
+
+    A dead one ends the job at once with its log's last lines (`RunFailure`); Ctrl-C and SIGTERM end all of them.
+    """
     display = Display(run.progress, config.steps)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
         with Workers(
             "ms_codegeex.training.worker",
-            [str(run.path), str(os.getpid())],
+            [str(run.path), str(os.getpid()), *([str(checkpoint.path)] if checkpoint else [])],
             config.devices,
             run.logs,
             _environment(config),
@@ -121,9 +127,8 @@ def _watch(workers: Workers, count: int, run: RunDirectory, display: Display) ->
         display.poll()
         if done == count:
             finished_at = finished_at or time.monotonic()
-            if (
-                ended == count or time.monotonic() - finished_at > GRACE_SECONDS
-            ):  # a worker may hang in its exit handlers
+            # a worker may hang in its exit handlers: what is done is done
+            if ended == count or time.monotonic() - finished_at > GRACE_SECONDS:
                 return
         elif run.error.exists() and ended:
             error = read_json(run.error)

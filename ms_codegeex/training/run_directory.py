@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -71,8 +70,3 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-def differing_model_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names of model fields (presets aside) that differ between two resolved configurations."""
-    return [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -64,8 +63,7 @@ class Progress:
 
     step: int = 0
     samples: int = 0  # global sample number the next step starts at
-    tokens: int = 0
-    seconds: float = field(default=0.0)
+    tokens: int = 0  # counted by the loss
 
 
 class Trainer:
@@ -270,19 +268,3 @@ def _padded(batch: Batch, size: int) -> Batch:
     arrays = [np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for a in batch.arrays()]
     arrays[2][-missing:] = 0.0
     return Batch(*arrays)
-
-
-def checkpoint_to_resume(config: RunConfig, run_path: Path) -> Checkpoint | None:
-    """The checkpoint `checkpoint.resume` asks for; `auto` with none there is a start from scratch."""
-    from ms_codegeex.training.checkpoint import newest_sound, resolve
-
-    if config.checkpoint.resume is None:
-        return None
-    if config.checkpoint.resume == "auto":
-        return newest_sound(run_path / "checkpoints")
-    return resolve(Path(config.checkpoint.resume))
-
-
-def record_line(record: Record) -> dict[str, Any]:
-    """A record as plain values."""
-    return asdict(record)

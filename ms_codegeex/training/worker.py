@@ -1,4 +1,4 @@
-"""One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY LAUNCHER_PID`.
+"""One rank of a run: `python -m ms_codegeex.training.worker RUN_DIRECTORY [LAUNCHER_PID [CHECKPOINT]]`.
 
 The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the
 engine.
@@ -15,6 +15,7 @@ from pathlib import Path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
+from ms_codegeex.training.checkpoint import Checkpoint
 from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
 
@@ -54,11 +55,11 @@ def _initialise(config: RunConfig) -> int:
     return communication.get_rank()
 
 
-def run(run_directory: RunDirectory) -> None:
-    """Build everything, train, evaluate, leave the result."""
+def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
+    """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
     from ms_codegeex.data.batches import PackedSequences
     from ms_codegeex.training.callbacks import Checkpoints, JsonLog, LossPlot, TensorBoard, cut_log
-    from ms_codegeex.training.trainer import Trainer, checkpoint_to_resume
+    from ms_codegeex.training.trainer import Trainer
 
     config = run_directory.read_config()
     rank = _initialise(config)
@@ -67,7 +68,6 @@ def run(run_directory: RunDirectory) -> None:
     validation = PackedSequences(
         Path(config.data.validation or data_directory), "validation", config.seq_length, config.seed
     )
-    checkpoint = checkpoint_to_resume(config, run_directory.path)
     callbacks = []
     if rank == 0:
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
@@ -104,7 +104,7 @@ def main() -> int:
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
     run_directory = RunDirectory(Path(sys.argv[1]))
     try:
-        run(run_directory)
+        run(run_directory, Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None)
     except (UserError, RunFailure) as error:
         write_json(run_directory.error, {"message": str(error), "user": isinstance(error, UserError)})
         print(error, file=sys.stderr, flush=True)

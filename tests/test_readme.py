@@ -1,0 +1,105 @@
+"""The README's and the documents' commands, run as they stand there, on a small model and a small corpus."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command
+
+SMALLER = (
+    "training.steps=2 training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 "
+    "model.num_layers=1 model.num_heads=2 model.intermediate_size=32"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A directory in which the README's relative paths work: the configurations, some source code under ~/src."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    for package in ("json", "email"):  # two packages, so that one can be validation
+        source = Path(os.__file__).parent / package
+        shutil.copytree(source, home / "src" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return home
+
+
+def quick_start():
+    block = re.search(r"## Quick start\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    return [line.split("  #")[0].strip() for line in block.splitlines()]
+
+
+def test_quick_start_runs_line_by_line(home):
+    environment = {"HOME": str(home)}
+    for line in quick_start():
+        if not line.startswith("ms-codegeex"):
+            assert line == ". .venv/bin/activate"
+            continue
+        words = [os.path.expanduser(w) if not w.startswith("~") else str(home) + w[1:] for w in shlex.split(line)[1:]]
+        if words[0] == "train":  # the same command on less: a smaller model, fewer steps, a given corpus
+            words += [] if "--corpus" in words else ["--corpus", str(home / "src")]
+            corpus = words.index("--corpus")
+            words[corpus:corpus] = SMALLER.split()
+        result = command(*words, cwd=home, environment=environment)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+    assert (home / "codegeex.pt").exists() and (home / "model" / "config.json").exists()
+
+
+def test_every_command_in_the_documents_parses():
+    from ms_codegeex.cli import build_parser
+
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for line in re.findall(
+            r"^\s*(ms-codegeex [^\n`]+)|`(ms-codegeex [^`A-Z]+)`", document.read_text(), re.MULTILINE
+        ):
+            words = shlex.split("".join(line).split("  #")[0])
+            if len(words) > 2:
+                build_parser().parse_args(words[1:])
+
+
+def test_every_top_level_path_of_the_tree_exists():
+    tree = re.search(r"## The tree\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    names = [word for line in tree.splitlines() for word in re.findall(r"^ *((?:[\w.]+/? ?)+?)(?:  |$)", line)]
+    assert len(names) > 10
+    for line in tree.splitlines():
+        indented = line.startswith("  ")
+        for word in re.split(r"\s{2,}", line.strip())[0].split():
+            assert (ROOT / ("ms_codegeex" if indented else "") / word).exists(), word
+
+
+def test_documented_configuration_keys_are_the_real_ones():
+    from ms_codegeex.config import build_run_config
+
+    def flat(tree, prefix=""):
+        for key, value in tree.items():
+            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for key in flat(build_run_config({"training": {"steps": 1}}).to_dict()):
+        section, _, name = key.rpartition(".")
+        assert f"`{key}`" in text or (f"`{section}.*`" in text and f"`{name}`" in text), key
+
+
+@pytest.mark.skipif(
+    not (Path(sys.prefix) / ".ms_codegeex").is_dir(), reason="needs the environment that tests/run.sh makes"
+)
+def test_first_command_with_a_small_run(home, tmp_path):
+    """The script end to end, in the environment it has made; the full run takes minutes and is for fresh clones."""
+    script = ["bash", str(ROOT / "ascend_scripts" / "run_distributed.sh"), "--venv", sys.prefix]
+    arguments = [*SMALLER.split(), f"output={tmp_path}/run", "--corpus", str(home / "src")]
+    environment = {
+        **os.environ,
+        "PIP_INDEX_URL": "http://127.0.0.1:9",
+        "PIP_NO_INDEX": "1",
+    }  # no network the second time
+    result = subprocess.run([*script, *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for words in ("sample:", "# language: Python", "artefacts:", "try next:", "validation loss"):
+        assert words in result.stdout
+    assert len(re.findall(r"^  ms-codegeex ", result.stdout, re.MULTILINE)) == 3
+    for name in ("summary.json", "huggingface/model.safetensors", "codegeex.pt", "loss.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
