@@ -84,16 +84,21 @@ def side(name: str, preset: str) -> None:
     step = our_step(preset, batch, seq) if name == "ours" else torch_step(preset, batch, seq, name == "compile")
     for _ in range(2):
         step()
-    peak = 0.0
-    if name == "ours":
-        from ms_codegeex.training.worker import measure_matmul_peak
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line == "peak\n":
+            from ms_codegeex.training.worker import measure_matmul_peak
 
-        peak = measure_matmul_peak()
-    print(f"ready {peak}", flush=True)
-    for _ in sys.stdin:
+            print(measure_matmul_peak(), flush=True)
+            continue
         began = time.perf_counter()
         step()
         print(time.perf_counter() - began, flush=True)
+
+
+def _ask(process: subprocess.Popen[str], what: str) -> float:
+    process.stdin.write(f"{what}\n")
+    return float(process.stdout.readline())
 
 
 def measure(preset: str, rounds: int, threads: int) -> None:
@@ -102,24 +107,24 @@ def measure(preset: str, rounds: int, threads: int) -> None:
 
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
     command = [sys.executable, __file__, "--preset", preset, "--side"]
-    processes = {
-        name: subprocess.Popen(
+    processes = {}
+    for name in SIDES:  # one after the other, so that none warms up while another computes
+        processes[name] = subprocess.Popen(
             [*command, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
             bufsize=1,
             env=environment,
-            stderr=subprocess.DEVNULL,
         )
-        for name in SIDES
-    }
-    ready = {name: float(process.stdout.readline().split()[1]) for name, process in processes.items()}
+        processes[name].stdout.readline()
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    peaks = []
     for _ in range(rounds):
+        peaks.append(_ask(processes["ours"], "peak"))
         for name, process in processes.items():
-            process.stdin.write("step\n")
-            seconds[name].append(float(process.stdout.readline()))
+            seconds[name].append(_ask(process, "step"))
     for process in processes.values():
         process.communicate()
     batch, seq = SHAPES[preset]
@@ -134,8 +139,9 @@ def measure(preset: str, rounds: int, threads: int) -> None:
     for peer in ("eager", "compile"):
         ratios = [p / o for p, o in zip(seconds[peer], seconds["ours"], strict=True)]
         print(f"  ours / PyTorch {peer:<8} {spread(ratios)}")
+    peak = statistics.median(peaks)
     flops = config.flops_per_token(seq) * batch * seq / statistics.median(seconds["ours"])
-    print(f"  share of the matmul peak ({ready['ours'] / 1e9:.0f} GFLOP/s): {flops / ready['ours']:.0%}")
+    print(f"  {flops / 1e9:.0f} GFLOP/s, {flops / peak:.0%} of the matmul peak (1024³, {peak / 1e9:.0f} GFLOP/s)")
 
 
 def main() -> None:

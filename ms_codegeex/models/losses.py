@@ -41,7 +41,8 @@ class _ChunkedSum(nn.Cell):
         self.bounds = tuple((i, min(i + chunk, rows)) for i in range(0, rows, chunk))
         self.logits, self.softmax = ops.MatMul(transpose_b=True), ops.Softmax(-1)
         self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
-        self.gather, self.pick, self.sum, self.zeros = ops.Gather(), ops.GatherD(), ops.ReduceSum(), ops.ZerosLike()
+        self.gather, self.pick, self.scatter = ops.Gather(), ops.GatherD(), ops.TensorScatterSub()
+        self.sum, self.zeros = ops.ReduceSum(), ops.ZerosLike()
 
     def _nll(self, probability, label):
         # the smallest normal number keeps the logarithm finite where a probability underflows
@@ -68,8 +69,8 @@ class _ChunkedSum(nn.Cell):
             to_hidden += ((self.to_hidden(probability, table) - self.gather(table, label, 0)) * weight,)
             to_table = to_table + self.to_table(probability, h * weight)
         # the one-hot part of the table's gradient
-        one_hot = ops.unsorted_segment_sum(hidden * ops.expand_dims(mask, 1), labels, table.shape[0])
-        return total, ops.concat(to_hidden, 0), to_table - one_hot
+        to_table = self.scatter(to_table, ops.expand_dims(labels, 1), hidden * ops.expand_dims(mask, 1))
+        return total, ops.concat(to_hidden, 0), to_table
 
     def bprop(self, hidden, table, labels, mask, out, dout):
         """The gradients were computed in the forward pass; the chain rule scales them."""

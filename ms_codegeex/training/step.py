@@ -87,7 +87,7 @@ class TrainStep(nn.Cell):
         self.count = Parameter(Tensor(0.0, ms.float32), name="accumulated.count", requires_grad=False)
         self.buffers = weights.clone(prefix="accumulated", init="zeros") if self.accumulates else ()
         self.reduce = ops.AllReduce() if settings.replicas > 1 else None
-        self.norm_square = ops.L2Loss()
+        self.half_square = ops.L2Loss()
 
     def _reduced(self, x):
         return self.reduce(x) if self.replicas > 1 else x
@@ -108,6 +108,13 @@ class TrainStep(nn.Cell):
             reduced += (self._reduced(gradient),)
         return self._reduced(loss), self._reduced(count), reduced
 
+    def _global_norm(self, gradients, unscale):
+        """Norm of unscale·gradients; scaled ones are unscaled before they are squared, others after: one pass less."""
+        square = Tensor(0.0, ms.float32)
+        for gradient in gradients:
+            square = square + 2.0 * self.half_square(gradient * unscale if self.scaled else gradient)
+        return ops.sqrt(square) if self.scaled else ops.sqrt(square) * unscale
+
     def _next_scale(self, finite, scale):
         """Loss scale and count of good steps for the next step."""
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
@@ -122,12 +129,7 @@ class TrainStep(nn.Cell):
         loss, count, gradients = self._collect(*self.gradients(inputs, labels, loss_mask, samples, scale))
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         unscale = self.slots / (scale * tokens)
-        square = Tensor(0.0, ms.float32)
-        for gradient in gradients:
-            square = square + 2.0 * self.norm_square(gradient * unscale)
-        norm = ops.sqrt(
-            square
-        )  # inf or nan iff some gradient is (or the sum of squares overflows, which is skipped too)
+        norm = self._global_norm(gradients, unscale)  # inf or nan iff a gradient is, or if the squares' sum overflows
         finite = ops.isfinite(norm)
         factor = unscale
         if self.settings_clip > 0:
