@@ -14,7 +14,7 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
   --config FILE        the run's YAML (default: configs/codegeex_tiny.yaml)
   --devices N          worker processes (default: the configuration decides)
   --corpus PATH ...    train on the source code in these files and folders (default: what is on this machine)
-  --resume auto|DIR    continue the newest run, or the run in DIR
+  --resume auto|DIR    continue the run in `output`, or from the checkpoint or run in DIR
   --venv DIR           virtual environment to make or use (default: .venv of this checkout, or MS_CODEGEEX_VENV)
   --dry-run            print the commands instead of running them
   key=value            overrides a key of the configuration
@@ -22,7 +22,7 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
 examples:
   bash ascend_scripts/run_distributed.sh
   bash ascend_scripts/run_distributed.sh --devices 2 training.steps=40
-  bash ascend_scripts/run_distributed.sh --corpus ~/my_project ~/another --resume auto
+  bash ascend_scripts/run_distributed.sh output=runs/mine --corpus ~/my_project ~/another
   PYTHON=python3.11 bash ascend_scripts/run_distributed.sh --config configs/codegeex_tiny.yaml output=runs/first
 EOF
 }

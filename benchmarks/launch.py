@@ -76,7 +76,7 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     from conftest import small_run
 
     from ms_codegeex.config import build_run_config
-    from ms_codegeex.training.launch import prepare_run_directory
+    from ms_codegeex.training.launch import opened_run
     from ms_codegeex.training.processes import reserved_port
     from ms_codegeex.training.run_directory import RunDirectory
 
@@ -85,8 +85,7 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     values["training"]["steps"] = 10**6
     config = build_run_config(values)
     run = RunDirectory(Path(config.output))
-    prepare_run_directory(config, run)
-    with reserved_port() as port:
+    with opened_run(config, run, None), reserved_port() as port:
         command = [
             str(Path(sys.executable).with_name("msrun")),
             "--worker_num=2",

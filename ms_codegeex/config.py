@@ -21,8 +21,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.registry import family
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
 Rate = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -117,7 +117,7 @@ class RunConfig:
     """One run. `model` holds `family`, `preset` and any field of the family's config."""
 
     output: str = "runs/default"
-    seed: Natural = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
     devices: Positive = 1  # none in the YAML: two on a CPU with two cores or more
     model: dict[str, Any] = field(default_factory=dict)
@@ -198,6 +198,8 @@ class RunConfig:
                 f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "
                 f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
             )
+        if training.steps and training.tokens:
+            raise UserError("training.tokens: training.steps is given too; set one of them to null")
         if not self.steps:
             raise UserError("training.steps: missing; give training.steps or training.tokens")
         if training.loss_chunk and training.precision != "fp32":

@@ -61,7 +61,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             _sync(file)
         if path.exists():
             os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
         _sync(path.parent)
     except OSError as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,38 @@ def test_terminal_says_what_happens(runs):
         assert words in text
 
 
+def test_a_damaged_newest_checkpoint_is_told_and_passed_over(dataset, tmp_path, monkeypatch):
+    """With relative paths throughout, as people type them."""
+    shutil.copytree(dataset, tmp_path / "data")
+    values = small_run("data", "run")
+    values["training"].update(steps=4)
+    values["checkpoint"].update(every=2)
+    values["data"]["validation"] = "data"
+    assert train(tmp_path, values, cwd=tmp_path).returncode == 0
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004" / "rank_00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=5", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "skipped:" in again.stderr and "continuing from step 2" in again.stderr
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["damaged-step-00000004", "step-00000004", "step-00000005"]
+    assert Checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004").verify()
+    assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=1_000_000)
+    job = start(tmp_path, values)
+    wait_until(lambda: workers_of(tmp_path / "run") or job.poll() is not None)
+    second = train(tmp_path, values)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    assert second.returncode == 2 and "another job is running" in second.stderr
+
+
 def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     _, reference = runs[1]
     values = small_run(dataset, tmp_path / "again")
@@ -225,6 +258,10 @@ def mistakes(dataset, tmp_path):
             "model.preset: 13b",
         ),
         "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
+        "output is a file": ({"output": str(tmp_path / "file")}, [], "file cannot be made"),
+        "preset is a number": ({}, ["model.preset=13"], "model.preset: '13' is unknown"),
+        "steps and tokens": ({}, ["training.tokens=10"], "training.tokens: training.steps is given too"),
+        "eos": ({}, ["model.eos_token_id=3"], "model.eos_token_id: 3"),
         "resume from nothing": ({}, ["--resume", str(tmp_path / "nowhere")], "nowhere"),
     }
 
@@ -241,15 +278,20 @@ def mistakes(dataset, tmp_path):
         "no dataset",
         "too little memory",
         "vocabulary",
+        "output is a file",
+        "preset is a number",
+        "steps and tokens",
+        "eos",
         "resume from nothing",
     ],
 )
 def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
     changes, arguments, message = mistakes(dataset, tmp_path)[case]
     values = small_run(dataset, tmp_path / "out" / "run")
     for section, content in changes.items():
-        values[section] = {**values[section], **content}
+        values[section] = {**values[section], **content} if isinstance(content, dict) else content
     result = train(tmp_path, values, *arguments)
     assert result.returncode == 2, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
@@ -261,8 +303,6 @@ def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case)
 
 
 def test_a_corrupt_index_is_named(dataset, tmp_path):
-    import shutil
-
     broken = shutil.copytree(dataset, tmp_path / "broken")
     (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
     values = small_run(broken, tmp_path / "run")
@@ -280,4 +320,10 @@ def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(run
     values["model"]["intermediate_size"] = 48
     result = train(tmp_path, values, "--resume", "auto")
     assert result.returncode == 2 and "model.intermediate_size: 48" in result.stderr
+    for override, message in (("seed=8", "seed: 8"), ("data.seq_length=16", "data.seq_length: 16")):
+        result = train(tmp_path, small_run(dataset, path), "--resume", "auto", override)
+        assert result.returncode == 2 and message in result.stderr
+    step = path / "checkpoints" / before[0]
+    result = train(tmp_path, small_run(dataset, path), "--resume", step)
+    assert result.returncode == 2 and f"later than {before[0]}" in result.stderr
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()

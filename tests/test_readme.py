@@ -105,7 +105,9 @@ def test_first_command_with_a_small_run(home, tmp_path):
     output = first_command(tmp_path, *SMALLER.split(), f"output={tmp_path}/run", "--corpus", str(home / "src"))
     for words in ("sample:", "# language: Python", "artefacts:", "try next:", "validation loss"):
         assert words in output
-    assert len(re.findall(r"^  ms-codegeex ", output, re.MULTILINE)) == 3
+    following = output.split("try next:\n")[1].splitlines()
+    assert len(following) == 3
+    assert subprocess.run(["bash", "-c", following[1]], cwd=tmp_path, capture_output=True).returncode == 0
     for name in ("summary.json", "huggingface/model.safetensors", "codegeex.pt", "loss.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
 

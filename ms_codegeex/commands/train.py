@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and prints a sample"
 EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
-  ms-codegeex train --config configs/codegeex_tiny.yaml --corpus ~/src/my_project --resume auto
-  ms-codegeex train --config configs/codegeex_tiny.yaml data.train=DATASET_DIRECTORY training.precision=fp16"""
+  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
+  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPT = "# language: Python\n"
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _resolve_data(config, corpus: list[str], quiet: bool):
     """Fill in `data.train`: a given dataset directory, or the corpus prepared beside the run."""
+    from ms_codegeex.config import available_cores
     from ms_codegeex.data.prepare import cached_corpus
     from ms_codegeex.data.selection import PrepareSettings
     from ms_codegeex.errors import UserError
@@ -53,14 +55,15 @@ def _resolve_data(config, corpus: list[str], quiet: bool):
     if corpus and config.data.train:
         raise UserError("--corpus: data.train is given too; choose one of them")
     if config.data.train is None:
-        parent = Path(config.output).absolute().parent
+        parent = Path(config.output).parent
         directory = cached_corpus(
             [Path(p) for p in corpus] or None,
             parent,
             PrepareSettings(),
-            workers=os.cpu_count() or 1,
+            workers=available_cores(),
             progress=not quiet,
         )
+        _say(f"corpus {directory} (delete it to search and prepare the sources afresh)")
     else:
         directory = Path(config.data.train).absolute()
         if not (directory / "dataset.json").is_file():
@@ -68,16 +71,18 @@ def _resolve_data(config, corpus: list[str], quiet: bool):
                 f"data.train: {directory} is not a dataset directory (no dataset.json); make one with "
                 "`ms-codegeex prepare --input PATH --output DIR`, or use --corpus PATH"
             )
-    return replace(config, data=replace(config.data, train=str(directory)))
+    validation = config.data.validation and str(Path(config.data.validation).absolute())
+    return replace(config, data=replace(config.data, train=str(directory), validation=validation))
 
 
 def _check_data(config) -> None:
     """Problems with the dataset are found here, once, and not in every worker."""
     from ms_codegeex.data.batches import PackedSequences
 
-    train = PackedSequences(Path(config.data.train), "train", config.seq_length, config.seed)
-    PackedSequences(Path(config.data.validation or config.data.train), "validation", config.seq_length, config.seed)
-    train.check_ids(config.model_config().vocab_size)
+    model = config.model_config()
+    for split, directory in (("train", config.data.train), ("validation", config.data.validation or config.data.train)):
+        sequences = PackedSequences(Path(directory), split, config.seq_length, config.seed)
+        sequences.check_model(model.vocab_size, model.eos_token_id)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,15 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
     config = load_config(Path(arguments.config), overrides)
+    config = replace(config, output=str(Path(config.output).absolute()))
+    run_directory = RunDirectory(Path(config.output))
     launch.check_memory(config)
+    checkpoint = launch.starting_point(config, run_directory)
     config = _resolve_data(config, corpus, arguments.json)
     _check_data(config)
-    run_directory = RunDirectory(Path(config.output).absolute())
-    checkpoint = launch.starting_point(config, run_directory)
-    launch.prepare_run_directory(config, run_directory)
-    _say(f"run directory {run_directory.path}")
-    launch.run_workers(config, run_directory, checkpoint)
-    summary = _finish(config, run_directory)
+    if checkpoint:
+        launch.check_same_data(config, checkpoint)
+    with launch.opened_run(config, run_directory, checkpoint):
+        _say(f"run directory {run_directory.path}")
+        if checkpoint and checkpoint.step >= config.steps:
+            _say(f"already at step {checkpoint.step} of {config.steps}: nothing left to train (more: training.steps=…)")
+        launch.run_workers(config, run_directory, checkpoint)
+        summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
     else:
@@ -120,7 +130,8 @@ def _finish(config, run_directory) -> dict[str, Any]:
     from ms_codegeex.training.callbacks import read_log
 
     result = read_json(run_directory.result)
-    steps = [record for record in read_log(run_directory.log) if not record["skipped"]][-100:]
+    log = read_log(run_directory.log)
+    steps = [record for record in log if not record["compiling"]][-100:] or log[-100:]
     seconds = sum(record["step_seconds"] for record in steps)
     rate = sum(record["tokens_per_second"] * record["step_seconds"] for record in steps) / seconds if seconds else None
     mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
@@ -172,8 +183,12 @@ def _print_summary(summary: dict[str, Any], run_directory) -> None:
     for name, path in shown.items():
         if path is not None and Path(path).exists():
             print(f"  {name:<16} {path}")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
+    program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
+    run, config = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
+    look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
     print(
-        f'\ntry next:\n  ms-codegeex generate --model {run_directory.path} --language Python --prompt "import os"\n'
-        f"  ms-codegeex inspect {summary['huggingface'] or run_directory.path}\n"
-        f"  ms-codegeex train --config {run_directory.config} --resume auto training.steps={2 * summary['steps']}"
+        f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
+        f"  {program} {look}\n"
+        f"  {program} train --config {config} --resume auto training.steps={2 * summary['steps']}"
     )

@@ -43,8 +43,12 @@ class PackedSequences:
     def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
         self.directory, self.seq_length, self.seed = Path(directory), seq_length, seed
         self.info = read_json(self.directory / "dataset.json")
+        if not isinstance(self.info, dict) or not all(type(self.info.get(k)) is int for k in ("vocab_size", "eos_id")):
+            raise UserError(
+                f"{self.directory}/dataset.json: vocab_size and eos_id are missing; prepare the dataset again"
+            )
         self.tokens = IndexedDataset(self.directory / split).tokens
-        self.eos = int(self.info["eos_id"])
+        self.eos = self.info["eos_id"]
         self.size = (len(self.tokens) - 1) // seq_length
         if self.size < 1:
             raise UserError(
@@ -78,12 +82,17 @@ class PackedSequences:
         batch.loss_mask[numbers >= samples] = 0.0
         return batch
 
-    def check_ids(self, vocab_size: int) -> None:
-        """`UserError` if the corpus holds ids beyond the model's table."""
+    def check_model(self, vocab_size: int, eos_token_id: int) -> None:
+        """`UserError` if the corpus holds ids beyond the model's table or ends its documents with another token."""
         if self.info["vocab_size"] > vocab_size:
             raise UserError(
                 f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
                 f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer"
+            )
+        if self.eos != eos_token_id:
+            raise UserError(
+                f"model.eos_token_id: {eos_token_id}, but the documents of {self.directory} end with {self.eos}; "
+                "set it to the dataset's"
             )
 
 

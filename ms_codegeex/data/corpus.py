@@ -79,7 +79,7 @@ def user_roots(inputs: Sequence[Path | str]) -> list[Root]:
     for given in inputs:
         path = Path(given).expanduser().resolve()
         if not path.exists():
-            raise UserError(f"{given}: no such file or directory; give --input an existing directory of source files")
+            raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
         base = path if path.is_dir() else path.parent
         if base not in labels:
             taken, name = set(labels.values()), printable(base.name) or "root"

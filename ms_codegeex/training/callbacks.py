@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +50,7 @@ class JsonLog(Callback):
     def step(self, trainer: Trainer, record: Record) -> None:
         """Tell the display of every step, the log of every `logging.every`-th, evaluated or skipped one."""
         record.eta_seconds = self.eta.update(record.step_seconds, self.steps - record.step)
-        line = asdict(record)
+        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
         self._event({"event": "step", **line})
         if (
             record.step % self.every == 0
@@ -62,11 +63,11 @@ class JsonLog(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the end, keeps the newest `keep`."""
+    """Saves every `every` steps and at the end, keeps the newest `keep`; `restored` is the step that is there
+    already."""
 
-    def __init__(self, root: Path, every: int, keep: int, rank: int = 0):
-        self.root, self.every, self.keep, self.rank = root, every, keep, rank
-        self.saved: int | None = None
+    def __init__(self, root: Path, every: int, keep: int, restored: int | None = None):
+        self.root, self.every, self.keep, self.saved = root, every, keep, restored
 
     def _save(self, trainer: Trainer) -> None:
         tensors = {name: parameter.asnumpy() for name, parameter in trainer.state_tensors().items()}
@@ -80,9 +81,8 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is there already."""
-        final = self.root / f"step-{trainer.progress.step:08d}"
-        if self.saved != trainer.progress.step and not final.exists():
+        """Save the last step unless it is there."""
+        if self.saved != trainer.progress.step:
             self._save(trainer)
 
 

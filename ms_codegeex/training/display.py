@@ -21,7 +21,7 @@ def duration(seconds: float | None) -> str:
 
 def figures(event: dict[str, Any]) -> str:
     """A step's figures in one line."""
-    parts = [f"loss {event['loss']:.3f}"]
+    parts = ["loss not finite" if event["loss"] is None else f"loss {event['loss']:.3f}"]
     if event["validation_loss"] is not None:
         parts.append(f"validation {event['validation_loss']:.3f}")
     norm = "skipped" if event["skipped"] else f"norm {event['gradient_norm']:.2f}"

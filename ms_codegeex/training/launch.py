@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -44,43 +48,93 @@ def check_memory(config: RunConfig) -> None:
     needed, free = required_memory(config), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
-            f"model.preset: {config.model.get('preset')} with training.micro_batch {config.micro_batch} needs about "
-            f"{needed / 1e9:.1f} GB on {config.devices} process(es), {free / 1e9:.1f} GB are free; choose a smaller "
-            "model.preset, training.micro_batch or --devices"
+            f"model.preset: {config.model.get('preset') or '13b'} with training.micro_batch {config.micro_batch} needs "
+            f"about {needed / 1e9:.1f} GB on {config.devices} process(es), {free / 1e9:.1f} GB are free; choose a "
+            "smaller model.preset, training.micro_batch or --devices"
         )
 
 
 def starting_point(config: RunConfig, run: RunDirectory) -> Checkpoint | None:
     """The checkpoint to continue from, chosen once for all workers; None: from scratch.
 
-    `UserError` if the output holds a run that nobody asked to continue, or the checkpoint is of another model.
+    `UserError` if the output holds a run that nobody asked to continue, no sound checkpoint, or a later one than that
+    to continue from; or if it is of another model. What was skipped as damaged is told on standard error.
     """
-    resume = config.checkpoint.resume
+    resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
-        if list_checkpoints(run.checkpoints):
+        if existing:
             raise UserError(
                 f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
             )
         return None
-    checkpoint = newest_sound(run.checkpoints) if resume == "auto" else resolve(Path(resume))
-    if checkpoint is not None:
-        old, new = checkpoint.state.get("config", {}).get("model", {}), config.to_dict()["model"]
-        for key in sorted({*old, *new} - {"preset"}):
-            if old.get(key) != new.get(key):
-                raise UserError(
-                    f"model.{key}: {new.get(key)}, but the run in {checkpoint.path} has {old.get(key)}; "
-                    "choose another output, or the model of that run"
-                )
+    damage: list[str] = []
+    checkpoint = newest_sound(run.checkpoints, damage) if resume == "auto" else resolve(Path(resume))
+    for reason in damage:
+        print(f"skipped: {reason}", file=sys.stderr, flush=True)
+    if checkpoint is None:
+        if existing:
+            raise UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
+        return None
+    if not damage and existing and Checkpoint(existing[-1]).step > checkpoint.step:
+        raise UserError(
+            f"output: {run.path} holds {existing[-1].name}, later than {checkpoint.path.name} to continue from; "
+            "choose another output"
+        )
+    _check_equal(checkpoint, "model.", checkpoint.state["config"]["model"], config.to_dict()["model"])
     return checkpoint
 
 
-def prepare_run_directory(config: RunConfig, run: RunDirectory) -> None:
-    """Make the run directory and write what is known before the start; an earlier run's checkpoints and log stay."""
-    shutil.rmtree(run.logs, ignore_errors=True)
-    run.summary.unlink(missing_ok=True)
-    run.logs.mkdir(parents=True, exist_ok=True)
-    run.write_config(config)
-    run.write_environment()
+def check_same_data(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """`UserError` unless the checkpoint's data position means the same samples in this configuration."""
+    old = checkpoint.state["config"]
+    before = {
+        "data.train": old["data"]["train"],
+        "data.seq_length": old["data"]["seq_length"] or old["model"]["max_position_embeddings"],
+        "seed": old["seed"],
+    }
+    _check_equal(
+        checkpoint,
+        "",
+        before,
+        {"data.train": config.data.train, "data.seq_length": config.seq_length, "seed": config.seed},
+    )
+
+
+def _check_equal(checkpoint: Checkpoint, prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key in sorted({*before, *now} - {"preset"}):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{prefix}{key}: {now.get(key)}, but {checkpoint.path} was trained with {before.get(key)}; "
+                "choose another output, or give the same"
+            )
+
+
+@contextlib.contextmanager
+def opened_run(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Make the run directory, hold it against other jobs, and write what is known before the start.
+
+    An earlier run's checkpoints and log stay; checkpoints behind `checkpoint`, which are damaged, are renamed.
+    """
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {run.path} cannot be made ({error.strerror}); choose another output") from None
+    with open(run.path / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"output: another job is running in {run.path}; wait for it or choose another output"
+            ) from None
+        for path in list_checkpoints(run.checkpoints) if checkpoint else ():
+            if path.name > checkpoint.path.name:
+                os.replace(path, path.with_name(f"damaged-{path.name}"))
+        shutil.rmtree(run.logs, ignore_errors=True)
+        run.summary.unlink(missing_ok=True)
+        run.logs.mkdir()
+        run.write_config(config)
+        run.write_environment()
+        yield
 
 
 def _environment(config: RunConfig) -> dict[str, str]:
@@ -106,7 +160,7 @@ def run_workers(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | N
         display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
         with Workers(
             "ms_codegeex.training.worker",
-            [str(run.path), str(os.getpid()), *([str(checkpoint.path)] if checkpoint else [])],
+            [str(run.path), str(os.getpid()), *([str(checkpoint.path.absolute())] if checkpoint else [])],
             config.devices,
             run.logs,
             _environment(config),
@@ -135,7 +189,7 @@ def _watch(workers: Workers, count: int, run: RunDirectory, display: Display) ->
             # a worker may hang in its exit handlers: what is done is done
             if ended == count or time.monotonic() - finished_at > GRACE_SECONDS:
                 return
-        elif run.error.exists() and ended:
+        elif run.error.exists() and (ended or time.time() - run.error.stat().st_mtime > GRACE_SECONDS):
             error = read_json(run.error)
             raise (UserError if error["user"] else RunFailure)(error["message"])
         elif ended > done or launcher_ended:

@@ -42,10 +42,7 @@ def reserved_port() -> Iterator[int]:
                     probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            try:
-                yield port
-            finally:
-                Path(lock.name).unlink(missing_ok=True)
+            yield port  # the lock file stays: unlinked, two jobs could lock two files of one name
             return
     raise RunFailure(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
 
@@ -119,15 +116,18 @@ class Workers:
         self.stack.close()
 
     def refresh(self) -> None:
-        """Learn of processes that have started since the last call."""
+        """Learn of processes that have started since the last call.
+
+        A fresh child shows its environment only after a moment, so one that is not known as a worker is looked at
+        again.
+        """
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.root.pid).children(recursive=True):
-                if process.pid in self.family:
-                    continue
                 self.family[process.pid] = process
-                with contextlib.suppress(psutil.Error):
-                    if process.environ().get("MS_ROLE") == "MS_WORKER" and process.ppid() == self.root.pid:
-                        self.workers[process.pid] = process
+                if process.pid not in self.workers:
+                    with contextlib.suppress(psutil.Error):
+                        if process.environ().get("MS_ROLE") == "MS_WORKER" and process.ppid() == self.root.pid:
+                            self.workers[process.pid] = process
 
     def ended(self) -> int:
         """How many workers have ended, well or badly."""

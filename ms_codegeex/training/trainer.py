@@ -40,6 +40,7 @@ class Record:
     data_wait_percent: float
     memory_bytes: int
     step_seconds: float
+    compiling: bool  # the first step of a process includes compiling its graph
     validation_loss: float | None = None
     eta_seconds: float | None = None
 
@@ -83,8 +84,10 @@ class Trainer:
         self.rank, self.replicas = rank, config.data_parallel
         self.callbacks, self.matmul_peak = list(callbacks), matmul_peak
         self.progress = Progress()
+        self.evaluated: tuple[int, float] | None = None  # step and validation loss
+        self.compiled = False
         self.model_config = config.model_config()
-        data.check_ids(self.model_config.vocab_size)
+        data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         ms.set_seed(config.seed)  # initial weights: the same on every rank
         training = config.training
         modules = family(config.family).model
@@ -155,8 +158,11 @@ class Trainer:
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(np.ascontiguousarray(checkpoint.tensor(name))))
         self.optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
-        self.train_step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
-        self.train_step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
+        if (
+            self.train_step.scaled and state["config"]["training"]["precision"] == "fp16"
+        ):  # FP32 has no scale to hand on
+            self.train_step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
+            self.train_step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
         self.progress = Progress(checkpoint.step, state["samples"], state["tokens"])
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -179,9 +185,9 @@ class Trainer:
                 waited = time.perf_counter() - began
                 pending = reader.submit(self._local_batch, self.progress.samples + self.config.training.global_batch)
                 record = self._step(batch, began, waited)
-                if every and record.step % every == 0 and record.step < last:
-                    self.status("evaluating")
-                    record.validation_loss = self.evaluate()
+                if record.step == last or (every and record.step % every == 0):
+                    record.validation_loss = self.validation_loss()
+                self.compiled = True
                 for callback in self.callbacks:
                     callback.step(self, record)
         for callback in self.callbacks:
@@ -203,7 +209,7 @@ class Trainer:
         progress.samples += self.config.training.global_batch
         progress.tokens += int(count)
         seconds = time.perf_counter() - began
-        if not finite and not self.train_step.scaled:
+        if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             raise RunFailure(
                 f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
                 "Lower training.schedule.learning_rate, or look at the data around sample "
@@ -230,9 +236,17 @@ class Trainer:
             data_wait_percent=100 * waited / seconds,
             memory_bytes=psutil.Process().memory_info().rss,
             step_seconds=seconds,
+            compiling=not self.compiled,
         )
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def validation_loss(self) -> float:
+        """`evaluate` of the weights as they are now, computed once a step."""
+        if self.evaluated is None or self.evaluated[0] != self.progress.step:
+            self.status("evaluating" if self.evaluated else "compiling the evaluation graph and evaluating")
+            self.evaluated = (self.progress.step, self.evaluate())
+        return self.evaluated[1]
 
     def evaluate(self, shuffled: bool = False) -> float:
         """Loss in nats on evenly spaced validation sequences; `shuffled`: with permuted contexts. No dropout."""
@@ -248,9 +262,8 @@ class Trainer:
 
     def final_figures(self) -> dict[str, float]:
         """What tells a language model from a table of frequencies, all on the validation split, in nats."""
-        self.status("evaluating")
         return {
-            "validation_loss": self.evaluate(),
+            "validation_loss": self.validation_loss(),
             "unigram_entropy": unigram_entropy(self.validation),
             "shuffled_context_loss": self.evaluate(shuffled=True),
         }

@@ -72,9 +72,11 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     if rank == 0:
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
-        callbacks.append(Checkpoints(run_directory.checkpoints, config.checkpoint.every, config.checkpoint.keep))
+        root = run_directory.checkpoints
+        restored = checkpoint.step if checkpoint and checkpoint.path.parent == root else None
+        callbacks.append(Checkpoints(root, config.checkpoint.every, config.checkpoint.keep, restored))
         if config.logging.tensorboard:
-            callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step if checkpoint else 0))
+            callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step + 1 if checkpoint else 0))
         if config.logging.plots:
             callbacks.append(LossPlot(run_directory))
     trainer = Trainer(

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -78,4 +79,14 @@ def test_too_little_text_names_file_and_key(tmp_path):
 
 def test_a_table_smaller_than_the_corpus_ids_names_the_key(train):
     with pytest.raises(UserError, match=r"model\.vocab_size: 50"):
-        train.check_ids(50)
+        train.check_model(50, EOS)
+    with pytest.raises(UserError, match=r"model\.eos_token_id: 7"):
+        train.check_model(96, 7)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"vocab_size": "many", "eos_id": 0}'])
+def test_a_description_without_its_sizes_is_named(dataset, tmp_path, content):
+    shutil.copytree(dataset, tmp_path / "d")
+    (tmp_path / "d" / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        PackedSequences(tmp_path / "d", "train", SEQ, seed=0)

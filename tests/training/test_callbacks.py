@@ -23,6 +23,7 @@ def record(step, **changes):
         "data_wait_percent": 0.1,
         "memory_bytes": 10**9,
         "step_seconds": 2.0,
+        "compiling": step == 1,
     }
     return Record(**{**values, **changes})
 
@@ -55,6 +56,14 @@ def test_log_holds_every_nth_evaluated_skipped_and_last_step(run):
     assert [r["step"] for r in read_log(run.log)] == [3, 4, 6, 8, 10]
     assert set(read_log(run.log)[0]) == set(asdict(record(1)))
     assert len(run.progress.read_text().splitlines()) == 10  # the display sees them all
+
+
+def test_what_is_not_finite_is_null(run, capsys):
+    log = JsonLog(run, every=1, steps=10)
+    log.step(None, record(2, loss=float("nan"), skipped=True, gradient_norm=None))
+    assert read_log(run.log)[0]["loss"] is None
+    Display(run.progress, 10, lines=10).poll()
+    assert "loss not finite" in capsys.readouterr().err
 
 
 def test_cut_log_drops_what_a_resumed_run_writes_anew(run):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from conftest import EOS
@@ -45,7 +46,8 @@ def test_it_becomes_a_language_model(run_values):
     trainer = make(run_values, keep)
     trainer.run()
     figures = trainer.final_figures()
-    assert [r.step for r in keep.records if r.validation_loss is not None] == [50, 100]
+    assert [r.step for r in keep.records if r.validation_loss is not None] == [50, 100, 150]
+    assert keep.records[-1].validation_loss == figures["validation_loss"]
     assert figures["unigram_entropy"] == pytest.approx(unigram_entropy(trainer.validation))
     assert figures["validation_loss"] < figures["unigram_entropy"] - 1.0  # bigrams of 0.8, 0.15, 0.05 can be learnt
     assert figures["shuffled_context_loss"] > figures["validation_loss"] + 1.0
@@ -115,6 +117,24 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(run_values
     with pytest.raises(RunFailure, match="learning_rate"):
         make(run_values, Checkpoints(tmp_path / "checkpoints", 0, 2)).run()
     assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_an_fp32_checkpoint_does_not_hand_its_loss_scale_to_fp16(run_values, tmp_path):
+    run_values["training"].update(steps=1)
+    make(run_values, Checkpoints(tmp_path, 0, 1)).run()
+    run_values["training"].update(precision="fp16", loss_scale={"initial": 2.0**12})
+    resumed = make(run_values)
+    resumed.restore(Checkpoint(list_checkpoints(tmp_path)[0]))
+    assert float(resumed.train_step.scale.asnumpy()) == 2.0**12
+
+
+def test_fp16_that_overflows_even_unscaled_stops_the_run(run_values):
+    run_values["training"].update(precision="fp16", loss_scale={"initial": 1.0})
+    trainer = make(run_values)
+    weight = trainer.network.trainable_params()[0]
+    weight.set_data(ms.Tensor(np.full(weight.shape, np.nan, np.float32)))
+    with pytest.raises(RunFailure, match="step 1"):
+        trainer.run()
 
 
 def test_a_checkpoint_of_another_model_is_refused(run_values, tmp_path):

@@ -84,9 +84,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_config(preset: str | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
+def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
     """The preset (default 13b) with single fields replaced, validated. `overrides` holds known field names only."""
-    name = (preset or "13b").lower()
+    name = str(preset or "13b").lower()
     if name not in PRESETS:
         raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(PRESETS)}")
     config = replace(CodeGeeXConfig(**PRESETS[name]), **overrides)
