@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -52,9 +53,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def _terminate(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
     arguments = parse(argv)
+    signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that what is half done is cleared away
     try:
         return arguments.run(arguments) or 0
     except UserError as error:

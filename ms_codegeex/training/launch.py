@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -152,10 +151,9 @@ def _environment(config: RunConfig) -> dict[str, str]:
 def run_workers(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Run the workers to their end.
 
-    A dead one ends the job at once with its log's last lines (`RunFailure`); Ctrl-C and SIGTERM end all of them.
+    A dead one ends the job at once with its log's last lines (`RunFailure`); any exception here, Ctrl-C too, ends all.
     """
     display = Display(run.progress, config.steps)
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
         with Workers(
@@ -169,11 +167,6 @@ def run_workers(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | N
     finally:
         display.poll()
         display.close()
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
 
 
 def _watch(workers: Workers, count: int, run: RunDirectory, display: Display) -> None:
