@@ -63,8 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dev": {"hidden_size": 2048, "num_layers": 15, "num_heads": 16, "intermediate_size": 8192},
     "base": {"hidden_size": 768, "num_layers": 11, "num_heads": 12, "intermediate_size": 3072},
     "200b": {"hidden_size": 16384, "num_layers": 63, "num_heads": 128, "intermediate_size": 65536},
-    # Ours, for a CPU. init_std is about 1/sqrt(hidden_size): with 0.02 the tiny one is about half a nat
-    # worse after 100 steps: activations start near zero, and a few hundred steps are no time to grow.
+    # Ours, for a CPU. init_std is about 1/sqrt(hidden_size): with 0.02 the tiny one had a validation loss
+    # of 6.61 after 100 steps, with 0.08 6.05 (one run each, peak rate 2e-3, cosine over 300 and 150 steps).
     "25m": {
         "hidden_size": 320,
         "num_layers": 6,
