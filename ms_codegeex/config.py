@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.mesh import Mesh, check_mesh
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -76,6 +77,7 @@ class TrainingConfig:
     global_batch: Positive = 16
     micro_batch: Positive | None = None  # none: no accumulation
     precision: Literal["fp32", "fp16"] = "fp32"
+    recompute: Literal["none", "selective", "full"] = "none"  # selective: attention scores; full: every block
     dropout: Share = 0.1
     evaluate_every: Natural = 0  # 0: only at the end
     evaluate_samples: Positive = 64
@@ -87,10 +89,31 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class FusionConfig:
+    """What is fused. None: chosen for the device (`kernels.py`), all of it off on a CPU but AdamW."""
+
+    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: one bucket
+    graph_kernel: bool | None = None
+    attention: bool | None = None
+    norm: bool | None = None
+    optimizer: bool | None = None
+    dropout: bool | None = None
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """The mesh. `data` none: all devices that the other axes leave."""
 
     data: Positive | None = None
+    tensor: Positive = 1
+    pipeline: Positive = 1
+    optimizer_shard: Positive = 1  # replicas that share weights and optimizer state; 1: none do
+    sequence: bool = False  # rows between the tensor-parallel parts are sharded over `tensor` too
+    vocabulary: bool = True  # word table, head and loss are sharded over `tensor`
+    micro_batches: Positive | None = None  # of a step; none: what training.micro_batch makes of it
+    server_devices: Positive = 8
+    hardware: str = "ascend910"  # what `plan` costs and its memory rule means
+    fusion: FusionConfig = field(default_factory=FusionConfig)
 
 
 @dataclass(frozen=True)
@@ -147,19 +170,31 @@ class RunConfig:
         return self.data.seq_length or self.model_config().max_position_embeddings
 
     @property
+    def mesh(self) -> Mesh:
+        """The axes of the device mesh."""
+        parallel = self.parallel
+        rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
+        return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard)
+
+    @property
     def data_parallel(self) -> int:
         """Number of replicas that see different samples."""
-        return self.parallel.data or self.devices
+        return self.mesh.data
 
     @property
     def local_batch(self) -> int:
-        """Sequences a device sees in one step."""
+        """Sequences a replica sees in one step."""
         return self.training.global_batch // self.data_parallel
 
     @property
     def micro_batch(self) -> int:
-        """Sequences a device holds at once."""
-        return self.training.micro_batch or self.local_batch
+        """Sequences a replica holds at once."""
+        return self.training.micro_batch or max(1, self.local_batch // (self.parallel.micro_batches or 1))
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step."""
+        return self.local_batch // self.micro_batch
 
     @property
     def steps(self) -> int:
@@ -178,21 +213,7 @@ class RunConfig:
     def validate(self) -> None:
         """Check what holds between keys; a `UserError` names the key to change."""
         model, training = self.model_config(), self.training
-        if self.data_parallel != self.devices:
-            raise UserError(
-                f"parallel.data: {self.data_parallel} replicas do not use devices: {self.devices}; "
-                "make them equal or leave parallel.data out"
-            )
-        if training.global_batch % self.data_parallel:
-            raise UserError(
-                f"training.global_batch: {training.global_batch} does not divide by the {self.data_parallel} "
-                "data-parallel devices; change training.global_batch or devices"
-            )
-        if self.local_batch % self.micro_batch:
-            raise UserError(
-                f"training.micro_batch: {self.micro_batch} does not divide the {self.local_batch} sequences of a "
-                "device; choose a divisor"
-            )
+        check_mesh(self)
         if self.seq_length > model.max_position_embeddings:
             raise UserError(
                 f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "

@@ -26,6 +26,11 @@ class Family:
         return self._module("config")
 
     @property
+    def parallel(self) -> ModuleType:
+        """Where parameters lie on a mesh, and the strategies of the cells."""
+        return self._module("parallel")
+
+    @property
     def weights(self) -> ModuleType:
         """The map between our parameter names and each foreign format."""
         return self._module("weights")
