@@ -1,0 +1,213 @@
+"""Empty CUDA libraries, so that MindSpore's GPU plugin loads for simulation on a machine without a GPU.
+
+MindSpore partitions a training graph for any rank of any cluster under `MS_SIMULATION_LEVEL=0`, but only for a device
+target whose plugin loads. The GPU plugin of the PyPI wheel does as soon as the CUDA 11.6 libraries it is linked to are
+found. Nothing in them is ever called, so functions that return 0 will do: their names are read from the plugin itself,
+one small library with all of them is compiled, and it stands in for each of NVIDIA's under that one's name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import atomic_directory
+
+MACHINES = ("x86_64", "aarch64")
+PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
+DRIVER = "libcuda.so.1"
+NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release 11.6, V11.6.55'\n"  # all MindSpore asks of the CUDA compiler
+RUNTIME, RUNTIME_VERSION = "libcudart.so.11.0", "libcudart.so.11.6.55"  # MindSpore reads its version off this name
+FOREIGN_LIBRARY = re.compile(r"lib(cu|nvrtc)")
+FOREIGN_SYMBOL = re.compile(r"cu[a-zA-Z]|__cuda|nvrtc")
+COMPILE_SECONDS = 300
+
+
+def simulation_environment(rank: int, world: int) -> dict[str, str]:
+    """The variables under which a new process compiles as rank `rank` of `world` devices; to be laid over `os.environ`.
+
+    The dynamic loader reads them only when a process starts. Builds the stub libraries if this user has none yet.
+    Raises `UserError` where simulation is impossible.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}")
+    libraries = stub_libraries()
+    before = os.environ.get("LD_LIBRARY_PATH")
+    return {
+        "CUDA_HOME": str(libraries.parent),
+        "LD_LIBRARY_PATH": f"{libraries}{os.pathsep}{before}" if before else str(libraries),
+        "OMPI_COMMAND": "python",  # the GPU plugin takes its rank from MPI's variables, or insists on a scheduler
+        "PMIX_RANK": "0",
+        "MS_SIMULATION_LEVEL": "0",
+        "RANK_SIZE": str(world),
+        "RANK_ID": str(rank),
+        "GLOG_v": "3",
+    }
+
+
+def stub_libraries() -> Path:
+    """The folder that holds the stub libraries of the installed MindSpore, made on the first call; safe to call at
+    once from many processes."""
+    plugin = _mindspore_directory() / PLUGIN
+    directory = _cache_directory() / f"stubs-{_fingerprint(plugin)}"
+    if not directory.is_dir():
+        with _locked(directory.with_suffix(".lock")):
+            if not directory.is_dir():
+                with atomic_directory(directory) as temporary:
+                    build(plugin, plugin.parents[2] / KERNELS, temporary)
+    return directory / "lib64"
+
+
+def build(plugin: Path, kernels: Path, directory: Path) -> None:
+    """Make `directory/lib64/*` and `directory/bin/nvcc` for the plugin and the kernel library of MindSpore's wheel."""
+    symbols, libraries = _needed(plugin)
+    known = set().union(*symbols.values())
+    loose = {name for path in (plugin, kernels) for name in undefined_symbols(path)[""] if FOREIGN_SYMBOL.match(name)}
+    source, versions, library = directory / "stubs.c", directory / "stubs.map", directory / "stubs.so"
+    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(known | loose)))
+    versions.write_text(
+        "".join(
+            f"{version} {{ global: {' '.join(f'{n};' for n in sorted(symbols[version]))} }};\n" for version in symbols
+        )
+    )
+    _compile(source, versions, library)
+    (directory / "lib64").mkdir()
+    # Copies, not links: the loader and ldd take files with one inode for one library.
+    for name in sorted({*libraries, DRIVER, RUNTIME, RUNTIME_VERSION}):
+        shutil.copy(library, directory / "lib64" / name)
+    library.unlink()
+    (directory / "bin").mkdir()
+    (directory / "bin" / "nvcc").write_text(NVCC)
+    (directory / "bin" / "nvcc").chmod(0o755)
+
+
+def undefined_symbols(path: Path) -> dict[str, set[str]]:
+    """The symbols an ELF file wants from others, by the version they must have ("" where none is asked for)."""
+    from elftools.elf.elffile import ELFFile
+
+    found: dict[str, set[str]] = defaultdict(set)
+    with open(path, "rb") as stream:
+        file = ELFFile(stream)
+        needed, numbers = file.get_section_by_name(".gnu.version_r"), file.get_section_by_name(".gnu.version")
+        version = {}
+        if needed is not None:
+            for _, parts in needed.iter_versions():
+                version.update({part["vna_other"]: part.name for part in parts})
+        for index, symbol in enumerate(file.get_section_by_name(".dynsym").iter_symbols()):
+            if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name:
+                number = numbers.get_symbol(index)["ndx"] if version else 0
+                found[version.get(number, "")].add(symbol.name)
+    return found
+
+
+def _needed(plugin: Path) -> tuple[dict[str, set[str]], list[str]]:
+    """NVIDIA's versioned symbols, and the names of NVIDIA's libraries, that the plugin is linked to."""
+    from elftools.elf.elffile import ELFFile
+
+    with open(plugin, "rb") as stream:
+        tags = ELFFile(stream).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
+        names = [tag.needed for tag in tags if FOREIGN_LIBRARY.match(tag.needed)]
+    ours = {path.name for path in plugin.parent.glob("gpu*/*")}
+    symbols = {version: names for version, names in undefined_symbols(plugin).items() if FOREIGN_LIBRARY.match(version)}
+    return symbols, [name for name in names if name not in ours]
+
+
+def compilers() -> list[list[str]]:
+    """The C compilers of this machine as commands, the one to use first."""
+    found = [[path] for path in map(shutil.which, ("cc", "gcc", "clang")) if path]
+    if importlib.util.find_spec("ziglang") is not None:
+        found.append([sys.executable, "-m", "ziglang", "cc"])
+    return found
+
+
+def _compile(source: Path, versions: Path, library: Path) -> None:
+    choice = compilers()
+    if not choice:
+        raise UserError(
+            "rehearsal: no C compiler (cc, gcc or clang on PATH, or Python's ziglang) to build stub CUDA libraries "
+            "with; run `pip install ziglang`"
+        )
+    command = [
+        *choice[0],
+        *("-w", "-shared", "-fPIC", "-O1", "-fno-builtin", "-nostdlib"),
+        f"-Wl,--version-script={versions.name}",
+        *("-o", library.name, source.name),
+    ]
+    cache = {"ZIG_GLOBAL_CACHE_DIR": str(source.parent / "zig"), "ZIG_LOCAL_CACHE_DIR": str(source.parent / "zig")}
+    result = subprocess.run(
+        command,
+        cwd=source.parent,
+        env={**os.environ, **cache},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMPILE_SECONDS,
+        check=False,
+    )
+    shutil.rmtree(source.parent / "zig", ignore_errors=True)
+    if result.returncode or not library.is_file():
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunFailure(
+            f"{' '.join(choice[0])}: could not compile the stub CUDA libraries ({reason}); run `pip install ziglang` "
+            "and take this compiler off PATH, or repair it"
+        )
+
+
+def _mindspore_directory() -> Path:
+    """Where MindSpore is installed, without importing it; a `UserError` if its wheel cannot simulate a cluster."""
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
+        raise UserError(
+            f"rehearsal: needs Linux on {' or '.join(MACHINES)}, this is {sys.platform} on {platform.machine()}; "
+            "use such a machine or a container"
+        )
+    spec = importlib.util.find_spec("mindspore")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("rehearsal: MindSpore is not installed; run `pip install -r requirements.txt`")
+    directory = Path(spec.submodule_search_locations[0])
+    for file in (PLUGIN, KERNELS):
+        if not (directory / file).is_file():
+            raise UserError(
+                f"{directory / file}: missing, MindSpore {importlib.metadata.version('mindspore')} came without the "
+                "GPU plugin to simulate a cluster with; install the wheel of PyPI (requirements.txt)"
+            )
+    return directory
+
+
+def _cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ms-codegeex"
+
+
+def _fingerprint(plugin: Path) -> str:
+    """Changes with MindSpore, with the machine and with this file."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {plugin.stat().st_size}".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path):
+    """Wait for and hold the lock file `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: no place for the stub CUDA libraries ({error.strerror}); set XDG_CACHE_HOME to a folder "
+            "you can write to"
+        ) from error
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
