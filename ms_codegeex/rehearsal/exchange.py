@@ -1,0 +1,134 @@
+"""Messages between the rank processes of a rehearsal: hard links in one directory, no ports, no threads.
+
+A message is written once and linked under one name per reader, so a name appears only with its whole content; the
+reader unlinks its name. Sending therefore never blocks, and a wait that takes too long names the message it waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.rehearsal.mindir import Collective
+
+POLL_SECONDS = 0.0003
+REDUCTIONS = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}
+
+
+class Exchange:
+    """One rank's end. `directory` is the ranks' own, on one file system, and empty at the start.
+
+    `seconds` is how long a message may keep a rank waiting, which includes the slowest rank's compilation.
+    """
+
+    def __init__(self, directory: Path, rank: int, seconds: float = 120.0):
+        self.directory, self.rank, self.seconds = Path(directory), rank, seconds
+        self.runs: Counter[str] = Counter()
+
+    def send(self, message: str, value: np.ndarray, readers: Iterable[int]) -> None:
+        """Leave `value` for every rank of `readers` under the name `message`."""
+        temporary = self._path(message, self.rank, "new")
+        try:
+            with open(temporary, "wb") as stream:
+                np.save(stream, value, allow_pickle=False)
+            for reader in readers:
+                os.link(temporary, self._path(message, self.rank, reader))
+            temporary.unlink()
+        except OSError as error:
+            raise RunFailure(
+                f"{temporary}: rank {self.rank} could not leave a message ({error.strerror}); the folder must exist, "
+                "be empty at the start and allow hard links"
+            ) from error
+
+    def receive(self, message: str, source: int) -> np.ndarray:
+        """Take what rank `source` left under the name `message`; `RunFailure` after `seconds` without it."""
+        path, deadline = self._path(message, source, self.rank), time.monotonic() + self.seconds
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise RunFailure(
+                    f"{path}: rank {self.rank} waited {self.seconds:g} s for message {message} from rank {source}, "
+                    "which has ended, is stuck or never sends it"
+                )
+            time.sleep(POLL_SECONDS)
+        value = np.load(path, allow_pickle=False)
+        path.unlink()
+        return value
+
+    def function(self, collective: Collective) -> Callable[..., np.ndarray | float | int | bool]:
+        """What takes the place of one communication node: this rank's tensor in, its result out.
+
+        Tensors without axes come and go as Python numbers, as MindSpore's PyFunc wants them.
+        """
+        dtype = np.dtype(collective.dtype)
+
+        def run(value: np.ndarray | float | int | bool | None = None) -> np.ndarray | float | int | bool:
+            given = None if value is None else np.asarray(value, dtype)
+            result = np.ascontiguousarray(self._run(collective, given), dtype).reshape(collective.shape)
+            return result if collective.shape else result.item()
+
+        return run
+
+    def register(self, collectives: Sequence[Collective]) -> None:
+        """Make the functions known to MindSpore under the numbers `mindir.rewrite` gave the nodes; once per process,
+        before the graph first runs."""
+        from mindspore.ops.operations._pyfunc_registry import add_pyfunc
+
+        for number, collective in enumerate(collectives, 1):
+            add_pyfunc(number, self.function(collective))
+
+    def _run(self, collective: Collective, value: np.ndarray | None) -> np.ndarray:
+        self.runs[collective.tag] += 1  # tells the steps apart, and the calls of one function within a step
+        message, op = f"{collective.tag}.{self.runs[collective.tag]}", collective.op
+        if op == "Receive":
+            return self.receive(message, collective.peer)
+        if op == "Send":
+            self.send(message, value, [collective.peer])
+            return value
+        ranks, mine = collective.ranks, collective.ranks.index(self.rank)
+        if op == "Broadcast":
+            return self._broadcast(message, ranks, ranks[collective.root], value)
+        values = self._gather(message, ranks, value)
+        if op == "AllGather":
+            return np.concatenate(values, 0)
+        if op == "AllReduce":
+            return reduce(values, collective.reduce)
+        if op == "ReduceScatter":
+            return np.split(reduce(values, collective.reduce), len(ranks), 0)[mine]
+        if op == "AlltoAll":
+            parts = [np.split(v, collective.split_count, collective.split_dim)[mine] for v in values]
+            return np.concatenate(parts, collective.concat_dim)
+        raise ValueError(f"communication operator {op}")
+
+    def _gather(self, message: str, ranks: Sequence[int], value: np.ndarray) -> list[np.ndarray]:
+        """Everyone's value, in the order of the group."""
+        self.send(message, value, [rank for rank in ranks if rank != self.rank])
+        return [value if rank == self.rank else self.receive(message, rank) for rank in ranks]
+
+    def _broadcast(self, message: str, ranks: Sequence[int], root: int, value: np.ndarray) -> np.ndarray:
+        if root != self.rank:
+            return self.receive(message, root)
+        self.send(message, value, [rank for rank in ranks if rank != root])
+        return value
+
+    def _path(self, message: str, source: int, reader: int | str) -> Path:
+        return self.directory / f"{message}.{source}.{reader}"
+
+
+def reduce(values: Sequence[np.ndarray], kind: str) -> np.ndarray:
+    """Sum, max, min or prod of equal-shaped arrays, in their order: the same bits on every rank.
+
+    FP16 is summed and multiplied in FP32 and rounded once, so that a too large result is infinite, as on a device.
+    """
+    dtype = values[0].dtype
+    wide = [value.astype(np.float32) for value in values] if dtype == np.float16 else list(values)
+    result = wide[0]
+    for value in wide[1:]:
+        result = result + value if kind == "sum" else REDUCTIONS[kind](result, value)
+    with np.errstate(over="ignore"):
+        return np.asarray(result).astype(dtype)

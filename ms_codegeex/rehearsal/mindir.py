@@ -1,0 +1,318 @@
+"""One rank's training graph as MindSpore exports it (MindIR, a protobuf): what it communicates, holds and computes.
+
+`rewrite` makes it run on a CPU: every communication node becomes a call of a Python function, and nothing else changes.
+Functions of a graph (lazily inlined blocks, branches) run once per mention, so nodes are counted by calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import RunFailure
+
+if TYPE_CHECKING:
+    from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
+
+POINT_TO_POINT = ("Send", "Receive")
+COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
+MATMULS = ("MatMul", "BatchMatMul", "Dense")
+DTYPES = {  # by the number in the protobuf: name, bytes of an element
+    1: ("float32", 4),
+    2: ("uint8", 1),
+    3: ("int8", 1),
+    4: ("uint16", 2),
+    5: ("int16", 2),
+    6: ("int32", 4),
+    7: ("int64", 8),
+    9: ("bool", 1),
+    10: ("float16", 2),
+    11: ("float64", 8),
+    12: ("uint32", 4),
+    13: ("uint64", 8),
+    16: ("bfloat16", 2),
+    17: ("float64", 8),
+}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Shape and element type of a tensor on this rank."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        return math.prod(self.shape) * dict(DTYPES.values())[self.dtype]
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One communication node of one rank's graph."""
+
+    op: str
+    ranks: tuple[int, ...]  # the group: global ranks in the order of the group
+    shape: tuple[int, ...]  # of the output
+    input_shape: tuple[int, ...]  # () where there is no input
+    dtype: str
+    bytes: int  # of the larger of input and output: the whole tensor, of which ranks may hold parts
+    calls: int  # how often a step runs the node
+    fusion: int  # nodes of one op, group and fusion id > 0 are sent as one; 0 is never fused
+    name: str  # where in the model, for example "Default/network-Loss/…/MatMul-op0"
+    tag: str  # the same on every rank that takes part, different for every node of a rank
+    reduce: str = "sum"
+    peer: int | None = None  # global rank a Send goes to or a Receive comes from
+    root: int = 0  # index in `ranks` of a Broadcast's source
+    split_count: int | None = None  # AlltoAll
+    split_dim: int | None = None
+    concat_dim: int | None = None
+
+
+def parse(data: bytes) -> ModelProto:
+    """An exported graph from its bytes."""
+    from mindspore.train import mind_ir_pb2
+
+    return mind_ir_pb2.ModelProto.FromString(data)
+
+
+def collectives(model: ModelProto, rank: int) -> list[Collective]:
+    """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
+    types, seen, found = _types(model), Counter(), []
+    for calls, node, primitive in _communication(model):
+        attributes = _attributes(primitive)
+        ranks = tuple(attributes["group_rank_ids"])
+        if rank not in ranks:
+            raise RunFailure(f"{node.domain}: {primitive.op_type} of ranks {ranks} in the graph of rank {rank}")
+        source = _tensor_input(model, node, types)
+        output, given = types[node.output[0]], types[source] if source else TensorType((), "float32")
+        receives = primitive.op_type == "Receive"
+        tag, peer = _tag(primitive.op_type, ranks, rank, attributes)
+        found.append(
+            Collective(
+                op=primitive.op_type,
+                ranks=ranks,
+                shape=output.shape,
+                input_shape=() if receives else given.shape,
+                dtype=output.dtype,
+                bytes=output.bytes if receives else max(output.bytes, given.bytes),
+                calls=calls,
+                fusion=attributes.get("fusion", 0),
+                name=node.domain,
+                tag=f"{tag}-{seen[tag]}",
+                reduce=attributes.get("op", "sum"),
+                peer=peer,
+                root=attributes.get("root_rank", 0),
+                **{key: attributes.get(key) for key in ("split_count", "split_dim", "concat_dim")},
+            )
+        )
+        seen[tag] += 1
+    return found
+
+
+def parameters(model: ModelProto) -> dict[str, TensorType]:
+    """This rank's part of every parameter of the step by name: weights, optimizer state, accumulated gradients."""
+    return {parameter_name(p.name): TensorType(tuple(p.dims), DTYPES[p.data_type][0]) for p in model.graph.parameter}
+
+
+def parameter_name(name: str) -> str:
+    """The parameter's name without the graph's name that MindIR puts in front."""
+    return name.rsplit(":", 1)[-1]
+
+
+def node_counts(model: ModelProto) -> Counter[str]:
+    """How many operators a step runs, by kind."""
+    counts: Counter[str] = Counter()
+    for calls, _, primitive in _nodes(model):
+        counts[primitive.op_type] += calls
+    return counts
+
+
+def matmul_flops(model: ModelProto) -> int:
+    """Floating-point operations of this rank's matrix products in one step, two per multiply-add, recomputation
+    included."""
+    types, total = _types(model), 0
+    for calls, node, primitive in _nodes(model):
+        if primitive.op_type in MATMULS:
+            left, output = types[node.input[0]].shape, types[node.output[0]].shape
+            inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
+            total += calls * 2 * math.prod(output) * inner
+    return total
+
+
+def rewrite(model: ModelProto) -> int:
+    """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` i, in place.
+
+    The function gets the node's tensor and returns the result. Returns how many nodes were replaced.
+    """
+    from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
+
+    types = _types(model)
+    nodes = [node for _, node, _ in _communication(model)]
+    number = {node.output[0]: index for index, node in enumerate(nodes, 1)}
+    sources = {node.output[0]: _tensor_input(model, node, types) for node in nodes}
+    item = model.primitives.add(name="rehearsal_item", op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
+    for graph in (model.graph, *model.functions):
+        if not any(node.output and node.output[0] in number for node in graph.node):
+            continue
+        rewritten = GraphProto()
+        for node in graph.node:
+            if node.output and node.output[0] in number:
+                _replace(model, rewritten, node, number[node.output[0]], sources[node.output[0]], types, item.name)
+            else:
+                rewritten.node.add().CopyFrom(node)
+        del graph.node[:]
+        graph.node.MergeFrom(rewritten.node)
+    return len(nodes)
+
+
+def _replace(
+    model: ModelProto,
+    graph: GraphProto,
+    node: NodeProto,
+    number: int,
+    source: str | None,
+    types: dict[str, TensorType],
+    item: str,
+) -> None:
+    """Append to `graph`, instead of `node`: the PyFunc node, and what takes the one element out of its result."""
+    from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
+
+    output = types[node.output[0]]
+    primitive = model.primitives.add(name=f"rehearsal_{number}", op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
+    primitive.attribute.add(name="fn_id", type=AttributeProto.INT64, i=number)
+    primitive.attribute.add(name="primitive_target", type=AttributeProto.STRING, s=b"CPU")
+    for name in ("side_effect_io", "single_scalar_output", "fake_output"):
+        primitive.attribute.add(name=name, type=AttributeProto.BOOL, i=0)
+    for side, tensors in (("in", [types[source]] if source else []), ("out", [output])):
+        kinds = primitive.attribute.add(name=f"{side}_types", type=AttributeProto.LIST)
+        shapes = primitive.attribute.add(name=f"{side}_shapes", type=AttributeProto.LIST)
+        for tensor in tensors:
+            kinds.values.add(type=AttributeProto.TENSORS).tensors.add(data_type=_data_type(tensor))
+            shape = shapes.values.add(type=AttributeProto.TUPLE)
+            for size in tensor.shape:
+                shape.values.add(type=AttributeProto.INT64, ints=[size])
+    result, zero = f"rehearsal_out_{number}", f"rehearsal_zero_{number}"
+    call = graph.node.add()
+    call.CopyFrom(node)
+    call.ClearField("attribute")
+    call.op_type, call.name, call.input[:], call.output[:] = f"REF::{primitive.name}", result, [], [result]
+    if source:
+        call.input.append(source)
+    shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
+    shape.seq_info.is_dyn_len = False
+    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=output.shape, data_type=_data_type(output))
+    constant = graph.node.add(name=zero, op_type="Constant", output=[zero])
+    constant.attribute.add(name="value", type=AttributeProto.INT64, i=0)
+    taken = graph.node.add()
+    taken.CopyFrom(node)
+    taken.op_type, taken.input[:] = f"REF::{item}", [result, zero]
+
+
+def _data_type(tensor: TensorType) -> int:
+    return next(number for number, (name, _) in DTYPES.items() if name == tensor.dtype)
+
+
+def _tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
+    """What the ranks of one message agree on, apart from its number; and the other end of a Send or Receive."""
+    if op not in POINT_TO_POINT:
+        return f"{op}-{_group_name(ranks)}", None
+    peer = ranks[attributes["dest_rank" if op == "Send" else "src_rank"]]
+    source, target = (rank, peer) if op == "Send" else (peer, rank)
+    return f"p2p-{source}-{target}-{attributes['sr_tag']}", peer
+
+
+def _group_name(ranks: tuple[int, ...]) -> str:
+    """A short file name for a group."""
+    text = "_".join(map(str, ranks))
+    return text if len(text) < 60 else f"{ranks[0]}_to_{ranks[-1]}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _tensor_input(model: ModelProto, node: NodeProto, types: dict[str, TensorType]) -> str | None:
+    """The name of the tensor a communication node sends, None without one."""
+    return next((name for name in node.input if name in types), None)
+
+
+def _communication(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]:
+    for calls, node, primitive in _nodes(model):
+        if primitive.op_type in COMMUNICATION:
+            yield calls, node, primitive
+        elif any(attribute.name == "group_rank_ids" for attribute in primitive.attribute):
+            raise RunFailure(
+                f"{node.domain}: the rehearsal does not know the communication operator {primitive.op_type}; it knows "
+                f"{', '.join(COMMUNICATION)}"
+            )
+
+
+def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]:
+    """How often a step runs it, node, its primitive; of every node that is an operator."""
+    primitives = {primitive.name: primitive for primitive in model.primitives}
+    calls = graph_calls(model)
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            primitive = primitives.get(node.op_type.removeprefix("REF::"))
+            if primitive is not None:
+                yield calls[graph.name], node, primitive
+
+
+def graph_calls(model: ModelProto) -> dict[str, int]:
+    """How often a step runs the main graph (once) and each function: once for every mention in a run of the graph that
+    mentions it. A mention is a call, a closure (run once by whoever gets it) or a branch (as if it were taken)."""
+    names = {function.name for function in model.functions}
+    mentions: dict[str, Counter[str]] = {name: Counter() for name in names}
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            for name in (node.op_type.removeprefix("REF::"), *node.input):
+                if name in names:
+                    mentions[name][graph.name] += 1
+    calls = {model.graph.name: 1}
+
+    def count(name: str, path: tuple[str, ...]) -> int:
+        if name in path:
+            raise RunFailure(f"{name}: the graph calls itself, its operators cannot be counted")
+        if name not in calls:
+            calls[name] = sum(times * count(caller, (*path, name)) for caller, times in mentions[name].items())
+        return calls[name]
+
+    for name in names:
+        count(name, ())
+    return calls
+
+
+def _types(model: ModelProto) -> dict[str, TensorType]:
+    """Type of every value that is one tensor, by name."""
+    types = {}
+    for graph in (model.graph, *model.functions):
+        for parameter in graph.parameter:
+            types[parameter.name] = _type(parameter)
+        for value in graph.input:
+            if len(value.tensor) == 1:
+                types[value.name] = _type(value.tensor[0])
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "shape" and len(attribute.tensors) == 1:
+                    types[node.output[0]] = _type(attribute.tensors[0])
+    return types
+
+
+def _type(tensor: Any) -> TensorType:
+    return TensorType(tuple(tensor.dims), DTYPES.get(tensor.data_type, ("unknown", 0))[0])
+
+
+def _attributes(primitive: PrimitiveProto) -> dict[str, Any]:
+    """A primitive's text, number and list-of-number attributes."""
+    return {a.name: value for a in primitive.attribute if (value := _value(a)) is not None}
+
+
+def _value(attribute: AttributeProto) -> Any:
+    kind = attribute.AttributeType.Name(attribute.type)
+    if kind == "STRING":
+        return attribute.s.decode()
+    if kind in ("TUPLE", "LIST"):
+        return [value.ints[0] if value.ints else value.i for value in attribute.values]
+    return attribute.i if kind in ("BOOL", "INT32", "INT64", "UINT32", "UINT64") else None
