@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
+ITEM = "rehearsal_item"
 DTYPES = {  # by the number in the protobuf: name, bytes of an element
     1: ("float32", 4),
     2: ("uint8", 1),
@@ -83,27 +84,29 @@ def parse(data: bytes) -> ModelProto:
 
 def collectives(model: ModelProto, rank: int) -> list[Collective]:
     """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
-    types, seen, found = _types(model), Counter(), []
-    for calls, node, primitive in _communication(model):
-        attributes = _attributes(primitive)
-        ranks = tuple(attributes["group_rank_ids"])
+    seen: Counter[str] = Counter()
+    found = []
+    for node in _communication(model):
+        attributes = _attributes(node.primitive)
+        ranks = tuple(attributes.get("group_rank_ids", ()))
         if rank not in ranks:
-            raise RunFailure(f"{node.domain}: {primitive.op_type} of ranks {ranks} in the graph of rank {rank}")
-        source = _tensor_input(model, node, types)
-        output, given = types[node.output[0]], types[source] if source else TensorType((), "float32")
-        receives = primitive.op_type == "Receive"
-        tag, peer = _tag(primitive.op_type, ranks, rank, attributes)
+            raise RunFailure(
+                f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
+                "this rank's, compiled under semi_auto_parallel"
+            )
+        given = node.given if node.given and node.op != "Receive" else None  # a Receive's input only orders it
+        tag, peer = _tag(node.op, ranks, rank, attributes)
         found.append(
             Collective(
-                op=primitive.op_type,
+                op=node.op,
                 ranks=ranks,
-                shape=output.shape,
-                input_shape=() if receives else given.shape,
-                dtype=output.dtype,
-                bytes=output.bytes if receives else max(output.bytes, given.bytes),
-                calls=calls,
+                shape=node.output.shape,
+                input_shape=given.shape if given else (),
+                dtype=node.output.dtype,
+                bytes=max(node.output.bytes, given.bytes if given else 0),
+                calls=node.calls,
                 fusion=attributes.get("fusion", 0),
-                name=node.domain,
+                name=node.proto.domain,
                 tag=f"{tag}-{seen[tag]}",
                 reduce=attributes.get("op", "sum"),
                 peer=peer,
@@ -152,44 +155,56 @@ def rewrite(model: ModelProto) -> int:
     """
     from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
 
-    types = _types(model)
-    nodes = [node for _, node, _ in _communication(model)]
-    number = {node.output[0]: index for index, node in enumerate(nodes, 1)}
-    sources = {node.output[0]: _tensor_input(model, node, types) for node in nodes}
-    item = model.primitives.add(name="rehearsal_item", op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
+    nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(_communication(model), 1)}
+    model.primitives.add(name=ITEM, op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
     for graph in (model.graph, *model.functions):
-        if not any(node.output and node.output[0] in number for node in graph.node):
+        if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
             continue
         rewritten = GraphProto()
-        for node in graph.node:
-            if node.output and node.output[0] in number:
-                _replace(model, rewritten, node, number[node.output[0]], sources[node.output[0]], types, item.name)
+        for proto in graph.node:
+            if proto.output and proto.output[0] in nodes:
+                _replace(model, rewritten, *nodes[proto.output[0]])
             else:
-                rewritten.node.add().CopyFrom(node)
+                rewritten.node.add().CopyFrom(proto)
         del graph.node[:]
         graph.node.MergeFrom(rewritten.node)
     return len(nodes)
 
 
-def _replace(
-    model: ModelProto,
-    graph: GraphProto,
-    node: NodeProto,
-    number: int,
-    source: str | None,
-    types: dict[str, TensorType],
-    item: str,
-) -> None:
-    """Append to `graph`, instead of `node`: the PyFunc node, and what takes the one element out of its result."""
+def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node) -> None:
+    """Append to `graph` what takes the place of `node`: a PyFunc, and what takes the one element out of its result."""
+    from mindspore.train.mind_ir_pb2 import AttributeProto
+
+    name, proto = f"rehearsal_{number}", node.proto
+    result, zero = (proto.output[0] if node.tuple_of_one else f"{name}_result"), f"{name}_zero"
+    _add_primitive(model, name, number, node)
+    call = graph.node.add(op_type=f"REF::{name}", name=result, domain=proto.domain, output=[result])
+    call.node_attr.MergeFrom(proto.node_attr)
+    call.primal_attr.MergeFrom(proto.primal_attr)
+    if node.source:
+        call.input.append(node.source)
+    shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
+    shape.seq_info.is_dyn_len = False
+    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=node.output.shape, data_type=_data_type(node.output))
+    if node.tuple_of_one:
+        return
+    constant = graph.node.add(name=zero, op_type="Constant", output=[zero])
+    constant.attribute.add(name="value", type=AttributeProto.INT64, i=0)
+    taken = graph.node.add()
+    taken.CopyFrom(proto)
+    taken.op_type, taken.input[:] = f"REF::{ITEM}", [result, zero]
+
+
+def _add_primitive(model: ModelProto, name: str, number: int, node: _Node) -> None:
+    """The operator PyFunc with the types of this node's input and output."""
     from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
 
-    output = types[node.output[0]]
-    primitive = model.primitives.add(name=f"rehearsal_{number}", op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
+    primitive = model.primitives.add(name=name, op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
     primitive.attribute.add(name="fn_id", type=AttributeProto.INT64, i=number)
     primitive.attribute.add(name="primitive_target", type=AttributeProto.STRING, s=b"CPU")
-    for name in ("side_effect_io", "single_scalar_output", "fake_output"):
-        primitive.attribute.add(name=name, type=AttributeProto.BOOL, i=0)
-    for side, tensors in (("in", [types[source]] if source else []), ("out", [output])):
+    for flag in ("side_effect_io", "single_scalar_output", "fake_output"):
+        primitive.attribute.add(name=flag, type=AttributeProto.BOOL, i=0)
+    for side, tensors in (("in", [node.given] if node.given else []), ("out", [node.output])):
         kinds = primitive.attribute.add(name=f"{side}_types", type=AttributeProto.LIST)
         shapes = primitive.attribute.add(name=f"{side}_shapes", type=AttributeProto.LIST)
         for tensor in tensors:
@@ -197,21 +212,6 @@ def _replace(
             shape = shapes.values.add(type=AttributeProto.TUPLE)
             for size in tensor.shape:
                 shape.values.add(type=AttributeProto.INT64, ints=[size])
-    result, zero = f"rehearsal_out_{number}", f"rehearsal_zero_{number}"
-    call = graph.node.add()
-    call.CopyFrom(node)
-    call.ClearField("attribute")
-    call.op_type, call.name, call.input[:], call.output[:] = f"REF::{primitive.name}", result, [], [result]
-    if source:
-        call.input.append(source)
-    shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
-    shape.seq_info.is_dyn_len = False
-    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=output.shape, data_type=_data_type(output))
-    constant = graph.node.add(name=zero, op_type="Constant", output=[zero])
-    constant.attribute.add(name="value", type=AttributeProto.INT64, i=0)
-    taken = graph.node.add()
-    taken.CopyFrom(node)
-    taken.op_type, taken.input[:] = f"REF::{item}", [result, zero]
 
 
 def _data_type(tensor: TensorType) -> int:
@@ -233,19 +233,33 @@ def _group_name(ranks: tuple[int, ...]) -> str:
     return text if len(text) < 60 else f"{ranks[0]}_to_{ranks[-1]}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _tensor_input(model: ModelProto, node: NodeProto, types: dict[str, TensorType]) -> str | None:
-    """The name of the tensor a communication node sends, None without one."""
-    return next((name for name in node.input if name in types), None)
+@dataclass(frozen=True)
+class _Node:
+    """A communication node and what it takes and gives."""
+
+    calls: int
+    proto: NodeProto
+    op: str
+    primitive: PrimitiveProto
+    source: str | None  # the value it takes, with its type
+    given: TensorType | None
+    output: TensorType
+    tuple_of_one: bool  # Broadcast takes and gives a tuple
 
 
-def _communication(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]:
-    for calls, node, primitive in _nodes(model):
-        if primitive.op_type in COMMUNICATION:
-            yield calls, node, primitive
-        elif any(attribute.name == "group_rank_ids" for attribute in primitive.attribute):
+def _communication(model: ModelProto) -> Iterator[_Node]:
+    types, nodes = _types(model), list(_nodes(model))
+    packed = {p.output[0]: p.input[0] for _, p, kind in nodes if kind.op_type == "MakeTuple" and len(p.input) == 1}
+    for calls, proto, primitive in nodes:
+        op, output = primitive.op_type, _output_types(proto)
+        if op in COMMUNICATION and len(output) == 1:
+            source = next((found for name in proto.input if (found := packed.get(name, name)) in types), None)
+            given = types[source] if source else None
+            yield _Node(calls, proto, op, primitive, source, given, output[0], proto.output[0] not in types)
+        elif op in COMMUNICATION or any(_is_group(attribute) for attribute in primitive.attribute):
             raise RunFailure(
-                f"{node.domain}: the rehearsal does not know the communication operator {primitive.op_type}; it knows "
-                f"{', '.join(COMMUNICATION)}"
+                f"{proto.domain}: the rehearsal cannot execute {op} of {len(output)} tensors; it knows "
+                f"{', '.join(COMMUNICATION)} of one tensor"
             )
 
 
@@ -294,14 +308,30 @@ def _types(model: ModelProto) -> dict[str, TensorType]:
             if len(value.tensor) == 1:
                 types[value.name] = _type(value.tensor[0])
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "shape" and len(attribute.tensors) == 1:
-                    types[node.output[0]] = _type(attribute.tensors[0])
+            shape = _shape(node)
+            if shape is not None and len(shape.tensors) == 1:
+                types[node.output[0]] = _type(shape.tensors[0])
     return types
+
+
+def _output_types(node: NodeProto) -> list[TensorType]:
+    """The tensors a node gives, alone or in a tuple."""
+    shape = _shape(node)
+    parts = [] if shape is None else [shape, *shape.values]
+    return [_type(tensor) for part in parts for tensor in part.tensors]
+
+
+def _shape(node: NodeProto) -> AttributeProto | None:
+    return next((attribute for attribute in node.attribute if attribute.name == "shape"), None)
 
 
 def _type(tensor: Any) -> TensorType:
     return TensorType(tuple(tensor.dims), DTYPES.get(tensor.data_type, ("unknown", 0))[0])
+
+
+def _is_group(attribute: AttributeProto) -> bool:
+    """Whether it is what every communication operator has; a convolution's `group` is a number."""
+    return attribute.name == "group" and bool(attribute.s)
 
 
 def _attributes(primitive: PrimitiveProto) -> dict[str, Any]:
