@@ -1,0 +1,170 @@
+"""Accelerators that `plan` computes with: published figures, each with its source.
+
+Where published figures disagree or are missing, the entry says what was taken and why; `uncertain` lists those fields.
+Rates are per device: FLOP/s, bytes, bytes/s in one direction, seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from ms_codegeex.errors import UserError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator and its place in a server and a cluster.
+
+    A server may consist of boards: `board_devices` are joined directly (`board_bandwidth`), boards of one server by
+    `server_bandwidth`, servers by `cluster_bandwidth`. `usable_memory` is what a run may fill, the rest belongs to
+    driver and runtime. `fused` names the kernels that a run uses when `parallel.fusion.*` is left to the device.
+    """
+
+    name: str
+    peak_fp16: float
+    peak_bf16: float | None
+    peak_fp32: float
+    memory: int
+    usable_memory: int
+    memory_bandwidth: float
+    board_devices: int
+    board_bandwidth: float
+    server_devices: int
+    server_bandwidth: float
+    cluster_bandwidth: float
+    latency: float
+    fused: frozenset[str]
+    sources: dict[str, str] = field(compare=False, hash=False)
+    uncertain: frozenset[str] = frozenset()
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device cannot multiply it."""
+        peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
+        if peak is None:
+            raise UserError(f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32")
+        return peak
+
+
+HOT_CHIPS = "H. Liao et al., DaVinci, Hot Chips 31 (2019), https://old.hotchips.org/hc31/HC31_1.11_Huawei.Davinci.HengLiao_v4.0.pdf"
+HPCA = "H. Liao et al., Ascend: a Scalable and Unified Architecture, HPCA 2021, doi:10.1109/HPCA51647.2021.00071"
+ATLAS_900 = "Huawei, Atlas 900 at Huawei Connect 2019 (HCCS, PCIe 4.0 and one 100 Gb/s RoCE port per processor)"
+CLOUDMATRIX = (
+    "P. Zuo et al., Serving Large Language Models on Huawei CloudMatrix384, arXiv:2506.12708: 384 packages of two dies, "
+    "289 PFLOP/s BF16, 1,229 TB/s and 49 TB in all; one die is taken for one device"
+)
+AMPERE = "NVIDIA A100 Tensor Core GPU datasheet and Ampere whitepaper (2020)"
+ASSUMED_LATENCY = "assumed: order of magnitude of one step of a collective; matters only for many small messages"
+
+ASCEND_910 = Device(
+    name="ascend910",
+    peak_fp16=32 * 8192 * 1.2e9,
+    peak_bf16=None,
+    peak_fp32=32 * 128 * 1.2e9,
+    memory=32 * GIB,
+    usable_memory=30 * GIB,
+    memory_bandwidth=1.2e12,
+    board_devices=4,
+    board_bandwidth=3 * 30e9,
+    server_devices=8,
+    server_bandwidth=32e9,
+    cluster_bandwidth=12.5e9,
+    latency=2e-5,
+    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    sources={
+        "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part Ascend910PremiumA "
+        "in the hardware tables of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The 256 TFLOP/s of the "
+        "announcement (2019) is the 1.0 GHz part; it cannot be the paper's, whose tuned products reach 281 TFLOP/s",
+        "peak_bf16": f"none: the matrix unit multiplies FP16 and INT8 ({HOT_CHIPS})",
+        "peak_fp32": f"vector unit, 64 lanes of fused multiply-add in 32 cores ({HOT_CHIPS}) at 1.2 GHz; the matrix "
+        "unit has no FP32",
+        "memory": "CodeGeeX paper (KDD 2023): Ascend 910 with 32 GB",
+        "usable_memory": "the CodeGeeX release caps MindSpore at 30 GB",
+        "memory_bandwidth": f"four HBM2 stacks, 1.2 TB/s ({HPCA}); the paper's tuned attention products move 1.12 to "
+        "1.23 TB/s",
+        "board_devices": "Atlas 800 (model 9000) user guide: two boards of four, each fully meshed",
+        "board_bandwidth": f"three HCCS ports of 240 Gb/s ({HOT_CHIPS})",
+        "server_devices": "Atlas 800 (model 9000): eight devices",
+        "server_bandwidth": f"PCIe 4.0 x16 between the boards ({ATLAS_900})",
+        "cluster_bandwidth": ATLAS_900,
+        "latency": ASSUMED_LATENCY,
+    },
+    uncertain=frozenset({"peak_fp16", "peak_fp32", "server_bandwidth", "latency"}),
+)
+
+ASCEND_910B = Device(
+    name="ascend910b",
+    peak_fp16=376e12,
+    peak_bf16=376e12,
+    peak_fp32=94e12,
+    memory=64 * GIB,
+    usable_memory=58 * GIB,
+    memory_bandwidth=1.6e12,
+    board_devices=8,
+    board_bandwidth=196e9,
+    server_devices=8,
+    server_bandwidth=196e9,
+    cluster_bandwidth=25e9,
+    latency=2e-5,
+    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout", "attention"}),
+    sources={
+        "peak_fp16": CLOUDMATRIX,
+        "peak_bf16": CLOUDMATRIX,
+        "peak_fp32": "a quarter of FP16, as secondary sources give for the successor (100 of 400 TFLOP/s)",
+        "memory": CLOUDMATRIX,
+        "usable_memory": "max_device_memory 58GB in the configurations of mindformers for 64 GB devices",
+        "memory_bandwidth": CLOUDMATRIX,
+        "board_devices": "Atlas 800T A2: eight devices, fully meshed",
+        "board_bandwidth": "Atlas 800T A2: seven HCCS links of 56 GB/s in both directions, 392 GB/s",
+        "server_devices": "Atlas 800T A2: eight devices",
+        "server_bandwidth": "one board: as board_bandwidth",
+        "cluster_bandwidth": "Atlas 800T A2: one 200 Gb/s RoCE port per device",
+        "latency": ASSUMED_LATENCY,
+    },
+    uncertain=frozenset({"peak_fp16", "peak_bf16", "peak_fp32", "board_bandwidth", "cluster_bandwidth", "latency"}),
+)
+
+A100 = Device(
+    name="a100",
+    peak_fp16=312e12,
+    peak_bf16=312e12,
+    peak_fp32=19.5e12,
+    memory=80 * 10**9,
+    usable_memory=76 * 10**9,
+    memory_bandwidth=2.039e12,
+    board_devices=8,
+    board_bandwidth=300e9,
+    server_devices=8,
+    server_bandwidth=300e9,
+    cluster_bandwidth=25e9,
+    latency=2e-5,
+    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    sources={
+        "peak_fp16": AMPERE,
+        "peak_bf16": AMPERE,
+        "peak_fp32": AMPERE + "; without TF32",
+        "memory": AMPERE + ": 80 GB SXM",
+        "usable_memory": "assumed: 4 GB for context and communication library",
+        "memory_bandwidth": AMPERE,
+        "board_devices": "DGX A100 datasheet: eight behind NVSwitch",
+        "board_bandwidth": AMPERE + ": NVLink, 600 GB/s in both directions",
+        "server_devices": "DGX A100 datasheet",
+        "server_bandwidth": "one board: as board_bandwidth",
+        "cluster_bandwidth": "DGX A100 datasheet: one 200 Gb/s port per device",
+        "latency": ASSUMED_LATENCY,
+    },
+    uncertain=frozenset({"usable_memory", "latency"}),
+)
+
+DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, A100)}
+
+
+def device(name: str) -> Device:
+    """The device of that name; an unknown one is a `UserError`."""
+    if name not in DEVICES:
+        close = difflib.get_close_matches(name, DEVICES, 1, 0.5)
+        remedy = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(DEVICES)}"
+        raise UserError(f"parallel.hardware: '{name}' is unknown; {remedy}")
+    return DEVICES[name]

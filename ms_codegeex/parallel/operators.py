@@ -1,0 +1,169 @@
+"""What a device computes in one micro-batch, as data: matrix products, vector work and collectives of a model's parts.
+
+A family lists its own (`ms_codegeex/models/<family>/operators.py`); everything that costs them is family-neutral.
+All sizes are those of one device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.parallel.hardware import Device
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """`batch` products [m, k] x [k, n].
+
+    `weight`: the right operand is a parameter, held in FP32 and cast before each use. `replays`: forward products that
+    a fused backward kernel repeats although nothing is recomputed. `recompute`: the least setting that runs it again
+    in the backward pass ("" never: nothing there needs its result).
+    `stored_output`: the result goes through device memory, not only through the chip (a fused attention's does not).
+    """
+
+    name: str
+    m: int
+    k: int
+    n: int
+    batch: int = 1
+    weight: bool = False
+    recompute: str = "full"
+    replays: int = 0
+    stored_output: bool = True
+    saved: float = 0.0
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one pass, two per multiply-add."""
+        return 2 * self.batch * self.m * self.k * self.n
+
+    def transposed(self) -> tuple[MatMul, MatMul]:
+        """The two products of the backward pass: gradient of the left and of the right operand."""
+        left = MatMul(self.name, self.m, self.n, self.k, self.batch, stored_output=self.stored_output)
+        right = MatMul(self.name, self.k, self.m, self.n, self.batch, stored_output=self.stored_output)
+        return left, right
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Element-wise work and reductions, costed by the bytes they move through device memory.
+
+    `saved`: bytes kept for the backward pass. `transient`: bytes alive only while its backward runs.
+    """
+
+    name: str
+    forward: float
+    backward: float
+    saved: float = 0.0
+    transient: float = 0.0
+    recompute: str = "full"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A collective inside the tensor-parallel group: `op` of a tensor of `size` bytes in `phase`."""
+
+    op: str
+    size: int
+    phase: str  # forward, backward or recompute
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """`count` equal parts of a model on one stage. `kept`: bytes of its input that full recomputation keeps.
+
+    A part that is not `recomputed` keeps what its operators save, whatever the setting.
+    """
+
+    name: str
+    stage: int
+    count: int
+    operators: tuple[MatMul | Vector, ...]
+    exchanges: tuple[Exchange, ...] = ()
+    kept: float = 0.0
+    recomputed: bool = True
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the family needs to know to list the operators of one device for one micro-batch."""
+
+    sequences: int
+    seq_length: int
+    tensor: int
+    stages: int
+    sequence: bool
+    vocabulary: bool
+    precision: str
+    dropout: bool
+    recompute: str
+    fused: frozenset[str]
+
+    @property
+    def rows(self) -> int:
+        """Tokens of a micro-batch of a replica."""
+        return self.sequences * self.seq_length
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an activation."""
+        return 4 if self.precision == "fp32" else 2
+
+
+def fused_kernels(config: RunConfig, device: Device) -> frozenset[str]:
+    """Names of the fusions in force: `parallel.fusion.*` where set, else what the device has."""
+    settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
+    return frozenset(name for name, on in settings.items() if (name in device.fused if on is None else on))
+
+
+def shape_of(config: RunConfig, device: Device) -> Shape:
+    """The shape of one micro-batch of this run."""
+    mesh, training = config.mesh, config.training
+    return Shape(
+        sequences=config.micro_batch,
+        seq_length=config.seq_length,
+        tensor=mesh.tensor,
+        stages=mesh.pipeline,
+        sequence=config.parallel.sequence,
+        vocabulary=config.parallel.vocabulary,
+        precision=training.precision,
+        dropout=training.dropout > 0,
+        recompute=training.recompute,
+        fused=fused_kernels(config, device),
+    )
+
+
+@lru_cache(maxsize=256)
+def _parts(family: str, model: Any, shape: Shape) -> tuple[Part, ...]:
+    return tuple(importlib.import_module(f"ms_codegeex.models.{family}.operators").parts(model, shape))
+
+
+def parts_of(config: RunConfig, device: Device) -> tuple[Part, ...]:
+    """All parts of the model, stage by stage, as one device of each stage computes them."""
+    return _parts(config.family, config.model_config(), shape_of(config, device))
+
+
+def runs_again(operator: MatMul | Vector, part: Part, recompute: str) -> bool:
+    """Whether the backward pass repeats this operator's forward."""
+    if not part.recomputed or not operator.recompute:
+        return False
+    return recompute == "full" or recompute == operator.recompute
+
+
+def executed_products(part: Part, recompute: str) -> list[MatMul]:
+    """Every matrix product of one part in one micro-batch: forward, backward, and what is run again."""
+    products: list[MatMul] = []
+    for operator in part.operators:
+        if isinstance(operator, MatMul):
+            again = operator.replays + runs_again(operator, part, recompute)
+            products += [operator] * (1 + again) + list(operator.transposed())
+    return products
