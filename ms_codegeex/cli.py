@@ -1,6 +1,7 @@
 """`ms-codegeex VERB`: one command, one verb per capability.
 
-A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `configure(parser)` and `run(arguments)`.
+A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `configure(parser)` and `run(arguments)`; a
+dash in its name is an underscore there.
 Importing those modules is light: the engine is imported by `run`, so `--help` answers at once.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import ms_codegeex
 from ms_codegeex.errors import RunFailure, UserError
 
-VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate")
+VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate", "rank-table")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
-        module = importlib.import_module(f"ms_codegeex.commands.{name}")
+        module = importlib.import_module(f"ms_codegeex.commands.{name.replace('-', '_')}")
         verb = verbs.add_parser(
             name,
             help=module.SUMMARY,

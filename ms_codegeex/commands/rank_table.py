@@ -1,0 +1,154 @@
+"""`ms-codegeex rank-table`: HCCL rank tables made, merged and checked."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.parallel.rank_table import RankTable
+
+SUMMARY = "Make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server."
+EXAMPLES = """\
+  ms-codegeex rank-table make --server 10.0.0.11=/etc/hccn.conf --output server11.json
+  ms-codegeex rank-table make --server 10.0.0.11=192.168.100.101,192.168.101.101 --output two_devices.json
+  ms-codegeex rank-table merge server11.json server12.json --output cluster.json
+  ms-codegeex rank-table check cluster.json --config configs/codegeex_13b.yaml"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of this verb."""
+    actions = parser.add_subparsers(dest="action", metavar="make|merge|check", required=True)
+    make = actions.add_parser("make", help="from hccn.conf files or lists of addresses")
+    make.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="ID=SOURCE",
+        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; once per server",
+    )
+    make.add_argument(
+        "--servers", type=Path, metavar="FILE", help="many servers, one `ID=SOURCE` a line, files relative to FILE"
+    )
+    make.add_argument("--devices", metavar="0,1,…", help="use only these devices of every server")
+    merge = actions.add_parser("merge", help="several tables into one, ranks counted anew in the order given")
+    merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE")
+    check = actions.add_parser("check", help="every rule; the first broken one is named by its JSON path")
+    check.add_argument("table", type=Path, metavar="TABLE")
+    check.add_argument("--config", type=Path, metavar="FILE", help="check it against this run's mesh too")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the configuration")
+    for action in (make, merge):
+        action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
+        action.add_argument("--replace", action="store_true", help="replace a table that is already there")
+    for action in (make, merge, check):
+        action.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
+    """Device id -> address, from a comma-separated list or an hccn.conf."""
+    from ms_codegeex.parallel.rank_table import read_hccn_conf
+
+    words = [word.strip() for word in source.split(",")]
+    if len(words) == 1 and not _is_address(words[0]):
+        return read_hccn_conf(folder / words[0])
+    for index, word in enumerate(words):
+        if not _is_address(word):
+            raise UserError(f"{where}: device {index}: found '{word}', expected an IP address or one hccn.conf")
+    return dict(enumerate(words))
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _chosen(addresses: dict[int, str], devices: list[int] | None, where: str) -> dict[int, str]:
+    if devices is None:
+        return addresses
+    for device in devices:
+        if device not in addresses:
+            known = ", ".join(map(str, sorted(addresses)))
+            raise UserError(f"--devices: {where} has no address for device {device}; it has {known}")
+    return {device: addresses[device] for device in devices}
+
+
+def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
+    words = [(f"--server {word}", word, Path()) for word in arguments.server]
+    if arguments.servers is not None:
+        try:
+            lines = arguments.servers.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--servers: {arguments.servers} is not readable ({error})") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                words.append((f"{arguments.servers}: line {number}", line.strip(), arguments.servers.parent))
+    if not words:
+        raise UserError("--server: none given; name each server with --server ID=SOURCE, or all in --servers FILE")
+    if arguments.devices is not None and not re.fullmatch(r"\d+(,\d+)*", arguments.devices):
+        raise UserError(f"--devices: found '{arguments.devices}', expected numbers such as 0,1,2,3")
+    devices = [int(number) for number in arguments.devices.split(",")] if arguments.devices else None
+    servers = []
+    for where, word, folder in words:
+        server_id, separator, source = word.partition("=")
+        if not separator or not server_id or not source:
+            raise UserError(f"{where}: found '{word}', expected ID=SOURCE such as 10.0.0.11=/etc/hccn.conf")
+        servers.append((server_id.strip(), _chosen(_addresses(source.strip(), where, folder), devices, where)))
+    return servers
+
+
+def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "table": str(path),
+        "servers": len(table.servers),
+        "devices": table.world,
+        "server_list": [
+            {"server_id": server.server_id, "ranks": [server.ranks.start, server.ranks.stop - 1]}
+            for server in table.servers
+        ],
+    }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make, merge or check, and say what the table holds."""
+    from ms_codegeex.parallel import rank_table
+
+    mesh = None
+    if arguments.action == "check":
+        path, table = arguments.table, rank_table.read_rank_table(arguments.table)
+        if arguments.overrides and arguments.config is None:
+            raise UserError(f"'{arguments.overrides[0]}': overrides need --config FILE")
+        if arguments.config is not None:
+            from ms_codegeex.config import load_config
+
+            config = load_config(arguments.config, arguments.overrides)
+            try:
+                rank_table.check_against_config(table, config)
+            except UserError as error:
+                raise UserError(f"{path} with {arguments.config}: {error}") from None
+            mesh = str(config.mesh)
+    else:
+        path = arguments.output
+        if path.exists() and not arguments.replace:
+            raise UserError(f"--output: {path} exists already; choose another name or give --replace")
+        if arguments.action == "make":
+            table = rank_table.make_rank_table(_servers(arguments))
+        else:
+            table = rank_table.merge_rank_tables([rank_table.read_rank_table(file) for file in arguments.tables])
+        rank_table.write_rank_table(path, table)
+    if arguments.json:
+        print(json.dumps({**summary_of(table, path), "mesh": mesh}))
+    else:
+        servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
+        fits = f"; fits {mesh}" if mesh else ""
+        print(f"{path}: {servers}, {table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}{fits}")
+    return 0
