@@ -17,7 +17,7 @@ import numpy as np
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.rehearsal.mindir import Collective
 
-POLL_SECONDS = 0.0003
+POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest
 REDUCTIONS = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}
 
 
@@ -39,23 +39,26 @@ class Exchange:
                 np.save(stream, value, allow_pickle=False)
             for reader in readers:
                 os.link(temporary, self._path(message, self.rank, reader))
-            temporary.unlink()
         except OSError as error:
             raise RunFailure(
                 f"{temporary}: rank {self.rank} could not leave a message ({error.strerror}); the folder must exist, "
                 "be empty at the start and allow hard links"
             ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def receive(self, message: str, source: int) -> np.ndarray:
         """Take what rank `source` left under the name `message`; `RunFailure` after `seconds` without it."""
         path, deadline = self._path(message, source, self.rank), time.monotonic() + self.seconds
+        pause, longest = POLL_SECONDS
         while not path.exists():
             if time.monotonic() > deadline:
                 raise RunFailure(
                     f"{path}: rank {self.rank} waited {self.seconds:g} s for message {message} from rank {source}, "
                     "which has ended, is stuck or never sends it"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(1.2 * pause, longest)
         value = np.load(path, allow_pickle=False)
         path.unlink()
         return value
