@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.parallel.context import group_ranks
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -89,7 +88,7 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
     found = []
     for node in _communication(model):
         attributes = _attributes(node.primitive)
-        ranks = group_ranks(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
+        ranks = tuple(attributes.get("group_rank_ids", ()))
         if rank not in ranks:
             raise RunFailure(
                 f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
