@@ -72,11 +72,11 @@ def stub_libraries() -> Path:
 
 def build(plugin: Path, kernels: Path, directory: Path) -> None:
     """Make `directory/lib64/*` and `directory/bin/nvcc` for the plugin and the kernel library of MindSpore's wheel."""
-    symbols, libraries = _needed(plugin)
-    known = set().union(*symbols.values())
-    loose = {name for path in (plugin, kernels) for name in undefined_symbols(path)[""] if FOREIGN_SYMBOL.match(name)}
+    wanted = undefined_symbols(plugin)
+    symbols = {version: names for version, names in wanted.items() if FOREIGN_LIBRARY.match(version)}
+    loose = {name for name in wanted[""] | undefined_symbols(kernels)[""] if FOREIGN_SYMBOL.match(name)}
     source, versions, library = directory / "stubs.c", directory / "stubs.map", directory / "stubs.so"
-    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(known | loose)))
+    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(loose.union(*symbols.values()))))
     versions.write_text(
         "".join(
             f"{version} {{ global: {' '.join(f'{n};' for n in sorted(symbols[version]))} }};\n" for version in symbols
@@ -85,7 +85,7 @@ def build(plugin: Path, kernels: Path, directory: Path) -> None:
     _compile(source, versions, library)
     (directory / "lib64").mkdir()
     # Copies, not links: the loader and ldd take files with one inode for one library.
-    for name in sorted({*libraries, DRIVER, RUNTIME, RUNTIME_VERSION}):
+    for name in sorted({*_foreign_libraries(plugin), DRIVER, RUNTIME, RUNTIME_VERSION}):
         shutil.copy(library, directory / "lib64" / name)
     library.unlink()
     (directory / "bin").mkdir()
@@ -112,16 +112,14 @@ def undefined_symbols(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def _needed(plugin: Path) -> tuple[dict[str, set[str]], list[str]]:
-    """NVIDIA's versioned symbols, and the names of NVIDIA's libraries, that the plugin is linked to."""
+def _foreign_libraries(plugin: Path) -> list[str]:
+    """The names of NVIDIA's libraries that the plugin is linked to."""
     from elftools.elf.elffile import ELFFile
 
     with open(plugin, "rb") as stream:
-        tags = ELFFile(stream).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
-        names = [tag.needed for tag in tags if FOREIGN_LIBRARY.match(tag.needed)]
+        needed = [tag.needed for tag in ELFFile(stream).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
     ours = {path.name for path in plugin.parent.glob("gpu*/*")}
-    symbols = {version: names for version, names in undefined_symbols(plugin).items() if FOREIGN_LIBRARY.match(version)}
-    return symbols, [name for name in names if name not in ours]
+    return [name for name in needed if FOREIGN_LIBRARY.match(name) and name not in ours]
 
 
 def compilers() -> list[list[str]]:
