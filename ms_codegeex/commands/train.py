@@ -16,7 +16,9 @@ SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates,
 EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
-  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16"""
+  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16
+  ms-codegeex train --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 0 --dry-run
+  ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPT = "# language: Python\n"
@@ -43,9 +45,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR"
     )
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
+    cluster = parser.add_argument_group("on a cluster", "the same command on every server; docs/cluster.md explains it")
+    cluster.add_argument("--rank-table", type=Path, metavar="FILE", help="HCCL rank table of the job (Ascend)")
+    cluster.add_argument("--node-rank", type=int, metavar="K", help="which of the servers this is, from 0")
+    cluster.add_argument("--nodes", type=int, metavar="N", help="servers, when there is no rank table (default: 1)")
+    cluster.add_argument(
+        "--master-addr", metavar="HOST:PORT", help="where server 0 lets the others meet, when there is no rank table"
+    )
+    cluster.add_argument("--dry-run", action="store_true", help="print every process that would be started, start none")
+    cluster.add_argument(
+        "--job", choices=("slurm", "volcano"), help="print a job file that runs this command on the servers it needs"
+    )
 
 
-def _resolve_data(config, corpus: list[str], quiet: bool):
+def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     """Fill in `data.train`: a given dataset directory, or the corpus prepared beside the run."""
     from ms_codegeex.config import available_cores
     from ms_codegeex.data.prepare import cached_corpus
@@ -54,6 +67,11 @@ def _resolve_data(config, corpus: list[str], quiet: bool):
 
     if corpus and config.data.train:
         raise UserError("--corpus: data.train is given too; choose one of them")
+    if servers > 1 and (corpus or config.data.train is None):
+        raise UserError(
+            f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
+            "PATH --output DIR` where all of them can read it, and set data.train=DIR"
+        )
     if config.data.train is None:
         parent = Path(config.output).parent
         directory = cached_corpus(
@@ -85,11 +103,9 @@ def _check_data(config) -> None:
         sequences.check_model(model.vocab_size, model.eos_token_id)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Check everything that can be checked, then train, export, sample."""
+def _configured(arguments: argparse.Namespace):
+    """The run's configuration, with all overrides of the command line, and the paths of its corpus."""
     from ms_codegeex.config import load_config
-    from ms_codegeex.training import launch
-    from ms_codegeex.training.run_directory import RunDirectory
 
     # `--corpus a b key=value`: an override behind the paths is one all the same
     corpus = [word for word in arguments.corpus if Path(word).exists() or not OVERRIDE.match(word)]
@@ -99,11 +115,29 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
     config = load_config(Path(arguments.config), overrides)
-    config = replace(config, output=str(Path(config.output).absolute()))
+    return replace(config, output=str(Path(config.output).absolute())), corpus
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything that can be checked, then train, export, sample."""
+    from ms_codegeex.training import launch
+    from ms_codegeex.training.node import resolve_node
+    from ms_codegeex.training.run_directory import RunDirectory
+
+    config, corpus = _configured(arguments)
+    if arguments.job:
+        return _print_job(arguments, config)
+    node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
     run_directory = RunDirectory(Path(config.output))
     launch.check_memory(config)
+    if node.rank > 0 and not arguments.dry_run:
+        return _help_out(config, corpus, run_directory, node)
     checkpoint = launch.starting_point(config, run_directory)
-    config = _resolve_data(config, corpus, arguments.json)
+    if arguments.dry_run:
+        _say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
+        print(launch.shell_script(config, run_directory, node, checkpoint))
+        return 0
+    config = _resolve_data(config, corpus, arguments.json, node.count)
     _check_data(config)
     if checkpoint:
         launch.check_same_data(config, checkpoint)
@@ -111,12 +145,36 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"run directory {run_directory.path}")
         if checkpoint and checkpoint.step >= config.steps:
             _say(f"already at step {checkpoint.step} of {config.steps}: nothing left to train (more: training.steps=…)")
-        launch.run_workers(config, run_directory, checkpoint)
+        with launch.meeting(run_directory, node, checkpoint) as others:
+            launch.run_workers(config, run_directory, checkpoint, node, others)
         summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
     else:
         _print_summary(summary, run_directory)
+    return 0
+
+
+def _help_out(config, corpus: list[str], run_directory, node) -> int:
+    """A server other than 0: run its workers in the run that server 0 has opened."""
+    from ms_codegeex.training import launch
+
+    config = _resolve_data(config, corpus, True, node.count)
+    _check_data(config)
+    _say(f"waiting for server 0 to open {run_directory.path}")
+    with launch.meeting(run_directory, node) as others:
+        launch.join_run(config, run_directory)
+        launch.run_workers(config, run_directory, None, node, others)
+    return 0
+
+
+def _print_job(arguments: argparse.Namespace, config) -> int:
+    from ms_codegeex.training.job_files import job_file
+
+    words = ["--config", arguments.config, *arguments.overrides]
+    if arguments.devices is not None:
+        words += ["--devices", str(arguments.devices)]
+    print(job_file(arguments.job, config, words), end="")
     return 0
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import psutil
 
-from ms_codegeex.config import RunConfig, available_cores
+from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
 from ms_codegeex.training.display import Display
-from ms_codegeex.training.processes import GRACE_SECONDS, Workers
+from ms_codegeex.training.node import Node, node_processes
+from ms_codegeex.training.processes import GRACE_SECONDS, Workers, reserved_port
+from ms_codegeex.training.rendezvous import Rendezvous
 from ms_codegeex.training.run_directory import RunDirectory
 
 POLL_SECONDS = 0.1
@@ -136,57 +138,101 @@ def opened_run(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | No
         yield
 
 
-def _environment(config: RunConfig) -> dict[str, str]:
-    """What the workers inherit beside the user's environment; a variable the user has set wins."""
-    package_parent = str(Path(__file__).resolve().parents[2])
-    defaults = {
-        "GLOG_v": "3",
-        "OMP_NUM_THREADS": str(max(1, available_cores() // config.devices)),
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-    }
-    keep = {name: os.environ[name] for name in ("GLOG_v", "OMP_NUM_THREADS") if name in os.environ}
-    return {**defaults, **keep}
+@contextlib.contextmanager
+def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None) -> Iterator[Rendezvous | None]:
+    """The other servers of the job, which learn the checkpoint from server 0; None if there are none."""
+    if node.count == 1:
+        yield None
+        return
+    path = str(checkpoint.path.absolute()) if checkpoint else None
+    with Rendezvous(run.path / ".servers", node.rank, node.count, path) as others:
+        yield others
 
 
-def run_workers(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None) -> None:
-    """Run the workers to their end.
+def join_run(config: RunConfig, run: RunDirectory) -> None:
+    """`UserError` unless server 0 has opened the run with this configuration: its workers read that one."""
+    ours, theirs = dict(_flat(config.to_dict())), dict(_flat(run.read_config().to_dict()))
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{key}: {ours.get(key)}, but server 0 runs with {theirs.get(key)}; give every server the same command"
+            )
 
-    A dead one ends the job at once with its log's last lines (`RunFailure`); any exception here, Ctrl-C too, ends all.
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:
+    """What follows the run directory on a worker's command line."""
+    return [launcher, *([str(Path(checkpoint).absolute())] if checkpoint else [])]
+
+
+def shell_script(config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None) -> str:
+    """What `run_workers` would start on this server, as a shell script."""
+    arguments = _worker_arguments("$$", checkpoint and checkpoint.path)
+    with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
+        specs = node_processes(config, node, run, arguments, port)
+    return "\n".join([*(spec.shell() for spec in specs), "wait"])
+
+
+def run_workers(
+    config: RunConfig,
+    run: RunDirectory,
+    checkpoint: Checkpoint | None,
+    node: Node,
+    others: Rendezvous | None = None,
+) -> None:
+    """Run this server's workers to their end.
+
+    A dead one, here or on one of the `others`, ends the job at once with its log's last lines (`RunFailure`); any
+    exception here, Ctrl-C too, ends all.
     """
-    display = Display(run.progress, config.steps)
+    display, count = Display(run.progress, config.steps), len(node.ranks)
+    path = others.checkpoint if others else checkpoint and checkpoint.path
     try:
-        display.status(f"starting {config.devices} worker{'s' * (config.devices > 1)}")
-        with Workers(
-            "ms_codegeex.training.worker",
-            [str(run.path), str(os.getpid()), *([str(checkpoint.path.absolute())] if checkpoint else [])],
-            config.devices,
-            run.logs,
-            _environment(config),
-        ) as workers:
-            _watch(workers, config.devices, run, display)
+        where = f" on server {node.rank} of {node.count}" if node.count > 1 else ""
+        display.status(f"starting {count} worker{'s' * (count > 1)}{where}")
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(reserved_port()) if node.needs_port else None
+            specs = node_processes(config, node, run, _worker_arguments(str(os.getpid()), path), port)
+            workers = stack.enter_context(Workers(specs))
+            _watch(workers, node, run, display, others)
     finally:
-        display.poll()
+        if node.rank == 0:
+            display.poll()
         display.close()
 
 
-def _watch(workers: Workers, count: int, run: RunDirectory, display: Display) -> None:
-    finished_at: float | None = None
+def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
+    finished_at, error_at, count = None, None, workers.count
+    marks = [run.logs / f"done_{rank}.json" for rank in node.ranks]
     while True:
         if len(workers.workers) < count:  # looking for processes costs more than looking at known ones
             workers.refresh()
         ended, launcher_ended = workers.ended(), workers.launcher_ended()
-        done = len(list(run.logs.glob("done_*.json")))  # read after `ended`: a worker leaves its mark before it ends
-        display.poll()
+        done = sum(mark.exists() for mark in marks)  # read after `ended`: a worker leaves its mark before it ends
+        if node.rank == 0:  # the others would repeat what server 0 shows
+            display.poll()
         if done == count:
             finished_at = finished_at or time.monotonic()
+            if others and others.state == "running":
+                others.done()
             # a worker may hang in its exit handlers: what is done is done
-            if ended == count or time.monotonic() - finished_at > GRACE_SECONDS:
+            here = ended == count or time.monotonic() - finished_at > GRACE_SECONDS
+            if here and (others is None or others.all_finished()):
                 return
-        elif run.error.exists() and (ended or time.time() - run.error.stat().st_mtime > GRACE_SECONDS):
-            error = read_json(run.error)
-            raise (UserError if error["user"] else RunFailure)(error["message"])
+        elif run.error.exists():
+            error_at = error_at or time.monotonic()
+            if ended or time.monotonic() - error_at > GRACE_SECONDS:
+                error = read_json(run.error)
+                raise (UserError if error["user"] else RunFailure)(error["message"])
         elif ended > done or launcher_ended:
-            display.poll()
-            display.close()
             raise RunFailure(f"a worker ended before its work was done, the others were ended; {workers.last_lines()}")
+        if others:
+            others.beat()
         time.sleep(POLL_SECONDS)

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from ms_codegeex.training.processes import PORTS, Workers, reserved_port
+from ms_codegeex.training.processes import PORTS, ProcessSpec, Workers, reserved_port
 
 
 def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
@@ -48,7 +48,9 @@ def stand_in(tmp_path, monkeypatch):
 
     def start(body: str) -> Workers:
         (tmp_path / "stand_in.py").write_text(textwrap.dedent(body))
-        return Workers("stand_in", [], 1, tmp_path, {"PYTHONPATH": str(tmp_path)})
+        log = tmp_path / "worker_0.log"
+        environment = {"PYTHONPATH": str(tmp_path)}
+        return Workers([ProcessSpec("", (sys.executable, "-m", "stand_in"), environment, tmp_path, log, (log,))])
 
     return start
 
@@ -77,7 +79,7 @@ def test_leaving_the_context_ends_grandchildren_that_ignore_sigterm(stand_in):
         time.sleep(600)
     """
     with stand_in(body) as workers:
-        log = workers.logs / "worker_0.log"
+        log = workers.specs[0].log
         wait_for(lambda: log.exists() and log.read_text().strip())
         pids = [int(log.read_text()), workers.root.pid]
         workers.refresh()
@@ -89,4 +91,4 @@ def test_the_users_error_output_is_kept_apart_from_the_workers(stand_in, capfd):
     with stand_in("import sys; print('out'); print('err', file=sys.stderr)") as workers:
         wait_for(lambda: workers.ended() == 1)
     assert capfd.readouterr() == ("", "")
-    assert {"out", "err"} == set((workers.logs / "worker_0.log").read_text().split())
+    assert {"out", "err"} == set(workers.specs[0].log.read_text().split())

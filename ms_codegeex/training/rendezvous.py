@@ -1,0 +1,118 @@
+"""How the servers of one job find and watch each other: small files in the run directory, which all of them share.
+
+Server 0 opens the run and names the checkpoint; the others join it. Each keeps counting in a file of its own: a file
+that stops changing is a dead server, and a file left by an earlier job never changes. So no clocks are compared and no
+locks are needed. The others watch server 0 only, server 0 watches all: one failure ends every server within seconds.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import read_json, write_json
+
+BEAT_SECONDS = 2.0
+SILENT_SECONDS = 120.0  # network file systems may show a change only after a minute
+JOIN_SECONDS = 1800.0
+MESSAGE_CHARACTERS = 2000
+
+
+class Rendezvous:
+    """One server's view of the job in `folder`; a context that tells the others how it ended.
+
+    `checkpoint`: path to continue from; given on server 0, learnt by the others on entering. Entering raises
+    `RunFailure` if server 0 does not start a job in time.
+    """
+
+    def __init__(self, folder: Path, rank: int, count: int, checkpoint: str | None = None):
+        self.folder, self.rank, self.count, self.checkpoint = folder, rank, count, checkpoint
+        self.job, self.beats, self.next_beat = "", 0, 0.0
+        self.state = "running"
+        self.seen: dict[int, tuple[Any, float]] = {}  # a server's last file and when it last changed
+        self.finished: set[int] = set()
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"{rank:06d}.json"
+
+    def _read(self, rank: int) -> dict[str, Any] | None:
+        try:
+            content = read_json(self._file(rank))
+        except UserError:
+            return None
+        return content if isinstance(content, dict) else None
+
+    def _write(self, message: str = "") -> None:
+        self.beats += 1
+        self.next_beat = time.monotonic() + BEAT_SECONDS
+        content = {"job": self.job, "beat": self.beats, "state": self.state, "message": message[:MESSAGE_CHARACTERS]}
+        write_json(self._file(self.rank), {**content, "checkpoint": self.checkpoint})
+
+    def __enter__(self) -> Rendezvous:
+        if self.rank == 0:
+            self.job = secrets.token_hex(8)
+        else:
+            first, deadline = self._read(0), time.monotonic() + JOIN_SECONDS
+            while (now := self._read(0)) is None or now == first or now["state"] != "running":
+                if time.monotonic() > deadline:
+                    raise RunFailure(
+                        f"server 0 opened no job in {self.folder.parent} within {JOIN_SECONDS:.0f} s; start it with "
+                        "--node-rank 0, and give all servers the same `output` on a shared file system"
+                    )
+                time.sleep(min(0.2, BEAT_SECONDS / 4))
+            self.job, self.checkpoint = now["job"], now["checkpoint"]
+        self._write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None:
+            self.state = "failed"
+            self._write(str(error) if isinstance(error, UserError | RunFailure) else kind.__name__)
+        elif self.state == "running":
+            self.done()
+
+    def done(self) -> None:
+        """This server's workers have done their part."""
+        self.state = "done"
+        self._write()
+
+    def beat(self) -> None:
+        """Show that this server lives and look at the others; `RunFailure` if one failed or fell silent."""
+        if time.monotonic() < self.next_beat:
+            return
+        self._write()
+        for rank in range(1, self.count) if self.rank == 0 else (0,):
+            if rank not in self.finished:
+                self._look(rank)
+
+    def _look(self, rank: int) -> None:
+        content, now = self._read(rank), time.monotonic()
+        if content is None or content["job"] != self.job:
+            if rank == 0 and content is not None:
+                raise RunFailure("server 0 has started another job in this run directory; this one was ended")
+            if self.state == "done":  # our workers could not have finished without its workers
+                self._silent(rank, None, now)
+            return
+        if content["state"] == "failed":
+            raise RunFailure(f"server {rank} ended, so this one was ended too; it said: {content['message']}")
+        if content["state"] == "done":
+            self.finished.add(rank)
+            return
+        self._silent(rank, content["beat"], now)
+
+    def _silent(self, rank: int, beat: Any, now: float) -> None:
+        last, since = self.seen.get(rank, (None, now))
+        if rank not in self.seen or beat != last:
+            self.seen[rank] = (beat, now)
+        elif now - since > SILENT_SECONDS:
+            raise RunFailure(
+                f"server {rank} has not been heard of for {SILENT_SECONDS:.0f} s, so this one was ended too; look at "
+                "that machine and start again with --resume auto"
+            )
+
+    def all_finished(self) -> bool:
+        """Server 0: whether all others are done. The others need not wait."""
+        return self.rank > 0 or len(self.finished) == self.count - 1
