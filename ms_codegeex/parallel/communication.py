@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.hardware import Device, device
@@ -14,7 +15,7 @@ from ms_codegeex.parallel.operators import parts_of
 from ms_codegeex.parallel.sharding import ParameterLayout
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
+    from ms_codegeex.config import ParallelConfig, RunConfig
 
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied", "pipeline", "world")
 FP32 = 4
@@ -127,9 +128,14 @@ def _parameter(layout: ParameterLayout, mesh: Mesh) -> list[tuple[str, str, int,
     return calls
 
 
-def layouts_of(config: RunConfig) -> list[ParameterLayout]:
+@lru_cache(maxsize=64)
+def _layouts(name: str, model: Any, mesh: Mesh, parallel: ParallelConfig) -> tuple[ParameterLayout, ...]:
+    return tuple(family(name).parallel.parameter_layouts(model, mesh, parallel))
+
+
+def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return family(config.family).parallel.parameter_layouts(config.model_config(), config.mesh, config.parallel)
+    return _layouts(config.family, config.model_config(), config.mesh, config.parallel)
 
 
 def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:

@@ -48,12 +48,15 @@ class Device:
         return peak
 
 
-HOT_CHIPS = "H. Liao et al., DaVinci, Hot Chips 31 (2019), https://old.hotchips.org/hc31/HC31_1.11_Huawei.Davinci.HengLiao_v4.0.pdf"
+HOT_CHIPS = (
+    "H. Liao et al., DaVinci, Hot Chips 31 (2019), "
+    "https://old.hotchips.org/hc31/HC31_1.11_Huawei.Davinci.HengLiao_v4.0.pdf"
+)
 HPCA = "H. Liao et al., Ascend: a Scalable and Unified Architecture, HPCA 2021, doi:10.1109/HPCA51647.2021.00071"
 ATLAS_900 = "Huawei, Atlas 900 at Huawei Connect 2019 (HCCS, PCIe 4.0 and one 100 Gb/s RoCE port per processor)"
 CLOUDMATRIX = (
-    "P. Zuo et al., Serving Large Language Models on Huawei CloudMatrix384, arXiv:2506.12708: 384 packages of two dies, "
-    "289 PFLOP/s BF16, 1,229 TB/s and 49 TB in all; one die is taken for one device"
+    "P. Zuo et al., Serving Large Language Models on Huawei CloudMatrix384, arXiv:2506.12708: 384 packages of two "
+    "dies, 289 PFLOP/s BF16, 1,229 TB/s and 49 TB in all; one die is taken for one device"
 )
 AMPERE = "NVIDIA A100 Tensor Core GPU datasheet and Ampere whitepaper (2020)"
 ASSUMED_LATENCY = "assumed: order of magnitude of one step of a collective; matters only for many small messages"
@@ -74,9 +77,10 @@ ASCEND_910 = Device(
     latency=2e-5,
     fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
     sources={
-        "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part Ascend910PremiumA "
-        "in the hardware tables of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The 256 TFLOP/s of the "
-        "announcement (2019) is the 1.0 GHz part; it cannot be the paper's, whose tuned products reach 281 TFLOP/s",
+        "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part "
+        "Ascend910PremiumA in a table of the unit tests of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The "
+        "256 TFLOP/s of the announcement (2019) is the 1.0 GHz part; it cannot be the paper's, whose tuned products "
+        "reach 281 TFLOP/s",
         "peak_bf16": f"none: the matrix unit multiplies FP16 and INT8 ({HOT_CHIPS})",
         "peak_fp32": f"vector unit, 64 lanes of fused multiply-add in 32 cores ({HOT_CHIPS}) at 1.2 GHz; the matrix "
         "unit has no FP32",
@@ -86,12 +90,22 @@ ASCEND_910 = Device(
         "1.23 TB/s",
         "board_devices": "Atlas 800 (model 9000) user guide: two boards of four, each fully meshed",
         "board_bandwidth": f"three HCCS ports of 240 Gb/s ({HOT_CHIPS})",
-        "server_devices": "Atlas 800 (model 9000): eight devices",
+        "server_devices": f"the Ascend 910 server of {HOT_CHIPS}: eight devices",
         "server_bandwidth": f"PCIe 4.0 x16 between the boards ({ATLAS_900})",
-        "cluster_bandwidth": ATLAS_900,
+        "cluster_bandwidth": f"{ATLAS_900}; {HOT_CHIPS} shows two ports on the chip",
         "latency": ASSUMED_LATENCY,
     },
-    uncertain=frozenset({"peak_fp16", "peak_fp32", "server_bandwidth", "latency"}),
+    uncertain=frozenset(
+        {
+            "peak_fp16",
+            "peak_fp32",
+            "memory_bandwidth",
+            "board_devices",
+            "server_bandwidth",
+            "cluster_bandwidth",
+            "latency",
+        }
+    ),
 )
 
 ASCEND_910B = Device(
@@ -110,17 +124,17 @@ ASCEND_910B = Device(
     latency=2e-5,
     fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout", "attention"}),
     sources={
-        "peak_fp16": CLOUDMATRIX,
+        "peak_fp16": CLOUDMATRIX + "; slower bins exist, 313 TFLOP/s (910B3) and 280 (910B4) in secondary sources",
         "peak_bf16": CLOUDMATRIX,
-        "peak_fp32": "a quarter of FP16, as secondary sources give for the successor (100 of 400 TFLOP/s)",
+        "peak_fp32": "a quarter of FP16, the ratio that secondary sources give for 910B4 (75 of 280 TFLOP/s)",
         "memory": CLOUDMATRIX,
-        "usable_memory": "max_device_memory 58GB in the configurations of mindformers for 64 GB devices",
+        "usable_memory": "max_device_memory 58GB, recommended by the mindformers documentation for 64 GB devices",
         "memory_bandwidth": CLOUDMATRIX,
         "board_devices": "Atlas 800T A2: eight devices, fully meshed",
-        "board_bandwidth": "Atlas 800T A2: seven HCCS links of 56 GB/s in both directions, 392 GB/s",
+        "board_bandwidth": "Atlas 800T A2: full mesh of HCCS, 392 GB/s in both directions (secondary sources)",
         "server_devices": "Atlas 800T A2: eight devices",
         "server_bandwidth": "one board: as board_bandwidth",
-        "cluster_bandwidth": "Atlas 800T A2: one 200 Gb/s RoCE port per device",
+        "cluster_bandwidth": "Atlas 800T A2: one 200 Gb/s RoCE port per device (secondary sources)",
         "latency": ASSUMED_LATENCY,
     },
     uncertain=frozenset({"peak_fp16", "peak_bf16", "peak_fp32", "board_bandwidth", "cluster_bandwidth", "latency"}),

@@ -179,8 +179,9 @@ def _block(model: CodeGeeXConfig, shape: Shape, sizes: Sizes) -> tuple[MatMul | 
 def _block_exchanges(shape: Shape, size: int, top: bool) -> tuple[Exchange, ...]:
     """Two sums forward and two backward; with sequence parallelism a gather and a scattered sum in place of each.
 
-    Recomputation repeats the sum behind the attention, whose result the rest of the block needs, and gathers the block's
-    input, of which each device kept its part. The top query layer's query has an input of its own, so one more gradient.
+    Recomputation repeats the sum behind the attention, whose result the rest of the block needs, and gathers the
+    block's input, of which each device kept its part. The top query layer's query has an input of its own, so one more
+    gradient.
     """
     if shape.tensor == 1:
         return ()

@@ -1,0 +1,122 @@
+"""`ms-codegeex plan`: what a run would cost, before any device is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.parallel.planner import Plan
+    from ms_codegeex.parallel.search import SearchResult
+
+SUMMARY = (
+    "Memory, FLOPs, communication and time of a run, from its configuration alone; exit status 1 if it does not fit."
+)
+EXAMPLES = """\
+  ms-codegeex plan --config configs/codegeex_13b.yaml
+  ms-codegeex plan --config configs/codegeex_13b.yaml --tokens 850e9 --plot memory.png
+  ms-codegeex plan --config configs/codegeex_13b_64.yaml --devices 128 training.micro_batch=16
+  ms-codegeex plan --config configs/codegeex_13b.yaml --search --json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML configuration of the run")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices in all (default: devices of the YAML)")
+    parser.add_argument("--device", metavar="NAME", help="ascend910, ascend910b or a100 (default: parallel.hardware)")
+    parser.add_argument("--tokens", type=float, metavar="T", help="token slots to train on (default: the run's steps)")
+    parser.add_argument("--search", action="store_true", help="rank all plans for these devices, show the best")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the memory of each stage as PNG")
+    parser.add_argument("--sources", action="store_true", help="print where the device's figures come from")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys, e.g. parallel.tensor=4")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Cost the plan and print it."""
+    from ms_codegeex.parallel.planner import make_plan, problems
+
+    config = _configuration(arguments)
+    plan, found = make_plan(config), None
+    if arguments.search:
+        found = _search(plan)
+        plan = found.ranked[0] if found.ranked else plan
+    if arguments.plot:
+        _plot(plan, arguments.plot)
+    if arguments.json:
+        print(json.dumps(_as_json(plan, arguments.tokens, found)))
+    else:
+        print(_as_text(plan, arguments.tokens, found, arguments.sources))
+    for line in problems(plan):
+        print(f"ms-codegeex plan: {line}", file=sys.stderr)
+    return 0 if plan.fits else 1
+
+
+def _configuration(arguments: argparse.Namespace) -> RunConfig:
+    """The YAML with the options on top. A search chooses the mesh, so that of the YAML need not suit `--devices`."""
+    from ms_codegeex.config import load_config
+
+    if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):
+        raise UserError(f"--tokens: {arguments.tokens} is not a number of tokens; give one above 0, e.g. 850e9")
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    if arguments.device is not None:
+        overrides.append(f"parallel.hardware={arguments.device}")
+    try:
+        return load_config(arguments.config, overrides)
+    except UserError:
+        if not (arguments.search and arguments.devices and arguments.devices > 0):
+            raise
+        free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
+        free += ["parallel.micro_batches=null", "training.micro_batch=null", "parallel.sequence=false", "devices=1"]
+        return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices)
+
+
+def _search(plan: Plan) -> SearchResult:
+    from ms_codegeex.parallel.search import search
+
+    def show(tried: int) -> None:
+        if tried % 100 == 0 and sys.stderr.isatty():
+            print(f"\r{tried:,} plans tried", end="", file=sys.stderr)
+
+    result = search(plan.config, show)
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
+    return result
+
+
+def _plot(plan: Plan, path: Path) -> None:
+    from ms_codegeex.parallel.report import plot_memory
+
+    try:
+        plot_memory(plan, path)
+    except OSError as error:
+        raise UserError(f"--plot: {path} cannot be written ({error.strerror}); choose another file") from None
+
+
+def _as_json(plan: Plan, tokens: float | None, found: SearchResult | None) -> dict[str, Any]:
+    from ms_codegeex.parallel.planner import to_dict
+    from ms_codegeex.parallel.search import to_dict as search_to_dict
+
+    return {**to_dict(plan, tokens), **({"search": search_to_dict(found)} if found else {})}
+
+
+def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sources: bool) -> str:
+    from ms_codegeex.parallel import report
+
+    budget = tokens or plan.config.steps * plan.step_tokens
+    blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
+    blocks += [report.time_table(plan), report.budget(plan, budget), report.improvement_table(plan)]
+    if found:
+        blocks.insert(0, report.search_table(found))
+    if sources:
+        blocks.append(report.sources(plan.chip))
+    return "\n\n".join(block for block in [*blocks, report.calibration(plan)] if block)
