@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One command from a fresh clone to a trained model: sets up, prepares the corpus, trains on all devices, converts, and
-# generates a sample. The work is `ms-codegeex train`; this script only sets up and hands the arguments on.
+# generates a sample. On a cluster, the one command that every server runs. The work is `ms-codegeex train`; this script
+# only sets up and hands the arguments on.
 set -euo pipefail
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -9,6 +10,7 @@ root=${here%/*}
 usage() {
     cat <<'EOF'
 usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--corpus PATH ...] [--resume auto|DIR]
+                                              [--rank-table FILE | --nodes N --master-addr HOST:PORT] [--node-rank K]
                                               [--venv DIR] [--dry-run] [--help] [key=value ...]
 
   --config FILE        the run's YAML (default: configs/codegeex_tiny.yaml)
@@ -16,14 +18,21 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
   --corpus PATH ...    train on the source code in these files and folders (default: what is on this machine)
   --resume auto|DIR    continue the run in `output`, or from the checkpoint or run in DIR
   --venv DIR           virtual environment to make or use (default: .venv of this checkout, or MS_CODEGEEX_VENV)
-  --dry-run            print the commands instead of running them
+  --dry-run            print the commands instead of running them; on Ascend and GPU also each process of this server
   key=value            overrides a key of the configuration
+
+on every server of a cluster (docs/cluster.md):
+  --rank-table FILE    HCCL rank table of the job (Ascend); `ms-codegeex rank-table` makes and checks it
+  --node-rank K        which of the servers this is, from 0
+  --nodes N            how many servers there are, when there is no rank table: they are started through msrun
+  --master-addr H:P    where server 0 lets the others meet, when there is no rank table
 
 examples:
   bash ascend_scripts/run_distributed.sh
   bash ascend_scripts/run_distributed.sh --devices 2 training.steps=40
   bash ascend_scripts/run_distributed.sh output=runs/mine --corpus ~/my_project ~/another
   PYTHON=python3.11 bash ascend_scripts/run_distributed.sh --config configs/codegeex_tiny.yaml output=runs/first
+  bash ascend_scripts/run_distributed.sh --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 3
 EOF
 }
 
@@ -37,15 +46,21 @@ needs_value() { if (($# < 2)) || [[ $2 == --* ]]; then wrong "$1 needs a value";
 is_override() { [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_.]*= ]]; }
 
 config=$root/configs/codegeex_tiny.yaml
-options=() overrides=() corpus=() setup=(bash "$here/setup.sh") dry_run=
+venv=${MS_CODEGEEX_VENV:-$root/.venv} # as in setup.sh
+options=() overrides=() corpus=() setup=(bash "$here/setup.sh") cluster= dry_run=
 while (($#)); do
     case $1 in
         --config) needs_value "$@"; config=$2; shift 2 ;;
         --config=*) config=${1#*=}; shift ;;
         --devices | --resume) needs_value "$@"; options+=("$1" "$2"); shift 2 ;;
         --devices=* | --resume=*) options+=("$1"); shift ;;
-        --venv) needs_value "$@"; setup+=(--venv "$2"); shift 2 ;;
-        --venv=*) setup+=("$1"); shift ;;
+        --rank-table | --node-rank | --nodes | --master-addr)
+            needs_value "$@"
+            cluster=yes options+=("$1" "$2")
+            shift 2 ;;
+        --rank-table=* | --node-rank=* | --nodes=* | --master-addr=*) cluster=yes options+=("$1"); shift ;;
+        --venv) needs_value "$@"; venv=$2; setup+=(--venv "$2"); shift 2 ;;
+        --venv=*) venv=${1#*=}; setup+=("$1"); shift ;;
         --corpus)
             needs_value "$@"
             shift
@@ -62,10 +77,32 @@ done
 train=(train --config "$config" ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"})
 if ((${#corpus[@]})); then train+=(--corpus "${corpus[@]}"); fi
 
+print_processes() {  # what this server would start; for a CPU the line above says it all
+    local python device='import sys
+from ms_codegeex.config import load_config
+print(load_config(sys.argv[1], sys.argv[2:]).device)'
+    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    python=$venv/bin/python
+    if [[ ! -x $python ]]; then
+        python=${PYTHON:-python3}
+        if ! "$python" -c 'import ms_codegeex.training.node' 2>/dev/null; then
+            [[ -z $cluster ]] || printf 'run_distributed.sh: run setup.sh to see the processes too\n' >&2
+            return 0
+        fi
+        [[ -z $cluster ]] || printf 'run_distributed.sh: not set up yet; %s stands for its Python\n' "$python" >&2
+    fi
+    if [[ -z $cluster && $("$python" -c "$device" "$config" ${overrides[@]+"${overrides[@]}"} 2>&1) == cpu ]]; then
+        return 0
+    fi
+    printf '\n# which starts on this server:\n'
+    "$python" -m ms_codegeex.cli "${train[@]}" --dry-run
+}
+
 if [[ -n $dry_run ]]; then
     # shellcheck disable=SC2016 # lines to copy: the shell they are given to expands them
     printf 'venv=$(%s )\nPATH="$venv/bin:$PATH" "$venv/bin/ms-codegeex"%s\n' \
         "$(printf ' %q' "${setup[@]}")" "$(printf ' %q' "${train[@]}")"
+    print_processes
     exit 0
 fi
 

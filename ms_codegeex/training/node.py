@@ -249,7 +249,8 @@ def _rank_table_processes(
             "DEVICE_ID": str(device),
         }
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
-        where = f"cores {core_list(block)}" if pin else "not pinned"
+        reason = "no taskset here" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
+        where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
         specs.append(ProcessSpec(label, (*pin, sys.executable, *command), environment, directory, log, (log,)))
     return specs

@@ -1,0 +1,95 @@
+"""`run_distributed.sh` with the flags of a cluster: what `--dry-run` prints is what would run, process by process."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+device: ascend
+devices: 16
+output: {output}
+model: {{preset: 13b}}
+data: {{train: nowhere}}
+training: {{steps: 1, micro_batch: 8}}
+parallel: {{tensor: 8}}
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs the script in a directory of its own, without an environment made by setup.sh."""
+    (tmp_path / "run.yaml").write_text(CONFIG.format(output=tmp_path / "a run"))
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+        settings = {"MS_CODEGEEX_VENV": str(tmp_path / "none"), "PYTHON": sys.executable, **environment}
+        return subprocess.run(
+            ["bash", str(ROOT / "ascend_scripts" / "run_distributed.sh"), "--config", "run.yaml", *words, "--dry-run"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **settings},
+        )
+
+    return run
+
+
+TABLE = ("--rank-table", str(ROOT / "configs" / "rank_tables" / "2_servers_16_devices.json"))
+
+
+def test_every_process_of_a_rank_table_is_printed(script, tmp_path):
+    result = script(*TABLE, "--node-rank", "1", "training.steps=2")
+    assert result.returncode == 0, result.stderr
+    assert f"train --config run.yaml {' '.join(TABLE)} --node-rank 1 training.steps=2\n" in result.stdout
+    lines = [line for line in result.stdout.splitlines() if "ms_codegeex.training.worker" in line]
+    assert len(lines) == 8
+    for i, line in enumerate(lines):
+        for setting in (f"RANK_ID={8 + i}", f"DEVICE_ID={i}", "RANK_SIZE=16", f"RANK_TABLE_FILE={TABLE[1]}"):
+            assert re.search(rf"\s{re.escape(setting)}\s", line), setting
+        assert line.endswith(f">'{tmp_path}/a run/logs/worker_{8 + i}.log' 2>&1 &")
+    assert subprocess.run(["bash", "-n"], input=result.stdout, text=True).returncode == 0
+    assert not (tmp_path / "a run").exists()
+
+
+def test_msrun_is_printed_with_the_address_of_the_scheduler(script):
+    result = script("--nodes=2", "--node-rank=1", "--master-addr=head:8118")
+    (line,) = [line for line in result.stdout.splitlines() if "/msrun " in line]
+    flags = "--worker_num=16 --local_worker_num=8 --node_rank=1 --master_addr=head --master_port=8118"
+    assert flags in line and line.endswith("msrun_1.log' 2>&1 &")
+
+
+def test_one_server_needs_no_flag_and_a_cpu_prints_two_lines(script):
+    result = script("devices=8")
+    assert result.stdout.count("/msrun ") == 1 and "--local_worker_num=8" in result.stdout
+    cpu = script("device=cpu", "devices=2", "parallel.tensor=1")
+    assert cpu.returncode == 0 and len(cpu.stdout.splitlines()) == 2
+
+
+def test_without_python_the_train_command_is_still_told(script):
+    result = script(*TABLE, "--node-rank", "1", PYTHON="no-such-python")
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == 2 and "setup.sh" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((*TABLE,), "--node-rank: missing; give this server's number, 0 to 1"),
+        ((*TABLE, "--node-rank", "2"), "--node-rank: found 2, expected 0 to 1"),
+        ((*TABLE, "--node-rank", "0", "devices=8"), "devices: 8, but the rank table has 16"),
+        (("--rank-table", "none.json"), "none.json: no such file"),
+        ((), "--nodes N"),
+        (("--nodes", "2", "--node-rank", "0"), "--master-addr: missing"),
+        ((*TABLE, "--node-rank", "0", "device=cpu"), "set device=ascend"),
+        (("--rank-table",), "--rank-table needs a value"),
+    ],
+)
+def test_mistakes_are_one_line(script, words, message):
+    result = script(*words)
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if "not set up yet" not in line]
+    assert len(errors) == 1 and message in errors[0]
