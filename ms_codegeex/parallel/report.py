@@ -188,7 +188,7 @@ def plot_memory(plan: Plan, path: Path) -> None:
     from matplotlib.figure import Figure
 
     stages = plan.memory
-    figure = Figure(figsize=(max(5.0, 1.0 + 0.6 * len(stages)), 4.0), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 3.0 + 0.6 * len(stages)), 4.0), layout="constrained")
     axes = figure.add_subplot()
     bottom = [0.0] * len(stages)
     for name in CATEGORIES:
@@ -199,6 +199,6 @@ def plot_memory(plan: Plan, path: Path) -> None:
     axes.set_xlabel("pipeline stage")
     axes.set_ylabel("GiB on one device")
     axes.set_xticks(range(len(stages)))
-    axes.set_title(f"{plan.config.family}: {plan.config.mesh} on {plan.chip.name}", fontsize="small")
+    figure.suptitle(f"{plan.config.family}: {plan.config.mesh} on {plan.chip.name}", fontsize="small")
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, format="png")
