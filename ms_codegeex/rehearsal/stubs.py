@@ -67,6 +67,11 @@ def stub_libraries() -> Path:
             if not directory.is_dir():
                 with atomic_directory(directory) as temporary:
                     build(plugin, plugin.parents[2] / KERNELS, temporary)
+    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for it for ever
+        raise UserError(
+            f"{directory}: programs in this folder may not be executed; set XDG_CACHE_HOME to a folder on a file "
+            "system that is not mounted with noexec"
+        )
     return directory / "lib64"
 
 

@@ -19,7 +19,12 @@ LOAD = (
     "import mindspore as ms; ms.set_context(device_target='GPU'); from mindspore.communication import init, get_rank, \
 get_group_size; init(); print('loaded', get_rank(), get_group_size())"
 )
-BUILD = "from ms_codegeex.rehearsal.stubs import stub_libraries; print(stub_libraries())"
+BUILD = """
+from ms_codegeex.rehearsal import stubs
+build = stubs.build
+stubs.build = lambda *paths: (print("built"), build(*paths))
+print(stubs.stub_libraries())
+"""
 ZIG = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="the package ziglang is not installed")
 
 
@@ -81,9 +86,10 @@ def test_processes_that_start_at_once_get_the_same_libraries(cache):
         subprocess.Popen([sys.executable, "-c", BUILD], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    printed = {process.communicate(timeout=120)[0].strip() for process in running}
+    printed = [process.communicate(timeout=120)[0].split() for process in running]
     assert [process.returncode for process in running] == [0] * 4
-    assert printed == {str(next(cache.glob("stubs-*/lib64")))}
+    assert {lines[-1] for lines in printed} == {str(next(cache.glob("stubs-*/lib64")))}
+    assert sum("built" in lines for lines in printed) == 1
     assert len(list(cache.glob("stubs-*/lib64"))) == 1
     assert not [path for path in cache.iterdir() if path.name.endswith((".tmp", ".old"))]
 
@@ -140,6 +146,12 @@ def test_a_wheel_without_the_plugin_is_refused(cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        stubs.stub_libraries()
+
+
+def test_a_cache_that_may_not_execute_is_named(cache):
+    (stubs.stub_libraries().parent / "bin" / "nvcc").chmod(0o644)  # as on a file system mounted with noexec
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         stubs.stub_libraries()
 
