@@ -148,6 +148,35 @@ def test_only_communication_is_rewritten(directory):
     assert all(kept[node.output[0]] == node for node in before.graph.node if node.output[0] not in communication)
 
 
+def pipeline_ends(op: str, peers: list[int], tag: int = 3):
+    """A graph with one Send or Receive per entry of `peers`, an index into the group of ranks 4 and 7."""
+    from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto
+
+    model = ModelProto()
+    model.graph.parameter.add(name="graph:x", dims=[2, 5], data_type=10)
+    for index, peer in enumerate(peers):
+        primitive = model.primitives.add(name=f"{op}:{index}", op_type=op)
+        for name, value in (("sr_tag", tag), ("dest_rank" if op == "Send" else "src_rank", peer)):
+            primitive.attribute.add(name=name, type=AttributeProto.INT64, i=value)
+        group = primitive.attribute.add(name="group_rank_ids", type=AttributeProto.TUPLE)
+        for rank in (4, 7):
+            group.values.add(type=AttributeProto.UINT32, ints=[rank])
+        node = model.graph.node.add(op_type=f"REF::{op}:{index}", input=["graph:x"], output=[f"graph:y{index}"])
+        node.attribute.add(name="shape", type=AttributeProto.TENSORS).tensors.add(dims=[2, 5], data_type=10)
+    return model
+
+
+def test_both_ends_of_a_pipeline_message_agree():
+    sent = mindir.collectives(pipeline_ends("Send", [1, 1]), 4)
+    received = mindir.collectives(pipeline_ends("Receive", [0, 0]), 7)
+    assert [c.tag for c in sent] == [c.tag for c in received]
+    assert len({c.tag for c in sent}) == 2
+    assert {c.tag for c in sent}.isdisjoint(c.tag for c in mindir.collectives(pipeline_ends("Send", [0, 0]), 7))
+    assert {c.tag for c in sent}.isdisjoint(c.tag for c in mindir.collectives(pipeline_ends("Send", [1], tag=4), 4))
+    assert [(c.peer, c.bytes, c.dtype) for c in sent] == [(7, 20, "float16")] * 2
+    assert [(c.peer, c.bytes, c.input_shape) for c in received] == [(4, 20, ())] * 2
+
+
 def test_an_unknown_communication_operator_is_named(directory):
     model = load(directory, "step", 0)
     next(p for p in model.primitives if p.op_type == "AlltoAll").op_type = "NeighborExchange"
