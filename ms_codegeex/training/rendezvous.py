@@ -7,6 +7,7 @@ locks are needed. The others watch server 0 only, server 0 watches all: one fail
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from pathlib import Path
@@ -70,7 +71,10 @@ class Rendezvous:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind is not None:
             self.state = "failed"
-            self._write(str(error) if isinstance(error, UserError | RunFailure) else kind.__name__)
+            with contextlib.suppress(UserError):  # a full disk must not hide what happened
+                self._write(
+                    str(error) if isinstance(error, UserError | RunFailure) else f"interrupted ({kind.__name__})"
+                )
         elif self.state == "running":
             self.done()
 
@@ -83,7 +87,8 @@ class Rendezvous:
         """Show that this server lives and look at the others; `RunFailure` if one failed or fell silent."""
         if time.monotonic() < self.next_beat:
             return
-        self._write()
+        with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, the others find us silent
+            self._write()
         for rank in range(1, self.count) if self.rank == 0 else (0,):
             if rank not in self.finished:
                 self._look(rank)
@@ -93,8 +98,9 @@ class Rendezvous:
         if content is None or content["job"] != self.job:
             if rank == 0 and content is not None:
                 raise RunFailure("server 0 has started another job in this run directory; this one was ended")
-            if self.state == "done":  # our workers could not have finished without its workers
-                self._silent(rank, None, now)
+            # Before it has joined it may take its time; but our workers cannot have finished without its workers.
+            if rank == 0 or rank in self.seen or self.state == "done":
+                self._silent(rank, self.seen.get(rank, (None,))[0], now)
             return
         if content["state"] == "failed":
             raise RunFailure(f"server {rank} ended, so this one was ended too; it said: {content['message']}")
