@@ -1,0 +1,57 @@
+"""docs/cluster.md: its job files are the generated ones, its commands are understood, its samples exist."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.cli import parse
+from ms_codegeex.config import load_config
+from ms_codegeex.training.job_files import job_file
+
+DOCUMENT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind, language", [("slurm", "bash"), ("volcano", "yaml")])
+def test_job_files_are_the_generated_ones(kind, language, monkeypatch):
+    command = re.search(rf"`(ms-codegeex train [^`]*--job {kind})`", DOCUMENT)
+    shown = re.search(rf"```{language}\n(.*?)```", DOCUMENT[command.end() :], re.DOTALL)[1]
+    arguments = parse(shlex.split(command[1])[1:])
+    config = load_config(ROOT / arguments.config, arguments.overrides)
+    assert job_file(kind, config, ["--config", arguments.config]) == shown
+
+
+def commands(prefix: str) -> list[str]:
+    """Commands in code blocks and in the text, more than a verb, with a number for the reader's own K."""
+    blocks = re.findall(rf"^({re.escape(prefix)} [^\n]+)", DOCUMENT, re.MULTILINE)
+    inline = re.findall(rf"`({re.escape(prefix)} [^`\n]+)`", DOCUMENT)
+    lines = [line.split("  #")[0].replace(" K", " 0") for line in blocks + inline]
+    return [line for line in lines if len(line.split()) > 2]
+
+
+def test_commands_are_understood():
+    lines = commands("ms-codegeex")
+    assert len(lines) >= 9
+    for line in lines:
+        parse(shlex.split(line)[1:])
+
+
+def test_scripts_are_called_with_flags_they_have():
+    lines = commands("bash ascend_scripts/run_distributed.sh")
+    assert len(lines) >= 4
+    usage = subprocess.run(
+        ["bash", ROOT / "ascend_scripts" / "run_distributed.sh", "--help"], capture_output=True, text=True
+    ).stdout
+    for line in lines:
+        for flag in re.findall(r"--[a-z-]+", line):
+            assert f"  {flag} " in usage, flag
+
+
+def test_files_it_names_exist():
+    for name in re.findall(r"(?:configs|ascend_scripts)/[\w./]+\w", DOCUMENT):
+        assert (ROOT / name).exists(), name
+    for link in re.findall(r"\]\(([^)#]+)\)", DOCUMENT):
+        assert (ROOT / "docs" / Path(link)).exists(), link
