@@ -1,0 +1,172 @@
+"""What graph-kernel fusion does to a transformer block: the kernels a forward and backward pass launches, without and
+with it.
+
+Counted from the dump of the actor set, which is what the runtime launches; most dumped graphs, also late ones, are the
+same with fusion on and off, because they are taken before it. The numbers are a CPU's: another device has its own
+list of operators to fuse and its own code generator.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ms_codegeex.errors import RunFailure, UserError
+
+KERNEL = re.compile(r"^%\d+ = kernel_graph\d+:(\w+)-op\d+\(", re.MULTILINE)
+FUSED = "GraphKernel_"  # what the names of fused kernels start with
+DUMP, RESULT = "dump", "result.npz"
+SECONDS = 600
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """The block that is compiled. The number of kernels hardly depends on it, the time to build them does."""
+
+    hidden_size: int = 32
+    num_heads: int = 2
+    intermediate_size: int = 128
+    seq_length: int = 16
+    batch: int = 2
+
+
+@dataclass(frozen=True)
+class GraphKernelReport:
+    """Kernels of one forward and backward pass, by name, and how far fusion moves its results."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+    largest_difference: float  # absolute, over the output and the gradients of input and parameters
+
+    @property
+    def kernels_before(self) -> int:
+        """How many kernels are launched without fusion."""
+        return sum(self.before.values())
+
+    @property
+    def kernels_after(self) -> int:
+        """How many kernels are launched with fusion."""
+        return sum(self.after.values())
+
+    @property
+    def fused_kernels(self) -> int:
+        """How many of the kernels after fusion are generated ones."""
+        return sum(count for name, count in self.after.items() if name.startswith(FUSED))
+
+
+def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:
+    """Compile and run CodeGeeX's block twice on the CPU, in processes of their own; about 15 s.
+
+    Raises `UserError` if a package that fusion needs is missing, `RunFailure` with the last line of a process that
+    failed.
+    """
+    import numpy as np
+
+    if importlib.util.find_spec("decorator") is None:
+        raise UserError("graph-kernel fusion: the package decorator is missing; run `pip install decorator`")
+    counts, results = {}, {}
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-graph-kernel-") as scratch:
+        for setting in ("off", "on"):
+            directory = Path(scratch) / setting
+            directory.mkdir()
+            _run(setting, sizes or BlockSizes(), directory)
+            counts[setting] = count_kernels(directory / DUMP)
+            with np.load(directory / RESULT, allow_pickle=False) as stored:
+                results[setting] = [stored[name] for name in sorted(stored.files)]
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(results["off"], results["on"], strict=True))
+    return GraphKernelReport(dict(counts["off"]), dict(counts["on"]), difference)
+
+
+def count_kernels(dump: Path) -> Counter[str]:
+    """The kernels that run, by operator, from the folder of a graph dump (`MS_DEV_SAVE_GRAPHS`); without the runtime's
+    helpers for data and control."""
+    files = sorted((dump / "actor_set").glob("final_actor_set_*.ir"))
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts.update(KERNEL.findall(file.read_text(encoding="utf-8", errors="replace")))
+    if not counts:
+        raise RunFailure(f"{dump}/actor_set: no kernels in {len(files)} final actor sets; MindSpore's dump has changed")
+    return counts
+
+
+def _run(setting: str, sizes: BlockSizes, directory: Path) -> None:
+    environment = {
+        **os.environ,
+        "MS_DEV_SAVE_GRAPHS": "1",
+        "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP),
+        "GLOG_v": "3",
+    }
+    command = [sys.executable, "-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes))]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=directory,  # the code generator leaves its kernels in the working directory
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunFailure(f"graph-kernel fusion {setting}: the block was not compiled within {SECONDS} s") from None
+    if result.returncode or not (directory / RESULT).is_file():
+        lines = [line for line in result.stdout.splitlines() if line.strip()] or ["no output"]
+        raise RunFailure(f"graph-kernel fusion {setting}: exit status {result.returncode}, last line: {lines[-1]}")
+
+
+def _worker(setting: str, sizes: BlockSizes) -> None:
+    """Run the block's forward and backward pass once in this process; output and gradients go to `RESULT`."""
+    import mindspore as ms
+    import numpy as np
+    from mindspore import nn, ops
+
+    from ms_codegeex.models.codegeex.config import CodeGeeXConfig
+    from ms_codegeex.models.codegeex.model import Block, Build
+
+    class ForwardBackward(nn.Cell):
+        """The output, without which the compiler would leave out its last product, and all gradients."""
+
+        def __init__(self, block: nn.Cell):
+            super().__init__(auto_prefix=False)
+            self.block, self.weights = block, ms.ParameterTuple(block.trainable_params())
+            self.grad = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
+
+        def construct(self, x, mask, samples, backward):
+            output = self.block(x, mask, samples)
+            return output, self.grad(self.block, self.weights)(x, mask, samples, backward)
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    ms.set_context(enable_graph_kernel=setting == "on")
+    ms.set_seed(1)
+    config = CodeGeeXConfig(
+        hidden_size=sizes.hidden_size,
+        num_heads=sizes.num_heads,
+        intermediate_size=sizes.intermediate_size,
+        init_std=0.1,
+    )
+    block = Block(config, Build(seq_length=sizes.seq_length), 0)
+    generator, shape = np.random.default_rng(1), (sizes.batch * sizes.seq_length, sizes.hidden_size)
+    for parameter in block.get_parameters():
+        value = generator.normal(0, 0.1, parameter.shape) + parameter.asnumpy().mean()  # norms stay around 1
+        parameter.set_data(ms.Tensor(value.astype(np.float32)))
+    x, backward = (ms.Tensor(generator.normal(size=shape).astype(np.float32)) for _ in range(2))
+    mask = np.triu(np.full((1, 1, sizes.seq_length, sizes.seq_length), -1e4, np.float32), 1)
+    samples = ms.Tensor(np.arange(sizes.batch, dtype=np.int32))
+    output, (inputs, weights) = ForwardBackward(block)(x, ms.Tensor(mask), samples, backward)
+    np.savez(RESULT, *(value.asnumpy() for value in (output, inputs[0], *weights)))
+
+
+if __name__ == "__main__":
+    _worker(sys.argv[1], BlockSizes(**json.loads(sys.argv[2])))
