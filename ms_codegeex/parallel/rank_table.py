@@ -274,9 +274,8 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
                     f"a device of one server, 0 to {limit - 1}",
                     "correct it, or set parallel.server_devices",
                 )
-        if server.ranks.start % mesh.tensor or len(server.ranks) % mesh.tensor:
-            cut = server.ranks.start if server.ranks.start % mesh.tensor else server.ranks.stop
-            group = mesh.tensor_group(cut)
+        if len(server.ranks) % mesh.tensor:
+            group = mesh.tensor_group(server.ranks.stop)
             raise UserError(
                 f"server_list[{i}].device: ranks {server.ranks.start} to {server.ranks.stop - 1} cut the "
                 f"tensor-parallel group of ranks {group[0]} to {group[-1]} in two; give every server a multiple of "

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from ms_codegeex.errors import RunFailure
 from ms_codegeex.training.processes import PORTS, ProcessSpec, Workers, reserved_port
 
 
@@ -92,3 +93,31 @@ def test_the_users_error_output_is_kept_apart_from_the_workers(stand_in, capfd):
         wait_for(lambda: workers.ended() == 1)
     assert capfd.readouterr() == ("", "")
     assert {"out", "err"} == set(workers.specs[0].log.read_text().split())
+
+
+def test_of_several_workers_one_may_end_and_the_failed_one_is_quoted(tmp_path):
+    def spec(name: str, code: str) -> ProcessSpec:
+        log = tmp_path / f"{name}.log"
+        return ProcessSpec(name, (sys.executable, "-c", code), {}, tmp_path / name, log, (log,))
+
+    done = spec("done", "print('done')")
+    failed = spec("failed", "print('out of memory'); raise SystemExit(1)")
+    waiting = spec("waiting", "import time\nwhile True: print('waiting', flush=True); time.sleep(0.05)")
+    with Workers([done, failed, waiting]) as workers:
+        wait_for(lambda: workers.ended() == 2)
+        assert not workers.launcher_ended() and workers.count == 3
+        time.sleep(0.2)  # the others write after the failed one did
+        assert "failed.log" in workers.last_lines() and "out of memory" in workers.last_lines()
+    assert workers.launcher_ended()
+
+
+def test_a_program_that_is_not_there_is_told_and_ends_those_started(tmp_path):
+    logs = [tmp_path / "a.log", tmp_path / "b.log"]
+    sleeper = ProcessSpec(
+        "a", (sys.executable, "-c", "import time; time.sleep(600)"), {}, tmp_path, logs[0], (logs[0],)
+    )
+    missing = ProcessSpec("rank 3", ("no-such-program",), {}, tmp_path, logs[1], (logs[1],))
+    workers = Workers([sleeper, missing])
+    with pytest.raises(RunFailure, match="rank 3: no-such-program could not be started"), workers:
+        pass
+    assert workers.launcher_ended() and len(workers.roots) == 1

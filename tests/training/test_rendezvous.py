@@ -114,6 +114,8 @@ STAND_IN = """
         os._exit(9)
     if (run / "go").read_text() != "all":
         time.sleep(600)
+    while rank > 1 and (run / "hold").exists():
+        time.sleep(0.05)
     if rank == 0:
         figures = {"steps": 1, "validation_loss": 1.0, "unigram_entropy": 2.0, "shuffled_context_loss": 3.0}
         (run / "logs" / "result.json").write_text(json.dumps({**figures, "checkpoint": "none"}))
@@ -201,7 +203,17 @@ def test_two_servers_run_one_job(cluster, tmp_path):
     run = tmp_path / "run"
     wait_for(lambda: all_started(run))
     assert logs_of(run)["worker_3.log"] == "rank 3 of 4 on device 1\n"
+    (run / "hold").touch()
     (run / "go").write_text("all")
+
+    def state():
+        return json.loads((run / ".servers" / "000000.json").read_text())
+
+    wait_for(lambda: state()["state"] == "done")
+    beats = state()["beat"]
+    wait_for(lambda: state()["beat"] > beats + 2, 20)  # it waits: a checkpoint is of all servers
+    assert not (run / "summary.json").exists()
+    (run / "hold").unlink()
     output, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
     assert json.loads(output)["steps"] == 1
