@@ -16,7 +16,7 @@ DOCUMENT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind, language", [("slurm", "bash"), ("volcano", "yaml")])
-def test_job_files_are_the_generated_ones(kind, language, monkeypatch):
+def test_job_files_are_the_generated_ones(kind, language):
     command = re.search(rf"`(ms-codegeex train [^`]*--job {kind})`", DOCUMENT)
     shown = re.search(rf"```{language}\n(.*?)```", DOCUMENT[command.end() :], re.DOTALL)[1]
     arguments = parse(shlex.split(command[1])[1:])

@@ -210,12 +210,14 @@ def run_workers(
 
 def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
     finished_at, error_at, count = None, None, workers.count
-    marks = [run.logs / f"done_{rank}.json" for rank in node.ranks]
+    # Several servers share the folder. On one, whatever RANK_ID the environment had before does not matter.
+    mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
         if len(workers.workers) < count:  # looking for processes costs more than looking at known ones
             workers.refresh()
         ended, launcher_ended = workers.ended(), workers.launcher_ended()
-        done = sum(mark.exists() for mark in marks)  # read after `ended`: a worker leaves its mark before it ends
+        # read after `ended`: a worker leaves its mark before it ends
+        done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
         if node.rank == 0:  # the others would repeat what server 0 shows
             display.poll()
         if done == count:
