@@ -46,7 +46,7 @@ def our_step(preset: str, batch: int, seq: int):
         Tensor(np.ascontiguousarray(x))
         for x in (ids[:, :-1], ids[:, 1:], np.ones((batch, seq), np.float32), np.arange(batch, dtype=np.int32))
     ]
-    return lambda: float(step(*inputs)[0].asnumpy())
+    return lambda: float(step(*inputs).asnumpy()[0])
 
 
 def torch_step(preset: str, batch: int, seq: int, compiled: bool):

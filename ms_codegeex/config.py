@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -177,6 +178,11 @@ class RunConfig:
         return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard)
 
     @property
+    def partitioned(self) -> bool:
+        """Whether the engine cuts the graph over the devices; CPU processes share only the batch."""
+        return self.device != "cpu" and self.devices > 1
+
+    @property
     def data_parallel(self) -> int:
         """Number of replicas that see different samples."""
         return self.mesh.data
@@ -336,15 +342,23 @@ def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def _smallest_world(parallel: Any) -> int:
+    """Devices that the given axes need at least; anything ill-typed is found when the configuration is built."""
+    if not isinstance(parallel, Mapping):
+        return 1
+    sizes = [parallel.get("data") or parallel.get("optimizer_shard"), parallel.get("tensor"), parallel.get("pipeline")]
+    return math.prod(size for size in sizes if type(size) is int and size > 0)
+
+
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The YAML at `path` (none: defaults) with dotted overrides on top, checked."""
     values = _merge(_read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
     if values.get("devices") is None:
-        values.pop("devices", None)
-        single = build_run_config({**values, "devices": 1})
-        shareable = single.device == "cpu" and single.local_batch % 2 == 0 and single.parallel.data is None
+        values["devices"] = _smallest_world(values.get("parallel"))
+        single = build_run_config(values)
+        shareable = single.devices == 1 and single.device == "cpu" and single.local_batch % 2 == 0
         if shareable and available_cores() >= 2 and (single.training.micro_batch or 1) <= single.local_batch // 2:
-            values["devices"] = 2
+            values["devices"] = 1 if single.parallel.data else 2
     return build_run_config(values)
 
 

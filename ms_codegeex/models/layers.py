@@ -128,20 +128,28 @@ class CausalMask(nn.Cell):
     def __init__(self, seq_length: int, eos_token_id: int, reset_at_eos: bool):
         super().__init__()
         self.reset, self.eos, self.seq_length = reset_at_eos, eos_token_id, seq_length
-        self.causal = Tensor(np.tril(np.ones((1, seq_length, seq_length), np.float32)))
-        self.positions = Tensor(np.arange(seq_length, dtype=np.int32)[None])
-        self.segments, self.count = ops.CumSum(exclusive=True), ops.ReduceSum()
+        causal = np.tril(np.ones((1, seq_length, seq_length), np.float32))
+        if reset_at_eos:
+            self.causal = Tensor(causal)
+            self.is_eos, self.eos_to_float, self.segments = ops.Equal(), ops.Cast(), ops.CumSum(exclusive=True)
+            self.as_rows, self.as_columns, self.same = ops.ExpandDims(), ops.ExpandDims(), ops.Equal()
+            self.same_to_float, self.visible = ops.Cast(), ops.Mul()
+            self.count, self.to_int, self.from_zero = ops.ReduceSum(), ops.Cast(), ops.Sub()
+            self.hidden, self.penalty, self.over_heads = ops.Sub(), ops.Mul(), ops.ExpandDims()
+        else:
+            self.bias = Tensor((1.0 - causal[None]) * MASKED_SCORE, ms.float32)
+            self.positions = Tensor(np.arange(seq_length, dtype=np.int32)[None])
+            self.nothing, self.spread = ops.Mul(), ops.Add()
 
     def construct(self, ids):
         """int32 [batch, seq] -> additive mask FP32 [batch or 1, 1, seq, seq], positions int32 [batch, seq]"""
         if not self.reset:
-            bias = (1.0 - self.causal) * MASKED_SCORE
-            return ops.expand_dims(bias, 1), ops.broadcast_to(self.positions, ids.shape)
-        segment = self.segments(ops.cast(ids == self.eos, ms.float32), 1)
-        same = ops.cast(ops.expand_dims(segment, 2) == ops.expand_dims(segment, 1), ms.float32)
-        visible = same * self.causal
-        positions = ops.cast(self.count(visible, 2), ms.int32) - 1
-        return ops.expand_dims((1.0 - visible) * MASKED_SCORE, 1), positions
+            return self.bias, self.spread(self.nothing(ids, 0), self.positions)
+        segment = self.segments(self.eos_to_float(self.is_eos(ids, self.eos), ms.float32), 1)
+        same = self.same_to_float(self.same(self.as_rows(segment, 2), self.as_columns(segment, 1)), ms.float32)
+        visible = self.visible(same, self.causal)
+        positions = self.from_zero(self.to_int(self.count(visible, 2), ms.int32), 1)
+        return self.over_heads(self.penalty(self.hidden(visible, 1.0), -MASKED_SCORE), 1), positions
 
 
 class AttentionCore(nn.Cell):
@@ -158,7 +166,7 @@ class AttentionCore(nn.Cell):
         self.split, self.merge = ops.Transpose(), ops.Transpose()
         self.scale_query, self.scale_key, self.add_mask = ops.Mul(), ops.Mul(), ops.Add()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
-        self.up, self.down, self.softmax = ops.Cast(), ops.Cast(), ops.Softmax(-1)
+        self.up, self.down, self.softmax, self.cast_mask = ops.Cast(), ops.Cast(), ops.Softmax(-1), ops.Cast()
         self.dropout = dropout
 
     def _heads(self, x):
@@ -168,7 +176,8 @@ class AttentionCore(nn.Cell):
         """q, k, v [batch*seq, heads*d], mask broadcastable to [batch, heads, seq, seq] -> [batch*seq, heads*d]"""
         q = self.scale_query(self._heads(query), self.scale)
         k = self.scale_key(self._heads(key), self.scale)
-        scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), ops.cast(mask, self.softmax_dtype))
+        scores = self.up(self.scores(q, k), self.softmax_dtype)
+        scores = self.add_mask(scores, self.cast_mask(mask, self.softmax_dtype))
         weights = self.dropout(self.down(self.softmax(scores), self.dtype), samples)
         context = self.context(weights, self._heads(value))
         return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)

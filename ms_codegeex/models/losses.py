@@ -21,16 +21,16 @@ class CrossEntropy(nn.Cell):
         self.max, self.subtract, self.exp = ops.ReduceMax(keep_dims=True), ops.Sub(), ops.Exp()
         self.sum_exp, self.log, self.subtract_log = ops.ReduceSum(keep_dims=True), ops.Log(), ops.Sub()
         self.one_hot, self.pick, self.sum_picked = ops.OneHot(), ops.Mul(), ops.ReduceSum()
-        self.weight, self.sum = ops.Mul(), ops.ReduceSum()
+        self.weight, self.sum, self.negate = ops.Mul(), ops.ReduceSum(keep_dims=True), ops.Neg()
         self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
 
     def construct(self, hidden, table, labels, mask):
-        """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows] -> FP32 scalar"""
+        """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows] -> FP32 [1]"""
         logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
         shifted = self.subtract(logits, ops.stop_gradient(self.max(logits, -1)))
         log_probability = self.subtract_log(shifted, self.log(self.sum_exp(self.exp(shifted), -1)))
         target = self.one_hot(labels, self.vocab_size, self.on, self.off)
-        return -self.sum(self.weight(self.sum_picked(self.pick(log_probability, target), -1), mask))
+        return self.negate(self.sum(self.weight(self.sum_picked(self.pick(log_probability, target), -1), mask)))
 
 
 class _ChunkedSum(nn.Cell):
@@ -50,7 +50,7 @@ class _ChunkedSum(nn.Cell):
 
     def value(self, hidden, table, labels, mask):
         """Σ mask·nll alone"""
-        total = Tensor(0.0, ms.float32)
+        total = Tensor([0.0], ms.float32)
         for start, stop in self.bounds:
             probability = self.softmax(self.logits(ops.depend(hidden[start:stop], total), table))
             total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
@@ -58,7 +58,7 @@ class _ChunkedSum(nn.Cell):
 
     def construct(self, hidden, table, labels, mask):
         """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H]"""
-        total, to_hidden, to_table = Tensor(0.0, ms.float32), (), self.zeros(table)
+        total, to_hidden, to_table = Tensor([0.0], ms.float32), (), self.zeros(table)
         for start, stop in self.bounds:
             # The dependency makes the chunks wait for each other: run at once, they would hold all logits after all.
             h = ops.depend(hidden[start:stop], (total, to_hidden, to_table))
@@ -94,3 +94,18 @@ class ChunkedCrossEntropy(nn.Cell):
         if self.training:
             return self.chunked(hidden, table, labels, mask)[0]
         return self.chunked.value(hidden, table, labels, mask)
+
+
+class Sums(nn.Cell):
+    """A loss sum and the sum of its mask as one tensor, whose third element is left to the train step.
+
+    Put side by side, not added up from multiples: a loss that is not a number must not spoil the count.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.join, self.nothing = ops.ReduceSum(keep_dims=True), ops.Concat(0), Tensor([0.0], ms.float32)
+
+    def construct(self, loss, mask):
+        """FP32 [1], FP32 [rows] -> FP32 [3]: loss, Σ mask, 0"""
+        return self.join((loss, self.count(mask), self.nothing))

@@ -70,7 +70,7 @@ class Exchange:
         """
         dtype = np.dtype(collective.dtype)
 
-        def run(value: np.ndarray | float | int | bool | None = None) -> np.ndarray | float | int | bool:
+        def run(value: np.ndarray | float | int | bool | None = None, *_: object) -> np.ndarray | float | int | bool:
             given = None if value is None else np.asarray(value, dtype)
             result = np.ascontiguousarray(self._run(collective, given), dtype).reshape(collective.shape)
             return result if collective.shape else result.item()

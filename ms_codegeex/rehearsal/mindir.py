@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.parallel.context import group_ranks
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -88,7 +89,7 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
     found = []
     for node in _communication(model):
         attributes = _attributes(node.primitive)
-        ranks = tuple(attributes.get("group_rank_ids", ()))
+        ranks = group_ranks(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
         if rank not in ranks:
             raise RunFailure(
                 f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
@@ -151,7 +152,8 @@ def matmul_flops(model: ModelProto) -> int:
 def rewrite(model: ModelProto) -> int:
     """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` i, in place.
 
-    The function gets the node's tensor and returns the result. Returns how many nodes were replaced.
+    The function gets the node's tensor and returns the result. Inside a graph each waits for the one before: ranks that
+    ran independent ones in different orders would wait for each other for ever. Returns how many nodes were replaced.
     """
     from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
 
@@ -160,10 +162,12 @@ def rewrite(model: ModelProto) -> int:
     for graph in (model.graph, *model.functions):
         if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
             continue
-        rewritten = GraphProto()
+        rewritten, before = GraphProto(), None
         for proto in graph.node:
             if proto.output and proto.output[0] in nodes:
-                _replace(model, rewritten, *nodes[proto.output[0]])
+                number, node = nodes[proto.output[0]]
+                _replace(model, rewritten, number, node, before)
+                before = node
             else:
                 rewritten.node.add().CopyFrom(proto)
         del graph.node[:]
@@ -171,18 +175,22 @@ def rewrite(model: ModelProto) -> int:
     return len(nodes)
 
 
-def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node) -> None:
-    """Append to `graph` what takes the place of `node`: a PyFunc, and what takes the one element out of its result."""
+def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, before: _Node | None) -> None:
+    """Append to `graph` what takes the place of `node`: a PyFunc, and what takes the one element out of its result.
+
+    `before`: the node whose result it waits for, as a further input that nobody looks at.
+    """
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
     name, proto = f"rehearsal_{number}", node.proto
     result, zero = (proto.output[0] if node.tuple_of_one else f"{name}_result"), f"{name}_zero"
-    _add_primitive(model, name, number, node)
+    before = None if before is None or before.tuple_of_one else before
+    given = [tensor for tensor in (node.given, before and before.output) if tensor]
+    _add_primitive(model, name, number, given, node.output)
     call = graph.node.add(op_type=f"REF::{name}", name=result, domain=proto.domain, output=[result])
     call.node_attr.MergeFrom(proto.node_attr)
     call.primal_attr.MergeFrom(proto.primal_attr)
-    if node.source:
-        call.input.append(node.source)
+    call.input.extend(name for name in (node.source, before and before.proto.output[0]) if name)
     shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
     shape.seq_info.is_dyn_len = False
     shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=node.output.shape, data_type=_data_type(node.output))
@@ -195,8 +203,8 @@ def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node) -> 
     taken.op_type, taken.input[:] = f"REF::{ITEM}", [result, zero]
 
 
-def _add_primitive(model: ModelProto, name: str, number: int, node: _Node) -> None:
-    """The operator PyFunc with the types of this node's input and output."""
+def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[TensorType], output: TensorType) -> None:
+    """The operator PyFunc with the types of its inputs and its output."""
     from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
 
     primitive = model.primitives.add(name=name, op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
@@ -204,7 +212,7 @@ def _add_primitive(model: ModelProto, name: str, number: int, node: _Node) -> No
     primitive.attribute.add(name="primitive_target", type=AttributeProto.STRING, s=b"CPU")
     for flag in ("side_effect_io", "single_scalar_output", "fake_output"):
         primitive.attribute.add(name=flag, type=AttributeProto.BOOL, i=0)
-    for side, tensors in (("in", [node.given] if node.given else []), ("out", [node.output])):
+    for side, tensors in (("in", given), ("out", [output])):
         kinds = primitive.attribute.add(name=f"{side}_types", type=AttributeProto.LIST)
         shapes = primitive.attribute.add(name=f"{side}_shapes", type=AttributeProto.LIST)
         for tensor in tensors:

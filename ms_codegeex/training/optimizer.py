@@ -48,6 +48,30 @@ def decays(name: str) -> bool:
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
+class Momentum(nn.Cell):
+    """v = βv + g; w -= lr·v. For comparisons of gradients, with the interface of `AdamW`; no decay, no moments in
+    `m`."""
+
+    def __init__(
+        self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
+    ):
+        super().__init__(auto_prefix=False)
+        self.parameters, self.beta = ParameterTuple(parameters), config.beta1
+        self.v = self.parameters.clone(prefix="optimizer.v", init="zeros")
+        self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
+        self.schedule = WarmupCosine(schedule)
+        self.kernel = ops.ApplyMomentum()  # one operator: a pipeline drops what is done to other stages' parameters
+
+    def construct(self, gradients):
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
+        lr = self.schedule(self.step)
+        done = ()
+        for i in range(len(self.v)):
+            done += (self.kernel(self.parameters[i], self.v[i], lr, gradients[i], self.beta),)
+        lr = ops.depend(lr, done)
+        return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
+
+
 class AdamW(nn.Cell):
     """Adam with decoupled weight decay, FP32 moments.
 
@@ -61,9 +85,9 @@ class AdamW(nn.Cell):
         self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
     ):
         super().__init__(auto_prefix=False)
-        self.parameters_ = ParameterTuple(parameters)
-        self.m = self.parameters_.clone(prefix="optimizer.m", init="zeros")
-        self.v = self.parameters_.clone(prefix="optimizer.v", init="zeros")
+        self.parameters = ParameterTuple(parameters)
+        self.m = self.parameters.clone(prefix="optimizer.m", init="zeros")
+        self.v = self.parameters.clone(prefix="optimizer.v", init="zeros")
         self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
         self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
@@ -72,7 +96,7 @@ class AdamW(nn.Cell):
         self.kernel = ops.AdamWeightDecay()
 
     def _update(self, lr, epsilon, decay, gradient, i):
-        w, m, v = self.parameters_[i], self.m[i], self.v[i]
+        w, m, v = self.parameters[i], self.m[i], self.v[i]
         if self.fused:
             return self.kernel(w, m, v, lr, self.beta1, self.beta2, epsilon, decay, gradient)[0]
         new_m = self.beta1 * m + (1.0 - self.beta1) * gradient

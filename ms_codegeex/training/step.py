@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.parameter import ParameterTuple
 
 from ms_codegeex.config import LossScaleConfig
 
@@ -15,31 +14,62 @@ from ms_codegeex.config import LossScaleConfig
 class StepSettings:
     """What the step needs to know beside the network and the optimizer.
 
-    `slots`: token slots of one micro-batch on this device, a constant that keeps FP16 gradients of the *summed* loss in
-    range.
+    `slots`: token slots of one micro-batch, a constant that keeps FP16 gradients of the *summed* loss in range.
+    `world`: devices the sums of a step are reduced over. `reduce_gradients`: the step reduces gradients itself; else
+    the engine does, inside the network's gradient. `weights`: for each parameter, one over the number of devices that
+    hold an element of its gradient. `sum_share`: one over the number of devices that hold the network's sums.
     """
 
     slots: int
-    accumulation: int = 1
-    replicas: int = 1
+    accumulation: int = 1  # micro-batches that the host feeds, through `AccumulateStep`
+    graph_micro_batches: int = 1  # micro-batches that the network itself takes its input apart into
+    world: int = 1
+    reduce_gradients: bool = False
+    optimizer_sharded: bool = False
+    weights: tuple[float, ...] | None = None  # none: one over `world` for every parameter
+    sum_share: float = 1.0
+    tied: tuple[bool, ...] | None = None  # parameters that two stages hold
+    tied_group: str | None = None
     clip_norm: float = 0.0
     loss_scale: LossScaleConfig | None = None  # none: no scaling, no check
 
 
-class Gradients(nn.Cell):
-    """Loss sum, token count and scaled gradients of one micro-batch."""
+def _add(gradient, buffer):
+    """Their sum; the buffer is emptied for the next step."""
+    total = gradient + buffer
+    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
 
-    def __init__(self, network: nn.Cell, weights: ParameterTuple, slots: int):
-        super().__init__(auto_prefix=False)
-        self.network, self.weights, self.slots = network, weights, float(slots)
-        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
 
-    def construct(self, inputs, labels, loss_mask, samples, scale):
-        """a micro-batch and the loss scale -> Σ mask·nll, Σ mask, gradients of scale/slots·Σ mask·nll"""
-        loss, count = self.network(inputs, labels, loss_mask, samples)
-        sensitivity = (scale / self.slots, Tensor(0.0, ms.float32))
-        gradients = self.gradient(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
-        return loss, count, gradients
+def _take(gradient, buffer):
+    """The engine's accumulated gradient, which is complete once `gradient` is; emptied for the next step."""
+    total = ops.depend(buffer, gradient) + 0.0
+    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
+
+
+def _drop(gradient, buffer):
+    """With optimizer sharding the gradient itself is the accumulated one; only the buffer has to be emptied."""
+    total = gradient + 0.0
+    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(buffer), total)))
+
+
+def _reduce(reduce, gradient):
+    return reduce(gradient)
+
+
+def _tie(reduce, tied, gradient):
+    if tied:
+        return reduce(gradient)
+    return gradient
+
+
+def _scale(factor, gradient):
+    return gradient * factor
+
+
+def _square(half_square, unscale, weight, gradient):
+    """weight·‖unscale·gradient‖²; an `unscale` of None saves a pass"""
+    scaled = gradient if unscale is None else gradient * unscale
+    return half_square(scaled) * (2.0 * weight)
 
 
 class AccumulateStep(nn.Cell):
@@ -47,73 +77,86 @@ class AccumulateStep(nn.Cell):
 
     def __init__(self, step: TrainStep):
         super().__init__(auto_prefix=False)
-        self.gradients, self.scale = step.gradients, step.scale
-        self.loss_sum, self.count, self.buffers = step.loss_sum, step.count, step.buffers
+        self.step = step
 
     def construct(self, inputs, labels, loss_mask, samples):
-        """a micro-batch -> Σ mask·nll of it"""
-        loss, count, gradients = self.gradients(inputs, labels, loss_mask, samples, self.scale)
-        done = (ops.assign_add(self.loss_sum, loss), ops.assign_add(self.count, count))
-        for i in range(len(self.buffers)):
-            done += (ops.assign_add(self.buffers[i], gradients[i]),)
-        return ops.depend(loss, done)
+        """a micro-batch -> Σ mask·nll and Σ mask of it"""
+        sums, gradients = self.step.sums_and_gradients(self.step.scale, inputs, labels, loss_mask, samples)
+        done = (ops.assign_add(self.step.sums, sums),)
+        for i in range(len(self.step.buffers)):
+            done += (ops.assign_add(self.step.buffers[i], gradients[i]),)
+        return ops.depend(sums, done)
 
 
-class TrainStep(nn.Cell):
-    """One update of the weights from the (last) micro-batch of a step.
+class TrainStep(nn.TrainOneStepCell):
+    """One update of the weights from a global batch, or from its last micro-batch.
 
-    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are reduced over micro-batches and replicas first and
-    divided once, so that the split of the batch does not change the result. The gradient norm counts every parameter
-    once. On overflow the update is skipped: weights, moments and the schedule stay, the loss scale is divided.
+    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are reduced over micro-batches and devices first and
+    divided once, so that the split of the batch does not change the result. The gradient norm counts every element
+    once, wherever it lies. On overflow the update is skipped: weights, moments and the schedule stay, the loss scale is
+    divided.
+
+    The base class matters: pipelines that hang under a plain cell fail in MindSpore's partitioner. For the same reason
+    gradients are only touched one by one: a later stage has fewer of them, and no operator may see them as a tuple.
     """
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings):
-        super().__init__(auto_prefix=False)
-        self.optimizer, self.settings_clip = optimizer, settings.clip_norm
-        weights = optimizer.parameters_
-        self.gradients = Gradients(network, weights, settings.slots)
-        self.slots, self.replicas, self.accumulates = (
-            float(settings.slots),
-            settings.replicas,
-            settings.accumulation > 1,
-        )
+        super().__init__(network, optimizer)
+        self.slots, self.clip = float(settings.slots), settings.clip_norm
         scaling = settings.loss_scale
         self.scaled = scaling is not None
         scaling = scaling or LossScaleConfig(initial=1.0)
         self.factor, self.window = scaling.factor, scaling.window
         self.scale = Parameter(Tensor(scaling.initial, ms.float32), name="loss_scale.scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="loss_scale.good_steps", requires_grad=False)
-        self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="accumulated.loss", requires_grad=False)
-        self.count = Parameter(Tensor(0.0, ms.float32), name="accumulated.count", requires_grad=False)
-        self.buffers = weights.clone(prefix="accumulated", init="zeros") if self.accumulates else ()
-        self.reduce = ops.AllReduce() if settings.replicas > 1 else None
-        self.half_square = ops.L2Loss()
+        self.host_accumulates = settings.accumulation > 1
+        self.collects = self.host_accumulates or settings.graph_micro_batches > 1
+        self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
+        # the engine finds its accumulation buffers by this prefix
+        self.buffers = self.weights.clone(prefix="accu_grads", init="zeros") if self.collects else ()
+        self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
+        self.world, self.reduces_gradients = settings.world, settings.reduce_gradients
+        self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
+        self.sum_share = settings.sum_share
+        self.reduce = ops.AllReduce() if settings.world > 1 else None
+        self.tied = settings.tied
+        # a stage between the two drops the reduction with the gradient, and has no group
+        group = {"group": settings.tied_group} if settings.tied_group else {}
+        self.tie = ops.AllReduce(**group) if self.tied else None
+        self.direction = Tensor([1.0, 0.0, 0.0], ms.float32)
+        self.square_place = Tensor([0.0, 0.0, 1.0], ms.float32)
+        self.half_square, self.map = ops.L2Loss(), ops.HyperMap()
 
-    def _reduced(self, x):
-        return self.reduce(x) if self.replicas > 1 else x
+    def sums_and_gradients(self, scale, inputs, labels, loss_mask, samples):
+        """[Σ mask·nll, Σ mask] and the gradients of scale/slots·Σ mask·nll"""
+        sums = self.network(inputs, labels, loss_mask, samples)
+        sensitivity = self.direction * (scale / self.slots)
+        return sums, self.grad(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
-    def _collect(self, loss, count, gradients):
-        """Add the buffers, empty them, reduce over the replicas."""
-        if self.accumulates:
-            totals = ()
-            for i in range(len(self.buffers)):
-                total = gradients[i] + self.buffers[i]
-                totals += (ops.depend(total, ops.assign(self.buffers[i], ops.depend(ops.zeros_like(total), total))),)
-            gradients = totals
-            loss, count = loss + self.loss_sum, count + self.count
-            loss = ops.depend(loss, ops.assign(self.loss_sum, ops.depend(Tensor(0.0, ms.float32), loss)))
-            count = ops.depend(count, ops.assign(self.count, ops.depend(Tensor(0.0, ms.float32), count)))
-        reduced = ()
-        for gradient in gradients:
-            reduced += (self._reduced(gradient),)
-        return self._reduced(loss), self._reduced(count), reduced
+    def _totals(self, sums, gradients):
+        """Gradients over all micro-batches and devices, and the micro-batches' sums on this device."""
+        if self.collects:
+            gradients = self.map(self.collect, gradients, self.buffers)
+        if self.host_accumulates:
+            sums = _add(sums, self.sums)
+        if self.reduces_gradients:
+            gradients = self.map(ops.partial(_reduce, self.reduce), gradients)
+        if self.tied is not None:
+            gradients = self.map(ops.partial(_tie, self.tie), self.tied, gradients)
+        return sums, gradients
 
-    def _global_norm(self, gradients, unscale):
-        """Norm of unscale·gradients; scaled ones are unscaled before they are squared, others after: one pass less."""
-        square = Tensor(0.0, ms.float32)
-        for gradient in gradients:
-            square = square + 2.0 * self.half_square(gradient * unscale if self.scaled else gradient)
-        return ops.sqrt(square) if self.scaled else ops.sqrt(square) * unscale
+    def _global_sums(self, sums, gradients, scale):
+        """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
+        unscale = 1.0 / scale if self.scaled else None
+        squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
+        square = ops.addn(squares)
+        # a negative square stands for an overflow: infinity would spoil what lies beside it in the tensor
+        square = ops.select(ops.isfinite(square), square, Tensor(-3e38, ms.float32))
+        # in one tensor with the squares, the sums cannot be reduced before the gradients are there
+        packed = sums * self.sum_share + self.square_place * square
+        if self.world > 1:
+            packed = self.reduce(packed)
+        return packed[0], packed[1], packed[2]
 
     def _next_scale(self, finite, scale):
         """Loss scale and count of good steps for the next step."""
@@ -124,19 +167,18 @@ class TrainStep(nn.Cell):
         return ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
 
     def construct(self, inputs, labels, loss_mask, samples):
-        """a micro-batch -> loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, finite (bool)"""
+        """a batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, finite"""
         scale = self.scale + 0.0  # a copy: the parameter changes below
-        loss, count, gradients = self._collect(*self.gradients(inputs, labels, loss_mask, samples, scale))
+        sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
+        sums, gradients = self._totals(sums, gradients)
+        loss, count, square = self._global_sums(sums, gradients, scale)
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
-        unscale = self.slots / (scale * tokens)
-        norm = self._global_norm(gradients, unscale)  # inf or nan iff a gradient is, or if the squares' sum overflows
+        norm = ops.sqrt(square) * (self.slots / tokens)  # not a number after an overflow anywhere
         finite = ops.isfinite(norm)
-        factor = unscale
-        if self.settings_clip > 0:
-            factor = unscale * ops.minimum(self.settings_clip / (norm + 1e-6), Tensor(1.0, ms.float32))
-        final = ()
-        for gradient in gradients:
-            final += (gradient * factor,)
+        factor = self.slots / (scale * tokens)
+        if self.clip > 0:
+            factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        final = self.map(ops.partial(_scale, factor), gradients)
         rate = Tensor(0.0, ms.float32)
         if self.scaled:
             if finite:
@@ -145,20 +187,18 @@ class TrainStep(nn.Cell):
             rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
         else:
             rate = self.optimizer(final)
-        return loss / tokens, count, norm, rate, scale, finite
+        return ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(finite, ms.float32)))
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all replicas, nothing updated."""
+    """Σ mask·nll and Σ mask of one batch over all devices, nothing updated."""
 
-    def __init__(self, network: nn.Cell, replicas: int):
+    def __init__(self, network: nn.Cell, world: int, sum_share: float = 1.0):
         super().__init__(auto_prefix=False)
-        self.network, self.replicas = network, replicas
-        self.reduce = ops.AllReduce() if replicas > 1 else None
+        self.network, self.world, self.sum_share = network, world, sum_share
+        self.reduce = ops.AllReduce() if world > 1 else None
 
     def construct(self, inputs, labels, loss_mask, samples):
-        """a batch -> two FP32 scalars"""
-        loss, count = self.network(inputs, labels, loss_mask, samples)
-        if self.replicas > 1:
-            loss, count = self.reduce(loss), self.reduce(count)
-        return loss, count
+        """a batch -> FP32 [3]: Σ mask·nll, Σ mask, 0"""
+        sums = self.network(inputs, labels, loss_mask, samples)
+        return self.reduce(sums * self.sum_share) if self.world > 1 else sums

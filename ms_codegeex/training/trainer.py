@@ -16,12 +16,8 @@ from mindspore import Tensor
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.batches import Batch, PackedSequences, shuffle_context, unigram_entropy
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.models.registry import family
+from ms_codegeex.training.build import build
 from ms_codegeex.training.checkpoint import Checkpoint
-from ms_codegeex.training.optimizer import AdamW
-from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
-
-DTYPES = {"fp32": ms.float32, "fp16": ms.float16}
 
 
 @dataclass
@@ -79,9 +75,10 @@ class Trainer:
         rank: int = 0,
         matmul_peak: float = 0.0,
         callbacks: Sequence[Callback] = (),
+        tied_group: str | None = None,
     ):
         self.config, self.data, self.validation = config, data, validation
-        self.rank, self.replicas = rank, config.data_parallel
+        self.rank, self.loaders = rank, config.mesh.stage_size  # devices that load different samples
         self.callbacks, self.matmul_peak = list(callbacks), matmul_peak
         self.progress = Progress()
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
@@ -89,41 +86,14 @@ class Trainer:
         self.model_config = config.model_config()
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         ms.set_seed(config.seed)  # initial weights: the same on every rank
-        training = config.training
-        modules = family(config.family).model
-        build = modules.Build(
-            seq_length=config.seq_length,
-            dtype=DTYPES[training.precision],
-            dropout=training.dropout,
-            seed=config.seed,
-            reset_at_eos=config.data.reset_at_eos,
-            micro_batch=config.micro_batch,
-            loss_chunk=config.loss_chunk,
-        )
-        self.network = modules.Loss(self.model_config, build)
-        self.optimizer = AdamW(
-            self.network.trainable_params(), training.optimizer, training.schedule, fused=config.device != "ascend"
-        )
-        self.accumulation = config.local_batch // config.micro_batch
-        self.train_step = TrainStep(
-            self.network,
-            self.optimizer,
-            StepSettings(
-                slots=config.micro_batch * config.seq_length,
-                accumulation=self.accumulation,
-                replicas=self.replicas,
-                clip_norm=training.clip_norm,
-                loss_scale=training.loss_scale if training.precision == "fp16" else None,
-            ),
-        )
-        self.accumulate_step = AccumulateStep(self.train_step) if self.accumulation > 1 else None
-        self.evaluation_step = EvaluationStep(self.network, self.replicas)
+        self.built = build(config, tied_group=tied_group)
+        self.train_step, self.optimizer = self.built.step, self.built.optimizer
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_tensors(self) -> dict[str, ms.Parameter]:
         """Weights and moments by name: all that a checkpoint holds as tensors."""
-        return {p.name: p for p in (*self.optimizer.parameters_, *self.optimizer.m, *self.optimizer.v)}
+        return {p.name: p for p in (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)}
 
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
@@ -194,20 +164,20 @@ class Trainer:
             callback.end(self)
 
     def _local_batch(self, first: int) -> Batch:
-        local = self.config.local_batch
-        return self.data.training_batch(first + self.rank * local, local)
+        local = self.config.training.global_batch // self.loaders
+        return self.data.training_batch(first + self.rank % self.loaders * local, local)
 
     def _step(self, batch: Batch, began: float, waited: float) -> Record:
-        micro = self.config.micro_batch
         self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
-        for i in range(self.accumulation - 1):
-            self.accumulate_step(*_tensors(batch.rows(i * micro, (i + 1) * micro)))
-        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - micro, len(batch.samples))))
-        loss, count, norm, rate, scale, finite = (value.asnumpy().item() for value in outputs)
+        size = len(batch.samples) // self.built.accumulation
+        for start in range(0, len(batch.samples) - size, size):
+            self.built.accumulate_step(*_tensors(batch.rows(start, start + size)))
+        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - size, len(batch.samples))))
+        loss, count, norm, rate, scale, finite = outputs.asnumpy().tolist()
         progress = self.progress
         progress.step += 1
         progress.samples += self.config.training.global_batch
-        progress.tokens += int(count)
+        progress.tokens += round(count)
         seconds = time.perf_counter() - began
         if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             raise RunFailure(
@@ -250,14 +220,17 @@ class Trainer:
 
     def evaluate(self, shuffled: bool = False) -> float:
         """Loss in nats on evenly spaced validation sequences; `shuffled`: with permuted contexts. No dropout."""
-        batch = self.validation.evaluation_batch(self.rank, self.replicas, self.config.training.evaluate_samples)
+        samples = self.config.training.evaluate_samples
+        batch = self.validation.evaluation_batch(self.rank % self.loaders, self.loaders, samples)
         if shuffled:
             batch = shuffle_context(batch, self.model_config.eos_token_id, self.config.seed)
-        micro, total, tokens = self.config.micro_batch, 0.0, 0.0
-        self.evaluation_step.set_train(False)
-        for start in range(0, len(batch.samples), micro):
-            loss, count = self.evaluation_step(*_tensors(_padded(batch.rows(start, start + micro), micro)))
-            total, tokens = total + float(loss.asnumpy()), tokens + float(count.asnumpy())
+        size = self.config.micro_batch * self.config.data_parallel // self.loaders
+        total, tokens = 0.0, 0.0
+        self.built.evaluation_step.set_train(False)
+        for start in range(0, len(batch.samples), size):
+            arrays = _tensors(_padded(batch.rows(start, start + size), size))
+            loss, count, _ = self.built.evaluation_step(*arrays).asnumpy().tolist()
+            total, tokens = total + loss, tokens + count
         return total / max(tokens, 1.0)
 
     def final_figures(self) -> dict[str, float]:

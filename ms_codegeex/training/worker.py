@@ -40,19 +40,34 @@ def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6) 
     return 2 * size**3 / statistics.median(times)
 
 
-def _initialise(config: RunConfig) -> int:
-    """Choose device and graph mode, join the other ranks; returns this rank."""
+def _initialise(config: RunConfig) -> tuple[int, str | None]:
+    """Choose device and graph mode, join the other ranks; returns this rank and the group of the tied word table."""
     import mindspore as ms
     from mindspore import communication
 
+    from ms_codegeex.parallel import context
+
     ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
+    if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # else msrun gives each process its device
+        ms.set_device("Ascend", int(os.environ["DEVICE_ID"]))
+    else:
+        ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
     if config.devices == 1:
-        return 0
+        return 0, None
     communication.init()
     if communication.get_group_size() != config.devices:
         raise RunFailure(f"{communication.get_group_size()} ranks joined, {config.devices} were expected")
-    return communication.get_rank()
+    rank = communication.get_rank()
+    return rank, context.enter(config, rank) if config.partitioned else None
+
+
+def _matmul_peak(config: RunConfig) -> float:
+    """FLOP/s of a device that MFU refers to: measured on a CPU, published for the hardware elsewhere."""
+    if config.device == "cpu":
+        return measure_matmul_peak(config.devices)
+    from ms_codegeex.parallel.hardware import device as hardware
+
+    return hardware(config.parallel.hardware).peak(config.training.precision)
 
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
@@ -62,7 +77,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     from ms_codegeex.training.trainer import Trainer
 
     config = run_directory.read_config()
-    rank = _initialise(config)
+    rank, tied_group = _initialise(config)
     data_directory = Path(config.data.train)
     sequences = PackedSequences(data_directory, "train", config.seq_length, config.seed)
     validation = PackedSequences(
@@ -80,7 +95,13 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
         if config.logging.plots:
             callbacks.append(LossPlot(run_directory))
     trainer = Trainer(
-        config, sequences, validation, rank=rank, matmul_peak=measure_matmul_peak(config.devices), callbacks=callbacks
+        config,
+        sequences,
+        validation,
+        rank=rank,
+        matmul_peak=_matmul_peak(config),
+        callbacks=callbacks,
+        tied_group=tied_group,
     )
     if checkpoint:
         trainer.restore(checkpoint)
@@ -91,7 +112,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
         write_json(
             run_directory.result,
             {
-                "parameters": sum(int(p.size) for p in trainer.optimizer.parameters_),
+                "parameters": sum(int(p.size) for p in trainer.optimizer.parameters),
                 **figures,
                 "steps": trainer.progress.step,
                 "devices": config.devices,

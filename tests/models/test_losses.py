@@ -52,10 +52,10 @@ def test_value_and_gradients_equal_float64(problem, name):
     loss, tensors = LOSSES[name](), [Tensor(x) for x in problem]
     value, to_hidden, to_table = oracle(*problem)
     loss.set_train(True)
-    assert float(loss(*tensors).asnumpy()) == pytest.approx(value, rel=1e-6)
+    assert loss(*tensors).asnumpy().item() == pytest.approx(value, rel=1e-6)
     gradients = Gradients(loss)
     gradients.set_train(True)
-    result = gradients(*tensors, Tensor(2.5, ms.float32))
+    result = gradients(*tensors, Tensor([2.5], ms.float32))
     np.testing.assert_allclose(result[0].asnumpy(), 2.5 * to_hidden, atol=2e-5)
     np.testing.assert_allclose(result[1].asnumpy(), 2.5 * to_table, atol=2e-5)
 
@@ -63,7 +63,7 @@ def test_value_and_gradients_equal_float64(problem, name):
 def test_chunked_without_training_has_the_same_value(problem):
     loss = ChunkedCrossEntropy(ROWS, 8)
     loss.set_train(False)
-    assert float(loss(*(Tensor(x) for x in problem)).asnumpy()) == pytest.approx(oracle(*problem)[0], rel=1e-6)
+    assert loss(*(Tensor(x) for x in problem)).asnumpy().item() == pytest.approx(oracle(*problem)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -72,7 +72,7 @@ def test_hopeless_prediction_stays_finite(name):
     table = np.zeros((VOCABULARY, HIDDEN), np.float32)
     table[0] = 1.0  # all probability on token 0, every label is another
     labels, mask = np.ones(ROWS, np.int32), np.ones(ROWS, np.float32)
-    value = float(LOSSES[name]()(*(Tensor(x) for x in (hidden, table, labels, mask))).asnumpy())
+    value = LOSSES[name]()(*(Tensor(x) for x in (hidden, table, labels, mask))).asnumpy().item()
     assert np.isfinite(value) and value > 80 * ROWS
 
 
@@ -80,4 +80,4 @@ def test_fp16_logits_are_reduced_in_fp32(problem):
     hidden, table, labels, mask = problem
     value = CrossEntropy(VOCABULARY, ms.float16)(Tensor(hidden.astype(np.float16)), *map(Tensor, (table, labels, mask)))
     assert value.dtype == ms.float32
-    assert float(value.asnumpy()) == pytest.approx(oracle(*problem)[0], rel=2e-3)
+    assert value.asnumpy().item() == pytest.approx(oracle(*problem)[0], rel=2e-3)

@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
 from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.models.losses import Sums
 from ms_codegeex.training.step import AccumulateStep, StepSettings, TrainStep
 
 SEQ = 6
@@ -20,12 +21,13 @@ class Net(nn.Cell):
         self.dtype = dtype
         self.a = Parameter(Tensor(np.array([0.5, -0.3, 0.8], np.float32)), name="a")
         self.b = Parameter(Tensor(np.array([0.1], np.float32)), name="b")
+        self.sums = Sums()
 
     def construct(self, inputs, labels, loss_mask, samples):
         x = ops.stack((ops.ones_like(loss_mask), ops.cast(inputs, ms.float32), ops.cast(inputs, ms.float32) ** 2), -1)
         y = ops.cast((ops.cast(x, self.dtype) * ops.cast(self.a, self.dtype)).sum(-1), ms.float32) + self.b
         error = (y - ops.cast(labels, ms.float32)) ** 2
-        return (error * loss_mask).sum(), loss_mask.sum()
+        return self.sums(ops.reshape((error * loss_mask).sum(), (1,)), ops.reshape(loss_mask, (-1,)))
 
 
 class Sgd(nn.Cell):
@@ -33,14 +35,14 @@ class Sgd(nn.Cell):
 
     def __init__(self, network, rate=0.01):
         super().__init__(auto_prefix=False)
-        self.parameters_, self.rate = ParameterTuple(network.trainable_params()), rate
-        self.velocity = self.parameters_.clone(prefix="v", init="zeros")
+        self.parameters, self.rate = ParameterTuple(network.trainable_params()), rate
+        self.velocity = self.parameters.clone(prefix="v", init="zeros")
 
     def construct(self, gradients):
         done = ()
         for i in range(len(self.velocity)):
             velocity = 0.9 * self.velocity[i] + gradients[i]
-            done += (ops.assign(self.velocity[i], velocity), ops.assign_sub(self.parameters_[i], self.rate * velocity))
+            done += (ops.assign(self.velocity[i], velocity), ops.assign_sub(self.parameters[i], self.rate * velocity))
         return ops.depend(Tensor(self.rate, ms.float32), done)
 
 
@@ -86,7 +88,7 @@ def test_loss_norm_and_update_over_the_whole_batch(accumulation, clip):
         parts = batches(accumulation, 2, seed=number)
         for part in parts[:-1]:
             accumulate(*map(Tensor, part))
-        loss, count, norm, rate, _, finite = (x.asnumpy().item() for x in step(*map(Tensor, parts[-1])))
+        loss, count, norm, rate, _, finite = step(*map(Tensor, parts[-1])).asnumpy().tolist()
         expected_loss, expected_norm, gradient = reference(weights, parts, clip)
         assert finite and rate == pytest.approx(0.01)
         assert count == sum(part[2].sum() for part in parts)
@@ -106,7 +108,7 @@ def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it
     batch, history = batches(1, 2)[0], []
     for _ in range(16):
         before = network.a.asnumpy().copy()
-        loss, _, _, rate, scale, finite = (x.asnumpy().item() for x in step(*map(Tensor, batch)))
+        loss, _, _, rate, scale, finite = step(*map(Tensor, batch)).asnumpy().tolist()
         changed = not np.array_equal(before, network.a.asnumpy())
         assert changed == bool(finite) == (rate > 0)
         assert np.isfinite(loss) and np.isfinite(network.a.asnumpy()).all()
@@ -135,6 +137,6 @@ def test_an_empty_mask_neither_divides_by_zero_nor_moves():
     step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ))
     inputs, labels, mask, samples = batches(1, 2)[0]
     before = network.a.asnumpy().copy()
-    loss, count, *_ = (x.asnumpy().item() for x in step(*map(Tensor, (inputs, labels, mask * 0, samples))))
+    loss, count, *_ = step(*map(Tensor, (inputs, labels, mask * 0, samples))).asnumpy().tolist()
     assert (loss, count) == (0.0, 0.0)
     np.testing.assert_array_equal(before, network.a.asnumpy())

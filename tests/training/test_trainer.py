@@ -131,7 +131,7 @@ def test_an_fp32_checkpoint_does_not_hand_its_loss_scale_to_fp16(run_values, tmp
 def test_fp16_that_overflows_even_unscaled_stops_the_run(run_values):
     run_values["training"].update(precision="fp16", loss_scale={"initial": 1.0})
     trainer = make(run_values)
-    weight = trainer.network.trainable_params()[0]
+    weight = trainer.built.network.trainable_params()[0]
     weight.set_data(ms.Tensor(np.full(weight.shape, np.nan, np.float32)))
     with pytest.raises(RunFailure, match="step 1"):
         trainer.run()

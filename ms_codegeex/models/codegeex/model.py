@@ -16,14 +16,15 @@ from mindspore import nn, ops
 
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, LayerNorm, Linear
-from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy
+from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
 
 @dataclass(frozen=True)
 class Build:
     """How a model is built, beside its sizes.
 
-    `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call.
+    `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
+    head a word table of its own, for pipelines: the last stage cannot reach the embedding's. The step keeps it equal.
     """
 
     seq_length: int
@@ -33,6 +34,7 @@ class Build:
     reset_at_eos: bool = True
     micro_batch: int = 1
     loss_chunk: int = 0
+    head_table: bool = False
 
 
 class Attention(nn.Cell):
@@ -137,7 +139,10 @@ class CodeGeeX(nn.Cell):
 
 
 class Loss(nn.Cell):
-    """Σ mask·nll of the next tokens and Σ mask; whoever trains divides the one by the other over the global batch."""
+    """Σ mask·nll of the next tokens and Σ mask; whoever trains divides the one by the other over the global batch.
+
+    The two are one tensor because a pipelined network may have a single output.
+    """
 
     def __init__(self, config: CodeGeeXConfig, build: Build):
         super().__init__(auto_prefix=False)
@@ -148,14 +153,18 @@ class Loss(nn.Cell):
             if build.loss_chunk
             else CrossEntropy(config.vocab_size, build.dtype)
         )
-        self.count = ops.ReduceSum()
+        self.head = None
+        if build.head_table:
+            self.head = Embedding(config.vocab_size, config.hidden_size, config.init_std)
+            self.head.update_parameters_name("head.")
+        self.sums = Sums()
 
     def construct(self, inputs, labels, loss_mask, samples):
-        """inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch] -> two FP32
-        scalars"""
+        """inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch] -> FP32 [3]"""
         hidden = self.model(inputs, samples)
+        table = self.model.embedding.word.weight if self.head is None else self.head.weight
         labels, mask = ops.reshape(labels, (-1,)), ops.reshape(loss_mask, (-1,))
-        return self.loss(hidden, self.model.embedding.word.weight, labels, mask), self.count(mask)
+        return self.sums(self.loss(hidden, table, labels, mask), mask)
 
 
 class Logits(nn.Cell):

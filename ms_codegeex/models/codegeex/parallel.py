@@ -1,9 +1,9 @@
 """The parallel plan of CodeGeeX: where every parameter lies, and the strategies that make the engine agree.
 
-Query, key, value and FFN-up are column-parallel (rows of their [out, in] weights), attention output and FFN-down are
-row-parallel; the word table is cut by vocabulary for lookup, head and loss; position and top-query tables, LayerNorms
-and the biases behind row-parallel products are whole everywhere (CodeGeeX release; facts: training recipe, checkpoints).
-Optimizer sharding leaves out tables, LayerNorms and biases.
+Query, key, value and FFN-up are column-parallel (cut by the rows of their [out, in] weights), attention output and
+FFN-down row-parallel. The word table is cut by vocabulary for lookup, head and loss; position and top-query tables,
+LayerNorms and the biases behind row-parallel products are whole everywhere (CodeGeeX release; facts: training recipe,
+checkpoints). Optimizer sharding leaves out tables, LayerNorms and biases.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.parallel.strategies import Cuts
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import ParallelConfig
+    from ms_codegeex.config import ParallelConfig, RunConfig
+    from ms_codegeex.models.codegeex.model import Block, CodeGeeX, InputEmbedding, Loss
 
 HEAD_TABLE = "head.weight"  # the last stage's copy of the word table
 WORD_TABLE = "embedding.word.weight"
@@ -65,3 +67,77 @@ def parameter_layouts(config: CodeGeeXConfig, mesh: Mesh, parallel: ParallelConf
     if last:
         layouts.append(ParameterLayout(HEAD_TABLE, table, last, vocabulary, copy_of=WORD_TABLE))
     return layouts
+
+
+def apply(network: Loss, config: CodeGeeXConfig, mesh: Mesh, run: RunConfig) -> None:
+    """Set strategies, stages, recompute, fusion groups and optimizer-shard exclusions on a built `Loss`."""
+    parallel = run.parallel
+    vocabulary = mesh.tensor if parallel.vocabulary else 1
+    rows = mesh.data * (mesh.tensor if parallel.sequence else 1)
+    cuts, model = Cuts(mesh.data, mesh.tensor, vocabulary, rows), network.model
+    cuts.causal_mask(model.mask)
+    _shard_embedding(cuts, model.embedding)
+    for block in (*model.blocks, model.top_query_layer):
+        _shard_block(cuts, block, model.mask.reset)
+        if run.training.recompute == "full":
+            block.recompute()
+        elif run.training.recompute == "selective":
+            block.attention.core.recompute()
+    cuts.norm(model.final_norm)
+    cuts.embedding(model.top_query_embedding)
+    model.cast_query.shard(((mesh.data, 1, 1),))
+    cuts.loss(network.loss)
+    cuts.sums(network.sums)
+    _place(network, config, mesh.pipeline)
+    _fuse(model, parallel.fusion.allreduce_groups)
+    sharded = {layout.name for layout in parameter_layouts(config, mesh, parallel) if layout.optimizer_sharded}
+    for parameter in network.trainable_params():
+        parameter.parallel_optimizer = parameter.name in sharded
+
+
+def _shard_embedding(cuts: Cuts, embedding: InputEmbedding) -> None:
+    cube = (cuts.data, 1, 1)
+    cuts.embedding(embedding.word, cuts.vocabulary)
+    cuts.embedding(embedding.position)
+    embedding.add.shard((cube, cube))
+    embedding.cast.shard((cube,))
+    cuts.dropout(embedding.dropout, cube)
+
+
+def _shard_block(cuts: Cuts, block: Block, batched_mask: bool) -> None:
+    attention, feed_forward = block.attention, block.feed_forward
+    for norm in (block.attention_norm, block.feed_forward_norm):
+        cuts.norm(norm)
+    for linear in (attention.query, attention.key, attention.value, feed_forward.up):
+        cuts.column(linear)
+    for linear in (attention.output, feed_forward.down):
+        cuts.row(linear)
+    cuts.attention(attention.core, batched_mask)
+    cuts.activation(feed_forward.activation)
+    for dropout in (block.attention_dropout, block.feed_forward_dropout):
+        cuts.dropout(dropout, (cuts.rows, 1))
+    cuts.elementwise(block.add_attention)
+    cuts.elementwise(block.add_feed_forward)
+
+
+def _place(network: Loss, config: CodeGeeXConfig, stages: int) -> None:
+    """Stages. The mask has none: every stage forms it from the ids, which is cheaper than sending it."""
+    if stages == 1:
+        return
+    model, last = network.model, stages - 1
+    model.embedding.pipeline_stage = 0
+    for i, block in enumerate(model.blocks):
+        block.pipeline_stage = stage_of_layer(config, stages, i)
+    for cell in (model.final_norm, model.top_query_embedding, model.top_query_layer, network.head, network.loss):
+        cell.pipeline_stage = last
+    network.sums.pipeline_stage = last
+
+
+def _fuse(model: CodeGeeX, groups: int) -> None:
+    """Gradient buckets by block number; what lies behind the blocks goes with the last one (CodeGeeX release)."""
+    if not groups:
+        return
+    for i, block in enumerate(model.blocks):
+        block.set_comm_fusion(i * groups // len(model.blocks) + 1)
+    for cell in (model.final_norm, model.top_query_embedding, model.top_query_layer):
+        cell.set_comm_fusion(groups)

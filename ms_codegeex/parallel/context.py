@@ -1,0 +1,61 @@
+"""The engine's parallel settings for one rank of a partitioned run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+PREFIX = "ranks-"  # of groups of ours: the exported graph does not know their members
+
+
+def group_name(ranks: list[int]) -> str:
+    """A name for a group of ours, from which `group_ranks` reads its members."""
+    return PREFIX + "-".join(map(str, ranks))
+
+
+def group_ranks(name: str) -> tuple[int, ...] | None:
+    """The members of a group of ours; None for one of the engine's."""
+    return tuple(int(rank) for rank in name.removeprefix(PREFIX).split("-")) if name.startswith(PREFIX) else None
+
+
+def engine_settings(config: RunConfig, rank: int) -> dict:
+    """Arguments of `set_auto_parallel_context`.
+
+    Each device loads its part of the batch. Gradients are summed, not averaged: with `gradients_mean`, parameters that
+    several devices hold would get a fraction of their gradient. The number of optimizer shards is always given:
+    MindSpore would else take all replicas, and silently keep each weight whole whose rows they do not divide.
+    """
+    mesh = config.mesh
+    sharding = {"parallel_optimizer_threshold": 0}  # KB: by size, nothing is left whole
+    if mesh.optimizer_shard > 1:
+        sharding["optimizer_weight_shard_size"] = mesh.optimizer_shard
+    return {
+        "parallel_mode": "semi_auto_parallel",
+        "device_num": mesh.world,
+        "global_rank": rank,
+        "pipeline_stages": mesh.pipeline,
+        "gradients_mean": False,
+        "dataset_strategy": "data_parallel",
+        "enable_parallel_optimizer": mesh.optimizer_shard > 1,
+        "parallel_optimizer_config": sharding,
+    }
+
+
+def enter(config: RunConfig, rank: int) -> str | None:
+    """Make the engine partition what is built from now on; returns the group that keeps the tied word table equal.
+
+    Communication has to be initialised.
+    """
+    import mindspore as ms
+    from mindspore.communication import create_group
+
+    ms.set_auto_parallel_context(**engine_settings(config, rank))
+    mesh = config.mesh
+    stage = mesh.coordinates(rank)[0]
+    if mesh.pipeline == 1 or 0 < stage < mesh.pipeline - 1:
+        return None
+    ranks = mesh.tied_group(rank)
+    create_group(group_name(ranks), ranks)
+    return group_name(ranks)

@@ -1,0 +1,95 @@
+"""One rehearsal as its processes see it: a directory with the configuration, and synthetic weights and data.
+
+Weights and data are functions of names and numbers only, so that every process makes the same ones.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.files import read_json, write_json
+
+SEED = 20230603
+
+
+@dataclass(frozen=True)
+class Job:
+    """`config` is partitioned; `steps` are executed."""
+
+    directory: Path
+    config: RunConfig
+    steps: int
+
+    def write(self) -> None:
+        """Leave what `read` needs."""
+        write_json(self.directory / "job.json", {"config": self.config.to_dict(), "steps": self.steps})
+
+    @staticmethod
+    def read(directory: Path) -> Job:
+        """The job in a directory."""
+        values = read_json(directory / "job.json")
+        return Job(directory, build_run_config(values["config"]), values["steps"])
+
+    @property
+    def messages(self) -> Path:
+        """Where ranks leave messages for each other."""
+        return self.directory / "messages"
+
+    def file(self, name: str, rank: int | None = None) -> Path:
+        """A file of one rank, or of the reference."""
+        return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
+
+
+def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """FP32 weights that are neither small nor equal, so that every gradient counts."""
+    generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+    value = generator.normal(0.0, 0.1, shape).astype(np.float32)
+    return value + 1.0 if name.endswith("norm.weight") else value
+
+
+def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
+    """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks."""
+    generator = np.random.default_rng(SEED)
+    model, batch, seq = config.model_config(), config.training.global_batch, config.seq_length
+    ids = generator.integers(0, model.vocab_size, (steps, batch, seq + 1)).astype(np.int32)
+    ids[:, :, seq // 3] = model.eos_token_id
+    ids[:, ::2, seq - 3] = model.eos_token_id
+    share = generator.random((steps, batch, 1)) * 0.8 + 0.1  # of the tokens that count, another for each sample
+    mask = (generator.random((steps, batch, seq)) < share).astype(np.float32)
+    samples = np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
+    return [np.ascontiguousarray(a) for a in (ids[:, :, :-1], ids[:, :, 1:], mask, samples)]
+
+
+def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
+    """The rows of a global batch that this rank loads: its stage's devices share them in equal parts."""
+    size, place = config.mesh.stage_size, rank % config.mesh.stage_size
+    rows = len(array) // size
+    return array[place * rows : (place + 1) * rows]
+
+
+def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[int, ...], shard: int) -> list[slice]:
+    """The part of a parameter of `shape` that the engine gave to `rank`, from its layout.
+
+    `layout` is an entry of `parameter_layout_dict`: device matrix, tensor map (the device axis from the right that cuts
+    a tensor axis, or -1), …; what is smaller than that says is cut along axis 0 by the optimizer, as number `shard`.
+    """
+    matrix, tensor_map = layout[0], layout[1]
+    place, coordinates = rank, []
+    for size in reversed(matrix):
+        coordinates.append(place % size)
+        place //= size
+    window = []
+    for axis, size in enumerate(shape):
+        cut = tensor_map[axis]
+        part = size // matrix[-1 - cut] if cut >= 0 else size
+        start = coordinates[cut] * part if cut >= 0 else 0
+        if part != local[axis]:
+            start += shard % (part // local[axis]) * local[axis]
+        window.append(slice(start, start + local[axis]))
+    return window

@@ -1,0 +1,89 @@
+"""A small configuration that keeps everything of a plan but its sizes, so that all its ranks fit on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.mesh import Mesh
+
+RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
+FUSED = ("graph_kernel", "attention", "norm", "dropout")  # have no kernel on a CPU, or move results on it
+
+
+def small_mesh(mesh: Mesh) -> Mesh:
+    """Every axis longer than 1 shortened to 2; partial optimizer sharding stays partial, on 4 replicas."""
+    shard = min(mesh.optimizer_shard, 2)
+    data = 4 if shard == 2 and mesh.data > mesh.optimizer_shard else min(mesh.data, 2)
+    return Mesh(data, min(mesh.tensor, 2), min(mesh.pipeline, 2), shard)
+
+
+def parse_mesh(text: str) -> Mesh:
+    """`data=2,tensor=2,pipeline=2,optimizer_shard=2`; what is left out is 1."""
+    sizes = {}
+    for part in text.split(","):
+        name, separator, size = part.partition("=")
+        if name not in ("data", "tensor", "pipeline", "optimizer_shard") or not separator or not size.isdecimal():
+            raise UserError(f"--mesh: found '{part}', expected axis=size like data=2,tensor=2,pipeline=1")
+        if int(size) < 1:
+            raise UserError(f"--mesh: {name} is {size}; give 1 or more")
+        sizes[name] = int(size)
+    return Mesh(**sizes)
+
+
+def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
+    """The configuration on `mesh` with a model of a few thousand weights and a batch of a few sequences.
+
+    Kept: family, parallel settings, recompute, precision, loss scaling, clipping, schedule kind. Changed so that errors
+    show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
+    scale that overflows.
+    """
+    heads, layers = 2 * mesh.tensor, max(2, mesh.pipeline)
+    accumulation = mesh.pipeline if mesh.pipeline > 1 else min(config.accumulation, 4)
+    if mesh.pipeline > 1:
+        accumulation = max(accumulation, min(config.accumulation, 2 * mesh.pipeline))
+    micro = 2 * mesh.tensor
+    values = config.to_dict()
+    values["device"], values["devices"] = "ascend", mesh.world
+    values["model"] = {
+        "family": config.family,
+        "preset": config.model.get("preset"),
+        "hidden_size": 8 * heads * mesh.optimizer_shard,
+        "num_layers": layers,
+        "num_heads": heads,
+        "intermediate_size": 16 * heads * mesh.optimizer_shard,
+        "vocab_size": 64 * mesh.tensor,
+        "max_position_embeddings": 16,
+        "eos_token_id": 1,
+    }
+    values["data"].update(seq_length=16)
+    values["training"].update(
+        steps=8,
+        tokens=None,
+        global_batch=micro * accumulation * mesh.data,
+        micro_batch=micro,
+        dropout=0.0,
+        loss_chunk=0,
+        clip_norm=0.5 if config.training.clip_norm else 0.0,
+        loss_scale={"initial": 2.0**26, "window": 3, "factor": 2.0},
+        schedule={"learning_rate": 0.5, "end_learning_rate": 0.25, "warmup_steps": 1, "decay_steps": 16},
+    )
+    parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
+    parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)
+    parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
+    parallel["fusion"] = {**parallel["fusion"], **dict.fromkeys(FUSED, False)}
+    return build_run_config({**values, "parallel": parallel})
+
+
+def required_memory(mesh: Mesh) -> int:
+    """Bytes of host memory that the ranks of an execution need together: all live at once."""
+    return mesh.world * RANK_BYTES
+
+
+def with_devices(config: RunConfig, devices: int) -> RunConfig:
+    """The configuration on another number of devices, with more or fewer replicas."""
+    parallel = replace(config.parallel, data=None)
+    changed = replace(config, devices=devices, parallel=parallel)
+    changed.validate()
+    return changed

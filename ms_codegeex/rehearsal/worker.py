@@ -1,0 +1,186 @@
+"""The processes of an executed rehearsal: `python -m ms_codegeex.rehearsal.worker ROLE JOB_DIRECTORY LAUNCHER_PID
+[RANK]`.
+
+`reference` trains on one device. `export` compiles one rank's partitioned graph under simulation and writes it with its
+weights. `run` executes such a graph on this CPU, with the other ranks.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.rehearsal.exchange import Exchange
+from ms_codegeex.rehearsal.job import Job, batches, engine_window, initial_value, local_rows
+from ms_codegeex.training.processes import die_with_parent
+
+MESSAGE_SECONDS = 60.0  # for the slowest rank to compile, behind the barrier of all ranks
+
+
+def single_device(config: RunConfig) -> RunConfig:
+    """The same training on one device, in micro-batches of the same size: what a partitioned run has to equal."""
+    values = config.to_dict()
+    values["devices"], values["device"] = 1, "cpu"
+    values["training"].update(micro_batch=config.micro_batch, recompute="none", loss_chunk=0)
+    values["parallel"] = {}
+    return build_run_config(values)
+
+
+def reference(job: Job) -> None:
+    """Train on one device; leave outputs of every step, weights before and after."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from ms_codegeex.training.build import build
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    config = single_device(job.config)
+    built = build(config, momentum=True)
+    for parameter in built.optimizer.parameters:
+        parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
+    built.step.set_train(True)
+    data, micro, outputs = batches(config, job.steps), config.micro_batch, []
+    for step in range(job.steps):
+        for i in range(config.accumulation - 1):
+            built.accumulate_step(*[Tensor(a[step, i * micro : (i + 1) * micro]) for a in data])
+        outputs.append(built.step(*[Tensor(a[step, -micro:]) for a in data]).asnumpy().tolist())
+    np.savez(job.file("npz"), **{p.name: p.asnumpy() for p in built.optimizer.parameters})
+    write_json(job.file("json"), {"outputs": outputs, **_resources()})
+
+
+def export(job: Job, rank: int) -> None:
+    """Compile this rank's graph; write it as MindIR with its weights, and what is known about it."""
+    from mindspore import Tensor
+
+    from ms_codegeex.rehearsal import mindir
+
+    config = job.config
+    cell = partitioned_step(config, rank)
+    full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling cuts them
+    began = time.monotonic()
+    cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
+    seconds = time.monotonic() - began
+    model = mindir.parse(exported(cell))
+    facts = {
+        "compile_seconds": seconds,
+        "collectives": [asdict(c) for c in mindir.collectives(model, rank)],
+        "matmul_flops": mindir.matmul_flops(model),
+        "windows": fill(model, cell.parameter_layout_dict, full, config, rank),
+    }
+    mindir.rewrite(model)
+    job.file("mindir", rank).write_bytes(model.SerializeToString())
+    write_json(job.file("json", rank), {**facts, **_resources()})
+
+
+def partitioned_step(config: RunConfig, rank: int) -> Any:
+    """This rank's train step on a simulated cluster: nothing is executed, so the device kind only selects the
+    engine's."""
+    import mindspore as ms
+    from mindspore.communication import init
+
+    from ms_codegeex.parallel import context
+    from ms_codegeex.training.build import build
+
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
+    init()
+    built = build(config, momentum=True, tied_group=context.enter(config, rank))
+    return built.step.set_train(True)
+
+
+def exported(cell: Any) -> bytes:
+    """The partitioned graph of a compiled cell as a MindIR protobuf."""
+    from mindspore.common.api import _cell_graph_executor
+
+    return _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
+
+
+def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config: RunConfig, rank: int) -> dict:
+    """Write this rank's part of every value into the graph; returns the parts of weights as [start, stop] per axis.
+
+    `engine`: the layouts the engine chose; `full`: whole values as they were built.
+    """
+    from ms_codegeex.rehearsal.mindir import parameter_name
+
+    copies = {layout.name: layout.copy_of for layout in layouts(config)}
+    replica, windows = config.mesh.coordinates(rank)[1], {}
+    for proto in model.graph.parameter:
+        name, local = parameter_name(proto.name), tuple(proto.dims)
+        value = initial_value(copies[name] or name, full[name].shape) if name in copies else full[name]
+        if name in engine:
+            window = engine_window(engine[name], rank, value.shape, local, replica)
+            value = value[tuple(window)]
+            if name in copies:
+                windows[name] = [[part.start, part.stop] for part in window]
+        if value.shape != local:
+            raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")
+        proto.raw_data = np.ascontiguousarray(value).tobytes()
+    return windows
+
+
+def layouts(config: RunConfig) -> list[ParameterLayout]:
+    """Where the plan puts every parameter."""
+    return family(config.family).parallel.parameter_layouts(config.model_config(), config.mesh, config.parallel)
+
+
+def run(job: Job, rank: int) -> None:
+    """Execute the exported graph together with the other ranks; leave outputs of every step and the final weights."""
+    import mindspore as ms
+    from mindspore import Tensor, nn
+
+    from ms_codegeex.rehearsal.mindir import Collective, parameter_name
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    # One thread executes: the engine else runs ready operators in an order of its own from the sixth step on, and ranks
+    # that wait for different messages of each other never go on.
+    ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
+    facts = read_json(job.file("json", rank))
+    exchange = Exchange(job.messages, rank, MESSAGE_SECONDS)
+    exchange.register([Collective(**_tuples(values)) for values in facts["collectives"]])
+    network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
+    data, outputs = batches(job.config, job.steps), []
+    for step in range(job.steps):
+        outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
+    values = {parameter_name(name): p.asnumpy() for name, p in network.parameters_dict().items()}
+    np.savez(job.file("npz", rank), **{name: values[name] for name in facts["windows"]})
+    write_json(job.file("run.json", rank), {"outputs": outputs, **_resources()})
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _resources() -> dict[str, Any]:
+    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play one role; a message for the user goes to standard error, exit status 2."""
+    role, job = arguments[0], Job.read(Path(arguments[1]))
+    die_with_parent(int(arguments[2]))
+    try:
+        if role == "reference":
+            reference(job)
+        else:
+            {"export": export, "run": run}[role](job, int(arguments[3]))
+    except (UserError, RunFailure) as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""From a configuration to network, optimizer and train step, on one device or cut over a mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import nn
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.models.registry import family
+from ms_codegeex.training.optimizer import AdamW, Momentum
+from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16}
+
+
+@dataclass
+class Built:
+    """The graphs of a run on this device."""
+
+    network: nn.Cell
+    optimizer: nn.Cell
+    step: TrainStep
+    accumulation: int  # micro-batches that the host feeds: all but the last to `accumulate_step`
+    accumulate_step: AccumulateStep | None
+    evaluation_step: EvaluationStep
+
+
+def build_network(config: RunConfig) -> nn.Cell:
+    """The family's `Loss` with random weights, its plan applied if the engine partitions it."""
+    modules, training = family(config.family), config.training
+    build = modules.model.Build(
+        seq_length=config.seq_length,
+        dtype=DTYPES[training.precision],
+        dropout=training.dropout,
+        seed=config.seed,
+        reset_at_eos=config.data.reset_at_eos,
+        micro_batch=config.micro_batch,
+        loss_chunk=config.loss_chunk,
+        head_table=config.partitioned and config.mesh.pipeline > 1,
+    )
+    network = modules.model.Loss(config.model_config(), build)
+    if config.partitioned:
+        modules.parallel.apply(network, config.model_config(), config.mesh, config)
+    return network
+
+
+def build(config: RunConfig, momentum: bool = False, tied_group: str | None = None) -> Built:
+    """Everything a rank runs. `momentum`: SGD with momentum, for comparisons: Adam hides a wrong gradient scale."""
+    network = build_network(config)
+    chosen = Momentum if momentum else AdamW
+    optimizer = chosen(network.trainable_params(), config.training.optimizer, config.training.schedule)
+    settings = step_settings(config, [p.name for p in optimizer.parameters], tied_group)
+    split = _split(network, config)
+    step = TrainStep(split, optimizer, settings)
+    accumulate = AccumulateStep(step) if settings.accumulation > 1 else None
+    evaluation = EvaluationStep(network, settings.world, settings.sum_share)
+    return Built(network, optimizer, step, settings.accumulation, accumulate, evaluation)
+
+
+def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:
+    """The network over the micro-batches of a partitioned step."""
+    if not config.partitioned or config.accumulation == 1:
+        return network
+    if config.mesh.pipeline > 1:
+        return nn.PipelineCell(network, config.accumulation)
+    from mindspore.parallel.nn import GradAccumulation
+
+    return GradAccumulation(network, config.accumulation)
+
+
+def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -> StepSettings:
+    """What the train step has to know about this configuration; `names`: the parameters in the optimizer's order."""
+    training, mesh = config.training, config.mesh
+    common = {
+        "slots": config.micro_batch * config.seq_length,
+        "world": mesh.world,
+        "clip_norm": training.clip_norm,
+        "loss_scale": training.loss_scale if training.precision == "fp16" else None,
+    }
+    if not config.partitioned:
+        return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, **common)
+    layouts = {
+        layout.name: layout
+        for layout in family(config.family).parallel.parameter_layouts(config.model_config(), mesh, config.parallel)
+    }
+    doubled = {layout.copy_of for layout in layouts.values()} | {n for n, layout in layouts.items() if layout.copy_of}
+    weights = (1.0 / (layouts[n].replication(mesh) * (2 if n in doubled else 1)) for n in names)
+    return StepSettings(
+        graph_micro_batches=config.accumulation,
+        optimizer_sharded=mesh.optimizer_shard > 1,
+        weights=tuple(weights),
+        sum_share=1.0 / mesh.stage_size,
+        tied=tuple(n in doubled for n in names) if mesh.pipeline > 1 else None,
+        tied_group=tied_group,
+        **common,
+    )
