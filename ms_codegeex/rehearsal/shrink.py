@@ -66,8 +66,8 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         dropout=0.0,
         loss_chunk=0,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
-        loss_scale={"initial": 2.0**26, "window": 3, "factor": 2.0},
-        schedule={"learning_rate": 0.5, "end_learning_rate": 0.25, "warmup_steps": 1, "decay_steps": 16},
+        loss_scale={"initial": 2.0**19, "window": 3, "factor": 2.0},
+        schedule={"learning_rate": 0.25, "end_learning_rate": 0.125, "warmup_steps": 1, "decay_steps": 16},
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)

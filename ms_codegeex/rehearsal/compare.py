@@ -1,0 +1,162 @@
+"""The verdict: what the ranks of an execution ended with, against one device, each other, and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.files import read_json
+from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.rehearsal.job import Job, initial_value
+
+LIMITS = {"fp32": (1e-5, 1e-4), "fp16": (1e-3, 1e-2)}  # relative errors of the loss and of a parameter's movement
+LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
+STILL = 0.01  # of the median movement: a parameter that moved less (a zero gradient) is compared with that much
+
+
+@dataclass(frozen=True)
+class ParameterError:
+    """Largest deviation of one parameter on any rank, relative to how far it moved on one device."""
+
+    name: str
+    rank: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was compared; `problems` are one line each, empty when the plan is right."""
+
+    steps: int
+    skipped_steps: int
+    clipped_steps: int
+    update: float  # norm of the weights' change over the weights' norm
+    loss_error: float
+    parameter_errors: tuple[ParameterError, ...]  # worst first
+    replicas_equal: bool
+    problems: tuple[str, ...]
+
+    @property
+    def parameter_error(self) -> float:
+        """The worst parameter's."""
+        return self.parameter_errors[0].error
+
+
+def layouts(config: RunConfig) -> dict[str, ParameterLayout]:
+    """Where the plan puts every parameter, in the model's order."""
+    plan = family(config.family).parallel.parameter_layouts(config.model_config(), config.mesh, config.parallel)
+    return {layout.name: layout for layout in plan}
+
+
+def compare(job: Job) -> Comparison:
+    """Read what reference and ranks left in the job's directory and judge it."""
+    config, mesh = job.config, job.config.mesh
+    loss_limit, parameter_limit = LIMITS[config.training.precision]
+    reference = np.array(read_json(job.file("json"))["outputs"])
+    with np.load(job.file("npz"), allow_pickle=False) as file:
+        final = dict(file)
+    plan = layouts(config)
+    facts = [read_json(job.file("json", rank)) for rank in range(mesh.world)]
+    outputs = [np.array(read_json(job.file("run.json", rank))["outputs"]) for rank in range(mesh.world)]
+    problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
+    loss_error, scalar_problems = _scalars(reference, outputs, loss_limit)
+    errors, replica_problems = _parameters(job, plan, facts, final)
+    problems += scalar_problems + replica_problems
+    order = {name: number for number, name in enumerate(plan)}
+    wrong = sorted((e for e in errors if not e.error <= parameter_limit), key=lambda e: order[e.name])
+    if wrong:
+        problems.append(
+            f"{wrong[0].name}: rank {wrong[0].rank} is {wrong[0].error:.1e} of its movement away from one device "
+            f"(limit {parameter_limit:.0e}); {len(wrong)} of {len(errors)} parameters differ"
+        )
+    before = {name: initial_value(name, value.shape) for name, value in final.items()}
+    update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
+    if not update >= LEAST_UPDATE:
+        problems.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
+    finite, norms = reference[:, 5] > 0, reference[:, 2]
+    clipped = int(np.sum(norms[finite] > config.training.clip_norm)) if config.training.clip_norm else 0
+    return Comparison(
+        steps=len(reference),
+        skipped_steps=int(np.sum(~finite)),
+        clipped_steps=clipped,
+        update=update,
+        loss_error=loss_error,
+        parameter_errors=tuple(sorted(errors, key=lambda e: -e.error)),
+        replicas_equal=not replica_problems,
+        problems=tuple(problems),
+    )
+
+
+def _norm(arrays: Iterable[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays)))
+
+
+def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limit: float) -> tuple[float, list[str]]:
+    """Relative error of the losses; every rank must report the same, and skip and scale as one device does."""
+    worst, problems = 0.0, []
+    for rank, values in enumerate(outputs):
+        error = float(np.max(np.abs(values[:, 0] - reference[:, 0]) / np.abs(reference[:, 0])))
+        worst = max(worst, error) if error == error else error
+        if not error <= limit:
+            step = int(np.argmax(~(np.abs(values[:, 0] - reference[:, 0]) <= limit * np.abs(reference[:, 0]))))
+            problems.append(
+                f"loss: rank {rank} has {values[step, 0]:.6f} in step {step + 1}, one device {reference[step, 0]:.6f}"
+            )
+            break
+        for column, what in ((1, "counted tokens"), (4, "loss scale"), (5, "finite gradients")):
+            if not np.array_equal(values[:, column], reference[:, column]):
+                step = int(np.argmax(values[:, column] != reference[:, column]))
+                problems.append(
+                    f"{what}: rank {rank} has {values[step, column]:g} in step {step + 1}, one device "
+                    f"{reference[step, column]:g}"
+                )
+                return worst, problems
+    return worst, problems
+
+
+def _layout_problems(
+    plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
+) -> list[str]:
+    """What the engine gave a rank against what the plan says; the first parameter that differs."""
+    stage = config.mesh.coordinates(rank)[0]
+    mine = {name: layout for name, layout in plan.items() if layout.stage == stage}
+    for name in sorted(set(mine) ^ set(windows)):
+        where = "should not be" if name in windows else "is missing"
+        return [f"{name}: {where} on rank {rank}, which is of stage {stage}"]
+    for name, layout in mine.items():
+        expected = [[part.start, part.stop] for part in layout.window(config.mesh, rank)]
+        if windows[name] != expected:
+            found, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
+            return [f"{name}: the engine gave rank {rank} the part {found}, the plan says {wanted}"]
+    return []
+
+
+def _parameters(
+    job: Job, plan: dict[str, ParameterLayout], facts: list[dict[str, Any]], final: dict[str, np.ndarray]
+) -> tuple[list[ParameterError], list[str]]:
+    """The worst deviation of every parameter, and replicas that are not equal bit for bit."""
+    movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
+    least = STILL * float(np.median(list(movement.values())))
+    worst: dict[str, ParameterError] = {}
+    seen: dict[tuple, tuple[int, bytes]] = {}
+    unequal: list[str] = []
+    for rank, fact in enumerate(facts):
+        with np.load(job.file("npz", rank), allow_pickle=False) as file:
+            values = dict(file)
+        for name, window in fact["windows"].items():
+            layout = plan.get(name)
+            owner = (layout.copy_of if layout else None) or name
+            part = tuple(slice(start, stop) for start, stop in window)
+            error = float(np.max(np.abs(values[name] - final[owner][part]))) / max(movement[owner], least)
+            if name not in worst or not error <= worst[name].error:
+                worst[name] = ParameterError(name, rank, error)
+            key = (owner, *map(tuple, window))
+            first, data = seen.setdefault(key, (rank, values[name].tobytes()))
+            if data != values[name].tobytes() and not unequal:
+                unequal.append(f"{name}: rank {rank} and rank {first} hold the same part with different values")
+    return list(worst.values()), unequal

@@ -1,0 +1,155 @@
+"""Execute a plan on CPU processes and judge it against one device."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ms_codegeex.config import RunConfig, available_cores
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.rehearsal.compare import LIMITS, Comparison, compare
+from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.processes import Task, run_tasks
+from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
+from ms_codegeex.rehearsal.stubs import simulation_environment
+
+WORKER = ("-m", "ms_codegeex.rehearsal.worker")
+STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some are skipped
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A finished execution: the configuration that ran, what came out, what it took."""
+
+    planned: Mesh
+    config: RunConfig
+    comparison: Comparison
+    compile_seconds: float  # of the slowest rank
+    peak_memory_bytes: int  # of all ranks together, while they live at once
+    collectives: dict[str, int]  # communication nodes of all ranks by kind
+
+    @property
+    def passed(self) -> bool:
+        """The plan trains as one device does."""
+        return not self.comparison.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `rehearse --json` promises."""
+        found = self.comparison
+        return {
+            "verdict": "pass" if self.passed else "fail",
+            "ranks": self.config.mesh.world,
+            "steps": found.steps,
+            "loss_relative_error": found.loss_error,
+            "parameter_relative_error": found.parameter_error,
+            "worst_parameter": found.parameter_errors[0].name,
+            "replicas_equal": found.replicas_equal,
+            "skipped_steps": found.skipped_steps,
+            "clipped_steps": found.clipped_steps,
+            "compile_seconds": self.compile_seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "collectives": self.collectives,
+            "problems": list(found.problems),
+        }
+
+
+def check_memory(mesh: Mesh) -> None:
+    """`UserError` if not all ranks of the mesh can live at once on this machine."""
+    needed, free = required_memory(mesh), psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"--mesh: the {mesh.world} ranks of {mesh} need about {needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB "
+            "are free; give a smaller mesh, for example --mesh data=2,tensor=2"
+        )
+
+
+def execute(
+    config: RunConfig,
+    mesh: Mesh | None = None,
+    steps: int | None = None,
+    progress: Progress = lambda what, number, count: None,
+    worker: Sequence[str] = WORKER,
+) -> Execution:
+    """Train `steps` steps of the plan, shrunk onto `mesh`, as its ranks and on one device.
+
+    `worker`: the Python arguments that start a process of `rehearsal.worker`.
+    """
+    small = shrunk(config, mesh or small_mesh(config.mesh))
+    check_memory(small.mesh)
+    world = small.mesh.world
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-rehearsal-") as name:
+        job = Job(Path(name), small, steps or STEPS[small.training.precision])
+        job.messages.mkdir()
+        job.write()
+
+        def task(role: str, rank: int | None = None, environment: dict[str, str] | None = None) -> Task:
+            words = [*worker, role, name, str(os.getpid()), *([] if rank is None else [str(rank)])]
+            return Task(role if rank is None else f"{role} of rank {rank}", words, job.directory, environment or {})
+
+        finished = iter(range(1, world + 2))
+        compiling = [task("export", rank, simulation_environment(rank, world)) for rank in range(world)]
+        run_tasks(
+            [task("reference"), *compiling],
+            min(available_cores(), 2),
+            lambda done: progress(f"compiled: {done.name}", next(finished), world + 1),
+        )
+        progress(f"executing {job.steps} steps on {world} processes", world + 1, world + 1)
+        run_tasks([task("run", rank) for rank in range(world)], world)
+        return _collect(job, config.mesh)
+
+
+def _collect(job: Job, planned: Mesh) -> Execution:
+    ranks = range(job.config.mesh.world)
+    facts = [read_json(job.file("json", rank)) for rank in ranks]
+    kinds: dict[str, int] = {}
+    for fact in facts:
+        for collective in fact["collectives"]:
+            kinds[collective["op"]] = kinds.get(collective["op"], 0) + collective["calls"]
+    return Execution(
+        planned=planned,
+        config=job.config,
+        comparison=compare(job),
+        compile_seconds=max(fact["compile_seconds"] for fact in facts),
+        peak_memory_bytes=sum(read_json(job.file("run.json", rank))["peak_memory_bytes"] for rank in ranks),
+        collectives=kinds,
+    )
+
+
+def report(execution: Execution) -> str:
+    """A verdict table in plain text."""
+    found, config = execution.comparison, execution.config
+    loss_limit, parameter_limit = LIMITS[config.training.precision]
+    worst = found.parameter_errors[0]
+    rows = [
+        ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
+        ("model", _sizes(config), ""),
+        ("steps", f"{found.steps}, {found.clipped_steps} clipped, {found.skipped_steps} skipped", ""),
+        ("weights moved by", f"{found.update:.1%} of their norm", ""),
+        ("loss", f"relative error {found.loss_error:.1e}", f"limit {loss_limit:.0e}"),
+        ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {parameter_limit:.0e}"),
+        ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
+        ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
+        ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
+        ("memory, all ranks", f"{execution.peak_memory_bytes / 1e9:.1f} GB", ""),
+    ]
+    lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
+    lines += [f"  problem: {problem}" for problem in found.problems]
+    verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
+    return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])
+
+
+def _sizes(config: RunConfig) -> str:
+    model = config.model_config()
+    return (
+        f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
+        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences a replica"
+    )
