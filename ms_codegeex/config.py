@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.kernels import check_kernels
 from ms_codegeex.parallel.mesh import Mesh, check_mesh
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
@@ -91,7 +92,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """What is fused. None: chosen for the device (`kernels.py`), all of it off on a CPU but AdamW."""
+    """What is fused. None: chosen for the device (`parallel/kernels.py`), all of it off on a CPU but AdamW."""
 
     allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: one bucket
     graph_kernel: bool | None = None
@@ -220,6 +221,7 @@ class RunConfig:
         """Check what holds between keys; a `UserError` names the key to change."""
         model, training = self.model_config(), self.training
         check_mesh(self)
+        check_kernels(self)
         if self.seq_length > model.max_position_embeddings:
             raise UserError(
                 f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "
@@ -229,6 +231,11 @@ class RunConfig:
             raise UserError("training.tokens: training.steps is given too; set one of them to null")
         if not self.steps:
             raise UserError("training.steps: missing; give training.steps or training.tokens")
+        if self.partitioned and self.loss_chunk:
+            raise UserError(
+                f"training.loss_chunk: {self.loss_chunk}, but device: {self.device} forms all logits, which "
+                "parallel.vocabulary can cut; set it to 0 or leave it out"
+            )
         if training.loss_chunk and training.precision != "fp32":
             raise UserError(
                 "training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32"

@@ -64,7 +64,7 @@ def compare(job: Job) -> Comparison:
     facts = [read_json(job.file("json", rank)) for rank in range(mesh.world)]
     outputs = [np.array(read_json(job.file("run.json", rank))["outputs"]) for rank in range(mesh.world)]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
-    loss_error, scalar_problems = _scalars(reference, outputs, loss_limit)
+    loss_error, scalar_problems = _scalars(reference, outputs, loss_limit, parameter_limit)
     errors, replica_problems = _parameters(job, plan, facts, final)
     problems += scalar_problems + replica_problems
     order = {name: number for number, name in enumerate(plan)}
@@ -96,26 +96,27 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
     return float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays)))
 
 
-def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limit: float) -> tuple[float, list[str]]:
-    """Relative error of the losses; every rank must report the same, and skip and scale as one device does."""
+SCALARS = ("loss", "counted tokens", "gradient norm", "learning rate", "loss scale", "finite gradients")
+
+
+def _scalars(
+    reference: np.ndarray, outputs: list[np.ndarray], loss_limit: float, norm_limit: float
+) -> tuple[float, list[str]]:
+    """Relative error of the losses, and the first thing in which a rank's account of a step differs from that of one
+    device; loss and norm may differ by rounding, all else must be equal."""
+    limits = np.array([loss_limit, 0.0, norm_limit, 0.0, 0.0, 0.0])
     worst, problems = 0.0, []
     for rank, values in enumerate(outputs):
-        error = float(np.max(np.abs(values[:, 0] - reference[:, 0]) / np.abs(reference[:, 0])))
-        worst = max(worst, error) if error == error else error
-        if not error <= limit:
-            step = int(np.argmax(~(np.abs(values[:, 0] - reference[:, 0]) <= limit * np.abs(reference[:, 0]))))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.abs(values - reference) / np.abs(reference)
+        error[(values == reference) | (np.isnan(values) & np.isnan(reference))] = 0.0
+        worst = float(np.max([worst, *error[:, 0]]))
+        if not problems and not np.all(error <= limits):
+            step, column = (int(i) for i in np.argwhere(~(error <= limits))[0])
             problems.append(
-                f"loss: rank {rank} has {values[step, 0]:.6f} in step {step + 1}, one device {reference[step, 0]:.6f}"
+                f"{SCALARS[column]}: rank {rank} has {values[step, column]:.8g} in step {step + 1}, one device "
+                f"{reference[step, column]:.8g}"
             )
-            break
-        for column, what in ((1, "counted tokens"), (4, "loss scale"), (5, "finite gradients")):
-            if not np.array_equal(values[:, column], reference[:, column]):
-                step = int(np.argmax(values[:, column] != reference[:, column]))
-                problems.append(
-                    f"{what}: rank {rank} has {values[step, column]:g} in step {step + 1}, one device "
-                    f"{reference[step, column]:g}"
-                )
-                return worst, problems
     return worst, problems
 
 

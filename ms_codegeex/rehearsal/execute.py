@@ -23,6 +23,16 @@ from ms_codegeex.rehearsal.stubs import simulation_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
 STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some are skipped
+KEYS = (
+    "verdict",
+    "ranks",
+    "steps",
+    "loss_relative_error",
+    "parameter_relative_error",
+    "replicas_equal",
+    "compile_seconds",
+    "peak_memory_bytes",
+)
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
 
 

@@ -1,0 +1,154 @@
+"""`ms-codegeex rehearse`: a plan compiled for a simulated cluster, and executed on this machine's CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.rehearsal.compile import CompileReport
+    from ms_codegeex.rehearsal.execute import Execution
+
+SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train right"
+EXAMPLES = """  ms-codegeex rehearse --config configs/codegeex_base_8.yaml
+  ms-codegeex rehearse --config configs/codegeex_13b.yaml --execute
+  ms-codegeex rehearse --config configs/codegeex_13b.yaml --compile --ranks 0,1535
+  ms-codegeex rehearse --config configs/codegeex_13b_pipeline.yaml --execute --mesh data=1,tensor=2,pipeline=2 --json
+  ms-codegeex rehearse --config configs/codegeex_tiny.yaml --devices 2 --execute --steps 8"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the run's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=2")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: the configuration's)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="only compile the real model's graphs for distinct ranks of the simulated cluster, and check them",
+    )
+    parser.add_argument(
+        "--execute",
+        action="store_true",
+        help="only train a shrunk model on CPU processes, and compare with one device (without either: both)",
+    )
+    parser.add_argument(
+        "--ranks", default="distinct", metavar="distinct|all|R,R,…", help="ranks to compile (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="AXIS=SIZE,…",
+        help="mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
+    )
+    parser.add_argument("--steps", type=int, metavar="K", help="steps to execute (default: 5, in FP16 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compile, execute, print the verdict."""
+    config = _configuration(arguments)
+    both = arguments.compile == arguments.execute
+    mesh, ranks = _mesh(arguments.mesh), _ranks(arguments.ranks, config.mesh.world)
+    compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
+    execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
+    passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
+    if arguments.json:
+        print(json.dumps(_as_json(compiled, execution, passed)))
+    return 0 if passed else 1
+
+
+def _configuration(arguments: argparse.Namespace) -> RunConfig:
+    """The run as the engine would partition it on devices; a CPU run is rehearsed as if it had some."""
+    from ms_codegeex.config import load_config
+    from ms_codegeex.errors import UserError
+
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    config = load_config(arguments.config, overrides)
+    if arguments.steps is not None and arguments.steps < 4:
+        raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
+    if config.devices == 1:
+        raise UserError("devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1")
+    if config.device == "cpu":
+        config = replace(config, device="ascend", training=replace(config.training, loss_chunk=0))
+        config.validate()
+    return config
+
+
+def _mesh(text: str | None):
+    from ms_codegeex.rehearsal.shrink import parse_mesh
+
+    return parse_mesh(text) if text else None
+
+
+def _ranks(text: str, world: int) -> list[int] | None:
+    """None: the distinct ones."""
+    from ms_codegeex.errors import UserError
+
+    if text == "distinct":
+        return None
+    if text == "all":
+        return list(range(world))
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) < world for word in words):
+        raise UserError(f"--ranks: found '{text}', expected distinct, all, or numbers from 0 to {world - 1}")
+    return sorted({int(word) for word in words})
+
+
+class _Bar:
+    """A progress bar on standard error that opens with the first thing done; silent for `--json`."""
+
+    def __init__(self, quiet: bool):
+        self.quiet, self.bar = quiet, None
+
+    def __call__(self, what: str, number: int, count: int) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=count, disable=self.quiet, file=sys.stderr, unit="graph", leave=False)
+        self.bar.set_description(what)
+        self.bar.update(number - self.bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> CompileReport:
+    from ms_codegeex.rehearsal.compile import compile_ranks
+
+    with _Bar(quiet) as bar:
+        report = compile_ranks(config, ranks, bar)
+    if not quiet:
+        print(report.text() + "\n")
+    return report
+
+
+def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Execution:
+    from ms_codegeex.rehearsal.execute import execute, report
+
+    with _Bar(quiet) as bar:
+        execution = execute(config, mesh, steps, bar)
+    if not quiet:
+        print(report(execution))
+    return execution
+
+
+def _as_json(compiled: CompileReport | None, execution: Execution | None, passed: bool) -> dict[str, Any]:
+    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`."""
+    from ms_codegeex.rehearsal.execute import KEYS
+
+    figures = execution.to_json() if execution else dict.fromkeys(KEYS)
+    if compiled and not execution:
+        seconds, memory = (getattr(compiled, name) for name in ("compile_seconds", "peak_memory_bytes"))
+        figures.update(compile_seconds=seconds, peak_memory_bytes=memory)
+    return {**figures, "verdict": "pass" if passed else "fail", "compile": compiled.to_json() if compiled else None}

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.rehearsal.execute import execute
+
+BROKEN = Path(__file__).parent / "broken_worker.py"
+FULL = {"sequence": True, "vocabulary": True}
+
+# devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD.
+PLANS = {
+    "tensor": (2, {"tensor": 2}, {}),
+    "optimizer": (2, {"optimizer_shard": 2}, {}),
+    "pipeline": (2, {"pipeline": 2, "micro_batches": 2}, {}),
+    "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
+}
+SLOW_PLANS = {
+    "data": (2, {}, {}),
+    "data tensor": (4, {"tensor": 2}, {}),
+    "tensor pipeline": (4, {"tensor": 2, "pipeline": 2, "micro_batches": 4}, {}),
+    "data pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}),
+    "sequence": (2, {"tensor": 2, "sequence": True}, {}),
+    "recompute": (2, {}, {"recompute": "full"}),
+    "selective recompute": (2, {"tensor": 2}, {"recompute": "selective"}),
+    "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
+    "fp16": (2, {"tensor": 2}, {"precision": "fp16"}),
+    "fp16 pipeline optimizer": (
+        4,
+        {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
+        {"precision": "fp16"},
+    ),
+    "accumulation": (2, {"micro_batches": 4}, {}),
+    "accumulation optimizer": (2, {"micro_batches": 4, "optimizer_shard": 2}, {}),
+    "four stages": (4, {"pipeline": 4, "micro_batches": 4}, {}),
+    "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
+    "all together": (
+        8,
+        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
+        {"recompute": "full"},
+    ),
+}
+
+
+def rehearsed(devices, parallel, training, **options):
+    config = build_run_config(
+        {
+            "device": "ascend",
+            "devices": devices,
+            "model": {"preset": "13b"},
+            "data": {"reset_at_eos": True},
+            "training": {"steps": 1, "global_batch": 64, **training},
+            "parallel": parallel,
+        }
+    )
+    return execute(config, **options)
+
+
+def check(execution, fp16):
+    found = execution.comparison
+    assert found.problems == () and execution.passed
+    assert found.loss_error <= (1e-3 if fp16 else 1e-5)
+    assert found.parameter_error <= (1e-2 if fp16 else 1e-4)
+    assert found.replicas_equal and found.update >= 0.01
+    assert found.steps - found.skipped_steps >= 4 and (found.skipped_steps >= 1) == fp16
+    assert found.clipped_steps >= 4
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_trains_as_one_device_does(name):
+    check(rehearsed(*PLANS[name]), fp16=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_PLANS)
+def test_more_plans_train_as_one_device_does(name):
+    devices, parallel, training = SLOW_PLANS[name]
+    mesh = None
+    if name == "four stages":  # an axis above 2 has to be asked for
+        from ms_codegeex.parallel.mesh import Mesh
+
+        mesh = Mesh(pipeline=4)
+    check(rehearsed(devices, parallel, training, mesh=mesh), fp16="precision" in training)
+
+
+MISTAKES = {  # plan, and what the verdict says
+    "averaged_gradients": ((2, {"tensor": 2}, {}), "gradient norm: rank 0"),
+    "whole_optimizer_state": ((2, {"optimizer_shard": 2}, {}), "query.weight: the engine gave rank 0 the part 0:"),
+    "swapped_column_and_row": ((2, {"tensor": 2}, {}), "blocks.0.attention.query.weight: the engine gave rank 0"),
+    "stale_table_on_the_last_stage": (
+        (2, {"pipeline": 2, "micro_batches": 2}, {}),
+        "head.weight: rank 1 and rank 0 hold the same part with different values",
+    ),
+    "missing_reduction": ((2, {}, {}), "hold the same part with different values"),
+}
+
+
+@pytest.mark.parametrize(
+    "mistake", [m if i < 2 else pytest.param(m, marks=pytest.mark.slow) for i, m in enumerate(MISTAKES)]
+)
+def test_a_wrong_plan_fails(mistake):
+    plan, message = MISTAKES[mistake]
+    execution = rehearsed(*plan, worker=(str(BROKEN), mistake))
+    assert not execution.passed and execution.to_json()["verdict"] == "fail"
+    assert any(message in problem for problem in execution.comparison.problems), execution.comparison.problems
+
+
+def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words():
+    with pytest.raises(RunFailure, match=r"ended with 1: .*KeyError"):
+        rehearsed(2, {"tensor": 2}, {}, worker=(str(BROKEN), "no_such_mistake"))
