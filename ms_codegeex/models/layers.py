@@ -137,12 +137,12 @@ class CausalMask(nn.Cell):
             self.count, self.to_int, self.from_zero = ops.ReduceSum(), ops.Cast(), ops.Sub()
             self.hidden, self.penalty, self.over_heads = ops.Sub(), ops.Mul(), ops.ExpandDims()
         else:
-            self.bias = Tensor((1.0 - causal[None]) * MASKED_SCORE, ms.float32)
+            self.bias = Tensor((1.0 - causal[0]) * MASKED_SCORE, ms.float32)
             self.positions = Tensor(np.arange(seq_length, dtype=np.int32)[None])
             self.nothing, self.spread = ops.Mul(), ops.Add()
 
     def construct(self, ids):
-        """int32 [batch, seq] -> additive mask FP32 [batch or 1, 1, seq, seq], positions int32 [batch, seq]"""
+        """int32 [batch, seq] -> additive mask FP32 [batch, 1, seq, seq] or [seq, seq], positions int32 [batch, seq]"""
         if not self.reset:
             return self.bias, self.spread(self.nothing(ids, 0), self.positions)
         segment = self.segments(self.eos_to_float(self.is_eos(ids, self.eos), ms.float32), 1)

@@ -12,11 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.parallel.hardware import Device
+from ms_codegeex.parallel.kernels import fused_kernels
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
-
-FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,6 @@ class Shape:
         return 4 if self.precision == "fp32" else 2
 
 
-def fused_kernels(config: RunConfig, device: Device) -> frozenset[str]:
-    """Names of the fusions in force: `parallel.fusion.*` where set, else what the device has."""
-    settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
-    return frozenset(name for name, on in settings.items() if (name in device.fused if on is None else on))
-
-
 def shape_of(config: RunConfig, device: Device) -> Shape:
     """The shape of one micro-batch of this run."""
     mesh, training = config.mesh, config.training
@@ -138,7 +131,7 @@ def shape_of(config: RunConfig, device: Device) -> Shape:
         precision=training.precision,
         dropout=training.dropout > 0,
         recompute=training.recompute,
-        fused=fused_kernels(config, device),
+        fused=fused_kernels(config, device.fused),
     )
 
 

@@ -10,9 +10,9 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.calibration import OUTSIDE_ROOFLINE
 from ms_codegeex.parallel.communication import Collective, collectives, layouts_of
 from ms_codegeex.parallel.hardware import GIB, Device, device
+from ms_codegeex.parallel.kernels import fused_kernels
 from ms_codegeex.parallel.memory import StageMemory, stage_memory
 from ms_codegeex.parallel.mesh import check_mesh
-from ms_codegeex.parallel.operators import fused_kernels
 from ms_codegeex.parallel.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
 
 if TYPE_CHECKING:
@@ -150,10 +150,14 @@ FUSION_NAMES = {
 def improvements(plan: Plan) -> list[Improvement]:
     """Fusions, recomputation and overlaps with the step time each alone would give, the best first."""
     config, found = plan.config, []
-    active = fused_kernels(config, plan.chip)
-    changes: list[tuple[str, dict[str, Any], bool]] = [
-        (text, {f"parallel__fusion__{name}": name not in active}, name in active) for name, text in FUSION_NAMES.items()
-    ]
+    active = fused_kernels(config, plan.chip.fused)
+    changes: list[tuple[str, dict[str, Any], bool]] = []
+    for name, text in FUSION_NAMES.items():
+        keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
+        if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel drops nothing
+            keys["training__dropout"] = 0.0
+            text = "fused attention (parallel.fusion.attention, with training.dropout 0)"
+        changes.append((text, keys, name in active))
     if config.mesh.tensor > 1:
         on = config.parallel.sequence
         changes.append(("sequence parallelism (parallel.sequence)", {"parallel__sequence": not on}, on))

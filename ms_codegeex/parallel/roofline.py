@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.parallel.communication import Collective, collectives, layouts_of, seconds
 from ms_codegeex.parallel.hardware import Device
-from ms_codegeex.parallel.operators import MatMul, Part, Vector, executed_products, fused_kernels, parts_of, runs_again
+from ms_codegeex.parallel.kernels import fused_kernels
+from ms_codegeex.parallel.operators import MatMul, Part, Vector, executed_products, parts_of, runs_again
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -107,7 +108,7 @@ def model_flops(config: RunConfig) -> int:
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
     """Gradient norm, scaling and AdamW of one device: bytes over bandwidth."""
     own = sum(x.local_size(config.mesh) for x in layouts_of(config) if x.stage == stage)
-    fused = fused_kernels(config, chip)
+    fused = fused_kernels(config, chip.fused)
     adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
     scaling = 12 if "graph_kernel" in fused else 20
     accumulate = 12 * config.accumulation if config.accumulation > 1 else 0

@@ -83,7 +83,7 @@ class Cuts:
         """heads are cut by tensor; `batched_mask`: the mask has a row per sample"""
         dp, tp = self.data, self.tensor
         heads = (dp, tp, 1, 1)
-        mask = (dp if batched_mask else 1, 1, 1, 1)
+        mask = (dp, 1, 1, 1) if batched_mask else (1, 1)
         core.split.shard(((dp, 1, tp, 1),))
         core.merge.shard((heads,))
         core.cast_mask.shard((mask,))

@@ -8,7 +8,9 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.kernels import chosen_kernels
 from ms_codegeex.training.optimizer import AdamW, Momentum
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
@@ -29,7 +31,7 @@ class Built:
 
 def build_network(config: RunConfig) -> nn.Cell:
     """The family's `Loss` with random weights, its plan applied if the engine partitions it."""
-    modules, training = family(config.family), config.training
+    modules, training, fused = family(config.family), config.training, chosen_kernels(config)
     build = modules.model.Build(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
@@ -39,6 +41,7 @@ def build_network(config: RunConfig) -> nn.Cell:
         micro_batch=config.micro_batch,
         loss_chunk=config.loss_chunk,
         head_table=config.partitioned and config.mesh.pipeline > 1,
+        kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
     network = modules.model.Loss(config.model_config(), build)
     if config.partitioned:
@@ -49,8 +52,8 @@ def build_network(config: RunConfig) -> nn.Cell:
 def build(config: RunConfig, momentum: bool = False, tied_group: str | None = None) -> Built:
     """Everything a rank runs. `momentum`: SGD with momentum, for comparisons: Adam hides a wrong gradient scale."""
     network = build_network(config)
-    chosen = Momentum if momentum else AdamW
-    optimizer = chosen(network.trainable_params(), config.training.optimizer, config.training.schedule)
+    arguments = network.trainable_params(), config.training.optimizer, config.training.schedule
+    optimizer = Momentum(*arguments) if momentum else AdamW(*arguments, fused="optimizer" in chosen_kernels(config))
     settings = step_settings(config, [p.name for p in optimizer.parameters], tied_group)
     split = _split(network, config)
     step = TrainStep(split, optimizer, settings)

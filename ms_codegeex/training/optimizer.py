@@ -52,9 +52,7 @@ class Momentum(nn.Cell):
     """v = βv + g; w -= lr·v. For comparisons of gradients, with the interface of `AdamW`; no decay, no moments in
     `m`."""
 
-    def __init__(
-        self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
-    ):
+    def __init__(self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig):
         super().__init__(auto_prefix=False)
         self.parameters, self.beta = ParameterTuple(parameters), config.beta1
         self.v = self.parameters.clone(prefix="optimizer.v", init="zeros")
@@ -77,8 +75,7 @@ class AdamW(nn.Cell):
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel (CPU and GPU); elsewhere the same formula is composed of elementary
-    operators.
+    serves both. `fused` chooses that kernel; else the same formula is composed of elementary operators.
     """
 
     def __init__(
@@ -99,8 +96,10 @@ class AdamW(nn.Cell):
         w, m, v = self.parameters[i], self.m[i], self.v[i]
         if self.fused:
             return self.kernel(w, m, v, lr, self.beta1, self.beta2, epsilon, decay, gradient)[0]
-        new_m = self.beta1 * m + (1.0 - self.beta1) * gradient
-        new_v = self.beta2 * v + (1.0 - self.beta2) * gradient * gradient
+        # A pipeline drops what is done to other stages' weights, and finds it by following the weight alone.
+        old_m, old_v = ops.depend(m, w), ops.depend(v, w)
+        new_m = self.beta1 * old_m + (1.0 - self.beta1) * gradient
+        new_v = self.beta2 * old_v + (1.0 - self.beta2) * gradient * gradient
         new_w = w - lr * (new_m / (ops.sqrt(new_v) + epsilon) + decay * w)
         return ops.depend(ops.assign(w, new_w), (ops.assign(m, new_m), ops.assign(v, new_v)))
 

@@ -46,8 +46,11 @@ def _initialise(config: RunConfig) -> tuple[int, str | None]:
     from mindspore import communication
 
     from ms_codegeex.parallel import context
+    from ms_codegeex.parallel.kernels import chosen_kernels
 
     ms.set_context(mode=ms.GRAPH_MODE)
+    if "graph_kernel" in chosen_kernels(config):
+        ms.set_context(enable_graph_kernel=True)
     if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # else msrun gives each process its device
         ms.set_device("Ascend", int(os.environ["DEVICE_ID"]))
     else:

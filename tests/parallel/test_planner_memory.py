@@ -97,7 +97,8 @@ TOO_LARGE = [
     (PAPER, ["devices=8", "parallel.optimizer_shard=1", "training.micro_batch=8"], "parallel."),
     (PAPER, ["model.num_layers=119"], "parallel."),
     (PIPELINE, ["training.recompute=none"], "training.recompute"),
-    (CLUSTER_64, ["training.recompute=none"], "training.micro_batch"),
+    (CLUSTER_64, ["training.recompute=none"], "training.recompute"),
+    (CLUSTER_64, ["training.recompute=none", "training.dropout=0"], "training.micro_batch"),  # fused attention
     (CLUSTER_64, ["parallel.hardware=ascend910", "training.micro_batch=48"], "training.micro_batch"),
     (SERVER, ["parallel.optimizer_shard=1"], "parallel.optimizer_shard"),
     (SERVER, ["training.micro_batch=16"], "training.micro_batch"),

@@ -9,12 +9,13 @@ logits = y wordᵀ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mindspore as ms
 from mindspore import nn, ops
 
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
+from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, LayerNorm, Linear
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
@@ -35,6 +36,21 @@ class Build:
     micro_batch: int = 1
     loss_chunk: int = 0
     head_table: bool = False
+    kernels: Kernels = field(default_factory=Kernels)
+
+    def norm(self, config: CodeGeeXConfig) -> LayerNorm:
+        """LN over the hidden size"""
+        return self.kernels.layer_norm(config.hidden_size, config.layer_norm_eps, self.dtype)
+
+    def drop(self, width: int, site: int) -> Dropout:
+        """dropout number `site` of `width` elements a token"""
+        return self.kernels.drop(self.dropout, self.seq_length * width, site, self.seed)
+
+    def attention(self, config: CodeGeeXConfig, site: int) -> AttentionCore:
+        """multi-head attention without its projections"""
+        heads, softmax_dtype = config.num_heads, ms.float32 if config.softmax_fp32 else self.dtype
+        size, dropout = config.hidden_size // heads, self.drop(heads * self.seq_length, site)
+        return self.kernels.attention_core(heads, size, self.seq_length, self.dtype, softmax_dtype, dropout)
 
 
 class Attention(nn.Cell):
@@ -42,15 +58,12 @@ class Attention(nn.Cell):
 
     def __init__(self, config: CodeGeeXConfig, build: Build, site: int):
         super().__init__()
-        h, heads, s = config.hidden_size, config.num_heads, build.seq_length
+        h = config.hidden_size
         self.query = Linear(h, h, config.init_std, build.dtype)
         self.key = Linear(h, h, config.init_std, build.dtype)
         self.value = Linear(h, h, config.init_std, build.dtype)
         self.output = Linear(h, h, config.init_std, build.dtype)
-        softmax_dtype = ms.float32 if config.softmax_fp32 else build.dtype
-        self.core = AttentionCore(
-            heads, h // heads, s, build.dtype, softmax_dtype, Dropout(build.dropout, heads * s * s, site, build.seed)
-        )
+        self.core = build.attention(config, site)
 
     def construct(self, query, memory, mask, samples):
         """query and memory [batch*seq, H] -> [batch*seq, H]"""
@@ -79,13 +92,12 @@ class Block(nn.Cell):
 
     def __init__(self, config: CodeGeeXConfig, build: Build, index: int):
         super().__init__()
-        elements = build.seq_length * config.hidden_size
-        self.attention_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, build.dtype)
+        self.attention_norm = build.norm(config)
         self.attention = Attention(config, build, 3 * index + 1)
-        self.attention_dropout = Dropout(build.dropout, elements, 3 * index + 2, build.seed)
-        self.feed_forward_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, build.dtype)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward_norm = build.norm(config)
         self.feed_forward = FeedForward(config, build)
-        self.feed_forward_dropout = Dropout(build.dropout, elements, 3 * index + 3, build.seed)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
     def construct(self, x, mask, samples, query=None):
@@ -105,7 +117,7 @@ class InputEmbedding(nn.Cell):
         self.dtype, self.hidden_size = build.dtype, config.hidden_size
         self.word = Embedding(config.vocab_size, config.hidden_size, config.init_std)
         self.position = Embedding(config.max_position_embeddings, config.hidden_size, config.init_std)
-        self.dropout = Dropout(build.dropout, build.seq_length * config.hidden_size, 0, build.seed)
+        self.dropout = build.drop(config.hidden_size, 0)
         self.add, self.cast = ops.Add(), ops.Cast()
 
     def construct(self, ids, positions, samples):
@@ -123,7 +135,7 @@ class CodeGeeX(nn.Cell):
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, build.dtype)
+        self.final_norm = build.norm(config)
         self.top_query_embedding = Embedding(config.max_position_embeddings, config.hidden_size, config.init_std)
         self.top_query_layer = Block(config, build, config.num_layers)
         self.cast_query = ops.Cast()

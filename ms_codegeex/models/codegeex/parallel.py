@@ -79,10 +79,7 @@ def apply(network: Loss, config: CodeGeeXConfig, mesh: Mesh, run: RunConfig) -> 
     _shard_embedding(cuts, model.embedding)
     for block in (*model.blocks, model.top_query_layer):
         _shard_block(cuts, block, model.mask.reset)
-        if run.training.recompute == "full":
-            block.recompute()
-        elif run.training.recompute == "selective":
-            block.attention.core.recompute()
+    _recompute(model, run.training.recompute, mesh.tensor)
     cuts.norm(model.final_norm)
     cuts.embedding(model.top_query_embedding)
     model.cast_query.shard(((mesh.data, 1, 1),))
@@ -118,6 +115,22 @@ def _shard_block(cuts: Cuts, block: Block, batched_mask: bool) -> None:
         cuts.dropout(dropout, (cuts.rows, 1))
     cuts.elementwise(block.add_attention)
     cuts.elementwise(block.add_feed_forward)
+
+
+def _recompute(model: CodeGeeX, what: str, tensor: int) -> None:
+    """Forget a block's activations, or its attention scores, until the backward pass.
+
+    What a block keeps, its input, is cut over the tensor-parallel devices and gathered again; not the top query
+    layer's, whose input is the final norm's (CodeGeeX release). A fused attention keeps no scores.
+    """
+    for block in model.blocks:
+        if what == "full":
+            block.recompute(recompute_slice_activation=tensor > 1)
+    if what == "full":
+        model.top_query_layer.recompute()
+    for block in (*model.blocks, model.top_query_layer):
+        if what == "selective" and not hasattr(block.attention.core, "kernel"):
+            block.attention.core.recompute()
 
 
 def _place(network: Loss, config: CodeGeeXConfig, stages: int) -> None:

@@ -1,0 +1,98 @@
+"""Twins of the cells in `layers.py` around one kernel of the device each, called `kernel`.
+
+Constructor, parameters and `construct` are those of the composite cell, so that neither a model nor a checkpoint sees
+which of the two it has. What a run uses is decided in `ms_codegeex/parallel/kernels.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.ops.operations.nn_ops import FlashAttentionScore
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.models.layers import AttentionCore, Dropout, LayerNorm
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Which cells of a model are the fused ones; each property is the cell's class."""
+
+    attention: bool = False
+    norm: bool = False
+    dropout: bool = False
+
+    @property
+    def attention_core(self) -> type[AttentionCore]:
+        """softmax(q kᵀ / sqrt(d) + mask) v"""
+        return FusedAttention if self.attention else AttentionCore
+
+    @property
+    def layer_norm(self) -> type[LayerNorm]:
+        """LayerNorm over the last axis"""
+        return FusedLayerNorm if self.norm else LayerNorm
+
+    @property
+    def drop(self) -> type[Dropout] | type[FusedDropout]:
+        """inverted dropout"""
+        return FusedDropout if self.dropout else Dropout
+
+
+class FusedLayerNorm(LayerNorm):
+    """LayerNorm in FP32, result in `dtype`: one kernel forward, one backward."""
+
+    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
+        super().__init__(hidden_size, epsilon, dtype)
+        self.kernel = ops.LayerNorm(1, 1, epsilon)
+
+    def construct(self, x):
+        """[rows, hidden] -> [rows, hidden]"""
+        return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
+
+
+class FusedAttention(AttentionCore):
+    """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
+
+    It divides by sqrt(d) itself, behind a product that it forms in FP32, and hides instead of adding -10000. Dropout of
+    the attention weights is not offered: a `dropout` that drops is a `UserError`.
+    """
+
+    def __init__(
+        self, num_heads: int, head_dim: int, seq_length: int, dtype: ms.Type, softmax_dtype: ms.Type, dropout: nn.Cell
+    ):
+        super().__init__(num_heads, head_dim, seq_length, dtype, softmax_dtype, dropout)
+        if dropout.active:
+            raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
+        self.kernel = FlashAttentionScore(num_heads, scale_value=1.0 / math.sqrt(head_dim), input_layout="BNSD")
+        self.hide = ops.Less()
+
+    def construct(self, query, key, value, mask, samples):
+        """q, k, v [batch*seq, heads*d], additive mask [batch, 1, seq, seq] or [seq, seq] -> [batch*seq, heads*d]"""
+        hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
+        q, k, v = self._heads(query), self._heads(key), self._heads(value)
+        context = self.kernel(q, k, v, None, None, None, hidden)[3]
+        return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
+
+
+class FusedDropout(nn.Cell):
+    """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set.
+
+    Another mask in every call, but not a function of the sample as in `layers.Dropout`: a resumed run or another number
+    of devices drops other elements. The seed is the same on all devices and never 0: devices that hold copies of an
+    activation have to drop the same elements, and so has the backward pass where it computes the forward again.
+    """
+
+    def __init__(self, probability: float, elements: int, site: int, seed: int):
+        super().__init__()
+        self.active = probability > 0.0
+        mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % (2**31 - 1) + 1
+        self.kernel = ops.Dropout(1.0 - probability, mixed, site + 1)
+
+    def construct(self, x, samples):
+        """x any shape -> x with elements dropped; `samples` is what `layers.Dropout` draws from"""
+        if not (self.active and self.training):
+            return x
+        return self.kernel(x)[0]

@@ -1,0 +1,64 @@
+"""Which fused kernels a run uses: `parallel.fusion.*` where set, else what the device has. Nothing else decides it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import device as hardware
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
+# There is a kernel for norm and dropout too: the one is slower than elementary operators, the other's numbers depend on
+# the number of devices. Graph kernels move results by 1e-4 (facts: fusion switches).
+CPU = frozenset({"optimizer"})
+HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # of fused attention
+
+
+def chosen_kernels(config: RunConfig) -> frozenset[str]:
+    """Names of the fusions in force on `config.device`."""
+    if config.device == "cpu":
+        return fused_kernels(config, CPU)
+    own = hardware(config.parallel.hardware).fused
+    return fused_kernels(config, own if config.device == "ascend" else own - {"attention"})
+
+
+def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str]:
+    """Names of the fusions in force where those in `available` are the default."""
+    if attention_obstacle(config):
+        available = available - {"attention"}
+    settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
+    return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
+
+
+def attention_obstacle(config: RunConfig) -> str | None:
+    """Why the fused attention cannot compute this model, as what to change; None if it can."""
+    model = config.model_config()
+    size = model.hidden_size // model.num_heads
+    if config.training.dropout > 0:
+        return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
+    if config.training.precision == "fp32":
+        return "it multiplies in 16 bits; set training.precision: fp32 to fp16"
+    if size % HEAD_MULTIPLE or size > LARGEST_HEAD:
+        return f"heads of {size} are not a multiple of {HEAD_MULTIPLE} up to {LARGEST_HEAD}; change model.num_heads"
+    return None
+
+
+def check_kernels(config: RunConfig) -> None:
+    """A `UserError` names the key of a fusion that was asked for and cannot be had, or that cannot be left out."""
+    fusion = config.parallel.fusion
+    if fusion.attention:
+        obstacle = attention_obstacle(config)
+        if config.device != "ascend":
+            obstacle = f"there is no such kernel for device: {config.device}, only for ascend; set it"
+        elif "attention" not in hardware(config.parallel.hardware).fused:
+            obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
+        if obstacle:
+            raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
+    if config.partitioned and config.training.dropout > 0 and "dropout" not in chosen_kernels(config):
+        raise UserError(
+            "parallel.fusion.dropout: composed dropout cannot be cut over devices; leave the key out, or set "
+            "training.dropout to 0"
+        )
