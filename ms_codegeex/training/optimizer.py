@@ -48,6 +48,24 @@ def decays(name: str) -> bool:
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
+# Mapped over the parameters, not looped: the engine nests a call for each turn of a loop, and 1,000 calls at most.
+def _momentum(kernel, rate, beta, parameter, v, gradient):
+    return kernel(parameter, v, rate, gradient, beta)
+
+
+def _fused_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, parameter, m, v, gradient):
+    return kernel(parameter, m, v, rate, beta1, beta2, epsilon, decay * factor, gradient)[0]
+
+
+def _composed_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, parameter, m, v, gradient):
+    # A pipeline drops what is done to other stages' weights, and finds it by following the weight alone.
+    old_m, old_v = ops.depend(m, parameter), ops.depend(v, parameter)
+    new_m = beta1 * old_m + (1.0 - beta1) * gradient
+    new_v = beta2 * old_v + (1.0 - beta2) * gradient * gradient
+    new = parameter - rate * (new_m / (ops.sqrt(new_v) + epsilon) + decay * factor * parameter)
+    return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
+
+
 class Momentum(nn.Cell):
     """v = βv + g; w -= lr·v. For comparisons of gradients, with the interface of `AdamW`; no decay, no moments in
     `m`."""
@@ -59,13 +77,13 @@ class Momentum(nn.Cell):
         self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
         self.schedule = WarmupCosine(schedule)
         self.kernel = ops.ApplyMomentum()  # one operator: a pipeline drops what is done to other stages' parameters
+        self.map = ops.HyperMap()
 
     def construct(self, gradients):
         """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
         lr = self.schedule(self.step)
-        done = ()
-        for i in range(len(self.v)):
-            done += (self.kernel(self.parameters[i], self.v[i], lr, gradients[i], self.beta),)
+        update = ops.partial(_momentum, self.kernel, lr, self.beta)
+        done = self.map(update, self.parameters, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
@@ -88,20 +106,10 @@ class AdamW(nn.Cell):
         self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
         self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
-        self.correct, self.fused = config.bias_correction, fused
+        self.correct = config.bias_correction
         self.schedule = WarmupCosine(schedule)
-        self.kernel = ops.AdamWeightDecay()
-
-    def _update(self, lr, epsilon, decay, gradient, i):
-        w, m, v = self.parameters[i], self.m[i], self.v[i]
-        if self.fused:
-            return self.kernel(w, m, v, lr, self.beta1, self.beta2, epsilon, decay, gradient)[0]
-        # A pipeline drops what is done to other stages' weights, and finds it by following the weight alone.
-        old_m, old_v = ops.depend(m, w), ops.depend(v, w)
-        new_m = self.beta1 * old_m + (1.0 - self.beta1) * gradient
-        new_v = self.beta2 * old_v + (1.0 - self.beta2) * gradient * gradient
-        new_w = w - lr * (new_m / (ops.sqrt(new_v) + epsilon) + decay * w)
-        return ops.depend(ops.assign(w, new_w), (ops.assign(m, new_m), ops.assign(v, new_v)))
+        self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
+        self.map = ops.HyperMap()
 
     def construct(self, gradients):
         """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
@@ -112,8 +120,7 @@ class AdamW(nn.Cell):
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        done = ()
-        for i in range(len(self.decay)):
-            done += (self._update(rate, epsilon, self.decay[i] * relative, gradients[i], i),)
+        update = ops.partial(self.update, self.kernel, rate, self.beta1, self.beta2, epsilon, relative)
+        done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
