@@ -84,7 +84,7 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
 def _mesh(text: str | None):
     from ms_codegeex.rehearsal.shrink import parse_mesh
 
-    return parse_mesh(text) if text else None
+    return None if text is None else parse_mesh(text)
 
 
 def _ranks(text: str, world: int) -> list[int] | None:

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import device as hardware
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+
+# MindSpore 2.9.0 refuses other sizes when it compiles (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
+SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,19 @@ def _divides(key: str, part: int, whole_key: str, whole: int) -> None:
         raise UserError(f"{key}: {part} does not divide {whole_key} {whole}; change {key} or {whole_key}")
 
 
+def check_world(key: str, world: int) -> None:
+    """`UserError` for `key` if the engine cannot partition a graph for `world` devices."""
+    if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > LARGEST_WORLD:
+        raise UserError(
+            f"{key}: MindSpore cannot partition for {world} devices, only for 2, 4 or a multiple of {WORLD_MULTIPLE} "
+            f"up to {LARGEST_WORLD}; choose such a number"
+        )
+
+
 def check_mesh(config: RunConfig) -> None:
     """All rules of meshes in one place; a `UserError` names the key to change."""
-    parallel, training = config.parallel, config.training
+    parallel = config.parallel
+    hardware(parallel.hardware)
     fixed = parallel.tensor * parallel.pipeline
     if config.devices % fixed:
         raise UserError(
@@ -98,6 +112,16 @@ def check_mesh(config: RunConfig) -> None:
             f"parallel.data: {mesh.data} replicas x {fixed} do not use devices: {config.devices}; "
             f"set it to {config.devices // fixed} or leave parallel.data out"
         )
+    if config.partitioned:
+        check_world("devices", mesh.world)
+    _check_batch(config, mesh)
+    _check_tensor(config, mesh)
+    _check_pipeline(config, mesh)
+    _check_optimizer_shards(config, mesh)
+
+
+def _check_batch(config: RunConfig, mesh: Mesh) -> None:
+    parallel, training = config.parallel, config.training
     if training.global_batch % mesh.data:
         raise UserError(
             f"training.global_batch: {training.global_batch} does not divide by the {mesh.data} "
@@ -109,16 +133,16 @@ def check_mesh(config: RunConfig) -> None:
                 f"parallel.micro_batches: {parallel.micro_batches} of training.micro_batch {training.micro_batch} are "
                 f"not the {config.local_batch} sequences of a replica; leave one of the two keys out"
             )
-    elif parallel.micro_batches:
-        _divides("parallel.micro_batches", parallel.micro_batches, "the sequences of a replica,", config.local_batch)
+    elif parallel.micro_batches and config.local_batch % parallel.micro_batches:
+        raise UserError(
+            f"parallel.micro_batches: {parallel.micro_batches} does not divide the {config.local_batch} sequences of a "
+            "replica; choose a divisor or change training.global_batch"
+        )
     if config.local_batch % config.micro_batch:
         raise UserError(
             f"training.micro_batch: {config.micro_batch} does not divide the {config.local_batch} sequences of a "
             "device; choose a divisor"
         )
-    _check_tensor(config, mesh)
-    _check_pipeline(config, mesh)
-    _check_optimizer_shards(config, mesh)
 
 
 def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
@@ -127,7 +151,7 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
         if parallel.sequence:
             raise UserError("parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false")
         return
-    for field in ("num_heads", "hidden_size", "intermediate_size"):
+    for field in ("num_heads", "intermediate_size"):  # heads divide the hidden size
         _divides("parallel.tensor", mesh.tensor, f"model.{field}", getattr(model, field))
     if parallel.vocabulary:
         _divides("parallel.tensor", mesh.tensor, "model.vocab_size", model.vocab_size)
@@ -163,7 +187,11 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
     shard, model = mesh.optimizer_shard, config.model_config()
     if shard == 1:
         return
-    _divides("parallel.optimizer_shard", shard, "the data-parallel replicas,", mesh.data)
+    if mesh.data % shard:
+        raise UserError(
+            f"parallel.optimizer_shard: {shard} does not divide the {mesh.data} data-parallel replicas; choose a "
+            "divisor or change devices"
+        )
     rows = {"hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size}
     for field, size in rows.items():
         if size // mesh.tensor % shard:

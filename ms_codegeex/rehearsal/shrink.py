@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.parallel.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
 FUSED = ("graph_kernel", "attention", "norm", "dropout")  # have no kernel on a CPU, or move results on it
@@ -21,15 +21,21 @@ def small_mesh(mesh: Mesh) -> Mesh:
 
 def parse_mesh(text: str) -> Mesh:
     """`data=2,tensor=2,pipeline=2,optimizer_shard=2`; what is left out is 1."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     for part in text.split(","):
         name, separator, size = part.partition("=")
         if name not in ("data", "tensor", "pipeline", "optimizer_shard") or not separator or not size.isdecimal():
             raise UserError(f"--mesh: found '{part}', expected axis=size like data=2,tensor=2,pipeline=1")
         if int(size) < 1:
             raise UserError(f"--mesh: {name} is {size}; give 1 or more")
+        if name in sizes:
+            raise UserError(f"--mesh: {name} is given twice; keep one")
         sizes[name] = int(size)
-    return Mesh(**sizes)
+    mesh = Mesh(**sizes)
+    if mesh.world == 1:
+        raise UserError("--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2")
+    check_world("--mesh", mesh.world)
+    return mesh
 
 
 def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
