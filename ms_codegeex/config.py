@@ -65,7 +65,7 @@ class ScheduleConfig:
 class LossScaleConfig:
     """Dynamic loss scale for FP16: doubled after `window` good steps, halved on overflow, when the step is skipped."""
 
-    initial: Annotated[float, Field(ge=1)] = 2.0**32
+    initial: Annotated[float, Field(ge=1, le=1e38)] = 2.0**32  # kept in FP32
     window: Positive = 1000
     factor: Annotated[float, Field(gt=1)] = 2.0
 
@@ -164,6 +164,9 @@ class RunConfig:
         fields = {k: v for k, v in self.model.items() if k not in ("family", "preset")}
         _check_keys("model", fields, [*(f.name for f in dataclasses.fields(base)), "family", "preset"])
         checked = _validate(type(base), {**asdict(base), **fields}, "model.")
+        for key, value in asdict(checked).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"model.{key}: found {value}; input should be a finite number")
         return module.build_config(self.model.get("preset"), {k: getattr(checked, k) for k in fields})
 
     @property
@@ -374,4 +377,4 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-RunConfig.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+RunConfig.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
