@@ -222,11 +222,14 @@ def _sample(model: Path, seed: int) -> str:
 def _print_summary(summary: dict[str, Any], run_directory) -> None:
     """The figures, the sample, where things are, and what to try next."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
-    print(
-        f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps\n"
-        f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
-        f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
-    )
+    if loss is None:
+        print(f"\n{summary['steps']} steps; not evaluated, which MindSpore cannot in a pipeline\n")
+    else:
+        print(
+            f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps\n"
+            f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
+            f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
+        )
     if summary["sample"] is not None:
         print("sample:\n" + "\n".join(f"  {line}" for line in summary["sample"].splitlines()) + "\n")
     print("artefacts:")

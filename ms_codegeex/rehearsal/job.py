@@ -50,7 +50,7 @@ def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """FP32 weights that are neither small nor equal, so that every gradient counts."""
     generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
     # tables are larger than matrices: queries of nearly nothing would leave the scores without a gradient
-    spread = 0.5 if "embedding" in name else 0.1
+    spread = 0.25 if "embedding" in name else 0.1
     value = generator.normal(0.0, spread, shape).astype(np.float32)
     return value + 1.0 if name.endswith("norm.weight") else value
 

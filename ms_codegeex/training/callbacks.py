@@ -1,10 +1,11 @@
-"""What watches a run: the log, TensorBoard, the loss curve, checkpoints. All run on rank 0."""
+"""What watches a run: log, TensorBoard, loss curve, checkpoints. On rank 0; checkpoints on all ranks of a cut graph."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,41 @@ class JsonLog(Callback):
 
 class Checkpoints(Callback):
     """Saves every `every` steps and at the end, keeps the newest `keep`; `restored` is the step that is there
-    already."""
+    already.
 
-    def __init__(self, root: Path, every: int, keep: int, restored: int | None = None):
+    Where tensors are cut, every rank has one of these and writes the parts that are its own; `barrier` waits for all
+    `writers`. Replicas are equal, so on data-parallel processes rank 0 alone writes.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        every: int,
+        keep: int,
+        restored: int | None = None,
+        *,
+        writers: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+    ):
         self.root, self.every, self.keep, self.saved = root, every, keep, restored
+        self.writers, self.barrier = writers, barrier
 
     def _save(self, trainer: Trainer) -> None:
-        tensors = {name: parameter.asnumpy() for name, parameter in trainer.state_tensors().items()}
-        write_checkpoint(self.root, trainer.progress.step, tensors, trainer.scalars())
-        prune(self.root, self.keep)
+        write_checkpoint(
+            self.root,
+            trainer.progress.step,
+            trainer.own_slices(),
+            trainer.scalars(),
+            rank=trainer.rank,
+            world_size=self.writers,
+            barrier=self.barrier,
+        )
+        if trainer.rank == 0:
+            prune(self.root, self.keep)
         self.saved = trainer.progress.step
 
     def step(self, trainer: Trainer, record: Record) -> None:
-        """Save if it is time; replicas are equal, so rank 0 writes them once."""
+        """Save if it is time."""
         if self.every and record.step % self.every == 0:
             self._save(trainer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ import mindspore as ms
 import numpy as np
 import psutil
 from mindspore import Tensor
+from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.batches import Batch, PackedSequences, shuffle_context, unigram_entropy
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.training.build import build
-from ms_codegeex.training.checkpoint import Checkpoint
+from ms_codegeex.training.checkpoint import Checkpoint, Slice
+from ms_codegeex.training.initialise import initial_weight
+from ms_codegeex.training.placement import Placement
 
 
 @dataclass
@@ -85,15 +89,54 @@ class Trainer:
         self.compiled = False
         self.model_config = config.model_config()
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
-        ms.set_seed(config.seed)  # initial weights: the same on every rank
-        self.built = build(config, tied_group=tied_group)
+        self.placement = Placement(config, rank)
+        # the engine shortens what a device shares when it compiles; whole weights are never made on it
+        with no_init_parameters() if config.partitioned else nullcontext():
+            self.built = build(config, tied_group=tied_group)
         self.train_step, self.optimizer = self.built.step, self.built.optimizer
+        if config.partitioned:
+            self._compile()
+        self._initialise()
+
+    def _compile(self) -> None:
+        """Partition and compile the step; from then on parameters have the shape of this rank's part."""
+        self.status("compiling the training graph")
+        rows = self.config.training.global_batch // self.loaders
+        ids, samples = np.zeros((rows, self.config.seq_length), np.int32), np.zeros(rows, np.int32)
+        self.train_step.set_train(True)
+        self.train_step.compile(*_tensors(Batch(ids, ids, ids.astype(np.float32), samples)))
+
+    def _initialise(self) -> None:
+        """Weights from seed and name; what the engine left empty otherwise (moments, buffers) becomes zero."""
+        weights = {p.name for p in self.optimizer.parameters}
+        for parameter in self.train_step.get_parameters():
+            name, place = parameter.name, self.placement
+            if name in weights:
+                if place.here(name):
+                    shape, window = place.shape(name, tuple(parameter.shape)), place.window(name)
+                    value = initial_weight(
+                        place.stored_name(name), shape, self.model_config.init_std, self.config.seed, window
+                    )
+                    _set(parameter, value)
+            elif self.config.partitioned and parameter.has_init:
+                _set(parameter, np.zeros(parameter.shape, np.float32))
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_tensors(self) -> dict[str, ms.Parameter]:
-        """Weights and moments by name: all that a checkpoint holds as tensors."""
-        return {p.name: p for p in (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)}
+        """Weights and moments that this rank holds, by their own names."""
+        parameters = (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)
+        return {p.name: p for p in parameters if self.placement.here(p.name)}
+
+    def own_slices(self) -> dict[str, Slice]:
+        """The parts of weights and moments that this rank has to save: together with other ranks', a checkpoint."""
+        slices = {}
+        for name, parameter in self.state_tensors().items():
+            if self.placement.writes(name):
+                shape, window = self.placement.shape(name, tuple(parameter.shape)), self.placement.window(name)
+                offset = tuple(part.start for part in window) if window else (0,) * len(shape)
+                slices[name] = Slice(shape, offset, parameter.asnumpy())
+        return slices
 
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
@@ -112,21 +155,24 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; the state is checked against this model first."""
-        parameters, state = self.state_tensors(), checkpoint.state
-        if set(parameters) != set(checkpoint.names):
-            odd = sorted(set(parameters) ^ set(checkpoint.names))[0]
+        parameters, place, state = self.state_tensors(), self.placement, checkpoint.state
+        everything = (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)
+        names = {place.stored_name(parameter.name) for parameter in everything}
+        if names != set(checkpoint.names):
+            odd = sorted(names ^ set(checkpoint.names))[0]
             raise UserError(
                 f"{checkpoint.path}: tensor {odd} is on one side only; this checkpoint is of another model, "
                 "choose another output or checkpoint.resume=null"
             )
         for name, parameter in parameters.items():
-            if tuple(parameter.shape) != checkpoint.shape(name):
+            shape, stored = place.shape(name, tuple(parameter.shape)), place.stored_name(name)
+            if shape != checkpoint.shape(stored):
                 raise UserError(
-                    f"{checkpoint.path}: tensor {name} is {checkpoint.shape(name)}, the model has "
-                    f"{tuple(parameter.shape)}; give the model settings of the run, or another output"
+                    f"{checkpoint.path}: tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}; give "
+                    "the model settings of the run, or another output"
                 )
         for name, parameter in parameters.items():
-            parameter.set_data(Tensor(np.ascontiguousarray(checkpoint.tensor(name))))
+            _set(parameter, checkpoint.tensor(place.stored_name(name), place.window(name)))
         self.optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
         if (
             self.train_step.scaled and state["config"]["training"]["precision"] == "fp16"
@@ -211,8 +257,15 @@ class Trainer:
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def validation_loss(self) -> float:
-        """`evaluate` of the weights as they are now, computed once a step."""
+    @property
+    def evaluates(self) -> bool:
+        """Whether this run can: MindSpore cuts a pipeline only where there are gradients."""
+        return self.config.mesh.pipeline == 1
+
+    def validation_loss(self) -> float | None:
+        """`evaluate` of the weights as they are now, computed once a step; None in a pipeline."""
+        if not self.evaluates:
+            return None
         if self.evaluated is None or self.evaluated[0] != self.progress.step:
             self.status("evaluating" if self.evaluated else "compiling the evaluation graph and evaluating")
             self.evaluated = (self.progress.step, self.evaluate())
@@ -233,13 +286,22 @@ class Trainer:
             total, tokens = total + loss, tokens + count
         return total / max(tokens, 1.0)
 
-    def final_figures(self) -> dict[str, float]:
+    def final_figures(self) -> dict[str, float | None]:
         """What tells a language model from a table of frequencies, all on the validation split, in nats."""
         return {
             "validation_loss": self.validation_loss(),
             "unigram_entropy": unigram_entropy(self.validation),
-            "shuffled_context_loss": self.evaluate(shuffled=True),
+            "shuffled_context_loss": self.evaluate(shuffled=True) if self.evaluates else None,
         }
+
+
+def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
+    if value.shape != tuple(parameter.shape):
+        raise RunFailure(
+            f"{parameter.name}: the engine made it {tuple(parameter.shape)}, the plan says {value.shape}; "
+            "rehearse the configuration"
+        )
+    parameter.set_data(Tensor(np.ascontiguousarray(value)), slice_shape=True)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

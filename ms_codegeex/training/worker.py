@@ -73,6 +73,14 @@ def _matmul_peak(config: RunConfig) -> float:
     return hardware(config.parallel.hardware).peak(config.training.precision)
 
 
+def _barrier() -> None:
+    """Wait for all ranks."""
+    import mindspore as ms
+    from mindspore import Tensor, ops
+
+    ops.AllReduce()(Tensor([0.0], ms.float32)).asnumpy()
+
+
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
     from ms_codegeex.data.batches import PackedSequences
@@ -90,9 +98,12 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     if rank == 0:
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
-        root = run_directory.checkpoints
+    if rank == 0 or config.partitioned:
+        root, saving = run_directory.checkpoints, config.checkpoint
         restored = checkpoint.step if checkpoint and checkpoint.path.parent == root else None
-        callbacks.append(Checkpoints(root, config.checkpoint.every, config.checkpoint.keep, restored))
+        cut = {"writers": config.devices, "barrier": _barrier} if config.partitioned else {}
+        callbacks.append(Checkpoints(root, saving.every, saving.keep, restored, **cut))
+    if rank == 0:
         if config.logging.tensorboard:
             callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step + 1 if checkpoint else 0))
         if config.logging.plots:
@@ -115,7 +126,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
         write_json(
             run_directory.result,
             {
-                "parameters": sum(int(p.size) for p in trainer.optimizer.parameters),
+                "parameters": trainer.model_config.parameter_count(),
                 **figures,
                 "steps": trainer.progress.step,
                 "devices": config.devices,

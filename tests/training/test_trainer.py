@@ -27,6 +27,7 @@ class Keep(Callback):
 
 
 def make(values, *callbacks):
+    ms.set_context(mode=ms.GRAPH_MODE)  # as the workers do
     config = build_run_config(values)
     data = [
         PackedSequences(Path(config.data.train), split, config.seq_length, config.seed)

@@ -1,0 +1,53 @@
+"""Which part of each tensor of the training state this rank holds, and which of the holders writes it."""
+
+from __future__ import annotations
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.sharding import ParameterLayout
+
+MOMENTS = ("optimizer.m.", "optimizer.v.")
+
+
+class Placement:
+    """Of one rank. A tensor is a weight or one of its moments, which lie as the weight does."""
+
+    def __init__(self, config: RunConfig, rank: int):
+        self.mesh, self.rank = config.mesh, rank
+        self.layouts: dict[str, ParameterLayout] | None = None
+        if config.partitioned:
+            plan = family(config.family).parallel.parameter_layouts(config.model_config(), self.mesh, config.parallel)
+            self.layouts = {layout.name: layout for layout in plan}
+
+    def _layout(self, name: str) -> tuple[str, ParameterLayout]:
+        prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
+        return prefix, self.layouts[name.removeprefix(prefix)]
+
+    def here(self, name: str) -> bool:
+        """Whether this rank's stage has the tensor."""
+        return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
+
+    def stored_name(self, name: str) -> str:
+        """The name in checkpoints: copies go by their owner's."""
+        if self.layouts is None:
+            return name
+        prefix, layout = self._layout(name)
+        return prefix + (layout.copy_of or layout.name)
+
+    def window(self, name: str) -> tuple[slice, ...] | None:
+        """The part of the whole tensor that this rank holds; None: all of it."""
+        return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
+
+    def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return local if self.layouts is None else self._layout(name)[1].shape
+
+    def writes(self, name: str) -> bool:
+        """Whether this rank is the first of those that hold this part: the one that saves it."""
+        if self.layouts is None:
+            return self.rank == 0
+        layout, (stage, replica, shard) = self._layout(name)[1], self.mesh.coordinates(self.rank)
+        if layout.copy_of or layout.stage != stage:
+            return False
+        first_replica = replica < self.mesh.optimizer_shard if layout.optimizer_sharded else replica == 0
+        return first_replica and (layout.tensor_axis is not None or shard == 0)
