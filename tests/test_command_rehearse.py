@@ -1,0 +1,157 @@
+"""`ms-codegeex rehearse` as a user runs it; what it executes and judges is tested in tests/rehearsal."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT, command, small_run, write_config
+
+from ms_codegeex import cli
+from ms_codegeex.config import build_run_config
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.rehearsal import execute
+from ms_codegeex.rehearsal.compare import Comparison, ParameterError
+
+TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+PAPER = ROOT / "configs" / "codegeex_13b.yaml"
+PROMISED = {
+    "verdict",
+    "ranks",
+    "steps",
+    "loss_relative_error",
+    "parameter_relative_error",
+    "replicas_equal",
+    "compile_seconds",
+    "peak_memory_bytes",
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A configuration file that trains on two devices."""
+    return write_config(tmp_path / "small.yaml", {**small_run(tmp_path, tmp_path / "run"), "devices": 2})
+
+
+def test_help_explains_with_examples():
+    result = command("rehearse", "--help")
+    assert result.returncode == 0 and result.stderr == ""
+    examples = [line.split() for line in result.stdout.splitlines() if line.startswith("  ms-codegeex rehearse")]
+    assert len(examples) >= 4
+    for words in examples:
+        arguments = cli.parse(words[1:])
+        assert (ROOT / arguments.config).is_file()
+    for flag in ("--execute", "--compile", "--ranks", "--mesh", "--steps", "--json"):
+        assert flag in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--steps", "2"], "--steps: 2 steps are too few to show an error that builds up; give 4 or more"),
+        (["--mesh", "nonsense"], "--mesh: found 'nonsense', expected axis=size like data=2,tensor=2,pipeline=1"),
+        (["--mesh", ""], "--mesh: found '', expected axis=size"),
+        (["--mesh", "data=1"], "--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2"),
+        (["--mesh", "data=2,optimizer_shard=4"], "parallel.optimizer_shard: 4 does not divide the 2"),
+        (["--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
+        (["--ranks", "first"], "--ranks: found 'first'"),
+        (["--devices", "0"], "devices: found 0"),
+        (["--devices", "3", "training.global_batch=9"], "devices: MindSpore cannot partition for 3 devices"),
+        (["devices=1"], "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1"),
+        (["parallel.tensor=3"], "parallel.tensor: tensor 3 x pipeline 1 = 3 does not divide devices: 2"),
+        (["parallel.tensr=2"], "parallel.tensr: unknown key; did you mean 'tensor'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_one_line_and_2(small, capsys, words, message):
+    assert cli.main(["rehearse", "--config", str(small), "--execute", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"ms-codegeex rehearse: {message}")
+
+
+def test_mistakes_in_a_process_of_its_own(small):
+    result = command("rehearse", "--config", small, "--execute", "--steps", "2")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("ms-codegeex rehearse: --steps: 2 steps") and result.stderr.count("\n") == 1
+
+
+def test_a_mesh_too_large_for_the_machine_is_refused_with_the_memory_it_needs(small):
+    result = command("rehearse", "--config", small, "--execute", "--mesh", "data=4096")
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
+    assert "--mesh: the 4096 ranks of data 4096 x tensor 1 x pipeline 1 need about 2252.8 GB" in result.stderr
+    assert "GB are free; give a smaller mesh" in result.stderr
+
+
+def test_executed_on_two_processes(small):
+    result = command("rehearse", "--config", small, "--devices", "2", "--execute", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert result.stdout.count("\n") == 1 and found.keys() >= PROMISED
+    assert (found["verdict"], found["ranks"], found["steps"]) == ("pass", 2, 5)
+    assert 0 <= found["loss_relative_error"] <= 1e-5 and 0 <= found["parameter_relative_error"] <= 1e-4
+    assert found["replicas_equal"] is True and found["problems"] == []
+    assert 0.1 < found["compile_seconds"] < 300 and 2e8 < found["peak_memory_bytes"] < 8e9
+    assert found["collectives"]["AllReduce"] > 10 and found["compile"] is None
+
+
+# --- verdicts, without their minutes of work ---
+
+
+def finished(config, problems):
+    """An execution of `config` on two processes that ended with these problems."""
+    errors = (ParameterError("blocks.0.attention.query.weight", 1, 0.5 if problems else 1e-7),)
+    found = Comparison(5, 0, 5, 0.05, 1e-7, errors, not problems, problems)
+    return execute.Execution(config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40})
+
+
+PROBLEM = "blocks.0.attention.query.weight: rank 1 is 5.0e-01 of its movement away from one device (limit 1e-04)"
+
+
+@pytest.mark.parametrize("problems,status", [((), 0), ((PROBLEM,), 1)], ids=["right", "wrong"])
+def test_the_verdict_is_a_table_and_the_exit_status(small, monkeypatch, capsys, problems, status):
+    asked = []
+
+    def stand_in(config, mesh, steps, progress):
+        asked.append((config.device, mesh, steps))
+        return finished(config, problems)
+
+    monkeypatch.setattr(execute, "execute", stand_in)
+    words = ["rehearse", "--config", str(small), "--execute", "--mesh", "data=2", "--steps", "6"]
+    assert cli.main(words) == status
+    assert asked == [("ascend", Mesh(data=2), 6)]  # rehearsed as the engine would partition it
+    table = capsys.readouterr().out
+    assert ("PASS: it trains as one device does" if not problems else "FAIL") in table.splitlines()[0]
+    assert "data 2 x tensor 1 x pipeline 1  ->  data 2" in table and "40 AllReduce" in table
+    assert (f"  problem: {PROBLEM}" in table) == bool(problems)
+    assert cli.main([*words, "--json"]) == status
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == ("fail" if problems else "pass") and answer["problems"] == list(problems)
+    assert answer["replicas_equal"] is not bool(problems)
+
+
+def test_the_default_mesh_keeps_every_axis_and_says_so(monkeypatch, capsys):
+    def stand_in(config, mesh, steps, progress):
+        assert mesh is None and steps is None
+        return replace(finished(config, ()), config=execute.shrunk(config, execute.small_mesh(config.mesh)))
+
+    monkeypatch.setattr(execute, "execute", stand_in)
+    assert cli.main(["rehearse", "--config", str(PAPER), "--execute"]) == 0
+    first = "data 192 x tensor 8 x pipeline 1, optimizer shards 16  ->  data 4 x tensor 2 x pipeline 1, optimizer shar"
+    assert first in capsys.readouterr().out
+
+
+def test_a_shrunk_run_keeps_what_can_be_wrong():
+    config = build_run_config(
+        {
+            "device": "ascend",
+            "devices": 64,
+            "training": {"steps": 1, "global_batch": 64, "precision": "fp16", "recompute": "full"},
+            "parallel": {"tensor": 4, "pipeline": 4, "optimizer_shard": 2, "sequence": True, "micro_batches": 4},
+        }
+    )
+    small = execute.shrunk(config, execute.small_mesh(config.mesh))
+    assert small.mesh == Mesh(4, 2, 2, 2) and small.devices == 16
+    assert (small.parallel.sequence, small.parallel.vocabulary) == (True, True)
+    assert (small.training.recompute, small.training.precision) == ("full", "fp16")
+    assert small.accumulation == 4 and small.training.clip_norm > 0 and small.training.dropout == 0
+    assert small.model_config().parameter_count() < 200_000
