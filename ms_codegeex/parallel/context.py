@@ -16,8 +16,9 @@ def group_name(ranks: list[int]) -> str:
 
 
 def group_ranks(name: str) -> tuple[int, ...] | None:
-    """The members of a group of ours; None for one of the engine's."""
-    return tuple(int(rank) for rank in name.removeprefix(PREFIX).split("-")) if name.startswith(PREFIX) else None
+    """The members of a group of ours; None for one of the engine's, though its name may begin with one of ours."""
+    ranks = name.removeprefix(PREFIX).split("-") if name.startswith(PREFIX) else ["none"]
+    return tuple(map(int, ranks)) if all(map(str.isdecimal, ranks)) else None
 
 
 def engine_settings(config: RunConfig, rank: int) -> dict:
