@@ -94,7 +94,7 @@ class TrainingConfig:
 class FusionConfig:
     """What is fused. None: chosen for the device (`parallel/kernels.py`), all of it off on a CPU but AdamW."""
 
-    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: one bucket
+    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: every parameter alone
     graph_kernel: bool | None = None
     attention: bool | None = None
     norm: bool | None = None

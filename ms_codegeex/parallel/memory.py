@@ -79,7 +79,8 @@ def _gradients(config: RunConfig, layouts: list) -> float:
     whole = FP32 * sum(x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
     if config.accumulation > 1 or mesh.pipeline > 1:
         return 2 * own + whole
-    return own + whole / max(1, config.parallel.fusion.allreduce_groups)
+    alone = sum(x.optimizer_sharded for x in layouts)
+    return own + whole / (config.parallel.fusion.allreduce_groups or max(1, alone))
 
 
 def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:

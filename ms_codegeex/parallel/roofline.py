@@ -174,7 +174,7 @@ class StepTime:
 
 def collective_seconds(config: RunConfig, chip: Device, collective: Collective) -> float:
     """Time of a collective's calls in one step; gradients start once a bucket, not once a parameter."""
-    buckets = None if collective.purpose == "activation" else max(1, config.parallel.fusion.allreduce_groups)
+    buckets = None if collective.purpose == "activation" else config.parallel.fusion.allreduce_groups or None
     return seconds(collective, config.mesh, chip, config.parallel.server_devices, buckets)
 
 

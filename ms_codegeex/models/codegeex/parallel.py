@@ -86,7 +86,7 @@ def apply(network: Loss, config: CodeGeeXConfig, mesh: Mesh, run: RunConfig) -> 
     cuts.loss(network.loss)
     cuts.sums(network.sums)
     _place(network, config, mesh.pipeline)
-    _fuse(model, parallel.fusion.allreduce_groups)
+    _fuse(network, parallel.fusion.allreduce_groups)
     sharded = {layout.name for layout in parameter_layouts(config, mesh, parallel) if layout.optimizer_sharded}
     for parameter in network.trainable_params():
         parameter.parallel_optimizer = parameter.name in sharded
@@ -146,8 +146,11 @@ def _place(network: Loss, config: CodeGeeXConfig, stages: int) -> None:
     network.sums.pipeline_stage = last
 
 
-def _fuse(model: CodeGeeX, groups: int) -> None:
-    """Gradient buckets by block number; what lies behind the blocks goes with the last one (CodeGeeX release)."""
+def _fuse(network: Loss, groups: int) -> None:
+    """Buckets of gradient (and sharded weight) communication by block number, the tables in the first; what lies behind
+    the blocks goes with the last one (CodeGeeX release)."""
+    model = network.model
+    network.set_comm_fusion(min(groups, 1))  # 0: every parameter alone
     if not groups:
         return
     for i, block in enumerate(model.blocks):
