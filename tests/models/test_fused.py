@@ -1,0 +1,225 @@
+"""Fused cells and their composite twins follow one NumPy formula in float64.
+
+FlashAttentionScore has no CPU kernel: its cell is tested around a stand-in that does what MindSpore documents, so the
+kernel itself is untested on hardware.
+"""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+from twins import codegeex_numpy as twin
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.models.codegeex.config import CodeGeeXConfig
+from ms_codegeex.models.codegeex.model import Build, Loss
+from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, Kernels
+from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, LayerNorm
+
+SMALL = CodeGeeXConfig(
+    vocab_size=40, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48, max_position_embeddings=16
+)
+OFF = Dropout(0.0, 1, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    """As a run is: PyNative mode neither recomputes nor joins two forward passes."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(4)
+
+
+class Gradients(nn.Cell):
+    """Output of a cell and the gradients of Σ output·backward with respect to its input and its parameters."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.cell, self.weights = cell, ms.ParameterTuple(cell.trainable_params())
+        self.gradient = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
+
+    def construct(self, x, backward):
+        output = self.cell(x)  # first, as the train step does: the engine then runs it once
+        inputs, weights = self.gradient(self.cell, self.weights)(x, backward)
+        return output, inputs[0], weights
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(ms.float32, 2e-5), (ms.float16, 4e-3)])
+@pytest.mark.parametrize("kind", [LayerNorm, FusedLayerNorm])
+def test_layer_norm_and_its_gradient(generator, kind, dtype, tolerance):
+    rows, width, epsilon = 6, 48, 1e-2  # an epsilon that shows
+    given = Tensor(generator.normal(3, 0.3, (rows, width)).astype(np.float32)).astype(dtype)
+    gamma, beta = (generator.normal(size=width).astype(np.float32) for _ in range(2))
+    backward = Tensor(generator.normal(size=(rows, width)).astype(np.float32)).astype(dtype)
+    cell = kind(width, epsilon, dtype)
+    assert [p.name for p in cell.trainable_params()] == ["weight", "bias"]
+    cell.weight.set_data(Tensor(gamma))
+    cell.bias.set_data(Tensor(beta))
+    output, to_x, (to_gamma, to_beta) = Gradients(cell)(given, backward)
+    assert output.dtype == to_x.dtype == dtype and to_gamma.dtype == ms.float32
+
+    x, g = given.asnumpy().astype(np.float64), backward.asnumpy().astype(np.float64)
+    inverse_std = 1 / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    centred = (x - x.mean(-1, keepdims=True)) * inverse_std
+    scaled = g * gamma
+    expected = inverse_std * (
+        scaled - scaled.mean(-1, keepdims=True) - centred * (scaled * centred).mean(-1, keepdims=True)
+    )
+    np.testing.assert_allclose(output.asnumpy(), twin.layer_norm(x, gamma, beta, epsilon), atol=tolerance, rtol=1e-3)
+    np.testing.assert_allclose(to_x.asnumpy(), expected, atol=5 * tolerance, rtol=1e-3)
+    np.testing.assert_allclose(to_gamma.asnumpy(), (g * centred).sum(0), atol=tolerance)
+    np.testing.assert_allclose(to_beta.asnumpy(), g.sum(0), atol=tolerance)
+
+
+class DocumentedAttention(nn.Cell):
+    """What MindSpore documents of FlashAttentionScore, for layout BNSD and the inputs that we give: FP16 tensors
+    [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded; the fourth of its results."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale, self.scores, self.context = scale, ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
+
+    def construct(self, query, key, value, real_shift, drop_mask, padding_mask, attn_mask):
+        if query.dtype != ms.float16 or attn_mask.dtype != ms.uint8:
+            raise TypeError("FlashAttentionScore: float16 tensors and a uint8 mask are documented")
+        batch, _, seq, _ = query.shape
+        if attn_mask.shape not in ((batch, 1, seq, seq), (seq, seq)):
+            raise ValueError("FlashAttentionScore: the mask's shape is not documented")
+        scores = self.scale * self.scores(ops.cast(query, ms.float32), ops.cast(key, ms.float32))
+        scores = ops.select(ops.broadcast_to(attn_mask == 1, scores.shape), ops.full_like(scores, -1e30), scores)
+        context = self.context(ops.softmax(scores, -1), ops.cast(value, ms.float32))
+        return real_shift, drop_mask, padding_mask, ops.cast(context, ms.float16)
+
+
+def with_stand_in(core: FusedAttention) -> FusedAttention:
+    """The cell with a kernel that a CPU has, set up as its own."""
+    kernel = core.kernel
+    assert kernel.input_layout == type(kernel)(1, input_layout="BNSD").input_layout
+    assert (kernel.head_num, kernel.keep_prob, kernel.sparse_mode) == (2, 1.0, 0)
+    del core.kernel
+    core.kernel = DocumentedAttention(kernel.scale_value)
+    return core
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("kind", [AttentionCore, FusedAttention])
+def test_attention(generator, kind, reset):
+    batch, n, heads, d, eos = 3, 12, 2, 16, 5
+    q, k, v = (generator.normal(0, 1.5, (batch * n, heads * d)).astype(np.float16) for _ in range(3))
+    ids = generator.choice([1, 2, eos], (batch, n)).astype(np.int32)
+    core = kind(heads, d, n, ms.float16, ms.float32, OFF)
+    if kind is FusedAttention:
+        core = with_stand_in(core)
+    mask, _ = CausalMask(n, eos, reset)(Tensor(ids))
+    result = core(*map(Tensor, (q, k, v)), mask, Tensor(np.zeros(batch, np.int32)))
+    assert result.dtype == ms.float16
+    expected = np.empty((batch * n, heads * d))
+    for b in range(batch):
+        _, visible = twin.positions_and_visibility(ids[b], eos, reset)
+        rows = slice(b * n, (b + 1) * n)
+        for h in range(heads):
+            columns = slice(h * d, (h + 1) * d)
+            x, y, z = (a[rows, columns].astype(np.float64) for a in (q, k, v))
+            expected[rows, columns] = twin.softmax(np.where(visible, x @ y.T / np.sqrt(d), -np.inf)) @ z
+    np.testing.assert_allclose(result.asnumpy(), expected, atol=1e-2)
+
+
+def test_fused_attention_refuses_to_leave_out_a_dropout():
+    with pytest.raises(UserError, match=r"parallel.fusion.attention: .*set training.dropout to 0"):
+        FusedAttention(2, 16, 12, ms.float16, ms.float32, FusedDropout(0.1, 1, 0, 0))
+
+
+class TestFusedDropout:
+    SHAPE = (200, 500)
+
+    def dropped(self, probability=0.3, site=1, seed=5, train=True, calls=1):
+        cell = FusedDropout(probability, 1, site, seed)
+        cell.set_train(train)
+        x, samples = Tensor(np.ones(self.SHAPE, np.float32)), Tensor(np.zeros(1, np.int32))
+        return [cell(x, samples).asnumpy() for _ in range(calls)]
+
+    def test_keeps_the_expectation(self):
+        (y,) = self.dropped()
+        assert (y == 0).mean() == pytest.approx(0.3, abs=0.01)
+        np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
+
+    def test_off_outside_training_and_at_zero(self):
+        assert (self.dropped(train=False)[0] == 1).all()
+        assert (self.dropped(probability=0.0)[0] == 1).all()
+
+    def test_the_seed_alone_decides_the_series_of_masks(self):
+        for first, second in zip(self.dropped(calls=2), self.dropped(calls=2), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+    @pytest.mark.parametrize("change", [{"site": 2}, {"seed": 6}, {"seed": 2**32 - 1}])
+    def test_masks_of_other_places_and_runs_are_independent(self, change):
+        a, b = self.dropped()[0] == 0, self.dropped(**change)[0] == 0
+        assert (a & b).mean() == pytest.approx(0.09, abs=0.01)  # independent: 0.3²
+
+    def test_masks_of_calls_are_independent(self):
+        a, b = (y == 0 for y in self.dropped(calls=2))
+        assert (a & b).mean() == pytest.approx(0.09, abs=0.01)
+
+    def test_a_recomputed_forward_drops_the_same_elements(self):
+        """With seeds of 0, the engine would draw a second mask in the backward pass and give wrong gradients."""
+
+        class Scaled(nn.Cell):
+            def __init__(self):
+                super().__init__()
+                self.weight = ms.Parameter(Tensor(np.ones(1000, np.float32)), name="weight")
+                self.dropout, self.exp, self.samples = FusedDropout(0.5, 1, 0, 0), ops.Exp(), Tensor([0], ms.int32)
+
+            def construct(self, x):
+                return self.exp(self.dropout(self.exp(x), self.samples) * self.weight)
+
+        class Outer(nn.Cell):
+            def __init__(self, inner: nn.Cell):
+                super().__init__(auto_prefix=False)
+                self.inner = inner
+
+            def construct(self, x):
+                return self.inner(x)
+
+        inner = Scaled()
+        inner.recompute()
+        step = Gradients(Outer(inner)).set_train(True)
+        output, _, (to_weight,) = step(Tensor(np.zeros(1000, np.float32)), Tensor(np.ones(1000, np.float32)))
+        kept = np.log(output.asnumpy())  # weights are 1
+        assert (np.abs(kept) < 1e-6).mean() == pytest.approx(0.5, abs=0.05)
+        np.testing.assert_allclose(to_weight.asnumpy(), kept * np.exp(kept), atol=1e-4)
+
+
+def test_each_kernel_is_chosen_by_its_own_name():
+    plain = Kernels()
+    assert (plain.attention_core, plain.layer_norm, plain.drop) == (AttentionCore, LayerNorm, Dropout)
+    assert Kernels(attention=True).attention_core is FusedAttention
+    assert Kernels(norm=True).layer_norm is FusedLayerNorm
+    assert Kernels(dropout=True).drop is FusedDropout
+    for one in (Kernels(attention=True), Kernels(norm=True), Kernels(dropout=True)):
+        cells = (one.attention_core, one.layer_norm, one.drop)
+        assert sum(cell in (AttentionCore, LayerNorm, Dropout) for cell in cells) == 2
+
+
+def test_a_model_of_fused_cells_has_the_same_parameters_and_loss(generator):
+    ids = generator.integers(0, SMALL.vocab_size, (2, 13)).astype(np.int32)
+    batch = [ids[:, :-1], ids[:, 1:], np.ones((2, 12), np.float32), np.arange(2, dtype=np.int32)]
+    plain = Loss(SMALL, Build(seq_length=12))
+    shapes = {p.name: p.shape for p in plain.get_parameters()}
+    fused = Loss(SMALL, Build(seq_length=12, kernels=Kernels(True, True, True)))
+    assert {p.name: p.shape for p in fused.get_parameters()} == shapes
+    blocks = (fused.model.blocks[0], fused.model.top_query_layer)
+    assert all(isinstance(block.attention.core, FusedAttention) for block in blocks)
+    assert isinstance(fused.model.final_norm, FusedLayerNorm) and isinstance(
+        fused.model.embedding.dropout, FusedDropout
+    )
+
+    fused = Loss(SMALL, Build(seq_length=12, kernels=Kernels(norm=True)))
+    ms.load_param_into_net(fused, plain.parameters_dict(), strict_load=True)
+    batch = [Tensor(np.ascontiguousarray(a)) for a in batch]
+    np.testing.assert_allclose(fused(*batch).asnumpy(), plain(*batch).asnumpy(), rtol=1e-6)

@@ -1,0 +1,80 @@
+"""Which fused kernels a run uses, by device and by key."""
+
+import pytest
+
+from ms_codegeex.config import load_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import ASCEND_910B
+from ms_codegeex.parallel.kernels import FUSIONS, chosen_kernels
+from ms_codegeex.parallel.operators import shape_of
+
+RUN = ("model.preset=base", "training.steps=1", "training.precision=fp16", "training.dropout=0", "devices=1")
+ON_910B = ("device=ascend", "parallel.hardware=ascend910b")
+REST = {"graph_kernel", "norm", "optimizer", "dropout"}
+
+
+def chosen(*overrides):
+    return chosen_kernels(load_config(None, [*RUN, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "overrides,expected",
+    [
+        (["device=cpu"], {"optimizer"}),
+        (["device=cpu", "parallel.hardware=ascend910b"], {"optimizer"}),
+        (["device=gpu", "parallel.hardware=a100"], REST),
+        (["device=gpu", "parallel.hardware=ascend910b"], REST),  # its fused attention is Ascend's
+        (["device=ascend"], REST),
+        (ON_910B, {*REST, "attention"}),
+        ([*ON_910B, "training.dropout=0.1"], REST),
+        ([*ON_910B, "training.precision=fp32"], REST),
+        ([*ON_910B, "model.num_heads=32"], REST),  # heads of 24
+        ([*ON_910B, "model.num_heads=1"], REST),  # a head of 768
+    ],
+    ids=" ".join,
+)
+def test_defaults_by_device(overrides, expected):
+    assert chosen(*overrides) == expected
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("device", ["cpu", "ascend"])
+def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
+    place = ON_910B if device == "ascend" else ("device=cpu",)
+    default = chosen(*place)
+    assert chosen(*place, f"parallel.fusion.{name}=false") == default - {name}
+    if (name, device) != ("attention", "cpu"):
+        assert chosen(*place, f"parallel.fusion.{name}=true") == default | {name}
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["device=cpu"], "there is no such kernel for device: cpu"),
+        (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
+        (["device=ascend"], "parallel.hardware: ascend910 has no such kernel"),
+        ([*ON_910B, "training.dropout=0.1"], "set training.dropout: 0.1 to 0"),
+        ([*ON_910B, "training.precision=fp32"], "set training.precision: fp32 to fp16"),
+        ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message):
+    with pytest.raises(UserError, match=f"^parallel.fusion.attention: .*{message}") as error:
+        chosen(*overrides, "parallel.fusion.attention=true")
+    assert "\n" not in str(error.value)
+
+
+def test_composed_dropout_is_refused_where_the_engine_cuts_the_graph():
+    cut = ["device=ascend", "devices=2", "parallel.fusion.dropout=false", "training.dropout=0.1"]
+    with pytest.raises(UserError, match=r"^parallel.fusion.dropout: .*leave the key out"):
+        chosen(*cut)
+    assert "dropout" not in chosen(*cut[:-1], "training.dropout=0")
+    assert "dropout" not in chosen("device=ascend", "devices=1", *cut[2:])
+    assert "dropout" not in chosen("device=cpu", "devices=2", *cut[2:])
+
+
+@pytest.mark.parametrize("dropout", ["0", "0.1"])
+def test_the_planner_costs_what_a_run_there_would_choose(dropout):
+    config = load_config(None, [*RUN, *ON_910B, f"training.dropout={dropout}"])
+    assert shape_of(config, ASCEND_910B).fused == chosen_kernels(config)

@@ -1,0 +1,51 @@
+"""Run by test_fusion.py under simulation: compile a run's train step (`CONFIG RANK`) and print what it is made of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import Tensor
+from mindspore.communication import init
+
+from ms_codegeex.config import load_config
+from ms_codegeex.parallel import context
+from ms_codegeex.rehearsal import mindir
+from ms_codegeex.rehearsal.job import batches, local_rows
+from ms_codegeex.rehearsal.worker import exported
+from ms_codegeex.training.build import build
+
+
+def main(path: str, rank: int) -> dict:
+    config = load_config(Path(path))
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
+    init()
+    cell = build(config, tied_group=context.enter(config, rank)).step.set_train(True)
+    cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
+    model = mindir.parse(exported(cell))
+    types, constants = mindir._types(model), {}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = [a.i for a in node.attribute if a.name == "value"]
+    inputs, seeds = {}, {}
+    for _, node, primitive in mindir._nodes(model):
+        tensors = [types[name] for name in node.input if name in types and types[name].shape]
+        inputs[primitive.op_type] = [[list(tensor.shape), tensor.dtype] for tensor in tensors]
+        if primitive.op_type == "Dropout":
+            place = node.domain.rpartition("/")[0]
+            seed = [value for name in node.input[2:] for value in constants.get(name, [])]
+            assert seeds.setdefault(place, seed) == seed, f"{place}: computed again with another seed"
+    names = list(mindir.parameters(model))
+    return {
+        "counts": mindir.node_counts(model),
+        "inputs": {op: inputs.get(op) for op in ("FlashAttentionScore", "LayerNorm")},
+        "seeds": seeds,
+        "moments": sum(name.startswith(("optimizer.m.", "optimizer.v.")) for name in names),
+        "parameters": sum(not name.startswith(("optimizer.", "accu", "loss_scale.")) for name in names),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]))))
