@@ -82,6 +82,11 @@ def test_a_mesh_too_large_for_the_machine_is_refused_with_the_memory_it_needs(sm
     assert "GB are free; give a smaller mesh" in result.stderr
 
 
+def test_what_cannot_be_executed_is_refused_before_anything_is_compiled(small, capsys):
+    assert cli.main(["rehearse", "--config", str(small), "--mesh", "data=4096"]) == 2
+    assert capsys.readouterr().err.startswith("ms-codegeex rehearse: --mesh: the 4096 ranks")
+
+
 def test_executed_on_two_processes(small):
     result = command("rehearse", "--config", small, "--devices", "2", "--execute", "--json")
     assert result.returncode == 0, result.stderr

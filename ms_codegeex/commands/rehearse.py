@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = _configuration(arguments)
     both = arguments.compile == arguments.execute
     mesh, ranks = _mesh(arguments.mesh), _ranks(arguments.ranks, config.mesh.world)
+    if both or arguments.execute:
+        _check_executable(config, mesh)
     compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
@@ -85,6 +87,14 @@ def _mesh(text: str | None):
     from ms_codegeex.rehearsal.shrink import parse_mesh
 
     return None if text is None else parse_mesh(text)
+
+
+def _check_executable(config: RunConfig, mesh) -> None:
+    """What an execution would refuse, before minutes of compilation."""
+    from ms_codegeex.rehearsal.execute import check_memory
+    from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
+
+    check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)
 
 
 def _ranks(text: str, world: int) -> list[int] | None:
