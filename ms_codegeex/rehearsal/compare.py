@@ -14,9 +14,20 @@ from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.sharding import ParameterLayout
 from ms_codegeex.rehearsal.job import Job, initial_value
 
-LIMITS = {"fp32": (1e-5, 1e-4), "fp16": (1e-3, 1e-2)}  # relative errors of the loss and of a parameter's movement
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
-STILL = 0.01  # of the median movement: a parameter that moved less (a zero gradient) is compared with that much
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Relative errors of the loss and of a parameter's movement. A parameter that moved less than `still` of the median
+    movement, like the key bias, whose gradient is zero but for rounding, is compared with that much."""
+
+    loss: float
+    parameter: float
+    still: float
+
+
+LIMITS = {"fp32": Limits(1e-5, 1e-4, 0.01), "fp16": Limits(1e-3, 1e-2, 0.05)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def layouts(config: RunConfig) -> dict[str, ParameterLayout]:
 def compare(job: Job) -> Comparison:
     """Read what reference and ranks left in the job's directory and judge it."""
     config, mesh = job.config, job.config.mesh
-    loss_limit, parameter_limit = LIMITS[config.training.precision]
+    limits = LIMITS[config.training.precision]
     reference = np.array(read_json(job.file("json"))["outputs"])
     with np.load(job.file("npz"), allow_pickle=False) as file:
         final = dict(file)
@@ -64,15 +75,15 @@ def compare(job: Job) -> Comparison:
     facts = [read_json(job.file("json", rank)) for rank in range(mesh.world)]
     outputs = [np.array(read_json(job.file("run.json", rank))["outputs"]) for rank in range(mesh.world)]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
-    loss_error, scalar_problems = _scalars(reference, outputs, loss_limit, parameter_limit)
-    errors, replica_problems = _parameters(job, plan, facts, final)
+    loss_error, scalar_problems = _scalars(reference, outputs, limits)
+    errors, replica_problems = _parameters(job, plan, facts, final, limits.still)
     problems += scalar_problems + replica_problems
     order = {name: number for number, name in enumerate(plan)}
-    wrong = sorted((e for e in errors if not e.error <= parameter_limit), key=lambda e: order[e.name])
+    wrong = sorted((e for e in errors if not e.error <= limits.parameter), key=lambda e: order[e.name])
     if wrong:
         problems.append(
             f"{wrong[0].name}: rank {wrong[0].rank} is {wrong[0].error:.1e} of its movement away from one device "
-            f"(limit {parameter_limit:.0e}); {len(wrong)} of {len(errors)} parameters differ"
+            f"(limit {limits.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
         )
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
     update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
@@ -99,20 +110,18 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
 SCALARS = ("loss", "counted tokens", "gradient norm", "learning rate", "loss scale", "finite gradients")
 
 
-def _scalars(
-    reference: np.ndarray, outputs: list[np.ndarray], loss_limit: float, norm_limit: float
-) -> tuple[float, list[str]]:
+def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limits: Limits) -> tuple[float, list[str]]:
     """Relative error of the losses, and the first thing in which a rank's account of a step differs from that of one
     device; loss and norm may differ by rounding, all else must be equal."""
-    limits = np.array([loss_limit, 0.0, norm_limit, 0.0, 0.0, 0.0])
+    largest = np.array([limits.loss, 0.0, limits.parameter, 0.0, 0.0, 0.0])
     worst, problems = 0.0, []
     for rank, values in enumerate(outputs):
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.abs(values - reference) / np.abs(reference)
         error[(values == reference) | (np.isnan(values) & np.isnan(reference))] = 0.0
         worst = float(np.max([worst, *error[:, 0]]))
-        if not problems and not np.all(error <= limits):
-            step, column = (int(i) for i in np.argwhere(~(error <= limits))[0])
+        if not problems and not np.all(error <= largest):
+            step, column = (int(i) for i in np.argwhere(~(error <= largest))[0])
             problems.append(
                 f"{SCALARS[column]}: rank {rank} has {values[step, column]:.8g} in step {step + 1}, one device "
                 f"{reference[step, column]:.8g}"
@@ -138,11 +147,11 @@ def _layout_problems(
 
 
 def _parameters(
-    job: Job, plan: dict[str, ParameterLayout], facts: list[dict[str, Any]], final: dict[str, np.ndarray]
+    job: Job, plan: dict[str, ParameterLayout], facts: list[dict[str, Any]], final: dict[str, np.ndarray], still: float
 ) -> tuple[list[ParameterError], list[str]]:
     """The worst deviation of every parameter, and replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
-    least = STILL * float(np.median(list(movement.values())))
+    least = still * float(np.median(list(movement.values())))
     worst: dict[str, ParameterError] = {}
     seen: dict[tuple, tuple[int, bytes]] = {}
     unequal: list[str] = []

@@ -137,15 +137,15 @@ def _collect(job: Job, planned: Mesh) -> Execution:
 def report(execution: Execution) -> str:
     """A verdict table in plain text."""
     found, config = execution.comparison, execution.config
-    loss_limit, parameter_limit = LIMITS[config.training.precision]
+    limits = LIMITS[config.training.precision]
     worst = found.parameter_errors[0]
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
         ("model", _sizes(config), ""),
         ("steps", f"{found.steps}, {found.clipped_steps} clipped, {found.skipped_steps} skipped", ""),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
-        ("loss", f"relative error {found.loss_error:.1e}", f"limit {loss_limit:.0e}"),
-        ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {parameter_limit:.0e}"),
+        ("loss", f"relative error {found.loss_error:.1e}", f"limit {limits.loss:.0e}"),
+        ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {limits.parameter:.0e}"),
         ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
