@@ -162,6 +162,11 @@ class TestFusedDropout:
         a, b = self.dropped()[0] == 0, self.dropped(**change)[0] == 0
         assert (a & b).mean() == pytest.approx(0.09, abs=0.01)  # independent: 0.3²
 
+    def test_the_first_seed_alone_tells_places_and_runs_apart(self):
+        pairs = [(site, seed) for site in range(100) for seed in (0, 1, 1234, 2**32 - 1)]
+        seeds = {FusedDropout(0.1, 1, site, seed).kernel.Seed0 for site, seed in pairs}
+        assert len(seeds) == len(pairs) and min(seeds) > 0
+
     def test_masks_of_calls_are_independent(self):
         a, b = (y == 0 for y in self.dropped(calls=2))
         assert (a & b).mean() == pytest.approx(0.09, abs=0.01)
