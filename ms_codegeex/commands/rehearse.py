@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.rehearsal.compile import CompileReport
     from ms_codegeex.rehearsal.execute import Execution
+    from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train right"
 EXAMPLES = """  ms-codegeex rehearse --config configs/codegeex_base_8.yaml
@@ -57,10 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     if both or arguments.execute:
         _check_executable(config, mesh)
     compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
+    kernels = _graph_kernels(arguments.json) if compiled else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        print(json.dumps(_as_json(compiled, execution, passed)))
+        print(json.dumps(_as_json(compiled, kernels, execution, passed)))
     return 0 if passed else 1
 
 
@@ -143,6 +145,20 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
     return report
 
 
+def _graph_kernels(quiet: bool) -> GraphKernelReport:
+    """What graph-kernel fusion makes of one block on this CPU, whose back end is the only one here that fuses."""
+    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report
+
+    report = graph_kernel_report()
+    if not quiet:
+        print(
+            f"graph-kernel fusion of one block, compiled for this CPU: {report.kernels_before} kernels -> "
+            f"{report.kernels_after}, {report.fused_kernels} of them fused; results move by "
+            f"{report.largest_difference:.0e}\n"
+        )
+    return report
+
+
 def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Execution:
     from ms_codegeex.rehearsal.execute import execute, report
 
@@ -153,12 +169,20 @@ def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Executi
     return execution
 
 
-def _as_json(compiled: CompileReport | None, execution: Execution | None, passed: bool) -> dict[str, Any]:
-    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`."""
+def _as_json(
+    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: Execution | None, passed: bool
+) -> dict[str, Any]:
+    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
+    kernels below `graph_kernels`."""
     from ms_codegeex.rehearsal.execute import KEYS
 
     figures = execution.to_json() if execution else dict.fromkeys(KEYS)
     if compiled and not execution:
         seconds, memory = (getattr(compiled, name) for name in ("compile_seconds", "peak_memory_bytes"))
         figures.update(compile_seconds=seconds, peak_memory_bytes=memory)
-    return {**figures, "verdict": "pass" if passed else "fail", "compile": compiled.to_json() if compiled else None}
+    return {
+        **figures,
+        "verdict": "pass" if passed else "fail",
+        "compile": compiled.to_json() if compiled else None,
+        "graph_kernels": {"before": kernels.kernels_before, "after": kernels.kernels_after} if kernels else None,
+    }
