@@ -31,7 +31,7 @@ def chosen(*overrides):
         ([*ON_910B, "model.num_heads=32"], REST),  # heads of 24
         ([*ON_910B, "model.num_heads=1"], REST),  # a head of 768
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_defaults_by_device(overrides, expected):
     assert chosen(*overrides) == expected

@@ -15,7 +15,7 @@ from ms_codegeex.training import worker
         (["device=ascend"], True),
         (["device=ascend", "parallel.fusion.graph_kernel=false"], False),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_graph_kernels_follow_the_setting(monkeypatch, overrides, expected):
     settings = {}
