@@ -89,7 +89,7 @@ class FusedDropout(nn.Cell):
         super().__init__()
         self.active = probability > 0.0
         # all in the first seed: a back end may look at the second only where the first is 0
-        mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % (2**31 - 1) + 1
+        mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % 2**31 or 1
         self.kernel = ops.Dropout(1.0 - probability, mixed, site + 1)
 
     def construct(self, x, samples):
