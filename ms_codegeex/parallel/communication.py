@@ -28,7 +28,7 @@ class Collective:
     `bytes_each` is the whole tensor: the input of AllReduce and ReduceScatter, the output of AllGather, the message of
     Send. `group`: tensor, data, stage (data x tensor: parameters that tensor parallelism leaves whole), optimizer,
     replica (devices with the same optimizer shard), tied (first and last stage), pipeline, world. `purpose`:
-    activation (forward or backward of a micro-batch), gradient, weight, scalar.
+    input, activation (forward or backward of a micro-batch), gradient, weight, scalar.
     """
 
     op: str
@@ -111,20 +111,46 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
     return calls
 
 
-def _parameter(layout: ParameterLayout, mesh: Mesh) -> list[tuple[str, str, int, str]]:
-    """(operation, group, bytes, purpose) of one parameter in one step."""
+def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
+    """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
+
+    Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
+    (each stage forms the mask), labels and loss mask on the last stage.
+    """
+    calls: Counter[tuple] = Counter()
+    mesh, rows = config.mesh, config.training.global_batch
+    last, group = mesh.pipeline - 1, "stage" if config.accumulation > 1 else "tensor"
+    size = FP32 * config.seq_length * (rows if group == "stage" else rows // mesh.data)
+    for stage in range(mesh.pipeline if config.partitioned else 0):
+        if len(group_ranks(mesh, group, stage)) > 1:
+            calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
+            if stage == last:
+                calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
+    if mesh.data > 1 and config.partitioned:
+        for phase, count in (("forward", 2), ("backward", 1)):  # masked loss and tokens; the count needs no gradient
+            calls["AllReduce", "data", FP32, "fp32", last, "scalar", phase] += count * config.accumulation
+    if mesh.world > 1:  # loss, tokens, squared gradient norm
+        for stage in range(mesh.pipeline):
+            calls["AllReduce", "world", 3 * FP32, "fp32", stage, "scalar", "step"] += 1
+    return calls
+
+
+def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
+    """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
+    its gradient is reduced in FP32."""
     size = FP32 * layout.local_size(mesh)
     calls = []
     if layout.optimizer_sharded:
         whole = size * mesh.optimizer_shard
-        calls += [("AllGather", "optimizer", whole, "weight"), ("ReduceScatter", "optimizer", whole, "gradient")]
+        calls.append(("AllGather", "optimizer", whole if precision == "fp32" else whole // 2, precision, "weight"))
+        calls.append(("ReduceScatter", "optimizer", whole, "fp32", "gradient"))
         if mesh.data > mesh.optimizer_shard:
-            calls.append(("AllReduce", "replica", size, "gradient"))
+            calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:
         # MindSpore sums what every tensor-parallel device computed alike over the whole stage and divides
-        calls.append(("AllReduce", "stage", size, "gradient"))
+        calls.append(("AllReduce", "stage", size, "fp32", "gradient"))
     elif mesh.data > 1:
-        calls.append(("AllReduce", "data", size, "gradient"))
+        calls.append(("AllReduce", "data", size, "fp32", "gradient"))
     return calls
 
 
@@ -142,16 +168,13 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[Collectiv
     """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
     step, activations once a micro-batch."""
     chip, mesh = chip or device(config.parallel.hardware), config.mesh
-    calls = _activations(config, chip)
+    calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout in layouts_of(config):
-        for op, group, size, purpose in _parameter(layout, mesh):
-            calls[op, group, size, "fp32", layout.stage, purpose, "step"] += 1
+        for op, group, size, dtype, purpose in _parameter(layout, mesh, config.training.precision):
+            calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
         if layout.copy_of:  # owner and copy add their gradients, so that both stay equal
             for stage in (0, layout.stage):
                 calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
-    if mesh.world > 1:  # loss, tokens, squared gradient norm
-        for stage in range(mesh.pipeline):
-            calls["AllReduce", "world", FP32, "fp32", stage, "scalar", "step"] += 3
     listed = []
     for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
         ranks = group_ranks(mesh, group, stage)

@@ -20,8 +20,8 @@ FP32 = 4
 class StageMemory:
     """Bytes on one device of a stage.
 
-    gathered_weights: whole FP32 weights that optimizer sharding gathers for the step, and copies in the compute dtype
-    that wait for the backward pass. workspace: what only one operator or collective needs.
+    gathered_weights: whole weights that optimizer sharding gathers for the step, and copies in the compute dtype that
+    wait for the backward pass. workspace: what only one operator or collective needs.
     """
 
     weights: int
@@ -60,11 +60,14 @@ def _activations(config: RunConfig, parts: list[Part], stage: int) -> tuple[floa
 
 
 def _gathered(config: RunConfig, layouts: list, parts: list[Part]) -> float:
-    """Whole FP32 weights, gathered once a step and kept; casts to 16 bits, one part's if they are made again."""
+    """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
+    shards, one part's if they are made again."""
     mesh = config.mesh
     whole = sum(FP32 * x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
     if config.training.precision == "fp32":
         return whole
+    if mesh.optimizer_shard > 1:  # cast before they are gathered
+        whole, parts = whole / 2, [part for part in parts if part.name == "head"]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
     if config.training.recompute == "full":
         return whole + max((size for size, _ in casts), default=0)

@@ -178,18 +178,9 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     """Upper bounds: communication hidden behind computation that does not need it."""
     time, micro = plan.time, plan.config.accumulation
     slowest = time.slowest
-    gathers = [x for x in plan.collectives if x.op == "AllGather" and x.purpose == "weight"]
-    gather = max(
-        (
-            sum(collective_seconds(plan.config, plan.chip, x) for x in gathers if x.stage == stage)
-            for stage in range(len(time.stages))
-        ),
-        default=0.0,
-    )
     savings = {
         "overlap of gradient and weight collectives with computation": min(time.gradients, micro * slowest.work.total),
         "overlap of tensor-parallel collectives with products": micro * min(slowest.activations, slowest.work.total),
-        "weights gathered in 16 bits instead of FP32": gather / 2 if plan.config.training.precision != "fp32" else 0.0,
         "no pipeline bubble (interleaved or zero-bubble schedule)": time.bubble * time.pipeline,
     }
     result = []

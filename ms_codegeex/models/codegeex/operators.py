@@ -170,30 +170,28 @@ def _block(model: CodeGeeXConfig, shape: Shape, sizes: Sizes) -> tuple[MatMul | 
         _norm("feed-forward norm", sizes.stream, byte, shape),
         *_linear("up", rows, h, model.intermediate_size // t, shape, gathered),
         gelu,
-        *_linear("down", rows, model.intermediate_size // t, h, shape, last=True),
+        *_linear("down", rows, model.intermediate_size // t, h, shape, last=not shape.dropout),
         _dropout("feed-forward dropout", sizes.stream, byte, shape),
         Vector("residual", _add("", sizes.stream, byte, shape).forward, 0, byte * sizes.stream, recompute=""),
     )
 
 
-def _block_exchanges(shape: Shape, size: int, top: bool) -> tuple[Exchange, ...]:
-    """Two sums forward and two backward; with sequence parallelism a gather and a scattered sum in place of each.
+def _block_exchanges(shape: Shape, size: int) -> tuple[Exchange, ...]:
+    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
 
-    Recomputation repeats the sum behind the attention, whose result the rest of the block needs, and gathers the
-    block's input, of which each device kept its part. The top query layer's query has an input of its own, so one more
-    gradient.
+    The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
+    they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with dropout,
+    whose mask comes with its result, that includes the product in front of it and its sum.
     """
     if shape.tensor == 1:
         return ()
-    dtype, full = shape.precision, shape.recompute == "full"
+    dtype, sums = shape.precision, 2 if shape.dropout else 1
     if shape.sequence:
-        forward = [("AllGather", 2 + top), ("ReduceScatter", 2)]
-        backward = [("ReduceScatter", 2 + top), ("AllGather", 2)]
-        again = [("AllGather", 2 + top), ("ReduceScatter", 1)]
+        forward, backward = [("AllGather", 2), ("ReduceScatter", 2)], [("ReduceScatter", 2), ("AllGather", 2)]
+        again = [("AllGather", 2), ("ReduceScatter", sums)]
     else:
-        forward, backward = [("AllReduce", 2)], [("AllReduce", 2 + top)]
-        again = [("AllReduce", 1), ("AllGather", 1)]
-    phases = {"forward": forward, "backward": backward, "recompute": again if full else []}
+        forward, backward, again = [("AllReduce", 2)], [("AllReduce", 2)], [("AllReduce", sums)]
+    phases = {"forward": forward, "backward": backward, "recompute": again if shape.recompute == "full" else []}
     return tuple(
         Exchange(op, size, phase, dtype) for phase, ops in phases.items() for op, count in ops for _ in range(count)
     )
@@ -211,9 +209,7 @@ def _embedding(shape: Shape, sizes: Sizes, model: CodeGeeXConfig) -> Part:
     )
     exchanges: list[Exchange] = []
     if shape.tensor > 1 and shape.vocabulary:
-        exchanges.append(Exchange("AllReduce", FP32 * sizes.hidden, "forward", "fp32"))
-    if shape.sequence:
-        exchanges.append(Exchange("AllGather", shape.bytes * sizes.hidden, "backward", shape.precision))
+        exchanges += [Exchange("AllReduce", FP32 * sizes.hidden, phase, "fp32") for phase in ("forward", "backward")]
     dropout = _dropout("embedding dropout", sizes.hidden, FP32, shape)
     return Part("embedding", 0, 1, (lookup, dropout), tuple(exchanges), recomputed=False)
 
@@ -243,9 +239,10 @@ def _head(model: CodeGeeXConfig, shape: Shape, sizes: Sizes, stage: int) -> Part
     exchanges: list[Exchange] = []
     if split:  # maximum, sum of exponentials, picked logit: one number a row each
         exchanges += [Exchange("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
-        exchanges.append(Exchange("AllReduce", byte * sizes.hidden, "backward", shape.precision))
+        exchanges += [Exchange("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
     if shape.sequence:
         exchanges.append(Exchange("AllGather", byte * sizes.hidden, "forward", shape.precision))
+        exchanges.append(Exchange("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
     return Part("head", stage, 1, operators, tuple(exchanges), recomputed=False)
 
 
@@ -257,11 +254,15 @@ def parts(model: CodeGeeXConfig, shape: Shape) -> list[Part]:
     listed = [_embedding(shape, sizes, model)]
     layers = [stage_of_layer(model, shape.stages, i) for i in range(model.num_layers)]
     exchanged = shape.bytes * sizes.hidden
+    sliced = shape.recompute == "full" and shape.tensor > 1 and not shape.sequence
     for stage in range(shape.stages):
         listed.append(_mask(shape, sizes, stage))
         if stage in layers:
             count = layers.count(stage)
-            listed.append(Part("block", stage, count, block, _block_exchanges(shape, exchanged, False), kept))
-    listed.append(Part("top query layer", last, 1, block, _block_exchanges(shape, exchanged, True), 2 * kept))
+            listed.append(Part("block", stage, count, block, _block_exchanges(shape, exchanged), kept))
+            if sliced:  # the first block's input comes from outside the recomputed ones and stays whole
+                gather = Exchange("AllGather", exchanged, "recompute", shape.precision)
+                listed.append(Part("block inputs", stage, count - 1, (), (gather,)))
+    listed.append(Part("top query layer", last, 1, block, _block_exchanges(shape, exchanged), 2 * kept))
     listed.append(_head(model, shape, sizes, last))
     return listed
