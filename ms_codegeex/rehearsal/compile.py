@@ -1,0 +1,295 @@
+"""The real model's training graph, compiled for ranks of a simulated cluster and held against the plan.
+
+Full size: parameters, matrix products, collectives of every distinct rank, with the blocks compiled once (lazy inline).
+That changes how the engine communicates around a block (see `called_blocks`), so that the graph as a run compiles it,
+all blocks inlined, is compiled with a few blocks beside it. Micro-batches repeat the whole network, and need no second
+graph.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.parallel.communication import collectives, group_ranks, layouts_of
+from ms_codegeex.parallel.hardware import device
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.parallel.roofline import matmul_flops
+from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.processes import Task, run_tasks
+from ms_codegeex.rehearsal.stubs import simulation_environment
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
+AT_ONCE = 2
+WORKER_BYTES = 4 * 2**30  # what a compile of the 13B may need
+INLINED_LAYERS = 4
+STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
+GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
+
+Calls = Counter[tuple[str, int, str, int]]  # op, devices of the group, dtype, bytes of the whole tensor -> calls
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement about a compiled graph, and whether it holds."""
+
+    name: str
+    expected: str
+    found: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether found is what was expected."""
+        return self.expected == self.found
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What the worker saw of one rank. `inlined`: a graph of fewer blocks, all of them inlined as in a run."""
+
+    rank: int
+    stage: int
+    inlined: bool
+    compile_seconds: float
+    build_seconds: float
+    peak_memory_bytes: int
+    parameters: Mapping[str, Sequence[int]]  # local shapes, optimizer state included
+    collectives: Sequence[Mapping[str, Any]]
+    matmul_flops: int
+    nodes: int
+    graph_bytes: int
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Local shapes without optimizer state, gradients and counters."""
+        return {name: tuple(shape) for name, shape in self.parameters.items() if not name.startswith(STATE)}
+
+    @property
+    def local_parameters(self) -> int:
+        """Elements of weights on this rank."""
+        return sum(math.prod(shape) for shape in self.weights.values())
+
+    @property
+    def calls(self) -> Calls:
+        """Its collectives without Receive, which is another rank's Send."""
+        found: Calls = Counter()
+        for x in self.collectives:
+            if x["op"] != "Receive":
+                size = 2 if x["op"] == "Send" else len(x["ranks"])
+                found[x["op"], size, x["dtype"], x["bytes"]] += x["calls"]
+        return found
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """All compiled ranks and what was checked on them."""
+
+    config: RunConfig
+    ranks: Sequence[RankReport]
+    checks: Sequence[Check]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each check that failed."""
+        return [f"{x.name}: expected {x.expected}, found {x.found}" for x in self.checks if not x.ok]
+
+    def text(self) -> str:
+        """Tables for people."""
+        from ms_codegeex.rehearsal.compile_report import text
+
+        return text(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the parameters' shapes as plain values."""
+        kept = [{k: v for k, v in asdict(x).items() if k != "parameters"} for x in self.ranks]
+        for values, rank in zip(kept, self.ranks, strict=True):
+            values["local_parameters"] = rank.local_parameters
+        return {
+            "ok": self.ok,
+            "devices": self.config.devices,
+            "mesh": asdict(self.config.mesh),
+            "ranks": kept,
+            "checks": [{**asdict(x), "ok": x.ok} for x in self.checks],
+            "compile_seconds": max(x.compile_seconds for x in self.ranks),
+            "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
+            "problems": self.problems,
+        }
+
+
+def distinct_ranks(mesh: Mesh) -> list[int]:
+    """First and last rank of each stage and, there, of every kind of group; all other ranks repeat one of them."""
+    chosen = set()
+    for stage in range(mesh.pipeline):
+        first = mesh.rank(stage, 0, 0)
+        for group in GROUPS[:-1]:
+            members = getattr(mesh, f"{group}_group")(first)
+            chosen |= {members[0], members[-1]}
+    return sorted(chosen)
+
+
+def compile_ranks(
+    config: RunConfig, ranks: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
+) -> CompileReport:
+    """Compile these ranks (none: the distinct ones) and check them. `progress(done, all)` is told after each.
+
+    Raises `UserError` for a configuration that is not cut over devices, `RunFailure` with the end of a worker's log.
+    """
+    if not config.partitioned:
+        raise UserError(
+            "rehearse: the engine cuts no graph on one device or on CPU processes; set devices to 2 or more, and "
+            "device to ascend or gpu"
+        )
+    chosen = distinct_ranks(config.mesh) if ranks is None else list(ranks)
+    for rank in chosen:
+        if not 0 <= rank < config.devices:
+            raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
+    few = inlined_config(config)
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
+        jobs = [(Job(Path(folder) / "full", config, 1), rank, "once") for rank in chosen]
+        if few:
+            jobs.append((Job(Path(folder) / "few", few, 1), chosen[0], "inline"))
+        compiled = _run(jobs, progress or (lambda done, total: None))
+    checks = list(_checks(config, [x for x in compiled if not x.inlined]))
+    if few:
+        checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
+    return CompileReport(config, compiled, checks)
+
+
+def inlined_config(config: RunConfig) -> RunConfig | None:
+    """The configuration with few enough layers to inline them; None where no such graph is needed."""
+    layers = config.model_config().num_layers
+    if config.accumulation > 1:
+        return None
+    return replace(config, model={**config.model, "num_layers": min(layers, INLINED_LAYERS)})
+
+
+def _run(jobs: Sequence[tuple[Job, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
+    tasks = []
+    for job, rank, how in jobs:
+        job.directory.mkdir(exist_ok=True)
+        job.write()
+        scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
+        scratch.mkdir()
+        words = ("-m", "ms_codegeex.rehearsal.compile_worker", str(job.directory), str(os.getpid()), str(rank), how)
+        environment = simulation_environment(rank, job.config.devices)
+        tasks.append(Task(f"compile of rank {rank}", words, scratch, environment))
+    done: list[Task] = []
+
+    def ended(task: Task) -> None:
+        done.append(task)
+        progress(len(done), len(tasks))
+
+    progress(0, len(tasks))
+    run_tasks(tasks, max(1, min(AT_ONCE, psutil.virtual_memory().available // WORKER_BYTES)), ended)
+    return [_read(job, rank, how) for job, rank, how in jobs]
+
+
+def _read(job: Job, rank: int, how: str) -> RankReport:
+    stage = job.config.mesh.coordinates(rank)[0]
+    return RankReport(stage=stage, inlined=how == "inline", **read_json(job.file("json", rank)))
+
+
+def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
+    checks = []
+    for rank in compiled:
+        checks += _graph_checks(config, rank, f"rank {rank.rank}, ")
+    mesh, total, stages = config.mesh, 0, {x.stage: x for x in compiled}
+    if len(stages) < mesh.pipeline:
+        return checks  # the model is only whole on all stages
+    for layout in layouts_of(config):
+        local = stages[layout.stage].weights.get(layout.name, ())
+        if not layout.copy_of and local:
+            total += mesh.stage_size * math.prod(local) // layout.replication(mesh)
+    expected = config.model_config().parameter_count()
+    return [*checks, Check("parameters: all shards over their replication", f"{expected:,}", f"{total:,}")]
+
+
+def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
+    """Parameters, matrix products and collectives of one graph."""
+    mesh, chip = config.mesh, device(config.parallel.hardware)
+    planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
+    wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
+    checks = [
+        Check(f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
+        Check(
+            f"{name}shapes of parameters",
+            "as planned" if not wrong else f"{wrong[0]} {list(planned.get(wrong[0], ()))}",
+            "as planned" if not wrong else f"{list(rank.weights.get(wrong[0], ()))} ({len(wrong)} differ)",
+        ),
+        Check(
+            f"{name}FLOPs of matrix products",
+            f"{matmul_flops(config, rank.stage, chip):,}",
+            f"{rank.matmul_flops:,}",
+        ),
+    ]
+    planned_calls = planned_collectives(config, rank.stage)
+    if not rank.inlined:
+        planned_calls = called_blocks(config, rank.stage, planned_calls)
+    return [*checks, *_collective_checks(planned_calls, rank.calls, name)]
+
+
+def _collective_checks(planned: Calls, found: Calls, name: str) -> list[Check]:
+    """One check where all agree, else one for each kind of collective that does not."""
+    differing = sorted(key for key in planned.keys() | found.keys() if planned[key] != found[key])
+    total = sum(found.values())
+    if not differing:
+        return [Check(f"{name}collectives", f"{total:,} calls", f"{total:,} calls")]
+    return [
+        Check(
+            f"{name}{op} of {size:,} bytes {dtype} in groups of {devices}",
+            f"{planned[op, devices, dtype, size]} calls",
+            f"{found[op, devices, dtype, size]} calls",
+        )
+        for op, devices, dtype, size in differing
+    ]
+
+
+def planned_collectives(config: RunConfig, stage: int) -> Calls:
+    """The plan's collectives of a device of `stage`, as the graph would show them."""
+    calls: Calls = Counter()
+    for x in collectives(config):
+        if x.stage == stage:
+            calls[x.op, len(group_ranks(config.mesh, x.group, stage)), DTYPES[x.dtype], x.bytes_each] += x.count
+    return calls
+
+
+def called_blocks(config: RunConfig, stage: int, planned: Calls) -> Calls:
+    """The plan's collectives where blocks are functions that the graph calls, not inlined.
+
+    The engine then gathers FP32 weights outside the function and casts inside, sums a sharded weight's gradient over
+    replicas inside before it is scattered outside, and the worker lets block inputs whole (the engine cannot slice
+    them there).
+    """
+    if config.accumulation > 1:
+        return planned
+    mesh, changed = config.mesh, Counter(planned)
+    for x in collectives(config):
+        key = (x.op, len(group_ranks(mesh, x.group, stage)), DTYPES[x.dtype], x.bytes_each)
+        moved = None
+        if x.group == "optimizer" and x.op == "AllGather":
+            moved = (x.op, key[1], "float32", x.bytes_each * (1 if x.dtype == "fp32" else 2))
+        elif x.group == "replica":
+            moved = (x.op, key[1], key[2], x.bytes_each * mesh.optimizer_shard)
+        elif x.phase == "recompute" and x.op == "AllGather" and not config.parallel.sequence:
+            moved = ()
+        if x.stage == stage and moved is not None:
+            changed[key] -= x.count
+            if moved:
+                changed[moved] += x.count
+    return +changed

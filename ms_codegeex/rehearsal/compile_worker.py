@@ -1,0 +1,120 @@
+"""Compile one rank's training graph at its real size: `python -m ms_codegeex.rehearsal.compile_worker JOB_DIRECTORY
+LAUNCHER_PID RANK once|inline`.
+
+Nothing is executed and no weight gets memory: the engine partitions shapes. With `once`, what is repeated is compiled
+once and called (lazy inline): the blocks, or the whole network where a step runs it for each micro-batch. With `inline`
+the graph is the one an engine without lazy inline runs, and takes time and memory for every block.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import write_json
+from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.training.processes import die_with_parent
+
+
+def compile_rank(job: Job, rank: int, once: bool) -> None:
+    """Compile, and leave what the graph shows in `rank_N.json`."""
+    from ms_codegeex.rehearsal import mindir
+    from ms_codegeex.rehearsal.worker import exported
+
+    began = time.monotonic()
+    step = simulated_step(job.config, rank, once)
+    built = time.monotonic()
+    step.compile(*local_inputs(job.config))
+    compiled = time.monotonic()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the engine; what follows reads its graph
+    data = exported(step)
+    model = mindir.parse(data)
+    write_json(
+        job.file("json", rank),
+        {
+            "rank": rank,
+            "build_seconds": built - began,
+            "compile_seconds": compiled - built,
+            "peak_memory_bytes": peak,
+            "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
+            "collectives": aggregated(mindir.collectives(model, rank)),
+            "matmul_flops": mindir.matmul_flops(model),
+            "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),
+            "graph_bytes": len(data),
+        },
+    )
+
+
+def simulated_step(config: RunConfig, rank: int, once: bool) -> Any:
+    """The rank's train step with its real optimizer, without memory for weights and moments."""
+    import mindspore as ms
+    from mindspore.communication import init
+    from mindspore.nn.utils import no_init_parameters
+
+    from ms_codegeex.parallel import context
+    from ms_codegeex.training.build import build
+
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
+    init()
+    with no_init_parameters():
+        built = build(config, tied_group=context.enter(config, rank))
+    if once:
+        compile_once(built.network, config)
+    return built.step.set_train(True)
+
+
+def compile_once(network: Any, config: RunConfig) -> None:
+    """What the engine's `lazy_inline` does to cells as they are built: equal marks are one graph.
+
+    The engine has one such level. A step of several micro-batches repeats the network, else it repeats the blocks; the
+    top query layer takes another input, so it is a graph of its own.
+    """
+    if config.accumulation > 1:
+        network.cell_init_args = "lazy_inline_network"
+        return
+    for block in network.model.blocks:
+        block.cell_init_args = "lazy_inline_block"
+    network.model.top_query_layer.cell_init_args = "lazy_inline_top_query_layer"
+    for block in network.model.blocks:  # recomputation cannot take inputs apart that a function gets
+        block._recompute_slice_activation(False)
+
+
+def local_inputs(config: RunConfig) -> list[Any]:
+    """inputs, labels, loss_mask, samples with the rows that one device loads."""
+    import numpy as np
+    from mindspore import Tensor
+
+    rows, seq = config.training.global_batch // config.mesh.stage_size, config.seq_length
+    ids, mask = np.zeros((rows, seq), np.int32), np.ones((rows, seq), np.float32)
+    return [Tensor(ids), Tensor(ids), Tensor(mask), Tensor(ids[:, 0].copy())]
+
+
+def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
+    """Equal collectives together: op, ranks of the group, dtype, bytes of one call, fusion id, calls in a step."""
+    keys, calls = ("op", "ranks", "dtype", "bytes", "fusion"), Counter()
+    for found in collectives:
+        calls[tuple(getattr(found, key) for key in keys)] += found.calls
+    return [{**dict(zip(keys, key, strict=True)), "calls": count} for key, count in calls.items()]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compile one rank; a message for the user goes to standard error, exit status 2."""
+    job = Job.read(Path(arguments[0]))
+    die_with_parent(int(arguments[1]))
+    try:
+        compile_rank(job, int(arguments[2]), once=arguments[3] == "once")
+    except (UserError, RunFailure) as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
