@@ -30,6 +30,7 @@ from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
+WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 AT_ONCE = 2
 WORKER_BYTES = 4 * 2**30  # what a compile of the 13B may need
@@ -186,7 +187,7 @@ def _run(jobs: Sequence[tuple[Job, int, str]], progress: Callable[[int, int], No
         job.write()
         scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
         scratch.mkdir()
-        words = ("-m", "ms_codegeex.rehearsal.compile_worker", str(job.directory), str(os.getpid()), str(rank), how)
+        words = (*WORKER, str(job.directory), str(os.getpid()), str(rank), how)
         environment = simulation_environment(rank, job.config.devices)
         tasks.append(Task(f"compile of rank {rank}", words, scratch, environment))
     done: list[Task] = []

@@ -1,0 +1,173 @@
+"""Compile rehearsals: what the engine partitions equals the plan, and what does not is seen."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import load_config
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.rehearsal import compile as compile_module
+from ms_codegeex.rehearsal.compile import Check, called_blocks, compile_ranks, distinct_ranks, planned_collectives
+from ms_codegeex.rehearsal.job import Job
+
+PAPER = ROOT / "configs" / "codegeex_13b.yaml"
+SMALL = [
+    "model.hidden_size=64",
+    "model.num_layers=3",
+    "model.num_heads=4",
+    "model.intermediate_size=128",
+    "model.vocab_size=256",
+    "model.max_position_embeddings=32",
+    "model.eos_token_id=1",
+    "data.seq_length=32",
+]
+MESHES = {
+    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
+    "dp2 tp2 pp2, optimizer shards": [
+        "devices=8",
+        "training.global_batch=16",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.optimizer_shard=2",
+    ],
+    "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
+}
+MORE = {
+    "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
+    "dp2, accumulation, selective": [
+        "devices=2",
+        "parallel.tensor=1",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "training.recompute=selective",
+    ],
+    "tp2, whole vocabulary, fp32": [
+        "devices=2",
+        "training.global_batch=4",
+        "parallel.vocabulary=false",
+        "training.precision=fp32",
+        "training.recompute=none",
+    ],
+    "tp2 pp2, sequence, no dropout": [
+        "devices=4",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "training.dropout=0",
+        "parallel.fusion.attention=false",
+        "parallel.pipeline=2",
+        "parallel.sequence=true",
+    ],
+    "tp2, documents run on": ["devices=2", "training.global_batch=4", "data.reset_at_eos=false"],
+}
+
+
+def small(*overrides):
+    """The 13B's recipe with a small model."""
+    return load_config(PAPER, [*SMALL, "parallel.tensor=2", "parallel.optimizer_shard=1", *overrides])
+
+
+def broken(monkeypatch, fault):
+    worker = Path(__file__).with_name("broken_compile_worker.py")
+    monkeypatch.setattr(compile_module, "WORKER", (str(worker), fault))
+
+
+def test_distinct_ranks_are_the_ends_of_stages_and_groups():
+    assert distinct_ranks(Mesh(data=2)) == [0, 1]
+    assert distinct_ranks(Mesh(data=192, tensor=8, optimizer_shard=16)) == [0, 7, 120, 1408, 1528, 1535]
+    assert distinct_ranks(Mesh(data=2, tensor=2, pipeline=3)) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def holds(config, ranks):
+    told = []
+    report = compile_ranks(config, ranks, lambda done, total: told.append((done, total)))
+    assert report.ok, report.problems
+    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == len(report.ranks)
+    assert all(rank.peak_memory_bytes > 10**8 and rank.nodes > 100 for rank in report.ranks)
+    return report
+
+
+@pytest.mark.parametrize("overrides", MESHES.values(), ids=MESHES)
+def test_the_compiled_graph_is_the_planned_one(overrides):
+    config = small(*overrides)
+    mesh = config.mesh
+    report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
+    names = {check.name.rpartition(", ")[2] for check in report.checks}
+    assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives"} < names
+    assert "parameters: all shards over their replication" in names
+    values = json.loads(json.dumps(report.to_json()))
+    assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
+    assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", MORE.values(), ids=MORE)
+def test_more_compiled_graphs_are_the_planned_ones(overrides):
+    config = small(*overrides)
+    mesh = config.mesh
+    holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
+
+
+def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
+    broken(monkeypatch, "unsharded")  # twelve replicas do not divide 32 rows
+    report = compile_ranks(small("devices=24", "training.global_batch=48", "parallel.optimizer_shard=2"), [0])
+    assert not report.ok
+    failed = {check.name for check in report.checks if not check.ok}
+    assert {"rank 0, local parameters", "rank 0, shapes of parameters"} <= failed
+    assert any("AllGather" in name for name in failed)
+    assert "FAIL" in report.text() and len(report.to_json()["problems"]) == len(failed)
+
+
+def test_a_worker_that_fails_is_told_in_one_line(monkeypatch):
+    broken(monkeypatch, "stumbling")
+    with pytest.raises(RunFailure, match=r"compile of rank 1.*model\.hidden_size: a message for the user") as failure:
+        compile_ranks(small("devices=2", "training.global_batch=4"), [1])
+    assert "\n" not in str(failure.value)
+
+
+def test_what_cannot_be_compiled_is_refused():
+    with pytest.raises(UserError, match="device"):
+        compile_ranks(
+            load_config(PAPER, ["device=cpu", "devices=1", "parallel.tensor=1", "parallel.optimizer_shard=1"])
+        )
+    with pytest.raises(UserError, match="--ranks: 1536"):
+        compile_ranks(load_config(PAPER), [1536])
+
+
+@pytest.mark.slow
+def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
+    config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
+    jobs = [(Job(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
+    once, inlined = compile_module._run(jobs, lambda done, total: None)
+    assert once.collectives and once.calls == inlined.calls
+    assert once.matmul_flops == inlined.matmul_flops and once.parameters == inlined.parameters
+    assert once.nodes < inlined.nodes
+
+
+def test_blocks_that_are_called_move_weights_in_another_way():
+    config = load_config(PAPER)
+    planned = planned_collectives(config, 0)
+    called = called_blocks(config, 0, planned)
+    small_weight, large = 5120 * 5120 // 8, 5120 * 20480 // 8
+    assert planned["AllGather", 16, "float16", 2 * small_weight] == called["AllGather", 16, "float32", 4 * small_weight]
+    assert called["AllReduce", 12, "float32", 4 * large] == 80 == planned["AllReduce", 12, "float32", 4 * large // 16]
+    assert sum(planned.values()) - sum(called.values()) == 38  # inputs of blocks that are not sliced
+    many = load_config(PAPER, ["training.micro_batch=8"])
+    assert called_blocks(many, 0, planned_collectives(many, 0)) == planned_collectives(many, 0)
+
+
+def test_a_check_holds_only_for_equal_figures():
+    check = Check("collectives", "3 calls", "3 calls")
+    assert check.ok and not replace(check, found="2 calls").ok
+
+
+@pytest.mark.slow
+def test_the_13b_on_1536_devices():
+    report = holds(load_config(PAPER), [0, 1535])
+    (total,) = (x for x in report.checks if x.name.startswith("parameters: all shards"))
+    assert total.found == "12,873,943,040"
+    assert max(rank.peak_memory_bytes for rank in report.ranks) < 4e9
+    assert [rank.local_parameters for rank in report.ranks[:2]] == [154_117_120] * 2
