@@ -139,7 +139,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
     from ms_codegeex.rehearsal.compile import compile_ranks
 
     with _Bar(quiet) as bar:
-        report = compile_ranks(config, ranks, bar)
+        report = compile_ranks(config, ranks, lambda done, count: bar("compiling at full size", done, count))
     if not quiet:
         print(report.text() + "\n")
     return report
@@ -178,8 +178,8 @@ def _as_json(
 
     figures = execution.to_json() if execution else dict.fromkeys(KEYS)
     if compiled and not execution:
-        seconds, memory = (getattr(compiled, name) for name in ("compile_seconds", "peak_memory_bytes"))
-        figures.update(compile_seconds=seconds, peak_memory_bytes=memory)
+        found = compiled.to_json()
+        figures.update({key: found[key] for key in ("compile_seconds", "peak_memory_bytes")})
     return {
         **figures,
         "verdict": "pass" if passed else "fail",
