@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.hardware import Device, device
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.operators import parts_of
-from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import ParallelConfig, RunConfig
+    from ms_codegeex.config import RunConfig
 
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied", "pipeline", "world")
 FP32 = 4
@@ -152,16 +150,6 @@ def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tupl
     elif mesh.data > 1:
         calls.append(("AllReduce", "data", size, "fp32", "gradient"))
     return calls
-
-
-@lru_cache(maxsize=64)
-def _layouts(name: str, model: Any, mesh: Mesh, parallel: ParallelConfig) -> tuple[ParameterLayout, ...]:
-    return tuple(family(name).parallel.parameter_layouts(model, mesh, parallel))
-
-
-def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
-    """Where every parameter of the run lies."""
-    return _layouts(config.family, config.model_config(), config.mesh, config.parallel)
 
 
 def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.communication import layouts_of
 from ms_codegeex.parallel.hardware import Device
 from ms_codegeex.parallel.operators import MatMul, Part, parts_of, runs_again
+from ms_codegeex.parallel.sharding import layouts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.calibration import OUTSIDE_ROOFLINE
-from ms_codegeex.parallel.communication import Collective, collectives, layouts_of
+from ms_codegeex.parallel.communication import Collective, collectives
 from ms_codegeex.parallel.hardware import GIB, Device, device
 from ms_codegeex.parallel.kernels import fused_kernels
 from ms_codegeex.parallel.memory import StageMemory, stage_memory
 from ms_codegeex.parallel.mesh import check_mesh
 from ms_codegeex.parallel.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
+from ms_codegeex.parallel.sharding import layouts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -19,10 +19,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.communication import Collective, collectives, layouts_of, seconds
+from ms_codegeex.parallel.communication import Collective, collectives, seconds
 from ms_codegeex.parallel.hardware import Device
 from ms_codegeex.parallel.kernels import fused_kernels
 from ms_codegeex.parallel.operators import MatMul, Part, Vector, executed_products, parts_of, runs_again
+from ms_codegeex.parallel.sharding import layouts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

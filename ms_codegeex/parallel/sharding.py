@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.mesh import Mesh
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import ParallelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,13 @@ class ParameterLayout:
         if self.optimizer_sharded:
             starts[0] += replica % mesh.optimizer_shard * local[0]
         return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _layouts(name: str, model: Any, mesh: Mesh, parallel: ParallelConfig) -> tuple[ParameterLayout, ...]:
+    return tuple(family(name).parallel.parameter_layouts(model, mesh, parallel))
+
+
+def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
+    """Where every parameter of the run lies."""
+    return _layouts(config.family, config.model_config(), config.mesh, config.parallel)

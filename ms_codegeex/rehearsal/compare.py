@@ -10,11 +10,11 @@ import numpy as np
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
-from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import Job, initial_value
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
+LEAST_UPDATES = 3
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,6 @@ class Comparison:
         return self.parameter_errors[0].error
 
 
-def layouts(config: RunConfig) -> dict[str, ParameterLayout]:
-    """Where the plan puts every parameter, in the model's order."""
-    plan = family(config.family).parallel.parameter_layouts(config.model_config(), config.mesh, config.parallel)
-    return {layout.name: layout for layout in plan}
-
-
 def compare(job: Job) -> Comparison:
     """Read what reference and ranks left in the job's directory and judge it."""
     config, mesh = job.config, job.config.mesh
@@ -71,7 +65,7 @@ def compare(job: Job) -> Comparison:
     reference = np.array(read_json(job.file("json"))["outputs"])
     with np.load(job.file("npz"), allow_pickle=False) as file:
         final = dict(file)
-    plan = layouts(config)
+    plan = {layout.name: layout for layout in layouts_of(config)}
     facts = [read_json(job.file("json", rank)) for rank in range(mesh.world)]
     outputs = [np.array(read_json(job.file("run.json", rank))["outputs"]) for rank in range(mesh.world)]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
@@ -87,10 +81,10 @@ def compare(job: Job) -> Comparison:
         )
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
     update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
-    if not update >= LEAST_UPDATE:
-        problems.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
     finite, norms = reference[:, 5] > 0, reference[:, 2]
-    clipped = int(np.sum(norms[finite] > config.training.clip_norm)) if config.training.clip_norm else 0
+    clip = config.training.clip_norm
+    clipped = int(np.sum(norms[finite] > clip)) if clip else 0
+    problems += _weaknesses(config, update, int(np.sum(finite)), len(reference), clipped)
     return Comparison(
         steps=len(reference),
         skipped_steps=int(np.sum(~finite)),
@@ -101,6 +95,20 @@ def compare(job: Job) -> Comparison:
         replicas_equal=not replica_problems,
         problems=tuple(problems),
     )
+
+
+def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clipped: int) -> list[str]:
+    """Why the execution could not have shown an error."""
+    found = []
+    if not update >= LEAST_UPDATE:
+        found.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
+    if updates < LEAST_UPDATES:
+        found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; give more --steps")
+    if config.training.clip_norm and not clipped:
+        found.append("no step was clipped, so clipping was not tried")
+    if config.training.precision == "fp16" and updates == steps:
+        found.append("no step overflowed, so skipping was not tried; give more --steps")
+    return found
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
@@ -119,6 +127,7 @@ def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limits: Limits) -
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.abs(values - reference) / np.abs(reference)
         error[(values == reference) | (np.isnan(values) & np.isnan(reference))] = 0.0
+        error[~np.isfinite(error)] = np.inf
         worst = float(np.max([worst, *error[:, 0]]))
         if not problems and not np.all(error <= largest):
             step, column = (int(i) for i in np.argwhere(~(error <= largest))[0])
@@ -151,7 +160,7 @@ def _parameters(
 ) -> tuple[list[ParameterError], list[str]]:
     """The worst deviation of every parameter, and replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
-    least = still * float(np.median(list(movement.values())))
+    least = max(still * float(np.median(list(movement.values()))), float(np.finfo(np.float32).tiny))
     worst: dict[str, ParameterError] = {}
     seen: dict[tuple, tuple[int, bytes]] = {}
     unequal: list[str] = []
@@ -163,7 +172,8 @@ def _parameters(
             owner = (layout.copy_of if layout else None) or name
             part = tuple(slice(start, stop) for start, stop in window)
             error = float(np.max(np.abs(values[name] - final[owner][part]))) / max(movement[owner], least)
-            if name not in worst or not error <= worst[name].error:
+            error = error if np.isfinite(error) else float("inf")  # not a number is neither more nor less than another
+            if name not in worst or error > worst[name].error:
                 worst[name] = ParameterError(name, rank, error)
             key = (owner, *map(tuple, window))
             first, data = seen.setdefault(key, (rank, values[name].tobytes()))

@@ -22,10 +22,11 @@ import psutil
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.communication import collectives, group_ranks, layouts_of
+from ms_codegeex.parallel.communication import collectives, group_ranks
 from ms_codegeex.parallel.hardware import device
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.roofline import matmul_flops
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.stubs import simulation_environment

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.mesh import Mesh, check_world
@@ -45,7 +43,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
     scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
     """
-    heads, layers = 2 * mesh.tensor, max(2, mesh.pipeline)
+    heads, layers = 2 * mesh.tensor, max(2, 2 * mesh.pipeline - 1)  # with the top query layer, two a stage
     accumulation = mesh.pipeline if mesh.pipeline > 1 else min(config.accumulation, 4)
     if mesh.pipeline > 1:
         accumulation = max(accumulation, min(config.accumulation, 2 * mesh.pipeline))
@@ -53,8 +51,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
     values["model"] = {
-        "family": config.family,
-        "preset": config.model.get("preset"),
+        **values["model"],
         "hidden_size": 8 * heads * mesh.optimizer_shard,
         "num_layers": layers,
         "num_heads": heads,
@@ -85,11 +82,3 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
 def required_memory(mesh: Mesh) -> int:
     """Bytes of host memory that the ranks of an execution need together: all live at once."""
     return mesh.world * RANK_BYTES
-
-
-def with_devices(config: RunConfig, devices: int) -> RunConfig:
-    """The configuration on another number of devices, with more or fewer replicas."""
-    parallel = replace(config.parallel, data=None)
-    changed = replace(config, devices=devices, parallel=parallel)
-    changed.validate()
-    return changed

@@ -20,13 +20,12 @@ import numpy as np
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
-from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.exchange import Exchange
 from ms_codegeex.rehearsal.job import Job, batches, engine_window, initial_value, local_rows
 from ms_codegeex.training.processes import die_with_parent
 
-MESSAGE_SECONDS = 60.0  # for the slowest rank to compile, behind the barrier of all ranks
+MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
 
 
 def single_device(config: RunConfig) -> RunConfig:
@@ -114,7 +113,7 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     """
     from ms_codegeex.rehearsal.mindir import parameter_name
 
-    copies = {layout.name: layout.copy_of for layout in layouts(config)}
+    copies = {layout.name: layout.copy_of for layout in layouts_of(config)}
     replica, windows = config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = parameter_name(proto.name), tuple(proto.dims)
@@ -128,11 +127,6 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
             raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")
         proto.raw_data = np.ascontiguousarray(value).tobytes()
     return windows
-
-
-def layouts(config: RunConfig) -> list[ParameterLayout]:
-    """Where the plan puts every parameter."""
-    return family(config.family).parallel.parameter_layouts(config.model_config(), config.mesh, config.parallel)
 
 
 def run(job: Job, rank: int) -> None:

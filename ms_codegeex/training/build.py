@@ -11,6 +11,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.kernels import chosen_kernels
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW, Momentum
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
@@ -58,7 +59,7 @@ def build(config: RunConfig, momentum: bool = False, tied_group: str | None = No
     split = _split(network, config)
     step = TrainStep(split, optimizer, settings)
     accumulate = AccumulateStep(step) if settings.accumulation > 1 else None
-    evaluation = EvaluationStep(network, settings.world, settings.sum_share)
+    evaluation = EvaluationStep(network, 1 if config.partitioned else settings.world)
     return Built(network, optimizer, step, settings.accumulation, accumulate, evaluation)
 
 
@@ -84,10 +85,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
     }
     if not config.partitioned:
         return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, **common)
-    layouts = {
-        layout.name: layout
-        for layout in family(config.family).parallel.parameter_layouts(config.model_config(), mesh, config.parallel)
-    }
+    layouts = {layout.name: layout for layout in layouts_of(config)}
     doubled = {layout.copy_of for layout in layouts.values()} | {n for n, layout in layouts.items() if layout.copy_of}
     weights = (1.0 / (layouts[n].replication(mesh) * (2 if n in doubled else 1)) for n in names)
     return StepSettings(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.sharding import ParameterLayout
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
 
@@ -16,8 +15,7 @@ class Placement:
         self.mesh, self.rank = config.mesh, rank
         self.layouts: dict[str, ParameterLayout] | None = None
         if config.partitioned:
-            plan = family(config.family).parallel.parameter_layouts(config.model_config(), self.mesh, config.parallel)
-            self.layouts = {layout.name: layout for layout in plan}
+            self.layouts = {layout.name: layout for layout in layouts_of(config)}
 
     def _layout(self, name: str) -> tuple[str, ParameterLayout]:
         prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")

@@ -191,14 +191,18 @@ class TrainStep(nn.TrainOneStepCell):
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all devices, nothing updated."""
+    """Σ mask·nll and Σ mask of one batch over all devices, nothing updated.
 
-    def __init__(self, network: nn.Cell, world: int, sum_share: float = 1.0):
+    `replicas`: processes whose sums are added up; 1 where the engine cuts the graph and adds them up itself, which
+    refuses communication of ours in a graph without gradients.
+    """
+
+    def __init__(self, network: nn.Cell, replicas: int):
         super().__init__(auto_prefix=False)
-        self.network, self.world, self.sum_share = network, world, sum_share
-        self.reduce = ops.AllReduce() if world > 1 else None
+        self.network, self.replicas = network, replicas
+        self.reduce = ops.AllReduce() if replicas > 1 else None
 
     def construct(self, inputs, labels, loss_mask, samples):
         """a batch -> FP32 [3]: Σ mask·nll, Σ mask, 0"""
         sums = self.network(inputs, labels, loss_mask, samples)
-        return self.reduce(sums * self.sum_share) if self.world > 1 else sums
+        return self.reduce(sums) if self.replicas > 1 else sums

@@ -11,11 +11,11 @@ from ms_codegeex.parallel.calibration import (
     TUNED_PRODUCTS,
     product_errors,
 )
-from ms_codegeex.parallel.communication import layouts_of
 from ms_codegeex.parallel.hardware import ASCEND_910, device
 from ms_codegeex.parallel.operators import MatMul, executed_products, parts_of
 from ms_codegeex.parallel.planner import change, improvements, make_plan
 from ms_codegeex.parallel.roofline import executed_flops, matmul_flops, matmul_seconds, model_flops
+from ms_codegeex.parallel.sharding import layouts_of
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"

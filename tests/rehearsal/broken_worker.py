@@ -33,6 +33,17 @@ def stale_table_on_the_last_stage():
     build.step_settings = lambda *arguments: replace(settings(*arguments), tied=None)
 
 
+def norm_that_counts_copies():
+    """Every device that holds an element adds its square: too large a norm, so clipping takes too much."""
+    settings = build.step_settings
+
+    def counted(*arguments):
+        right = settings(*arguments)
+        return replace(right, weights=(1.0,) * len(right.weights))
+
+    build.step_settings = counted
+
+
 def missing_reduction():
     """One weight's gradient stays as each replica computed it."""
     register = Exchange.register

@@ -85,14 +85,15 @@ def test_more_plans_train_as_one_device_does(name):
 
 
 MISTAKES = {  # plan, and what the verdict says
-    "averaged_gradients": ((2, {"tensor": 2}, {}), "gradient norm: rank 0"),
+    "averaged_gradients": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
     "whole_optimizer_state": ((2, {"optimizer_shard": 2}, {}), "query.weight: the engine gave rank 0 the part 0:"),
     "swapped_column_and_row": ((2, {"tensor": 2}, {}), "blocks.0.attention.query.weight: the engine gave rank 0"),
     "stale_table_on_the_last_stage": (
         (2, {"pipeline": 2, "micro_batches": 2}, {}),
         "head.weight: rank 1 and rank 0 hold the same part with different values",
     ),
-    "missing_reduction": ((2, {}, {}), "hold the same part with different values"),
+    "missing_reduction": ((2, {}, {}), "of its movement away from one device"),
+    "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
 }
 
 

@@ -16,6 +16,7 @@ class Data:
 
 def main(config_file, rank, checkpoint, parts):
     import mindspore as ms
+    from mindspore import Tensor
     from mindspore.communication import init
 
     from ms_codegeex.config import build_run_config
@@ -31,6 +32,11 @@ def main(config_file, rank, checkpoint, parts):
     trainer = Trainer(config, Data(), Data(), rank=rank, tied_group=context.enter(config, rank))
     if checkpoint != "none":
         trainer.restore(Checkpoint(checkpoint))
+    if trainer.evaluates:  # its graph is cut too
+        rows = config.micro_batch * config.data_parallel // trainer.loaders
+        ids = np.zeros((rows, config.seq_length), np.int32)
+        evaluation = trainer.built.evaluation_step.set_train(False)
+        evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
     slices = trainer.own_slices()
     arrays = {name: part.array for name, part in slices.items()}
     held = {f"held:{name}": p.asnumpy() for name, p in trainer.state_tensors().items()}

@@ -61,12 +61,12 @@ def test_initial_norms_and_biases():
     assert (initial_weight("blocks.0.attention_norm.bias", (5,), 0.02, 7, (slice(1, 3),)) == np.zeros(2)).all()
 
 
-def held(tmp_path, rank, checkpoint="none"):
+def held(tmp_path, rank, checkpoint="none", values=VALUES):
     config, parts = tmp_path / "config.json", tmp_path / f"parts_{rank}.npz"
-    config.write_text(json.dumps(VALUES))
+    config.write_text(json.dumps(values))
     subprocess.run(
         [sys.executable, str(Path(__file__).parent / "simulated_rank.py"), str(config), str(rank), checkpoint, parts],
-        env={**os.environ, **simulation_environment(rank, 8)},
+        env={**os.environ, **simulation_environment(rank, values["devices"])},
         cwd=tmp_path,
         check=True,
         capture_output=True,
@@ -104,3 +104,9 @@ def test_first_and_last_stage_start_from_the_same_word_table(tmp_path):
     whole = initial_weight("embedding.word.weight", (64, 32), std, build_run_config(VALUES).seed)
     np.testing.assert_array_equal(first["held:embedding.word.weight"], whole[:32])
     assert not first["held:optimizer.m.embedding.word.weight"].any()
+
+
+def test_a_rank_without_a_pipeline_can_evaluate(tmp_path):
+    parallel = {"tensor": 2, "optimizer_shard": 2}
+    arrays, _ = held(tmp_path, 3, values={**VALUES, "devices": 4, "parallel": parallel})
+    assert arrays["held:blocks.0.attention.query.weight"].shape == (8, 32)

@@ -1,0 +1,161 @@
+"""The verdict on files that a right execution would leave, each with one thing made wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.rehearsal.compare import compare
+from ms_codegeex.rehearsal.job import Job, initial_value
+from ms_codegeex.rehearsal.shrink import shrunk
+
+QUERY, KEY_BIAS = "blocks.0.attention.query.weight", "blocks.0.attention.key.bias"
+STEP = [4.0, 50.0, 2.0, 0.1, 1.0, 1.0]  # loss, tokens, norm (clipped), rate, scale, finite
+
+
+class Files:
+    """What reference and ranks of a tensor 2 (or pipeline 2) run left; `write` and compare."""
+
+    def __init__(self, directory, mesh, precision="fp32"):
+        values = {
+            "device": "ascend",
+            "devices": mesh.world,
+            "training": {"steps": 1, "global_batch": 64, "precision": precision},
+            "parallel": {"tensor": mesh.tensor, "pipeline": mesh.pipeline, "micro_batches": 4},
+        }
+        self.config = shrunk(build_run_config(values), mesh)
+        self.job = Job(directory, self.config, 5)
+        layouts = layouts_of(self.config)
+        generator = np.random.default_rng(3)
+        self.reference = [list(STEP) for _ in range(5)]
+        self.final = {}
+        for layout in layouts:
+            if not layout.copy_of:
+                moved = generator.normal(0, 1e-2, layout.shape) * (1e-6 if layout.name.endswith("key.bias") else 1)
+                self.final[layout.name] = (initial_value(layout.name, layout.shape) + moved).astype(np.float32)
+        self.outputs = [[list(STEP) for _ in range(5)] for _ in range(mesh.world)]
+        self.windows, self.values = [], []
+        for rank in range(mesh.world):
+            mine = [x for x in layouts if x.stage == mesh.coordinates(rank)[0]]
+            parts = {x.name: x.window(mesh, rank) for x in mine}
+            self.windows.append({n: [[s.start, s.stop] for s in part] for n, part in parts.items()})
+            self.values.append({x.name: self.final[x.copy_of or x.name][parts[x.name]].copy() for x in mine})
+
+    def verdict(self):
+        self.job.file("json").write_text(json.dumps({"outputs": self.reference}))
+        np.savez(self.job.file("npz"), **self.final)
+        for rank, windows in enumerate(self.windows):
+            self.job.file("json", rank).write_text(json.dumps({"windows": windows}))
+            self.job.file("run.json", rank).write_text(json.dumps({"outputs": self.outputs[rank]}))
+            np.savez(self.job.file("npz", rank), **self.values[rank])
+        return compare(self.job)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path, Mesh(tensor=2))
+
+
+def problem(comparison):
+    assert len(comparison.problems) == 1, comparison.problems
+    return comparison.problems[0]
+
+
+def test_a_right_execution_has_no_problems(files):
+    found = files.verdict()
+    assert found.problems == () and found.replicas_equal and found.loss_error == found.parameter_error == 0
+    assert (found.steps, found.skipped_steps, found.clipped_steps) == (5, 0, 5)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.02])
+def test_one_wrong_element_of_a_shard_names_its_parameter_and_rank(files, rank, value):
+    files.values[rank][QUERY][3, 1] += np.float32(value)
+    found = files.verdict()
+    assert problem(found).startswith(f"{QUERY}: rank {rank} is ") and "of its movement away" in problem(found)
+    assert found.parameter_errors[0].name == QUERY and not found.parameter_error <= 0.1
+
+
+def test_the_first_parameter_of_the_model_is_named_when_several_are_wrong(files):
+    files.values[1]["blocks.1.attention.query.weight"] += 1
+    files.values[0][QUERY] += 1e-3
+    assert problem(files.verdict()).startswith(f"{QUERY}: rank 0") and "2 of " in problem(files.verdict())
+
+
+def test_errors_below_the_limit_pass(files):
+    files.values[1][QUERY][0, 0] += np.float32(2e-7)
+    found = files.verdict()
+    assert found.problems == () and 0 < found.parameter_error <= 1e-4
+
+
+def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
+    for values in files.values:
+        values[KEY_BIAS] += np.float32(1e-8)  # much more than it moved, nothing beside the others
+    assert files.verdict().problems == ()
+    for values in files.values:
+        values[KEY_BIAS] += np.float32(1e-3)
+    assert problem(files.verdict()).startswith(KEY_BIAS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, 4.0001, "loss: rank 1 has 4.0001 in step 3, one device 4"),
+        (0, np.nan, "loss: rank 1 has nan in step 3"),
+        (1, 51.0, "counted tokens: rank 1 has 51"),
+        (2, 2.001, "gradient norm: rank 1 has 2.001"),
+        (3, 0.2, "learning rate: rank 1 has 0.2"),
+        (4, 2.0, "loss scale: rank 1 has 2"),
+    ],
+)
+def test_what_a_rank_says_of_a_step_must_be_what_one_device_says(files, column, value, message):
+    files.outputs[1][2][column] = value
+    found = files.verdict()
+    assert problem(found).startswith(message)
+    assert (found.loss_error > 1e-5) == (column == 0)
+
+
+def test_replicas_must_be_equal_bit_for_bit(files):
+    norm = files.values[1]["final_norm.weight"]
+    norm[0] = np.nextafter(norm[0], np.float32(2))
+    found = files.verdict()
+    assert not found.replicas_equal and problem(found).startswith("final_norm.weight: rank 1 and rank 0 hold the same")
+
+
+def test_a_stale_copy_on_the_last_stage_is_seen(tmp_path):
+    files = Files(tmp_path, Mesh(pipeline=2))
+    assert files.verdict().problems == ()
+    files.values[1]["head.weight"] -= 1e-3
+    problems = files.verdict().problems
+    assert any(p.startswith("head.weight: rank 1 and rank 0 hold the same part") for p in problems)
+    assert any(p.startswith("head.weight: rank 1 is ") for p in problems)
+
+
+def test_parts_and_stages_must_be_those_of_the_plan(files):
+    files.windows[1][QUERY] = files.windows[0][QUERY]
+    files.values[1][QUERY] = files.values[0][QUERY]
+    assert problem(files.verdict()).startswith(f"{QUERY}: the engine gave rank 1 the part 0:")
+    del files.windows[1][QUERY], files.values[1][QUERY]
+    assert problem(files.verdict()).startswith(f"{QUERY}: is missing on rank 1")
+
+
+def test_an_execution_that_could_not_show_errors_does_not_pass(tmp_path):
+    files = Files(tmp_path, Mesh(tensor=2), "fp16")
+    assert problem(files.verdict()).startswith("no step overflowed")
+    skipped = [4.0, 50.0, np.nan, 0.0, 8.0, 0.0]
+    for outputs in (files.reference, *files.outputs):
+        outputs[:3] = [list(skipped)] * 3
+    assert problem(files.verdict()).startswith("2 of 5 steps updated the weights")
+    for outputs in (files.reference, *files.outputs):
+        outputs[1:3] = [list(STEP)] * 2
+    assert files.verdict().problems == ()
+    for outputs in (files.reference, *files.outputs):
+        for output in outputs:
+            output[2] = 0.1
+    assert problem(files.verdict()).startswith("no step was clipped")
+    for name, value in files.final.items():
+        files.final[name] = initial_value(name, value.shape)
+    assert any("too little to show an error" in p for p in files.verdict().problems)
