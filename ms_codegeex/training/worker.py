@@ -59,7 +59,10 @@ def _initialise(config: RunConfig) -> tuple[int, str | None]:
         return 0, None
     communication.init()
     if communication.get_group_size() != config.devices:
-        raise RunFailure(f"{communication.get_group_size()} ranks joined, {config.devices} were expected")
+        raise RunFailure(
+            f"{communication.get_group_size()} ranks joined, {config.devices} were expected; check --nodes or the rank "
+            "table, and that every server has its share of the devices"
+        )
     rank = communication.get_rank()
     return rank, context.enter(config, rank) if config.partitioned else None
 
