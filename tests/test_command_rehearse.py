@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex import cli
+from ms_codegeex.commands import rehearse
 from ms_codegeex.config import build_run_config
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import execute
@@ -52,8 +53,8 @@ def test_help_explains_with_examples():
         (["--mesh", ""], "--mesh: found '', expected axis=size"),
         (["--mesh", "data=1"], "--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2"),
         (["--mesh", "data=2,optimizer_shard=4"], "parallel.optimizer_shard: 4 does not divide the 2"),
-        (["--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
-        (["--ranks", "first"], "--ranks: found 'first'"),
+        (["--compile", "--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
+        (["--compile", "--ranks", "first"], "--ranks: found 'first'"),
         (["--devices", "0"], "devices: found 0"),
         (["--devices", "3", "training.global_batch=9"], "devices: MindSpore cannot partition for 3 devices"),
         (["devices=1"], "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1"),
@@ -67,6 +68,31 @@ def test_mistakes_end_with_one_line_and_2(small, capsys, words, message):
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith(f"ms-codegeex rehearse: {message}")
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--compile", "--mesh", "data=2"], "--mesh: is for --execute, and only --compile is asked for"),
+        (["--compile", "--steps", "8"], "--steps: is for --execute, and only --compile is asked for"),
+        (["--execute", "--ranks", "0"], "--ranks: is for --compile, and only --execute is asked for"),
+        (["--execute", "--ranks", "distinct"], "--ranks: is for --compile"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_of_the_phase_not_asked_for_are_refused(small, capsys, words, message):
+    assert cli.main(["rehearse", "--config", str(small), *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"ms-codegeex rehearse: {message}") and "leave one of the two out" in printed.err
+
+
+def test_fusions_chosen_for_a_cpu_are_not_held_against_the_device_that_stands_in(small):
+    off = [f"parallel.fusion.{name}=false" for name in ("dropout", "attention", "graph_kernel")]
+    words = ["training.dropout=0.1", "parallel.fusion.norm=false", *off]
+    config = rehearse._configuration(cli.parse(["rehearse", "--config", str(small), *words]))
+    fusion = config.parallel.fusion
+    assert config.device == "ascend" and config.training.dropout == 0.1
+    assert (fusion.dropout, fusion.attention, fusion.graph_kernel) == (None, None, None) and fusion.norm is False
 
 
 def test_mistakes_in_a_process_of_its_own(small):

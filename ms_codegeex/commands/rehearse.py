@@ -38,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only train a shrunk model on CPU processes, and compare with one device (without either: both)",
     )
-    parser.add_argument(
-        "--ranks", default="distinct", metavar="distinct|all|R,R,…", help="ranks to compile (default: %(default)s)"
-    )
+    parser.add_argument("--ranks", metavar="distinct|all|R,R,…", help="ranks to compile (default: distinct)")
     parser.add_argument(
         "--mesh",
         metavar="AXIS=SIZE,…",
@@ -52,9 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compile, execute, print the verdict."""
-    config = _configuration(arguments)
     both = arguments.compile == arguments.execute
-    mesh, ranks = _mesh(arguments.mesh), _ranks(arguments.ranks, config.mesh.world)
+    _check_phase(arguments, both)
+    config = _configuration(arguments)
+    mesh, ranks = (
+        _mesh(arguments.mesh),
+        _ranks("distinct" if arguments.ranks is None else arguments.ranks, config.mesh.world),
+    )
     if both or arguments.execute:
         _check_executable(config, mesh)
     compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
@@ -64,6 +66,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(compiled, kernels, execution, passed)))
     return 0 if passed else 1
+
+
+def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
+    """`UserError` for a flag of the phase that was not asked for."""
+    from ms_codegeex.errors import UserError
+
+    if both:
+        return
+    chosen, other = ("--compile", "--execute") if arguments.compile else ("--execute", "--compile")
+    for flag in ("mesh", "steps") if arguments.compile else ("ranks",):
+        if getattr(arguments, flag) is not None:
+            raise UserError(f"--{flag}: is for {other}, and only {chosen} is asked for; leave one of the two out")
 
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
@@ -80,7 +94,14 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     if config.devices == 1:
         raise UserError("devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1")
     if config.device == "cpu":
-        config = replace(config, device="ascend", training=replace(config.training, loss_chunk=0))
+        # what the run chose for a CPU is no choice for the device that stands in for it
+        fusion = replace(config.parallel.fusion, dropout=None, attention=None, graph_kernel=None)
+        config = replace(
+            config,
+            device="ascend",
+            training=replace(config.training, loss_chunk=0),
+            parallel=replace(config.parallel, fusion=fusion),
+        )
         config.validate()
     return config
 
