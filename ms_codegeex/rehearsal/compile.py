@@ -34,7 +34,7 @@ from ms_codegeex.rehearsal.stubs import simulation_environment
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 AT_ONCE = 2
-WORKER_BYTES = 4 * 2**30  # what a compile of the 13B may need
+WORKER_BYTES = 6 * 2**30  # what a compile of the 13B with micro-batches needs; without, less than a third
 INLINED_LAYERS = 4
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
@@ -161,6 +161,7 @@ def compile_ranks(
     for rank in chosen:
         if not 0 <= rank < config.devices:
             raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
+    config = compiled_config(config)
     few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
         jobs = [(Job(Path(folder) / "full", config, 1), rank, "once") for rank in chosen]
@@ -171,6 +172,15 @@ def compile_ranks(
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
     return CompileReport(config, compiled, checks)
+
+
+def compiled_config(config: RunConfig) -> RunConfig:
+    """The configuration with as many micro-batches as show everything: two, or one for each stage. The others repeat
+    them, and each takes time and memory of the host."""
+    few = min(config.accumulation, max(2, config.mesh.pipeline))
+    batch = config.micro_batch * few * config.mesh.data
+    training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
+    return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))
 
 
 def inlined_config(config: RunConfig) -> RunConfig | None:

@@ -52,7 +52,13 @@ def text(report: CompileReport) -> str:
     shown = next((x for x in report.ranks if x.inlined), report.ranks[0])
     what = f"rank {shown.rank}" + (", few layers, all inlined: the graph a run compiles" if shown.inlined else "")
     checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in report.checks]
-    lines = [f"compiled for {report.config.devices:,} devices: {report.config.mesh}", *_ranks(report), ""]
+    micro = report.config.accumulation
+    lines = [
+        f"compiled for {report.config.devices:,} devices: {report.config.mesh}"
+        + (f"; {micro} micro-batches, of which a step may have more" if micro > 1 else ""),
+        *_ranks(report),
+        "",
+    ]
     lines += [f"collectives of {what}", *_buckets(shown), ""]
     lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
     failed = sum(not x.ok for x in report.checks)
