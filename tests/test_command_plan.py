@@ -6,6 +6,11 @@ import pytest
 import yaml
 from conftest import ROOT, command
 
+from ms_codegeex import cli
+from ms_codegeex.commands.plan import _configuration
+from ms_codegeex.parallel.search import search
+from ms_codegeex.parallel.search import to_dict as search_to_dict
+
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 BASE = ROOT / "configs" / "codegeex_base_8.yaml"
@@ -100,6 +105,42 @@ def test_search_ranks_what_fits_and_counts_what_does_not():
     assert all(row["memory_bytes"] <= plan["memory_bytes"]["0"]["capacity"] for row in found["ranked"])
     again = as_json("--config", BASE, *found["ranked"][3]["overrides"].split())[1]
     assert again["step_seconds"] == seconds[3] and again["fits"]
+
+
+BARE = {"device": "ascend", "model": {"preset": "base"}, "parallel": {"optimizer_shard": 2, "tensor": 2}}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [BASE, "parallel.micro_batches=4"],
+        [BASE, "parallel.data=8"],
+        [BASE, "parallel.tensor=2", "parallel.optimizer_shard=1", "parallel.sequence=true"],
+        # meshes that do not suit the devices
+        [BASE, "--devices", "24", "training.global_batch=192", "parallel.tensor=4", "parallel.sequence=true"],
+        [BASE, "--devices", "24", "training.global_batch=192", "parallel.pipeline=5", "parallel.micro_batches=8"],
+        [ROOT / "configs" / "codegeex_tiny.yaml", "device=ascend", "devices=8", "parallel.data=8"],
+        [None, "training.steps=1", "training.global_batch=64"],
+    ],
+    ids=lambda words: " ".join(getattr(word, "stem", str(word)) for word in words),
+)
+def test_what_search_prints_gives_the_plan_on_the_same_command_line(tmp_path, words):
+    path, *words = words
+    if path is None:  # the number of devices is that of the axes
+        path = tmp_path / "bare.yaml"
+        path.write_text(yaml.safe_dump(BARE))
+    config, given = planned(path, words, "--search")
+    found = search(config, given=given)
+    assert len(found.ranked) > 10
+    for plan, row in list(zip(found.ranked, search_to_dict(found)["ranked"], strict=False))[::6]:
+        again, _ = planned(path, [*words, *row["overrides"].split()])
+        assert (again.devices, again.mesh) == (plan.config.devices, plan.config.mesh), row
+        assert (again.micro_batch, again.accumulation) == (plan.config.micro_batch, plan.config.accumulation), row
+        assert again.training.recompute == plan.config.training.recompute
+
+
+def planned(path, words, *more):
+    return _configuration(cli.parse(["plan", "--config", str(path), *words, *more]))
 
 
 def test_search_needs_no_mesh_that_suits_the_devices():

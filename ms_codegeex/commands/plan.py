@@ -43,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Cost the plan and print it."""
     from ms_codegeex.parallel.planner import make_plan, problems
 
-    config = _configuration(arguments)
+    config, given = _configuration(arguments)
     plan, found = make_plan(config), None
     if arguments.search:
-        found = _search(plan)
+        found = _search(plan, given)
         plan = found.ranked[0] if found.ranked else plan
     if arguments.plot:
         _plot(plan, arguments.plot)
@@ -59,8 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if plan.fits else 1
 
 
-def _configuration(arguments: argparse.Namespace) -> RunConfig:
-    """The YAML with the options on top. A search chooses the mesh, so that of the YAML need not suit `--devices`."""
+def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
+    """The YAML with the options on top, and whether the mesh is that of the YAML: a search chooses the mesh, so that of
+    the YAML need not suit `--devices`."""
     from ms_codegeex.config import load_config
 
     if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):
@@ -71,23 +72,23 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     if arguments.device is not None:
         overrides.append(f"parallel.hardware={arguments.device}")
     try:
-        return load_config(arguments.config, overrides)
+        return load_config(arguments.config, overrides), True
     except UserError:
         if not (arguments.search and arguments.devices and arguments.devices > 0):
             raise
         free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
         free += ["parallel.micro_batches=null", "training.micro_batch=null", "parallel.sequence=false", "devices=1"]
-        return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices)
+        return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices), False
 
 
-def _search(plan: Plan) -> SearchResult:
+def _search(plan: Plan, given: bool) -> SearchResult:
     from ms_codegeex.parallel.search import search
 
     def show(tried: int) -> None:
         if tried % 100 == 0 and sys.stderr.isatty():
             print(f"\r{tried:,} plans tried", end="", file=sys.stderr)
 
-    result = search(plan.config, show)
+    result = search(plan.config, show, given=given)
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
     return result

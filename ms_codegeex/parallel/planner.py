@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
@@ -38,6 +41,42 @@ def change(config: RunConfig, **keys: Any) -> RunConfig:
         config = replace(config, **{section: changed})
     check_mesh(config)
     return config
+
+
+# Which keys `overrides` may print, the telling ones first.
+OVERRIDES = (
+    "parallel.tensor",
+    "parallel.pipeline",
+    "parallel.optimizer_shard",
+    "parallel.sequence",
+    "training.recompute",
+    "training.micro_batch",
+    "parallel.micro_batches",
+    "parallel.data",
+)
+
+
+def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
+    """`key=value …` that makes `start` the plan of `config`: keys that differ, nulls too, and those in `always`.
+
+    Where nothing is known of the start (None) it is all keys.
+    """
+    values, words = attrgetter(*OVERRIDES)(config), []
+    given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
+    for key, value, old in zip(OVERRIDES, values, given, strict=True):
+        if start is None or key in always or value != old:
+            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+    if start and words:
+        # `devices` may be missing in the YAML: then the axes make it, or the cores of this machine
+        derived = _devices_of_axes(start) == start.devices != _devices_of_axes(config)
+        if derived or start.device == "cpu":
+            words.append(f"devices={config.devices}")
+    return " ".join(words)
+
+
+def _devices_of_axes(config: RunConfig) -> int:
+    parallel = config.parallel
+    return (parallel.data or parallel.optimizer_shard) * parallel.tensor * parallel.pipeline
 
 
 @dataclass(frozen=True)
@@ -197,7 +236,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def remedies(plan: Plan) -> list[str]:
-    """Single changes, as `key=value`, with which the plan fits, the fastest first."""
+    """Single changes with which the plan fits, the fastest first, as overrides: one key, and others that go with it."""
     config, mesh = plan.config, plan.config.mesh
     options: list[dict[str, Any]] = [{"training__recompute": "selective"}, {"training__recompute": "full"}]
     smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
@@ -216,9 +255,7 @@ def remedies(plan: Plan) -> list[str]:
         except UserError:
             continue
         if other.fits:
-            key, value = next((k, v) for k, v in keys.items() if v is not None)
-            text = f"{key.replace('__', '.')}={str(value).lower() if isinstance(value, bool) else value}"
-            fitting.append((other.step_seconds, text))
+            fitting.append((other.step_seconds, overrides(other.config, config)))
     best: dict[str, str] = {}
     for _, text in sorted(fitting):
         best.setdefault(text.partition("=")[0], text)

@@ -169,7 +169,7 @@ def search_table(result: SearchResult, most: int = 12) -> str:
     rows = [
         (
             f"{rank}",
-            keys_of(plan),
+            keys_of(plan, result.start),
             f"{plan.step_seconds:.2f}",
             f"{plan.mfu:.1%}",
             f"{max(stage.total for stage in plan.memory) / GIB:.1f}",

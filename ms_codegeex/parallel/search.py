@@ -12,21 +12,32 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.hardware import device
-from ms_codegeex.parallel.planner import Plan, change
+from ms_codegeex.parallel.planner import Plan, change, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TELLING = (
+    "parallel.tensor",
+    "parallel.pipeline",
+    "parallel.optimizer_shard",
+    "training.recompute",
+    "training.micro_batch",
+)
 LARGEST = 64  # optimizer shards and micro-batches that are tried
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`ranked`: plans that fit, the fastest first. `reasons`: how many others failed, by the key that forbids them."""
+    """`ranked`: plans that fit, the fastest first. `reasons`: how many others failed, by the key that forbids them.
+
+    `start`: the configuration that was given; None if its mesh did not suit the devices.
+    """
 
     ranked: list[Plan]
     reasons: dict[str, int]
     tried: int
+    start: RunConfig | None
 
 
 @lru_cache(maxsize=8)
@@ -74,8 +85,13 @@ def _batches(config: RunConfig, keys: dict[str, Any]) -> list[int]:
     return [x for x in _divisors(local, LARGEST) if tensor == 1 or x % tensor == 0]
 
 
-def search(config: RunConfig, progress: Callable[[int], None] = lambda count: None) -> SearchResult:
-    """Every plan of meshes, optimizer shards, recomputation and micro-batches. `progress` gets the number tried."""
+def search(
+    config: RunConfig, progress: Callable[[int], None] = lambda count: None, *, given: bool = True
+) -> SearchResult:
+    """Every plan of meshes, optimizer shards, recomputation and micro-batches. `progress` gets the number tried.
+
+    `given`: the mesh of `config` is the user's, not a stand-in for one that does not suit the devices.
+    """
     chip = device(config.parallel.hardware)
     chip.peak(config.training.precision)
     start = _Candidate(**{field.name: getattr(config, field.name) for field in fields(config)})
@@ -98,27 +114,20 @@ def search(config: RunConfig, progress: Callable[[int], None] = lambda count: No
             else:
                 reasons["memory"] += 1
     ranked.sort(key=lambda plan: plan.step_seconds)
-    return SearchResult(ranked, dict(reasons.most_common()), tried)
+    return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
 
 
-def keys_of(plan: Plan) -> str:
-    """The plan as overrides for a command line."""
-    config, mesh = plan.config, plan.config.mesh
-    keys = {
-        "parallel.tensor": mesh.tensor,
-        "parallel.pipeline": mesh.pipeline,
-        "parallel.optimizer_shard": mesh.optimizer_shard,
-        "training.recompute": config.training.recompute,
-        "training.micro_batch": config.micro_batch,
-    }
-    return " ".join(f"{key}={value}" for key, value in keys.items())
+def keys_of(plan: Plan, start: RunConfig | None) -> str:
+    """The plan as overrides for the command line that gave `start`: the keys that tell plans apart, and all others that
+    differ. None: for a command line whose mesh is not known."""
+    return overrides(plan.config, start, TELLING)
 
 
 def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:
     """The best plans and the reasons against the others, as plain values for `--json`."""
     ranked = [
         {
-            "overrides": keys_of(plan),
+            "overrides": keys_of(plan, result.start),
             "step_seconds": plan.step_seconds,
             "mfu": plan.mfu,
             "memory_bytes": max(stage.total for stage in plan.memory),

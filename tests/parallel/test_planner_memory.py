@@ -119,6 +119,25 @@ def test_what_does_not_fit_names_the_key_and_a_way_out(path, overrides, key):
         assert plan(path, *overrides, way, "parallel.data=null").fits, way
 
 
+@pytest.mark.parametrize(
+    "path,words",
+    [
+        (SERVER, ["training.micro_batch=null", "parallel.micro_batches=2"]),
+        (SERVER, ["parallel.optimizer_shard=1", "parallel.data=4"]),
+        (SERVER, ["parallel.optimizer_shard=1", "parallel.data=4", "devices=null"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value.stem,
+)
+def test_every_remedy_is_one_on_the_same_command_line(path, words):
+    costed = plan(path, *words)
+    found = remedies(costed)
+    assert not costed.fits and found
+    assert any("null" in way for way in found)
+    for way in found:
+        again = plan(path, *words, *way.split())
+        assert again.fits and again.config.devices == costed.config.devices, way
+
+
 def test_no_remedy_is_promised_where_there_is_none():
     hopeless = plan(PAPER, "devices=8", "parallel.optimizer_shard=1", "model.preset=200b", "training.global_batch=8")
     assert remedies(hopeless) == []
