@@ -114,8 +114,7 @@ def _configured(arguments: argparse.Namespace):
         overrides.append(f"devices={arguments.devices}")
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
-    config = load_config(Path(arguments.config), overrides)
-    return replace(config, output=str(Path(config.output).absolute())), corpus
+    return load_config(Path(arguments.config), overrides), corpus
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, corpus = _configured(arguments)
     if arguments.job:
         return _print_job(arguments, config)
+    config = replace(config, output=str(Path(config.output).absolute()))
     node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
     run_directory = RunDirectory(Path(config.output))
     launch.check_memory(config)
@@ -169,12 +169,31 @@ def _help_out(config, corpus: list[str], run_directory, node) -> int:
 
 
 def _print_job(arguments: argparse.Namespace, config) -> int:
-    from ms_codegeex.training.job_files import job_file
+    from ms_codegeex.errors import UserError
+    from ms_codegeex.training.job_files import job_file, servers_of
 
+    senseless = {
+        "corpus": "the servers need the same prepared dataset; prepare it first and set data.train=DIR",
+        "node_rank": "the job gives every server its own number; leave it out",
+        "master_addr": "the job finds the address of server 0 itself; leave it out",
+        "dry_run": "--job starts nothing; leave it out, or --job to see the processes of one server",
+        "json": "the figures of a job are in summary.json of its run directory; leave it out",
+    }
+    for name, remedy in senseless.items():
+        value = getattr(arguments, name)
+        if value not in (None, []) and value is not False:  # a number 0 is given too
+            raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {remedy}")
+    servers = servers_of(config, arguments.rank_table)
+    if arguments.nodes not in (None, servers):
+        raise UserError(
+            f"--nodes: {arguments.nodes}, but devices: {config.devices} are {servers} server{'s' * (servers > 1)} of "
+            f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
+            "parallel.server_devices"
+        )
     words = ["--config", arguments.config, *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
-    print(job_file(arguments.job, config, words), end="")
+    print(job_file(arguments.job, config, words, arguments.rank_table), end="")
     return 0
 
 

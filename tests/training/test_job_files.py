@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
+from ms_codegeex import cli
 from ms_codegeex.config import build_run_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.training.job_files import job_file
+
+TABLE = ROOT / "configs" / "rank_tables" / "2_servers_16_devices.json"
 
 
 def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
@@ -32,19 +36,84 @@ def config(*arguments, **keywords):
 def test_slurm_file(tmp_path):
     text = job_file("slurm", config(), ["--config", "it's.yaml", "training.steps=4"])
     assert "#SBATCH --nodes=2\n" in text
+    assert submitted(tmp_path, text) == (
+        "<--config><it's.yaml><training.steps=4><--resume><auto><--nodes><2><--node-rank><1><--master-addr><head:8118>"
+    )
+
+
+def submitted(tmp_path, text):
+    """What the script gets on the second of two servers."""
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho head\necho second\n")
     (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nSLURM_NODEID=1 "${@: -3}"\n')
-    (tmp_path / "ascend_scripts").mkdir()
+    (tmp_path / "ascend_scripts").mkdir(exist_ok=True)
     (tmp_path / "ascend_scripts" / "run_distributed.sh").write_text('printf "<%s>" "$@"\n')
     for name in ("scontrol", "srun"):
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "head,second"}
     result = subprocess.run(["bash"], input=text, text=True, capture_output=True, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == (
-        "<--config><it's.yaml><training.steps=4><--resume><auto><--nodes><2><--node-rank><1><--master-addr><head:8118>"
-    )
+    return result.stdout.splitlines()[-1]
+
+
+@pytest.fixture
+def printed(tmp_path, capsys, monkeypatch):
+    """The job file, or the error, of a command line for two servers."""
+    monkeypatch.chdir(tmp_path)
+    Path("it's.yaml").write_text(yaml.safe_dump(values()))
+
+    def print_it(*words, kind="slurm"):
+        cli.main(["train", "--config", "it's.yaml", "--job", kind, *words])
+        found = capsys.readouterr()
+        return found.out or found.err
+
+    return print_it
+
+
+def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
+    text = printed("--rank-table", str(TABLE), "training.steps=4")
+    assert "MASTER_ADDR" not in text and "# The rank table's servers" in text
+    expected = f"<--config><it's.yaml><training.steps=4><--rank-table><{TABLE}><--resume><auto><--node-rank><1>"
+    assert submitted(tmp_path, text) == expected
+    volcano = printed("--rank-table", str(TABLE), kind="volcano")
+    (container,) = yaml.safe_load(volcano)["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    words = shlex.split(container["command"][2])
+    assert words[-6:] == ["--rank-table", str(TABLE), "--resume", "auto", "--node-rank", "$VC_TASK_INDEX"]
+
+
+@pytest.mark.parametrize("words", [["--resume", "runs/my old"], ["checkpoint.resume=runs/my old"]], ids=" ".join)
+def test_a_job_begins_where_it_was_told_and_a_requeued_one_goes_on(tmp_path, printed, words):
+    text = printed(*words, "output=runs/it's new")
+    assert str(tmp_path) not in text
+    assert "<--resume><runs/my old><--nodes>" in submitted(tmp_path, text)
+    (tmp_path / "runs" / "it's new" / "checkpoints" / "step-00000004").mkdir(parents=True)
+    assert "<--resume><auto><--nodes>" in submitted(tmp_path, text)
+
+
+def test_as_many_nodes_as_the_job_asks_for_are_nothing_new(printed):
+    assert printed("--nodes", "2") == printed()
+    assert printed("--devices", "32", "--nodes", "4").count("--nodes 4 ") == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--nodes 3", "--nodes: 3, but devices: 16 are 2 servers of 8 (parallel.server_devices); leave it out"),
+        ("--corpus .", "--corpus: has no meaning in a job file: the servers need the same prepared dataset; prepare"),
+        ("--node-rank 0", "--node-rank: has no meaning in a job file: the job gives every server its own number; leav"),
+        ("--master-addr a:8118", "--master-addr: has no meaning in a job file: the job finds the address"),
+        ("--dry-run", "--dry-run: has no meaning in a job file: --job starts nothing; leave it out"),
+        ("--json", "--json: has no meaning in a job file: the figures of a job are in summary.json"),
+        (f"--rank-table {TABLE} --devices 32", f"{TABLE}: devices: 32, but the rank table has 16"),
+        (
+            f"--rank-table {TABLE} parallel.server_devices=16",
+            f"--rank-table: {TABLE} has 2 servers, a job of devices: 16 asks for 1 of 16 (parallel.server_devices)",
+        ),
+    ],
+)
+def test_flags_that_make_no_sense_in_a_job_are_refused(printed, words, message):
+    text = printed(*words.split())
+    assert text.startswith(f"ms-codegeex train: {message}") and text.count("\n") == 1
 
 
 def test_volcano_file():
@@ -70,7 +139,7 @@ def test_a_job_of_one_server_needs_no_address():
     "keys, message",
     [
         ({"device": "cpu", "devices": 1, "tensor": 1}, "--job: device: cpu"),
-        ({"devices": 12, "tensor": 4, "data": 3, "server_devices": 8}, "devices: 12 are no whole servers of 8"),
+        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 are no whole servers of 16"),
     ],
 )
 def test_jobs_that_make_no_sense_are_refused(keys, message):
