@@ -39,7 +39,7 @@ def norm_that_counts_copies():
 
     def counted(*arguments):
         right = settings(*arguments)
-        return replace(right, weights=(1.0,) * len(right.weights))
+        return right if right.weights is None else replace(right, weights=(1.0,) * len(right.weights))
 
     build.step_settings = counted
 
