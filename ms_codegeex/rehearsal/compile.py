@@ -34,7 +34,7 @@ from ms_codegeex.rehearsal.stubs import simulation_environment
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 AT_ONCE = 2
-WORKER_BYTES = 6 * 2**30  # what a compile of the 13B with micro-batches needs; without, less than a third
+WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # of a compile of the 13B; with micro-batches
 INLINED_LAYERS = 4
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
@@ -208,7 +208,8 @@ def _run(jobs: Sequence[tuple[Job, int, str]], progress: Callable[[int, int], No
         progress(len(done), len(tasks))
 
     progress(0, len(tasks))
-    run_tasks(tasks, max(1, min(AT_ONCE, psutil.virtual_memory().available // WORKER_BYTES)), ended)
+    need = MICRO_BATCHES_BYTES if jobs[0][0].config.accumulation > 1 else WORKER_BYTES
+    run_tasks(tasks, max(1, min(AT_ONCE, psutil.virtual_memory().available // need)), ended)
     return [_read(job, rank, how) for job, rank, how in jobs]
 
 
