@@ -76,8 +76,10 @@ def compile_once(network: Any, config: RunConfig) -> None:
     The engine has one such level. A step of several micro-batches repeats the network, else it repeats the blocks; the
     top query layer takes another input, so it is a graph of its own.
     """
+    from ms_codegeex.training.build import call_not_inline
+
     if config.accumulation > 1:
-        network.cell_init_args = "lazy_inline_network"
+        call_not_inline(network)
         return
     for block in network.model.blocks:
         block.cell_init_args = "lazy_inline_block"

@@ -50,9 +50,18 @@ def build_network(config: RunConfig) -> nn.Cell:
     return network
 
 
-def build(config: RunConfig, momentum: bool = False, tied_group: str | None = None) -> Built:
-    """Everything a rank runs. `momentum`: SGD with momentum, for comparisons: Adam hides a wrong gradient scale."""
+def build(
+    config: RunConfig, momentum: bool = False, tied_group: str | None = None, compile_once: bool = False
+) -> Built:
+    """Everything a rank runs. `momentum`: SGD with momentum, for comparisons: Adam hides a wrong gradient scale.
+
+    `compile_once`: a network that a step runs for each micro-batch is compiled once and called, not inlined each time;
+    the time to compile would grow with their number. A graph exported in that form has lost the order of its sends and
+    receives, so a rehearsal that executes does without.
+    """
     network = build_network(config)
+    if compile_once and config.partitioned and config.accumulation > 1:
+        call_not_inline(network)
     arguments = network.trainable_params(), config.training.optimizer, config.training.schedule
     optimizer = Momentum(*arguments) if momentum else AdamW(*arguments, fused="optimizer" in chosen_kernels(config))
     settings = step_settings(config, [p.name for p in optimizer.parameters], tied_group)
@@ -61,6 +70,11 @@ def build(config: RunConfig, momentum: bool = False, tied_group: str | None = No
     accumulate = AccumulateStep(step) if settings.accumulation > 1 else None
     evaluation = EvaluationStep(network, 1 if config.partitioned else settings.world)
     return Built(network, optimizer, step, settings.accumulation, accumulate, evaluation)
+
+
+def call_not_inline(network: nn.Cell) -> None:
+    """What the engine's `lazy_inline` does to a cell as it is built: cells with equal marks are one graph."""
+    network.cell_init_args = "lazy_inline_network"
 
 
 def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:

@@ -92,7 +92,7 @@ class Trainer:
         self.placement = Placement(config, rank)
         # the engine shortens what a device shares when it compiles; whole weights are never made on it
         with no_init_parameters() if config.partitioned else nullcontext():
-            self.built = build(config, tied_group=tied_group)
+            self.built = build(config, tied_group=tied_group, compile_once=True)
         self.train_step, self.optimizer = self.built.step, self.built.optimizer
         if config.partitioned:
             self._compile()
