@@ -100,6 +100,7 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
             key = (exchange.op, "tensor", exchange.size, exchange.dtype, part.stage, "activation", exchange.phase)
             calls[key] += part.count * config.accumulation
     message = config.micro_batch * config.seq_length * config.model_config().hidden_size
+    message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
     size, dtype = message * (4 if config.training.precision == "fp32" else 2), config.training.precision
     for stage in range(mesh.pipeline):
         if stage < mesh.pipeline - 1:
