@@ -35,9 +35,9 @@ MESHES = {
         "parallel.pipeline=2",
         "parallel.optimizer_shard=2",
     ],
-    "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
 }
 MORE = {
+    "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
     "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
     "dp2, accumulation, selective": [
         "devices=2",

@@ -165,6 +165,7 @@ def test_fused_dropout_is_cut_and_recomputed_with_one_seed(tmp_path):
     assert found[0]["seeds"] == found[1]["seeds"]  # copies of an activation lose the same elements
 
 
+@pytest.mark.slow
 def test_composed_adamw_is_cut_into_stages(tmp_path):
     mesh = Mesh(1, 1, 2, 1)
     off = [f"parallel.fusion.{name}=false" for name in ("optimizer", "norm")]
