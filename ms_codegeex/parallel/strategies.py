@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mindspore import nn
+    from mindspore.ops import Primitive
 
     from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, LayerNorm, Linear
     from ms_codegeex.models.losses import CrossEntropy, Sums
@@ -62,10 +62,9 @@ class Cuts:
         norm.scale.shard((full, (1,)))
         norm.shift.shard((full, (1,)))
 
-    def elementwise(self, operator: nn.Cell, columns: int = 1) -> None:
-        """an operator of two [rows, columns] tensors"""
-        strategy = (self.rows if columns == 1 else self.data, columns)
-        operator.shard((strategy, strategy))
+    def residual(self, add: Primitive) -> None:
+        """[rows, hidden] twice"""
+        add.shard(((self.rows, 1), (self.rows, 1)))
 
     def activation(self, activation: FastGelu) -> None:
         """[rows, intermediate / tensor]"""

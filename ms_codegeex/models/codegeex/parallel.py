@@ -113,8 +113,8 @@ def _shard_block(cuts: Cuts, block: Block, batched_mask: bool) -> None:
     cuts.activation(feed_forward.activation)
     for dropout in (block.attention_dropout, block.feed_forward_dropout):
         cuts.dropout(dropout, (cuts.rows, 1))
-    cuts.elementwise(block.add_attention)
-    cuts.elementwise(block.add_feed_forward)
+    cuts.residual(block.add_attention)
+    cuts.residual(block.add_feed_forward)
 
 
 def _recompute(model: CodeGeeX, what: str, tensor: int) -> None:
