@@ -16,12 +16,12 @@ from ms_codegeex.commands import convert as convert_command
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
+from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.codegeex import weights
-from ms_codegeex.training.checkpoint import write_checkpoint
 
 FIELDS = {
     "vocab_size": 11,

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(path: Path, hashes: bool) -> dict[str, Any]:
-    from ms_codegeex.training.checkpoint import Checkpoint
+    from ms_codegeex.formats.checkpoint import Checkpoint
 
     try:
         checkpoint = Checkpoint(path)
@@ -51,7 +51,7 @@ def _report(path: Path, hashes: bool) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """List or verify; the status is 1 when `verify` finds a damaged checkpoint."""
-    from ms_codegeex.training.checkpoint import MANIFEST, list_checkpoints
+    from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 
     directory = arguments.directory
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory

@@ -144,15 +144,3 @@ class ModelDirectory:
     def lazy(self, name: str) -> LazyTensor:
         """A tensor to be loaded later."""
         return self._file(name).lazy(name)
-
-    def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str | None = None) -> None:
-        """Raise `UserError` naming the tensor unless the tensors are exactly those of `shapes`, all of `dtype`."""
-        check_names(self.names, shapes, str(self.path))
-        for name, shape in shapes.items():
-            if self.shape(name) != tuple(shape):
-                raise UserError(
-                    f"{self.path}: tensor {name} has shape {list(self.shape(name))}, "
-                    f"the model's configuration asks for {list(shape)}"
-                )
-            if dtype is not None and self.dtype(name) != dtype:
-                raise UserError(f"{self.path}: tensor {name} has dtype {self.dtype(name)}, expected {dtype}")

@@ -10,11 +10,11 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
+from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
 from ms_codegeex.formats.model_directory import ModelDirectory, copy_tokenizer, is_model_directory
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.registry import FAMILIES, Family, family
-from ms_codegeex.training.checkpoint import MANIFEST, list_checkpoints, resolve
 
 OPTIMIZER_PREFIX = "optimizer."
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may nest itself

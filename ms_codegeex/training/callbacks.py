@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.files import atomic_file
-from ms_codegeex.training.checkpoint import prune, write_checkpoint
+from ms_codegeex.formats.checkpoint import prune, write_checkpoint
 from ms_codegeex.training.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Callback, Record, Trainer
 

@@ -17,7 +17,7 @@ import psutil
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
 from ms_codegeex.training.display import Display
 from ms_codegeex.training.node import Node, node_processes
 from ms_codegeex.training.processes import GRACE_SECONDS, Workers, reserved_port

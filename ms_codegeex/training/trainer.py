@@ -18,8 +18,8 @@ from mindspore.nn.utils import no_init_parameters
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.batches import Batch, PackedSequences, shuffle_context, unigram_entropy
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
-from ms_codegeex.training.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.initialise import initial_weight
 from ms_codegeex.training.placement import Placement
 

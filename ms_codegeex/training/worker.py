@@ -15,7 +15,7 @@ from pathlib import Path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.training.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
 

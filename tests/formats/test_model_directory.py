@@ -84,7 +84,6 @@ def test_shards_with_an_index(tmp_path):
     directory = ModelDirectory(path)
     assert directory.names == list(arrays)
     assert all(directory.tensor(name).tobytes() == array.tobytes() for name, array in arrays.items())
-    directory.check({name: (4, 8) for name in arrays}, "float32")
 
 
 def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path):
@@ -150,21 +149,6 @@ def test_damage_is_named(tmp_path, damage, message):
     damage(path)
     with pytest.raises(UserError, match=message):
         ModelDirectory(path)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "dtype", "message"),
-    [
-        ({"t5": (4, 8)}, None, "missing tensor t5"),
-        ({"t0": (4, 8)}, None, "unexpected tensor t1"),
-        ({f"t{i}": (8, 4) for i in range(5)}, None, r"tensor t0 has shape \[4, 8\]"),
-        ({f"t{i}": (4, 8) for i in range(5)}, "float16", "tensor t0 has dtype float32"),
-    ],
-)
-def test_check_names_the_tensor(tmp_path, shapes, dtype, message):
-    path, _ = sharded(tmp_path)
-    with pytest.raises(UserError, match=message):
-        ModelDirectory(path).check(shapes, dtype)
 
 
 @pytest.mark.parametrize(

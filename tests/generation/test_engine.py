@@ -9,12 +9,12 @@ from twins import codegeex_numpy as twin
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
+from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.models.codegeex.weights import expected_shapes
-from ms_codegeex.training.checkpoint import write_checkpoint
 
 CONFIG = build_config(
     "tiny",

@@ -20,8 +20,8 @@ def main(config_file, rank, checkpoint, parts):
     from mindspore.communication import init
 
     from ms_codegeex.config import build_run_config
+    from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
-    from ms_codegeex.training.checkpoint import Checkpoint
     from ms_codegeex.training.trainer import Trainer
 
     with open(config_file) as file:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ms_codegeex.config import build_run_config
+from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
 from ms_codegeex.rehearsal.stubs import simulation_environment
-from ms_codegeex.training.checkpoint import Slice, write_checkpoint
 from ms_codegeex.training.initialise import initial_weight
 from ms_codegeex.training.placement import Placement
 

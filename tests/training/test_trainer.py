@@ -10,8 +10,8 @@ from conftest import EOS
 from ms_codegeex.config import build_run_config
 from ms_codegeex.data.batches import PackedSequences, unigram_entropy
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.training.callbacks import Checkpoints, read_log
-from ms_codegeex.training.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.training.trainer import Callback, Trainer
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.training import checkpoint as module
-from ms_codegeex.training.checkpoint import (
+from ms_codegeex.formats import checkpoint as module
+from ms_codegeex.formats.checkpoint import (
     Checkpoint,
     Slice,
     list_checkpoints,
