@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.models.presets import check_sizes, from_preset
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,16 @@ class CodeGeeXConfig:
 
     def validate(self) -> None:
         """Raise `UserError` naming the key for sizes that do not fit together."""
-        for key, value in asdict(self).items():
-            if key not in ("softmax_fp32", "eos_token_id") and value <= 0:
-                raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
-        if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                "choose a divisor"
-            )
-        if not 0 <= self.eos_token_id < self.vocab_size:
-            raise UserError(
-                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
-                "enlarge the vocabulary"
-            )
+        check_sizes(self)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden_size // self.num_heads
+
+    def initial_std(self, name: str) -> float:
+        """Standard deviation of a weight's first values."""
+        return self.init_std
 
     def parameter_count(self) -> int:
         """Trainable parameters; 12,873,943,040 for the 13B preset."""
@@ -85,10 +82,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
-    """The preset (default 13b) with single fields replaced, validated. `overrides` holds known field names only."""
-    name = str(preset or "13b").lower()
-    if name not in PRESETS:
-        raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(PRESETS)}")
-    config = replace(CodeGeeXConfig(**PRESETS[name]), **overrides)
-    config.validate()
-    return config
+    """The preset (default 13b) with single fields replaced, validated. `overrides`: known field names only."""
+    return from_preset(CodeGeeXConfig, PRESETS, "13b", preset, overrides)
+
+
+def default_tokenizer(preset: str | float | None) -> str:
+    """Name of the tokenizer that a corpus for this preset is prepared with."""
+    return "codegeex"

@@ -1,0 +1,1 @@
+"""CodeGeeX2 (ChatGLM2 architecture)."""

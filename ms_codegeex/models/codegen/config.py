@@ -1,0 +1,112 @@
+"""Sizes of CodeGen and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
+
+
+@dataclass(frozen=True)
+class CodeGenConfig:
+    """CodeGen's sizes (ICLR 2023, table of model sizes); the defaults are those of 350M."""
+
+    vocab_size: int = 51200  # rows of the tables: 50257 (nl) or 50295 ids, rounded up
+    hidden_size: int = 1024
+    num_layers: int = 20
+    num_heads: int = 16
+    intermediate_size: int = 4096
+    rotary_dim: int = 32  # channels of each head that are turned by the position
+    max_position_embeddings: int = 2048
+    layer_norm_eps: float = 1e-5
+    init_std: float = 0.02
+    scores_fp32: bool = True  # queries are multiplied with keys in FP32, as in the release
+    eos_token_id: int = 50256
+
+    def validate(self) -> None:
+        """Raise `UserError` naming the key for sizes that do not fit together."""
+        check_sizes(self)
+        check_rotary(self)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden_size // self.num_heads
+
+    def initial_std(self, name: str) -> float:
+        """Standard deviation of a weight's first values: the release scales what writes into the residual stream by
+        depth (JAXformer; facts: optimiser table)."""
+        if name == "embedding.word.weight":
+            return 1 / math.sqrt(self.vocab_size)
+        if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+            return 2 / (self.num_layers * math.sqrt(self.hidden_size))
+        return self.init_std
+
+    def parameter_count(self) -> int:
+        """Trainable parameters; 356,712,448 for 350M, 16,032,155,648 for 16B."""
+        h, f = self.hidden_size, self.intermediate_size
+        layer = 4 * h * h + (h * f + f) + (f * h + h) + 2 * h
+        return 2 * self.vocab_size * h + self.vocab_size + self.num_layers * layer + 2 * h
+
+    def flops_per_token(self, seq_length: int) -> int:
+        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
+
+        Counts the matrix products (projections, full attention square as computed, head), not element-wise work.
+        """
+        h, f = self.hidden_size, self.intermediate_size
+        layer = 2 * (4 * h * h + 2 * h * f) + 4 * seq_length * h
+        return 3 * (self.num_layers * layer + 2 * h * self.vocab_size)
+
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "350m": {},
+    "2b": {
+        "hidden_size": 2560,
+        "num_layers": 32,
+        "num_heads": 32,
+        "intermediate_size": 10240,
+        "rotary_dim": 64,
+    },
+    "6b": {
+        "hidden_size": 4096,
+        "num_layers": 33,
+        "num_heads": 16,
+        "intermediate_size": 16384,
+        "rotary_dim": 64,
+    },
+    "16b": {
+        "hidden_size": 6144,
+        "num_layers": 34,
+        "num_heads": 24,
+        "intermediate_size": 24576,
+        "rotary_dim": 64,
+    },
+}
+STAGES = ("nl", "multi", "mono")  # what a checkpoint was trained on last; nl has another tokenizer, not other sizes
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **{f"{size}-{stage}": sizes for size, sizes in _SIZES.items() for stage in STAGES},
+    # Ours, for a CPU; 1/sqrt(hidden_size) trains faster than 0.02 at this width.
+    "tiny": {
+        "hidden_size": 128,
+        "num_layers": 3,
+        "num_heads": 4,
+        "intermediate_size": 512,
+        "rotary_dim": 16,
+        "max_position_embeddings": 256,
+        "init_std": 0.08,
+    },
+}
+
+
+def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGenConfig:
+    """The preset (default 350m-multi) with single fields replaced, validated. `overrides`: known field names only."""
+    return from_preset(CodeGenConfig, PRESETS, "350m-multi", preset, overrides)
+
+
+def default_tokenizer(preset: str | float | None) -> str:
+    """Name of the tokenizer that a corpus for this preset is prepared with."""
+    stage = str(preset or "").lower().rpartition("-")[2]
+    return f"codegen-{stage if stage in STAGES else 'multi'}"
