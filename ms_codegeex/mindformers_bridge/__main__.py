@@ -1,0 +1,56 @@
+"""`python -m ms_codegeex.mindformers_bridge --config FILE [key=value …]`: mindformers' Trainer on one of our families.
+
+mindformers' package has no command of its own (`run_mindformer.py` lies in its repository only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+
+def load(path: Path, overrides: Sequence[str] = ()):
+    """The YAML at `path` as a `MindFormerConfig`, with dotted overrides on top; `UserError` if there is none."""
+    from mindformers.tools.register import MindFormerConfig
+
+    from ms_codegeex.config import parse_overrides
+
+    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--config: {path} is not a YAML file; see configs/mindformers")
+    config = MindFormerConfig(str(path))
+    config.merge_from_dict(parse_overrides(overrides))
+    return config
+
+
+def train(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Register our classes, then what mindformers' own start script does: context, `Trainer`, `train`."""
+    from ms_codegeex.mindformers_bridge import register
+
+    register()
+    from mindformers import Trainer, build_context
+
+    config = load(path, overrides)
+    build_context(config)
+    Trainer(args=config).train()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 the user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m ms_codegeex.mindformers_bridge", description=__doc__)
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="a YAML file of mindformers")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.eps=1.0e-6")
+    arguments = parser.parse_args(argv)
+    try:
+        train(arguments.config, arguments.overrides)
+    except UserError as error:
+        print(f"ms_codegeex.mindformers_bridge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A prepared dataset directory as a `mindspore.dataset`, in the order `ms-codegeex train` reads it.
+
+mindformers' own reader of this file format, BlendedMegatronDatasetDataLoader, does not run on a CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore.dataset import GeneratorDataset
+
+from ms_codegeex.data.batches import PackedSequences
+from ms_codegeex.errors import UserError
+
+COLUMNS = ["input_ids", "samples"]
+DEFAULT_SEED = 1234  # of `ms-codegeex train`; mindformers' Trainer sets MindSpore's from the YAML's `seed`
+
+
+def current_seed() -> int:
+    """MindSpore's global seed, from which order, initial weights and dropout follow."""
+    seed = ms.get_seed()
+    return DEFAULT_SEED if seed is None else int(seed)
+
+
+class _Samples:
+    """Sequence number i of a run: ids int32 [seq_length + 1] and i itself, which keys the dropout masks."""
+
+    def __init__(self, data: PackedSequences, count: int):
+        self.data, self.count = data, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.data.training_batch(int(number), 1)
+        return np.append(batch.inputs[0], batch.labels[0, -1]), batch.samples[0]
+
+
+def packed_sequences(
+    dataset_dir: str | None = None,
+    seq_length: int | None = None,
+    split: str = "train",
+    num_samples: int | None = None,
+    column_names: list[str] | None = None,
+    num_shards: int | None = None,
+    **trainers: Any,
+) -> GeneratorDataset:
+    """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`.
+
+    Args:
+        dataset_dir: the directory.
+        seq_length: tokens that a sequence predicts; rows have one more.
+        split: `train` or `validation`.
+        num_samples: sequences of an epoch, by default each one once; more go over the data again, in another order.
+        column_names: `input_columns` of the YAML's `train_dataset`, which name what comes out.
+        num_shards: devices that share the data; more than one is a `UserError`.
+        trainers: what mindformers hands every loader (batch size, workers); batching is done behind this.
+    """
+    where = "train_dataset.data_loader"
+    if not isinstance(dataset_dir, str) or not (Path(dataset_dir) / "dataset.json").is_file():
+        raise UserError(
+            f"{where}.dataset_dir: {dataset_dir} is not a dataset directory (no dataset.json); make one with "
+            "`ms-codegeex prepare --input PATH --output DIR`"
+        )
+    if type(seq_length) is not int or seq_length < 1:
+        raise UserError(f"{where}.seq_length: found {seq_length!r}; give the model's seq_length")
+    if num_samples is not None and (type(num_samples) is not int or num_samples < 1):
+        raise UserError(f"{where}.num_samples: found {num_samples!r}; give the sequences of an epoch, or leave it out")
+    if column_names != COLUMNS:
+        raise UserError(f"train_dataset.input_columns: found {column_names}; this loader's are {COLUMNS}")
+    if num_shards not in (None, 1):
+        raise UserError("use_parallel: this loader serves one device; train on several with `ms-codegeex train`")
+    data = PackedSequences(Path(dataset_dir), split, seq_length, current_seed())
+    source = _Samples(data, num_samples or data.size)
+    return GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)

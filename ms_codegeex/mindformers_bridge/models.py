@@ -1,0 +1,156 @@
+"""Each family as mindformers' `PretrainedConfig` and `PreTrainedModel`, made from the family's own dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindformers.models import PretrainedConfig, PreTrainedModel
+from mindspore import Tensor, ops
+
+from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.data.batches import PackedSequences
+from ms_codegeex.errors import UserError
+from ms_codegeex.mindformers_bridge.dataset import current_seed
+from ms_codegeex.models.registry import family
+from ms_codegeex.training.build import build_network
+from ms_codegeex.training.initialise import initial_weight
+
+# How a model is built, beside its sizes: the keys of a run's configuration (docs/configuration.md) under these sections
+BUILD_KEYS = {
+    "seq_length": "data",
+    "reset_at_eos": "data",
+    "precision": "training",
+    "dropout": "training",
+    "loss_chunk": "training",
+}
+# what mindformers' Trainer writes into every model's configuration
+TRAINER_KEYS = (
+    "batch_size",
+    "calculate_per_token_loss",
+    "dataset_config",
+    "disable_lazy_inline",
+    "input_sliced_sig",
+    "moe_config",
+    "type",
+    "use_past",
+)
+DEVICES = {"CPU": "cpu", "GPU": "gpu", "Ascend": "ascend"}
+
+
+def _translated(error: UserError) -> UserError:
+    """The same message with the keys as the YAML of mindformers has them."""
+    return UserError(re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error)))
+
+
+class FamilyConfig(PretrainedConfig):
+    """Sizes of one family, by the names of its dataclass, and `BUILD_KEYS`. `preset` fills in what is not given.
+
+    Defaults are those of `ms-codegeex train`. Unknown keys, wrong types and sizes that do not fit are a `UserError`.
+    """
+
+    family = ""
+
+    def __init__(self, preset: str | float | None = None, **values: Any):
+        fields = [field.name for field in dataclasses.fields(type(self).dataclass())]
+        known = {**PretrainedConfig().__dict__, **dict.fromkeys(TRAINER_KEYS), **dict.fromkeys(BUILD_KEYS)}
+        sizes = {key: value for key, value in values.items() if key in fields or key not in known}
+        try:
+            # a key nobody knows is among the sizes here and is refused with a suggestion
+            resolved = RunConfig(model={"family": self.family, "preset": preset, **sizes}).model_config()
+        except UserError as error:
+            raise _translated(error) from None
+        rest = {key: value for key, value in values.items() if key not in fields and key not in BUILD_KEYS}
+        super().__init__(**rest)
+        for key, value in dataclasses.asdict(resolved).items():
+            setattr(self, key, value)
+        for key in BUILD_KEYS:
+            setattr(self, key, values.get(key))
+        self.run_config()
+
+    @classmethod
+    def dataclass(cls) -> type:
+        """The family's own configuration class."""
+        return type(family(cls.family).config.build_config(None, {}))
+
+    def run_config(self) -> RunConfig:
+        """This model on this device as a run of ours, validated; `batch_size` is known once the Trainer has set it."""
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(type(self).dataclass())}
+        sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": self._batch() or 1}}
+        for key, section in BUILD_KEYS.items():
+            if getattr(self, key) is not None:
+                sections[section][key] = getattr(self, key)
+        if not self._batch():  # the chunked loss is compiled for one batch size
+            sections["training"]["loss_chunk"] = 0
+        device = DEVICES[ms.get_context("device_target")]
+        values = {"model": {"family": self.family, **sizes}, "device": device, "seed": current_seed(), **sections}
+        try:
+            return build_run_config(values)
+        except UserError as error:
+            raise _translated(error) from None
+
+    def _batch(self) -> int | None:
+        return getattr(self, "batch_size", None) or (getattr(self, "dataset_config", None) or {}).get("batch_size")
+
+    def check_dataset(self) -> None:
+        """`UserError` if the dataset of our loader was tokenised for another model."""
+        loader = ((getattr(self, "dataset_config", None) or {}).get("data_loader")) or {}
+        directory = loader.get("dataset_dir")
+        if loader.get("type") != "PackedSequences" or not directory:
+            return
+        data = PackedSequences(Path(directory), loader.get("split") or "train", self.seq_length_or_maximum, 0)
+        try:
+            data.check_model(self.vocab_size, self.eos_token_id)
+        except UserError as error:
+            raise _translated(error) from None
+
+    @property
+    def seq_length_or_maximum(self) -> int:
+        """Tokens that a sequence predicts."""
+        return self.run_config().seq_length
+
+
+class FamilyModel(PreTrainedModel):
+    """The network that `ms-codegeex train` trains, as mindformers calls it: token ids in, mean loss out.
+
+    Parameters have our names and, for the same seed, our initial weights.
+    """
+
+    def __init__(self, config: FamilyConfig):
+        super().__init__(config, auto_prefix=False)
+        config.check_dataset()
+        run = config.run_config()
+        self.network_of_sums = build_network(run)
+        self.seq_length, self.eos_token_id = run.seq_length, config.eos_token_id
+        self.needs_samples = run.training.dropout > 0
+        for parameter in self.trainable_params():
+            if not parameter.has_init:  # else a checkpoint will be loaded: mindformers has put off the allocation
+                value = initial_weight(parameter.name, tuple(parameter.shape), config.init_std, run.seed)
+                parameter.set_data(Tensor(value))
+
+    def construct(self, input_ids, samples=None):
+        """ids int32 [batch, seq_length + 1], sample numbers int32 [batch] -> FP32 scalar, nats per token that counts.
+
+        Position i predicts token i + 1. What follows an eos belongs to another document and does not count.
+        """
+        if input_ids.shape[1] != self.seq_length + 1:
+            raise ValueError("input_ids: a row must have model.model_config.seq_length + 1 tokens")
+        if samples is None:
+            if self.needs_samples:
+                raise ValueError("model.model_config.dropout: it is keyed by the dataset's column 'samples'")
+            samples = ops.zeros((input_ids.shape[0],), ms.int32)
+        inputs, labels = input_ids[:, :-1], input_ids[:, 1:]
+        mask = ops.cast(ops.not_equal(inputs, self.eos_token_id), ms.float32)
+        sums = self.network_of_sums(inputs, labels, mask, samples)
+        return sums[0] / ops.maximum(sums[1], Tensor(1.0, ms.float32))
+
+
+def family_classes(name: str) -> tuple[type[FamilyConfig], type[FamilyModel]]:
+    """Configuration and model class of a family: `CodeGeeXConfig` and `CodeGeeXForCausalLM` for `codegeex`."""
+    title = type(family(name).config.build_config(None, {})).__name__.removesuffix("Config")
+    common = {"__module__": __name__}
+    config = type(f"{title}Config", (FamilyConfig,), {**common, "family": name, "model_type": name})
+    return config, type(f"{title}ForCausalLM", (FamilyModel,), {**common, "config_class": config})

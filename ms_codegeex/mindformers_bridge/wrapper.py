@@ -1,0 +1,99 @@
+"""The train step that mindformers' Trainer runs, for any device: its own one needs operators that only Ascend has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.errors import UserError
+from ms_codegeex.training.step import StepSettings, TrainStep
+
+NEVER = 2**31 - 1
+# handed over by mindformers' Trainer, whether the YAML has them or not; the value that means "off"
+UNSUPPORTED = {
+    "calculate_per_token_loss": (False, None),
+    "use_skip_data_by_global_norm": (False, None),
+    "grouped_lr_scheduler": (None,),
+    "local_norm": (False, None),
+}
+IGNORED = ("lr_scheduler", "global_norm_spike_threshold", "print_separate_loss", "parallel_config")
+
+
+def _loss_scale(scale_sense: Any) -> LossScaleConfig:
+    """From the YAML's `scale_sense`: nothing, a number, or mindformers' cell with the numbers of a dynamic scale."""
+    if isinstance(scale_sense, nn.Cell):
+        return LossScaleConfig(
+            initial=float(scale_sense.loss_scale_value),
+            window=int(getattr(scale_sense, "scale_window", NEVER)),
+            factor=float(getattr(scale_sense, "scale_factor", 1.0)),
+        )
+    return LossScaleConfig(initial=1.0 if scale_sense is None else float(scale_sense), window=NEVER, factor=1.0)
+
+
+def _times(factor, gradient):
+    return gradient * factor
+
+
+class PortableTrainOneStepCell(TrainStep):
+    """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
+
+    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow weights and optimizer stay.
+
+    Args:
+        network: columns of the dataset -> scalar loss.
+        optimizer: any MindSpore or mindformers optimizer.
+        use_clip_grad: whether to clip.
+        max_grad_norm: the norm to clip at, > 0.
+        scale_sense: a fixed loss scale, or a `DynamicLossScaleUpdateCell`, whose numbers are taken.
+        others: settings of mindformers' own cell; those that ask for something this one cannot do are a `UserError`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        optimizer: nn.Cell,
+        use_clip_grad: bool = False,
+        max_grad_norm: float = 1.0,
+        scale_sense: Any = None,
+        **others: Any,
+    ):
+        for key, value in others.items():
+            if key not in IGNORED and value not in UNSUPPORTED.get(key, ()):
+                raise UserError(
+                    f"runner_wrapper.{key}: found {value!r}, which PortableTrainOneStepCell does not know; "
+                    "it takes use_clip_grad, max_grad_norm and scale_sense"
+                )
+        if use_clip_grad and not max_grad_norm > 0:
+            raise UserError(f"runner_wrapper.max_grad_norm: {max_grad_norm} is not above 0; set use_clip_grad: False")
+        if ms.get_auto_parallel_context("parallel_mode") != "stand_alone":
+            raise UserError("use_parallel: this step serves one device; train on several with `ms-codegeex train`")
+        clip = float(max_grad_norm) if use_clip_grad else 0.0
+        super().__init__(network, optimizer, StepSettings(1, clip_norm=clip, loss_scale=_loss_scale(scale_sense)))
+        self.grouped_rates = bool(getattr(optimizer, "is_group_lr", False))
+        self.join, self.one, self.nothing = ops.Concat(0), Tensor([1.0], ms.float32), Tensor([0.0], ms.float32)
+
+    def construct(self, *columns):
+        """a batch -> loss, overflow (bool), loss scale used, learning rate, gradient norm before clipping: scalars"""
+        scale = self.scale + 0.0  # a copy: the parameter changes below
+        loss = self.network(*columns)
+        gradients = self.grad(self.network, self.weights)(*columns, ops.ones_like(loss) * scale)
+        # a mean counts as one token
+        sums = self.join((ops.reshape(ops.cast(loss, ms.float32), (1,)), self.one, self.nothing))
+        mean, _, square = self._global_sums(sums, gradients, scale)
+        norm = ops.sqrt(square)  # not a number after an overflow
+        finite = ops.isfinite(norm)
+        factor = 1.0 / scale
+        if self.clip > 0:
+            factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        final = self.map(ops.partial(_times, factor), gradients)
+        rate = self.optimizer.get_lr()
+        if self.grouped_rates:
+            rate = rate[-1]
+        if finite:
+            mean = ops.depend(mean, self.optimizer(final))
+        new_scale, new_good = self._next_scale(finite, scale)
+        mean = ops.depend(mean, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
+        return mean, ops.logical_not(finite), scale, rate, norm
