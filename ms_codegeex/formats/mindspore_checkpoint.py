@@ -1,0 +1,259 @@
+"""MindSpore's `.ckpt` files read and written tensor by tensor, without MindSpore.
+
+The file is a protocol buffer, `Checkpoint`: a run of `Value`s, each with a name (`tag`) and a tensor (dims, type, raw
+little-endian elements); several neighbours of one name are the pieces of a large tensor. `save_checkpoint(...,
+crc_check=True)` appends `crc_num` and the CRC-32 of all before it (MindSpore, python/mindspore/train/checkpoint.proto
+and train/serialization.py).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_file
+from ms_codegeex.formats.tensors import BLOCK_BYTES, NUMPY_DTYPES, LazyTensor, byte_blocks
+from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, length_field, number_field, only
+
+TYPES = {
+    "float64": "Float64",
+    "float32": "Float32",
+    "float16": "Float16",
+    "bfloat16": "BFloat16",
+    "int64": "Int64",
+    "int32": "Int32",
+    "int16": "Int16",
+    "int8": "Int8",
+    "uint8": "UInt8",
+    "bool": "Bool",
+}
+DTYPES = {kind: name for name, kind in TYPES.items()}
+TEXT = "str"  # an entry of append_dict that is no tensor
+PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
+TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
+
+VALUE = 1  # of Checkpoint
+TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
+DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
+
+# What MindSpore's optimizers and train steps put into a checkpoint beside the weights: moments have the weight's name
+# behind a prefix; counters, loss scales and the keys and values of incremental inference have a last part of their own.
+STATE_PREFIXES = (
+    *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
+    *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
+)
+STATE_PARTS = frozenset(
+    (
+        *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
+        *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
+        *("key_past", "value_past"),
+    )
+)
+
+
+def is_weight(name: str) -> bool:
+    """Whether a checkpoint's entry belongs to the model: no moment, counter, loss scale or inference cache."""
+    return not name.startswith(STATE_PREFIXES) and name.rpartition(".")[2] not in STATE_PARTS
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A tensor in the file: MindSpore's name of its type, its dims as written, and where its pieces lie."""
+
+    kind: str
+    dims: tuple[int, ...]
+    pieces: list[Span]
+
+
+class _Checkpoint:
+    """A `.ckpt` file whose structure has been read. Its checksum, if it has one, is verified before the first use."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with open(path, "rb") as stream:
+                self._size = os.fstat(stream.fileno()).st_size
+                self._expected = self._checksum(stream)
+                self.found = self._scan(stream)
+        except OSError as error:
+            raise UserError(f"{path}: could not be read ({error.strerror})") from None
+        except WireError as error:
+            raise UserError(
+                f"{path}: damaged, cut off, encrypted, or not a MindSpore checkpoint ({error}); copy it again, or save "
+                "it again with mindspore.save_checkpoint without a key"
+            ) from None
+        if not self.found:
+            raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
+        self._sound = self._expected is None
+
+    def _checksum(self, stream: BinaryIO) -> int | None:
+        """The checksum at the end of the file, if there is one; `_size` then excludes it."""
+        stream.seek(max(0, self._size - TRAILER_BYTES))
+        tail = stream.read(TRAILER_BYTES)
+        if not tail.startswith(TRAILER) or len(tail) < TRAILER_BYTES:
+            return None
+        self._size -= TRAILER_BYTES
+        return int.from_bytes(tail[len(TRAILER) :], "big")
+
+    def _scan(self, stream: BinaryIO) -> dict[str, _Found]:
+        """All tensors by name, without reading one."""
+        reader, found, last = WireReader(stream), {}, None
+        for number, value in reader.fields(Span(0, self._size)):
+            if number != VALUE:
+                raise WireError(f"an unknown field {number}")
+            name, kind, dims, content = self._value(reader, value)
+            if kind == TEXT:
+                last = None
+                continue
+            if name != last:
+                if name in found:
+                    raise UserError(f"{self.path}: tensor {name} is there twice; expected once, save the file again")
+                found[name] = _Found(kind, dims, [])
+            elif (kind, dims) != (found[name].kind, found[name].dims):
+                raise UserError(
+                    f"{self.path}: tensor {name} is {found[name].kind} {list(found[name].dims)} in its first piece and "
+                    f"{kind} {list(dims)} in a later one; copy the file again"
+                )
+            found[name].pieces.append(content)
+            last = name
+        return found
+
+    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], Span]:
+        """Name, type, dims and content of one `Value`."""
+        fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
+        name = reader.text(only(fields[TAG], "the name of a tensor"))
+        if fields[MAP_TENSOR]:
+            raise UserError(f"{self.path}: {name} is a hash table (MapParameter), which is not supported; remove it")
+        tensor = reader.message(only(fields[TENSOR], f"the tensor of {name}"), (DIMS, TYPE, CONTENT))
+        kind = reader.text(only(tensor[TYPE], f"the type of {name}"))
+        content = only(tensor[CONTENT], f"the content of {name}")
+        if not isinstance(content, Span):
+            raise WireError(f"a number as content of {name}")
+        return name, kind, reader.integers(tensor[DIMS]), content
+
+    def tensor(self, name: str) -> LazyTensor:
+        """The tensor, to be loaded later; its type and size are checked now."""
+        found = self.found[name]
+        if found.kind not in DTYPES:
+            raise UserError(
+                f"{self.path}: tensor {name} has type {found.kind}; expected one of {', '.join(DTYPES)}, "
+                "so convert or remove it in MindSpore"
+            )
+        if any(size < 0 for size in found.dims):
+            raise UserError(f"{self.path}: tensor {name} has shape {list(found.dims)}; copy the file again")
+        size = sum(piece.size for piece in found.pieces)
+        shape = () if found.dims == (0,) else found.dims  # that is how MindSpore marks a single number
+        dtype = DTYPES[found.kind]
+        tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape))
+        if size != tensor.nbytes:
+            raise UserError(
+                f"{self.path}: tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}; "
+                "the file is cut off or damaged, copy it again"
+            )
+        return tensor
+
+    def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The numbers, read into memory of their own."""
+        result = np.empty(shape, NUMPY_DTYPES[dtype])
+        target = memoryview(result.reshape(-1).view(np.uint8))
+        try:
+            with open(self.path, "rb", buffering=0) as stream:
+                self._verify(stream)
+                for piece in self.found[name].pieces:
+                    stream.seek(piece.start)
+                    _fill(stream, target[: piece.size])
+                    target = target[piece.size :]
+        except (OSError, EOFError) as error:
+            raise UserError(
+                f"{self.path}: tensor {name} could not be read ({getattr(error, 'strerror', None) or 'cut off'}); "
+                "the file was changed or removed meanwhile"
+            ) from None
+        return result
+
+    def _verify(self, stream: BinaryIO) -> None:
+        """Compare the file with its checksum, once."""
+        if self._sound:
+            return
+        checksum, left = 0, self._size
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, left)))
+        stream.seek(0)
+        while left:
+            block = buffer[: min(left, len(buffer))]
+            _fill(stream, block)
+            checksum, left = zlib.crc32(block, checksum), left - len(block)
+        if checksum != self._expected:
+            raise UserError(
+                f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file again"
+            )
+        self._sound = True
+
+
+def _fill(stream: BinaryIO, target: memoryview) -> None:
+    """Read exactly as many bytes as `target` has; raises `EOFError` when the file ends before."""
+    while target:
+        count = stream.readinto(target)
+        if not count:
+            raise EOFError
+        target = target[count:]
+
+
+def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
+    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out.
+
+    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now: a file of
+    any size takes a moment. Raises `UserError` for a damaged file, a tensor that is there twice, of the wrong size or
+    an unknown type; a file with a checksum is compared with it when the first tensor is loaded. Without one, changed
+    elements and whole tensors cut off at the end look sound, so check the names against the model.
+    """
+    checkpoint = _Checkpoint(Path(path))
+    return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
+
+
+def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
+    """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore cuts it; an empty one is a `Value` too."""
+    tag = name.encode()
+    kind = TYPES[tensor.dtype].encode()
+    head = b"".join(number_field(DIMS, size) for size in tensor.shape) + length_field(TYPE, len(kind)) + kind
+    label = length_field(TAG, len(tag)) + tag
+    array = tensor.array()
+    flat = array.reshape(-1).view(np.uint8)
+    for start in range(0, max(1, tensor.nbytes), PIECE_BYTES):
+        piece = flat[start : start + PIECE_BYTES]
+        inner = head + length_field(CONTENT, piece.nbytes)
+        outer = label + length_field(TENSOR, len(inner) + piece.nbytes)
+        yield length_field(VALUE, len(outer) + len(inner) + piece.nbytes) + outer + inner
+        yield from byte_blocks(piece)
+
+
+def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | None) -> int | None:
+    """Write one tensor, which is let go on return; continues a checksum unless there is none."""
+    for block in blocks:
+        if crc is not None:
+            crc = zlib.crc32(block, crc)
+        stream.write(block)
+    return crc
+
+
+def write_mindspore(path: Path, tensors: Mapping[str, LazyTensor], checksum: bool = True) -> None:
+    """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
+
+    One tensor is in memory at a time and the file appears whole or not at all. Without `checksum` the file is as
+    MindSpore writes it by default, for old versions that do not know the checksum. Raises `UserError` for an
+    empty vector, which MindSpore would take for the number 0.
+    """
+    for name, tensor in tensors.items():
+        if tensor.shape == (0,):
+            raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")
+    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
+        crc = 0
+        for name, tensor in tensors.items():
+            crc = _write(stream, _pieces(name, tensor), crc if checksum else None)
+        if checksum:
+            stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))

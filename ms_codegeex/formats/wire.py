@@ -1,0 +1,141 @@
+"""The wire format of protocol buffers, read by position and written by size, so that large fields stay in the file.
+
+A message is a run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and as many
+bytes (https://protobuf.dev/programming-guides/encoding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT = 10  # bytes of a 64-bit number
+_LONGEST_TEXT = 1 << 16  # a name; a damaged length must not read the whole file
+
+
+class WireError(ValueError):
+    """Bytes that are not the message they should be; says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where the bytes of a field lie in the stream."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.end - self.start
+
+
+Value = int | Span
+
+
+class WireReader:
+    """Reads messages out of a seekable stream. Every method raises `WireError` for what cannot be a message."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+
+    def _varint(self, position: int, end: int) -> tuple[int, int]:
+        """The varint at `position` of a message that ends at `end`, and where the next byte is."""
+        self._stream.seek(position)
+        data = self._stream.read(min(_LONGEST_VARINT, end - position))
+        value = 0
+        for k, byte in enumerate(data):
+            value |= (byte & 127) << (7 * k)
+            if byte < 128:
+                if value >= 1 << 64:
+                    break
+                return value, position + k + 1
+        raise WireError(f"no number at byte {position}")
+
+    def fields(self, span: Span) -> Iterator[tuple[int, Value]]:
+        """(number, value) of each field: the bits of a number, or where the bytes lie."""
+        position, end = span.start, span.end
+        while position < end:
+            key, position = self._varint(position, end)
+            number, kind = key >> 3, key & 7
+            if kind == VARINT:
+                value, position = self._varint(position, end)
+            else:
+                value, position = self._span(position, end, kind)
+            yield number, value
+
+    def _span(self, position: int, end: int, kind: int) -> tuple[Span, int]:
+        if kind == LENGTH:
+            size, position = self._varint(position, end)
+        elif kind in (FIXED32, FIXED64):
+            size = 4 if kind == FIXED32 else 8
+        else:
+            raise WireError(f"a field of kind {kind} before byte {position}")
+        if size > end - position:
+            raise WireError(f"{size} bytes from byte {position} leave what ends at byte {end}")
+        return Span(position, position + size), position + size
+
+    def message(self, value: Value, known: Iterable[int]) -> dict[int, list[Value]]:
+        """All fields of a message by number, in order; a field of another number is an error."""
+        if not isinstance(value, Span):
+            raise WireError(f"the number {value} in place of a message")
+        found: dict[int, list[Value]] = {number: [] for number in known}
+        for number, item in self.fields(value):
+            if number not in found:
+                raise WireError(f"an unknown field {number} in what ends at byte {value.end}")
+            found[number].append(item)
+        return found
+
+    def text(self, value: Value) -> str:
+        """The UTF-8 text of a field."""
+        if not isinstance(value, Span):
+            raise WireError(f"the number {value} in place of a text")
+        if value.size > _LONGEST_TEXT:
+            raise WireError(f"a text of {value.size} bytes at byte {value.start}")
+        self._stream.seek(value.start)
+        try:
+            return self._stream.read(value.size).decode()
+        except UnicodeDecodeError:
+            raise WireError(f"no text at byte {value.start}") from None
+
+    def integers(self, values: Iterable[Value]) -> tuple[int, ...]:
+        """A repeated field of signed numbers, packed or not."""
+        found: list[int] = []
+        for value in values:
+            if isinstance(value, int):
+                found.append(value)
+                continue
+            position = value.start
+            while position < value.end:
+                number, position = self._varint(position, value.end)
+                found.append(number)
+        return tuple(number - (1 << 64) if number >= 1 << 63 else number for number in found)
+
+
+def only(values: list[Value], what: str) -> Value:
+    """The value of a field that occurs exactly once."""
+    if len(values) != 1:
+        raise WireError(f"{what} occurs {len(values)} times")
+    return values[0]
+
+
+def varint(value: int) -> bytes:
+    """A number that is not negative, as written in a message."""
+    result = bytearray()
+    while value > 127:
+        result.append(value & 127 | 128)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A field with a number that is not negative."""
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def length_field(number: int, size: int) -> bytes:
+    """The beginning of a field of `size` bytes, which have to follow."""
+    return varint(number << 3 | LENGTH) + varint(size)

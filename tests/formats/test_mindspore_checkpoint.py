@@ -1,0 +1,369 @@
+"""Our `.ckpt` files against the real MindSpore, in both directions, and what a damaged file does."""
+
+import os
+import zlib
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import mindspore_checkpoint
+from ms_codegeex.formats.mindspore_checkpoint import TYPES, is_weight, read_mindspore, write_mindspore
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array
+
+ARRAYS = {
+    "float64": np.array([2.5, -1e300]),
+    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
+    "float16": np.ones((3, 5), np.float16) / 3,
+    "int64": np.array([1 << 40, -3]),
+    "int32": np.arange(-3, 3, dtype=np.int32),
+    "int16": np.array([-7], np.int16),
+    "int8": np.array([[-128], [127]], np.int8),
+    "uint8": np.arange(200, dtype=np.uint8),
+    "bool": np.array([True, False]),
+    "scalar": np.array(3, np.int32),
+    "rows.of.nothing": np.zeros((0, 4), np.float32),
+}
+BRAIN = np.array([0x3F80, 0xC000, 0x7F80], np.uint16)  # 1, -2, inf
+LOADED = {kind: getattr(ms, "bool_" if kind == "bool" else kind) for kind in TYPES}
+
+
+def tensors():
+    return {name: from_array(array) for name, array in ARRAYS.items()} | {"brain": from_array(BRAIN, "bfloat16")}
+
+
+def saved(path, entries, **options):
+    """A file made by MindSpore itself."""
+    ms.save_checkpoint([{"name": n, "data": ms.Tensor(v)} for n, v in entries.items()], str(path), **options)
+    os.chmod(path, 0o644)
+    return path
+
+
+def message(*entries):
+    """A file made of (name, dims, type, content) by MindSpore's own protocol buffer."""
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    checkpoint = Checkpoint()
+    for name, dims, kind, content in entries:
+        value = checkpoint.value.add()
+        value.tag = name
+        value.tensor.dims.extend(dims)
+        value.tensor.tensor_type = kind
+        value.tensor.tensor_content = content
+    return checkpoint.SerializeToString()
+
+
+def held(path, data):
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("crc_check", [True, False])
+def test_mindspore_reads_our_file(tmp_path, checksum, crc_check):
+    write_mindspore(tmp_path / "ours.ckpt", tensors(), checksum=checksum)
+    loaded = ms.load_checkpoint(str(tmp_path / "ours.ckpt"), crc_check=crc_check)
+    assert list(loaded) == [*ARRAYS, "brain"]
+    for name, array in ARRAYS.items():
+        assert loaded[name].dtype == LOADED[array.dtype.name] and loaded[name].shape == array.shape
+        assert loaded[name].asnumpy().tobytes() == array.tobytes()
+    assert loaded["brain"].dtype == ms.bfloat16
+    assert loaded["brain"].float().asnumpy().tolist() == [1, -2, np.inf]
+
+
+def test_the_checksum_is_the_one_mindspore_checks(tmp_path):
+    write_mindspore(tmp_path / "ours.ckpt", tensors())
+    data = bytearray((tmp_path / "ours.ckpt").read_bytes())
+    data[data.index(ARRAYS["uint8"].tobytes()) + 77] ^= 4
+    held(tmp_path / "ours.ckpt", data)
+    with pytest.raises(ValueError, match=r"damaged|read the checkpoint"):
+        ms.load_checkpoint(str(tmp_path / "ours.ckpt"), crc_check=True)
+
+
+@pytest.mark.parametrize("crc_check", [True, False])
+def test_we_read_what_mindspore_saves(tmp_path, crc_check):
+    present = {name: array for name, array in ARRAYS.items() if array.size}  # it leaves empty ones out
+    path = tmp_path / "theirs.ckpt"
+    info = {"epoch_num": 3, "step_num": 1 << 40, "rate": 0.5, "done": True, "text": "ü"}
+    saved(path, {**present, "brain": ms.Tensor([1, -2, np.inf], ms.bfloat16)}, append_dict=info, crc_check=crc_check)
+    found = read_mindspore(path)
+    assert list(found) == [*present, "brain", "epoch_num", "step_num", "rate", "done"]
+    for name, array in present.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype.name, array.shape)
+        assert found[name].array().tobytes() == array.tobytes()
+    assert found["brain"].dtype == "bfloat16" and found["brain"].array().tolist() == BRAIN.tolist()
+    for name in ("epoch_num", "step_num", "rate", "done"):
+        assert found[name].shape == () and found[name].array().item() == info[name]
+
+
+def test_we_read_a_network_with_its_optimizer(tmp_path):
+    net = ms.nn.Dense(3, 2)
+    step = ms.nn.TrainOneStepCell(net, ms.nn.AdamWeightDecay(net.trainable_params()))
+    ms.save_checkpoint(step, str(tmp_path / "step.ckpt"), append_dict={"epoch_num": 1, "step_num": 2})
+    found = read_mindspore(tmp_path / "step.ckpt", keep=is_weight)
+    assert set(found) == {"weight", "bias"} and len(read_mindspore(tmp_path / "step.ckpt")) > 6
+    assert found["weight"].array().tobytes() == net.weight.asnumpy().tobytes()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_large_tensor_is_in_pieces(tmp_path, monkeypatch, ours):
+    large = np.arange(1000, dtype=np.float32).reshape(10, 100)
+    monkeypatch.setattr(mindspore_checkpoint, "PIECE_BYTES", 1024)
+    monkeypatch.setattr("mindspore.train.serialization.SLICE_SIZE", 1)  # KiB
+    path = tmp_path / "large.ckpt"
+    if ours:
+        write_mindspore(path, {"large": from_array(large), "small": from_array(BRAIN, "bfloat16")})
+    else:
+        saved(path, {"large": large, "small": ms.Tensor([1, -2, np.inf], ms.bfloat16)})
+    assert path.read_bytes().count(b"large") == 4
+    assert ms.load_checkpoint(str(path))["large"].asnumpy().tobytes() == large.tobytes()
+    found = read_mindspore(path)
+    assert found["large"].array().tobytes() == large.tobytes() and found["small"].array().tolist() == BRAIN.tolist()
+
+
+def test_we_write_the_bytes_that_mindspore_writes(tmp_path):
+    present = {name: array for name, array in ARRAYS.items() if array.size}
+    saved(tmp_path / "theirs.ckpt", present, crc_check=True)
+    write_mindspore(tmp_path / "ours.ckpt", {name: from_array(array) for name, array in present.items()})
+    assert (tmp_path / "ours.ckpt").read_bytes() == (tmp_path / "theirs.ckpt").read_bytes()
+
+
+def test_a_number_of_an_old_version(tmp_path):
+    path = held(tmp_path / "old.ckpt", message(("step_num", [0], "Int32", b"\7\0\0\0")))
+    assert read_mindspore(path)["step_num"].array() == np.array(7, np.int32)
+
+
+SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple).filter(lambda shape: shape != (0,))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
+        st.tuples(st.sampled_from(sorted(TYPES)), SHAPES, st.binary(min_size=8, max_size=8)),
+        min_size=1,
+        max_size=40,
+    ),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_round_trip(tmp_path_factory, entries, checksum, piece):
+    def array(kind, shape, seed):
+        count = int(np.prod(shape)) * NUMPY_DTYPES[kind].itemsize
+        data = np.resize(np.frombuffer(seed, np.uint8), count)
+        return (data & 1 if kind == "bool" else data).view(NUMPY_DTYPES[kind]).reshape(shape)
+
+    path = tmp_path_factory.mktemp("wire") / "x.ckpt"
+    whole = {
+        name: LazyTensor(kind, shape, lambda e=(kind, shape, seed): array(*e))
+        for name, (kind, shape, seed) in entries.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mindspore_checkpoint, "PIECE_BYTES", piece)
+        write_mindspore(path, whole, checksum=checksum)
+    found = read_mindspore(path)
+    assert list(found) == list(whole)
+    for name, tensor in whole.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].array().tobytes() == tensor.array().tobytes()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_damage_is_more_than_an_error(tmp_path_factory, data):
+    """Any changed or missing bytes: a message, or (in a file without checksum) other numbers, never a traceback."""
+    path = tmp_path_factory.mktemp("damage") / "x.ckpt"
+    write_mindspore(path, {"a": from_array(ARRAYS["int8"]), "b": from_array(ARRAYS["int16"])}, checksum=False)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        for tensor in read_mindspore(path).values():
+            tensor.array()
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_a_flipped_bit_is_found_when_a_tensor_is_read(tmp_path):
+    write_mindspore(tmp_path / "x.ckpt", tensors())
+    data = bytearray((tmp_path / "x.ckpt").read_bytes())
+    data[data.index(ARRAYS["uint8"].tobytes()) + 77] ^= 4
+    found = read_mindspore(held(tmp_path / "x.ckpt", data))
+    with pytest.raises(UserError, match=r"x\.ckpt: damaged \(checksum"):
+        found["int8"].array()
+
+
+def test_the_checksum_is_computed_once(tmp_path, monkeypatch):
+    write_mindspore(tmp_path / "x.ckpt", tensors())
+    seen = []
+    monkeypatch.setattr(
+        mindspore_checkpoint.zlib, "crc32", lambda block, crc=0: seen.append(1) or zlib_crc32(block, crc)
+    )
+    for tensor in read_mindspore(tmp_path / "x.ckpt").values():
+        tensor.array()
+    assert len(seen) == 1
+
+
+zlib_crc32 = zlib.crc32
+
+
+@pytest.mark.parametrize("keep", [1, 7, 40, -1, -20])
+def test_a_cut_off_file_is_refused(tmp_path, keep):
+    write_mindspore(tmp_path / "x.ckpt", {"x": from_array(ARRAYS["uint8"])}, checksum=False)
+    held(tmp_path / "x.ckpt", (tmp_path / "x.ckpt").read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"x\.ckpt: damaged, cut off"):
+        read_mindspore(tmp_path / "x.ckpt")
+
+
+def test_a_missing_piece_is_refused(tmp_path):
+    path = held(tmp_path / "x.ckpt", message(("w", [4], "Int8", b"ab"), ("v", [1], "Int8", b"x")))
+    with pytest.raises(UserError, match=r"x\.ckpt: tensor w has 2 bytes, int8 \[4\] takes 4"):
+        read_mindspore(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ([("w", [1], "Int8", b"a"), ("v", [1], "Int8", b"b"), ("w", [1], "Int8", b"a")], "tensor w is there twice"),
+        ([("w", [1], "Int8", b"a"), ("w", [1], "Int8", b"a")], "tensor w has 2 bytes"),
+        ([("w", [2], "Int8", b"a"), ("w", [2], "UInt8", b"a")], r"tensor w is Int8 \[2\] in its first piece and UInt8"),
+        (
+            [("w", [2], "Int8", b"a"), ("w", [3], "Int8", b"a")],
+            r"tensor w is Int8 \[2\] in its first piece and Int8 \[3\] in a later",
+        ),
+        ([("w", [3], "Int8", b"ab")], r"tensor w has 2 bytes, int8 \[3\] takes 3"),
+        ([("w", [-1, -2], "Int8", b"ab")], r"tensor w has shape \[-1, -2\]"),
+        ([("w", [1], "UInt32", b"abcd")], "tensor w has type UInt32"),
+        ([], "holds no tensors"),
+        ([("text", [0], "str", "hi".encode("utf-32-le"))], "holds no tensors"),
+    ],
+)
+def test_what_no_model_holds_is_refused(tmp_path, entries, text):
+    with pytest.raises(UserError, match=rf"x\.ckpt: {text}"):
+        read_mindspore(held(tmp_path / "x.ckpt", message(*entries)))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"PK\x03\x04 a zip file", "an unknown field|leave what ends"),
+        (b"\x08\x01", "the number 1 in place of a message|a number"),
+        (b"\x0a\x02\x08\x01", "the number 1|the name of a tensor|in place of a text"),
+        (b"\x0a\x03\x0a\x01w", "the tensor of w occurs 0 times"),
+        (b"\x0a\x06\x0a\x01w\x0a\x01v", "the name of a tensor occurs 2 times"),
+        (b"\x0a\x05\x0a\x01w\x12\x00", "the type of w occurs 0 times"),
+        (b"\x0a\x09\x0a\x01w\x12\x04\x12\x02\xff\xff", "no text at byte"),
+        (b"\x0a\x0b\x0a\x01w\x12\x06\x12\x04Int8", "the content of w occurs 0 times"),
+        (b"\x0a\x0d\x0a\x01w\x12\x08\x12\x04Int8\x18\x01", "a number as content of w"),
+        (b"\x0b\x0c", "a field of kind 3"),
+        (b"\x0a" + b"\xff" * 10, "no number at byte 1"),
+        (b"\x12\x00", "an unknown field 2"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, data, text):
+    with pytest.raises(UserError, match=rf"x\.ckpt: damaged.*({text})"):
+        read_mindspore(held(tmp_path / "x.ckpt", data))
+
+
+def test_a_name_without_end_is_not_read(tmp_path):
+    size = 1 << 17
+    inner = b"\x0a" + b"\x80\x80\x08" + bytes(size)
+    with pytest.raises(UserError, match="a text of 131072 bytes"):
+        read_mindspore(held(tmp_path / "x.ckpt", b"\x0a\x84\x80\x08" + inner))
+
+
+def test_an_absent_file_and_a_hash_table(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.ckpt: could not be read \(No such file"):
+        read_mindspore(tmp_path / "absent.ckpt")
+    with pytest.raises(UserError, match=r"w is a hash table"):
+        read_mindspore(held(tmp_path / "x.ckpt", b"\x0a\x05\x0a\x01w\x1a\x00"))
+
+
+def test_a_file_that_changes_meanwhile(tmp_path):
+    write_mindspore(tmp_path / "x.ckpt", {"x": from_array(ARRAYS["uint8"])}, checksum=False)
+    tensor = read_mindspore(tmp_path / "x.ckpt")["x"]
+    held(tmp_path / "x.ckpt", b"short")
+    with pytest.raises(UserError, match=r"tensor x could not be read.*changed or removed"):
+        tensor.array()
+    (tmp_path / "x.ckpt").unlink()
+    with pytest.raises(UserError, match=r"tensor x could not be read.*changed or removed"):
+        tensor.array()
+
+
+def test_an_empty_vector_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tensor x has no elements"):
+        write_mindspore(tmp_path / "x.ckpt", {"x": from_array(np.zeros(0, np.float32))})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.ckpt"
+    write_mindspore(path, {"x": from_array(ARRAYS["int8"])})
+    before = path.read_bytes()
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_mindspore(path, {"x": from_array(ARRAYS["int8"]), "y": LazyTensor("float32", (2,), fail)})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.ckpt"]
+
+
+def test_one_tensor_in_memory_at_a_time(tmp_path):
+    alive, most = [0], [0]
+
+    class Counted(np.ndarray):
+        def __del__(self):
+            alive[0] -= self.base is None
+
+    def load():
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        return np.ndarray.__new__(Counted, (4,), np.float32)
+
+    write_mindspore(tmp_path / "m.ckpt", {str(i): LazyTensor("float32", (4,), load) for i in range(6)})
+    assert most[0] == 1
+
+
+def test_a_scan_reads_no_content(tmp_path, monkeypatch):
+    write_mindspore(
+        tmp_path / "x.ckpt", {"x": from_array(np.zeros(1 << 22, np.uint8)), "y": from_array(BRAIN, "bfloat16")}
+    )
+    read = [0]
+    real = mindspore_checkpoint.WireReader
+
+    class Counting:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def seek(self, position):
+            return self.stream.seek(position)
+
+        def read(self, size):
+            read[0] += size
+            return self.stream.read(size)
+
+    monkeypatch.setattr(mindspore_checkpoint, "WireReader", lambda stream: real(Counting(stream)))
+    assert list(read_mindspore(tmp_path / "x.ckpt")) == ["x", "y"] and read[0] < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("backbone.blocks.0.attention.dense1.weight", True),
+        ("backbone.embedding.word_embedding.embedding_table", True),
+        ("adam_m.backbone.layernorm.gamma", False),
+        ("moments.weight", False),
+        ("global_step", False),
+        ("optimizer.learning_rate", False),
+        ("scale_sense", False),
+        ("backbone.blocks.0.attention.key_past", False),
+        ("epoch_num", False),
+    ],
+)
+def test_what_is_a_weight(name, weight):
+    assert is_weight(name) == weight
