@@ -70,7 +70,7 @@ def test_prepare_json_is_one_object(sources, tmp_path, capsys):
         (["--input", "absent"], "absent: no such file or directory"),
         (["--languages", "pyton"], "did you mean Python"),
         (["--workers", "0"], "workers 0"),
-        (["--tokenizer", "other"], "neither the name codegeex"),
+        (["--tokenizer", "other"], "neither one of the names codegeex"),
     ],
 )
 def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):

@@ -117,16 +117,12 @@ def verify_dataset(directory: Path) -> tuple[dict[str, Any], dict[str, IndexedDa
 
 def read_document(dataset: IndexedDataset, description: dict[str, Any], split: str, number: int) -> dict[str, Any]:
     """Document `number` decoded with the dataset's tokenizer, without its end token."""
-    from ms_codegeex.data.tokenizer import load_tokenizer
+    from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
 
     if not 0 <= number < len(dataset):
         raise UserError(f"--document {number}: {split} has documents 0..{len(dataset) - 1}")
-    tokenizer = load_tokenizer(description["tokenizer"]["name"])
-    if tokenizer.fingerprint != description["tokenizer"]["fingerprint"]:
-        raise UserError(
-            f"tokenizer {description['tokenizer']['name']}: no longer the one the dataset was made with; "
-            "restore it, or prepare the dataset again"
-        )
+    directory = dataset.prefix.parent
+    tokenizer = recorded_tokenizer(description["tokenizer"], directory / DIRECTORY, directory)
     ids = dataset.document(number)
     return {"split": split, "number": number, "tokens": int(ids.size), "text": tokenizer.decode(ids[:-1].tolist())}
 

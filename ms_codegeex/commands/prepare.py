@@ -27,7 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="dataset directory to write")
     parser.add_argument(
-        "--tokenizer", default="codegeex", metavar="NAME|DIR", help="codegeex, or a model directory (default: codegeex)"
+        "--tokenizer",
+        default="codegeex",
+        metavar="NAME|DIR",
+        help="codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
+        "model directory; CodeGeeX2's is always a directory (default: codegeex)",
     )
     parser.add_argument(
         "--languages",

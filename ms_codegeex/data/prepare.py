@@ -1,7 +1,8 @@
 """Sources to a dataset directory: find, sample, judge, deduplicate, split, tokenise, write.
 
 A dataset directory holds `train.bin/.idx`, `validation.bin/.idx` (uint16, see `ms_codegeex.data.indexed`) and
-`dataset.json`. A document is its language's tag line, a newline, the exact text of the file and the end token.
+`dataset.json`. A document is its language's tag line, a newline, the exact text of the file and the end token; a
+tokenizer's prefix for prompts is not part of it. A tokenizer that was given as a directory lies in `tokenizer/`.
 
 Two passes over the files, so that memory does not grow with the corpus: the first keeps a digest per file, the second
 reads the files that are kept once more and writes their ids. Both run in worker processes; results are taken in order,
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data import corpus, languages
+from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.selection import PrepareSettings, Selection, select
+from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.data.workers import Progress, Task, make_tasks, open_mapper
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, sha256, write_json
@@ -36,15 +39,20 @@ VERSION = 1
 SPLITS = ("train", "validation")
 DATA_FILES = tuple(f"{split}.{ending}" for split in SPLITS for ending in ("bin", "idx"))
 DATASET_JSON = "dataset.json"
+LARGEST_VOCABULARY = 65536  # ids that a uint16 holds
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(name: str) -> Any:
-    from ms_codegeex.data.tokenizer import load_tokenizer
-
-    return load_tokenizer(name)  # once per process
+    tokenizer = tokenizers.load_tokenizer(name)  # once per process
+    if tokenizer.vocab_size > LARGEST_VOCABULARY:
+        raise UserError(
+            f"tokenizer {name}: has {tokenizer.vocab_size} ids, a dataset's uint16 holds {LARGEST_VOCABULARY}; "
+            "give one with fewer"
+        )
+    return tokenizer
 
 
 def _tokenise(name: str, tags: bool, task: Task) -> list[tuple[bytes, np.ndarray]]:
@@ -70,12 +78,10 @@ def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) 
 
     Equal keys mean equal requests. The sources themselves are not read: that is what makes a cached dataset quick.
     """
-    from ms_codegeex.data.tokenizer import FILES
-
     directory = Path(settings.tokenizer)
     tables = {}
-    if settings.tokenizer != "codegeex" and directory.is_dir():
-        tables = {name: sha256(directory / name) for name in FILES if (directory / name).is_file()}
+    if settings.tokenizer not in tokenizers.NAMES and directory.is_dir():
+        tables = {name: sha256(directory / name) for name in tokenizers.FILES if (directory / name).is_file()}
     request = {
         "format": FORMAT,
         "version": VERSION,
@@ -105,7 +111,7 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
         return None
     if not output.is_dir():
         raise UserError(f"{output}: is a file; give --output a directory")
-    foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in (*DATA_FILES, DATASET_JSON))
+    foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
     if foreign:  # replacing a directory deletes it, so it must be ours
         raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
     if replace or not any(output.iterdir()):
@@ -119,6 +125,14 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
             "--output another directory"
         )
     return description
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a dataset directory was put there by this module."""
+    if entry.name != TOKENIZER or not entry.is_dir():
+        return entry.name in (*DATA_FILES, DATASET_JSON)
+    beside_dataset = (entry.parent / DATASET_JSON).is_file()
+    return beside_dataset and all(file.name in tokenizers.FILES for file in entry.iterdir())
 
 
 def prepare_dataset(
@@ -162,6 +176,8 @@ def prepare_dataset(
                 splits = {
                     split: _write_split(directory, split, selection, settings, mapper, report) for split in SPLITS
                 }
+                if settings.tokenizer not in tokenizers.NAMES:
+                    tokenizer.save(directory / TOKENIZER)
                 description = _describe(directory, key, inputs, settings, selection, splits, tokenizer)
                 write_json(directory / DATASET_JSON, description)
     seconds = time.perf_counter() - started
@@ -228,7 +244,7 @@ def _describe(
         "format": FORMAT,
         "version": VERSION,
         "key": key,
-        "tokenizer": {"name": settings.tokenizer, "fingerprint": tokenizer.fingerprint, "max_len": tokenizer.max_len},
+        "tokenizer": tokenizer.description(),
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
         "dtype": "uint16",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data import corpus, languages
+from ms_codegeex.data.tokenizer import NAMES
 from ms_codegeex.data.workers import Progress, Task, make_tasks
 from ms_codegeex.errors import UserError
 
@@ -30,7 +31,7 @@ class PrepareSettings:
         seed: chooses the sample and the validation packages.
         max_bytes: most source bytes to take; a larger corpus is sampled by file.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-        tokenizer: `codegeex` or a model directory.
+        tokenizer: one of `ms_codegeex.data.tokenizer.NAMES`, or a directory with a tokenizer.
         rules: when a single file is dropped.
     """
 
@@ -44,7 +45,8 @@ class PrepareSettings:
     rules: corpus.Rules = field(default_factory=corpus.Rules)
 
     def __post_init__(self) -> None:
-        if self.tokenizer != "codegeex":  # a name in a file must mean the same from every directory
+        # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
+        if self.tokenizer not in NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
         chosen = {languages.find_language(name).name for name in self.languages}
         ordered = tuple(item.name for item in languages.LANGUAGES if not chosen or item.name in chosen)

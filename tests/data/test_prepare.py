@@ -219,7 +219,7 @@ def test_mistakes_leave_nothing_behind(sources, tmp_path):
         ([tmp_path / "bad"], SETTINGS, r"nothing left of 2 source files \(dropped: empty 1, not UTF-8 1"),
         ([sources], PrepareSettings(max_bytes=3), "nothing left .* raise --max-bytes"),
         ([sources / "alpha/one.py"], SETTINGS, "the only document left.*--validation-share 0"),
-        ([sources], PrepareSettings(tokenizer="nonsense"), "neither the name codegeex nor a directory"),
+        ([sources], PrepareSettings(tokenizer="nonsense"), "neither one of the names codegeex"),
     ]:
         with pytest.raises(UserError, match=message) as error:
             prepare(inputs, output, settings)

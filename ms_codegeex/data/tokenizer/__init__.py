@@ -1,0 +1,67 @@
+"""Tokenizers: what text is to each family of models.
+
+`load_tokenizer` gives one by name, or the one that a model directory says it has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
+from ms_codegeex.errors import UserError
+
+NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # what is made without any file of the user
+CONFIG = "tokenizer_config.json"
+FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json", "tokenizer.model", CONFIG)
+
+__all__ = ["FILES", "NAMES", "Tokenizer", "load_tokenizer"]
+
+
+def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
+    """A tokenizer by name (`NAMES`), or the one in a model directory.
+
+    A directory is read as its tokenizer_config.json says, never by guess: what is missing, unknown or contradictory is
+    a `UserError`. CodeGeeX2's tokenizer comes from a directory only, because its licence lets nobody pass it on.
+    """
+    from ms_codegeex.data.tokenizer import gpt2
+
+    name = str(name_or_directory)
+    if name == "codegeex":
+        return gpt2.CodeGeeXTokenizer()
+    if name in NAMES:
+        return gpt2.CodeGenTokenizer(whitespace=name != "codegen-nl")
+    directory = Path(name_or_directory)
+    if directory.is_dir():
+        return _load_directory(directory)
+    if name == "codegeex2":
+        raise UserError(
+            "tokenizer codegeex2: its tokenizer.model does not come with this program; give a directory that holds "
+            f"tokenizer.model and {CONFIG} of the released model"
+        )
+    raise UserError(f"tokenizer {name!r}: neither one of the names {', '.join(NAMES)} nor a directory with {CONFIG}")
+
+
+def _load_directory(directory: Path) -> Tokenizer:
+    from ms_codegeex.data.tokenizer import chatglm, gpt2
+
+    present = [name for name in FILES if (directory / name).is_file()]
+    if CONFIG not in present:
+        raise UserError(
+            f"{directory}: {CONFIG} missing, found {', '.join(present) or 'no file of a tokenizer'}; "
+            "copy it from the model, it says which tokenizer this is"
+        )
+    found = read_object(directory / CONFIG).get("tokenizer_class")
+    known: dict[str, type[Tokenizer]] = {
+        "CodeGeeXTokenizer": gpt2.CodeGeeXTokenizer,
+        "ChatGLMTokenizer": chatglm.CodeGeeX2Tokenizer,
+        "CodeGenTokenizer": gpt2.CodeGenTokenizer,
+        "CodeGenTokenizerFast": gpt2.CodeGenTokenizer,
+        "GPT2Tokenizer": gpt2.CodeGenTokenizer,
+        "GPT2TokenizerFast": gpt2.CodeGenTokenizer,
+    }
+    if found not in known:
+        raise UserError(
+            f"{directory / CONFIG}: tokenizer_class is {found!r}, expected one of {', '.join(known)}; "
+            "this directory belongs to another model"
+        )
+    return known[found].load(directory)

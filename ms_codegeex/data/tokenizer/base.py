@@ -1,0 +1,128 @@
+"""What every tokenizer here does, and how ids become text piece by piece."""
+
+from __future__ import annotations
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Two doors. `encode` is for corpora and takes every character at face value: a file that contains `<|endoftext|>`
+    must not end a document. `encode_prompt` is for prompts and gives what the released model expects in front of an
+    answer.
+
+    Attributes:
+        name: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`.
+        eos_id: the id that ends a document.
+        vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text reaches.
+        prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
+    """
+
+    name: str
+    eos_id: int
+    vocab_size: int
+    prefix: tuple[int, ...] = ()
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of corpus text, every character taken literally; neither the prefix nor the end token is among them."""
+
+    @abstractmethod
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt, the prefix included."""
+
+    @abstractmethod
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes one id stands for inside a text (a token may be part of a character); a foreign id is a
+        `UserError`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
+
+    @abstractmethod
+    def save(self, directory: Path | str) -> None:
+        """Write the tokenizer's files into `directory`, under the names its released models use."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path | str) -> Tokenizer:
+        """The tokenizer in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
+
+    def description(self) -> dict[str, Any]:
+        """What a dataset or a checkpoint records: name, fingerprint, parameters."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of a whole sequence; broken UTF-8 becomes U+FFFD.
+
+        Not for ids that continue others: a tokenizer may take a space off the front of a text, which is not there in
+        the middle of one. `continuation` is for those.
+        """
+        return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
+
+    def continuation(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+        """Text of `ids` behind the ids `before`, in pieces of whole characters as the ids arrive.
+
+        Joined, the pieces are the decoded whole cut behind the text of `before`.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for data in self._pieces(before, ids):
+            if piece := decoder.decode(data):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
+        """At most `room` ids of a prompt: its prefix and, from the left of the rest, nothing that does not fit.
+
+        `UserError` if nothing but the prefix would fit.
+        """
+        if len(ids) <= room:
+            return list(ids)
+        kept = room - len(self.prefix)
+        if kept < 1:
+            raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for less")
+        return [*self.prefix, *ids[-kept:]]
+
+    def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
+        """The bytes of each of `ids` in a text that starts with the ids `before`."""
+        return map(self.token_bytes, ids)
+
+    def _foreign(self, number: int) -> UserError:
+        return UserError(
+            f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
+            "check that the ids were made with it"
+        )
+
+
+def not_text(text: Any) -> UserError:
+    """What to say of something that cannot be encoded."""
+    if not isinstance(text, str):
+        return UserError(f"text to encode is {type(text).__name__}, expected str")
+    place = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), 0)
+    return UserError(f"text to encode has a lone surrogate at character {place}; decode the file as UTF-8 first")
+
+
+def check_files(directory: Path, names: Sequence[str]) -> None:
+    """`UserError` unless `directory` holds all these files."""
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise UserError(f"{directory}: {', '.join(missing)} missing; expected a directory with {', '.join(names)}")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; anything else is a `UserError`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object; restore the file")
+    return content

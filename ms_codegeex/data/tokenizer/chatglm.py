@@ -1,0 +1,135 @@
+"""CodeGeeX2's tokenizer, which is ChatGLM2's: a SentencePiece model that the user supplies, and five command tokens.
+
+Source: the released tokenizer and its configuration. The SentencePiece model keeps every character (identity
+normalisation, byte fallback), writes a space as U+2581 and puts one more space in front of each text. Therefore a text
+is not the concatenation of its parts' decodings: the first token's marker is taken off the whole text, and only there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_file, write_json
+
+MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
+COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # ids behind the SentencePiece model's own
+SPACE = "\u2581"  # SentencePiece's marker of a space
+_PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # what normalisation would change
+
+
+class CodeGeeX2Tokenizer(Tokenizer):
+    """Ids are 0..64793 with the released model: 64789 pieces, then `[MASK] [gMASK] [sMASK] sop eop`.
+
+    A prompt starts with `[gMASK] sop` (64790, 64792); a document of a corpus does not and ends with `</s>` (2). The
+    names of the command tokens are ordinary text, in prompts too, as in the release: `sop` is part of many words.
+    The only text that does not survive is U+2581, which becomes a space.
+
+    Args:
+        model: path of the SentencePiece model, `tokenizer.model` in a released directory.
+
+    Raises:
+        UserError: the file is not readable, or not a model of this kind.
+    """
+
+    name = "codegeex2"
+    tokenizer_class = "ChatGLMTokenizer"
+    eos_id = 2
+
+    def __init__(self, model: Path | str) -> None:
+        try:
+            self._data = Path(model).read_bytes()
+        except OSError as error:
+            raise UserError(f"{model}: not readable ({error.strerror}); restore the file") from None
+        self._model = _open(self._data, model)
+        pieces = self._model.get_piece_size()
+        self.vocab_size = pieces + len(COMMANDS)
+        self.prefix = (pieces + COMMANDS.index("[gMASK]"), pieces + COMMANDS.index("sop"))
+        self._bytes = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
+        self._marked = frozenset(n for n in range(pieces) if self._model.id_to_piece(n).startswith(SPACE))
+        self._check(model)
+
+    def _piece_bytes(self, number: int) -> bytes:
+        """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""
+        piece = self._model.id_to_piece(number)
+        if self._model.is_byte(number):
+            return bytes([int(piece[3:5], 16)])
+        if self._model.is_unknown(number) or self._model.is_control(number):
+            return b""
+        return piece.replace(SPACE, " ").encode()
+
+    def _check(self, model: Path | str) -> None:
+        found = self._model.unk_id(), self._model.bos_id(), self._model.eos_id()
+        if found != (0, 1, 2):
+            problem = f"unknown, begin and end of text are ids {found}, expected (0, 1, 2)"
+        elif sum(map(self._model.is_byte, range(self._model.get_piece_size()))) != 256:
+            problem = "it has no piece for each of the 256 bytes"
+        elif self.decode(self.encode(_PROBE)) != _PROBE:
+            problem = "it changes characters or white space, so code would not survive"
+        else:
+            return
+        raise UserError(f"{model}: {problem}; this is not CodeGeeX2's tokenizer.model, take the released file")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of corpus text, every character taken literally, without prefix; never an id of 0..2 or a command."""
+        try:
+            if not isinstance(text, str):
+                raise TypeError
+            text.encode()
+        except (TypeError, UnicodeEncodeError):
+            raise not_text(text) from None
+        return self._model.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """`[gMASK] sop` and the ids of the text."""
+        return [*self.prefix, *self.encode(text)]
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes one id adds inside a text, none for special ids; an id without a token is a `UserError`.
+
+        At the front of a text one leading space less: see `decode` and `continuation`.
+        """
+        if not 0 <= number < self.vocab_size:
+            raise self._foreign(number)
+        return self._bytes[number]
+
+    def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
+        front = not any(map(self.token_bytes, before))
+        for number in ids:
+            data = self.token_bytes(number)
+            yield data[1:] if front and number in self._marked else data
+            front = front and not data
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over the model's bytes: equal fingerprints give equal ids for every text."""
+        return hashlib.sha256(b"chatglm2\n" + self._data).hexdigest()
+
+    def save(self, directory: Path | str) -> None:
+        """Write tokenizer.model, byte for byte as it was given, and tokenizer_config.json into `directory`."""
+        with atomic_file(Path(directory) / MODEL) as path:
+            path.write_bytes(self._data)
+        config = {"tokenizer_class": self.tokenizer_class, "remove_space": False, "do_lower_case": False}
+        write_json(Path(directory) / CONFIG, config)
+
+    @classmethod
+    def load(cls, directory: Path | str) -> CodeGeeX2Tokenizer:
+        """The tokenizer of a released model's directory or of `save`; a missing or foreign file is a `UserError`."""
+        check_files(Path(directory), (MODEL, CONFIG))
+        return cls(Path(directory) / MODEL)
+
+
+def _open(data: bytes, model: Path | str) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_proto=data)
+    except RuntimeError:
+        raise UserError(
+            f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 bytes "
+            "or so is a Git LFS pointer: `git lfs pull` fetches the file)"
+        ) from None

