@@ -30,8 +30,9 @@ def our_step(preset: str, batch: int, seq: int):
     from mindspore import Tensor
 
     from ms_codegeex.config import OptimizerConfig, ScheduleConfig, build_run_config
+    from ms_codegeex.models.causal import Build
     from ms_codegeex.models.codegeex.config import build_config
-    from ms_codegeex.models.codegeex.model import Build, Loss
+    from ms_codegeex.models.codegeex.model import Loss
     from ms_codegeex.training.optimizer import AdamW
     from ms_codegeex.training.step import StepSettings, TrainStep
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import nn, ops
+from mindspore.ops.auto_generate import RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.models.layers import AttentionCore, Dropout, LayerNorm
+from ms_codegeex.models.layers import AttentionCore, Dropout, Heads, LayerNorm, RMSNorm
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Kernels:
         return FusedLayerNorm if self.norm else LayerNorm
 
     @property
+    def rms_norm(self) -> type[RMSNorm]:
+        """RMSNorm over the last axis"""
+        return FusedRMSNorm if self.norm else RMSNorm
+
+    @property
     def drop(self) -> type[Dropout] | type[FusedDropout]:
         """inverted dropout"""
         return FusedDropout if self.dropout else Dropout
@@ -53,6 +59,18 @@ class FusedLayerNorm(LayerNorm):
         return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
 
 
+class FusedRMSNorm(RMSNorm):
+    """RMSNorm in FP32, result in `dtype`: one kernel forward, one backward. The kernel exists on Ascend only."""
+
+    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
+        super().__init__(hidden_size, epsilon, dtype)
+        self.kernel = RmsNorm(epsilon)
+
+    def construct(self, x):
+        """[rows, hidden] -> [rows, hidden]"""
+        return self.down(self.kernel(self.up(x, ms.float32), self.weight)[0], self.dtype)
+
+
 class FusedAttention(AttentionCore):
     """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
 
@@ -61,18 +79,25 @@ class FusedAttention(AttentionCore):
     """
 
     def __init__(
-        self, num_heads: int, head_dim: int, seq_length: int, dtype: ms.Type, softmax_dtype: ms.Type, dropout: nn.Cell
+        self,
+        heads: Heads,
+        dtype: ms.Type,
+        softmax_dtype: ms.Type,
+        dropout: nn.Cell,
+        rotary: bool = False,
+        scores_dtype: ms.Type | None = None,
     ):
-        super().__init__(num_heads, head_dim, seq_length, dtype, softmax_dtype, dropout)
+        super().__init__(heads, dtype, softmax_dtype, dropout, rotary, dtype)  # it multiplies in 16 bits
         if dropout.active:
             raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
-        self.kernel = FlashAttentionScore(num_heads, scale_value=1.0 / math.sqrt(head_dim), input_layout="BNSD")
+        self.kernel = FlashAttentionScore(heads.count, scale_value=1.0 / math.sqrt(heads.size), input_layout="BNSD")
         self.hide = ops.Less()
 
-    def construct(self, query, key, value, mask, samples):
-        """q, k, v [batch*seq, heads*d], additive mask [batch, 1, seq, seq] or [seq, seq] -> [batch*seq, heads*d]"""
+    def construct(self, query, key, value, mask, samples, cos=None, sin=None):
+        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
+        [batch*seq, heads*d]; the kernel shares the groups itself"""
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
-        q, k, v = self._heads(query), self._heads(key), self._heads(value)
+        q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
         context = self.kernel(q, k, v, None, None, None, hidden)[3]
         return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
 

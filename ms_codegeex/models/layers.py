@@ -8,6 +8,7 @@ masters, cast to the compute dtype where they are multiplied; normalisation, sof
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -18,21 +19,21 @@ MASKED_SCORE = -10000.0  # representable in FP16, vanishes in the softmax (CodeG
 
 
 class Linear(nn.Cell):
-    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out], both FP32, multiplied in `dtype`."""
+    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`."""
 
-    def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type):
+    def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type, bias: bool = True):
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.has_bias = dtype, bias
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
-        self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
-        self.cast_weight, self.cast_bias = ops.Cast(), ops.Cast()
-        self.matmul, self.add = ops.MatMul(transpose_b=True), ops.Add()
+        self.cast_weight, self.matmul = ops.Cast(), ops.MatMul(transpose_b=True)
+        if bias:
+            self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
+            self.cast_bias, self.add = ops.Cast(), ops.Add()
 
     def construct(self, x):
         """[rows, in] -> [rows, out]"""
-        return self.add(
-            self.matmul(x, self.cast_weight(self.weight, self.dtype)), self.cast_bias(self.bias, self.dtype)
-        )
+        y = self.matmul(x, self.cast_weight(self.weight, self.dtype))
+        return self.add(y, self.cast_bias(self.bias, self.dtype)) if self.has_bias else y
 
 
 class LayerNorm(nn.Cell):
@@ -61,6 +62,27 @@ class LayerNorm(nn.Cell):
         )
 
 
+class RMSNorm(nn.Cell):
+    """x / sqrt(mean(x²) + epsilon) * weight over the last axis in FP32, result in `dtype`.
+
+    For bf16 activations the release keeps everything in bf16 (facts: CodeGeeX2, forward pass); here the variance is
+    FP32 for every dtype, as it is for the release's fp16 and fp32.
+    """
+
+    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
+        super().__init__()
+        self.dtype, self.epsilon = dtype, epsilon
+        self.weight = Parameter(initializer("ones", [hidden_size], ms.float32), name="weight")
+        self.up, self.down, self.square, self.mean = ops.Cast(), ops.Cast(), ops.Square(), ops.ReduceMean(True)
+        self.add_epsilon, self.rsqrt, self.normalise, self.scale = ops.Add(), ops.Rsqrt(), ops.Mul(), ops.Mul()
+
+    def construct(self, x):
+        """[rows, hidden] -> [rows, hidden]"""
+        x = self.up(x, ms.float32)
+        inverse = self.rsqrt(self.add_epsilon(self.mean(self.square(x), -1), self.epsilon))
+        return self.down(self.scale(self.normalise(x, inverse), self.weight), self.dtype)
+
+
 class Embedding(nn.Cell):
     """Rows of an FP32 table [rows, hidden_size] by index."""
 
@@ -84,6 +106,18 @@ class FastGelu(nn.Cell):
     def construct(self, x):
         """elementwise"""
         return self.multiply(x, self.sigmoid(self.scale(x, 1.702)))
+
+
+class SwiGlu(nn.Cell):
+    """silu(gate) * up with silu(x) = x * sigmoid(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.sigmoid, self.silu, self.multiply = ops.Sigmoid(), ops.Mul(), ops.Mul()
+
+    def construct(self, gate, up):
+        """elementwise"""
+        return self.multiply(self.silu(gate, self.sigmoid(gate)), up)
 
 
 class Dropout(nn.Cell):
@@ -152,32 +186,135 @@ class CausalMask(nn.Cell):
         return self.over_heads(self.penalty(self.hidden(visible, 1.0), -MASKED_SCORE), 1), positions
 
 
+class RotaryTable(nn.Cell):
+    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 behind `rotary_dim`.
+
+    As in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`.
+    """
+
+    def __init__(self, positions: int, head_dim: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0):
+        super().__init__()
+        angles = _rotary_angles(positions, rotary_dim, precision, base)
+        cos, sin = np.ones((positions, head_dim), np.float32), np.zeros((positions, head_dim), np.float32)
+        cos[:, :rotary_dim] = _rounded(np.cos(angles.astype(np.float64)), precision).repeat(2, 1)
+        sines = _rounded(np.sin(angles.astype(np.float64)), precision)
+        sin[:, :rotary_dim] = np.stack([-sines, sines], -1).reshape(positions, rotary_dim)
+        self.cos, self.sin = Tensor(cos), Tensor(sin)
+        self.gather_cos, self.gather_sin = ops.Gather(), ops.Gather()
+        self.cos_over_heads, self.sin_over_heads = ops.ExpandDims(), ops.ExpandDims()
+
+    def construct(self, positions):
+        """int32 [batch, seq] -> cos, sin FP32 [batch, 1, seq, head_dim]"""
+        cos = self.cos_over_heads(self.gather_cos(self.cos, positions, 0), 1)
+        return cos, self.sin_over_heads(self.gather_sin(self.sin, positions, 0), 1)
+
+
+def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
+    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
+    values = values.astype(np.float32)
+    if precision == "fp16":
+        return values.astype(np.float16).astype(np.float32)
+    if precision == "bf16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return values
+
+
+def _rotary_angles(positions: int, rotary_dim: int, precision: str, base: float) -> np.ndarray:
+    """FP32 [positions, rotary_dim / 2]; with less precision, positions and frequencies are rounded before as well."""
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
+    rows = _rounded(np.arange(positions, dtype=np.float32), precision)
+    return _rounded(rows[:, None] * frequencies, precision)
+
+
+class Rotary(nn.Cell):
+    """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin.
+
+    The swap is a reversal of pairs, which moves numbers without arithmetic and can be cut by heads; the sign is in the
+    table. Arithmetic is FP32, the result is `out_dtype`.
+    """
+
+    def __init__(self, out_dtype: ms.Type):
+        super().__init__()
+        self.out_dtype = out_dtype
+        self.up, self.swap, self.down = ops.Cast(), ops.ReverseV2([4]), ops.Cast()
+        self.times_cos, self.times_sin, self.add = ops.Mul(), ops.Mul(), ops.Add()
+
+    def construct(self, x, cos, sin):
+        """x [batch, heads, seq, d], cos and sin FP32 [batch, 1, seq, d] -> [batch, heads, seq, d]"""
+        (_, heads, rows, d), x = x.shape, self.up(x, ms.float32)
+        swapped = ops.reshape(self.swap(ops.reshape(x, (-1, heads, rows, d // 2, 2))), (-1, heads, rows, d))
+        return self.down(self.add(self.times_cos(x, cos), self.times_sin(swapped, sin)), self.out_dtype)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`count` heads of `size` channels; `groups` heads of keys and values, each shared by count / groups queries."""
+
+    count: int
+    size: int
+    groups: int
+
+
 class AttentionCore(nn.Cell):
-    """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small."""
+    """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small.
+
+    `rotary` turns queries and keys; `cache`, set from outside for generation, remembers the keys (turned) and values of
+    earlier positions and returns them all.
+    """
 
     def __init__(
-        self, num_heads: int, head_dim: int, seq_length: int, dtype: ms.Type, softmax_dtype: ms.Type, dropout: Dropout
+        self,
+        heads: Heads,
+        dtype: ms.Type,
+        softmax_dtype: ms.Type,
+        dropout: Dropout,
+        rotary: bool = False,
+        scores_dtype: ms.Type | None = None,
     ):
         super().__init__()
-        self.shape = (-1, seq_length, num_heads, head_dim)
-        self.merged = (-1, num_heads * head_dim)
-        self.scale = 1.0 / math.sqrt(math.sqrt(head_dim))
+        self.heads, self.merged = heads, (-1, heads.count * heads.size)
+        self.shared, self.scale = heads.count // heads.groups, 1.0 / math.sqrt(math.sqrt(heads.size))
         self.dtype, self.softmax_dtype = dtype, softmax_dtype
-        self.split, self.merge = ops.Transpose(), ops.Transpose()
+        self.split, self.split_shared, self.merge = ops.Transpose(), ops.Transpose(), ops.Transpose()
+        self.turn_query = Rotary(scores_dtype or dtype) if rotary else None
+        self.turn_key = Rotary(scores_dtype or dtype) if rotary else None
+        self.repeat_key, self.repeat_value = ops.Tile(), ops.Tile()
         self.scale_query, self.scale_key, self.add_mask = ops.Mul(), ops.Mul(), ops.Add()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.up, self.down, self.softmax, self.cast_mask = ops.Cast(), ops.Cast(), ops.Softmax(-1), ops.Cast()
         self.dropout = dropout
+        self.cache = None
 
-    def _heads(self, x):
-        return self.split(ops.reshape(x, self.shape), (0, 2, 1, 3))
+    def _heads(self, split, x, count, seq_length):
+        return split(ops.reshape(x, (-1, seq_length, count, self.heads.size)), (0, 2, 1, 3))
 
-    def construct(self, query, key, value, mask, samples):
-        """q, k, v [batch*seq, heads*d], mask broadcastable to [batch, heads, seq, seq] -> [batch*seq, heads*d]"""
-        q = self.scale_query(self._heads(query), self.scale)
-        k = self.scale_key(self._heads(key), self.scale)
-        scores = self.up(self.scores(q, k), self.softmax_dtype)
-        scores = self.add_mask(scores, self.cast_mask(mask, self.softmax_dtype))
+    def _repeated(self, repeat, x):
+        """[batch, groups, seq, d] -> [batch, heads, seq, d]: each group for its consecutive query heads"""
+        rows, size = x.shape[2], self.heads.size
+        flat = ops.reshape(x, (-1, self.heads.groups, 1, rows * size))
+        return ops.reshape(repeat(flat, (1, 1, self.shared, 1)), (-1, self.heads.count, rows, size))
+
+    def split_heads(self, query, key, value, seq_length, cos, sin):
+        """q [batch*seq, heads*d], k and v [batch*seq, groups*d] -> the same as [batch, ·, seq, d], turned"""
+        q = self._heads(self.split, query, self.heads.count, seq_length)
+        k = self._heads(self.split_shared, key, self.heads.groups, seq_length)
+        v = self._heads(self.split_shared, value, self.heads.groups, seq_length)
+        if self.turn_query is not None:
+            return self.turn_query(q, cos, sin), self.turn_key(k, cos, sin), v
+        return q, k, v
+
+    def construct(self, query, key, value, mask, samples, cos=None, sin=None):
+        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, memory] ->
+        [batch*seq, heads*d]; memory = seq without a cache"""
+        q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
+        q, k = self.scale_query(q, self.scale), self.scale_key(k, self.scale)
+        if self.cache is not None:
+            k, v = self.cache(k, v)
+        if self.shared > 1:
+            k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
+        scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))
         weights = self.dropout(self.down(self.softmax(scores), self.dtype), samples)
-        context = self.context(weights, self._heads(value))
+        context = self.context(weights, v)
         return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)

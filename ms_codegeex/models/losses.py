@@ -1,4 +1,4 @@
-"""Cross entropy over a tied vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
+"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
 
 Two forms of one formula. `CrossEntropy` is made of elementary operators that a plan can shard over the vocabulary.
 `ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
@@ -12,21 +12,24 @@ from mindspore import Tensor, nn, ops
 
 
 class CrossEntropy(nn.Cell):
-    """Σ mask·(logsumexp(z) - z[label]) with z = h Wᵀ multiplied in `dtype` and reduced in FP32."""
+    """Σ mask·(logsumexp(z) - z[label]) with z = h Wᵀ (+ b if `bias`) multiplied in `dtype` and reduced in FP32."""
 
-    def __init__(self, vocab_size: int, dtype: ms.Type):
+    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False):
         super().__init__()
-        self.vocab_size, self.dtype = vocab_size, dtype
+        self.vocab_size, self.dtype, self.has_bias = vocab_size, dtype, bias
         self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
+        self.add_bias = ops.Add()
         self.max, self.subtract, self.exp = ops.ReduceMax(keep_dims=True), ops.Sub(), ops.Exp()
         self.sum_exp, self.log, self.subtract_log = ops.ReduceSum(keep_dims=True), ops.Log(), ops.Sub()
         self.one_hot, self.pick, self.sum_picked = ops.OneHot(), ops.Mul(), ops.ReduceSum()
         self.weight, self.sum, self.negate = ops.Mul(), ops.ReduceSum(keep_dims=True), ops.Neg()
         self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
 
-    def construct(self, hidden, table, labels, mask):
-        """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows] -> FP32 [1]"""
+    def construct(self, hidden, table, labels, mask, bias=None):
+        """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows], bias FP32 [V] -> FP32 [1]"""
         logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
+        if self.has_bias:
+            logits = self.add_bias(logits, bias)
         shifted = self.subtract(logits, ops.stop_gradient(self.max(logits, -1)))
         log_probability = self.subtract_log(shifted, self.log(self.sum_exp(self.exp(shifted), -1)))
         target = self.one_hot(labels, self.vocab_size, self.on, self.off)
@@ -34,48 +37,60 @@ class CrossEntropy(nn.Cell):
 
 
 class _ChunkedSum(nn.Cell):
-    """The sum and its gradients with respect to hidden and table, chunk by chunk (FP32)."""
+    """The sum and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
 
-    def __init__(self, rows: int, chunk: int):
+    Without a bias, one number stands for it: the engine wants a gradient for every input.
+    """
+
+    def __init__(self, rows: int, chunk: int, bias: bool):
         super().__init__()
-        self.bounds = tuple((i, min(i + chunk, rows)) for i in range(0, rows, chunk))
-        self.logits, self.softmax = ops.MatMul(transpose_b=True), ops.Softmax(-1)
+        self.bounds, self.has_bias = tuple((i, min(i + chunk, rows)) for i in range(0, rows, chunk)), bias
+        self.matmul, self.softmax, self.add_bias = ops.MatMul(transpose_b=True), ops.Softmax(-1), ops.BiasAdd()
         self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
         self.gather, self.pick, self.scatter = ops.Gather(), ops.GatherD(), ops.TensorScatterSub()
+        self.scatter_bias = ops.TensorScatterSub()
         self.sum, self.zeros = ops.ReduceSum(), ops.ZerosLike()
+
+    def _probability(self, hidden, table, bias):
+        logits = self.matmul(hidden, table)
+        return self.softmax(self.add_bias(logits, bias) if self.has_bias else logits)
 
     def _nll(self, probability, label):
         # the smallest normal number keeps the logarithm finite where a probability underflows
         return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
 
-    def value(self, hidden, table, labels, mask):
+    def value(self, hidden, table, labels, mask, bias):
         """Σ mask·nll alone"""
         total = Tensor([0.0], ms.float32)
         for start, stop in self.bounds:
-            probability = self.softmax(self.logits(ops.depend(hidden[start:stop], total), table))
+            probability = self._probability(ops.depend(hidden[start:stop], total), table, bias)
             total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
         return total
 
-    def construct(self, hidden, table, labels, mask):
-        """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H]"""
-        total, to_hidden, to_table = Tensor([0.0], ms.float32), (), self.zeros(table)
+    def construct(self, hidden, table, labels, mask, bias):
+        """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H], d/d bias [V]"""
+        total, to_hidden, to_table, to_bias = Tensor([0.0], ms.float32), (), self.zeros(table), self.zeros(bias)
         for start, stop in self.bounds:
             # The dependency makes the chunks wait for each other: run at once, they would hold all logits after all.
             h = ops.depend(hidden[start:stop], (total, to_hidden, to_table))
             label, weight = labels[start:stop], ops.expand_dims(mask[start:stop], 1)
-            probability = self.softmax(self.logits(h, table))
+            probability = self._probability(h, table, bias)
             total = total + self.sum(self._nll(probability, label) * weight)
             # the mask weighs the narrow factors: a broadcast product of [chunk, V] costs the CPU kernel gigabytes
             to_hidden += ((self.to_hidden(probability, table) - self.gather(table, label, 0)) * weight,)
             to_table = to_table + self.to_table(probability, h * weight)
-        # the one-hot part of the table's gradient
+            if self.has_bias:
+                to_bias = to_bias + ops.reshape(self.to_table(probability, weight), (-1,))
+        # the one-hot part of the gradients
         to_table = self.scatter(to_table, ops.expand_dims(labels, 1), hidden * ops.expand_dims(mask, 1))
-        return total, ops.concat(to_hidden, 0), to_table
+        if self.has_bias:
+            to_bias = self.scatter_bias(to_bias, ops.expand_dims(labels, 1), mask)
+        return total, ops.concat(to_hidden, 0), to_table, to_bias
 
-    def bprop(self, hidden, table, labels, mask, out, dout):
+    def bprop(self, hidden, table, labels, mask, bias, out, dout):
         """The gradients were computed in the forward pass; the chain rule scales them."""
         scale = dout[0]
-        return out[1] * scale, out[2] * scale, self.zeros(labels), self.zeros(mask)
+        return out[1] * scale, out[2] * scale, self.zeros(labels), self.zeros(mask), out[3] * scale
 
 
 class ChunkedCrossEntropy(nn.Cell):
@@ -85,15 +100,16 @@ class ChunkedCrossEntropy(nn.Cell):
     `set_train(False)` before compilation leaves out the gradients.
     """
 
-    def __init__(self, rows: int, chunk: int):
+    def __init__(self, rows: int, chunk: int, bias: bool = False):
         super().__init__()
-        self.chunked = _ChunkedSum(rows, chunk)
+        self.chunked, self.none = _ChunkedSum(rows, chunk, bias), Tensor([0.0], ms.float32)
 
-    def construct(self, hidden, table, labels, mask):
+    def construct(self, hidden, table, labels, mask, bias=None):
         """as `CrossEntropy.construct`"""
+        bias = self.none if bias is None else bias
         if self.training:
-            return self.chunked(hidden, table, labels, mask)[0]
-        return self.chunked.value(hidden, table, labels, mask)
+            return self.chunked(hidden, table, labels, mask, bias)[0]
+        return self.chunked.value(hidden, table, labels, mask, bias)
 
 
 class Sums(nn.Cell):

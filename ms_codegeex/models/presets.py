@@ -47,8 +47,7 @@ def check_sizes(config: Any, free: Collection[str] = ()) -> None:
 def check_rotary(config: Any) -> None:
     """`UserError` unless pairs of channels of a head can be turned."""
     head = config.hidden_size // config.num_heads
+    if head % 2:
+        raise UserError(f"model.num_heads: heads of {head} channels cannot be turned in pairs; change model.num_heads")
     if config.rotary_dim % 2 or config.rotary_dim > head:
-        raise UserError(
-            f"model.rotary_dim: {config.rotary_dim} channels of heads of {head} cannot be turned in pairs; "
-            f"give an even number up to {head}"
-        )
+        raise UserError(f"model.rotary_dim: {config.rotary_dim} of {head} channels; give an even number up to {head}")

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from ms_codegeex.errors import UserError
 
-FAMILIES = ("codegeex",)
+FAMILIES = ("codegeex", "codegen", "codegeex2")
 
 
 class Family:

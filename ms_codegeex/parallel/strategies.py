@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mindspore.ops import Primitive
 
-    from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, LayerNorm, Linear
+    from ms_codegeex.models.layers import (
+        AttentionCore,
+        CausalMask,
+        Dropout,
+        Embedding,
+        FastGelu,
+        LayerNorm,
+        Linear,
+        RMSNorm,
+        Rotary,
+        RotaryTable,
+        SwiGlu,
+    )
     from ms_codegeex.models.losses import CrossEntropy, Sums
 
 
@@ -27,24 +39,26 @@ class Cuts:
     vocabulary: int
     rows: int
 
-    def column(self, linear: Linear) -> None:
-        """[rows, in] -> [rows, out / tensor]"""
-        dp, tp = self.data, self.tensor
+    def column(self, linear: Linear, parts: int | None = None) -> None:
+        """[rows, in] -> [rows, out / tensor]; `parts` instead of `tensor` where there are fewer heads"""
+        dp, tp = self.data, parts or self.tensor
         linear.cast_weight.shard(((tp, 1),))
-        linear.cast_bias.shard(((tp,),))
         linear.matmul.shard(((dp, 1), (tp, 1)))
-        linear.add.shard(((dp, tp), (tp,)))
+        if linear.has_bias:
+            linear.cast_bias.shard(((tp,),))
+            linear.add.shard(((dp, tp), (tp,)))
 
     def row(self, linear: Linear) -> None:
         """[rows, in / tensor] -> [rows, out], partial sums reduced"""
         dp, tp = self.data, self.tensor
         linear.cast_weight.shard(((1, tp),))
-        linear.cast_bias.shard(((1,),))
         if self.rows > dp:
             linear.matmul.shard(((dp, tp), (1, tp)), out_strategy=((self.rows, 1),))
         else:
             linear.matmul.shard(((dp, tp), (1, tp)))
-        linear.add.shard(((self.rows, 1), (1,)))
+        if linear.has_bias:
+            linear.cast_bias.shard(((1,),))
+            linear.add.shard(((self.rows, 1), (1,)))
 
     def norm(self, norm: LayerNorm) -> None:
         """[rows, hidden], whole along hidden"""
@@ -62,6 +76,20 @@ class Cuts:
         norm.scale.shard((full, (1,)))
         norm.shift.shard((full, (1,)))
 
+    def rms_norm(self, norm: RMSNorm) -> None:
+        """[rows, hidden], whole along hidden"""
+        full = (self.rows, 1)
+        for operator in (norm.up, norm.down):
+            operator.shard((full,))
+        if hasattr(norm, "kernel"):
+            norm.kernel.shard((full, (1,)))
+            return
+        for operator in (norm.square, norm.mean, norm.rsqrt):
+            operator.shard((full,))
+        norm.add_epsilon.shard((full, ()))
+        norm.normalise.shard((full, full))
+        norm.scale.shard((full, (1,)))
+
     def residual(self, add: Primitive) -> None:
         """[rows, hidden] twice"""
         add.shard(((self.rows, 1), (self.rows, 1)))
@@ -73,25 +101,64 @@ class Cuts:
         activation.sigmoid.shard((full,))
         activation.multiply.shard((full, full))
 
+    def gelu(self, gelu: Primitive) -> None:
+        """[rows, intermediate / tensor]"""
+        gelu.shard(((self.data, self.tensor),))
+
+    def swiglu(self, activation: SwiGlu) -> None:
+        """[rows, intermediate / tensor]"""
+        full = (self.data, self.tensor)
+        activation.sigmoid.shard((full,))
+        activation.silu.shard((full, full))
+        activation.multiply.shard((full, full))
+
+    def rotary_table(self, table: RotaryTable) -> None:
+        """positions [batch, seq], cut by samples; every device has all angles"""
+        for operator in (table.gather_cos, table.gather_sin):
+            operator.shard(((1, 1), (self.data, 1)))
+        for operator in (table.cos_over_heads, table.sin_over_heads):
+            operator.shard(((self.data, 1, 1),))
+
+    def rotary(self, rotary: Rotary | None, parts: int) -> None:
+        """[batch, heads / parts, seq, d]"""
+        if rotary is None:
+            return
+        heads, angles = (self.data, parts, 1, 1), (self.data, 1, 1, 1)
+        rotary.swap.shard(((*heads, 1),))
+        for operator in (rotary.times_cos, rotary.times_sin):
+            operator.shard((heads, angles))
+        rotary.add.shard((heads, heads))
+        for operator in (rotary.up, rotary.down):
+            operator.shard((heads,))
+
     def dropout(self, dropout: Dropout, strategy: tuple[int, ...]) -> None:
         """an engine's dropout; ours has no strategy and is only used on one device"""
         if dropout.active:
             dropout.kernel.shard((strategy,))
 
+    def kv_parts(self, groups: int) -> int:
+        """In how many parts the heads of keys and values are cut: not at all where there are fewer than devices."""
+        return self.tensor if groups % self.tensor == 0 else 1
+
     def attention(self, core: AttentionCore, batched_mask: bool) -> None:
         """heads are cut by tensor; `batched_mask`: the mask has a row per sample"""
-        dp, tp = self.data, self.tensor
-        heads = (dp, tp, 1, 1)
+        dp, tp, kv = self.data, self.tensor, self.kv_parts(core.heads.groups)
+        heads, shared = (dp, tp, 1, 1), (dp, kv, 1, 1)
         mask = (dp, 1, 1, 1) if batched_mask else (1, 1)
         core.split.shard(((dp, 1, tp, 1),))
+        core.split_shared.shard(((dp, 1, kv, 1),))
+        self.rotary(core.turn_query, tp)
+        self.rotary(core.turn_key, kv)
         core.merge.shard((heads,))
         core.cast_mask.shard((mask,))
         if hasattr(core, "kernel"):
-            core.kernel.shard((heads, heads, heads, mask))
+            core.kernel.shard((heads, shared, shared, mask))
             core.hide.shard((mask, ()))
             return
-        for operator in (core.scale_query, core.scale_key):
-            operator.shard((heads, ()))
+        for operator in (core.repeat_key, core.repeat_value):
+            operator.shard((shared,))
+        core.scale_query.shard((heads, ()))
+        core.scale_key.shard((shared, ()))
         for operator in (core.scores, core.context):
             operator.shard((heads, heads))
         for operator in (core.up, core.down, core.softmax):
@@ -130,6 +197,7 @@ class Cuts:
         loss.matmul.shard((narrow, (vp, 1)))
         for operator in (loss.up, loss.max, loss.exp, loss.sum_exp, loss.sum_picked):
             operator.shard((full,))
+        loss.add_bias.shard((full, (vp,)))
         for operator in (loss.subtract, loss.subtract_log):
             operator.shard((full, narrow))
         loss.log.shard((narrow,))

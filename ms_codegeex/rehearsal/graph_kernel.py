@@ -131,8 +131,9 @@ def _worker(setting: str, sizes: BlockSizes) -> None:
     import numpy as np
     from mindspore import nn, ops
 
+    from ms_codegeex.models.causal import Build
     from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-    from ms_codegeex.models.codegeex.model import Block, Build
+    from ms_codegeex.models.codegeex.model import Block
 
     class ForwardBackward(nn.Cell):
         """The output, without which the compiler would leave out its last product, and all gradients."""

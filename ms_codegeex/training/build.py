@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.kernels import chosen_kernels
@@ -33,7 +34,7 @@ class Built:
 def build_network(config: RunConfig) -> nn.Cell:
     """The family's `Loss` with random weights, its plan applied if the engine partitions it."""
     modules, training, fused = family(config.family), config.training, chosen_kernels(config)
-    build = modules.model.Build(
+    build = Build(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
         dropout=training.dropout,

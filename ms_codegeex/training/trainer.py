@@ -114,9 +114,9 @@ class Trainer:
             if name in weights:
                 if place.here(name):
                     shape, window = place.shape(name, tuple(parameter.shape)), place.window(name)
-                    value = initial_weight(
-                        place.stored_name(name), shape, self.model_config.init_std, self.config.seed, window
-                    )
+                    stored = place.stored_name(name)
+                    std = self.model_config.initial_std(stored)
+                    value = initial_weight(stored, shape, std, self.config.seed, window)
                     _set(parameter, value)
             elif self.config.partitioned and parameter.has_init:
                 _set(parameter, np.zeros(parameter.shape, np.float32))

@@ -11,10 +11,11 @@ from mindspore import Tensor, nn, ops
 from twins import codegeex_numpy as twin
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.codegeex.model import Build, Loss
+from ms_codegeex.models.codegeex.model import Loss
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, Kernels
-from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, LayerNorm
+from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Heads, LayerNorm
 
 SMALL = CodeGeeXConfig(
     vocab_size=40, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48, max_position_embeddings=16
@@ -113,7 +114,7 @@ def test_attention(generator, kind, reset):
     batch, n, heads, d, eos = 3, 12, 2, 16, 5
     q, k, v = (generator.normal(0, 1.5, (batch * n, heads * d)).astype(np.float16) for _ in range(3))
     ids = generator.choice([1, 2, eos], (batch, n)).astype(np.int32)
-    core = kind(heads, d, n, ms.float16, ms.float32, OFF)
+    core = kind(Heads(heads, d, heads), ms.float16, ms.float32, OFF)
     if kind is FusedAttention:
         core = with_stand_in(core)
     mask, _ = CausalMask(n, eos, reset)(Tensor(ids))
@@ -132,7 +133,7 @@ def test_attention(generator, kind, reset):
 
 def test_fused_attention_refuses_to_leave_out_a_dropout():
     with pytest.raises(UserError, match=r"parallel.fusion.attention: .*set training.dropout to 0"):
-        FusedAttention(2, 16, 12, ms.float16, ms.float32, FusedDropout(0.1, 1, 0, 0))
+        FusedAttention(Heads(2, 16, 2), ms.float16, ms.float32, FusedDropout(0.1, 1, 0, 0))
 
 
 class TestFusedDropout:

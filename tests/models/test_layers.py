@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, LayerNorm, Linear
+from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, Heads, LayerNorm, Linear
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_attention_core_equals_the_formula_and_fp16_stays_finite(generator):
             expected[rows, columns] = twin.softmax(scores) @ v[rows, columns]
     samples = np.zeros(batch, np.int32)
     off = Dropout(0.0, heads * n * n, 0, 0)
-    core = AttentionCore(heads, d, n, ms.float32, ms.float32, off)
+    core = AttentionCore(Heads(heads, d, heads), ms.float32, ms.float32, off)
     np.testing.assert_allclose(array(core, q, k, v, mask, samples), expected, atol=1e-5)
-    half = AttentionCore(heads, d, n, ms.float16, ms.float32, off)
+    half = AttentionCore(Heads(heads, d, heads), ms.float16, ms.float32, off)
     big = [(x * 40).astype(np.float16) for x in (q, k, v)]  # the plain product q·k would overflow FP16
     assert np.isfinite(array(half, *big, mask, samples)).all()
 

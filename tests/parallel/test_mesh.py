@@ -231,7 +231,8 @@ NETWORKS = {"one stage": Mesh(2, 2, 1, 2), "two stages": Mesh(2, 2, 2, 2)}
 
 @pytest.mark.parametrize("mesh", NETWORKS.values(), ids=NETWORKS)
 def test_layouts_name_the_parameters_of_the_network_with_their_shapes(mesh):
-    from ms_codegeex.models.codegeex.model import Build, Loss
+    from ms_codegeex.models.causal import Build
+    from ms_codegeex.models.codegeex.model import Loss
 
     model = CodeGeeXConfig(
         vocab_size=24,

@@ -141,7 +141,7 @@ def _place(network: Loss, config: CodeGeeXConfig, stages: int) -> None:
     model.embedding.pipeline_stage = 0
     for i, block in enumerate(model.blocks):
         block.pipeline_stage = stage_of_layer(config, stages, i)
-    for cell in (model.final_norm, model.top_query_embedding, model.top_query_layer, network.head, network.loss):
+    for cell in (model.final_norm, model.top_query_embedding, model.top_query_layer, model.head, network.loss):
         cell.pipeline_stage = last
     network.sums.pipeline_stage = last
 

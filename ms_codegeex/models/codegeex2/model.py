@@ -1,0 +1,109 @@
+"""CodeGeeX2 (ChatGLM2 architecture): RMSNorm blocks, few heads of keys and values, a gated feed-forward part.
+
+x = word[ids]
+x = x + Attention(RMS(x));  x = x + down(silu(gate(y)) * up(y)) with y = RMS(x)      for each block
+logits = RMS_final(x) headᵀ
+
+Query heads share keys and values in consecutive runs; queries and keys are turned by position on the first
+`rotary_dim` channels of each head (facts: CodeGeeX2, forward pass).
+"""
+
+from __future__ import annotations
+
+from mindspore import nn, ops
+
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
+from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
+from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SwiGlu
+
+
+class Attention(nn.Cell):
+    """Multi-query attention with `num_kv_groups` heads of keys and values; bias on query, key and value only."""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build, site: int):
+        super().__init__()
+        h, g, std = config.hidden_size, config.kv_size, config.init_std
+        self.query = Linear(h, h, std, build.dtype)
+        self.key = Linear(h, g, std, build.dtype)
+        self.value = Linear(h, g, std, build.dtype)
+        self.output = Linear(h, h, std, build.dtype, bias=False)
+        heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
+        self.core = build.attention(heads, site, rotary=True, softmax_fp32=config.softmax_fp32)
+
+    def construct(self, x, mask, samples, cos, sin):
+        """[batch*seq, H] -> [batch*seq, H]"""
+        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, samples, cos, sin))
+
+
+class FeedForward(nn.Cell):
+    """down(silu(gate(x)) * up(x)), no bias"""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build):
+        super().__init__()
+        h, f, std = config.hidden_size, config.intermediate_size, config.init_std
+        self.gate = Linear(h, f, std, build.dtype, bias=False)
+        self.up = Linear(h, f, std, build.dtype, bias=False)
+        self.activation = SwiGlu()
+        self.down = Linear(f, h, std, build.dtype, bias=False)
+
+    def construct(self, x):
+        """[rows, H] -> [rows, H]"""
+        return self.down(self.activation(self.gate(x), self.up(x)))
+
+
+class Block(nn.Cell):
+    """A pre-RMSNorm block; the residual is taken from the un-normalised stream."""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build, index: int):
+        super().__init__()
+        self.attention_norm = build.rms_norm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, build, 3 * index + 1)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward_norm = build.rms_norm(config.hidden_size, config.norm_eps)
+        self.feed_forward = FeedForward(config, build)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
+        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
+
+    def construct(self, x, mask, samples, cos, sin):
+        """x [batch*seq, H] -> [batch*seq, H]"""
+        attended = self.attention(self.attention_norm(x), mask, samples, cos, sin)
+        x = self.add_attention(x, self.attention_dropout(attended, samples))
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return self.add_feed_forward(x, self.feed_forward_dropout(fed, samples))
+
+
+class CodeGeeX2(nn.Cell):
+    """The hidden states whose product with the head are the logits."""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build):
+        super().__init__()
+        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
+        self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
+        self.embedding = WordEmbedding(config.vocab_size, config.hidden_size, config.init_std, build)
+        self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
+        self.final_norm = build.rms_norm(config.hidden_size, config.norm_eps)
+        self.head = Head(config.vocab_size, config.hidden_size, config.init_std)
+
+    def construct(self, ids, samples):
+        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        mask, positions = self.mask(ids)
+        cos, sin = self.rotary(positions)
+        x = self.embedding(ids, samples)
+        for block in self.blocks:
+            x = block(x, mask, samples, cos, sin)
+        return self.final_norm(x)
+
+
+class Loss(CausalLoss):
+    """The training network."""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build):
+        super().__init__(CodeGeeX2(config, build), config, build)
+
+
+class Logits(CausalLogits):
+    """The generating network."""
+
+    def __init__(self, config: CodeGeeX2Config, build: Build):
+        super().__init__(CodeGeeX2(config, build), build)

@@ -1,0 +1,107 @@
+"""CodeGen (ICLR 2023): decoder blocks whose attention and feed-forward part read the same normalised input.
+
+x = word[ids]
+y = LN(x);  x = x + Attention(y) + FFN(y)                           for each block
+logits = LN_final(x) headᵀ + bias
+
+Queries and keys are turned by position on the first `rotary_dim` channels of each head (facts: CodeGen, forward pass).
+"""
+
+from __future__ import annotations
+
+from mindspore import nn, ops
+
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
+from ms_codegeex.models.codegen.config import CodeGenConfig
+from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable
+
+
+class Attention(nn.Cell):
+    """Multi-head attention with rotary positions; projections without bias."""
+
+    def __init__(self, config: CodeGenConfig, build: Build, site: int):
+        super().__init__()
+        h = config.hidden_size
+        self.query = Linear(h, h, config.init_std, build.dtype, bias=False)
+        self.key = Linear(h, h, config.init_std, build.dtype, bias=False)
+        self.value = Linear(h, h, config.init_std, build.dtype, bias=False)
+        self.output = Linear(h, h, config.initial_std("attention.output.weight"), build.dtype, bias=False)
+        heads = Heads(config.num_heads, config.head_dim, config.num_heads)
+        self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
+
+    def construct(self, x, mask, samples, cos, sin):
+        """[batch*seq, H] -> [batch*seq, H]"""
+        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, samples, cos, sin))
+
+
+class FeedForward(nn.Cell):
+    """down(gelu(up(x))), gelu by its tanh formula"""
+
+    def __init__(self, config: CodeGenConfig, build: Build):
+        super().__init__()
+        h, f = config.hidden_size, config.intermediate_size
+        self.up = Linear(h, f, config.init_std, build.dtype)
+        self.activation = ops.GeLU()
+        self.down = Linear(f, h, config.initial_std("feed_forward.down.weight"), build.dtype)
+
+    def construct(self, x):
+        """[rows, H] -> [rows, H]"""
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nn.Cell):
+    """Attention and feed-forward part side by side behind one LayerNorm."""
+
+    def __init__(self, config: CodeGenConfig, build: Build, index: int):
+        super().__init__()
+        self.norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.attention = Attention(config, build, 3 * index + 1)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward = FeedForward(config, build)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
+        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
+
+    def construct(self, x, mask, samples, cos, sin):
+        """x [batch*seq, H] -> [batch*seq, H]"""
+        y = self.norm(x)
+        attended = self.attention_dropout(self.attention(y, mask, samples, cos, sin), samples)
+        fed = self.feed_forward_dropout(self.feed_forward(y), samples)
+        return self.add_feed_forward(self.add_attention(x, attended), fed)
+
+
+class CodeGen(nn.Cell):
+    """The hidden states whose product with the head are the logits."""
+
+    def __init__(self, config: CodeGenConfig, build: Build):
+        super().__init__()
+        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, config.rotary_dim)
+        self.embedding = WordEmbedding(
+            config.vocab_size, config.hidden_size, config.initial_std("embedding.word.weight"), build
+        )
+        self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
+        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.head = Head(config.vocab_size, config.hidden_size, config.init_std, bias=True)
+
+    def construct(self, ids, samples):
+        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        mask, positions = self.mask(ids)
+        cos, sin = self.rotary(positions)
+        x = self.embedding(ids, samples)
+        for block in self.blocks:
+            x = block(x, mask, samples, cos, sin)
+        return self.final_norm(x)
+
+
+class Loss(CausalLoss):
+    """The training network."""
+
+    def __init__(self, config: CodeGenConfig, build: Build):
+        super().__init__(CodeGen(config, build), config, build)
+
+
+class Logits(CausalLogits):
+    """The generating network."""
+
+    def __init__(self, config: CodeGenConfig, build: Build):
+        super().__init__(CodeGen(config, build), build)
