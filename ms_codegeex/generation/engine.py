@@ -17,6 +17,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.sampling import SamplingSettings, sample
+from ms_codegeex.models.causal import Build
 
 
 class Generator:
@@ -31,7 +32,7 @@ class Generator:
         self.seq_length = seq_length or self.config.max_position_embeddings
         modules = source.family.model
         with ms.nn.utils.no_init_parameters():  # every weight is loaded below
-            self.network = modules.Logits(self.config, modules.Build(seq_length=self.seq_length, reset_at_eos=False))
+            self.network = modules.Logits(self.config, Build(seq_length=self.seq_length, reset_at_eos=False))
         self.network.set_train(False)
         for parameter in self.network.get_parameters():
             parameter.set_data(Tensor(source.tensors[parameter.name].array().astype(np.float32)))
