@@ -127,9 +127,11 @@ def _open(data: bytes, model: Path | str) -> Any:
     from sentencepiece import SentencePieceProcessor
 
     try:
-        return SentencePieceProcessor(model_proto=data)
+        if data:  # the library takes no bytes for a model without pieces
+            return SentencePieceProcessor(model_proto=data)
     except RuntimeError:
-        raise UserError(
-            f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 bytes "
-            "or so is a Git LFS pointer: `git lfs pull` fetches the file)"
-        ) from None
+        pass
+    raise UserError(
+        f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 bytes "
+        "or so is a Git LFS pointer: `git lfs pull` fetches the file)"
+    )

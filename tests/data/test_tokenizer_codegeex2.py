@@ -1,0 +1,258 @@
+"""CodeGeeX2's tokenizer: on a small SentencePiece model, against the sentencepiece package itself; on the real one if
+MS_CODEGEEX2_TOKENIZER names a directory that holds its tokenizer.model."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_files import chatglm_model, write_chatglm
+
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.errors import UserError
+
+REAL = os.environ.get("MS_CODEGEEX2_TOKENIZER")
+needs_real = pytest.mark.skipif(
+    not REAL, reason="CodeGeeX2's tokenizer.model may not be passed on; name its directory in MS_CODEGEEX2_TOKENIZER"
+)
+
+TEXTS = [
+    "def f(x):\n    return x\n",
+    "    indented from the start\n        twice\n",
+    "\t\ttabs\n\n\n\nnewlines\r\n",
+    "a  b   c    d",
+    " one space in front",
+    "你好 世界\n  こんにちは",
+    "😀 bytes \x00\x7f é\n",
+    "trailing   ",
+    "   ",
+    "\n",
+    "x",
+    "sop eop [gMASK] [MASK] </s> <unk> <s> <0x0A>",
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return write_chatglm(tmp_path_factory.mktemp("codegeex2"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(directory):
+    return load_tokenizer(directory)
+
+
+@pytest.fixture(scope="module")
+def theirs(directory):
+    return sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+
+
+def their_decoding(theirs, ids):
+    """As the release decodes: special and command tokens become empty pieces, the library joins the pieces."""
+    pieces = ["" if i < 3 or i >= theirs.get_piece_size() else theirs.id_to_piece(i) for i in ids]
+    return theirs.decode_pieces(pieces)
+
+
+def test_ids(tokenizer, theirs):
+    """Command tokens follow the pieces: with 64789 pieces [gMASK] is 64790 and sop 64792."""
+    pieces = theirs.get_piece_size()
+    assert tokenizer.vocab_size == pieces + 5 and tokenizer.eos_id == 2
+    assert tokenizer.prefix == (pieces + 1, pieces + 3)
+    assert tokenizer.encode_prompt("x = 1") == [pieces + 1, pieces + 3, *theirs.encode("x = 1")]
+    assert theirs.id_to_piece(13) == "<0x0A>" and 13 in tokenizer.encode("a\nb")
+    with pytest.raises(UserError, match=f"token id {pieces + 5}: the codegeex2 tokenizer has ids 0..{pieces + 4};"):
+        tokenizer.decode([pieces + 5])
+    with pytest.raises(UserError, match="token id -1"):
+        tokenizer.token_bytes(-1)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_survive(tokenizer, theirs, text):
+    ids = tokenizer.encode(text)
+    assert ids == theirs.encode(text)
+    assert (
+        tokenizer.decode(ids) == tokenizer.decode(tokenizer.encode_prompt(text)) == text == their_decoding(theirs, ids)
+    )
+    assert min(ids) > 2 and max(ids) < theirs.get_piece_size()  # no special id, whatever the text says
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_continuation_keeps_its_leading_spaces(tokenizer, theirs, text):
+    """Trap 6: decoding only the new ids would eat a space at every place where a word begins."""
+    ids = tokenizer.encode_prompt(text)
+    for cut in range(len(ids) + 1):
+        before, new = ids[:cut], ids[cut:]
+        data = b"".join(tokenizer._pieces(before, new))
+        assert b"".join(tokenizer._pieces((), before)) + data == text.encode()
+        assert "".join(tokenizer.continuation(before, new)) == data.decode("utf-8", "replace")
+        head = their_decoding(theirs, before)
+        if text.startswith(head):  # not inside a character
+            assert head + "".join(tokenizer.continuation(before, new)) == their_decoding(theirs, ids) == text
+
+
+def test_an_indented_answer_by_itself_would_lose_a_space(tokenizer):
+    prompt = tokenizer.encode_prompt("def f():\n")
+    new = tokenizer.encode("def f():\n    return 1")[len(prompt) - 2 :]
+    assert "".join(tokenizer.continuation(prompt, new)) == "    return 1"
+    assert tokenizer.decode(new) == "   return 1"
+
+
+def test_pieces_that_are_streamed_are_whole_characters(tokenizer):
+    prompt, new = tokenizer.encode_prompt("# "), tokenizer.encode("😀你好é")[1:]
+    pieces = list(tokenizer.continuation(prompt, iter(new)))
+    assert "".join(pieces) == "😀你好é" and "\ufffd" not in "".join(pieces) and len(new) > len(pieces) > 1
+    assert list(tokenizer.continuation(prompt, new[:2])) == ["\ufffd"]
+
+
+def test_special_ids_add_nothing(tokenizer, theirs):
+    pieces, words = theirs.get_piece_size(), tokenizer.encode("return second")
+    special = [0, 1, 2, *range(pieces, pieces + 5)]
+    for number in special:
+        assert tokenizer.decode([number]) == "" == their_decoding(theirs, [number])
+        mixed = [number, words[0], number, *words[1:], number]
+        assert tokenizer.decode(mixed) == "return second" == their_decoding(theirs, mixed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(
+        st.one_of(
+            st.integers(1, 40).map(lambda n: " " * n),
+            st.sampled_from(["\n", "\t", "return", "first", "好", "😀", "\r\n", "\0", "\u3000", "\ufeff", "e\u0301"]),
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=6),
+        ),
+        max_size=10,
+    ).map("".join)
+)
+def test_any_text_survives(tokenizer, theirs, text):
+    ids = tokenizer.encode(text)
+    assert ids == theirs.encode(text)
+    assert tokenizer.decode(ids) == text == "".join(tokenizer.continuation(tokenizer.prefix, ids))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_ids_decode_as_the_library_does(tokenizer, theirs, data):
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
+    expected = their_decoding(theirs, ids)
+    if "\ufffd" not in expected:  # for broken UTF-8 the library writes one U+FFFD per byte
+        assert tokenizer.decode(ids) == expected
+
+
+def test_the_marker_itself_becomes_a_space(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"  # the only loss, and it is the release's
+
+
+def test_prompts_are_cut_behind_the_prefix(tokenizer):
+    """Trap 6: cutting from the left must not take the prefix away."""
+    ids = tokenizer.encode_prompt("def minimum(first, second):\n    return first")
+    for room in range(3, len(ids) + 3):
+        cut = tokenizer.truncate_prompt(ids, room)
+        assert len(cut) == min(room, len(ids)) and tuple(cut[:2]) == tokenizer.prefix
+        assert cut[2:] == ids[len(ids) - len(cut) + 2 :]
+    with pytest.raises(UserError, match="room for 2 tokens, expected 3 or more"):
+        tokenizer.truncate_prompt(ids, 2)
+
+
+@pytest.mark.parametrize(
+    "text, message", [("ab\ud800", "lone surrogate at character 2"), (b"x", "bytes, expected str")]
+)
+def test_what_is_not_text(tokenizer, text, message):
+    with pytest.raises(UserError, match=message):
+        tokenizer.encode(text)
+
+
+# -- directories -------------------------------------------------------------------------------------------------------
+
+
+def test_save_writes_the_same_file(tokenizer, directory, tmp_path):
+    tokenizer.save(tmp_path / "copy")
+    assert (tmp_path / "copy/tokenizer.model").read_bytes() == (directory / "tokenizer.model").read_bytes()
+    again = load_tokenizer(tmp_path / "copy")
+    assert again.fingerprint == tokenizer.fingerprint and again.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+    other = load_tokenizer(write_chatglm(tmp_path / "other", chatglm_model(vocab_size=400)))
+    assert other.fingerprint != tokenizer.fingerprint
+
+
+def test_the_name_alone_is_not_enough(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"codegeex2: its tokenizer\.model does not come with .* give a directory"):
+        load_tokenizer("codegeex2")
+    write_chatglm(tmp_path / "codegeex2")
+    assert load_tokenizer("codegeex2").name == "codegeex2"  # a directory of that name is one all the same
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"byte_fallback": False}, "no piece for each of the 256 bytes"),
+        ({"remove_extra_whitespaces": True}, "changes characters or white space"),
+        ({"normalization_rule_name": "nfkc"}, "changes characters or white space"),
+        ({"unk_id": 2, "eos_id": 0}, r"are ids \(2, 1, 0\), expected \(0, 1, 2\)"),
+    ],
+)
+def test_models_of_another_kind_are_refused(tmp_path, options, message):
+    write_chatglm(tmp_path, chatglm_model(**options))
+    with pytest.raises(UserError, match=rf"tokenizer\.model: .*{message}.*; this is not CodeGeeX2's") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n", "not a SentencePiece model.*git lfs pull"),
+        ("tokenizer.model", b"", "not a SentencePiece model"),
+        ("tokenizer.model", None, r"tokenizer\.model missing"),
+        ("tokenizer_config.json", None, r"tokenizer_config\.json missing, found tokenizer\.model"),
+        ("tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "tokenizer_class is 'LlamaTokenizer'"),
+        ("tokenizer_config.json", b'{"tokenizer_class": "CodeGenTokenizer"}', "vocab.json, merges.txt missing"),
+    ],
+)
+def test_damaged_directories(directory, tmp_path, name, content, message):
+    write_chatglm(tmp_path, (directory / "tokenizer.model").read_bytes())
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_an_empty_directory(tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json missing, found no file of a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+# -- the released model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return load_tokenizer(write_chatglm(tmp_path_factory.mktemp("real"), Path(REAL, "tokenizer.model").read_bytes()))
+
+
+@needs_real
+@pytest.mark.parametrize(
+    "text, ids",
+    [
+        ("Using a Transformer network is simple", "64790 64792 6316 260 3107 17639 2804 323 2718"),
+        ("你好", "64790 64792 36474 54591"),
+        (
+            "[Round 1]\n\n问：你好\n\n答：",  # noqa: RUF001
+            "64790 64792 790 30951 517 30910 30939 30996 13 13 54761 31211 39701 13 13 55437 31211",
+        ),
+    ],
+)
+def test_published_vectors(real, text, ids):
+    assert real.encode_prompt(text) == [int(number) for number in ids.split()]
+    assert real.decode(real.encode_prompt(text)) == text
+
+
+@needs_real
+def test_released_ids(real):
+    assert (real.vocab_size, real.prefix, real.eos_id) == (64794, (64790, 64792), 2)
+    assert real.encode("a\n")[-1] == 13 and real._model.id_to_piece(30910) == "\u2581"
+    golden = Path(__file__).parent / "golden.jsonl"
+    for row in map(json.loads, golden.read_text("utf-8").splitlines()):
+        assert real.decode(real.encode(row["text"])) == row["text"].replace("\u2581", " ")
