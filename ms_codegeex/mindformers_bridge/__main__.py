@@ -6,6 +6,7 @@ mindformers' package has no command of its own (`run_mindformer.py` lies in its 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
     """Register our classes, then what mindformers' own start script does: context, `Trainer`, `train`."""
     from ms_codegeex.mindformers_bridge import register
 
+    os.environ.setdefault("LOCAL_DEFAULT_PATH", "runs/mindformers")  # else its import leaves ./output behind
     register()
     from mindformers import Trainer, build_context
 

@@ -126,10 +126,11 @@ class FamilyModel(PreTrainedModel):
         self.network_of_sums = build_network(run)
         self.seq_length, self.eos_token_id = run.seq_length, config.eos_token_id
         self.needs_samples = run.training.dropout > 0
+        sizes = run.model_config()
         for parameter in self.trainable_params():
             if not parameter.has_init:  # else a checkpoint will be loaded: mindformers has put off the allocation
-                value = initial_weight(parameter.name, tuple(parameter.shape), config.init_std, run.seed)
-                parameter.set_data(Tensor(value))
+                std = sizes.initial_std(parameter.name)
+                parameter.set_data(Tensor(initial_weight(parameter.name, tuple(parameter.shape), std, run.seed)))
 
     def construct(self, input_ids, samples=None):
         """ids int32 [batch, seq_length + 1], sample numbers int32 [batch] -> FP32 scalar, nats per token that counts.

@@ -1,0 +1,291 @@
+"""Our families under mindformers' own Trainer: as a user starts it, and its parts against our own."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
+
+pytest.importorskip("mindformers", reason="mindformers is not installed")
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.models.registry import FAMILIES, family
+
+CONFIGS = ROOT / "configs" / "mindformers"
+RUNS = sorted(
+    (path for path in CONFIGS.glob("*.yaml") if "_base" not in path.stem), key=lambda path: path.stem != "codegeex_tiny"
+)
+SMALL = [f"model.model_config.vocab_size={VOCABULARY}", f"model.model_config.eos_token_id={EOS}"]
+
+
+def run(config, *overrides, cwd):
+    """`python -m ms_codegeex.mindformers_bridge` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ms_codegeex.mindformers_bridge", "--config", str(config), *map(str, overrides)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=600,
+    )
+
+
+def losses(result):
+    """Of every step, as mindformers' own monitor prints them."""
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    found = re.findall(r"step:\[ *(\d+)/ *\d+\], loss:\[([\d.]+)/", result.stdout)
+    assert [int(step) for step, _ in found] == list(range(1, len(found) + 1))
+    return [float(loss) for _, loss in found]
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """mindformers with our classes; it makes a directory for its logs where it is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_DEFAULT_PATH", str(tmp_path_factory.mktemp("mindformers")))
+        from ms_codegeex.mindformers_bridge import register
+
+        register()
+        register()  # again, without harm
+    from mindformers.tools.register import MindFormerRegister
+
+    return MindFormerRegister
+
+
+def load(path, *overrides):
+    from ms_codegeex.mindformers_bridge.__main__ import load
+
+    return load(path, overrides)
+
+
+def built(path, dataset, *overrides):
+    """Configuration, model, optimizer and train step of a YAML file, made by mindformers' builders."""
+    import mindspore as ms
+    from mindformers.core.optim import build_optim
+    from mindformers.models.build_model import build_model
+    from mindformers.wrapper import build_wrapper
+
+    config = load(path, f"train_dataset.data_loader.dataset_dir={dataset}", *SMALL, *overrides)
+    ms.set_seed(config.seed)
+    default = {"dataset_config": config.train_dataset, "batch_size": config.runner_config.batch_size}
+    model = build_model(config.model, default_args=default)
+    model.set_train()
+    optimizer = build_optim(config.optimizer, default_args={"params": model.trainable_params(), "learning_rate": 1e-3})
+    step = build_wrapper(config.runner_wrapper, default_args={"network": model, "optimizer": optimizer})
+    return config, model, optimizer, step
+
+
+def our_loss(name, model, batch):
+    """Loss and gradient norm of the family's own `Loss` with the model's weights on a batch of ours."""
+    import mindspore as ms
+    from mindspore import Tensor, ops
+
+    from ms_codegeex.models.causal import Build
+
+    build = Build(seq_length=batch.inputs.shape[1], micro_batch=len(batch.inputs))
+    network = family(name).model.Loss(model.config.run_config().model_config(), build)
+    weights = {p.name: p for p in model.trainable_params()}
+    for parameter in network.trainable_params():
+        parameter.set_data(Tensor(weights[parameter.name].asnumpy()))
+    network.set_train()
+    tensors = [Tensor(array) for array in batch.arrays()]
+    mean = ms.value_and_grad(
+        lambda *arguments: (lambda sums: sums[0] / sums[1])(network(*arguments)), None, network.trainable_params()
+    )
+    loss, gradients = mean(*tensors)
+    return float(loss), float(ops.sqrt(sum(ops.square(gradient).sum() for gradient in gradients)))
+
+
+def first_batch(dataset, config):
+    from ms_codegeex.data.batches import PackedSequences
+
+    data = PackedSequences(dataset, "train", config.train_dataset.data_loader.seq_length, config.seed)
+    return data.training_batch(0, config.runner_config.batch_size)
+
+
+def test_every_family_has_a_run():
+    assert sorted(path.stem for path in RUNS) == sorted(f"{name}_tiny" for name in FAMILIES)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_configuration_builds_and_its_first_step_is_ours(registered, dataset, path):
+    """Loss and gradient norm of the step against the family's own network; weights against the seed's."""
+    from mindspore import Tensor
+
+    from ms_codegeex.training.initialise import initial_weight
+
+    config, model, optimizer, step = built(path, dataset)
+    assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length
+    assert config.train_dataset.data_loader.num_samples == 20 * config.runner_config.batch_size
+    name = model.config.model_type
+    sizes = model.config.run_config().model_config()
+    for parameter in model.trainable_params():
+        std = sizes.initial_std(parameter.name)
+        value = initial_weight(parameter.name, tuple(parameter.shape), std, config.seed)
+        np.testing.assert_array_equal(parameter.asnumpy(), value, err_msg=parameter.name)
+    batch = first_batch(dataset, config)
+    loss, norm = our_loss(name, model, batch)
+    assert norm > 1.0  # so that clipping has something to do
+    ids = np.concatenate([batch.inputs, batch.labels[:, -1:]], 1)
+    out = [np.asarray(value.asnumpy()) for value in step(Tensor(ids), Tensor(batch.samples))]
+    assert out[0] == pytest.approx(loss, rel=1e-5) and out[4] == pytest.approx(norm, rel=1e-4)
+    assert not out[1] and out[2] == 1.0 and out[3] == pytest.approx(1e-3)
+    moments = np.sqrt(sum(np.square(m.asnumpy()).sum() for m in optimizer.exp_avg))
+    assert moments == pytest.approx((1 - config.optimizer.betas[0]) * 1.0, rel=1e-3)  # a gradient of norm 1
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] if i else []) for i, p in enumerate(RUNS)], ids=lambda p: p.stem
+)
+def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
+    override = f"train_dataset.data_loader.dataset_dir={dataset}"
+    found = losses(run(path, override, *SMALL, cwd=tmp_path))
+    assert len(found) == 20
+    assert np.mean(found[-3:]) < 0.75 * np.mean(found[:3])
+    config, model, *_ = built(path, dataset)
+    expected, _ = our_loss(model.config.model_type, model, first_batch(dataset, config))
+    assert found[0] == pytest.approx(expected, abs=2e-6)  # printed with six digits
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
+    """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
+    from ms_codegeex.training.callbacks import read_log
+
+    values = small_run(dataset, tmp_path / "ours")
+    values["training"]["schedule"].update(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0)
+    assert command("train", "--config", write_config(tmp_path / "ours.yaml", values)).returncode == 0
+    ours = [record["loss"] for record in read_log(tmp_path / "ours" / "log.jsonl")]
+    model = {key: value for key, value in values["model"].items() if key != "family"}
+    overrides = [
+        *(f"model.model_config.{key}={value}" for key, value in {**model, "seq_length": 32}.items()),
+        f"train_dataset.data_loader={{type: PackedSequences, dataset_dir: {dataset}, seq_length: 32, num_samples: 40}}",
+        "lr_schedule={type: ConstantWarmUpLR, learning_rate: 1.0e-2, warmup_steps: 0, total_steps: 10}",
+        "seed=7",
+        "optimizer.weight_decay=0.1",
+    ]
+    theirs = losses(run(CONFIGS / "codegeex_tiny.yaml", *overrides, cwd=tmp_path))
+    np.testing.assert_allclose(theirs, ours, rtol=2e-4)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_misspelt_model_key_is_an_error(registered, dataset, path):
+    with pytest.raises(UserError, match=r"model\.model_config\.num_layer: unknown key; did you mean 'num_layers'\?"):
+        built(path, dataset, "model.model_config.num_layer=2")
+
+
+def test_a_mistake_is_one_line_on_the_command_line(tmp_path, dataset):
+    override = f"train_dataset.data_loader.dataset_dir={dataset}"
+    result = run(CONFIGS / "codegeex_tiny.yaml", override, "model.model_config.num_layer=2", cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "model.model_config.num_layer: unknown key; did you mean 'num_layers'?" in result.stderr.splitlines()[-1]
+
+
+MISTAKES = {
+    "model.model_config.dropout=1.5": "model.model_config.dropout: found 1.5",
+    "model.model_config.seq_length=100000": "model.model_config.seq_length: 100000 is longer than",
+    "model.model_config.vocab_size=95": "model.model_config.vocab_size: 95 rows",
+    "model.model_config.preset=huge": "model.model_config.preset: 'huge' is unknown",
+    "runner_wrapper.max_grad_norm=0": "runner_wrapper.max_grad_norm: 0 is not above 0",
+    "runner_wrapper.max_gradnorm=1": "runner_wrapper.max_gradnorm: found 1",
+    "runner_wrapper.calculate_per_token_loss=true": "runner_wrapper.calculate_per_token_loss: found True",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistakes_name_the_key(registered, dataset, override):
+    with pytest.raises(UserError, match=re.escape(MISTAKES[override])):
+        built(RUNS[0], dataset, override)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"dataset_dir": "nowhere"}, "train_dataset.data_loader.dataset_dir: nowhere is not a dataset directory"),
+        ({"seq_length": None}, "train_dataset.data_loader.seq_length: found None"),
+        ({"num_samples": 0}, "train_dataset.data_loader.num_samples: found 0"),
+        ({"column_names": ["input_ids"]}, "train_dataset.input_columns: found ['input_ids']"),
+        ({"num_shards": 2}, "use_parallel: this loader serves one device"),
+    ],
+)
+def test_mistakes_of_the_loader_name_the_key(dataset, changes, message):
+    from ms_codegeex.mindformers_bridge.dataset import packed_sequences
+
+    good = {"dataset_dir": str(dataset), "seq_length": 32, "column_names": ["input_ids", "samples"]}
+    assert packed_sequences(**good).get_dataset_size() > 0
+    with pytest.raises(UserError, match=re.escape(message)):
+        packed_sequences(**{**good, **changes})
+
+
+def test_the_loader_reads_what_our_trainer_reads(dataset):
+    import mindspore as ms
+
+    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.mindformers_bridge.dataset import packed_sequences
+
+    ms.set_seed(11)
+    loader = packed_sequences(str(dataset), 32, num_samples=1000, column_names=["input_ids", "samples"])
+    rows = list(loader.create_tuple_iterator(output_numpy=True, num_epochs=1))
+    data = PackedSequences(dataset, "train", 32, 11)
+    assert data.size < 1000 == len(rows)
+    expected = data.training_batch(0, 1000)
+    np.testing.assert_array_equal([row[0][:-1] for row in rows], expected.inputs)
+    np.testing.assert_array_equal([row[0][1:] for row in rows], expected.labels)
+    np.testing.assert_array_equal([row[1] for row in rows], expected.samples)
+
+
+def test_an_overflow_changes_nothing_but_the_loss_scale(registered):
+    import mindspore as ms
+    from mindformers.core.optim import build_optim
+    from mindformers.wrapper import build_wrapper
+    from mindspore import Parameter, Tensor, nn
+
+    class Product(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.weight = Parameter(Tensor([[2.0, 3.0]], ms.float32), name="weight")
+
+        def construct(self, x):
+            return (self.weight * x).mean()
+
+    network = Product()
+    optimizer = build_optim({"type": "AdamW"}, default_args={"params": network.trainable_params()})
+    scale = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 64, "scale_factor": 4, "scale_window": 2}
+    values = {"type": "PortableTrainOneStepCell", "scale_sense": scale}
+    step = build_wrapper(values, default_args={"network": network, "optimizer": optimizer})
+    x, bad = Tensor([[1.0, 1.0]], ms.float32), Tensor([[1.0, np.inf]], ms.float32)
+    seen = []
+    for batch in (bad, x, x, x):
+        before = network.weight.asnumpy().copy()
+        loss, overflow, scale, _, norm = (value.asnumpy() for value in step(batch))
+        seen.append((bool(overflow), float(scale)))
+        assert overflow == (network.weight.asnumpy() == before).all()
+        assert overflow or norm == pytest.approx(np.sqrt(0.5))
+        assert overflow or loss == pytest.approx(before.mean())
+    assert seen == [(True, 64.0), (False, 16.0), (False, 16.0), (False, 64.0)]
+    assert int(optimizer.global_step.asnumpy()[0]) == 3
+
+
+def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):
+    import mindspore as ms
+    from mindspore import Tensor
+
+    config, model, *_ = built(RUNS[0], dataset, "model.model_config.dropout=0.1")
+    batch = first_batch(dataset, config)
+    ids = Tensor(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1))
+    with pytest.raises(ValueError, match="dropout"):
+        model(ids)
+    assert float(model(ids, Tensor(batch.samples))) != float(model(ids, Tensor(batch.samples + 1, ms.int32)))
+
+
+def test_without_mindformers_the_error_says_what_to_install(monkeypatch):
+    import importlib.util
+
+    from ms_codegeex.mindformers_bridge import register
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="mindformers: not installed"):
+        register()
