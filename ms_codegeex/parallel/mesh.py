@@ -153,6 +153,12 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
         return
     for field in ("num_heads", "intermediate_size"):  # heads divide the hidden size
         _divides("parallel.tensor", mesh.tensor, f"model.{field}", getattr(model, field))
+    groups = model.num_kv_groups
+    if groups % mesh.tensor and mesh.tensor % groups:
+        raise UserError(
+            f"parallel.tensor: {mesh.tensor} devices cannot share model.num_kv_groups {groups} evenly; choose a "
+            "divisor or a multiple"
+        )
     if parallel.vocabulary:
         _divides("parallel.tensor", mesh.tensor, "model.vocab_size", model.vocab_size)
     if parallel.server_devices % mesh.tensor:
@@ -192,11 +198,16 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
             f"parallel.optimizer_shard: {shard} does not divide the {mesh.data} data-parallel replicas; choose a "
             "divisor or change devices"
         )
-    rows = {"hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size}
+    kv_cuts = mesh.tensor if model.num_kv_groups % mesh.tensor == 0 else 1
+    rows = {
+        "hidden_size": model.hidden_size // mesh.tensor,
+        "intermediate_size": model.intermediate_size // mesh.tensor,
+        "num_kv_groups": model.num_kv_groups * model.head_dim // kv_cuts,
+    }
     for field, size in rows.items():
-        if size // mesh.tensor % shard:
+        if size % shard:
             raise UserError(
-                f"parallel.optimizer_shard: {shard} does not divide the {size // mesh.tensor} rows that "
-                f"parallel.tensor {mesh.tensor} leaves of model.{field} {size}; MindSpore would silently keep such a "
-                "weight whole. Choose a divisor"
+                f"parallel.optimizer_shard: {shard} does not divide the {size} rows that parallel.tensor {mesh.tensor} "
+                f"leaves of a weight (model.{field} {getattr(model, field)}); MindSpore would silently keep it whole. "
+                "Choose a divisor"
             )

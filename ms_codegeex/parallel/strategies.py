@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mindspore import nn
     from mindspore.ops import Primitive
 
+    from ms_codegeex.models.causal import WordEmbedding
     from ms_codegeex.models.layers import (
         AttentionCore,
         CausalMask,
@@ -90,9 +92,13 @@ class Cuts:
         norm.normalise.shard((full, full))
         norm.scale.shard((full, (1,)))
 
-    def residual(self, add: Primitive) -> None:
-        """[rows, hidden] twice"""
-        add.shard(((self.rows, 1), (self.rows, 1)))
+    def residuals(self, block: nn.Cell) -> None:
+        """what a block adds to the residual stream, [rows, hidden], and its dropouts"""
+        full = (self.rows, 1)
+        for add in (block.add_attention, block.add_feed_forward):
+            add.shard((full, full))
+        for dropout in (block.attention_dropout, block.feed_forward_dropout):
+            self.dropout(dropout, full)
 
     def activation(self, activation: FastGelu) -> None:
         """[rows, intermediate / tensor]"""
@@ -188,6 +194,13 @@ class Cuts:
     def embedding(self, embedding: Embedding, vocabulary: int = 1) -> None:
         """a table cut by rows, looked up by [batch, seq]"""
         embedding.gather.shard(((vocabulary, 1), (self.data, 1)))
+
+    def word_embedding(self, embedding: WordEmbedding) -> None:
+        """ids [batch, seq] -> [batch, seq, hidden]"""
+        cube = (self.data, 1, 1)
+        self.embedding(embedding.word, self.vocabulary)
+        self.dropout(embedding.dropout, cube)
+        embedding.cast.shard((cube,))
 
     def loss(self, loss: CrossEntropy) -> None:
         """logits [rows, vocabulary]; the reductions over a cut vocabulary become all-reduces"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.mesh import Mesh, check_world
@@ -43,23 +45,13 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
     scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
     """
-    heads, layers = 2 * mesh.tensor, max(2, 2 * mesh.pipeline - 1)  # with the top query layer, two a stage
     accumulation = mesh.pipeline if mesh.pipeline > 1 else min(config.accumulation, 4)
     if mesh.pipeline > 1:
         accumulation = max(accumulation, min(config.accumulation, 2 * mesh.pipeline))
     micro = 2 * mesh.tensor
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
-    values["model"] = {
-        **values["model"],
-        "hidden_size": 8 * heads * mesh.optimizer_shard,
-        "num_layers": layers,
-        "num_heads": heads,
-        "intermediate_size": 16 * heads * mesh.optimizer_shard,
-        "vocab_size": 64 * mesh.tensor,
-        "max_position_embeddings": 16,
-        "eos_token_id": 1,
-    }
+    values["model"].update(_small_model(config, mesh))
     values["data"].update(seq_length=16)
     values["training"].update(
         steps=8,
@@ -77,6 +69,28 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
     parallel["fusion"] = {**parallel["fusion"], **dict.fromkeys(FUSED, False)}
     return build_run_config({**values, "parallel": parallel})
+
+
+def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
+    """Fields of a model of a few thousand weights whose plan is of the same kind: keys and values are cut by groups or
+    whole, only a part of each head is turned, stages have unequal numbers of layers."""
+    model = config.model_config()
+    shared = model.num_kv_groups < model.num_heads
+    by_group = model.num_kv_groups % config.mesh.tensor == 0
+    heads = (4 if shared else 2) * mesh.tensor
+    sizes = {
+        "hidden_size": 8 * heads * mesh.optimizer_shard,
+        "num_layers": max(2, 2 * mesh.pipeline - 1),  # CodeGeeX's top query layer is one more
+        "num_heads": heads,
+        "num_kv_groups": 2 * mesh.tensor if by_group else max(1, mesh.tensor // 2),
+        "intermediate_size": 16 * heads * mesh.optimizer_shard,
+        "rotary_dim": 4 * mesh.optimizer_shard,
+        "vocab_size": 64 * mesh.tensor,
+        "max_position_embeddings": 16,
+        "eos_token_id": 1,
+    }
+    known = {field.name for field in fields(model)}
+    return {name: size for name, size in sizes.items() if name in known}
 
 
 def required_memory(mesh: Mesh) -> int:

@@ -32,6 +32,11 @@ class CodeGeeXConfig:
         """Channels of a head."""
         return self.hidden_size // self.num_heads
 
+    @property
+    def num_kv_groups(self) -> int:
+        """Heads of keys and values: each query head has its own."""
+        return self.num_heads
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values."""
         return self.init_std

@@ -35,6 +35,11 @@ class CodeGenConfig:
         """Channels of a head."""
         return self.hidden_size // self.num_heads
 
+    @property
+    def num_kv_groups(self) -> int:
+        """Heads of keys and values: each query head has its own."""
+        return self.num_heads
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values: the release scales what writes into the residual stream by
         depth (JAXformer; facts: optimiser table)."""
