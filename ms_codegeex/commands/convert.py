@@ -11,11 +11,13 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 
-SUMMARY = "Convert a run, checkpoint, model directory or Megatron .pt file to another layout."
+SUMMARY = "Convert a model between our runs, model directories, PyTorch and MindSpore checkpoints."
 EXAMPLES = """\
   ms-codegeex convert --model runs/tiny --to hf --output tiny-hf --verify
   ms-codegeex convert --model runs/tiny --to megatron --dtype fp16 --output codegeex.pt
-  ms-codegeex convert --model codegeex_13b.pt --to hf --output codegeex-13b-hf"""
+  ms-codegeex convert --model codegeex_13b.pt --to hf --output codegeex-13b-hf
+  ms-codegeex convert --model codegen-350M-mono --to mindspore --output codegen.ckpt
+  ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,22 +27,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="IN",
-        help="run, checkpoint or model directory, or Megatron .pt file (recognised by its content)",
+        help="run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files or a folder of .npy "
+        "(recognised by its content)",
     )
     parser.add_argument(
         "--to",
         required=True,
-        choices=("hf", "megatron"),
-        help="hf: a model directory with safetensors; megatron: one nested PyTorch .pt file",
+        choices=("hf", "megatron", "mindspore"),
+        help="hf: a model directory with safetensors; megatron: a nested PyTorch .pt file; "
+        "mindspore: a .ckpt file with the original names",
     )
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="OUT",
-        help="directory (hf) or file (megatron; in a directory it gets the family's name)",
+        help="directory (hf, or with --tensor-parallel) or file (in a directory it gets the family's name)",
     )
-    parser.add_argument("--dtype", choices=("fp32", "fp16"), help="cast every tensor (default: as in IN)")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="megatron, mindspore: one file for each of N ranks"
+    )
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
     parser.add_argument("--replace", action="store_true", help="replace a converted model that is already at OUT")
     parser.add_argument(
@@ -48,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a size that a .pt file does not record, e.g. num_heads=40",
+        help="a size that IN does not record, e.g. num_heads=40",
     )
     parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
 
@@ -64,51 +71,55 @@ def _known(settings: list[str]) -> dict[str, Any]:
     return known
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Convert and say what was written."""
+def run(arguments: argparse.Namespace, family: str | None = None) -> int:
+    """Convert and say what was written; with `family`, only a model of that family."""
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.sources import open_source
 
+    source = open_source(arguments.model, _known(arguments.set))
+    if family not in (None, source.family.name):
+        raise UserError(f"{arguments.model}: a model of {source.family.name}, expected {family}")
     result = convert(
-        arguments.model,
+        source,
         arguments.to,
         arguments.output,
+        tensor_parallel=arguments.tensor_parallel,
         dtype=arguments.dtype,
         verify=arguments.verify,
         replace=arguments.replace,
-        known=_known(arguments.set),
     )
     if arguments.json:
         print(json.dumps(result))
     else:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
+        if result["skipped"]:
+            others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
+            print(f"left out, no parameter: {result['skipped'][0]}{others}", file=sys.stderr)
+        files = f" in each of {result['files']} files" if result["files"] > 1 else ""
         print(
-            f"{result['output']}: {result['tensors']} tensors, {result['parameters']:,} parameters, "
+            f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
             f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
         )
     return 0
 
 
-def script(to: str, description: str, argv: Sequence[str] | None = None) -> int:
-    """The body of a script in `converters/`: one direction, with the option names of the original tools."""
+def script(to: str, description: str, family: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """The body of a script in `converters/`: one direction, with the option names of the original tools.
+
+    With `family`, a model of another family is an error (exit code 2, as for every mistake of the user).
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load-ckpt-path", type=Path, required=True, metavar="IN")
-    parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--dtype", choices=("fp32", "fp16"))
+    parser.add_argument("--load-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
+    parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT", dest="output")
+    if to != "hf":
+        parser.add_argument("--target-tensor-model-parallel-size", type=int, default=1, metavar="N", dest="ranks")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--verify", action="store_true")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args(argv, argparse.Namespace(to=to, ranks=1, replace=False, json=False))
+    arguments.tensor_parallel = arguments.ranks
     try:
-        return run(
-            argparse.Namespace(
-                model=arguments.load_ckpt_path,
-                to=to,
-                output=arguments.save_ckpt_path,
-                dtype=arguments.dtype,
-                verify=arguments.verify,
-                replace=False,
-                set=[],
-                json=False,
-            )
-        )
+        return run(arguments, family)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -260,7 +260,9 @@ class Checkpoint:
 
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
-        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.tensor(name))
+        return LazyTensor(
+            self.dtype(name), self.shape(name), lambda: self.tensor(name), lambda index: self.tensor(name, index)
+        )
 
     def verify(self) -> int:
         """Hash every slice again; returns the bytes read. Raises `UserError` naming the file and tensor that differ."""

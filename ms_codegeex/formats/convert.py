@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,28 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory
 from ms_codegeex.formats import layout
+from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_directory import ModelDirectory, is_model_directory, write_model_directory
 from ms_codegeex.formats.sources import Source, open_source
+from ms_codegeex.formats.tensor_parallel import cut
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
-LAYOUTS = {"hf": "huggingface", "megatron": "megatron"}
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
+_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
+_RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
+_OURS = re.compile(r"mp_rank_\d+_model_states\.pt|rank_\d+")  # in a folder of rank files
+
+Part = dict[layout.Foreign, LazyTensor]  # what one file holds
 
 
-def _nested(tensors: Mapping[tuple[str, ...], LazyTensor]) -> dict[str, Any]:
+def _nested(tensors: Mapping[layout.Foreign, LazyTensor]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for path, tensor in tensors.items():
+    for name, tensor in tensors.items():
+        path = (name,) if isinstance(name, str) else name
         node = tree
         for part in path[:-1]:
             node = node.setdefault(part, {})
@@ -34,11 +44,21 @@ def _nested(tensors: Mapping[tuple[str, ...], LazyTensor]) -> dict[str, Any]:
     return tree
 
 
-def _target(output: Path, to: str, family: str) -> Path:
-    """Where the model goes: `output` itself, or for megatron `<family>.pt` in it when it does not name a file."""
-    if to == "megatron" and (output.is_dir() or output.suffix not in _TORCH_SUFFIXES):
-        return output / f"{family}.pt"
-    return output
+def _target(output: Path, to: str, family: str, ranks: int) -> Path:
+    """Where the model goes: `output` itself, or a file named after the family in it when it does not name a file."""
+    if to == "hf" or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
+        return output
+    return output / f"{family}{_SUFFIXES[to][0]}"
+
+
+def _is_converted(target: Path) -> bool:
+    """Whether what is there looks like something this module wrote."""
+    if target.is_dir():
+        return is_model_directory(target) or all(_OURS.fullmatch(path.name) for path in target.iterdir())
+    try:
+        return zipfile.is_zipfile(target) or bool(target.suffix == MINDSPORE_SUFFIX and read_mindspore(target))
+    except UserError:
+        return False
 
 
 def _check_target(target: Path, source: Path, replace_old: bool) -> None:
@@ -48,7 +68,7 @@ def _check_target(target: Path, source: Path, replace_old: bool) -> None:
         raise UserError(f"{target}: is or lies around the model that is being converted; choose another --output")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    ours = is_model_directory(target) if target.is_dir() else zipfile.is_zipfile(target)
+    ours = _is_converted(target)
     if not replace_old:
         raise UserError(f"{target}: exists already; choose another --output" + (" or add --replace" if ours else ""))
     if not ours:
@@ -58,11 +78,9 @@ def _check_target(target: Path, source: Path, replace_old: bool) -> None:
 
 
 @contextmanager
-def _measured(
-    tensors: Mapping[layout.Foreign, LazyTensor], label: str, progress: bool
-) -> Iterator[dict[layout.Foreign, LazyTensor]]:
+def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[list[Part]]:
     """The tensors, moving a progress bar on standard error (only on a terminal) as they are loaded."""
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    total = sum(tensor.nbytes for part in parts for tensor in part.values())
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar:
 
         def counted(tensor: LazyTensor) -> LazyTensor:
@@ -71,106 +89,136 @@ def _measured(
                 bar.update(tensor.nbytes)
                 return array
 
-            return replace(tensor, load=load)
+            return changed(tensor, load=load, part=None)
 
-        yield {name: counted(tensor) for name, tensor in tensors.items()}
-
-
-def _write_huggingface(target: Path, source: Source, tensors: Mapping[str, LazyTensor], dtype: str) -> None:
-    config = source.family.weights.huggingface_config(source.config) | {"torch_dtype": dtype}
-    write_model_directory(target, config, tensors, tokenizer=source.save_tokenizer)
+        yield [{name: counted(tensor) for name, tensor in part.items()} for part in parts]
 
 
-def _write_megatron(target: Path, source: Source, tensors: Mapping[tuple[str, ...], LazyTensor], _dtype: str) -> None:
+def _write_huggingface(target: Path, source: Source, tensors: Part) -> None:
+    config = source.family.weights.FORMATS.sizes.to_json(source.config, source.config_json)
+    dtype = min(tensor.dtype for tensor in tensors.values())
+    write_model_directory(target, config | {"torch_dtype": dtype}, tensors, tokenizer=source.save_tokenizer)
+
+
+def _write_megatron(target: Path, source: Source, tensors: Part) -> None:
     # "config" lies beside "module", where other loaders do not look: the head count leaves no trace in the tensors
     write_torch(target, _nested(tensors) | {"config": {"family": source.family.name, **source.fields}})
 
 
-def _read_huggingface(target: Path, names: list[str]) -> dict[layout.Foreign, LazyTensor]:
+def _write_mindspore(target: Path, _source: Source, tensors: Part) -> None:
+    write_mindspore(target, tensors)
+
+
+def _read_huggingface(target: Path) -> Part:
     directory = ModelDirectory(target)
-    layout.check_names(directory.names, names, str(target))
-    return {name: directory.lazy(name) for name in names}
+    return {name: directory.lazy(name) for name in directory.names}
 
 
-def _read_megatron(target: Path, names: list[tuple[str, ...]]) -> dict[layout.Foreign, LazyTensor]:
-    tree, found = read_torch(target), {}
-    for path in names:
-        node = tree
-        for part in path:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if isinstance(node, LazyTensor):
-            found[path] = node
-    layout.check_names(found, names, str(target))
-    return found
+_WRITERS = {"hf": _write_huggingface, "megatron": _write_megatron, "mindspore": _write_mindspore}
+_READERS = {
+    "hf": _read_huggingface,
+    "megatron": lambda target: dict(nested_tensors(read_torch(target))),
+    "mindspore": read_mindspore,
+}
 
 
-_WRITERS = {"hf": _write_huggingface, "megatron": _write_megatron}
-_READERS = {"hf": _read_huggingface, "megatron": _read_megatron}
+def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[Part]:
+    """The tensors of every file that will be written; nothing is loaded yet."""
+    formats = source.family.weights.FORMATS
+    its = formats.layout(LAYOUTS[to])
+    if ranks != 1:
+        formats.check_ranks(source.config, ranks)
+    formats.rank_shapes(its, source.config, ranks)  # names a tensor that cannot be cut so
+    entries = formats.entries(its, source.config, ranks)
+
+    def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
+        for name, tensor in source.tensors.items():
+            piece = cut(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
+            yield name, piece if dtype is None else cast(name, piece, SHORT_NAMES[dtype])
+
+    return [layout.to_foreign(entries, dict(slices(rank))) for rank in range(ranks)]
 
 
-def _verify(target: Path, to: str, tensors: Mapping[layout.Foreign, LazyTensor], progress: bool) -> None:
+def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
+    """Where each part lies; `directory` itself when there is one."""
+    if ranks == 1:
+        return [directory]
+    return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
+
+
+def _write(target: Path, to: str, source: Source, parts: Sequence[Part]) -> None:
+    if len(parts) == 1:
+        _WRITERS[to](target, source, parts[0])
+        return
+    with atomic_directory(target) as directory:
+        for file, part in zip(_files(directory, to, source.family.name, len(parts)), parts, strict=True):
+            _WRITERS[to](file, source, part)
+
+
+def _verify(target: Path, to: str, family: str, parts: Sequence[Part], progress: bool) -> None:
     """Read the written model back and compare every byte with the source, converted once more."""
-    written = _READERS[to](target, list(tensors))
-    with _measured(tensors, "verify", progress) as expected:
-        for name, tensor in expected.items():
-            if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
-                written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
-            ):
-                raise UserError(
-                    f"{target}: tensor {layout.shown(name)} differs from the source after writing; "
-                    "the disk may be failing, convert again to another place"
-                )
+    with _measured(parts, "verify", progress) as expected:
+        for file, part in zip(_files(target, to, family, len(parts)), expected, strict=True):
+            written = _READERS[to](file)
+            layout.check_names(written, part, str(file))
+            for name, tensor in part.items():
+                if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
+                    written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
+                ):
+                    raise UserError(
+                        f"{file}: tensor {layout.shown(name)} differs from the source after writing; "
+                        "the disk may be failing, convert again to another place"
+                    )
 
 
 def convert(
-    source: Path,
+    source: Path | Source,
     to: str,
     output: Path,
     *,
+    tensor_parallel: int = 1,
     dtype: str | None = None,
     verify: bool = False,
     progress: bool = True,
     replace: bool = False,
-    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Convert the model at `source` to `to` ("hf": a model directory, "megatron": a nested `.pt` file) at `output`.
+    """Convert the model at `source` to `to` at `output`: "hf" a model directory, "megatron" a nested `.pt` file,
+    "mindspore" a `.ckpt` file with the original names.
 
-    `source` is a run, checkpoint or model directory or a Megatron `.pt` file, recognised by content; optimizer moments
-    are left out. `dtype` ("fp32", "fp16") casts every tensor, None keeps them. `verify` reads the result back and
-    compares all bytes. `known` gives sizes a `.pt` file does not record (`{"num_heads": 4}`).
-    Returns what was done: paths, tensors, parameters, bytes, seconds. Raises `UserError` for anything missing,
-    unexpected, in the way or too large for the dtype; the output appears whole or not at all.
+    `source` is anything `open_source` reads, or what it gave; optimizer moments are left out. With `tensor_parallel`
+    above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
+    keeps them. `verify` reads the result back and compares all bytes. Returns what was done: paths, tensors,
+    parameters, bytes, seconds. Raises `UserError` for anything missing, unexpected, in the way or too large for the
+    dtype; the output appears whole or not at all.
     """
     begin = time.monotonic()
     if to not in LAYOUTS:
         raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
     if dtype is not None and dtype not in SHORT_NAMES:
         raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
-    model = open_source(Path(source), known)
-    target = _target(Path(output), to, model.family.name)
+    if tensor_parallel != 1 and to not in _RANK_FILES:
+        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
+    model = source if isinstance(source, Source) else open_source(Path(source))
+    target = _target(Path(output), to, model.family.name, tensor_parallel)
     _check_target(target, model.path, replace)
-    entries = model.family.weights.entries(LAYOUTS[to], model.config)
-    ours = (
-        model.tensors
-        if dtype is None
-        else {name: cast(name, tensor, SHORT_NAMES[dtype]) for name, tensor in model.tensors.items()}
-    )
-    tensors = layout.to_foreign(entries, ours)
-    dtypes = sorted({tensor.dtype for tensor in tensors.values()})
-    with _measured(tensors, f"convert to {to}", progress) as measured:
-        _WRITERS[to](target, model, measured, dtypes[0])
+    parts = _parts(model, to, dtype, tensor_parallel)
+    with _measured(parts, f"convert to {to}", progress) as measured:
+        _write(target, to, model, measured)
     if verify:
-        _verify(target, to, tensors, progress)
+        _verify(target, to, model.family.name, parts, progress)
+    written = [tensor for part in parts for tensor in part.values()]
     return {
         "source": str(model.path),
         "kind": model.kind,
         "family": model.family.name,
         "to": to,
         "output": str(target),
-        "dtypes": dtypes,
-        "tensors": len(tensors),
-        "parameters": sum(t.size for t in tensors.values()),
-        "bytes": sum(t.nbytes for t in tensors.values()),
+        "files": tensor_parallel,
+        "dtypes": sorted({tensor.dtype for tensor in written}),
+        "tensors": len(parts[0]),
+        "skipped": list(model.skipped),
+        "parameters": sum(tensor.size for tensor in model.tensors.values()),
+        "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,
         "seconds": round(time.monotonic() - begin, 3),
     }

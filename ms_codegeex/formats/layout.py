@@ -6,7 +6,7 @@ A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -22,17 +22,45 @@ Foreign = str | tuple[str, ...]  # a flat name, or the path through nested dicti
 class Transform:
     """How some of our tensors make one foreign tensor, and back.
 
-    `shape`: our shapes -> the foreign shape. `join`: our arrays -> the foreign array. `split`: the foreign array ->
-    our arrays, the exact inverse. A fused query/key/value matrix is a `Transform` of three tensors.
+    `shape`: our shapes -> the foreign shape. `join`: our arrays -> the foreign array. `split`: the foreign array and
+    our shapes -> our arrays, the exact inverse; where it can it gives views, so that a part of a mapped file is read
+    alone. `of_rank`: the number of tensor-parallel ranks -> the transform of a rank's slices, if it is another one.
     """
 
     shape: Callable[[Sequence[Shape]], Shape]
     join: Callable[[Sequence[np.ndarray]], np.ndarray]
-    split: Callable[[np.ndarray], Sequence[np.ndarray]]
+    split: Callable[[np.ndarray, Sequence[Shape]], Sequence[np.ndarray]]
+    of_rank: Callable[[int], Transform] | None = None
 
 
-COPY = Transform(lambda shapes: shapes[0], lambda arrays: arrays[0], lambda array: (array,))
-TRANSPOSE = Transform(lambda shapes: shapes[0][::-1], lambda arrays: arrays[0].T, lambda array: (array.T,))
+def _stacked_shape(shapes: Sequence[Shape]) -> Shape:
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _unstack(array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
+    return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
+
+
+COPY = Transform(lambda shapes: shapes[0], lambda arrays: arrays[0], lambda array, _: (array,))
+TRANSPOSE = Transform(lambda shapes: shapes[0][::-1], lambda arrays: arrays[0].T, lambda array, _: (array.T,))
+STACK = Transform(_stacked_shape, np.concatenate, _unstack)  # the rows of one below those of the other
+
+
+def grouped(groups: int) -> Transform:
+    """The rows of equal tensors in `groups` groups, each with a run of rows of every tensor; N ranks share the groups.
+
+    The tensors of `Entry.ours` come in the order inside a group.
+    """
+
+    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        runs = [np.split(array, groups) for array in arrays]
+        return np.concatenate([run[g] for g in range(groups) for run in runs])
+
+    def split(array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
+        view = array.reshape(groups, len(shapes), -1, *array.shape[1:])
+        return [view[:, k].reshape(shape) for k, shape in enumerate(shapes)]
+
+    return Transform(_stacked_shape, join, split, lambda ranks: grouped(groups // ranks))
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,11 @@ class Entry:
             else tuple(part.replace("{i}", str(i)) for part in foreign)
         )
         return Entry(tuple(name.replace("{i}", str(i)) for name in self.ours), foreign, self.transform)
+
+    def of_rank(self, ranks: int) -> Entry:
+        """The entry of one of `ranks` tensor-parallel slices."""
+        other = self.transform.of_rank
+        return self if ranks == 1 or other is None else replace(self, transform=other(ranks))
 
 
 def expand(patterns: Iterable[Entry], num_layers: int) -> tuple[Entry, ...]:
@@ -137,12 +170,25 @@ def to_ours(
     """
     check_names(tensors, (entry.foreign for entry in entries), where)
     result: dict[str, LazyTensor] = {}
+    latest: dict[Foreign, np.ndarray] = {}  # so that the parts of a fused tensor, asked for in turn, read it once
+
+    def whole(entry: Entry, tensor: LazyTensor) -> np.ndarray:
+        if len(entry.ours) == 1:
+            return tensor.array()
+        if entry.foreign not in latest:
+            latest.clear()
+            latest[entry.foreign] = tensor.array()
+        return latest[entry.foreign]
+
     for entry in entries:
         tensor = tensors[entry.foreign]
         _check_float(entry.foreign, tensor, where)
-        _check_shape(entry.foreign, tensor.shape, entry.transform.shape([shapes[n] for n in entry.ours]), where)
+        parts = [shapes[name] for name in entry.ours]
+        _check_shape(entry.foreign, tensor.shape, entry.transform.shape(parts), where)
         for k, name in enumerate(entry.ours):
             result[name] = LazyTensor(
-                tensor.dtype, shapes[name], lambda t=tensor, e=entry, k=k: e.transform.split(t.array())[k]
+                tensor.dtype,
+                shapes[name],
+                lambda t=tensor, e=entry, p=parts, k=k: e.transform.split(whole(e, t), p)[k],
             )
     return result

@@ -1,4 +1,8 @@
-"""A model directory in Hugging Face layout: `config.json`, the tokenizer's files, `*.safetensors` with an index."""
+"""A model directory in Hugging Face layout: `config.json`, the tokenizer's files, and the weights.
+
+The weights are `*.safetensors`, with an index when there are several; older directories hold PyTorch pickles named
+`pytorch_model*.bin` instead, which are read and never written.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,10 @@ from ms_codegeex.files import atomic_directory, read_json, write_json
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.torch_zip import read_torch
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 SHARD_BYTES = 5_000_000_000
 _LEFT_OUT = (CONFIG, ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 
@@ -78,7 +84,18 @@ def write_model_directory(
 def is_model_directory(path: Path) -> bool:
     """Whether `path` holds a configuration and weights in this layout."""
     path = Path(path)
-    return (path / CONFIG).is_file() and ((path / SINGLE).is_file() or (path / INDEX).is_file())
+    return (path / CONFIG).is_file() and any((path / name).is_file() for name in (SINGLE, INDEX, BIN, BIN_INDEX))
+
+
+def _tensors(file: Path) -> dict[str, LazyTensor]:
+    """The tensors of one file of weights, of either kind."""
+    if file.suffix == ".safetensors":
+        content = SafetensorsFile(file)
+        return {name: content.lazy(name) for name in content.names}
+    tree = read_torch(file)
+    if not isinstance(tree, dict) or not all(isinstance(tensor, LazyTensor) for tensor in tree.values()):
+        raise UserError(f"{file}: expected a plain dictionary of tensors; save the state dict alone")
+    return {str(name): tensor for name, tensor in tree.items()}
 
 
 class ModelDirectory:
@@ -95,14 +112,13 @@ class ModelDirectory:
         self.config: dict[str, Any] = read_json(self.path / CONFIG)
         if not isinstance(self.config, dict):
             raise UserError(f"{self.path / CONFIG}: expected a JSON object")
-        index = self.path / INDEX
-        self._files = self._sharded(index) if index.is_file() else self._single()
+        for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # where both kinds are, the safer one counts
+            if (self.path / index).is_file() or (self.path / single).is_file():
+                sharded = (self.path / index).is_file()
+                self._tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
+                break
 
-    def _single(self) -> dict[str, SafetensorsFile]:
-        file = SafetensorsFile(self.path / SINGLE)
-        return dict.fromkeys(file.names, file)
-
-    def _sharded(self, index: Path) -> dict[str, SafetensorsFile]:
+    def _sharded(self, index: Path) -> dict[str, LazyTensor]:
         content = read_json(index)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(
@@ -112,35 +128,30 @@ class ModelDirectory:
         shards = {}
         for name in dict.fromkeys(weight_map.values()):
             if not (self.path / name).is_file():
-                raise UserError(f"{self.path / name}: missing, but {INDEX} lists it; copy it again")
-            shards[name] = SafetensorsFile(self.path / name)
-            check_names(
-                shards[name].names, [t for t, file in weight_map.items() if file == name], str(self.path / name)
-            )
-        return {tensor: shards[name] for tensor, name in weight_map.items()}
-
-    def _file(self, name: str) -> SafetensorsFile:
-        if name not in self._files:
-            raise UserError(f"{self.path}: missing tensor {name}")
-        return self._files[name]
+                raise UserError(f"{self.path / name}: missing, but {index.name} lists it; copy it again")
+            shards[name] = _tensors(self.path / name)
+            check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
+        return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}
 
     @property
     def names(self) -> list[str]:
         """Tensor names, in the files' order."""
-        return list(self._files)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, from the file's header."""
-        return self._file(name).shape(name)
-
-    def dtype(self, name: str) -> str:
-        """A tensor's dtype, e.g. "float16"."""
-        return self._file(name).dtype(name)
-
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of a tensor (bfloat16 as raw uint16)."""
-        return self._file(name).tensor(name)
+        return list(self._tensors)
 
     def lazy(self, name: str) -> LazyTensor:
         """A tensor to be loaded later."""
-        return self._file(name).lazy(name)
+        if name not in self._tensors:
+            raise UserError(f"{self.path}: missing tensor {name}")
+        return self._tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the file's header."""
+        return self.lazy(name).shape
+
+    def dtype(self, name: str) -> str:
+        """A tensor's dtype, e.g. "float16"."""
+        return self.lazy(name).dtype
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A copy of a tensor (bfloat16 as raw uint16)."""
+        return np.array(self.lazy(name).array())

@@ -141,5 +141,5 @@ class SafetensorsFile:
         return np.array(self.view(name))
 
     def lazy(self, name: str) -> LazyTensor:
-        """The tensor, to be loaded later."""
-        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.tensor(name))
+        """The tensor, to be loaded later as a read-only view."""
+        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.view(name))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +11,24 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
-from ms_codegeex.formats.model_directory import ModelDirectory, copy_tokenizer, is_model_directory
+from ms_codegeex.formats.family import Layout
+from ms_codegeex.formats.files import RawModel, read_raw
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, copy_tokenizer, is_model_directory
+from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
-_DEEPEST = 16  # a checkpoint nests five levels; a malicious one may nest itself
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+_ENOUGH = 0.5  # of a layout's names must be there to speak of that layout; the rest is then missing
 
 
 @dataclass(frozen=True)
 class Source:
     """A model found at `path`.
 
-    `kind` is "checkpoint", "huggingface" or "megatron"; `fields` are the sizes in our names, `tensors` all parameters
-    in our names; `save_tokenizer(directory)` writes the tokenizer's files.
+    `kind` is "checkpoint", "huggingface", "megatron" or "mindspore"; `fields` are the sizes in our names, `tensors` all
+    parameters in our names; `save_tokenizer(directory)` writes the tokenizer's files. `skipped` names what lies beside
+    the parameters and was left out; `config_json` is a model directory's own.
     """
 
     path: Path
@@ -35,6 +37,8 @@ class Source:
     fields: dict[str, Any]
     tensors: dict[str, LazyTensor]
     save_tokenizer: Callable[[Path], object]
+    skipped: tuple[str, ...] = ()
+    config_json: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> SimpleNamespace:
@@ -57,9 +61,10 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
     found = family(model["family"])
-    fields = found.weights.model_fields({**model, **known})
+    formats = found.weights.FORMATS
+    fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
-    shapes = found.weights.expected_shapes(SimpleNamespace(**fields))
+    shapes = formats.shapes(SimpleNamespace(**fields))
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     return Source(
         checkpoint.path,
@@ -71,82 +76,90 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     )
 
 
-def _open_foreign(
-    path: Path,
-    kind: str,
-    found: Family,
-    fields: dict[str, Any],
-    tensors: Mapping[layout.Foreign, LazyTensor],
-    save_tokenizer: Callable[[Path], object],
-) -> Source:
-    config = SimpleNamespace(**fields)
-    entries, shapes = found.weights.entries(kind, config), found.weights.expected_shapes(config)
-    ours = layout.to_ours(entries, tensors, shapes, str(path))
-    return Source(path, kind, found, fields, ours, save_tokenizer)
+def _recognise(names: Collection[layout.Foreign], kind: str | None) -> tuple[Family, Layout] | None:
+    """The family and layout that most of these tensors belong to, if any."""
+    candidates = [(*family(name).weights.FORMATS.recognise(names, kind), family(name)) for name in FAMILIES]
+    share, found, owner = max(candidates, key=lambda candidate: candidate[0])
+    return (owner, found) if found is not None and share >= _ENOUGH else None
+
+
+def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The ranks' tensors as whole ones of ours."""
+    formats, config, ranks = found.weights.FORMATS, SimpleNamespace(**fields), len(raw.ranks)
+    if ranks > 1:
+        formats.check_ranks(config, ranks)
+    entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
+    parts = [
+        layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, place)
+        for tensors, place in zip(raw.ranks, raw.where, strict=True)
+    ]
+    return merge(parts, {name: formats.axis(its, name) for name in shapes}, raw.where)
+
+
+def _skipped(raw: RawModel, its: Layout) -> tuple[str, ...]:
+    return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
 def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
     directory = ModelDirectory(path)
-    if not isinstance(directory.config.get("model_type"), str):
-        raise UserError(f"{path / 'config.json'}: model_type is missing; expected one of {', '.join(FAMILIES)}")
-    found = family(directory.config["model_type"])
-    fields = found.weights.model_fields({**found.weights.config_fields(directory.config), **known})
-    return _open_foreign(
+    kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
+    name = kinds.get(str(directory.config.get("model_type")))
+    if name is None:
+        raise UserError(
+            f"{path / CONFIG}: model_type is {directory.config.get('model_type')!r}; expected one of {', '.join(kinds)}"
+        )
+    found = family(name)
+    formats = found.weights.FORMATS
+    try:
+        fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    raw = RawModel([{name: directory.lazy(name) for name in directory.names}], [str(path)])
+    told = _recognise(directory.names, "huggingface")
+    if told is not None and told[0].name != name:
+        raise UserError(f"{path}: config.json says {name}, but the tensors are those of {told[0].name}; restore either")
+    its = formats.layout("huggingface")
+    return Source(
         path,
         "huggingface",
         found,
         fields,
-        {name: directory.lazy(name) for name in directory.names},
+        _ours(raw, found, its, fields),
         lambda target: copy_tokenizer(path, target),
+        _skipped(raw, its),
+        directory.config,
     )
 
 
-def _tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], LazyTensor]]:
-    """The tensors of nested dictionaries with the path to each."""
-    if len(path) > _DEEPEST:
-        raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
-    if isinstance(tree, LazyTensor):
-        yield path, tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _tensors(value, (*path, str(key)))
-
-
-def _open_torch(path: Path, known: Mapping[str, Any]) -> Source:
-    tree = read_torch(path)
-    tensors = dict(_tensors(tree))
-    for name in FAMILIES:
-        found = family(name)
-        if found.weights.recognises("megatron", tensors):
-            break
-    else:
-        first = next((layout.shown(key) for key in tensors), "no tensors")
-        raise UserError(f"{path}: not a nested checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
-    recorded = tree.get("config") if isinstance(tree.get("config"), dict) else {}
-    fields = found.weights.infer_fields(
-        "megatron", {key: tensor.shape for key, tensor in tensors.items()}, {**recorded, **known}
-    )
-    return _open_foreign(path, "megatron", found, fields, tensors, _save_family_tokenizer(found.name))
+def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
+    """A model without a configuration: family and sizes are told by the tensors."""
+    names = raw.ranks[0]
+    told = _recognise(names, raw.kind)
+    if told is None:
+        first = next((layout.shown(name) for name in names), "no tensors")
+        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
+    found, its = told
+    try:
+        fields = found.weights.FORMATS.infer(
+            its, {name: tensor.shape for name, tensor in names.items()}, {**raw.recorded, **known}, len(raw.ranks)
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    tensors = _ours(raw, found, its, fields)
+    return Source(path, its.kind, found, fields, tensors, _save_family_tokenizer(found.name), _skipped(raw, its))
 
 
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
-    """Open a run or checkpoint directory of ours, a model directory, or a nested Megatron `.pt` file.
+    """Open a run or checkpoint directory of ours, a model directory, or files of the original programs.
 
-    `known` overrides single sizes (our field names), for files that do not record them. Numbers are read later.
-    Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype.
+    Those are: nested `.pt`, one or a folder of `mp_rank_XX` files; MindSpore `.ckpt`, one or one per tensor-parallel
+    rank, with or without optimizer shards and the strategy file; a folder of `.npy`. `known` overrides single sizes
+    (our field names), for files that do not record them. Numbers are read later. Raises `UserError` naming the file and
+    tensor when anything is missing, unexpected, of another shape or dtype.
     """
     path, known = Path(path), known or {}
-    if path.is_file():
-        return _open_torch(path, known)
     if is_model_directory(path):
         return _open_model_directory(path, known)
     if (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or (path.is_dir() and list_checkpoints(path)):
         return _open_checkpoint(path, known)
-    archives = [file for file in path.glob("*") if file.suffix in _TORCH_SUFFIXES] if path.is_dir() else []
-    if len(archives) == 1:
-        return _open_torch(archives[0], known)
-    found = "nothing of these is there" if path.is_dir() else "no such file or directory"
-    raise UserError(
-        f"{path}: {found}; expected a run directory, a checkpoint directory, a model directory "
-        "(config.json and *.safetensors) or a Megatron .pt file"
-    )
+    return _open_raw(path, read_raw(path), known)

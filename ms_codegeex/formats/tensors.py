@@ -35,16 +35,24 @@ NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType(
     }
 )
 
-SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16"})
+SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
+LARGEST: Mapping[str, float] = MappingProxyType(
+    {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call."""
+    """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call.
+
+    `part(index)`, one slice per axis, is given where a window costs less than the whole: a sharded checkpoint. The
+    arrays may be read-only views of a mapped file.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+    part: Callable[[tuple[slice, ...]], np.ndarray] | None = None
 
     @property
     def size(self) -> int:
@@ -65,6 +73,11 @@ class LazyTensor:
         if array.shape != self.shape or array.dtype.newbyteorder("<") != NUMPY_DTYPES[self.dtype]:
             raise ValueError(f"a {self.dtype} tensor of shape {self.shape} loaded as {array.dtype} {array.shape}")
         return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
+
+    def window(self, index: tuple[slice, ...]) -> LazyTensor:
+        """The part of the tensor at `index`: one slice with step 1 per axis."""
+        shape = tuple(len(range(*s.indices(size))) for s, size in zip(index, self.shape, strict=True))
+        return LazyTensor(self.dtype, shape, lambda: self.array()[index] if self.part is None else self.part(index))
 
 
 def dtype_name(array: np.ndarray) -> str:
@@ -108,6 +121,17 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
+def _to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """The bits of FP32 numbers rounded to the nearest bfloat16, ties to even."""
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), (bits >> 16) | 0x40, rounded).astype(np.uint16)  # a NaN must not become infinity
+
+
+def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
+
+
 def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     """`tensor` in another floating-point type, rounded to nearest when loaded; integers stay as they are.
 
@@ -116,21 +140,23 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     """
     if tensor.dtype == dtype or "float" not in tensor.dtype:
         return tensor
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"dtype {dtype}: expected float32 or float16")
+    if dtype not in LARGEST:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(LARGEST)}")
 
     def load() -> np.ndarray:
         array = tensor.array()
-        if tensor.dtype == "bfloat16":  # the upper half of a float32
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+        if tensor.dtype == "bfloat16":
+            array = _from_bfloat16(array)
         with np.errstate(over="ignore"):
-            result = array.astype(NUMPY_DTYPES[dtype])
-        if not np.array_equal(np.isfinite(result), np.isfinite(array)):
-            largest = float(np.abs(array[np.isfinite(array)]).max())
+            result = array.astype(np.float32 if dtype == "bfloat16" else NUMPY_DTYPES[dtype])
+            if dtype == "bfloat16":
+                result = _to_bfloat16(result)
+        finite = np.isfinite(array)
+        if not np.array_equal(np.isfinite(_from_bfloat16(result) if dtype == "bfloat16" else result), finite):
             raise UserError(
-                f"{name}: holds {largest:g}, larger than {dtype} can represent "
-                f"({np.finfo(dtype).max:g}); convert with --dtype fp32"
+                f"{name}: holds {float(np.abs(array[finite]).max()):g}, larger than {dtype} can represent "
+                f"({LARGEST[dtype]:g}); convert with --dtype fp32"
             )
         return result
 
-    return replace(tensor, dtype=dtype, load=load)
+    return replace(tensor, dtype=dtype, load=load, part=None)

@@ -127,7 +127,7 @@ class _Archive:
             if not math.prod(shape):
                 return np.empty(shape, NUMPY_DTYPES[storage.dtype])
             flat = self.storage(storage)[offset:]
-            return np.array(np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in stride]), order="C")
+            return np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in stride], writeable=False)
 
         return LazyTensor(storage.dtype, shape, load)
 

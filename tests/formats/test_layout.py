@@ -4,27 +4,12 @@ import numpy as np
 import pytest
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import TRANSPOSE, Entry, Transform, expand, to_foreign, to_ours
+from ms_codegeex.formats.layout import TRANSPOSE, Entry, expand, grouped, to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
-
-
-def interleaved(groups):
-    """Query, value and key rows in `groups` consecutive groups, as CodeGen stores them."""
-
-    def join(arrays):
-        parts = [np.split(array, groups) for array in arrays]
-        return np.concatenate([part[g] for g in range(groups) for part in parts])
-
-    def split(array):
-        rows = np.split(array, 3 * groups)
-        return [np.concatenate(rows[k::3]) for k in range(3)]
-
-    return Transform(lambda shapes: (3 * shapes[0][0], *shapes[0][1:]), join, split)
-
 
 PATTERNS = (
     Entry(("word",), "wte"),
-    Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", interleaved(4)),
+    Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", grouped(4)),
     Entry(("l.{i}.out",), "h.{i}.out", TRANSPOSE),
     Entry(("norm",), ("top", "norm")),
 )

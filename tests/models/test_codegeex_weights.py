@@ -22,9 +22,21 @@ LARGE = SimpleNamespace(
     eos_token_id=50256,
 )
 SMALL = SimpleNamespace(
-    vocab_size=11, hidden_size=4, num_layers=2, num_heads=2, intermediate_size=6, max_position_embeddings=5
+    vocab_size=11,
+    hidden_size=4,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=6,
+    max_position_embeddings=5,
+    layer_norm_eps=1e-5,
+    eos_token_id=10,
 )
+FORMATS = weights.FORMATS
 LAYOUTS = ("huggingface", "megatron", "mindspore")
+
+
+def entries(layout, config, ranks=1):
+    return FORMATS.entries(FORMATS.layout(layout), config, ranks)
 
 
 def tensors(config):
@@ -42,14 +54,14 @@ def test_the_13b_model_has_the_published_size():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_parameter_is_in_every_layout_once(layout):
-    entries = weights.entries(layout, LARGE)
-    ours = [name for entry in entries for name in entry.ours]
+    found = entries(layout, LARGE)
+    ours = [name for entry in found for name in entry.ours]
     assert sorted(ours) == sorted(weights.expected_shapes(LARGE))
-    assert len({entry.foreign for entry in entries}) == 645
+    assert len({entry.foreign for entry in found}) == 645
 
 
 def test_names_of_the_pytorch_side():
-    names = {entry.ours[0]: entry.foreign for entry in weights.entries("huggingface", LARGE)}
+    names = {entry.ours[0]: entry.foreign for entry in entries("huggingface", LARGE)}
     assert names["embedding.word.weight"] == "language_model.embedding.word_embeddings.weight"
     assert names["top_query_embedding.weight"] == "language_model.topQueryEmbedding.top_query_embeddings.weight"
     assert names["blocks.38.attention.output.bias"] == "language_model.transformer.layers.38.attention.dense.bias"
@@ -57,7 +69,7 @@ def test_names_of_the_pytorch_side():
         "language_model.transformer.topQueryLayer.attention.query.weight"
     )
     assert names["final_norm.bias"] == "language_model.transformer.final_layernorm.bias"
-    paths = {entry.ours[0]: entry.foreign for entry in weights.entries("megatron", LARGE)}
+    paths = {entry.ours[0]: entry.foreign for entry in entries("megatron", LARGE)}
     assert paths["embedding.position.weight"] == (
         "module",
         "language_model",
@@ -74,7 +86,7 @@ def test_names_of_the_pytorch_side():
 
 
 def test_the_original_stores_three_matrices_transposed():
-    foreign = to_foreign(weights.entries("mindspore", SMALL), mine := tensors(SMALL))
+    foreign = to_foreign(entries("mindspore", SMALL), mine := tensors(SMALL))
     for layer, ours in (("backbone.blocks.1", "blocks.1"), ("backbone.top_query_layer", "top_query_layer")):
         for name, own, turned in (
             ("attention.dense1", "attention.query", False),
@@ -90,17 +102,17 @@ def test_the_original_stores_three_matrices_transposed():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_there_and_back(layout):
-    mine, entries = tensors(SMALL), weights.entries(layout, SMALL)
-    back = to_ours(entries, to_foreign(entries, mine), weights.expected_shapes(SMALL), "here")
+    mine, its = tensors(SMALL), entries(layout, SMALL)
+    back = to_ours(its, to_foreign(its, mine), weights.expected_shapes(SMALL), "here")
     assert back.keys() == mine.keys()
     assert all(back[name].array().tobytes() == mine[name].array().tobytes() for name in mine)
 
 
 def test_config_json_there_and_back():
-    config = weights.huggingface_config(LARGE)
+    config = FORMATS.sizes.to_json(LARGE)
     assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 39
     assert config["hidden_act"] == "fast_gelu" and config["tie_word_embeddings"] is True
-    assert weights.config_fields(config) == vars(LARGE)
+    assert FORMATS.sizes.from_json(config) == vars(LARGE)
 
 
 @pytest.mark.parametrize(
@@ -119,23 +131,27 @@ def test_config_json_there_and_back():
 )
 def test_a_bad_config_key_is_named(change, key):
     with pytest.raises(UserError, match=key):
-        weights.config_fields(weights.huggingface_config(LARGE) | change)
+        FORMATS.sizes.from_json(FORMATS.sizes.to_json(LARGE) | change)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_sizes_are_inferred_from_the_tensors(layout):
-    def shapes(config):
-        ours = weights.expected_shapes(config)
-        return {e.foreign: e.transform.shape([ours[e.ours[0]]]) for e in weights.entries(layout, config)}
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sizes_are_inferred_from_the_tensors(layout, ranks):
+    its = FORMATS.layout(layout)
 
-    assert weights.recognises(layout, shapes(SMALL)) and not weights.recognises(layout, {"lm_head.weight": ()})
-    assert weights.infer_fields(layout, shapes(LARGE), {}) == vars(LARGE)
-    found = weights.infer_fields(layout, shapes(SMALL), {"num_heads": 2, "family": "codegeex"})
-    assert {key: found[key] for key in vars(SMALL)} == vars(SMALL)
-    with pytest.raises(UserError, match="num_heads"):
-        weights.infer_fields(layout, shapes(SMALL), {})
+    def shapes(config):
+        ours = FORMATS.rank_shapes(its, config, ranks)
+        return {e.foreign: e.transform.shape([ours[e.ours[0]]]) for e in entries(layout, config, ranks)}
+
+    small = SimpleNamespace(**vars(SMALL) | {"vocab_size": 12, "max_position_embeddings": 6})
+    assert FORMATS.recognise(shapes(small)) == (1, its) and FORMATS.recognise({"lm_head.weight": ()}) == (0, None)
+    assert FORMATS.infer(its, shapes(LARGE), {}, ranks) == vars(LARGE)
+    known = {"num_heads": 2, "eos_token_id": 10, "family": "codegeex"}
+    assert FORMATS.infer(its, shapes(small), known, ranks) == vars(small)
+    with pytest.raises(UserError, match="add --set num_heads=N"):
+        FORMATS.infer(its, shapes(small), {"eos_token_id": 10}, ranks)
     with pytest.raises(UserError, match="missing or not a matrix"):
-        weights.infer_fields(layout, {}, {})
+        FORMATS.infer(its, {}, {})
 
 
 def test_it_agrees_with_the_models_own_configuration():
@@ -144,4 +160,4 @@ def test_it_agrees_with_the_models_own_configuration():
         model = config.build_config(name, {})
         count = sum(math.prod(shape) for shape in weights.expected_shapes(model).values())
         assert count == model.parameter_count()
-        assert weights.config_fields(weights.huggingface_config(model))["num_layers"] == model.num_layers
+        assert FORMATS.sizes.from_json(FORMATS.sizes.to_json(model))["num_layers"] == model.num_layers

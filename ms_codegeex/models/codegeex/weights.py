@@ -7,18 +7,12 @@ MindSpore checkpoints store the attention output and both feed-forward matrices 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import COPY, TRANSPOSE, Entry, Foreign, Shape, expand, shown
+from ms_codegeex.formats.family import FamilyFormats, Layout
+from ms_codegeex.formats.layout import COPY, STACK, TRANSPOSE, Entry, Shape
+from ms_codegeex.formats.sizes import Sizes
 from ms_codegeex.models.codegeex.config import PRESETS, build_config
-
-FAMILY = "codegeex"
-FIELDS = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_position_embeddings")
-OPTIONAL_FIELDS = {"layer_norm_eps": 1e-5, "eos_token_id": 50256}
-# Hugging Face key of each field whose name there differs
-HUGGINGFACE_KEYS = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
 
 # ours, PyTorch side; both [out, in]
 _PYTORCH_BLOCK = (
@@ -73,40 +67,47 @@ _PYTORCH_TRANSFORMER = (
     ("final_norm.bias", "final_layernorm.bias"),
 )
 
-FORMATS: Mapping[str, tuple[Entry, ...]] = {
-    "huggingface": (
-        *(Entry((ours,), ".".join(path)) for ours, path in _PYTORCH_TABLES),
-        *(Entry((ours,), f"language_model.transformer.{name}") for ours, name in _PYTORCH_TRANSFORMER),
-    ),
-    "megatron": (
-        *(Entry((ours,), ("module", *path)) for ours, path in _PYTORCH_TABLES),
-        *(Entry((ours,), ("module", "language_model", "transformer", name)) for ours, name in _PYTORCH_TRANSFORMER),
-    ),
-    "mindspore": (
-        Entry(("embedding.word.weight",), "backbone.embedding.word_embedding.embedding_table"),
-        Entry(("embedding.position.weight",), "backbone.embedding.position_embedding.embedding_table"),
-        Entry(("top_query_embedding.weight",), "backbone.top_query_embedding.embedding_table"),
-        *(
-            Entry((f"blocks.{{i}}.{ours}",), f"backbone.blocks.{{i}}.{name}", how)
-            for ours, name, how in _MINDSPORE_BLOCK
-        ),
-        *(
-            Entry((f"top_query_layer.{ours}",), f"backbone.top_query_layer.{name}", how)
-            for ours, name, how in _MINDSPORE_BLOCK
-        ),
-        Entry(("final_norm.weight",), "backbone.layernorm.gamma"),
-        Entry(("final_norm.bias",), "backbone.layernorm.beta"),
-    ),
-}
+_TRANSFORMER = ("module", "language_model", "transformer")
 
 
-def entries(layout: str, config: Any) -> tuple[Entry, ...]:
-    """Every tensor of `layout` ("huggingface", "megatron" or "mindspore") for a model of `config`'s sizes, in order."""
-    return expand(FORMATS[layout], config.num_layers)
+def _fused(layer: str, foreign: str, *parts: str) -> tuple[Entry, ...]:
+    """Linear layers whose rows one foreign tensor stacks, and the same for their biases."""
+    return tuple(
+        Entry(tuple(f"{layer}.attention.{part}.{kind}" for part in parts), (*_TRANSFORMER, f"{foreign}.{kind}"), STACK)
+        for kind in ("weight", "bias")
+    )
+
+
+_HUGGINGFACE = (
+    *(Entry((ours,), ".".join(path)) for ours, path in _PYTORCH_TABLES),
+    *(Entry((ours,), f"language_model.transformer.{name}") for ours, name in _PYTORCH_TRANSFORMER),
+)
+_MEGATRON = (
+    *(Entry((ours,), ("module", *path)) for ours, path in _PYTORCH_TABLES),
+    *(Entry((ours,), (*_TRANSFORMER, name)) for ours, name in _PYTORCH_TRANSFORMER),
+)
+# OneFlow and FasterTransformer: the same nesting, fewer linear layers; the top query layer keeps its query apart
+_FUSED = (
+    *_fused("blocks.{i}", "layers.{i}.attention.query_key_value", "query", "key", "value"),
+    *_fused("top_query_layer", "topQueryLayer.attention.key_value", "key", "value"),
+)
+_MEGATRON_FUSED = (*(e for e in _MEGATRON if not any(e.ours[0] in fused.ours for fused in _FUSED)), *_FUSED)
+_MINDSPORE = (
+    Entry(("embedding.word.weight",), "backbone.embedding.word_embedding.embedding_table"),
+    Entry(("embedding.position.weight",), "backbone.embedding.position_embedding.embedding_table"),
+    Entry(("top_query_embedding.weight",), "backbone.top_query_embedding.embedding_table"),
+    *(Entry((f"blocks.{{i}}.{ours}",), f"backbone.blocks.{{i}}.{name}", how) for ours, name, how in _MINDSPORE_BLOCK),
+    *(
+        Entry((f"top_query_layer.{ours}",), f"backbone.top_query_layer.{name}", how)
+        for ours, name, how in _MINDSPORE_BLOCK
+    ),
+    Entry(("final_norm.weight",), "backbone.layernorm.gamma"),
+    Entry(("final_norm.bias",), "backbone.layernorm.beta"),
+)
 
 
 def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes; `config` has the attributes `FIELDS`."""
+    """Our parameters and their shapes; `config` has the sizes as attributes."""
     hidden, wide, positions = config.hidden_size, config.intermediate_size, config.max_position_embeddings
     block: dict[str, Shape] = {}
     for norm, linears in (("attention_norm", ("query", "key", "value", "output")), ("feed_forward_norm", ())):
@@ -129,92 +130,47 @@ def expected_shapes(config: Any) -> dict[str, Shape]:
     return shapes | {"final_norm.weight": (hidden,), "final_norm.bias": (hidden,)}
 
 
-def _checked(values: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `values`, whose keys there are `keys.get(field, field)`; `UserError` naming a bad key."""
-    fields: dict[str, Any] = {}
-    for field in FIELDS:
-        key = keys.get(field, field)
-        value = values.get(key)
-        if type(value) is not int or value < 1:
-            raise UserError(f"model configuration: {key} is {value!r}, expected a positive whole number")
-        fields[field] = value
-    if fields["hidden_size"] % fields["num_heads"]:
-        raise UserError(
-            f"model configuration: {keys.get('num_heads', 'num_heads')} is {fields['num_heads']}, "
-            f"expected a divisor of hidden_size {fields['hidden_size']}"
-        )
-    for field, default in OPTIONAL_FIELDS.items():
-        value = values.get(field, default)
-        if type(value) not in (int, type(default)) or not 0 <= value < float("inf"):
-            raise UserError(f"model configuration: {field} is {value!r}, expected a number like {default}")
-        fields[field] = value
-    return fields
+def _axes() -> dict[str, int]:
+    rows = ("attention.query", "attention.key", "attention.value", "feed_forward.up")
+    axes = {"embedding.word.weight": 0, "top_query_embedding.weight": 0}
+    for layer in ("blocks.{i}", "top_query_layer"):
+        axes |= {f"{layer}.{name}.{kind}": 0 for name in rows for kind in ("weight", "bias")}
+        axes |= {f"{layer}.{name}.weight": 1 for name in ("attention.output", "feed_forward.down")}
+    return axes
 
 
-def model_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's sizes, checked, from a mapping in our own names (a checkpoint's `config.model`); ignores others."""
-    return _checked(fields, {})
-
-
-def config_fields(config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's sizes in our names from a Hugging Face `config.json`.
-
-    Raises `UserError` naming the key that is missing or cannot be: another `model_type`, another activation.
-    """
-    for key, expected in (("model_type", FAMILY), ("hidden_act", "fast_gelu"), ("tie_word_embeddings", True)):
-        found = config_json.get(key, None if key == "model_type" else expected)
-        if found != expected:
-            raise UserError(f"config.json: {key} is {found!r}, expected {expected!r}")
-    return _checked(config_json, HUGGINGFACE_KEYS)
-
-
-def huggingface_config(config: Any) -> dict[str, Any]:
-    """`config.json` of a model directory; `torch_dtype` is that of our own parameters, float32."""
-    sizes = {HUGGINGFACE_KEYS.get(field, field): getattr(config, field) for field in FIELDS}
-    return {
-        "model_type": FAMILY,
-        "architectures": ["CodeGeeXForCausalLM"],
-        **sizes,
-        **{field: getattr(config, field, default) for field, default in OPTIONAL_FIELDS.items()},
-        "hidden_act": "fast_gelu",
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-    }
-
-
-def recognises(layout: str, names: Collection[Foreign]) -> bool:
-    """Whether tensors of these foreign names look like this family's: its top query table is unmistakable."""
-    return any(entry.foreign in names for entry in FORMATS[layout] if entry.ours == ("top_query_embedding.weight",))
-
-
-def infer_fields(layout: str, shapes: Mapping[Foreign, Shape], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's sizes from the shapes of its tensors, completed and overridden by `known` (our field names).
-
-    The number of heads leaves no trace in the shapes: it comes from `known` or from the preset of that width.
-    Raises `UserError` naming a missing tensor, or the head count when nothing tells it.
-    """
-    wanted = {
-        "embedding.word.weight": "vocab_size",
-        "embedding.position.weight": "max_position_embeddings",
-        "top_query_layer.feed_forward.up.weight": "intermediate_size",
-    }
-    fields: dict[str, Any] = {}
-    for entry in FORMATS[layout]:
-        if entry.ours[0] in wanted:
-            shape = shapes.get(entry.foreign, ())
-            if len(shape) != 2:
-                raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; is the file complete?")
-            rows, columns = entry.transform.shape([shape])
-            fields |= {wanted[entry.ours[0]]: rows, "hidden_size": columns}
-    first = next(entry for entry in FORMATS[layout] if "{i}" in entry.ours[0])
-    fields["num_layers"] = next(i for i in range(len(shapes) + 1) if first.numbered(i).foreign not in shapes)
-    heads = {preset.hidden_size: preset.num_heads for preset in (build_config(name, {}) for name in PRESETS)}
-    if fields["hidden_size"] in heads:
-        fields["num_heads"] = heads[fields["hidden_size"]]
-    fields |= {key: value for key, value in known.items() if key in (*FIELDS, *OPTIONAL_FIELDS)}
-    if "num_heads" not in fields:
-        raise UserError(
-            f"num_heads: a model of hidden_size {fields['hidden_size']} is not one of the presets "
-            "and the file does not say how many heads it has; add --set num_heads=N"
-        )
-    return model_fields(fields)
+FORMATS = FamilyFormats(
+    sizes=Sizes(
+        build=build_config,
+        model_type="codegeex",
+        required=(
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ),
+        optional={"layer_norm_eps": 1e-5, "eos_token_id": 50256},
+        keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"},
+        only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
+        written=lambda config: {"architectures": ["CodeGeeXForCausalLM"]},
+    ),
+    shapes=expected_shapes,
+    presets=PRESETS,
+    layouts=(
+        Layout("huggingface", _HUGGINGFACE),
+        Layout("megatron", _MEGATRON),
+        Layout("megatron", _MEGATRON_FUSED),
+        # MindSpore's ranks hold the whole top query table; Megatron's share it by positions
+        Layout("mindspore", _MINDSPORE, whole=("top_query_embedding.weight",)),
+    ),
+    visible={
+        "vocab_size": ("embedding.word.weight", 0),
+        "hidden_size": ("embedding.word.weight", 1),
+        "max_position_embeddings": ("embedding.position.weight", 0),
+        "intermediate_size": ("top_query_layer.feed_forward.up.weight", 0),
+    },
+    axes=_axes(),
+    ranks=lambda config: (config.num_heads, "number of heads"),
+)

@@ -1,0 +1,132 @@
+"""Files of weights without a configuration, recognised by content: the tensors of each tensor-parallel rank."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.layout import Foreign
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
+from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
+from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
+from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.torch_zip import read_torch
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+MINDSPORE_SUFFIX = ".ckpt"
+_TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
+_MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
+_DEEPEST = 16  # a checkpoint nests five levels; a malicious one may nest itself
+
+
+@dataclass(frozen=True)
+class RawModel:
+    """The tensors of every rank under their foreign names.
+
+    `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if names must tell. `recorded`: sizes that
+    the file states. `skipped`: names of what is no parameter.
+    """
+
+    ranks: Sequence[Mapping[Foreign, LazyTensor]]
+    where: Sequence[str]
+    kind: str | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Sequence[str] = ()
+
+
+def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Foreign, LazyTensor]]:
+    """The tensors of nested dictionaries with the path to each; a path of one name is that name."""
+    if len(path) > _DEEPEST:
+        raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
+    if isinstance(tree, LazyTensor):
+        yield (path[0] if len(path) == 1 else path), tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from nested_tensors(value, (*path, str(key)))
+
+
+def _read_torch(files: Sequence[Path]) -> RawModel:
+    trees = [read_torch(file) for file in files]
+    recorded = trees[0].get("config") if isinstance(trees[0], Mapping) else None
+    return RawModel(
+        [dict(nested_tensors(tree)) for tree in trees],
+        [str(file) for file in files],
+        recorded=recorded if isinstance(recorded, dict) else {},
+    )
+
+
+def _read_mindspore(path: Path) -> RawModel:
+    found = read_mindspore(path)
+    weights = {name: tensor for name, tensor in found.items() if is_weight(name)}
+    return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in found if name not in weights])
+
+
+def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
+    """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
+    for rank in range(max(numbered) + 1):
+        if rank not in numbered:
+            raise UserError(
+                f"{where}: no file of rank {rank}, though there is {numbered[max(numbered)].name}; copy all"
+            )
+    return [numbered[rank] for rank in range(len(numbered))]
+
+
+def _megatron_ranks(directory: Path) -> list[Path]:
+    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt`, in rank order."""
+    numbered: dict[int, Path] = {}
+    for path in sorted(directory.glob("mp_rank_*")):
+        inner = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in TORCH_SUFFIXES)
+        if (match := _MEGATRON_RANK.match(path.name)) is None:
+            continue
+        rank = int(match[1])
+        if len(inner) != 1 or rank in numbered:
+            raise UserError(f"{path}: rank {rank} has {len(inner) + (rank in numbered)} files; expected one")
+        numbered[rank] = inner[0]
+    return _in_order(numbered, directory) if numbered else []
+
+
+def _read_mindspore_ranks(directory: Path) -> RawModel:
+    """The checkpoints of many devices; without a strategy file they are taken for tensor-parallel ranks 0, 1, ..."""
+    files = find_rank_files(directory)
+    strategies = sorted(
+        path for path in directory.rglob("*strategy*") if path.suffix in (MINDSPORE_SUFFIX, ".json") and path.is_file()
+    )
+    if strategies:
+        return RawModel([merge_slices(files, read_strategy(strategies))], [str(directory)], "mindspore")
+    parts = [_read_mindspore(file) for file in _in_order(files, directory)]
+    return RawModel(
+        [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped
+    )
+
+
+def _is_mindspore(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        beginning = stream.read(2)
+    return not beginning.startswith(_TORCH_BEGINNINGS) and path.suffix not in TORCH_SUFFIXES
+
+
+def read_raw(path: Path) -> RawModel:
+    """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
+    path = Path(path)
+    if path.is_file():
+        return _read_mindspore(path) if _is_mindspore(path) else _read_torch([path])
+    if path.is_dir():
+        if ranks := _megatron_ranks(path):
+            return _read_torch(ranks)
+        if is_npy_folder(path):
+            return RawModel([read_npy_folder(path)], [str(path)], "mindspore")
+        single = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
+        if len(single) == 1:
+            return read_raw(single[0])
+        if any(path.glob(f"*{MINDSPORE_SUFFIX}")) or any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
+            return _read_mindspore_ranks(path)
+    found = "nothing of these is there" if path.is_dir() else "no such file or directory"
+    raise UserError(
+        f"{path}: {found}; expected a run directory, a checkpoint directory, a model directory (config.json and "
+        "*.safetensors or pytorch_model*.bin), a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or "
+        "rank files, or a folder of .npy"
+    )

@@ -1,0 +1,50 @@
+"""A folder with one `.npy` file per tensor, `<name>.npy`: how CodeGeeX's weights left MindSpore for PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.tensors import LazyTensor, dtype_name
+
+_MAGIC = b"\x93NUMPY"
+
+
+def is_npy_folder(path: Path) -> bool:
+    """Whether `path` is a directory with such files."""
+    return Path(path).is_dir() and any(Path(path).glob("*.npy"))
+
+
+def _open(file: Path) -> np.ndarray:
+    try:
+        with open(file, "rb") as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise ValueError("it does not begin like one")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+        raise UserError(f"{file}: not a sound .npy file ({error}); copy it again") from None
+    if array.offset + array.nbytes != file.stat().st_size:
+        raise UserError(
+            f"{file}: has {file.stat().st_size} bytes, its header describes {array.offset + array.nbytes}; "
+            "copy it again"
+        )
+    return array
+
+
+def read_npy_folder(path: Path) -> dict[str, LazyTensor]:
+    """The tensors by name; only the headers are read now.
+
+    Raises `UserError` naming a file that is cut off, damaged or of a type no layout holds. The format has no checksum,
+    so changed elements look sound.
+    """
+    tensors = {}
+    for file in sorted(Path(path).glob("*.npy")):
+        array = _open(file)
+        try:
+            dtype = dtype_name(array)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
+        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open(file))
+    return tensors

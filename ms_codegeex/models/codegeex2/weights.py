@@ -1,0 +1,161 @@
+"""CodeGeeX2's tensors: our names and shapes, and the maps to the foreign formats, as data.
+
+It has ChatGLM2's layout: rows of query, key and value one below the other in one matrix, those of gate and up in
+another. All matrices are [out, in] on every side (CodeGeeX2 release, configuration and index of the checkpoint).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
+from ms_codegeex.formats.layout import STACK, Entry, Shape
+from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.models.codegeex2.config import PRESETS, build_config
+
+_QKV = ("attention.query", "attention.key", "attention.value")
+_LAYER = "transformer.encoder.layers.{i}"
+_TABLE = "transformer.embedding.word_embeddings.weight"
+
+
+def _block(name: str, *ours: str) -> Entry:
+    """A tensor of a layer; the rows of several of ours are stacked in it."""
+    entry = Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"{_LAYER}.{name}")
+    return replace(entry, transform=STACK) if len(ours) > 1 else entry
+
+
+_PYTORCH = (
+    Entry(("embedding.word.weight",), _TABLE),
+    _block("input_layernorm.weight", "attention_norm.weight"),
+    _block("self_attention.query_key_value.weight", *(f"{part}.weight" for part in _QKV)),
+    _block("self_attention.query_key_value.bias", *(f"{part}.bias" for part in _QKV)),
+    _block("self_attention.dense.weight", "attention.output.weight"),
+    _block("post_attention_layernorm.weight", "feed_forward_norm.weight"),
+    _block("mlp.dense_h_to_4h.weight", "feed_forward.gate.weight", "feed_forward.up.weight"),
+    _block("mlp.dense_4h_to_h.weight", "feed_forward.down.weight"),
+    Entry(("final_norm.weight",), "transformer.encoder.final_layernorm.weight"),
+    Entry(("head.weight",), "transformer.output_layer.weight"),
+)
+_BUFFERS = (r"transformer\.rotary_pos_emb\.inv_freq",)
+
+
+def _mindspore(table: str) -> tuple[Entry, ...]:
+    """MindFormers' names: those of the PyTorch side but for the embedding, which was renamed between its versions."""
+    return renamed(_PYTORCH, lambda name: f"transformer.embedding.{table}" if name == _TABLE else name)
+
+
+def expected_shapes(config: Any) -> dict[str, Shape]:
+    """Our parameters and their shapes; `config` has the sizes as attributes."""
+    vocabulary, hidden, wide = config.vocab_size, config.hidden_size, config.intermediate_size
+    narrow = hidden // config.num_heads * config.num_kv_groups
+    block: dict[str, Shape] = {"attention_norm.weight": (hidden,)}
+    for part, rows in zip(_QKV, (hidden, narrow, narrow), strict=True):
+        block |= {f"{part}.weight": (rows, hidden), f"{part}.bias": (rows,)}
+    block |= {
+        "attention.output.weight": (hidden, hidden),
+        "feed_forward_norm.weight": (hidden,),
+        "feed_forward.gate.weight": (wide, hidden),
+        "feed_forward.up.weight": (wide, hidden),
+        "feed_forward.down.weight": (hidden, wide),
+    }
+    return {
+        "embedding.word.weight": (vocabulary, hidden),
+        **{f"blocks.{i}.{name}": shape for i in range(config.num_layers) for name, shape in block.items()},
+        "final_norm.weight": (hidden,),
+        "head.weight": (vocabulary, hidden),
+    }
+
+
+def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`rotary_dim`, which follows from the width of a head; `UserError` for a width that the heads do not have."""
+    head, hidden, heads = (config_json.get(key) for key in ("kv_channels", "hidden_size", "num_attention_heads"))
+    if all(type(n) is int for n in (head, hidden, heads)) and head * heads != hidden:
+        raise UserError(f"config.json: kv_channels is {head}, expected hidden_size / num_attention_heads")
+    width = hidden // heads if type(hidden) is int and type(heads) is int and heads else 0
+    return {"rotary_dim": width // 2, **config_json}
+
+
+def _written(config: Any) -> dict[str, Any]:
+    head = config.hidden_size // config.num_heads
+    if config.rotary_dim * 2 != head:
+        raise UserError(
+            f"rotary_dim: {config.rotary_dim} of {head} channels; ChatGLM2's configuration has no such key and its "
+            "software turns half of a head's channels, so this model cannot become a model directory"
+        )
+    return {"architectures": ["ChatGLMModel"], "kv_channels": head, "apply_query_key_layer_scaling": True}
+
+
+FORMATS = FamilyFormats(
+    sizes=Sizes(
+        build=build_config,
+        model_type="chatglm",
+        required=(
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_groups",
+            "intermediate_size",
+            "rotary_dim",
+        ),
+        optional={
+            "max_position_embeddings": 8192,
+            "norm_eps": 1e-5,
+            "softmax_fp32": True,
+            "rotary_dtype": "fp32",
+            "eos_token_id": 2,
+        },
+        keys={
+            "vocab_size": "padded_vocab_size",
+            "num_heads": "num_attention_heads",
+            "num_kv_groups": "multi_query_group_num",
+            "intermediate_size": "ffn_hidden_size",
+            "max_position_embeddings": "seq_length",
+            "norm_eps": "layernorm_epsilon",
+            "softmax_fp32": "attention_softmax_in_fp32",
+        },
+        only={
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "apply_residual_connection_post_layernorm": False,
+            "add_qkv_bias": True,
+            "add_bias_linear": False,
+            "multi_query_attention": True,
+            "interleaved_qkv": False,
+            "original_rope": True,
+            "rope_ratio": 1,
+            "fp32_residual_connection": False,
+            "tie_word_embeddings": False,
+            "quantization_bit": 0,
+            "pre_seq_len": None,
+        },
+        written=_written,
+        read=_complete,
+    ),
+    shapes=expected_shapes,
+    presets=PRESETS,
+    layouts=(
+        Layout("huggingface", _PYTORCH, skipped=_BUFFERS),
+        Layout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
+        Layout("mindspore", _mindspore("embedding_weight"), skipped=_BUFFERS),
+        Layout("mindspore", _mindspore("embedding_table"), skipped=_BUFFERS),
+    ),
+    visible={
+        "vocab_size": ("embedding.word.weight", 0),
+        "hidden_size": ("embedding.word.weight", 1),
+        "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
+    },
+    axes={
+        "embedding.word.weight": 0,
+        **{f"blocks.{{i}}.{part}.{kind}": 0 for part in _QKV for kind in ("weight", "bias")},
+        "blocks.{i}.attention.output.weight": 1,
+        "blocks.{i}.feed_forward.gate.weight": 0,
+        "blocks.{i}.feed_forward.up.weight": 0,
+        "blocks.{i}.feed_forward.down.weight": 1,
+        "head.weight": 0,
+    },
+    ranks=lambda config: (config.num_kv_groups, "number of groups of keys and values"),
+)

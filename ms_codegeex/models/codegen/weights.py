@@ -1,0 +1,131 @@
+"""CodeGen's tensors: our names and shapes, and the maps to the foreign formats, as data.
+
+The release fuses query, value and key, in this order, in 4 groups of heads (the cores of the machine it was trained
+on), whatever the size. All matrices are [out, in] on every side (CodeGen release, modelling file and checkpoints).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
+from ms_codegeex.formats.layout import Entry, Shape, grouped
+from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.models.codegen.config import PRESETS, build_config
+
+GROUPS = 4
+
+# ours, PyTorch side
+_NAMES = (
+    ("embedding.word.weight", "transformer.wte.weight"),
+    ("blocks.{i}.norm.weight", "transformer.h.{i}.ln_1.weight"),
+    ("blocks.{i}.norm.bias", "transformer.h.{i}.ln_1.bias"),
+    ("blocks.{i}.attention.output.weight", "transformer.h.{i}.attn.out_proj.weight"),
+    ("blocks.{i}.feed_forward.up.weight", "transformer.h.{i}.mlp.fc_in.weight"),
+    ("blocks.{i}.feed_forward.up.bias", "transformer.h.{i}.mlp.fc_in.bias"),
+    ("blocks.{i}.feed_forward.down.weight", "transformer.h.{i}.mlp.fc_out.weight"),
+    ("blocks.{i}.feed_forward.down.bias", "transformer.h.{i}.mlp.fc_out.bias"),
+    ("final_norm.weight", "transformer.ln_f.weight"),
+    ("final_norm.bias", "transformer.ln_f.bias"),
+    ("head.weight", "lm_head.weight"),
+    ("head.bias", "lm_head.bias"),
+)
+_FUSED = Entry(
+    tuple(f"blocks.{{i}}.attention.{part}.weight" for part in ("query", "value", "key")),
+    "transformer.h.{i}.attn.qkv_proj.weight",
+    grouped(GROUPS),
+)
+_PLAIN = tuple(Entry((ours,), name) for ours, name in _NAMES)
+_PYTORCH = (*_PLAIN[:3], _FUSED, *_PLAIN[3:])
+_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files carry along
+
+
+def _mindspore(name: str) -> str:
+    """The name under which MindSpore's cells hold a parameter of the PyTorch side."""
+    layer, _, kind = name.rpartition(".")
+    if layer.endswith("wte"):
+        return f"{layer}.embedding_table"
+    if layer.endswith(("ln_1", "ln_f")):
+        return f"{layer}.{'gamma' if kind == 'weight' else 'beta'}"
+    return name
+
+
+def expected_shapes(config: Any) -> dict[str, Shape]:
+    """Our parameters and their shapes; `config` has the sizes as attributes."""
+    vocabulary, hidden, wide = config.vocab_size, config.hidden_size, config.intermediate_size
+    block: dict[str, Shape] = {
+        "norm.weight": (hidden,),
+        "norm.bias": (hidden,),
+        **{f"attention.{part}.weight": (hidden, hidden) for part in ("query", "key", "value", "output")},
+        "feed_forward.up.weight": (wide, hidden),
+        "feed_forward.up.bias": (wide,),
+        "feed_forward.down.weight": (hidden, wide),
+        "feed_forward.down.bias": (hidden,),
+    }
+    return {
+        "embedding.word.weight": (vocabulary, hidden),
+        **{f"blocks.{i}.{name}": shape for i in range(config.num_layers) for name, shape in block.items()},
+        "final_norm.weight": (hidden,),
+        "final_norm.bias": (hidden,),
+        "head.weight": (vocabulary, hidden),
+        "head.bias": (vocabulary,),
+    }
+
+
+def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The published files leave the feed-forward width null: it is four times the hidden size."""
+    hidden = config_json.get("n_embd")
+    if config_json.get("n_inner") is None and isinstance(hidden, int):
+        return {**config_json, "n_inner": 4 * hidden}
+    return config_json
+
+
+FORMATS = FamilyFormats(
+    sizes=Sizes(
+        build=build_config,
+        model_type="codegen",
+        required=("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_dim"),
+        optional={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "eos_token_id": 50256},
+        keys={
+            "hidden_size": "n_embd",
+            "num_layers": "n_layer",
+            "num_heads": "n_head",
+            "intermediate_size": "n_inner",
+            "max_position_embeddings": "n_positions",
+            "layer_norm_eps": "layer_norm_epsilon",
+        },
+        only={"activation_function": "gelu_new", "tie_word_embeddings": False, "scale_attn_weights": True},
+        written=lambda config: {
+            "architectures": ["CodeGenForCausalLM"],
+            "n_ctx": config.max_position_embeddings,
+            **{f"{where}_pdrop": 0.0 for where in ("attn", "embd", "resid")},
+            "bos_token_id": 1,
+            "use_cache": True,
+        },
+        read=_complete,
+    ),
+    shapes=expected_shapes,
+    presets=PRESETS,
+    layouts=(
+        Layout("huggingface", _PYTORCH, skipped=_BUFFERS),
+        Layout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
+        Layout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
+    ),
+    visible={
+        "vocab_size": ("embedding.word.weight", 0),
+        "hidden_size": ("embedding.word.weight", 1),
+        "intermediate_size": ("blocks.{i}.feed_forward.up.weight", 0),
+    },
+    axes={
+        "embedding.word.weight": 0,
+        **{f"blocks.{{i}}.attention.{part}.weight": 0 for part in ("query", "key", "value")},
+        "blocks.{i}.attention.output.weight": 1,
+        "blocks.{i}.feed_forward.up.weight": 0,
+        "blocks.{i}.feed_forward.up.bias": 0,
+        "blocks.{i}.feed_forward.down.weight": 1,
+        "head.weight": 0,
+        "head.bias": 0,
+    },
+    ranks=lambda config: (GROUPS, "number of groups in its fused matrices"),
+)
