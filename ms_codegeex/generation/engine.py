@@ -1,6 +1,6 @@
 """Text from a model: prompt in, tokens out one by one.
 
-Each token is one pass over the whole (padded) sequence: one static graph, no key-value cache yet.
+The prompt is one pass, then each token is one: keys and values of earlier positions are remembered (`cache.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mindspore import Tensor
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.cache import CachedLogits
 from ms_codegeex.generation.sampling import SamplingSettings, sample
 from ms_codegeex.models.causal import Build
 
@@ -32,10 +33,11 @@ class Generator:
         self.seq_length = seq_length or self.config.max_position_embeddings
         modules = source.family.model
         with ms.nn.utils.no_init_parameters():  # every weight is loaded below
-            self.network = modules.Logits(self.config, Build(seq_length=self.seq_length, reset_at_eos=False))
-        self.network.set_train(False)
-        for parameter in self.network.get_parameters():
+            network = modules.Logits(self.config, Build(seq_length=self.seq_length, reset_at_eos=False))
+        network.set_train(False)
+        for parameter in network.get_parameters():
             parameter.set_data(Tensor(source.tensors[parameter.name].array().astype(np.float32)))
+        self.network = CachedLogits(network, self.seq_length, self.config.eos_token_id)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt; one that leaves no room for an answer is a `UserError`."""
@@ -52,9 +54,7 @@ class Generator:
             raise UserError(f"prompt: {len(ids)} tokens, the model reads 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
-        padded = np.full((1, self.seq_length), self.config.eos_token_id, np.int32)
-        padded[0, : len(ids)] = ids
-        return self.network(Tensor(padded), Tensor([len(ids) - 1], ms.int32)).asnumpy()[0]
+        return self.network(ids)
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
