@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tensor-parallel", type=int, default=1, metavar="N", help="megatron, mindspore: one file for each of N ranks"
     )
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME|DIR",
+        help="hf: the tokenizer that goes with the model (default: what lies beside IN, or the family's)",
+    )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
     parser.add_argument("--replace", action="store_true", help="replace a converted model that is already at OUT")
     parser.add_argument(
@@ -79,6 +85,10 @@ def run(arguments: argparse.Namespace, family: str | None = None) -> int:
     source = open_source(arguments.model, _known(arguments.set))
     if family not in (None, source.family.name):
         raise UserError(f"{arguments.model}: a model of {source.family.name}, expected {family}")
+    if arguments.tokenizer is not None:
+        from ms_codegeex.data.tokenizer import load_tokenizer
+
+        source = replace(source, save_tokenizer=load_tokenizer(arguments.tokenizer).save)
     result = convert(
         source,
         arguments.to,
@@ -92,6 +102,12 @@ def run(arguments: argparse.Namespace, family: str | None = None) -> int:
         print(json.dumps(result))
     else:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
+        if result["to"] == "hf" and not result["tokenizer"]:
+            print(
+                f"{result['output']}: has no tokenizer; copy tokenizer.model and tokenizer_config.json of the released "
+                "model into it, or convert with --tokenizer DIR",
+                file=sys.stderr,
+            )
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
             print(f"left out, no parameter: {result['skipped'][0]}{others}", file=sys.stderr)
@@ -116,7 +132,7 @@ def script(to: str, description: str, family: str | None = None, argv: Sequence[
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args(argv, argparse.Namespace(to=to, ranks=1, replace=False, json=False))
+    arguments = parser.parse_args(argv, argparse.Namespace(to=to, ranks=1, replace=False, json=False, tokenizer=None))
     arguments.tensor_parallel = arguments.ranks
     try:
         return run(arguments, family)

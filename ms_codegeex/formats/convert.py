@@ -127,7 +127,7 @@ def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[Part]
     formats = source.family.weights.FORMATS
     its = formats.layout(LAYOUTS[to])
     if ranks != 1:
-        formats.check_ranks(source.config, ranks)
+        formats.check_ranks(source.config, ranks, "--tensor-parallel", "choose a divisor")
     formats.rank_shapes(its, source.config, ranks)  # names a tensor that cannot be cut so
     entries = formats.entries(its, source.config, ranks)
 
@@ -214,6 +214,7 @@ def convert(
         "to": to,
         "output": str(target),
         "files": tensor_parallel,
+        "tokenizer": to == "hf" and model.save_tokenizer is not None,
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),

@@ -83,11 +83,11 @@ class FamilyFormats:
         """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
         return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
 
-    def check_ranks(self, config: Any, ranks: int) -> None:
+    def check_ranks(self, config: Any, ranks: int, where: str, remedy: str) -> None:
         """`UserError` unless the heads can be dealt out to `ranks` tensor-parallel ranks."""
         number, what = self.ranks(config)
         if ranks < 1 or number % ranks:
-            raise UserError(f"--tensor-parallel: {ranks} does not divide {number}, the {what}; choose a divisor")
+            raise UserError(f"{where}: {ranks} does not divide {number}, the {what}; {remedy}")
 
     def rank_shapes(self, layout: Layout, config: Any, ranks: int) -> dict[str, Shape]:
         """Our parameters' shapes in one of `ranks` tensor-parallel slices."""

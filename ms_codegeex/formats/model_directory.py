@@ -74,7 +74,7 @@ def write_model_directory(
             else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
         )
         for name, shard in zip(names, shards, strict=True):
-            write_safetensors(directory / name, shard, {"format": "pt"})  # transformers asks for this tag
+            write_safetensors(directory / name, shard, {"format": "pt"}, checksums=True)  # transformers wants the tag
         if len(shards) > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,30 @@ TAGS = {
     "bool": "BOOL",
 }
 DTYPES = {tag: name for name, tag in TAGS.items()}
+CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 100_000_000  # the library's own limit
 
 
+def _packed(header: Mapping[str, Any]) -> bytes:
+    """The beginning of a file: the header behind its length."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return struct.pack("<Q", len(text)) + text
+
+
 def write_safetensors(
-    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
 ) -> dict[str, str]:
     """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
 
-    Wider types come first, so that every tensor is aligned to its own element size.
+    Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
+    the CRC-32 of each tensor, which `SafetensorsFile` compares and other readers pass over.
     """
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    told = dict(metadata or {})
+    if checksums:
+        told |= {CHECKSUM + name: f"{0:08x}" for name in names}  # as long as the numbers that will stand here
+    header: dict[str, Any] = {"__metadata__": told} if told else {}
     position = 0
     for name in names:
         end = position + tensors[name].nbytes
@@ -54,17 +67,21 @@ def write_safetensors(
             "data_offsets": [position, end],
         }
         position = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % 64)
     digests = {}
     with open(path, "wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.write(_packed(header))
         for name in names:
-            digest = hashlib.sha256()
+            digest, checksum = hashlib.sha256(), 0
             for block in byte_blocks(tensors[name].array()):
                 digest.update(block)
+                checksum = zlib.crc32(block, checksum) if checksums else 0
                 stream.write(block)
             digests[name] = digest.hexdigest()
+            if checksums:
+                told[CHECKSUM + name] = f"{checksum:08x}"
+        if checksums:
+            stream.seek(0)
+            stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
     return digests
@@ -98,7 +115,12 @@ class SafetensorsFile:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
         try:
             header = json.loads(text, object_pairs_hook=_unique)
-            header.pop("__metadata__", None)
+            metadata = header.pop("__metadata__", None) or {}
+            self._checksums = {
+                key.removeprefix(CHECKSUM): int(value, 16)
+                for key, value in metadata.items()
+                if key.startswith(CHECKSUM)
+            }
             self._entries = {name: self._entry(name, value) for name, value in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
@@ -134,7 +156,18 @@ class SafetensorsFile:
     def view(self, name: str) -> np.ndarray:
         """A read-only view into the memory map: indexing it reads only the pages that are touched."""
         dtype, shape, begin, end = self._entries[name]
-        return map_bytes(self.path, self._start + begin, end - begin).view(NUMPY_DTYPES[dtype]).reshape(shape)
+        data = map_bytes(self.path, self._start + begin, end - begin)
+        if (expected := self._checksums.pop(name, None)) is not None:  # compared once
+            checksum = 0
+            for block in byte_blocks(data):
+                checksum = zlib.crc32(block, checksum)
+            if checksum != expected:
+                self._checksums[name] = expected
+                raise UserError(
+                    f"{self.path}: tensor {name} is damaged (checksum {checksum:08x}, expected {expected:08x}); "
+                    "copy the file again"
+                )
+        return data.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
     def tensor(self, name: str) -> np.ndarray:
         """A copy of the whole tensor (bfloat16 as raw uint16)."""

@@ -79,7 +79,7 @@ class Sizes:
         return {
             "model_type": self.model_type,
             **self.written(config),
-            **(base or {}),
+            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
             **{self.keys.get(name, name): getattr(config, name) for name in self.required},
             **{self.keys.get(name, name): getattr(config, name, value) for name, value in self.optional.items()},
             **self.only,

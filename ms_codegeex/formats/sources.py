@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,13 @@ from ms_codegeex.formats import layout
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
 from ms_codegeex.formats.family import Layout
 from ms_codegeex.formats.files import RawModel, read_raw
-from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, copy_tokenizer, is_model_directory
+from ms_codegeex.formats.model_directory import (
+    CONFIG,
+    ModelDirectory,
+    SaveTokenizer,
+    copy_tokenizer,
+    is_model_directory,
+)
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import FAMILIES, Family, family
@@ -26,9 +32,10 @@ _ENOUGH = 0.5  # of a layout's names must be there to speak of that layout; the 
 class Source:
     """A model found at `path`.
 
-    `kind` is "checkpoint", "huggingface", "megatron" or "mindspore"; `fields` are the sizes in our names, `tensors` all
-    parameters in our names; `save_tokenizer(directory)` writes the tokenizer's files. `skipped` names what lies beside
-    the parameters and was left out; `config_json` is a model directory's own.
+    `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
+    `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
+    tokenizer's files, None if nobody has them. `skipped` names what lies beside the parameters and was left out;
+    `config_json` is a model directory's own.
     """
 
     path: Path
@@ -36,7 +43,7 @@ class Source:
     family: Family
     fields: dict[str, Any]
     tensors: dict[str, LazyTensor]
-    save_tokenizer: Callable[[Path], object]
+    save_tokenizer: SaveTokenizer | None
     skipped: tuple[str, ...] = ()
     config_json: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,13 +53,12 @@ class Source:
         return SimpleNamespace(**self.fields)
 
 
-def _save_family_tokenizer(name: str) -> Callable[[Path], object]:
-    def save(directory: Path) -> None:
-        from ms_codegeex.data.tokenizer import load_tokenizer  # its vocabulary takes a moment to load
+def _save_family_tokenizer(name: str, preset: str | None = None) -> SaveTokenizer | None:
+    """What writes the tokenizer of a family's preset; None where its files come from the user only."""
+    from ms_codegeex.data.tokenizer import NAMES, load_tokenizer
 
-        load_tokenizer(name).save(directory)
-
-    return save
+    which = family(name).config.default_tokenizer(preset)
+    return None if which not in NAMES else lambda directory: load_tokenizer(which).save(directory)
 
 
 def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
@@ -72,7 +78,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
         found,
         fields,
         {name: tensors[name] for name in shapes},
-        _save_family_tokenizer(found.name),
+        _save_family_tokenizer(found.name, model.get("preset")),
     )
 
 
@@ -87,7 +93,8 @@ def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) 
     """The ranks' tensors as whole ones of ours."""
     formats, config, ranks = found.weights.FORMATS, SimpleNamespace(**fields), len(raw.ranks)
     if ranks > 1:
-        formats.check_ranks(config, ranks)
+        place = f"{raw.where[0]}: number of rank files beside it"
+        formats.check_ranks(config, ranks, place, "is one missing?")
     entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
     parts = [
         layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, place)
@@ -146,7 +153,8 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
-    return Source(path, its.kind, found, fields, tensors, _save_family_tokenizer(found.name), _skipped(raw, its))
+    kind = "mindspore" if its.kind == "mindspore" else "megatron"
+    return Source(path, kind, found, fields, tensors, _save_family_tokenizer(found.name), _skipped(raw, its))
 
 
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:

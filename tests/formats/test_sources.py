@@ -1,0 +1,357 @@
+"""Models as the other side's own tools save them: PyTorch, NumPy and MindSpore files of every shape, by content."""
+
+import json
+import os
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from small_models import FIELDS, bfloat16, foreign, formats, parameters
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.sources import open_source
+
+KNOWN = {name: {key: value for key, value in fields.items()} for name, fields in FIELDS.items()}
+
+
+def equal(source, expected):
+    """Whether a source holds exactly these arrays."""
+    assert source.tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        assert source.tensors[name].array().tobytes() == array.tobytes(), name
+
+
+def nested(tensors):
+    """Foreign tensors as the dictionaries of PyTorch tensors that `torch.save` gets."""
+    tree = {}
+    for name, tensor in tensors.items():
+        node, path = tree, (name,) if isinstance(name, str) else name
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = torch.from_numpy(tensor.array().copy())
+    return tree
+
+
+def megatron(arrays):
+    """CodeGeeX's nested dictionary."""
+    return nested(foreign("codegeex", "megatron", arrays))
+
+
+def transformer(tree):
+    return tree["module"]["language_model"]["transformer"]
+
+
+def fused(tree):
+    """The variant of OneFlow and FasterTransformer, written out."""
+    layers = transformer(tree)
+    for kind in ("weight", "bias"):
+        for i in range(FIELDS["codegeex"]["num_layers"]):
+            parts = [layers.pop(f"layers.{i}.attention.{part}.{kind}") for part in ("query", "key", "value")]
+            layers[f"layers.{i}.attention.query_key_value.{kind}"] = torch.cat(parts)
+        parts = [layers.pop(f"topQueryLayer.attention.{part}.{kind}") for part in ("key", "value")]
+        layers[f"topQueryLayer.attention.key_value.{kind}"] = torch.cat(parts)
+    return tree
+
+
+def test_a_nested_file_whole_fused_or_flat(tmp_path):
+    arrays = parameters("codegeex")
+    torch.save({**megatron(arrays), "iteration": 7}, tmp_path / "plain.pt")
+    torch.save(fused(megatron(arrays)), tmp_path / "fused.pt")
+    flat = {name: torch.from_numpy(t.array().copy()) for name, t in foreign("codegeex", "huggingface", arrays).items()}
+    torch.save(OrderedDict(flat), tmp_path / "flat.pt")
+    for file in ("plain.pt", "fused.pt", "flat.pt"):
+        source = open_source(tmp_path / file, KNOWN["codegeex"])
+        equal(source, arrays)
+        assert source.family.name == "codegeex" and source.fields == FIELDS["codegeex"] and source.kind == "megatron"
+
+
+SPLIT = (  # the release's splitter: what is cut along which dimension
+    ("attention.dense.weight", 1),
+    ("dense_4h_to_h.weight", 1),
+    *((f"attention.{part}.{kind}", 0) for part in ("query", "key", "value") for kind in ("weight", "bias")),
+    *((f"dense_h_to_4h.{kind}", 0) for kind in ("weight", "bias")),
+)
+
+
+def ranks(tree, count):
+    """The dictionaries that the release's splitter would write, written out."""
+
+    def part(name, tensor, rank):
+        axis = next((axis for suffix, axis in SPLIT if name.endswith(suffix)), None)
+        return tensor.clone() if axis is None else tensor.chunk(count, axis)[rank].clone()
+
+    def one(rank):
+        language = tree["module"]["language_model"]
+        words = language["embedding"]["word_embeddings"]["weight"].chunk(count, 0)[rank].clone()
+        positions = language["topQueryEmbedding"]["top_query_embeddings"]["weight"].chunk(count, 0)[rank].clone()
+        layers = {name: part(name, tensor, rank) for name, tensor in language["transformer"].items()}
+        embedding = {**language["embedding"], "word_embeddings": {"weight": words}}
+        return {
+            "module": {
+                "language_model": {
+                    "embedding": embedding,
+                    "topQueryEmbedding": {"top_query_embeddings": {"weight": positions}},
+                    "transformer": layers,
+                }
+            }
+        }
+
+    return [one(rank) for rank in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("in_folders", [False, True])
+def test_tensor_parallel_files_are_merged(tmp_path, count, in_folders):
+    arrays = parameters("codegeex")
+    for rank, tree in enumerate(ranks(megatron(arrays), count)):
+        file = f"mp_rank_{rank:02d}/model_optim_rng.pt" if in_folders else f"mp_rank_{rank:02d}_model_states.pt"
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        torch.save(tree, tmp_path / file)
+    equal(open_source(tmp_path, KNOWN["codegeex"]), arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path, trees: (path / "mp_rank_01_model_states.pt").unlink(), "no file of rank 1"),
+        (lambda path, trees: torch.save(trees[1], path / "mp_rank_1_again.pt"), "rank 1 has 2 files"),
+        (
+            lambda path, trees: (path / "mp_rank_03_model_states.pt").unlink(),
+            "3 does not divide 4, the number of heads; is one missing",
+        ),
+        (
+            lambda path, trees: (
+                transformer(trees[2])["layers.0.input_layernorm.bias"].add_(1),
+                torch.save(trees[2], path / "mp_rank_02_model_states.pt"),
+            ),
+            "mp_rank_02.*blocks.0.attention_norm.bias differs",
+        ),
+        (
+            lambda path, trees: (
+                transformer(trees[3]).update({"final_layernorm.bias": torch.zeros(8).half()}),
+                torch.save(trees[3], path / "mp_rank_03_model_states.pt"),
+            ),
+            r"mp_rank_03.*final_norm.bias is float16 \[8\]",
+        ),
+    ],
+)
+def test_rank_files_that_do_not_fit_are_named(tmp_path, change, message):
+    arrays = parameters("codegeex")
+    trees = ranks(megatron(arrays), 4)
+    for rank, tree in enumerate(trees):
+        torch.save(tree, tmp_path / f"mp_rank_{rank:02d}_model_states.pt")
+    change(tmp_path, trees)
+    with pytest.raises(UserError, match=message):
+        for tensor in open_source(tmp_path, KNOWN["codegeex"]).tensors.values():
+            tensor.array()
+
+
+def test_a_folder_of_npy(tmp_path):
+    arrays = parameters("codegeex")
+    for name, tensor in foreign("codegeex", "mindspore", arrays).items():
+        np.save(tmp_path / f"{name}.npy", np.asfortranarray(tensor.array()))
+    (tmp_path / "README").write_text("")
+    source = open_source(tmp_path, KNOWN["codegeex"])
+    equal(source, arrays)
+    assert source.kind == "mindspore"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut, r"layernorm\.beta\.npy: not a sound"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"more"), r"layernorm\.beta\.npy: has .* bytes"),
+        (lambda path: path.write_bytes(b"hello"), r"layernorm\.beta\.npy: not a sound"),
+        (lambda path: np.save(path, np.array([{}])), r"layernorm\.beta\.npy: not a sound.*Python objects"),
+        (lambda path: np.save(path, np.zeros(8, complex)), r"layernorm\.beta\.npy: .*complex128"),
+        (lambda path: np.save(path, np.zeros(8, np.int32)), r"backbone\.layernorm\.beta has dtype int32"),
+        (lambda path: path.unlink(), r"missing tensor backbone\.layernorm\.beta"),
+        (lambda path: path.rename(path.with_name("b.npy")), r"missing tensor backbone\.layernorm\.beta"),
+    ],
+)
+def test_a_bad_npy_is_named(tmp_path, change, message):
+    for name, tensor in foreign("codegeex", "mindspore", parameters("codegeex")).items():
+        np.save(tmp_path / f"{name}.npy", tensor.array())
+    change(tmp_path / "backbone.layernorm.beta.npy")
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path, KNOWN["codegeex"])
+
+
+def test_mindspores_own_files(tmp_path):
+    ms = pytest.importorskip("mindspore")
+    arrays = parameters("codegeex")
+    named = {name: tensor.array() for name, tensor in foreign("codegeex", "mindspore", arrays).items()}
+    state = {
+        **{f"adam_m.{name}": array for name, array in named.items()},
+        "global_step": np.array([5], np.int32),
+        "scale_sense": np.array([2.0**30], np.float32),
+    }
+
+    def save(path, entries):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ms.save_checkpoint([{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()], str(path))
+        os.chmod(path, 0o644)
+
+    save(tmp_path / "code-13B0-50.ckpt", named | state)
+    source = open_source(tmp_path / "code-13B0-50.ckpt", KNOWN["codegeex"])
+    equal(source, arrays)
+    assert set(source.skipped) == set(state) and source.kind == "mindspore"
+
+    cuts = {  # of the original's [in, out] and [out, in] matrices
+        **{f"attention.dense{k}.{kind}": 0 for k in (1, 2, 3) for kind in ("weight", "bias")},
+        **{"attention.projection.weight": 0, "output.mapping.weight": 1, "output.mapping.bias": 0},
+        **{"output.projection.weight": 0, "word_embedding.embedding_table": 0},
+    }
+    for rank in range(4):
+
+        def slice_of(name, array, rank=rank):
+            axis = next((axis for suffix, axis in cuts.items() if name.endswith(suffix)), None)
+            return array if axis is None else np.split(array, 4, axis)[rank]
+
+        part = {name: np.ascontiguousarray(slice_of(name, array)) for name, array in named.items()}
+        save(tmp_path / "8p" / f"rank_{rank}" / f"code-13B{rank}-50.ckpt", part)
+    equal(open_source(tmp_path / "8p", KNOWN["codegeex"]), arrays)
+    (tmp_path / "8p" / "rank_2" / "code-13B2-50.ckpt").unlink()
+    with pytest.raises(UserError, match="no file of rank 2"):
+        open_source(tmp_path / "8p", KNOWN["codegeex"])
+
+
+CHATGLM = {  # the published keys; sizes of the small model
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "auto_map": {"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"},
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "kv_channels": 8,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "ffn_hidden_size": 20,
+    "padded_vocab_size": 24,
+    "seq_length": 16,
+    "layernorm_epsilon": 1e-6,
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "add_qkv_bias": True,
+    "add_bias_linear": False,
+    "apply_query_key_layer_scaling": True,
+    "attention_softmax_in_fp32": True,
+    "original_rope": True,
+    "interleaved_qkv": False,
+    "apply_residual_connection_post_layernorm": False,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "fp32_residual_connection": False,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "eos_token_id": 3,
+    "quantization_bit": 0,
+    "pre_seq_len": None,
+    "prefix_projection": False,
+}
+
+
+def brain(bits):
+    """A PyTorch tensor of bfloat16 bits."""
+    return bits if isinstance(bits, torch.Tensor) else torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16)
+
+
+def save_chatglm(directory, bits, config=CHATGLM, shards=7):
+    """CodeGeeX2's directory as it was released: PyTorch pickles in 7 shards, bfloat16, with the rotary buffer."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer.model").write_bytes(b"sentencepiece")
+    tensors = {"transformer.rotary_pos_emb.inv_freq": torch.ones(2).bfloat16()}
+    for i in range(2):
+        own, layer = f"blocks.{i}", f"transformer.encoder.layers.{i}"
+        for kind in ("weight", "bias"):
+            rows = [bits[f"{own}.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            tensors[f"{layer}.self_attention.query_key_value.{kind}"] = np.concatenate(rows)
+        halves = [bits[f"{own}.feed_forward.gate.weight"], bits[f"{own}.feed_forward.up.weight"]]
+        tensors[f"{layer}.mlp.dense_h_to_4h.weight"] = np.concatenate(halves)
+        tensors[f"{layer}.mlp.dense_4h_to_h.weight"] = bits[f"{own}.feed_forward.down.weight"]
+        tensors[f"{layer}.self_attention.dense.weight"] = bits[f"{own}.attention.output.weight"]
+        tensors[f"{layer}.input_layernorm.weight"] = bits[f"{own}.attention_norm.weight"]
+        tensors[f"{layer}.post_attention_layernorm.weight"] = bits[f"{own}.feed_forward_norm.weight"]
+    tensors["transformer.embedding.word_embeddings.weight"] = bits["embedding.word.weight"]
+    tensors["transformer.encoder.final_layernorm.weight"] = bits["final_norm.weight"]
+    tensors["transformer.output_layer.weight"] = bits["head.weight"]
+    names, weight_map = list(tensors), {}
+    for k in range(shards):
+        file = f"pytorch_model-{k + 1:05d}-of-{shards:05d}.bin"
+        shard = {name: tensors[name] for name in names[k::shards]}
+        torch.save(
+            OrderedDict(
+                (
+                    name,
+                    torch.from_numpy(t.view(np.int16).copy()).view(torch.bfloat16) if isinstance(t, np.ndarray) else t,
+                )
+                for name, t in shard.items()
+            ),
+            directory / file,
+        )
+        weight_map |= dict.fromkeys(shard, file)
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return directory
+
+
+def test_codegeex2_as_it_was_released(tmp_path):
+    bits = bfloat16(parameters("codegeex2"))
+    source = open_source(save_chatglm(tmp_path / "m", bits))
+    equal(source, bits)
+    assert source.family.name == "codegeex2" and source.fields == FIELDS["codegeex2"]
+    assert {tensor.dtype for tensor in source.tensors.values()} == {"bfloat16"}
+    assert source.skipped == ("transformer.rotary_pos_emb.inv_freq",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rmsnorm": False}, "rmsnorm is False, but only True"),
+        ({"post_layer_norm": False}, "post_layer_norm"),
+        ({"add_bias_linear": True}, "add_bias_linear"),
+        ({"add_qkv_bias": False}, "add_qkv_bias"),
+        ({"multi_query_attention": False}, "multi_query_attention"),
+        ({"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+        ({"quantization_bit": 4}, "quantization_bit"),
+        ({"original_rope": False}, "original_rope"),
+        ({"kv_channels": 16}, "kv_channels is 16"),
+        ({"multi_query_group_num": 3}, "multi_query_group_num: 3 does not divide num_attention_heads 4"),
+        ({"padded_vocab_size": None}, "padded_vocab_size"),
+        ({"attention_softmax_in_fp32": "yes"}, "attention_softmax_in_fp32"),
+        ({"ffn_hidden_size": 24}, r"dense_h_to_4h.weight has shape \[40, 32\].*\[48, 32\]"),
+        ({"num_layers": 3}, r"missing tensor transformer.encoder.layers.2.input_layernorm.weight"),
+        ({"num_layers": 1}, r"unexpected tensor transformer.encoder.layers.1"),
+        ({"model_type": "llama"}, "model_type is 'llama'; expected one of codegeex, codegen, chatglm"),
+        ({"model_type": "codegen"}, "m: config.json: "),
+    ],
+)
+def test_a_configuration_we_cannot_honour_is_refused(tmp_path, change, message):
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")), CHATGLM | change)
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path / "m")
+
+
+def test_a_wrong_family_is_named(tmp_path):
+    config = formats("codegen").sizes.to_json(type("C", (), FIELDS["codegen"]))
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")), config)
+    with pytest.raises(UserError, match=r"config\.json says codegen, but the tensors are those of codegeex2"):
+        open_source(tmp_path / "m")
+
+
+@pytest.mark.parametrize("table", ["embedding_weight", "embedding_table"])
+def test_mindformers_two_names_of_the_table(tmp_path, table):
+    from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
+
+    arrays = parameters("codegeex2")
+    tensors = foreign("codegeex2", "mindspore", arrays)
+    renamed = {name.replace("embedding_weight", table): tensor for name, tensor in tensors.items()}
+    write_mindspore(tmp_path / "m.ckpt", renamed)
+    source = open_source(tmp_path / "m.ckpt", KNOWN["codegeex2"])
+    equal(source, arrays)
+    assert f"transformer.embedding.{table}" in renamed

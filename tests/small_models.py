@@ -1,0 +1,86 @@
+"""Models of every family with a few thousand parameters and the released models' head layouts, to convert."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.models.registry import family
+
+FIELDS = {
+    "codegeex": {
+        "vocab_size": 12,
+        "hidden_size": 8,
+        "num_layers": 2,
+        "num_heads": 4,
+        "intermediate_size": 16,
+        "max_position_embeddings": 8,
+        "layer_norm_eps": 1e-6,
+        "eos_token_id": 10,
+    },
+    "codegen": {
+        "vocab_size": 24,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 16,
+        "intermediate_size": 40,
+        "rotary_dim": 2,
+        "max_position_embeddings": 16,
+        "layer_norm_eps": 1e-6,
+        "eos_token_id": 5,
+    },
+    "codegeex2": {
+        "vocab_size": 24,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_groups": 2,
+        "intermediate_size": 20,
+        "rotary_dim": 4,
+        "max_position_embeddings": 16,
+        "norm_eps": 1e-6,
+        "softmax_fp32": True,
+        "rotary_dtype": "fp32",
+        "eos_token_id": 3,
+    },
+}
+FAMILIES = tuple(FIELDS)
+
+
+def formats(name):
+    """The family's `FamilyFormats`."""
+    return family(name).weights.FORMATS
+
+
+def shapes(name):
+    """Our parameters and their shapes."""
+    return formats(name).shapes(SimpleNamespace(**FIELDS[name]))
+
+
+def parameters(name, seed=3):
+    """Random FP32 arrays; no two elements of the model are likely to be equal."""
+    generator = np.random.default_rng(seed)
+    return {key: generator.standard_normal(shape).astype(np.float32) for key, shape in shapes(name).items()}
+
+
+def bfloat16(arrays):
+    """The upper halves of FP32 arrays."""
+    return {key: (array.view(np.uint32) >> 16).astype(np.uint16) for key, array in arrays.items()}
+
+
+def save_run(root, name, arrays, dtype=None, **model):
+    """A run directory with one checkpoint; `dtype` only for bfloat16 bits."""
+    tensors = {key: Slice(array.shape, (0,) * array.ndim, array, dtype) for key, array in arrays.items()}
+    state = {"config": {"model": {"family": name, "preset": None, **FIELDS[name], **model}}}
+    write_checkpoint(root / "checkpoints", 4, tensors, state)
+    return root
+
+
+def foreign(name, layout, arrays):
+    """The arrays as tensors of the layout of that kind."""
+    from ms_codegeex.formats.layout import to_foreign
+
+    its = formats(name).layout(layout)
+    entries = formats(name).entries(its, SimpleNamespace(**FIELDS[name]))
+    return to_foreign(entries, {key: from_array(array) for key, array in arrays.items()})
