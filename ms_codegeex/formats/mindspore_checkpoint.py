@@ -19,7 +19,7 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
-from ms_codegeex.formats.tensors import BLOCK_BYTES, NUMPY_DTYPES, LazyTensor, byte_blocks
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
 from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, length_field, number_field, only
 
 TYPES = {
@@ -151,7 +151,8 @@ class _Checkpoint:
         size = sum(piece.size for piece in found.pieces)
         shape = () if found.dims == (0,) else found.dims  # that is how MindSpore marks a single number
         dtype = DTYPES[found.kind]
-        tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape))
+        part = (lambda index: self._load(name, dtype, shape)[index]) if len(found.pieces) == 1 else None
+        tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
         if size != tensor.nbytes:
             raise UserError(
                 f"{self.path}: tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}; "
@@ -160,48 +161,24 @@ class _Checkpoint:
         return tensor
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The numbers, read into memory of their own."""
-        result = np.empty(shape, NUMPY_DTYPES[dtype])
-        target = memoryview(result.reshape(-1).view(np.uint8))
-        try:
-            with open(self.path, "rb", buffering=0) as stream:
-                self._verify(stream)
-                for piece in self.found[name].pieces:
-                    stream.seek(piece.start)
-                    _fill(stream, target[: piece.size])
-                    target = target[piece.size :]
-        except (OSError, EOFError) as error:
-            raise UserError(
-                f"{self.path}: tensor {name} could not be read ({getattr(error, 'strerror', None) or 'cut off'}); "
-                "the file was changed or removed meanwhile"
-            ) from None
-        return result
+        """The numbers: a view of the file, or memory of their own where they lie in pieces."""
+        self._verify()
+        pieces = [map_bytes(self.path, piece.start, piece.size) for piece in self.found[name].pieces]
+        flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
-    def _verify(self, stream: BinaryIO) -> None:
+    def _verify(self) -> None:
         """Compare the file with its checksum, once."""
         if self._sound:
             return
-        checksum, left = 0, self._size
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, left)))
-        stream.seek(0)
-        while left:
-            block = buffer[: min(left, len(buffer))]
-            _fill(stream, block)
-            checksum, left = zlib.crc32(block, checksum), left - len(block)
+        checksum = 0
+        for block in byte_blocks(map_bytes(self.path, 0, self._size)):
+            checksum = zlib.crc32(block, checksum)
         if checksum != self._expected:
             raise UserError(
                 f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file again"
             )
         self._sound = True
-
-
-def _fill(stream: BinaryIO, target: memoryview) -> None:
-    """Read exactly as many bytes as `target` has; raises `EOFError` when the file ends before."""
-    while target:
-        count = stream.readinto(target)
-        if not count:
-            raise EOFError
-        target = target[count:]
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
