@@ -1,0 +1,423 @@
+"""One model out of the checkpoints of many devices: which device holds which part, and whole tensors from the parts.
+
+MindSpore saves beside a partitioned run how each parameter lies on the devices (`strategy_ckpt_config`): a protocol
+buffer `ParallelStrategyMap`, or JSON of the same content when the file's name ends so (MindSpore,
+python/mindspore/train/node_strategy.proto and parallel/_tensor.py).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
+from ms_codegeex.formats.slices import overlap, window_ranges
+from ms_codegeex.formats.tensor_parallel import cut, merge
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor
+from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, only
+
+# Fields of the messages.
+STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
+ITEM_NAME, ITEM_CONTENT = 1, 2  # of ParallelStrategyItem and ParallelLayoutItem
+STAGE = 1  # of ParallelStrategys
+DEV_MATRIX, TENSOR_MAP, SPLIT_SHAPE, OFFSET, FIELD, SHARD_STEP, SHARD_SIZE = 1, 2, 3, 4, 5, 6, 7  # of ParallelLayouts
+DIM = 1  # of the lists in it
+LARGEST = 256 << 20  # bytes of a strategy file: thousands of parameters take a megabyte
+
+_STEP = r"-(?P<step>\d+(_\d+)?)"  # epoch and step
+_NAMED = re.compile(rf"(?P<rank>\d+)(_\d+)?{_STEP}$")  # code-13B7-50, or code-13B7_1-50 after a restart
+_PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
+
+
+@dataclass(frozen=True)
+class TensorStrategy:
+    """How one parameter lies on the devices of its stage.
+
+    `devices`: their grid, rank = row-major index (MindSpore's dev_matrix). `cuts`: for each axis of the tensor the grid
+    axes that cut it, most significant first, () for none. `shards`: how many replicas share what the cuts leave, along
+    axis 0 (1: each has it all). `shape`: of the whole parameter, where the file says it.
+    """
+
+    stage: int
+    devices: tuple[int, ...]
+    cuts: tuple[tuple[int, ...], ...]
+    shards: int = 1
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def stage_size(self) -> int:
+        """Devices of a stage."""
+        return math.prod(self.devices)
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Into how many parts each axis of the whole tensor is cut, optimizer shards included."""
+        counts = [math.prod(self.devices[k] for k in axes) for axes in self.cuts]
+        return (counts[0] * self.shards, *counts[1:]) if counts else ()
+
+    def cell(self, rank: int) -> tuple[int, ...]:
+        """Which part along each axis the `rank`-th device of the stage holds.
+
+        Replicas are numbered row-major over the grid axes that cut nothing; `shards` neighbours share a slice.
+        """
+        place = np.unravel_index(rank, self.devices) if self.devices else ()
+        used = {k for axes in self.cuts for k in axes}
+        cell = [_mixed((place[k], self.devices[k]) for k in axes) for axes in self.cuts]
+        replica = _mixed((place[k], size) for k, size in enumerate(self.devices) if k not in used)
+        return (cell[0] * self.shards + replica % self.shards, *cell[1:]) if cell else ()
+
+
+Strategy = Mapping[str, Sequence[TensorStrategy]]  # parameter -> one for each stage that has it
+
+
+def _mixed(digits: Iterable[tuple[Any, int]]) -> int:
+    """The number of (digit, base) pairs, most significant first."""
+    value = 0
+    for digit, base in digits:
+        value = value * base + int(digit)
+    return value
+
+
+def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStrategy:
+    """A parameter's entry, checked; raises `ValueError` with what is wrong with it."""
+    devices, shards, step = tuple(raw["dev_matrix"]), raw["opt_weight_shard_size"], raw["opt_weight_shard_step"]
+    nested = [axes if isinstance(axes, (list, tuple)) else [axes] for axes in raw["tensor_map"]]
+    shape = tuple(raw["tensor_shape"]) if "tensor_shape" in raw else None
+    if not all(type(n) is int for n in (*devices, shards, step, *itertools.chain(*nested), *(shape or ()))):
+        raise ValueError(f"the layout of {name} holds something else than numbers")
+    if any(size < 1 for size in devices) or math.prod(devices) > 1 << 20:
+        raise ValueError(f"{name} lies on a grid {list(devices)} of devices")
+    if raw.get("param_split_shape") or raw.get("indices_offset") or raw.get("field"):
+        raise ValueError(f"{name} is cut into unequal parts, which is not supported")
+    cuts = tuple(tuple(len(devices) - 1 - axis for axis in axes if axis != -1) for axes in nested)
+    used = [axis for axes in cuts for axis in axes]
+    if len(set(used)) != len(used) or any(not 0 <= axis < len(devices) for axis in used):
+        raise ValueError(f"the tensor map {raw['tensor_map']} of {name} does not fit devices {list(devices)}")
+    shards = _shards(name, devices, used, shards, step)
+    if shards > 1 and not cuts:
+        raise ValueError(f"{name} is a single number and cannot have {shards} optimizer shards")
+    return TensorStrategy(stage, devices, cuts, shards, shape)
+
+
+def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, step: int) -> int:
+    """How many replicas share a parameter: checked, and 1 where each has it all (0 or step 0 in the file)."""
+    free = [axis for axis, size in enumerate(devices) if axis not in used and size > 1]
+    replicas = math.prod(devices[axis] for axis in free)
+    shards = 1 if not step or not shards else replicas if shards == -1 else shards
+    if shards < 1 or replicas % shards:
+        raise ValueError(f"{replicas} replicas of {name} cannot have {shards} optimizer shards")
+    if shards > 1 and step != math.prod(devices[free[-1] + 1 :]):  # from one replica to the next
+        raise ValueError(f"optimizer shards of {name} are {step} ranks apart on devices {list(devices)}")
+    return shards
+
+
+def _lists(reader: WireReader, items: list[Value]) -> list[tuple[int, ...]]:
+    """A repeated message that has nothing but a list of numbers."""
+    return [reader.integers(reader.message(item, (DIM,))[DIM]) for item in items]
+
+
+def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
+    """A `ParallelLayouts` message under the names that the JSON form has."""
+    fields = reader.message(value, range(DEV_MATRIX, SHARD_SIZE + 1))
+    maps = _lists(reader, fields[TENSOR_MAP])
+    (matrix,) = _lists(reader, fields[DEV_MATRIX]) or [()]
+    field, step, size = (
+        reader.integers([only(fields[n], "a shard's size")])[0] for n in (FIELD, SHARD_STEP, SHARD_SIZE)
+    )
+    return {
+        "dev_matrix": matrix,
+        "tensor_map": [list(axes) for axes in maps if axes] if len(maps) > 1 else (maps or [()])[0],
+        "param_split_shape": [n for numbers in _lists(reader, fields[SPLIT_SHAPE]) for n in numbers],
+        "indices_offset": [n for numbers in _lists(reader, fields[OFFSET]) for n in numbers],
+        "field": field,
+        "opt_weight_shard_step": step,
+        "opt_weight_shard_size": size,
+    }
+
+
+def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
+    """Stages of the operators, and (parameter, layout) pairs."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise WireError(f"{path.stat().st_size} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+    reader = WireReader(io.BytesIO(data))
+    fields = reader.message(Span(0, len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+    stages, layouts = set(), []
+    for item in fields[STRATEGY_ITEM]:
+        content = only(reader.message(item, (ITEM_NAME, ITEM_CONTENT))[ITEM_CONTENT], "an operator's strategy")
+        stages.add(reader.integers([only(reader.message(content, (STAGE, 2))[STAGE], "a stage")])[0])
+    for item in fields[LAYOUT_ITEM]:
+        parts = reader.message(item, (ITEM_NAME, ITEM_CONTENT))
+        name = reader.text(only(parts[ITEM_NAME], "a parameter's name"))
+        layouts.append((name, _layout(reader, only(parts[ITEM_CONTENT], f"the layout of {name}"))))
+    return stages, layouts
+
+
+def _read_json(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
+    content = read_json(path)
+    stages = {item["stage"] for item in content.get("parallel_strategy_item", {}).values()}
+    return stages, list(content.get("parallel_layout_item", {}).items())
+
+
+def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy]]:
+    """The layouts in one or several strategy files: of a rank, of each stage, or merged by MindSpore.
+
+    Equal files of several ranks of a stage are one. Raises `UserError` naming the file for anything that is not a
+    strategy, that is cut into unequal parts, or that two files say differently.
+    """
+    found: dict[tuple[str, int], TensorStrategy] = {}
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        path = Path(path)
+        try:
+            stages, layouts = (_read_json if path.suffix == ".json" else _read_protobuf)(path)
+            for name, raw in layouts:
+                # MindSpore's merged files have "<stage>-" before each name
+                prefix = re.match(r"(\d+)-", name)
+                stage = int(prefix[1]) if prefix else min(stages, default=0)
+                if not prefix and len(stages) > 1:
+                    raise ValueError(f"{name} does not say which of the stages {sorted(stages)} it is on")
+                name = name[prefix.end() :] if prefix else name
+                strategy = _tensor_strategy(name, stage, raw)
+                if found.setdefault((name, stage), strategy) != strategy:
+                    raise UserError(
+                        f"{path}: parameter {name} of stage {stage} lies on the devices in another way than an earlier "
+                        "file says; give the strategy files of one run"
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
+            raise UserError(
+                f"{path}: not a strategy file MindSpore saved, or damaged ({error}); copy it again"
+            ) from None
+    if not found:
+        raise UserError(f"{paths}: no parameter's layout is in it; expected a strategy file of a partitioned run")
+    result = defaultdict(list)
+    for (name, _), strategy in sorted(found.items()):
+        result[name].append(strategy)
+    return dict(result)
+
+
+def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
+    """Rank and step of a checkpoint by its name, the rank first of all by its folder's; None if it has no rank."""
+    named, folder = _NAMED.search(path.stem), _PLAIN.search(path.parent.name) if path.parent != directory else None
+    rank = folder or named or _PLAIN.search(path.stem)
+    step = re.search(_STEP + "$", path.stem)
+    return (int(rank["rank"]), step["step"] if step else "") if rank else None
+
+
+def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]:
+    """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it.
+
+    Strategy files (`*strategy*`) are passed over. `step` is the end of the names, such as "50" or "12_2"; it may be
+    None where there is only one. Raises `UserError` when no file, several steps or several files of a rank are found.
+    """
+    directory = Path(directory)
+    found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted([*directory.glob("*.ckpt"), *directory.glob("*rank*/*.ckpt")]):
+        place = _rank_and_step(path, directory)
+        if place is not None and "strategy" not in path.stem.lower():
+            found[place[1]][place[0]].append(path)
+    if not found:
+        raise UserError(
+            f"{directory}: no checkpoint of a rank is there; expected rank_0/*.ckpt, rank_1/*.ckpt ... or "
+            "model0-50.ckpt, model1-50.ckpt ..."
+        )
+    if step is None and len(found) > 1:
+        raise UserError(
+            f"{directory}: holds checkpoints of several steps ({', '.join(sorted(found))}); say which one, or "
+            "leave only that one there"
+        )
+    if step is not None and step not in found:
+        raise UserError(f"{directory}: no checkpoint of step {step} is there, only of {', '.join(sorted(found))}")
+    ranks = found[next(iter(found)) if step is None else step]
+    for rank, paths in sorted(ranks.items()):
+        if len(paths) > 1:
+            raise UserError(f"{directory}: {paths[0].name} and {paths[1].name} are both of rank {rank}; leave only one")
+    return {rank: paths[0] for rank, paths in sorted(ranks.items())}
+
+
+@lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
+def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
+    """The ranks that hold each part."""
+    places = defaultdict(list)
+    for k in range(layout.stage_size):
+        places[layout.cell(k)].append(layout.stage * layout.stage_size + k)
+    return dict(places)
+
+
+class _Files:
+    """The checkpoints of ranks, each opened when the first tensor of it is wanted."""
+
+    def __init__(self, paths: Mapping[int, Path], keep: Callable[[str], bool]):
+        self.paths = {rank: Path(path) for rank, path in paths.items()}
+        self.keep = keep
+        self.opened: dict[int, dict[str, LazyTensor]] = {}
+
+    def tensors(self, rank: int) -> dict[str, LazyTensor]:
+        """The kept tensors of a rank's file."""
+        if rank not in self.opened:
+            self.opened[rank] = read_mindspore(self.paths[rank], self.keep)
+        return self.opened[rank]
+
+    def slice(self, name: str, rank: int) -> LazyTensor:
+        """A rank's part of a parameter."""
+        if name not in self.tensors(rank):
+            raise UserError(
+                f"{self.paths[rank]}: tensor {name} is missing; the strategy says that rank {rank} holds a part of it, "
+                "so the files are not of one run, or the checkpoint is not complete"
+            )
+        return self.tensors(rank)[name]
+
+    def holders(
+        self, name: str, layouts: Sequence[TensorStrategy]
+    ) -> tuple[TensorStrategy, dict[tuple[int, ...], int]]:
+        """A stage whose files hold every part of a parameter, and the first rank with each part."""
+        first_gap = None
+        for layout in layouts:
+            places = _places(replace(layout, shape=None))
+            if len(places) != math.prod(layout.pieces):
+                raise UserError(
+                    f"the strategy of {name} is inconsistent: devices {list(layout.devices)} hold {len(places)} of "
+                    f"{math.prod(layout.pieces)} parts; copy the strategy file again"
+                )
+            there = {cell: [rank for rank in ranks if rank in self.paths] for cell, ranks in places.items()}
+            if all(there.values()):
+                return layout, {cell: there[cell][0] for cell in sorted(there)}
+            first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
+        expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
+        raise UserError(
+            f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files: nobody holds a part of {name}; "
+            f"expected the checkpoint of {'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected} too"
+        )
+
+
+def merge_slices(
+    files: Mapping[int, Path], strategy: Strategy, keep: Callable[[str], bool] = is_weight
+) -> dict[str, LazyTensor]:
+    """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel cuts and optimizer shards undone.
+
+    `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
+    `keep(name)` drops moments and counters. Loading a tensor, or a window of it, reads only the parts it needs. Raises
+    `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the strategy
+    does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with the model.
+    """
+    if not files:
+        raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
+    opened, result = _Files(files, keep), {}
+    for name, layouts in strategy.items():
+        if keep(name):
+            layout, holders = opened.holders(name, layouts)
+            result[name] = _merged(name, layout, holders, opened)
+    for rank, tensors in opened.opened.items():
+        for name in tensors:
+            if name not in strategy:
+                raise UserError(
+                    f"{opened.paths[rank]}: the strategy says nothing about tensor {name}; give the strategy file of "
+                    "this run, saved with all parameters"
+                )
+    if not result:
+        raise UserError("the strategy lists no weights; give the strategy file of this run")
+    order = dict.fromkeys(name for rank in sorted(opened.opened) for name in opened.opened[rank])
+    return {name: result[name] for name in order}
+
+
+def _merged(name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files) -> LazyTensor:
+    """One whole tensor out of equal parts: `holders` says which rank has the part at each place."""
+    parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
+    first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
+    for cell, part in parts.items():
+        path = files.paths[holders[cell]]
+        if len(part.shape) != len(layout.cuts):
+            raise UserError(
+                f"{path}: tensor {name} has shape {list(part.shape)}, the strategy describes one of "
+                f"{len(layout.cuts)} axes; give the strategy file of this run"
+            )
+        if (part.dtype, part.shape) != (first.dtype, first.shape):
+            raise UserError(
+                f"{path}: tensor {name} is {part.dtype} {list(part.shape)}, in {files.paths[first_rank]} it is "
+                f"{first.dtype} {list(first.shape)}; the files are not of one run"
+            )
+    shape = tuple(size * count for size, count in zip(first.shape, layout.pieces, strict=True))
+    if layout.shape is not None and layout.shape != shape:
+        raise UserError(
+            f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
+            f"parts and would make {list(shape)}, the strategy says {list(layout.shape)}; the files are not of one run"
+        )
+    return _assembled(shape, parts)
+
+
+def _assembled(shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor]) -> LazyTensor:
+    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets."""
+    first = next(iter(parts.values()))
+
+    def part(index: Sequence[slice] | None) -> np.ndarray:
+        ranges = window_ranges(shape, index)
+        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
+        for cell, piece in parts.items():
+            offset = [place * size for place, size in zip(cell, piece.shape, strict=True)]
+            if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
+                inside, within = common
+                result[within] = piece.array()[inside]
+        return result
+
+    return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
+
+
+def merge_tensor_parallel(
+    files: Sequence[Path], axis_of: Callable[[str], int | None], keep: Callable[[str], bool] = is_weight
+) -> dict[str, LazyTensor]:
+    """Whole tensors from the checkpoints of all tensor-parallel ranks, in rank order, where no strategy file exists.
+
+    `axis_of(name)` is the axis a tensor is cut along, None for one that every rank holds whole: such copies are
+    compared when loaded. Raises `UserError` when a tensor is not in every file with one dtype and shape, or has no such
+    axis.
+    """
+    ranks, where = [read_mindspore(path, keep) for path in files], [str(path) for path in files]
+    for tensors, place in zip(ranks, where, strict=True):
+        for name in ranks[0].keys() ^ tensors.keys():
+            lacks = where[0] if name in tensors else place
+            raise UserError(f"{lacks}: tensor {name} is missing, another rank has it; the files are not of one run")
+    axes = {name: axis_of(name) for name in ranks[0]}
+    _check_axes(axes, ranks[0], where[0])
+    return merge(ranks, axes, where)
+
+
+def _check_axes(axes: Mapping[str, int | None], tensors: Mapping[str, LazyTensor], where: str) -> None:
+    for name, axis in axes.items():
+        if axis is not None and not 0 <= axis < len(tensors[name].shape):
+            raise UserError(
+                f"{where}: tensor {name} of shape {list(tensors[name].shape)} has no axis {axis} along which tensor "
+                "parallelism cuts it; is it a checkpoint of this model family?"
+            )
+
+
+def write_tensor_parallel(
+    files: Sequence[Path], tensors: Mapping[str, LazyTensor], axis_of: Callable[[str], int | None]
+) -> None:
+    """Write the slices of whole tensors, one `.ckpt` file for each tensor-parallel rank, in rank order.
+
+    Raises `UserError` before anything is written when a tensor cannot be cut into that many equal slices.
+    """
+    axes = {name: axis_of(name) for name in tensors}
+    _check_axes(axes, tensors, str(files[0]))
+    for name, axis in axes.items():
+        if axis is not None and tensors[name].shape[axis] % len(files):
+            raise UserError(
+                f"{files[0]}: axis {axis} of tensor {name} of shape {list(tensors[name].shape)} cannot be cut into "
+                f"{len(files)} equal slices; choose another number of ranks"
+            )
+    for rank, path in enumerate(files):
+        write_mindspore(path, {name: cut(t, axes[name], rank, len(files)) for name, t in tensors.items()})

@@ -1,0 +1,473 @@
+"""Strategy files and slices as MindSpore makes them, put together to whole tensors; and what does not fit together."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
+from partitioned_net import SHAPES, values
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import strategy as strategy_module
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
+from ms_codegeex.formats.strategy import (
+    find_rank_files,
+    merge_slices,
+    merge_tensor_parallel,
+    read_strategy,
+    write_tensor_parallel,
+)
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.rehearsal.stubs import simulation_environment
+
+SCRIPT = Path(__file__).with_name("partitioned_net.py")
+ROOT = Path(__file__).resolve().parents[2]
+MESHES = {  # devices, data, tensor, optimizer shards
+    "dp2tp2": (4, 2, 2, 2),
+    "tp2": (2, 1, 2, 0),
+    "dp4tp2": (8, 4, 2, 2),  # the shards have replicas
+    "repeated": (8, 2, 2, 4),  # the replicas are no neighbours in the grid of devices
+    "all": (4, 2, 2, -1),
+}
+SLOW = ("dp4tp2", "repeated", "all")
+
+
+def simulate(directory: Path, world: int, *mesh: int) -> Path:
+    """Each rank's checkpoint and strategy file, saved by MindSpore under simulation, two ranks at once."""
+    for first in range(0, world, 2):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), *map(str, (rank, world, *mesh, directory))],
+                cwd=directory,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(ROOT),
+                    **simulation_environment(rank, world),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(first, min(world, first + 2))
+        ]
+        for process in processes:
+            output = process.communicate(timeout=300)[0]
+            assert process.returncode == 0, output
+    return directory
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The directory of a run by its mesh's name, made on the first use."""
+    made = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            made[name] = simulate(tmp_path_factory.mktemp(name), *MESHES[name])
+        return made[name]
+
+    return run
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    """A copy of the dp2·tp2 run to spoil: (directory, strategy)."""
+    shutil.copytree(runs("dp2tp2"), tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.rglob("*.ckpt"):
+        path.chmod(0o644)
+    return tmp_path, read_strategy(tmp_path / "strategy_0.ckpt")
+
+
+def check(tensors, expected=None):
+    expected = values() if expected is None else expected
+    assert set(tensors) == set(expected)
+    for name, array in expected.items():
+        assert (tensors[name].dtype, tensors[name].shape) == (array.dtype.name, array.shape)
+        assert tensors[name].array().tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "json"])
+@pytest.mark.parametrize("mesh", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW else m for m in MESHES])
+def test_what_mindspore_cuts_and_saves_is_whole_again(runs, mesh, suffix):
+    directory, world = runs(mesh), MESHES[mesh][0]
+    local = {name: t.shape for name, t in read_mindspore(directory / "rank_0/net-1_2.ckpt").items()}
+    assert local["up.weight"] != SHAPES["up.weight"] and "adam_m.up.weight" in local
+    files, layouts = find_rank_files(directory), read_strategy(directory / f"strategy_0.{suffix}")
+    assert list(files) == list(range(world))
+    check(merge_slices(files, layouts))
+    assert read_strategy([directory / f"strategy_{rank}.ckpt" for rank in range(world)]) == read_strategy(
+        directory / "strategy_0.ckpt"
+    )
+    moments = merge_slices(files, layouts, keep=lambda name: name.startswith("adam_m."))
+    assert moments["adam_m.up.weight"].shape == SHAPES["up.weight"] and len(moments) == len(SHAPES)
+
+
+def test_the_bytes_of_mindspores_own_merge(run, tmp_path):
+    directory, layouts = run
+    whole = tmp_path / "whole"
+    ms.transform_checkpoints(str(directory), str(whole), "whole", str(directory / "strategy_0.ckpt"), None)
+    theirs = read_mindspore(whole / "rank_0" / "whole0.ckpt", is_weight)
+    check(merge_slices(find_rank_files(directory), layouts), {name: t.array() for name, t in theirs.items()})
+
+
+def test_replicas_are_not_needed(run):
+    directory, layouts = run
+    for rank in (2, 3):  # of optimizer shards there are no replicas
+        shutil.rmtree(directory / f"rank_{rank}")
+    some = {"table", "norm"}
+    found = merge_slices(find_rank_files(directory), layouts, keep=some.__contains__)
+    check(found, {name: array for name, array in values().items() if name in some})
+    with pytest.raises(UserError, match=r"nobody holds a part of .*; expected the checkpoint of .*rank"):
+        merge_slices(find_rank_files(directory), layouts)
+
+
+def test_only_the_parts_that_are_needed_are_read(run, monkeypatch):
+    directory, layouts = run
+    opened, real = Counter(), strategy_module.read_mindspore
+    monkeypatch.setattr(
+        strategy_module, "read_mindspore", lambda path, keep: opened.update([path.parent.name]) or real(path, keep)
+    )
+    merge_slices(find_rank_files(directory), layouts, keep="table".__eq__)
+    assert opened == {"rank_0": 1, "rank_1": 1}
+    tensor = merge_slices(find_rank_files(directory), layouts)["up.weight"]
+    (directory / "rank_3" / "net-1_2.ckpt").write_bytes(b"")  # holds rows 4..8 of columns 8..16
+    window = (slice(0, 4), slice(5, 16))
+    assert tensor.window(window).array().tobytes() == values()["up.weight"][window].tobytes()
+    with pytest.raises(UserError, match=r"rank_3.*changed or removed"):
+        tensor.array()
+
+
+def pipeline(directory: Path) -> Path:
+    """Two stages of one device pair each: `first` on stage 0, `last` on stage 1, `tied` on both."""
+    arrays = {
+        name: np.arange(16, dtype=np.float32).reshape(4, 4) + k for k, name in enumerate(("first", "last", "tied"))
+    }
+    for stage, names in enumerate((("first", "tied"), ("last", "tied"))):
+        proto(directory / f"stage_{stage}.ckpt", {name: ((2,), (0, -1), 0, 0) for name in names}, stage)
+        for shard in range(2):
+            held = {name: from_array(np.split(arrays[name], 2)[shard]) for name in names}
+            write_mindspore(directory / f"rank_{2 * stage + shard}" / "net.ckpt", held)
+    return arrays
+
+
+def proto(path, layouts, stage=0):
+    """A strategy file by MindSpore's own protocol buffer: name -> (device matrix, tensor map, shards, step)."""
+    message = ParallelStrategyMap()
+    message.current_stage = 1
+    operator = message.parallel_strategy_item.add()
+    operator.node_name, operator.parallel_strategys.stage = "MatMul", stage
+    operator.parallel_strategys.parallel_strategy.add().dim.append(2)
+    for name, (devices, axes, shards, step) in layouts.items():
+        item = message.parallel_layout_item.add()
+        item.param_name = name
+        layout = item.parallel_layouts
+        layout.dev_matrix.add().dim.extend(devices)
+        if axes and isinstance(axes[0], tuple):
+            for nested in axes:
+                layout.tensor_map.add().dim.extend(nested)
+        else:
+            layout.tensor_map.add().dim.extend(axes)
+        layout.param_split_shape.add()
+        layout.indices_offset.add()
+        layout.field, layout.opt_weight_shard_size, layout.opt_weight_shard_step = 0, shards, step
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(message.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_pipeline_stages(tmp_path, merged):
+    arrays = pipeline(tmp_path)
+    paths = [tmp_path / f"stage_{stage}.ckpt" for stage in range(2)]
+    if merged:
+        (tmp_path / "s").mkdir()
+        for path in paths:
+            path.rename(tmp_path / "s" / path.name)
+        ms.merge_pipeline_strategys(str(tmp_path / "s"), str(tmp_path / "merged_strategy.ckpt"))
+        paths = [tmp_path / "merged_strategy.ckpt"]
+    files = find_rank_files(tmp_path)
+    check(merge_slices(files, read_strategy(paths)), arrays)
+    del files[1]  # the tied table is whole on stage 1
+    found = merge_slices(files, read_strategy(paths), keep="tied".__eq__)
+    check(found, {"tied": arrays["tied"]})
+    with pytest.raises(UserError, match=r"nobody holds a part of first; expected the checkpoint of rank 1 too"):
+        merge_slices(files, read_strategy(paths))
+
+
+@st.composite
+def layouts(draw):
+    """A device matrix, a tensor map and optimizer shards that MindSpore's transformation accepts."""
+    devices = draw(st.lists(st.sampled_from([2, 2, 3, 4]), min_size=1, max_size=3).filter(lambda d: math.prod(d) <= 16))
+    free = list(range(len(devices)))
+    axes = []
+    for _ in range(draw(st.integers(1, 3))):
+        axis = draw(st.sampled_from([-1, *free]))
+        axes.append(axis)
+        free = [a for a in free if a != axis]
+    order = sorted(len(devices) - 1 - a for a in free)  # the grid axes of the replicas
+    shards = step = 0
+    if order and draw(st.booleans()):
+        shards, step = math.prod(devices[k] for k in order), math.prod(devices[order[-1] + 1 :])
+    return tuple(devices), tuple(axes), shards, step
+
+
+@settings(max_examples=25, deadline=None)
+@given(layouts())
+def test_any_layout_that_mindspore_transforms(tmp_path_factory, layout):
+    directory = tmp_path_factory.mktemp("layout")
+    devices, axes, shards, _ = layout
+    pieces = [1 if axis == -1 else devices[len(devices) - 1 - axis] for axis in axes]
+    shape = [2 * piece for piece in pieces]
+    shape[0] *= max(1, shards)
+    whole = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    (directory / "whole" / "rank_0").mkdir(parents=True)
+    ms.save_checkpoint([{"name": "w", "data": ms.Tensor(whole)}], str(directory / "whole/rank_0/w.ckpt"))
+    path = proto(directory / "strategy.ckpt", {"w": layout})
+    ms.transform_checkpoints(str(directory / "whole"), str(directory / "cut"), "w", None, str(path))
+    files = find_rank_files(directory / "cut")
+    assert list(files) == list(range(math.prod(devices)))
+    assert read_mindspore(files[0])["w"].size * math.prod(pieces) * max(1, shards) == whole.size
+    check(merge_slices(files, read_strategy(path)), {"w": whole})
+
+
+def test_one_axis_cut_by_two_device_axes(tmp_path):
+    whole = np.arange(16, dtype=np.int8).reshape(8, 2)
+    path = proto(tmp_path / "strategy.ckpt", {"w": ((2, 2), ((0, 1), (-1,)), 0, 0)})
+    for rank, part in enumerate((0, 2, 1, 3)):  # device axis 0 of the map is the last of the matrix, and comes first
+        write_mindspore(tmp_path / f"rank_{rank}.ckpt", {"w": from_array(np.split(whole, 4)[part])})
+    check(merge_slices(find_rank_files(tmp_path), read_strategy(path)), {"w": whole})
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [
+        (((2, 2), (2, -1), 0, 0), "the tensor map .* of w does not fit devices"),
+        (((2, 2), (0, 0), 0, 0), "the tensor map .* of w does not fit devices"),
+        (((2, 2), (-2, -1), 0, 0), "the tensor map .* of w does not fit devices"),
+        (((2, 2), (0, -1), 3, 2), "2 replicas of w cannot have 3 optimizer shards"),
+        (((2, 2), (0, -1), -2, 2), "2 replicas of w cannot have -2 optimizer shards"),
+        (((2, 2), (0, -1), 2, 1), "optimizer shards of w are 1 ranks apart"),
+        (((2, 2), (), 4, 1), "w is a single number"),
+        (((0, 2), (0, -1), 0, 0), "w lies on a grid"),
+        (((1 << 20, 2), (0, -1), 0, 0), "w lies on a grid"),
+    ],
+)
+def test_a_layout_that_cannot_be(tmp_path, layout, text):
+    path = proto(tmp_path / "strategy.ckpt", {"w": layout})
+    with pytest.raises(UserError, match=rf"strategy\.ckpt: not a strategy file.*{text}"):
+        read_strategy(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"param_split_shape": [3, 5]}, "w is cut into unequal parts"),
+        ({"indices_offset": [3]}, "w is cut into unequal parts"),
+        ({"field": 2}, "w is cut into unequal parts"),
+        ({"dev_matrix": "22"}, "something else than numbers"),
+        ({"dev_matrix": [2.0, 2]}, "something else than numbers"),
+        ({"opt_weight_shard_size": True}, "something else than numbers"),
+        ({"tensor_map": None}, "not iterable"),
+    ],
+)
+def test_a_json_that_cannot_be(tmp_path, change, text):
+    layout = {
+        **{"dev_matrix": [2, 2], "tensor_map": [0, -1], "tensor_shape": [4, 4]},
+        **{"field": 0, "opt_weight_shard_size": 0, "opt_weight_shard_step": 0},
+    }
+    path = tmp_path / "strategy.json"
+    path.write_text(json.dumps({"parallel_layout_item": {"w": layout}}))
+    assert read_strategy(path)["w"][0].shape == (4, 4)
+    path.write_text(json.dumps({"parallel_layout_item": {"w": {**layout, **change}}}))
+    with pytest.raises(UserError, match=rf"strategy\.json: not a strategy file.*{text}"):
+        read_strategy(path)
+    del layout["field"], layout["dev_matrix"]
+    path.write_text(json.dumps({"parallel_layout_item": {"w": layout}}))
+    with pytest.raises(UserError, match=r"not a strategy file.*dev_matrix"):
+        read_strategy(path)
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="not a strategy file"):
+        read_strategy(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_damage_is_more_than_an_error(tmp_path_factory, data):
+    path = proto(
+        tmp_path_factory.mktemp("damage") / "strategy.ckpt", {"w": ((2, 2), (0, -1), 2, 2), "v": ((4,), (), 0, 0)}
+    )
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        read_strategy(path)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_strategy_files_that_do_not_belong_together(tmp_path):
+    first = proto(tmp_path / "a.ckpt", {"w": ((2, 2), (0, -1), 0, 0)})
+    other = proto(tmp_path / "b.ckpt", {"w": ((2, 2), (1, -1), 0, 0)})
+    with pytest.raises(UserError, match=r"b\.ckpt: parameter w of stage 0 lies on the devices in another way"):
+        read_strategy([first, other])
+    with pytest.raises(UserError, match=r"absent\.ckpt: could not be read \(No such file"):
+        read_strategy(tmp_path / "absent.ckpt")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"empty\.ckpt: no parameter's layout"):
+        read_strategy(tmp_path / "empty.ckpt")
+
+
+def test_a_stage_that_nobody_names(tmp_path):
+    layout = {"dev_matrix": [1], "tensor_map": [-1], "field": 0, "opt_weight_shard_size": 0, "opt_weight_shard_step": 0}
+    path = tmp_path / "s.json"
+    path.write_text(
+        json.dumps(
+            {"parallel_strategy_item": {"a": {"stage": 0}, "b": {"stage": 1}}, "parallel_layout_item": {"w": layout}}
+        )
+    )
+    with pytest.raises(UserError, match="w does not say which of the stages"):
+        read_strategy(path)
+
+
+def rewrite(path, change):
+    """A rank's file with other tensors; `change` maps the old ones to the new."""
+    tensors = {name: from_array(np.array(t.array()), t.dtype) for name, t in read_mindspore(path).items()}
+    write_mindspore(path, change(tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "norm"}, r"net-1_2\.ckpt: tensor norm is missing"),
+        (lambda t: t | {"new": t["norm"]}, "the strategy says nothing about tensor new"),
+        (lambda t: t | {"norm": from_array(np.zeros((2, 4), np.float32))}, r"shape \[2, 4\].*one of 1 axes"),
+        (
+            lambda t: t | {"table": from_array(np.zeros((6, 8), np.float32))},
+            r"table is float32 .*, in .* it is float32",
+        ),
+        (
+            lambda t: t | {"table": from_array(np.zeros((8, 8), np.float16))},
+            "table is float(16|32) .*, in .* it is float",
+        ),
+    ],
+)
+def test_slices_of_another_run(run, change, text):
+    directory, layouts = run
+    rewrite(directory / "rank_0" / "net-1_2.ckpt", change)
+    with pytest.raises(UserError, match=text):
+        merge_slices(find_rank_files(directory), layouts)
+
+
+def test_slices_that_are_equally_wrong(run):
+    directory, _ = run
+    for rank in range(4):
+        rewrite(directory / f"rank_{rank}" / "net-1_2.ckpt", lambda t: t | {"table": from_array(np.zeros((2, 8), "f"))})
+    with pytest.raises(UserError, match=r"table of shape \[2, 8\] is one of \[2, 1\] .*make \[4, 8\].*says \[16, 8\]"):
+        merge_slices(find_rank_files(directory), read_strategy(directory / "strategy_0.json"))
+
+
+def test_nothing_to_merge(run):
+    directory, layouts = run
+    with pytest.raises(UserError, match="no checkpoint of a rank is given"):
+        merge_slices({}, layouts)
+    with pytest.raises(UserError, match="the strategy lists no weights"):
+        merge_slices(find_rank_files(directory), layouts, keep="absent".__eq__)
+
+
+@pytest.mark.parametrize(
+    ("names", "step", "expected"),
+    [
+        (
+            ["code-13B0-50", "code-13B1-50", "code-13B10-50"],
+            None,
+            {0: "code-13B0-50", 1: "code-13B1-50", 10: "code-13B10-50"},
+        ),
+        (["code-13B0_1-5_2", "code-13B1-5_2", "strategy"], None, {0: "code-13B0_1-5_2", 1: "code-13B1-5_2"}),
+        (["a0-5_2", "a1-5_2", "a0-7_2", "a1-7_2"], "7_2", {0: "a0-7_2", 1: "a1-7_2"}),
+        (["rank_0/a-5", "rank_1/a-5", "rank_0/a-6", "rank_1/a-6"], "5", {0: "rank_0/a-5", 1: "rank_1/a-5"}),
+        (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], None, {0: "rank_0/x0", 1: "rank_1/x1"}),
+        (["rank_1", "net_rank_0", "x", "y-3_4"], None, {0: "net_rank_0", 1: "rank_1"}),
+    ],
+)
+def test_files_by_name(tmp_path, names, step, expected):
+    touch(tmp_path, names)
+    found = find_rank_files(tmp_path, step)
+    assert found == {rank: tmp_path / f"{name}.ckpt" for rank, name in expected.items()}
+    assert list(found) == sorted(found)
+
+
+def touch(directory, names):
+    for name in names:
+        path = directory / f"{name}.ckpt"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "step", "text"),
+    [
+        ([], None, "no checkpoint of a rank"),
+        (["model", "strategy_0"], None, "no checkpoint of a rank"),
+        (["a0-5", "a1-6"], None, r"several steps \(5, 6\)"),
+        (["a0-5", "a1-5"], "6", "no checkpoint of step 6 is there, only of 5"),
+        (["a0-5", "b0-5"], None, r"a0-5\.ckpt and b0-5\.ckpt are both of rank 0"),
+        (["rank_0/a-5", "rank_0/a_1-5"], None, r"a-5\.ckpt and a_1-5\.ckpt are both of rank 0"),
+    ],
+)
+def test_files_that_leave_a_choice(tmp_path, names, step, text):
+    touch(tmp_path, names)
+    with pytest.raises(UserError, match=text):
+        find_rank_files(tmp_path, step)
+
+
+def axis_of(name):
+    return {"table": 0, "up.weight": 1, "up.bias": 0, "down.weight": 0}.get(name)
+
+
+def test_tensor_parallel_files_without_a_strategy(runs, tmp_path):
+    files = find_rank_files(runs("tp2"))
+    check(merge_tensor_parallel(list(files.values()), axis_of))
+    whole = {name: from_array(array) for name, array in values().items()}
+    ours = [tmp_path / f"code0-{rank}.ckpt" for rank in range(2)]
+    write_tensor_parallel(ours, whole, axis_of)
+    for path, theirs in zip(ours, files.values(), strict=True):
+        check(read_mindspore(path), {name: t.array() for name, t in read_mindspore(theirs, is_weight).items()})
+    check(merge_tensor_parallel(ours, axis_of))
+
+
+def test_tensor_parallel_files_that_do_not_fit(tmp_path):
+    whole = {name: from_array(array) for name, array in values().items()}
+    files = [tmp_path / f"rank_{rank}.ckpt" for rank in range(2)]
+    with pytest.raises(UserError, match=r"rank_0\.ckpt: axis 0 of tensor table .* cannot be cut into 3 equal"):
+        write_tensor_parallel([*files, tmp_path / "rank_2.ckpt"], whole, axis_of)
+    with pytest.raises(UserError, match=r"tensor .* of shape \[\d+\] has no axis 1"):
+        write_tensor_parallel(files, whole, lambda name: 1)
+    assert not list(tmp_path.iterdir())
+    write_tensor_parallel(files, whole, axis_of)
+    with pytest.raises(UserError, match=r"rank_0\.ckpt: tensor norm of shape .* has no axis 1"):
+        merge_tensor_parallel(files, {"norm": 1}.get)
+    write_mindspore(files[1], {name: t for name, t in read_mindspore(files[1]).items() if name != "norm"})
+    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm is missing"):
+        merge_tensor_parallel(files, axis_of)
+    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm is missing"):
+        merge_tensor_parallel(files[::-1], axis_of)
+
+
+def test_copies_that_differ(tmp_path):
+    files = [tmp_path / f"rank_{rank}.ckpt" for rank in range(2)]
+    for rank, path in enumerate(files):
+        write_mindspore(path, {"norm": from_array(np.full(4, rank, np.int8))})
+    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm differs"):
+        merge_tensor_parallel(files, axis_of)["norm"].array()
