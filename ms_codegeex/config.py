@@ -38,6 +38,7 @@ class DataConfig:
     validation: str | None = None  # a dataset directory; none: the one of `train`
     seq_length: Positive | None = None  # none: the model's max_position_embeddings
     reset_at_eos: bool = True  # attention and positions restart behind each document's end
+    tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
 
 
 @dataclass(frozen=True)

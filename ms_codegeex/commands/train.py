@@ -64,6 +64,7 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     from ms_codegeex.data.prepare import cached_corpus
     from ms_codegeex.data.selection import PrepareSettings
     from ms_codegeex.errors import UserError
+    from ms_codegeex.models.registry import family
 
     if corpus and config.data.train:
         raise UserError("--corpus: data.train is given too; choose one of them")
@@ -74,10 +75,11 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
         )
     if config.data.train is None:
         parent = Path(config.output).parent
+        tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.get("preset"))
         directory = cached_corpus(
             [Path(p) for p in corpus] or None,
             parent,
-            PrepareSettings(),
+            PrepareSettings(tokenizer=tokenizer),
             workers=available_cores(),
             progress=not quiet,
         )
@@ -220,7 +222,7 @@ def _finish(config, run_directory) -> dict[str, Any]:
         source = Path(result["checkpoint"])
         for target, key, path in (
             ("hf", "huggingface", run_directory.huggingface),
-            ("megatron", "pytorch", run_directory.pytorch),
+            ("megatron", "pytorch", run_directory.pytorch(config.family)),
         ):
             summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
         _say("generating a sample …")

@@ -200,29 +200,40 @@ def _dropped_scores(scores: int, byte: int, shape: Shape) -> Vector:
     )
 
 
-def block_exchanges(shape: Shape, size: int) -> tuple[Exchange, ...]:
+def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tuple[Exchange, ...]:
     """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
 
     The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
     they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with dropout,
-    whose mask comes with its result, that includes the product in front of it and its sum.
+    whose mask comes with its result, that includes the product in front of it and its sum. Where attention and
+    feed-forward part stand `side_by_side`, they share one input, and without dropout one gradient.
     """
     if shape.tensor == 1:
         return ()
-    dtype, sums = shape.precision, 2 if shape.dropout else 1
+    gathers = 1 if side_by_side else 2
+    gradients = 1 if side_by_side and not shape.dropout else 2
+    sums_again = 2 if shape.dropout else 0 if side_by_side else 1
     if shape.sequence:
-        forward, backward = [("AllGather", 2), ("ReduceScatter", 2)], [("ReduceScatter", 2), ("AllGather", 2)]
-        again = [("AllGather", 2), ("ReduceScatter", sums)]
+        forward = [("AllGather", gathers), ("ReduceScatter", 2)]
+        backward = [("ReduceScatter", gathers), ("AllGather", gradients)]
+        again = [("AllGather", gathers), ("ReduceScatter", sums_again)]
     else:
-        forward, backward, again = [("AllReduce", 2)], [("AllReduce", 2)], [("AllReduce", sums)]
+        forward, backward, again = [("AllReduce", 2)], [("AllReduce", gradients)], [("AllReduce", sums_again)]
     phases = {"forward": forward, "backward": backward, "recompute": again if shape.recompute == "full" else []}
     return tuple(
-        Exchange(op, size, phase, dtype) for phase, ops in phases.items() for op, count in ops for _ in range(count)
+        Exchange(op, size, phase, shape.precision)
+        for phase, ops in phases.items()
+        for op, count in ops
+        for _ in range(count)
     )
 
 
 def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -> Part:
-    """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast."""
+    """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast.
+
+    A looked-up row is summed in FP32. Its gradient is too, but where the cast to the compute dtype follows at once and
+    rows are not cut: the engine then sums before it casts back.
+    """
     cast = _cast(FP32, shape.bytes)
     table = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
     passes = (7, 6) if positions else (2, 3)
@@ -236,7 +247,10 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
     )
     exchanges: list[Exchange] = []
     if shape.tensor > 1 and shape.vocabulary:
-        exchanges += [Exchange("AllReduce", FP32 * sizes.hidden, phase, "fp32") for phase in ("forward", "backward")]
+        exchanges.append(Exchange("AllReduce", FP32 * sizes.hidden, "forward", "fp32"))
+        narrow = not (positions or shape.dropout or shape.sequence)
+        byte, dtype = (shape.bytes, shape.precision) if narrow else (FP32, "fp32")
+        exchanges.append(Exchange("AllReduce", byte * sizes.hidden, "backward", dtype))
     dropped = dropout("embedding dropout", sizes.hidden, FP32, shape)
     return Part("embedding", 0, 1, (lookup, dropped), tuple(exchanges), recomputed=False)
 

@@ -73,8 +73,8 @@ def simulated_step(config: RunConfig, rank: int, once: bool) -> Any:
 def compile_once(network: Any, config: RunConfig) -> None:
     """What the engine's `lazy_inline` does to cells as they are built: equal marks are one graph.
 
-    The engine has one such level. A step of several micro-batches repeats the network, else it repeats the blocks; the
-    top query layer takes another input, so it is a graph of its own.
+    The engine has one such level. A step of several micro-batches repeats the network, else it repeats the blocks; a
+    block outside their list (CodeGeeX's top query layer) takes other inputs, so it is a graph of its own.
     """
     from ms_codegeex.training.build import call_not_inline
 
@@ -83,7 +83,9 @@ def compile_once(network: Any, config: RunConfig) -> None:
         return
     for block in network.model.blocks:
         block.cell_init_args = "lazy_inline_block"
-    network.model.top_query_layer.cell_init_args = "lazy_inline_top_query_layer"
+    for name, cell in network.model.name_cells().items():
+        if isinstance(cell, type(network.model.blocks[0])):
+            cell.cell_init_args = f"lazy_inline_{name}"
     for block in network.model.blocks:  # recomputation cannot take inputs apart that a function gets
         block._recompute_slice_activation(False)
 

@@ -32,11 +32,14 @@ class RunDirectory:
     checkpoints = property(lambda self: self.path / "checkpoints", doc="step-* directories")
     summary = property(lambda self: self.path / "summary.json", doc="the figures at the end")
     huggingface = property(lambda self: self.path / "huggingface", doc="the exported model directory")
-    pytorch = property(lambda self: self.path / "codegeex.pt", doc="the exported nested PyTorch file")
     logs = property(lambda self: self.path / "logs", doc="what the worker processes print")
     progress = property(lambda self: self.path / "logs" / "progress.jsonl", doc="events of rank 0 for the display")
     result = property(lambda self: self.path / "logs" / "result.json", doc="rank 0's final figures")
     error = property(lambda self: self.path / "logs" / "error.json", doc="a worker's one-line error")
+
+    def pytorch(self, family: str) -> Path:
+        """The exported nested PyTorch file."""
+        return self.path / f"{family}.pt"
 
     def write_config(self, config: RunConfig) -> None:
         """The resolved configuration, every default filled in, readable by `train --config`."""

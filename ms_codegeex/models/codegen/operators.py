@@ -32,7 +32,8 @@ def _block(model: CodeGenConfig, shape: Shape, sizes: o.Sizes) -> tuple[MatMul |
 def parts(model: CodeGenConfig, shape: Shape) -> list[Part]:
     """Every part of the model with its stage: embedding, blocks, head; mask and angles on every stage."""
     sizes, last = o.Sizes.of(model, shape), shape.stages - 1
-    block, exchanges = _block(model, shape, sizes), o.block_exchanges(shape, shape.bytes * sizes.hidden)
+    block = _block(model, shape, sizes)
+    exchanges = o.block_exchanges(shape, shape.bytes * sizes.hidden, side_by_side=True)
     layers = [stage_of_layer(model.num_layers, shape.stages, i) for i in range(model.num_layers)]
     listed = [o.embedding(model, shape, sizes)]
     for stage in range(shape.stages):
