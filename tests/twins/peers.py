@@ -1,0 +1,43 @@
+"""What the tests of all families do with a PyTorch model: weights that matter, documents one by one, a loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+def randomise(module, seed=0):
+    """Every parameter away from its initial value, of a size that keeps the logits near 1. Returns FP32 arrays by
+    name."""
+    generator, tensors = np.random.default_rng(seed), {}
+    for name, parameter in module.named_parameters():
+        value = generator.normal(size=tuple(parameter.shape))
+        if parameter.ndim == 2:
+            value /= np.sqrt(parameter.shape[1])
+        else:
+            value = 0.3 * value + (
+                1.0 if "norm.weight" in name or "ln_1.weight" in name or "ln_f.weight" in name else 0
+            )
+        tensors[name] = value.astype(np.float32)
+        parameter.data = torch.tensor(tensors[name]).to(parameter.dtype)
+    return tensors
+
+
+def logits_of_documents(forward, ids, eos):
+    """[batch, n, V]: each document, up to and with its eos, alone through `forward` (ids -> logits).
+
+    The other way to say that documents in a sequence neither see each other nor count on from each other's positions.
+    """
+    rows = []
+    for row in np.asarray(ids):
+        ends = [i + 1 for i in np.flatnonzero(row == eos)] if eos is not None else []
+        parts = [part for part in np.split(row, ends) if len(part)]
+        rows.append(torch.cat([forward(torch.tensor(part[None]).long())[0] for part in parts]))
+    return torch.stack(rows)
+
+
+def loss_sum(logits, labels, mask):
+    """Σ mask·nll"""
+    nll = F.cross_entropy(logits.flatten(0, 1), torch.tensor(labels).long().flatten(), reduction="none")
+    return (nll * torch.tensor(mask).flatten()).sum()
