@@ -1,10 +1,12 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.cli import main
 from ms_codegeex.data.indexed import IndexedWriter
@@ -71,6 +73,7 @@ def test_prepare_json_is_one_object(sources, tmp_path, capsys):
         (["--languages", "pyton"], "did you mean Python"),
         (["--workers", "0"], "workers 0"),
         (["--tokenizer", "other"], "neither one of the names codegeex"),
+        (["--tokenizer", "codegeex2"], "its tokenizer.model does not come with this program; give a directory"),
     ],
 )
 def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):
@@ -121,6 +124,63 @@ def test_inspect_document(dataset, sources, capsys):
     assert json.loads(capsys.readouterr().out)["document"]["text"] == found[0]
     assert main(["inspect", str(dataset), "--document", "4"]) == 2
     assert "--document 4: train has documents 0..3" in capsys.readouterr().err
+
+
+def decoded(directory, capsys):
+    """All documents of a dataset, as `inspect` prints them."""
+    found = []
+    for split, count in (("train", 4), ("validation", 2)):
+        for number in range(count):
+            assert main(["inspect", str(directory), "--document", str(number), "--split", split]) == 0
+            found.append(capsys.readouterr().out)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name, ids", [("codegen-nl", 50257), ("codegen-multi", 50295), ("codegen-mono", 50295)])
+def test_tokenizers_by_name(sources, dataset, tmp_path, capsys, name, ids):
+    out = tmp_path / "named"
+    assert main(["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", name, "--workers", "1"]) == 0
+    capsys.readouterr()
+    description = json.loads((out / "dataset.json").read_text())
+    assert (description["vocab_size"], description["eos_id"], description["settings"]["tokenizer"]) == (
+        ids,
+        50256,
+        name,
+    )
+    assert description["tokenizer"].keys() == {"name", "fingerprint"} and not (out / "tokenizer").exists()
+    indented = 50280 in np.fromfile(out / "train.bin", np.uint16)  # eight spaces
+    assert indented == (name != "codegen-nl")
+    assert decoded(out, capsys) == decoded(dataset, capsys)
+
+
+def test_a_tokenizer_from_a_directory_travels_along(sources, dataset, tmp_path, capsys):
+    model, out = write_chatglm(tmp_path / "codegeex2"), tmp_path / "chatglm"
+    command = ["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", str(model), "--workers", "2"]
+    assert main(command) == 0
+    description = json.loads((out / "dataset.json").read_text())
+    assert description["tokenizer"]["name"] == "codegeex2" and description["eos_id"] == 2
+    tokens = np.fromfile(out / "train.bin", np.uint16)
+    assert tokens.max() < description["vocab_size"] - 5  # no prefix, no command token
+    assert main(command) == 0 and main([*command, "--replace"]) == 0
+    model_bytes = (model / "tokenizer.model").read_bytes()
+    shutil.rmtree(model)
+    capsys.readouterr()
+    assert decoded(out, capsys) == decoded(dataset, capsys)
+    assert (out / "tokenizer/tokenizer.model").read_bytes() == model_bytes
+    write_chatglm(out / "tokenizer", chatglm_model(vocab_size=400))
+    assert main(["inspect", str(out), "--document", "0"]) == 2
+    assert "no longer the one" in capsys.readouterr().err
+    shutil.rmtree(out / "tokenizer")
+    assert main(["inspect", str(out), "--document", "0"]) == 2
+    assert "tokenizer: missing, but" in capsys.readouterr().err
+
+
+def test_a_directory_called_tokenizer_is_not_deleted(sources, tmp_path, capsys):
+    model = write_chatglm(tmp_path / "out/tokenizer")
+    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--tokenizer", str(model)]
+    assert main([*command, "--replace", "--workers", "1"]) == 2
+    assert "holds tokenizer, which is no part of a dataset" in capsys.readouterr().err
+    assert (model / "tokenizer.model").is_file()
 
 
 def change_description(change):

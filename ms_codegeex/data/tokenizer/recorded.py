@@ -47,21 +47,37 @@ def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str
 
     Args:
         checkpoint: `RUN/checkpoints/step-…`; the tokenizer's files are looked for in `RUN/tokenizer`.
-        state: the checkpoint's manifest. One without `tokenizer` has its family's, if the family has only one.
+        state: the checkpoint's manifest. In one without `tokenizer` the files or the family decide.
         family: name of the model's family.
 
     Raises:
         UserError: nothing says which tokenizer it is, or it is not there any more.
     """
-    files = Path(checkpoint).absolute().parent.parent / DIRECTORY
-    record = state.get("tokenizer")
+    files, record = _files(checkpoint), state.get("tokenizer")
     if isinstance(record, Mapping):
         return recorded_tokenizer(record, files, checkpoint)
-    if files.is_dir() or family in DEFAULTS:
-        return load_tokenizer(files if files.is_dir() else DEFAULTS[family])
-    raise UserError(
-        f"{checkpoint}: records no tokenizer, and {family} has several; put the right one's files in {files}"
-    )
+    if files.is_dir():
+        return load_tokenizer(files)
+    return family_tokenizer(checkpoint, family, f"put its files in {files}")
+
+
+def checkpoint_has_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> bool:
+    """Whether anything says which tokenizer a checkpoint's model has; see `checkpoint_tokenizer`."""
+    return bool(state.get("tokenizer")) or _files(checkpoint).is_dir() or family in DEFAULTS
+
+
+def _files(checkpoint: Path) -> Path:
+    return Path(checkpoint).absolute().parent.parent / DIRECTORY
+
+
+def family_tokenizer(owner: Path, family: str, remedy: str) -> Tokenizer:
+    """The tokenizer of a model that records none: its family's, if there is only one that needs no file of the user.
+
+    `owner` and `remedy` are for the `UserError` of any other family, which says what is missing where.
+    """
+    if family in DEFAULTS:
+        return load_tokenizer(DEFAULTS[family])
+    raise UserError(f"{owner}: does not say which tokenizer this {family} model has; {remedy}")
 
 
 def keep_files(dataset: Path, run: Path) -> None:
