@@ -33,16 +33,16 @@ FIELDS = {
     "layer_norm_eps": 1e-6,
     "eos_token_id": 10,
 }
-REAL_SAVER = sources._save_family_tokenizer
+REAL_SAVER = sources._tokenizer_saver
 LAYER = "language_model.transformer.layers.1.mlp.dense_4h_to_h.weight"
 
 
 @pytest.fixture(autouse=True)
 def _quick_tokenizer(monkeypatch):
-    def saver(_name):
+    def saver(*_arguments):
         return lambda directory: (directory / "vocab.json").write_text("{}")
 
-    monkeypatch.setattr(sources, "_save_family_tokenizer", saver)
+    monkeypatch.setattr(sources, "_tokenizer_saver", saver)
 
 
 @pytest.fixture
@@ -178,10 +178,9 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
     write = module._WRITERS["hf"]
 
-    def careless(target, *arguments):
-        write(target, *arguments)
-        file = target / "model.safetensors"
-        file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    def careless(target, source, tensors):
+        last = list(tensors)[-1]
+        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)})
 
     monkeypatch.setitem(module._WRITERS, "hf", careless)
     with pytest.raises(UserError, match="differs from the source"):
@@ -279,7 +278,7 @@ def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
 
 def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
     tokenizer = pytest.importorskip("ms_codegeex.data.tokenizer")
-    monkeypatch.setattr(sources, "_save_family_tokenizer", REAL_SAVER)
+    monkeypatch.setattr(sources, "_tokenizer_saver", REAL_SAVER)
     convert(run, "hf", tmp_path / "hf")
     ids = tokenizer.load_tokenizer("codegeex").encode("def f():\n    return 1")
     assert tokenizer.load_tokenizer(tmp_path / "hf").encode("def f():\n    return 1") == ids

@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME|DIR",
-        help="hf: the tokenizer that goes with the model (default: what lies beside IN, or the family's)",
+        help="hf: the tokenizer that goes with the model (default: the one recorded or lying beside IN)",
     )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
     parser.add_argument("--replace", action="store_true", help="replace a converted model that is already at OUT")
@@ -104,8 +104,8 @@ def run(arguments: argparse.Namespace, family: str | None = None) -> int:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
         if result["to"] == "hf" and not result["tokenizer"]:
             print(
-                f"{result['output']}: has no tokenizer; copy tokenizer.model and tokenizer_config.json of the released "
-                "model into it, or convert with --tokenizer DIR",
+                f"{result['output']}: has no tokenizer, for nothing says which one belongs to IN; put its files there, "
+                "or convert with --tokenizer NAME|DIR",
                 file=sys.stderr,
             )
         if result["skipped"]:

@@ -23,7 +23,7 @@ from ms_codegeex.formats.torch_zip import read_torch
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 SHARD_BYTES = 5_000_000_000
-_LEFT_OUT = (CONFIG, ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
+_LEFT_OUT = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 
 SaveTokenizer = Callable[[Path], object]
 
@@ -44,7 +44,8 @@ def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str,
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy what a model directory holds besides its configuration and weights: the tokenizer's and similar files."""
     for file in sorted(Path(source).iterdir()):
-        if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_LEFT_OUT):
+        left_out = file.name == CONFIG or file.name.startswith(".") or file.name.endswith(_LEFT_OUT)
+        if file.is_file() and not left_out:
             shutil.copyfile(file, target / file.name)
 
 

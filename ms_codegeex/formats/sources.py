@@ -53,12 +53,18 @@ class Source:
         return SimpleNamespace(**self.fields)
 
 
-def _save_family_tokenizer(name: str, preset: str | None = None) -> SaveTokenizer | None:
-    """What writes the tokenizer of a family's preset; None where its files come from the user only."""
-    from ms_codegeex.data.tokenizer import NAMES, load_tokenizer
+def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
+    """What writes the tokenizer of the family's model at `path`, a checkpoint if it has a `state`; None if unknown."""
+    from ms_codegeex.data.tokenizer.recorded import (
+        DEFAULTS,
+        checkpoint_has_tokenizer,
+        checkpoint_tokenizer,
+        family_tokenizer,
+    )
 
-    which = family(name).config.default_tokenizer(preset)
-    return None if which not in NAMES else lambda directory: load_tokenizer(which).save(directory)
+    if state is not None and checkpoint_has_tokenizer(path, state, name):
+        return lambda directory: checkpoint_tokenizer(path, state, name).save(directory)
+    return (lambda directory: family_tokenizer(path, name, "").save(directory)) if name in DEFAULTS else None
 
 
 def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
@@ -78,7 +84,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
         found,
         fields,
         {name: tensors[name] for name in shapes},
-        _save_family_tokenizer(found.name, model.get("preset")),
+        _tokenizer_saver(found.name, checkpoint.path, checkpoint.state),
     )
 
 
@@ -154,7 +160,7 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
-    return Source(path, kind, found, fields, tensors, _save_family_tokenizer(found.name), _skipped(raw, its))
+    return Source(path, kind, found, fields, tensors, _tokenizer_saver(found.name, path), _skipped(raw, its))
 
 
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
