@@ -121,6 +121,8 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length
     assert config.train_dataset.data_loader.num_samples == 20 * config.runner_config.batch_size
     name = model.config.model_type
+    again = type(model.config)(**model.config.to_dict())
+    assert again.run_config() == model.config.run_config()
     sizes = model.config.run_config().model_config()
     for parameter in model.trainable_params():
         std = sizes.initial_std(parameter.name)

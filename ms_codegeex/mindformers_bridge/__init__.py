@@ -17,7 +17,7 @@ def register() -> None:
     """
     if importlib.util.find_spec("mindformers") is None:
         raise UserError(
-            "mindformers: not installed in this environment; expected version 1.9.0, install requirements.txt again"
+            "mindformers: not installed here; expected version 1.9.0, install it as docs/mindformers.md says"
         )
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 

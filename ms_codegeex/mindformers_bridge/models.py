@@ -27,14 +27,16 @@ BUILD_KEYS = {
     "dropout": "training",
     "loss_chunk": "training",
 }
-# what mindformers' Trainer writes into every model's configuration
-TRAINER_KEYS = (
+# what mindformers writes into every model's configuration, beside what its base class has
+MINDFORMERS_KEYS = (
     "batch_size",
     "calculate_per_token_loss",
     "dataset_config",
     "disable_lazy_inline",
     "input_sliced_sig",
+    "model_type",
     "moe_config",
+    "name_or_path",
     "type",
     "use_past",
 )
@@ -56,7 +58,7 @@ class FamilyConfig(PretrainedConfig):
 
     def __init__(self, preset: str | float | None = None, **values: Any):
         fields = [field.name for field in dataclasses.fields(type(self).dataclass())]
-        known = {**PretrainedConfig().__dict__, **dict.fromkeys(TRAINER_KEYS), **dict.fromkeys(BUILD_KEYS)}
+        known = {**PretrainedConfig().__dict__, **dict.fromkeys(MINDFORMERS_KEYS), **dict.fromkeys(BUILD_KEYS)}
         sizes = {key: value for key, value in values.items() if key in fields or key not in known}
         try:
             # a key nobody knows is among the sizes here and is refused with a suggestion
@@ -101,16 +103,11 @@ class FamilyConfig(PretrainedConfig):
         directory = loader.get("dataset_dir")
         if loader.get("type") != "PackedSequences" or not directory:
             return
-        data = PackedSequences(Path(directory), loader.get("split") or "train", self.seq_length_or_maximum, 0)
+        data = PackedSequences(Path(directory), loader.get("split") or "train", self.run_config().seq_length, 0)
         try:
             data.check_model(self.vocab_size, self.eos_token_id)
         except UserError as error:
             raise _translated(error) from None
-
-    @property
-    def seq_length_or_maximum(self) -> int:
-        """Tokens that a sequence predicts."""
-        return self.run_config().seq_length
 
 
 class FamilyModel(PreTrainedModel):
