@@ -6,7 +6,20 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Embedding, FastGelu, Heads, LayerNorm, Linear
+from ms_codegeex.models.layers import (
+    AttentionCore,
+    CausalMask,
+    Dropout,
+    Embedding,
+    FastGelu,
+    Heads,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Rotary,
+    RotaryTable,
+    SwiGlu,
+)
 
 
 @pytest.fixture
@@ -49,6 +62,108 @@ def test_fast_gelu_is_the_two_exponential_form():
     np.testing.assert_allclose(array(FastGelu(), x), twin.fast_gelu(x.astype(np.float64)), atol=2e-6)
 
 
+def rms_norm(x, weight, epsilon):
+    """In float64."""
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight
+
+
+@pytest.mark.parametrize("dtype,bits", [(ms.float32, 22), (ms.float16, 10), (ms.bfloat16, 7)])
+def test_rms_norm_is_fp32_inside_for_every_dtype(generator, dtype, bits):
+    x = (generator.normal(size=(40, 64)) * 300 + 400).astype(np.float32)  # squares overflow FP16
+    layer, weight = RMSNorm(64, 1e-5, dtype), (1 + generator.normal(size=64) / 8).astype(np.float32)
+    assert [p.name for p in layer.trainable_params()] == ["weight"]
+    layer.weight.set_data(Tensor(weight))
+    rounded = Tensor(x).astype(dtype)
+    result = layer(rounded)
+    assert result.dtype == dtype
+    expected = rms_norm(rounded.astype(ms.float32).asnumpy(), weight, 1e-5)
+    # nothing but the result itself is rounded: at most half a unit in its last place
+    error = np.abs(result.astype(ms.float32).asnumpy() - expected) / 2.0 ** np.floor(np.log2(np.abs(expected)))
+    assert error.max() < 2.0**-bits * (2.0 if dtype == ms.float32 else 0.51)
+
+
+def test_rms_norm_all_in_bf16_would_be_another(generator):
+    """The release's path for bf16, which the test above would not let pass."""
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(generator.normal(size=(40, 64)) * 300 + 400).bfloat16()
+    low = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+    expected = rms_norm(x.float().numpy(), 1.0, 1e-5)
+    error = np.abs(low.float().numpy() - expected) / 2.0 ** np.floor(np.log2(np.abs(expected)))
+    assert error.max() > 2.0**-7 * 0.8
+
+
+def test_rms_norm_epsilon_is_inside_the_root():
+    x = np.full((1, 8), 1e-3, np.float32)
+    np.testing.assert_allclose(array(RMSNorm(8, 1e-2, ms.float32), x), 1e-3 / np.sqrt(1e-6 + 1e-2), rtol=1e-5)
+
+
+def test_swiglu_is_silu_of_the_first_times_the_second(generator):
+    gate, up = (generator.normal(size=(7, 9)).astype(np.float32) * 5 for _ in range(2))
+    expected = gate / (1 + np.exp(-gate.astype(np.float64))) * up
+    np.testing.assert_allclose(array(SwiGlu(), gate, up), expected, rtol=2e-6, atol=1e-7)
+    assert np.abs(array(SwiGlu(), up, gate) - expected).max() > 1
+    extreme = np.array([[-200.0, 200.0]], np.float32)
+    np.testing.assert_allclose(array(SwiGlu(), extreme, np.ones_like(extreme)), [[0.0, 200.0]], atol=1e-6)
+
+
+def turned(x, positions, channels):
+    """Pairs (2i, 2i+1) of the first `channels` as complex numbers times e^(i·position·10000^(-2i/channels))."""
+    x = x.astype(np.float64)
+    angles = positions[:, None, :, None] * 10000.0 ** (-np.arange(0, channels, 2) / channels)
+    pairs = (x[..., 0:channels:2] + 1j * x[..., 1:channels:2]) * np.exp(1j * angles)
+    result = x.copy()
+    result[..., 0:channels:2], result[..., 1:channels:2] = pairs.real, pairs.imag
+    return result
+
+
+@pytest.mark.parametrize("head,channels", [(8, 8), (8, 4), (10, 8), (16, 4), (2, 2)])
+def test_rotary_turns_pairs_of_neighbours_on_the_first_channels(generator, head, channels):
+    x = generator.normal(size=(2, 3, 5, head)).astype(np.float32)
+    positions = generator.integers(0, 50, (2, 5)).astype(np.int32)
+    table = RotaryTable(50, head, channels)
+    cos, sin = table(Tensor(positions))
+    assert cos.shape == sin.shape == (2, 1, 5, head)
+    result = Rotary(ms.float32)(Tensor(x), cos, sin).asnumpy()
+    np.testing.assert_allclose(result, turned(x, positions, channels), atol=1e-5)
+    np.testing.assert_array_equal(result[..., channels:], x[..., channels:])
+
+
+def test_rotary_works_in_fp32_and_rounds_its_result_only(generator):
+    x = generator.normal(size=(1, 2, 4, 8)).astype(np.float16)
+    positions = np.arange(4, dtype=np.int32)[None]
+    cos, sin = RotaryTable(4, 8, 4)(Tensor(positions))
+    expected = turned(x, positions, 4)
+    for dtype, tolerance in ((ms.float32, 1e-6), (ms.float16, 2e-3)):
+        result = Rotary(dtype)(Tensor(x), cos, sin)
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result.asnumpy(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_rotary_table_rounds_as_pytorch_does_in_that_dtype(precision):
+    torch = pytest.importorskip("torch")
+    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    positions, channels = 8192, 64
+    frequencies = (1.0 / 10000.0 ** (torch.arange(0, channels, 2, dtype=torch.float32) / channels)).to(kind)
+    angles = torch.outer(torch.arange(positions).to(kind), frequencies)
+    assert angles.dtype == kind
+    wanted = [f(angles.double()).float().to(kind).float().numpy() for f in (torch.cos, torch.sin)]
+    cos, sin = (
+        t.asnumpy()[0, 0]
+        for t in RotaryTable(positions, 128, channels, precision)(Tensor(np.arange(positions, dtype=np.int32)[None]))
+    )
+    # fp32 frequencies may differ in their last bit, which position 8191 multiplies
+    tolerance = 8192 * 2.0**-23 if precision == "fp32" else 0
+    for even in (0, 1):
+        np.testing.assert_allclose(cos[:, even:channels:2], wanted[0], atol=tolerance)
+        np.testing.assert_allclose(sin[:, even:channels:2], wanted[1] * (1 if even else -1), atol=tolerance)
+    assert (cos[:, channels:] == 1).all() and (sin[:, channels:] == 0).all()
+    together = {"fp32": 8192, "fp16": 2049, "bf16": 257}[precision]  # the first position that has no angle of its own
+    same = (cos[1:] == cos[:-1]).all(1) & (sin[1:] == sin[:-1]).all(1)
+    assert (int(np.argmax(same)) + 1 if same.any() else positions) == together
+
+
 def test_embedding_picks_rows():
     table = Embedding(7, 4, 1.0)
     np.testing.assert_array_equal(array(table, np.array([[3, 0]], np.int32)), table.weight.asnumpy()[[[3, 0]]])
@@ -87,6 +202,44 @@ def test_attention_core_equals_the_formula_and_fp16_stays_finite(generator):
     half = AttentionCore(Heads(heads, d, heads), ms.float16, ms.float32, off)
     big = [(x * 40).astype(np.float16) for x in (q, k, v)]  # the plain product q·k would overflow FP16
     assert np.isfinite(array(half, *big, mask, samples)).all()
+
+
+@pytest.mark.parametrize("count,groups", [(6, 1), (6, 2), (6, 3), (6, 6)])
+def test_query_heads_share_groups_in_consecutive_runs(generator, count, groups):
+    batch, n, d = 2, 5, 4
+    q = generator.normal(size=(batch, n, count, d)).astype(np.float32)
+    k, v = (generator.normal(size=(batch, n, groups, d)).astype(np.float32) for _ in range(2))
+    mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)
+
+    def attention(group_of):
+        result = np.empty((batch, n, count, d))
+        for b in range(batch):
+            for h in range(count):
+                scores = q[b, :, h].astype(np.float64) @ k[b, :, group_of(h)].T / np.sqrt(d) + mask
+                result[b, :, h] = twin.softmax(scores) @ v[b, :, group_of(h)]
+        return result.reshape(batch * n, count * d)
+
+    core = AttentionCore(Heads(count, d, groups), ms.float32, ms.float32, Dropout(0.0, count * n * n, 0, 0))
+    flat = [x.reshape(batch * n, -1) for x in (q, k, v)]
+    result = array(core, *flat, mask, np.zeros(batch, np.int32))
+    np.testing.assert_allclose(result, attention(lambda h: h // (count // groups)), atol=1e-5)
+    if 1 < groups < count:
+        assert np.abs(result - attention(lambda h: h % groups)).max() > 0.1
+
+
+def test_attention_core_turns_queries_and_keys_but_not_values(generator):
+    n, count, d = 5, 2, 8
+    q, k, v = (generator.normal(size=(1, n, count, d)).astype(np.float32) for _ in range(3))
+    positions = np.array([[0, 1, 0, 1, 2]], np.int32)
+    mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)
+    cos, sin = RotaryTable(8, d, 4)(Tensor(positions))
+    core = AttentionCore(Heads(count, d, count), ms.float32, ms.float32, Dropout(0.0, 1, 0, 0), rotary=True)
+    given_ = [Tensor(x.reshape(n, -1)) for x in (q, k, v)]
+    result = core(*given_, Tensor(mask), Tensor(np.zeros(1, np.int32)), cos, sin).asnumpy().reshape(n, count, d)
+    qt, kt = (turned(x.swapaxes(1, 2), positions, 4)[0] for x in (q, k))
+    for h in range(count):
+        expected = twin.softmax(qt[h] @ kt[h].T / np.sqrt(d) + mask) @ v[0, :, h]
+        np.testing.assert_allclose(result[:, h], expected, atol=1e-5)
 
 
 class TestDropout:

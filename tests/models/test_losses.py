@@ -18,17 +18,17 @@ def problem():
     return hidden, table, labels, mask
 
 
-def oracle(hidden, table, labels, mask):
-    """Σ mask·nll and its gradients in float64."""
+def oracle(hidden, table, labels, mask, bias=0.0):
+    """Σ mask·nll and its gradients with respect to hidden, table, bias in float64."""
     hidden, table = hidden.astype(np.float64), table.astype(np.float64)
-    z = hidden @ table.T
+    z = hidden @ table.T + bias
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     value = -(np.log(p[np.arange(len(labels)), labels]) * mask).sum()
     d = p.copy()
     d[np.arange(len(labels)), labels] -= 1
     d *= mask[:, None]
-    return value, d @ table, d.T @ hidden
+    return value, d @ table, d.T @ hidden, d.sum(0)
 
 
 class Gradients(nn.Cell):
@@ -36,21 +36,21 @@ class Gradients(nn.Cell):
         super().__init__()
         self.loss, self.gradient = loss, ops.GradOperation(get_all=True, sens_param=True)
 
-    def construct(self, hidden, table, labels, mask, sensitivity):
-        return self.gradient(self.loss)(hidden, table, labels, mask, sensitivity)
+    def construct(self, *inputs):
+        return self.gradient(self.loss)(*inputs)
 
 
 LOSSES = {
-    "plain": lambda: CrossEntropy(VOCABULARY, ms.float32),
-    "chunk 8 (ragged)": lambda: ChunkedCrossEntropy(ROWS, 8),
-    "one chunk": lambda: ChunkedCrossEntropy(ROWS, 64),
+    "plain": lambda bias=False: CrossEntropy(VOCABULARY, ms.float32, bias),
+    "chunk 8 (ragged)": lambda bias=False: ChunkedCrossEntropy(ROWS, 8, bias),
+    "one chunk": lambda bias=False: ChunkedCrossEntropy(ROWS, 64, bias),
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradients_equal_float64(problem, name):
     loss, tensors = LOSSES[name](), [Tensor(x) for x in problem]
-    value, to_hidden, to_table = oracle(*problem)
+    value, to_hidden, to_table, _ = oracle(*problem)
     loss.set_train(True)
     assert loss(*tensors).asnumpy().item() == pytest.approx(value, rel=1e-6)
     gradients = Gradients(loss)
@@ -58,6 +58,24 @@ def test_value_and_gradients_equal_float64(problem, name):
     result = gradients(*tensors, Tensor([2.5], ms.float32))
     np.testing.assert_allclose(result[0].asnumpy(), 2.5 * to_hidden, atol=2e-5)
     np.testing.assert_allclose(result[1].asnumpy(), 2.5 * to_table, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_gradients_with_a_bias_equal_float64(problem, name):
+    bias = (np.random.default_rng(8).normal(size=VOCABULARY) * 2).astype(np.float32)
+    loss, tensors = LOSSES[name](bias=True), [Tensor(x) for x in (*problem, bias)]
+    value, *expected = oracle(*problem, bias)
+    assert abs(value - oracle(*problem)[0]) > 1  # the bias matters
+    loss.set_train(False)
+    assert loss(*tensors).asnumpy().item() == pytest.approx(value, rel=1e-6)
+    loss.set_train(True)
+    assert loss(*tensors).asnumpy().item() == pytest.approx(value, rel=1e-6)
+    gradients = Gradients(loss)
+    gradients.set_train(True)
+    result = gradients(*tensors, Tensor([2.5], ms.float32))
+    for found, wanted in zip((result[0], result[1], result[4]), expected, strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found.asnumpy(), 2.5 * wanted, atol=2e-5)
 
 
 def test_chunked_without_training_has_the_same_value(problem):
