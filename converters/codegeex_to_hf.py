@@ -1,4 +1,4 @@
-"""Convert a CodeGeeX run or checkpoint directory to a Hugging Face model directory.
+"""Convert a run or checkpoint directory of any family to a Hugging Face model directory.
 
 python converters/codegeex_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
 """

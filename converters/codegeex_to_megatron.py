@@ -1,6 +1,7 @@
-"""Convert a CodeGeeX run or checkpoint directory to a nested Megatron .pt file.
+"""Convert a run or checkpoint directory of any family to a nested PyTorch file.
 
-python converters/codegeex_to_megatron.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
+python converters/codegeex_to_megatron.py --load-ckpt-path IN --save-ckpt-path OUT
+    [--target-tensor-model-parallel-size N] [--dtype fp16] [--verify]
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Convert a nested Megatron .pt file to a Hugging Face model directory.
+"""Convert a nested PyTorch file, or mp_rank_XX files, to a Hugging Face model directory.
 
 python converters/megatron_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
 """

@@ -1,6 +1,7 @@
 """`ms-codegeex convert` and `checkpoint` end to end on a small model, in every direction we offer."""
 
 import json
+import runpy
 import subprocess
 import sys
 import tracemalloc
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import small_models
 from safetensors.numpy import load_file
 
 from ms_codegeex.commands import checkpoint as checkpoint_command
@@ -258,22 +260,44 @@ def test_checkpoint_list_and_verify(tmp_path, run, parameters, capsys):
         command(checkpoint_command, "list", tmp_path)
 
 
-def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
-    def script(name, *words):
-        return subprocess.run(
-            [sys.executable, Path("converters") / name, *map(str, words)],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[1],
-            env={"PYTHONPATH": "."},
-        )
+def script(name, *words):
+    return subprocess.run(
+        [sys.executable, Path("converters") / name, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONPATH": "."},
+    )
 
+
+def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
     done = script("codegeex_to_megatron.py", "--load-ckpt-path", run, "--save-ckpt-path", tmp_path / "a.pt", "--verify")
     assert done.returncode == 0 and "equal byte for byte" in done.stdout and done.stderr == ""  # no bar off a terminal
     failed = script("megatron_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt", "--save-ckpt-path", tmp_path / "hf")
     assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
     wrong = script("codegeex_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt")
     assert wrong.returncode == 2 and "--save-ckpt-path" in wrong.stderr
+
+
+def test_the_originals_scripts_cut_and_merge(tmp_path, monkeypatch):
+    whole = small_models.save_run(tmp_path / "run", "codegeex", small_models.parameters("codegeex"))
+    convert(whole, "megatron", tmp_path / "a.pt")
+    for name, words in (
+        ("convert_ckpt_parallel", [tmp_path / "a.pt", "--save-ckpt-path", tmp_path / "cut"]),
+        ("merge_ckpt_parallel", [tmp_path / "cut", "--save-ckpt-path", tmp_path / "whole", "--save-name", "a.pt"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [name, "--load-ckpt-path", *map(str, words)])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(Path(__file__).parents[1] / "converters" / f"{name}.py"), run_name="__main__")
+    assert len(list((tmp_path / "cut").glob("mp_rank_0?_model_states.pt"))) == 2
+    assert (tmp_path / "whole" / "a.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_every_script_says_its_own_name():
+    for file in (Path(__file__).parents[1] / "converters").glob("*.py"):
+        source = file.read_text()
+        target = file.stem.rpartition("_to_")[2] if "_to_" in file.stem else "megatron"
+        assert f"python converters/{file.name} " in source and f'script("{target}"' in source
 
 
 def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):

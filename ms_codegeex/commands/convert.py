@@ -77,14 +77,12 @@ def _known(settings: list[str]) -> dict[str, Any]:
     return known
 
 
-def run(arguments: argparse.Namespace, family: str | None = None) -> int:
-    """Convert and say what was written; with `family`, only a model of that family."""
+def run(arguments: argparse.Namespace) -> int:
+    """Convert and say what was written."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
     source = open_source(arguments.model, _known(arguments.set))
-    if family not in (None, source.family.name):
-        raise UserError(f"{arguments.model}: a model of {source.family.name}, expected {family}")
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -119,23 +117,28 @@ def run(arguments: argparse.Namespace, family: str | None = None) -> int:
     return 0
 
 
-def script(to: str, description: str, family: str | None = None, argv: Sequence[str] | None = None) -> int:
+def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
     """The body of a script in `converters/`: one direction, with the option names of the original tools.
 
-    With `family`, a model of another family is an error (exit code 2, as for every mistake of the user).
+    `ranks`: how many tensor-parallel files are written unless the user says so.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
     parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT", dest="output")
     if to != "hf":
-        parser.add_argument("--target-tensor-model-parallel-size", type=int, default=1, metavar="N", dest="ranks")
+        parser.add_argument(
+            "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
+        )
+        parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args(argv, argparse.Namespace(to=to, ranks=1, replace=False, json=False, tokenizer=None))
-    arguments.tensor_parallel = arguments.ranks
+    fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "tokenizer": None, "save_name": None}
+    arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
+    if arguments.save_name is not None:
+        arguments.output = arguments.output / arguments.save_name
     try:
-        return run(arguments, family)
+        return run(arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

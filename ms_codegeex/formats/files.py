@@ -119,10 +119,12 @@ def read_raw(path: Path) -> RawModel:
             return _read_torch(ranks)
         if is_npy_folder(path):
             return RawModel([read_npy_folder(path)], [str(path)], "mindspore")
-        single = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
-        if len(single) == 1:
-            return read_raw(single[0])
-        if any(path.glob(f"*{MINDSPORE_SUFFIX}")) or any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
+        if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
+            return _read_mindspore_ranks(path)
+        files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
+        if len(files) == 1:
+            return read_raw(files[0])
+        if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
             return _read_mindspore_ranks(path)
     found = "nothing of these is there" if path.is_dir() else "no such file or directory"
     raise UserError(

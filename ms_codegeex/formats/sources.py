@@ -140,7 +140,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
         _ours(raw, found, its, fields),
         lambda target: copy_tokenizer(path, target),
         _skipped(raw, its),
-        directory.config,
+        config_json=directory.config,
     )
 
 
@@ -160,7 +160,8 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
-    return Source(path, kind, found, fields, tensors, _tokenizer_saver(found.name, path), _skipped(raw, its))
+    saver, skipped = _tokenizer_saver(found.name, path), _skipped(raw, its)
+    return Source(path, kind, found, fields, tensors, saver, skipped)
 
 
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:

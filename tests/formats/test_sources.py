@@ -11,6 +11,7 @@ from small_models import FIELDS, bfloat16, foreign, formats, parameters
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.tensors import from_array
 
 KNOWN = {name: {key: value for key, value in fields.items()} for name, fields in FIELDS.items()}
 
@@ -182,6 +183,13 @@ def test_a_bad_npy_is_named(tmp_path, change, message):
         open_source(tmp_path, KNOWN["codegeex"])
 
 
+ORIGINAL_CUTS = {  # tensor parallelism of the original's [in, out] and [out, in] matrices
+    **{f"attention.dense{k}.{kind}": 0 for k in (1, 2, 3) for kind in ("weight", "bias")},
+    **{"attention.projection.weight": 0, "output.mapping.weight": 1, "output.mapping.bias": 0},
+    **{"output.projection.weight": 0, "word_embedding.embedding_table": 0},
+}
+
+
 def test_mindspores_own_files(tmp_path):
     ms = pytest.importorskip("mindspore")
     arrays = parameters("codegeex")
@@ -202,15 +210,10 @@ def test_mindspores_own_files(tmp_path):
     equal(source, arrays)
     assert set(source.skipped) == set(state) and source.kind == "mindspore"
 
-    cuts = {  # of the original's [in, out] and [out, in] matrices
-        **{f"attention.dense{k}.{kind}": 0 for k in (1, 2, 3) for kind in ("weight", "bias")},
-        **{"attention.projection.weight": 0, "output.mapping.weight": 1, "output.mapping.bias": 0},
-        **{"output.projection.weight": 0, "word_embedding.embedding_table": 0},
-    }
     for rank in range(4):
 
         def slice_of(name, array, rank=rank):
-            axis = next((axis for suffix, axis in cuts.items() if name.endswith(suffix)), None)
+            axis = next((axis for suffix, axis in ORIGINAL_CUTS.items() if name.endswith(suffix)), None)
             return array if axis is None else np.split(array, 4, axis)[rank]
 
         part = {name: np.ascontiguousarray(slice_of(name, array)) for name, array in named.items()}
@@ -219,6 +222,48 @@ def test_mindspores_own_files(tmp_path):
     (tmp_path / "8p" / "rank_2" / "code-13B2-50.ckpt").unlink()
     with pytest.raises(UserError, match="no file of rank 2"):
         open_source(tmp_path / "8p", KNOWN["codegeex"])
+
+
+def strategy(named, whole):
+    """MindSpore's own description of 2 data x 2 tensor parallel devices with 2 optimizer shards."""
+    layouts = {}
+    for name, (array, axis) in named.items():
+        shards = 0 if name.endswith(whole) else 2
+        layouts[name] = {
+            "dev_matrix": [2, 2],
+            "tensor_map": [0 if k == axis else -1 for k in range(array.ndim)],
+            "opt_weight_shard_step": 2 if shards else 0,
+            "opt_weight_shard_size": shards,
+            "tensor_shape": list(array.shape),
+        }
+    return {"parallel_strategy_item": {"op": {"stage": 0}}, "parallel_layout_item": layouts}
+
+
+WHOLE = ("embedding_table", "gamma", "beta", "bias")  # what the release keeps out of the optimizer shards
+
+
+def test_optimizer_shards_and_a_strategy_file(tmp_path):
+    from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
+
+    arrays, axes = parameters("codegeex"), [*ORIGINAL_CUTS.items()]
+    tensors = foreign("codegeex", "mindspore", arrays)
+    named = {
+        name: (tensor.array(), next((axis for suffix, axis in axes if name.endswith(suffix)), None))
+        for name, tensor in tensors.items()
+    }
+    for rank in range(4):
+        replica, model = divmod(rank, 2)
+        part = {}
+        for name, (array, axis) in named.items():
+            piece = array if axis is None else np.split(array, 2, axis)[model]
+            part[name] = from_array(piece if name.endswith(WHOLE) else np.split(piece, 2)[replica])
+        part["adam_m.backbone.layernorm.beta"] = from_array(np.zeros(8, np.float32))
+        write_mindspore(tmp_path / f"rank_{rank}" / f"code-13B{rank}-50.ckpt", part)
+    (tmp_path / "strategy.json").write_text(json.dumps(strategy(named, WHOLE)))
+    equal(open_source(tmp_path, KNOWN["codegeex"]), arrays)
+    (tmp_path / "rank_3" / "code-13B3-50.ckpt").unlink()
+    with pytest.raises(UserError, match="rank 3"):
+        open_source(tmp_path, KNOWN["codegeex"])
 
 
 CHATGLM = {  # the published keys; sizes of the small model

@@ -1,0 +1,240 @@
+"""Every kind of damaged source and a full disk: an error that names what is wrong, and the old output stays."""
+
+import json
+import os
+import pickle
+import resource
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from small_models import FIELDS, parameters, save_run
+
+from ms_codegeex.cli import main
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import sources
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.safetensors_file import write_safetensors
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.tensors import LazyTensor, from_array
+from ms_codegeex.formats.torch_zip import read_torch, write_torch
+
+FAMILY = "codegen"
+FIRST, LAST = "transformer.wte.weight", "lm_head.bias"
+
+
+@pytest.fixture(autouse=True)
+def _no_tokenizer(monkeypatch):
+    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return save_run(tmp_path / "run", FAMILY, parameters(FAMILY))
+
+
+def loaded(tensors):
+    """The tensors in memory, so that their file can be written anew."""
+    return {name: from_array(np.array(tensor.array())) for name, tensor in tensors.items()}
+
+
+class HuggingFace:
+    """A model directory of ours."""
+
+    first, last = FIRST, LAST
+
+    def __init__(self, run, root):
+        convert(run, "hf", root / "in")
+        self.path, self.file = root / "in", root / "in" / "model.safetensors"
+
+    def change(self, edit):
+        directory = ModelDirectory(self.path)
+        tensors = loaded({name: directory.lazy(name) for name in directory.names})
+        edit(tensors)
+        write_safetensors(self.file, tensors, {"format": "pt"})
+
+
+class OldHuggingFace(HuggingFace):
+    """A model directory with a PyTorch pickle."""
+
+    def __init__(self, run, root):
+        super().__init__(run, root)
+        directory = ModelDirectory(self.path)
+        state = {name: torch.from_numpy(directory.tensor(name)) for name in directory.names}
+        self.file.unlink()
+        self.file = self.path / "pytorch_model.bin"
+        torch.save(state, self.file)
+
+    def change(self, edit):
+        tensors = loaded(read_torch(self.file))
+        edit(tensors)
+        write_torch(self.file, tensors)
+
+
+class Megatron:
+    """One nested file."""
+
+    first, last = f"module -> {FIRST}", f"module -> {LAST}"
+
+    def __init__(self, run, root):
+        convert(run, "megatron", root / "in.pt")
+        self.path = self.file = root / "in.pt"
+
+    def change(self, edit):
+        tree = read_torch(self.file)
+        tree["module"] = loaded(tree["module"])
+        edit(tree["module"])
+        write_torch(self.file, tree)
+
+
+class Ranks(Megatron):
+    """A file for each of two ranks."""
+
+    def __init__(self, run, root):
+        convert(run, "megatron", root / "in", tensor_parallel=2)
+        self.path, self.file = root / "in", root / "in" / "mp_rank_01_model_states.pt"
+
+
+class MindSpore:
+    """One `.ckpt` file."""
+
+    first, last = "transformer.wte.embedding_table", LAST
+
+    def __init__(self, run, root):
+        convert(run, "mindspore", root / "in.ckpt")
+        self.path = self.file = root / "in.ckpt"
+
+    def change(self, edit):
+        tensors = loaded(read_mindspore(self.file))
+        edit(tensors)
+        write_mindspore(self.file, tensors)
+
+
+SOURCES = (HuggingFace, OldHuggingFace, Megatron, Ranks, MindSpore)
+
+
+@pytest.fixture(params=SOURCES, ids=lambda kind: kind.__name__)
+def source(request, run, tmp_path):
+    return request.param(run, tmp_path / "source")
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An output that is there already: what it holds must survive every error."""
+    other = save_run(tmp_path / "other", FAMILY, parameters(FAMILY, seed=9))
+    convert(other, "hf", tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    yield tmp_path / "out"
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def refused(source, old, message):
+    """Converting to `old` fails with a message like this."""
+    with pytest.raises(UserError, match=message):
+        convert(open_source(source.path, FIELDS[FAMILY]), "hf", old, replace=True)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_truncated(source, old, kept):
+    source.file.write_bytes(source.file.read_bytes()[:kept])
+    refused(source, old, source.file.name)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_flipped_bit(source, old, place):
+    data = bytearray(source.file.read_bytes())
+    data[int(len(data) * place)] ^= 16
+    source.file.write_bytes(data)
+    refused(source, old, f"{source.file.name}: .*(damaged|copy it again)")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda source, tensors: tensors.pop(source.last.split()[-1]), "missing tensor {last}"),
+        (lambda source, tensors: tensors.update(extra=from_array(np.ones(3))), "unexpected tensor .*extra"),
+        (lambda source, tensors: tensors.update(other=tensors.pop(LAST)), "missing tensor {last}"),
+        (lambda source, tensors: tensors.update({LAST: from_array(np.ones(7))}), r"tensor {last} has shape \[7\]"),
+        (
+            lambda source, tensors: tensors.update({LAST: from_array(np.ones(tensors[LAST].shape, np.int32))}),
+            "tensor {last} has dtype int32",
+        ),
+    ],
+    ids=["missing", "extra", "renamed", "shape", "dtype"],
+)
+def test_a_tensor_that_does_not_belong(source, old, edit, message):
+    source.change(lambda tensors: edit(source, tensors))
+    refused(source, old, message.format(last=source.last))
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("kind", [OldHuggingFace, Megatron, Ranks])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code(run, tmp_path, old, kind, legacy):
+    source, mark = kind(run, tmp_path / "source"), tmp_path / "mark"
+    if legacy:
+        torch.save({"a": torch.ones(2), "b": Evil(mark)}, source.file, _use_new_zipfile_serialization=False)
+    else:
+        with zipfile.ZipFile(source.file, "w") as archive:
+            archive.writestr("m/data.pkl", pickle.dumps({"module": Evil(mark)}, protocol=2))
+    refused(source, old, r"PyTorch 1\.6" if legacy else r"refused, because loading it would call \w+\.system")
+    assert not mark.exists()
+
+
+def test_another_family(run, tmp_path, old):
+    source = HuggingFace(run, tmp_path / "source")
+    config = json.loads((source.path / "config.json").read_text())
+    (source.path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    refused(source, old, "model_type is 'gpt2'; expected one of codegeex, codegen, chatglm")
+    torch.save({"transformer.wpe.weight": torch.ones(2, 2)}, source.path / "gpt2.pt")
+    with pytest.raises(UserError, match=r"not a checkpoint of a known family.*holds transformer\.wpe\.weight"):
+        open_source(source.path / "gpt2.pt")
+
+
+@pytest.mark.parametrize(
+    ("to", "ranks"), [("hf", 1), ("megatron", 1), ("megatron", 2), ("mindspore", 1), ("mindspore", 2)]
+)
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, limit, capsys):
+    ranks = 1 if to == "hf" else ranks
+    out = tmp_path / "place" / ("out" if to == "hf" or ranks > 1 else f"out{'.pt' if to == 'megatron' else '.ckpt'}")
+    convert(run, to, out, tensor_parallel=ranks)
+
+    def content():
+        files = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
+        return {str(file): file.read_bytes() for file in files}
+
+    before, limits = content(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    words = ["--model", str(run), "--to", to, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # no file may grow beyond
+    try:
+        with pytest.raises(UserError, match=r"could not be written \(File too large\).* unchanged"):
+            convert(run, to, out, tensor_parallel=ranks, replace=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content() == before and [path.name for path in out.parent.iterdir()] == [out.name]
+    assert main(["convert", *words, "--dtype", "fp16"]) == 0 and content() != before
+    assert "float16" in capsys.readouterr().out
+
+
+def test_a_source_that_fails_on_the_way(tmp_path, run, old):
+    model = open_source(run)
+
+    def fail():
+        raise UserError("in.pt: record 7 is damaged")
+
+    name = list(model.tensors)[-1]
+    model.tensors[name] = LazyTensor("float32", model.tensors[name].shape, fail)
+    with pytest.raises(UserError, match="record 7"):
+        convert(model, "hf", old, replace=True)
