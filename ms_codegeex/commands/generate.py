@@ -24,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (- is standard input)")
     parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the prompt")
     parser.add_argument(
+        "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long, instead of an error"
+    )
+    parser.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="at most so many tokens (default 128)"
     )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default 0.8)")
@@ -74,17 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
     generator = Generator(Path(arguments.model))
-    generator.encode(prompt)  # a bad prompt is reported before anything is printed
+    ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:
-        ids = generator.encode(prompt)
         new = list(generator.tokens(ids, settings))
         print(
             json.dumps(
                 {
                     "model": str(generator.path),
                     "prompt": prompt,
-                    "text": generator.tokenizer.decode(new),
+                    "text": "".join(generator.tokenizer.continuation(ids, new)),
                     "prompt_tokens": len(ids),
                     "new_tokens": len(new),
                     "seconds": time.perf_counter() - began,
@@ -93,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 0
     sys.stdout.write(prompt)
-    for piece in generator.stream(prompt, settings):
+    for piece in generator.stream(ids, settings):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -5,7 +5,6 @@ The prompt is one pass, then each token is one: keys and values of earlier posit
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +12,24 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer.recorded import checkpoint_tokenizer, family_tokenizer
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.generation.cache import CachedLogits
 from ms_codegeex.generation.sampling import SamplingSettings, sample
 from ms_codegeex.models.causal import Build
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    """The tokenizer that the model was trained with; a `UserError` if nothing says which."""
+    if source.kind == "huggingface":
+        return load_tokenizer(source.path)
+    if source.kind == "checkpoint":
+        return checkpoint_tokenizer(source.path, Checkpoint(source.path).state, source.family.name)
+    remedy = "convert it to a model directory, put its tokenizer there and generate from that"
+    return family_tokenizer(source.path, source.family.name, remedy)
 
 
 class Generator:
@@ -29,7 +40,7 @@ class Generator:
         source = open_source(Path(path))
         self.path = source.path
         self.config = source.family.config.build_config(None, source.fields)
-        self.tokenizer = load_tokenizer(source.path if source.kind == "huggingface" else source.family.name)
+        self.tokenizer = _tokenizer(source)
         self.seq_length = seq_length or self.config.max_position_embeddings
         modules = source.family.model
         with ms.nn.utils.no_init_parameters():  # every weight is loaded below
@@ -39,11 +50,16 @@ class Generator:
             parameter.set_data(Tensor(source.tensors[parameter.name].array().astype(np.float32)))
         self.network = CachedLogits(network, self.seq_length, self.config.eos_token_id)
 
-    def encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt; one that leaves no room for an answer is a `UserError`."""
-        ids = self.tokenizer.encode_prompt(prompt)
-        if not ids:
+    def encode(self, prompt: str, cut_for: int | None = None) -> list[int]:
+        """Ids of a prompt. One that leaves no room for an answer is a `UserError`.
+
+        With `cut_for`, the length of an answer in tokens, the start of a prompt that is too long for it is dropped.
+        """
+        if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
+        ids = self.tokenizer.encode_prompt(prompt)
+        if cut_for is not None:
+            ids = self.tokenizer.truncate_prompt(ids, self.seq_length - cut_for)
         if len(ids) >= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model reads {self.seq_length} in all; shorten the prompt")
         return ids
@@ -66,15 +82,10 @@ class Generator:
             ids.append(token)
             yield token
 
-    def stream(self, prompt: str, settings: SamplingSettings) -> Iterator[str]:
-        """The continuation in pieces of whole characters."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in self.tokens(self.encode(prompt), settings):
-            if piece := decoder.decode(self.tokenizer.token_bytes(token)):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+    def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:
+        """The continuation of a prompt's ids in pieces of whole characters."""
+        return self.tokenizer.continuation(ids, self.tokens(ids, settings))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
         """The whole continuation, without the prompt."""
-        return "".join(self.stream(prompt, settings))
+        return "".join(self.stream(self.encode(prompt), settings))

@@ -99,6 +99,9 @@ def check_same_data(config: RunConfig, checkpoint: Checkpoint) -> None:
         before,
         {"data.train": config.data.train, "data.seq_length": config.seq_length, "seed": config.seed},
     )
+    if recorded := checkpoint.state.get("tokenizer"):  # the same path may hold another dataset by now
+        found = read_json(Path(config.data.train) / "dataset.json").get("tokenizer")
+        _check_equal(checkpoint, "data.train: tokenizer ", recorded, found or {})
 
 
 def _check_equal(checkpoint: Checkpoint, prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

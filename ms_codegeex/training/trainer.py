@@ -151,6 +151,7 @@ class Trainer:
             "tokens": self.progress.tokens,
             "rng": {"seed": self.config.seed},
             "config": self.config.to_dict(),
+            "tokenizer": self.data.info.get("tokenizer"),
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -87,6 +87,7 @@ def _barrier() -> None:
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
     from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.data.tokenizer.recorded import keep_files
     from ms_codegeex.training.callbacks import Checkpoints, JsonLog, LossPlot, TensorBoard, cut_log
     from ms_codegeex.training.trainer import Trainer
 
@@ -99,6 +100,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     )
     callbacks = []
     if rank == 0:
+        keep_files(data_directory, run_directory.path)
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
     if rank == 0 or config.partitioned:

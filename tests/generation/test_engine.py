@@ -99,7 +99,7 @@ def test_the_seed_decides(generator):
 def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, monkeypatch):
     ids = generator.tokenizer.encode("é 😀 你好 naïve")
     monkeypatch.setattr(generator, "tokens", lambda *_: iter(ids))
-    pieces = list(generator.stream("x", SamplingSettings()))
+    pieces = list(generator.stream([1], SamplingSettings()))
     assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
 
 
@@ -107,6 +107,14 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
 def test_bad_prompts(generator, prompt, message):
     with pytest.raises(UserError, match=message):
         generator.encode(prompt)
+
+
+def test_a_long_prompt_can_be_cut_on_the_left(generator):
+    ids = generator.tokenizer.encode_prompt("word " * 40)
+    assert generator.encode("word " * 40, cut_for=4) == ids[-20:]
+    assert generator.encode("word", cut_for=4) == generator.encode("word")
+    with pytest.raises(UserError, match="room for 0 tokens, expected 1 or more"):
+        generator.encode("word", cut_for=24)
 
 
 def test_special_tokens_of_a_prompt_are_ids_and_the_tokenizer_comes_with_the_directory(generator, model):
