@@ -23,7 +23,8 @@ EXAMPLES = """\
   ms-codegeex plan --config configs/codegeex_13b.yaml
   ms-codegeex plan --config configs/codegeex_13b.yaml --tokens 850e9 --plot memory.png
   ms-codegeex plan --config configs/codegeex_13b_64.yaml --devices 128 training.micro_batch=16
-  ms-codegeex plan --config configs/codegeex_13b.yaml --search --json"""
+  ms-codegeex plan --config configs/codegeex_13b.yaml --search --json
+  ms-codegeex plan --config configs/codegeex2_6b.yaml --inference --context 8192"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="ascend910, ascend910b or a100 (default: parallel.hardware)")
     parser.add_argument("--tokens", type=float, metavar="T", help="token slots to train on (default: the run's steps)")
     parser.add_argument("--search", action="store_true", help="rank all plans for these devices, show the best")
+    parser.add_argument(
+        "--inference", action="store_true", help="memory for generating with weights of 16, 8 and 4 bits instead"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of the sequence for --inference")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the memory of each stage as PNG")
     parser.add_argument("--sources", action="store_true", help="print where the device's figures come from")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -44,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.parallel.planner import make_plan, problems
 
     config, given = _configuration(arguments)
+    if arguments.inference:
+        return _inference(config, arguments)
+    if arguments.context is not None:
+        raise UserError("--context: belongs to --inference; add it, or set data.seq_length=N for training")
     plan, found = make_plan(config), None
     if arguments.search:
         found = _search(plan, given)
@@ -57,6 +66,18 @@ def run(arguments: argparse.Namespace) -> int:
     for line in problems(plan):
         print(f"ms-codegeex plan: {line}", file=sys.stderr)
     return 0 if plan.fits else 1
+
+
+def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from ms_codegeex.parallel.inference import BITS, inference_memory, to_dict
+    from ms_codegeex.parallel.report import inference_table
+
+    memories = [inference_memory(config, bits, arguments.context) for bits in BITS]
+    if arguments.json:
+        print(json.dumps({"inference": [to_dict(memory) for memory in memories]}))
+    else:
+        print(inference_table(config, memories))
+    return 0
 
 
 def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:

@@ -232,7 +232,7 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
     """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast.
 
     A looked-up row is summed in FP32. Its gradient is too, but where the cast to the compute dtype follows at once and
-    rows are not cut: the engine then sums before it casts back.
+    rows are neither cut nor recomputed: the engine then sums before it casts back.
     """
     cast = _cast(FP32, shape.bytes)
     table = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
@@ -248,7 +248,7 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
     exchanges: list[Exchange] = []
     if shape.tensor > 1 and shape.vocabulary:
         exchanges.append(Exchange("AllReduce", FP32 * sizes.hidden, "forward", "fp32"))
-        narrow = not (positions or shape.dropout or shape.sequence)
+        narrow = not (positions or shape.dropout or shape.sequence or shape.recompute == "full")
         byte, dtype = (shape.bytes, shape.precision) if narrow else (FP32, "fp32")
         exchanges.append(Exchange("AllReduce", byte * sizes.hidden, "backward", dtype))
     dropped = dropout("embedding dropout", sizes.hidden, FP32, shape)

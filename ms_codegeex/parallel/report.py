@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_codegeex.parallel.calibration import OUTSIDE_ROOFLINE, product_errors
 from ms_codegeex.parallel.hardware import GIB, Device
 from ms_codegeex.parallel.planner import Improvement, Plan, communication_by_group, improvements
 from ms_codegeex.parallel.search import SearchResult, keys_of
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.parallel.inference import InferenceMemory
 
 CATEGORIES = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
 
@@ -202,3 +207,21 @@ def plot_memory(plan: Plan, path: Path) -> None:
     figure.suptitle(f"{plan.config.family}: {plan.config.mesh} on {plan.chip.name}", fontsize="small")
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, format="png")
+
+
+def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> str:
+    """10^9 bytes of one sequence, for each width of the weights, beside the published figure."""
+    header = ("weights of", "tokens", "weights", "cache", "workspace", "sum", "published", "more")
+    rows = []
+    for m in memories:
+        sizes = [f"{size / 1e9:.2f}" for size in (m.weights + m.scales, m.cache, m.workspace, m.total)]
+        known = ["-", "-"] if m.published is None else [f"{m.published / 1e9:.1f}", f"{m.unexplained / 1e9:+.1f}"]
+        rows.append((f"{m.bits} bits", f"{m.tokens:,}", *sizes, *known))
+    name = " ".join((config.family, str(config.model.get("preset") or ""))).strip()
+    text = f"generating with {name}, one sequence, 10^9 bytes\n{table(header, rows)}"
+    if any(m.published for m in memories):
+        text += (
+            "\n  more: what the published figure has beyond this sum. CUDA context, libraries and the allocator's"
+            "\n  reserve are part of it and are not modelled; what grows with the length beyond the cache is copies of it."
+        )
+    return text

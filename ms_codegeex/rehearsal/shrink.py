@@ -77,14 +77,14 @@ def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
     model = config.model_config()
     shared = model.num_kv_groups < model.num_heads
     by_group = model.num_kv_groups % config.mesh.tensor == 0
-    heads = (4 if shared else 2) * mesh.tensor
+    heads, hidden = (4 if shared else 2) * mesh.tensor, 16 * mesh.tensor * mesh.optimizer_shard
     sizes = {
-        "hidden_size": 8 * heads * mesh.optimizer_shard,
+        "hidden_size": hidden,
         "num_layers": max(2, 2 * mesh.pipeline - 1),  # CodeGeeX's top query layer is one more
         "num_heads": heads,
         "num_kv_groups": 2 * mesh.tensor if by_group else max(1, mesh.tensor // 2),
-        "intermediate_size": 16 * heads * mesh.optimizer_shard,
-        "rotary_dim": 4 * mesh.optimizer_shard,
+        "intermediate_size": 2 * hidden,
+        "rotary_dim": hidden // heads // 2,
         "vocab_size": 64 * mesh.tensor,
         "max_position_embeddings": 16,
         "eos_token_id": 1,

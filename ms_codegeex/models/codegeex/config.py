@@ -41,6 +41,11 @@ class CodeGeeXConfig:
         """Standard deviation of a weight's first values."""
         return self.init_std
 
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that keys and values of one token are, over all layers."""
+        return 2 * (self.num_layers + 1) * self.hidden_size
+
     def parameter_count(self) -> int:
         """Trainable parameters; 12,873,943,040 for the 13B preset."""
         h, f = self.hidden_size, self.intermediate_size

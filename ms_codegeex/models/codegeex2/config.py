@@ -54,6 +54,11 @@ class CodeGeeX2Config:
         """Standard deviation of a weight's first values."""
         return self.init_std
 
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that keys and values of one token are, over all layers."""
+        return 2 * self.num_layers * self.kv_size
+
     def parameter_count(self) -> int:
         """Trainable parameters; 6,243,584,000 for 6B."""
         h, f, g = self.hidden_size, self.intermediate_size, self.kv_size

@@ -49,6 +49,11 @@ class CodeGenConfig:
             return 2 / (self.num_layers * math.sqrt(self.hidden_size))
         return self.init_std
 
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that keys and values of one token are, over all layers."""
+        return 2 * self.num_layers * self.hidden_size
+
     def parameter_count(self) -> int:
         """Trainable parameters; 356,712,448 for 350M, 16,032,155,648 for 16B."""
         h, f = self.hidden_size, self.intermediate_size
