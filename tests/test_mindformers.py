@@ -18,6 +18,7 @@ CONFIGS = ROOT / "configs" / "mindformers"
 RUNS = sorted(
     (path for path in CONFIGS.glob("*.yaml") if "_base" not in path.stem), key=lambda path: path.stem != "codegeex_tiny"
 )
+SHALLOW = "model.model_config.num_layers=1"  # compiles sooner
 SMALL = [f"model.model_config.vocab_size={VOCABULARY}", f"model.model_config.eos_token_id={EOS}"]
 
 
@@ -33,11 +34,11 @@ def run(config, *overrides, cwd):
     )
 
 
-def losses(result):
-    """Of every step, as mindformers' own monitor prints them."""
+def losses(result, first=1):
+    """Of every step from `first` on, as mindformers' own monitor prints them."""
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     found = re.findall(r"step:\[ *(\d+)/ *\d+\], loss:\[([\d.]+)/", result.stdout)
-    assert [int(step) for step, _ in found] == list(range(1, len(found) + 1))
+    assert [int(step) for step, _ in found] == list(range(first, first + len(found)))
     return [float(loss) for _, loss in found]
 
 
@@ -117,7 +118,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
 
     from ms_codegeex.training.initialise import initial_weight
 
-    config, model, optimizer, step = built(path, dataset)
+    config, model, optimizer, step = built(path, dataset, SHALLOW)
     assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length
     assert config.train_dataset.data_loader.num_samples == 20 * config.runner_config.batch_size
     name = model.config.model_type
@@ -171,6 +172,33 @@ def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     ]
     theirs = losses(run(CONFIGS / "codegeex_tiny.yaml", *overrides, cwd=tmp_path))
     np.testing.assert_allclose(theirs, ours, rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_to_the_digit(dataset, tmp_path):
+    """mindformers' own checkpoints hold weights, moments, counts and the place in the data."""
+    callbacks = "callbacks=[{type: MFLossMonitor}, {type: CheckpointMonitor, prefix: tiny, save_checkpoint_steps: 10}]"
+    data = f"train_dataset.data_loader.dataset_dir={dataset}"
+    common = [CONFIGS / "codegeex_tiny.yaml", data, *SMALL, SHALLOW, "model.model_config.dropout=0.1", callbacks]
+    whole = run(*common, "output_dir=whole", cwd=tmp_path)
+    resume = ["load_checkpoint=whole/checkpoint", "resume_training=tiny_rank_0-1_10.ckpt", "output_dir=rest"]
+    rest = run(*common, *resume, cwd=tmp_path)
+    assert losses(rest, first=11) == losses(whole)[10:]
+
+
+@pytest.mark.slow
+def test_half_precision_with_a_dynamic_loss_scale(registered, dataset):
+    from mindspore import Tensor
+
+    scale = "{type: DynamicLossScaleUpdateCell, loss_scale_value: 65536, scale_factor: 2, scale_window: 1000}"
+    half = ["model.model_config.precision=fp16", f"runner_wrapper.scale_sense={scale}"]
+    config, model, _, step = built(RUNS[0], dataset, SHALLOW, *half)
+    batch = first_batch(dataset, config)
+    loss, norm = our_loss(model.config.model_type, model, batch)
+    ids = np.concatenate([batch.inputs, batch.labels[:, -1:]], 1)
+    out = [np.asarray(value.asnumpy()) for value in step(Tensor(ids), Tensor(batch.samples))]
+    assert out[0] == pytest.approx(loss, rel=2e-3) and out[4] == pytest.approx(norm, rel=2e-2)
+    assert not out[1] and out[2] == 65536.0
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -275,7 +303,7 @@ def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):
     import mindspore as ms
     from mindspore import Tensor
 
-    config, model, *_ = built(RUNS[0], dataset, "model.model_config.dropout=0.1")
+    config, model, *_ = built(RUNS[0], dataset, SHALLOW, "model.model_config.dropout=0.1")
     batch = first_batch(dataset, config)
     ids = Tensor(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1))
     with pytest.raises(ValueError, match="dropout"):
