@@ -221,7 +221,7 @@ def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> s
     text = f"generating with {name}, one sequence, 10^9 bytes\n{table(header, rows)}"
     if any(m.published for m in memories):
         text += (
-            "\n  more: what the published figure has beyond this sum, among it CUDA context, libraries and the allocator's"
-            "\n  reserve, which are not modelled; what grows with the length beyond the cache is copies of it"
+            "\n  more: what the published figure has beyond this sum, among it CUDA context, libraries and the"
+            "\n  allocator's reserve, which are not modelled; what grows with the length is copies of the cache"
         )
     return text
