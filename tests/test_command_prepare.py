@@ -269,18 +269,20 @@ def test_inspect_model(model, capsys):
     assert main(["inspect", str(model), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["kind"] == "model" and result["parameters"] == 10 and result["config"]["hidden_size"] == 8
-    assert result["tensors"][0] == {"name": "a.weight", "shape": [2, 3], "dtype": "F16", "file": "model-1.safetensors"}
+    expected = {"name": "a.weight", "shape": [2, 3], "dtype": "float16", "file": "model-1.safetensors"}
+    assert result["tensors"][0] == expected
     assert main(["inspect", str(model)]) == 0
-    assert "b.bias  F32  [4]" in capsys.readouterr().out
+    assert "b.bias  float32  [4]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a sound safetensors file"),
-        (lambda model: (model / "model-2.safetensors").unlink(), "does not fit the files beside it (b.bias in model-2"),
-        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "no weight_map"),
-        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "no tensors in"),
+        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a safetensors file"),
+        (lambda model: (model / "model-2.safetensors").unlink(), "model-2.safetensors: missing, but"),
+        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "expected a weight_map"),
+        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "model-1.safetensors: missing"),
+        (lambda model: [path.unlink() for path in model.glob("model*")], "not a model directory"),
         (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
     ],
 )

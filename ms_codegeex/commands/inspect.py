@@ -128,49 +128,28 @@ def read_document(dataset: IndexedDataset, description: dict[str, Any], split: s
 
 
 def describe_model(directory: Path) -> dict[str, Any]:
-    """Configuration, and name, shape and dtype of every tensor, from the headers of the safetensors files."""
-    from safetensors import SafetensorError, safe_open
+    """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
+    from ms_codegeex.formats.model_directory import ModelDirectory
 
-    config = read_json(directory / "config.json")
-    if not isinstance(config, dict) or "model_type" not in config:
+    model = ModelDirectory(directory)
+    if "model_type" not in model.config:
         raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
-    tensors = []
-    for path in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in sorted(file.keys()):
-                    part = file.get_slice(name)
-                    tensors.append(
-                        {"name": name, "shape": part.get_shape(), "dtype": part.get_dtype(), "file": path.name}
-                    )
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a sound safetensors file ({error}); restore or convert it again") from None
-    _check_index(directory, tensors)
+    tensors = [
+        {
+            "name": name,
+            "shape": list(model.shape(name)),
+            "dtype": model.dtype(name),
+            "file": model.files[name],
+        }
+        for name in sorted(model.names)
+    ]
     return {
         "kind": "model",
         "directory": str(directory),
-        "config": config,
+        "config": model.config,
         "tensors": tensors,
         "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
     }
-
-
-def _check_index(directory: Path, tensors: list[dict[str, Any]]) -> None:
-    path = directory / "model.safetensors.index.json"
-    if not tensors:
-        raise UserError(f"{directory}: no tensors in *.safetensors; convert the model again")
-    if not path.is_file():
-        return
-    index = read_json(path)
-    expected = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(expected, dict):
-        raise UserError(f"{path}: no weight_map; convert the model again")
-    differing = sorted(set(expected.items()) ^ {(tensor["name"], tensor["file"]) for tensor in tensors})
-    if differing:
-        raise UserError(
-            f"{path}: does not fit the files beside it ({differing[0][0]} in {differing[0][1]}); "
-            "convert the model again"
-        )
 
 
 def _model_lines(result: dict[str, Any]) -> list[str]:

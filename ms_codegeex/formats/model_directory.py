@@ -113,10 +113,12 @@ class ModelDirectory:
         self.config: dict[str, Any] = read_json(self.path / CONFIG)
         if not isinstance(self.config, dict):
             raise UserError(f"{self.path / CONFIG}: expected a JSON object")
+        self.files: dict[str, str] = {}  # tensor -> the file it is in
         for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # where both kinds are, the safer one counts
             if (self.path / index).is_file() or (self.path / single).is_file():
                 sharded = (self.path / index).is_file()
                 self._tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
+                self.files = self.files or dict.fromkeys(self._tensors, single)
                 break
 
     def _sharded(self, index: Path) -> dict[str, LazyTensor]:
@@ -132,6 +134,7 @@ class ModelDirectory:
                 raise UserError(f"{self.path / name}: missing, but {index.name} lists it; copy it again")
             shards[name] = _tensors(self.path / name)
             check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
+        self.files = dict(weight_map)
         return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}
 
     @property
