@@ -34,6 +34,10 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     prompt_tokens = len(load_tokenizer(run / "tokenizer").encode_prompt("def f():\n"))  # two more than the text
     assert json.loads(answer.stdout)["prompt_tokens"] == prompt_tokens
 
+    converted = command("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")
+    assert converted.returncode == 0, converted.stderr
+    assert load_tokenizer(tmp_path / "hf").fingerprint == description["fingerprint"]
+
     shutil.rmtree(data)  # another corpus in the place of the first, with ids that mean something else
     write_chatglm(model, chatglm_model(vocab_size=400))
     made = command("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
