@@ -143,6 +143,8 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     )
     assert ModelDirectory(tmp_path / "hf").config["num_attention_heads"] == 2
     assert "float32" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--set num_head: .*did you mean num_heads\?"):
+        sources.open_source(tmp_path / "bare.pt", {"num_head": 2})
     with pytest.raises(UserError, match="KEY=NUMBER"):
         command(convert_command, "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
 
@@ -204,8 +206,11 @@ def test_what_is_there_is_not_overwritten(tmp_path, run):
     assert ModelDirectory(tmp_path / "hf").dtype(LAYER) == "float16"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("ten years")
-    with pytest.raises(UserError, match="leaves it alone"):
-        convert(run, "hf", tmp_path / "home", replace=True)
+    (tmp_path / "training" / "rank_0").mkdir(parents=True)
+    (tmp_path / "training" / "rank_0" / "code-13B0-50.ckpt").write_text("a month of training")
+    for place in ("home", "training"):
+        with pytest.raises(UserError, match="leaves it alone"):
+            convert(run, "hf", tmp_path / place, replace=True)
     with pytest.raises(UserError, match="leaves it alone"):
         convert(run, "megatron", (tmp_path / "home" / "thesis.txt").rename(tmp_path / "home" / "t.pt"), replace=True)
     for target in (run, tmp_path, run / "checkpoints" / "step-00000004"):

@@ -24,11 +24,13 @@ from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import cut
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
+from ms_codegeex.models.registry import FAMILIES
 
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
-_OURS = re.compile(r"mp_rank_\d+_model_states\.pt|rank_\d+")  # in a folder of rank files
+# all that a folder of rank files holds if we wrote it
+_OURS = re.compile(rf"mp_rank_\d+_model_states\.pt|rank_\d+/({'|'.join(FAMILIES)})\.ckpt")
 
 Part = dict[layout.Foreign, LazyTensor]  # what one file holds
 
@@ -54,7 +56,8 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
 def _is_converted(target: Path) -> bool:
     """Whether what is there looks like something this module wrote."""
     if target.is_dir():
-        return is_model_directory(target) or all(_OURS.fullmatch(path.name) for path in target.iterdir())
+        files = [path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()]
+        return is_model_directory(target) or all(map(_OURS.fullmatch, files))
     try:
         return zipfile.is_zipfile(target) or bool(target.suffix == MINDSPORE_SUFFIX and read_mindspore(target))
     except UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
     found = family(model["family"])
+    _check_known(known, found)
     formats = found.weights.FORMATS
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
@@ -93,6 +95,14 @@ def _recognise(names: Collection[layout.Foreign], kind: str | None) -> tuple[Fam
     candidates = [(*family(name).weights.FORMATS.recognise(names, kind), family(name)) for name in FAMILIES]
     share, found, owner = max(candidates, key=lambda candidate: candidate[0])
     return (owner, found) if found is not None and share >= _ENOUGH else None
+
+
+def _check_known(known: Mapping[str, Any], found: Family) -> None:
+    """`UserError` for a size that the user gives and the family does not have."""
+    fields = found.weights.FORMATS.sizes.fields
+    if wrong := [key for key in known if key not in fields]:
+        hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
+        raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
 
 
 def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
@@ -122,6 +132,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
             f"{path / CONFIG}: model_type is {directory.config.get('model_type')!r}; expected one of {', '.join(kinds)}"
         )
     found = family(name)
+    _check_known(known, found)
     formats = found.weights.FORMATS
     try:
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
@@ -152,6 +163,7 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         first = next((layout.shown(name) for name in names), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     found, its = told
+    _check_known(known, found)
     try:
         fields = found.weights.FORMATS.infer(
             its, {name: tensor.shape for name, tensor in names.items()}, {**raw.recorded, **known}, len(raw.ranks)

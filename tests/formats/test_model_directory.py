@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.model_directory import INDEX, SINGLE, ModelDirectory, write_model_directory
+from ms_codegeex.formats.model_directory import BIN_INDEX, INDEX, SINGLE, ModelDirectory, write_model_directory
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
 
@@ -149,6 +149,76 @@ def test_damage_is_named(tmp_path, damage, message):
     damage(path)
     with pytest.raises(UserError, match=message):
         ModelDirectory(path)
+
+
+def test_a_flipped_bit_is_found_when_the_tensor_is_read(tmp_path):
+    path, arrays = sharded(tmp_path)
+    file = path / "model-00002-of-00003.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    directory = ModelDirectory(path)
+    assert directory.tensor("t2").tobytes() == arrays["t2"].tobytes()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"model-00002-of-00003\.safetensors: tensor t3 is damaged"):
+            directory.tensor("t3")
+
+
+def pickled(tmp_path):
+    """The older kind of directory: PyTorch pickles in shards."""
+    torch = pytest.importorskip("torch")
+    arrays, folder = {f"t{i}": np.full((2, 3), i, np.float32) for i in range(4)}, tmp_path / "p"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    files = {f"pytorch_model-0000{k}-of-00002.bin": [f"t{2 * k - 2}", f"t{2 * k - 1}"] for k in (1, 2)}
+    for file, names in files.items():
+        torch.save({name: torch.from_numpy(arrays[name]) for name in names}, folder / file)
+    weight_map = {name: file for file, names in files.items() for name in names}
+    (folder / BIN_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    return folder, arrays
+
+
+def test_pickles_in_shards(tmp_path):
+    path, arrays = pickled(tmp_path)
+    directory = ModelDirectory(path)
+    assert directory.names == list(arrays) and directory.files["t2"] == "pytorch_model-00002-of-00002.bin"
+    assert all(directory.tensor(name).tobytes() == array.tobytes() for name, array in arrays.items())
+    write_model_directory(path, CONFIG, lazy({"t0": np.zeros(1)}))  # replaces the directory whole
+    assert ModelDirectory(path).shape("t0") == (1,) and not (path / BIN_INDEX).exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda path, torch: (path / "pytorch_model-00001-of-00002.bin").unlink(),
+            "00001-of-00002.bin: missing",
+        ),
+        (
+            lambda path, torch: torch.save({"t2": torch.ones(1)}, path / "pytorch_model-00002-of-00002.bin"),
+            "00002-of-00002.bin: missing tensor t3",
+        ),
+        (
+            lambda path, torch: torch.save({"t2": {"t3": torch.ones(1)}}, path / "pytorch_model-00002-of-00002.bin"),
+            "00002-of-00002.bin: expected a plain dictionary of tensors",
+        ),
+        (lambda path, torch: torch.save([1], path / "pytorch_model-00002-of-00002.bin"), "expected a plain dictionary"),
+    ],
+)
+def test_damaged_pickles_are_named(tmp_path, damage, message):
+    path, _ = pickled(tmp_path)
+    damage(path, pytest.importorskip("torch"))
+    with pytest.raises(UserError, match=message):
+        ModelDirectory(path)
+
+
+def test_the_tokenizers_configuration_is_no_models(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.model", "old.bin", ".x"):
+        (tmp_path / "a" / name).write_text("{}")
+    write_model_directory(tmp_path / "b", CONFIG, lazy(ARRAYS), tokenizer=tmp_path / "a")
+    found = sorted(file.name for file in (tmp_path / "b").iterdir())
+    assert found == ["config.json", "generation_config.json", SINGLE, "tokenizer.model", "tokenizer_config.json"]
 
 
 @pytest.mark.parametrize(

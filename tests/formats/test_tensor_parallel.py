@@ -1,0 +1,57 @@
+"""Slices of tensor-parallel ranks: cut and merged again they are the whole, and a window reads only what it meets."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.tensor_parallel import cut, merge
+from ms_codegeex.formats.tensors import LazyTensor, from_array
+
+
+@given(st.data())
+def test_cut_and_merged_is_the_whole(data):
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    ranks, axis = data.draw(st.integers(1, 4)), data.draw(st.integers(0, len(shape) - 1))
+    shape[axis] *= ranks
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    parts = [{"x": cut(from_array(array), axis, rank, ranks)} for rank in range(ranks)]
+    assert all(np.array_equal(p["x"].array(), s) for p, s in zip(parts, np.split(array, ranks, axis), strict=True))
+    whole = merge(parts, {"x": axis}, ["here"] * ranks)["x"]
+    assert whole.array().tobytes() == array.tobytes()
+    window = tuple(slice(*sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))) for n in shape)
+    assert np.array_equal(whole.window(window).array(), array[window])
+
+
+def test_a_window_reads_only_the_ranks_it_meets():
+    read = []
+
+    def slice_of(rank):
+        def load():
+            read.append(rank)
+            return np.full((2, 3), rank, np.float32)
+
+        return {"x": LazyTensor("float32", (2, 3), load)}
+
+    whole = merge([slice_of(rank) for rank in range(4)], {"x": 0}, list("abcd"))["x"]
+    again = cut(whole, 0, 1, 4)
+    assert not read and np.array_equal(again.array(), np.ones((2, 3))) and read == [1]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.ones(3, np.float16), r"b: tensor x is float16 \[3\], in a it is float32 \[3\]"),
+        (np.ones(2, np.float32), r"b: tensor x is float32 \[2\]"),
+        (np.array([1, 1, 2], np.float32), "b: tensor x differs from that in a"),
+    ],
+)
+def test_copies_that_differ_are_named(second, message):
+    with pytest.raises(UserError, match=message):
+        merge([{"x": from_array(np.ones(3, np.float32))}, {"x": from_array(second)}], {"x": None}, "ab")["x"].array()
+
+
+def test_one_rank_is_the_whole():
+    tensor = from_array(np.ones(3))
+    assert merge([{"x": tensor}], {}, ["a"])["x"] is tensor and cut(tensor, None, 1, 2) is tensor
