@@ -51,7 +51,7 @@ def write_safetensors(
     """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
 
     Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
-    the CRC-32 of each tensor, which `SafetensorsFile` compares and other readers pass over.
+    the CRC-32 of each tensor, which `SafetensorsFile` compares and other readers pass over, and nothing is returned.
     """
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
     told = dict(metadata or {})
@@ -73,12 +73,15 @@ def write_safetensors(
         for name in names:
             digest, checksum = hashlib.sha256(), 0
             for block in byte_blocks(tensors[name].array()):
-                digest.update(block)
-                checksum = zlib.crc32(block, checksum) if checksums else 0
+                if checksums:
+                    checksum = zlib.crc32(block, checksum)
+                else:
+                    digest.update(block)
                 stream.write(block)
-            digests[name] = digest.hexdigest()
             if checksums:
                 told[CHECKSUM + name] = f"{checksum:08x}"
+            else:
+                digests[name] = digest.hexdigest()
         if checksums:
             stream.seek(0)
             stream.write(_packed(header))

@@ -148,13 +148,13 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
         if tensor.dtype == "bfloat16":
             array = _from_bfloat16(array)
         with np.errstate(over="ignore"):
-            result = array.astype(np.float32 if dtype == "bfloat16" else NUMPY_DTYPES[dtype])
+            result = array.astype(np.float32 if dtype == "bfloat16" else NUMPY_DTYPES[dtype], copy=False)
             if dtype == "bfloat16":
                 result = _to_bfloat16(result)
-        finite = np.isfinite(array)
-        if not np.array_equal(np.isfinite(_from_bfloat16(result) if dtype == "bfloat16" else result), finite):
+        finite = np.isfinite(_from_bfloat16(result) if dtype == "bfloat16" else result)
+        if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
             raise UserError(
-                f"{name}: holds {float(np.abs(array[finite]).max()):g}, larger than {dtype} can represent "
+                f"{name}: holds {float(np.abs(array[np.isfinite(array)]).max()):g}, larger than {dtype} can represent "
                 f"({LARGEST[dtype]:g}); convert with --dtype fp32"
             )
         return result
