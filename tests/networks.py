@@ -24,7 +24,7 @@ def every_logit(network, ids):
 
 
 class LossGradients(nn.Cell):
-    """The gradients of Σ mask·nll of a `Loss` network, in the order of its trainable parameters."""
+    """The output of a `Loss` network and the gradients of its Σ mask·nll, in the order of its trainable parameters."""
 
     def __init__(self, network):
         super().__init__(auto_prefix=False)
@@ -33,7 +33,8 @@ class LossGradients(nn.Cell):
         self.only_the_loss = Tensor([1.0, 0.0, 0.0], ms.float32)
 
     def construct(self, inputs, labels, mask, samples):
-        return self.gradient(self.network, self.weights)(inputs, labels, mask, samples, self.only_the_loss)
+        output = self.network(inputs, labels, mask, samples)
+        return output, self.gradient(self.network, self.weights)(inputs, labels, mask, samples, self.only_the_loss)
 
 
 def packed_batch(vocabulary, eos, rows, length, seed=1):

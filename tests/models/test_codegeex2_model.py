@@ -72,7 +72,7 @@ def built(config, ours, seq_length, **build):
     return network
 
 
-@pytest.mark.parametrize("seq_length,reset", [(24, False), (24, True), (5, False), (64, True)])
+@pytest.mark.parametrize("seq_length,reset", [(24, True), (5, False), (64, False)])
 def test_logits_of_every_position_equal_the_twins(seq_length, reset):
     model, _, ours = peer(REAL)
     ids = packed_batch(REAL.vocab_size, EOS, 2, seq_length)[0]
@@ -83,7 +83,7 @@ def test_logits_of_every_position_equal_the_twins(seq_length, reset):
     assert np.abs(found - expected).max() <= 1e-5
 
 
-@pytest.mark.parametrize("groups", [1, 4, 32])
+@pytest.mark.parametrize("groups", [1, 8])
 def test_other_numbers_of_groups(groups):
     config = replace(REAL, num_kv_groups=groups, num_layers=1)
     model, _, ours = peer(config)
@@ -220,8 +220,7 @@ def test_a_batch_with_padding_gives_the_logits_of_each_sequence_alone(right):
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [0, 10])
-def test_loss_and_gradients_equal_the_twins_in_float64(chunk):
+def test_loss_and_gradients_equal_the_twins_in_float64():
     model, tensors, ours = peer(REAL, torch.float64)
     batch = packed_batch(REAL.vocab_size, EOS, 2, 12)
     loss = loss_sum(logits_of_documents(model, batch[0], EOS), *batch[1:3])
@@ -230,12 +229,12 @@ def test_loss_and_gradients_equal_the_twins_in_float64(chunk):
     assert gradients.keys() == tensors.keys()
     expected = names.codegeex2(gradients, LAYERS, REAL.num_heads, REAL.num_kv_groups)
 
-    network = Loss(REAL, Build(seq_length=12, micro_batch=2, loss_chunk=chunk))
+    network = Loss(REAL, Build(seq_length=12, micro_batch=2))
     network.set_train(True)
     assign(network, ours)
-    total, count, _ = network(*map(Tensor, batch)).asnumpy().tolist()
+    sums, found = LossGradients(network)(*map(Tensor, batch))
+    total, count, _ = sums.asnumpy().tolist()
     assert count == batch[2].sum() and total == pytest.approx(loss.item(), rel=1e-6)
-    found = LossGradients(network)(*map(Tensor, batch))
     for parameter, gradient in zip(network.trainable_params(), found, strict=True):
         wanted = expected[parameter.name]
         assert np.abs(wanted).max() > 0

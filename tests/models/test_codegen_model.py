@@ -80,14 +80,7 @@ def built(config, ours, seq_length, **build):
 
 @pytest.mark.parametrize(
     "layout,seq_length,reset",
-    [
-        ("350M", 24, False),
-        ("350M", 24, True),
-        ("350M", 5, False),
-        ("2B", 17, False),
-        ("6B", 17, True),
-        ("16B", 64, False),
-    ],
+    [("350M", 24, True), ("2B", 17, False), ("6B", 5, True), ("16B", 64, False)],
 )
 def test_logits_of_every_position_equal_transformers(layout, seq_length, reset):
     config = sizes(layout)
@@ -191,9 +184,9 @@ def test_loss_and_gradients_equal_transformers_in_float64(chunk):
     network = Loss(config, Build(seq_length=12, micro_batch=2, loss_chunk=chunk))
     network.set_train(True)
     assign(network, ours)
-    total, count, _ = network(*map(Tensor, batch)).asnumpy().tolist()
+    sums, found = LossGradients(network)(*map(Tensor, batch))
+    total, count, _ = sums.asnumpy().tolist()
     assert count == batch[2].sum() and total == pytest.approx(loss.item(), rel=1e-6)
-    found = LossGradients(network)(*map(Tensor, batch))
     for parameter, gradient in zip(network.trainable_params(), found, strict=True):
         wanted = expected[parameter.name]
         assert np.abs(wanted).max() > 0

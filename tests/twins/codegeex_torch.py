@@ -1,7 +1,8 @@
 """CodeGeeX in plain PyTorch, written from the paper's formulas with the package's parameter names; calls none of its
 code.
 
-Serves as an oracle for gradients and as the peer of `benchmarks/train_step.py`.
+Serves as an oracle for gradients and as the peer of `benchmarks/train_step.py`. Tensors under the published names are
+loaded by way of `names.codegeex`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Embedding(nn.Module):
 
 
 class CodeGeeX(nn.Module):
-    """`CodeGeeX(vocabulary=…, …)(inputs, labels, mask)` is Σ mask·nll / Σ mask."""
+    """`CodeGeeX(vocabulary=…, …)(inputs, labels, mask)` is Σ mask·nll / Σ mask; `logits(inputs)` what it is made of."""
 
     def __init__(self, vocabulary, hidden, layers, heads, inner, positions, epsilon=1e-5, eos=50256, reset=True):
         super().__init__()
@@ -79,13 +80,15 @@ class CodeGeeX(nn.Module):
             visible = visible & (segment[:, :, None] == segment[:, None, :])
         return visible, visible.sum(-1) - 1
 
-    def forward(self, inputs, labels, mask):
+    def logits(self, inputs):
         visible, positions = self.visibility(inputs)
         bias = torch.where(visible, 0.0, -10000.0)[:, None]
         x = self.embedding.word(inputs) + self.embedding.position(positions)
         for block in self.blocks:
             x = block(x, bias)
         x = self.top_query_layer(self.final_norm(x), bias, self.top_query_embedding(positions))
-        logits = x @ self.embedding.word.weight.T
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return x @ self.embedding.word.weight.T
+
+    def forward(self, inputs, labels, mask):
+        nll = F.cross_entropy(self.logits(inputs).flatten(0, 1), labels.flatten(), reduction="none")
         return (nll * mask.flatten()).sum() / mask.sum()
