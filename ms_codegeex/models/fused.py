@@ -92,12 +92,15 @@ class FusedAttention(AttentionCore):
             raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
         self.kernel = FlashAttentionScore(heads.count, scale_value=1.0 / math.sqrt(heads.size), input_layout="BNSD")
         self.hide = ops.Less()
+        self.repeats = False  # set by a plan that cuts queries into more parts than keys and values
 
     def construct(self, query, key, value, mask, samples, cos=None, sin=None):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
         [batch*seq, heads*d]; the kernel shares the groups itself"""
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
+        if self.repeats:
+            k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         context = self.kernel(q, k, v, None, None, None, hidden)[3]
         return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
 

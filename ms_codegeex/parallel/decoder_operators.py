@@ -141,10 +141,11 @@ def attention(
     fused, gk = "attention" in shape.fused, "graph_kernel" in shape.fused
     score = FP32 if scores_fp32 and not fused else byte  # of queries and keys where they meet
     before = (_turned(sizes, score, gk),) if rotary else ()
-    repeated = sizes.kv < sizes.heads and not fused
+    by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel shares heads itself where they are cut alike
+    repeated = model.num_kv_groups < model.num_heads and not (fused and by_group)
     memory = sizes.heads if repeated else sizes.kv
     if repeated:
-        moved = (score + byte) * (sizes.kv + sizes.heads)
+        moved = (score + byte) * (sizes.kv + (sizes.heads if by_group else sizes.hidden))
         before += (Vector("repeat keys and values", moved, moved),)
     layout = 0 if fused else (4 if gk else 6) * byte * (sizes.heads + sizes.kv)
     kept = (score + byte) * (sizes.heads + memory)  # query and context, key and value

@@ -157,12 +157,13 @@ class Cuts:
         self.rotary(core.turn_key, kv)
         core.merge.shard((heads,))
         core.cast_mask.shard((mask,))
-        if hasattr(core, "kernel"):
-            core.kernel.shard((heads, shared, shared, mask))
-            core.hide.shard((mask, ()))
-            return
         for operator in (core.repeat_key, core.repeat_value):
             operator.shard((shared,))
+        if hasattr(core, "kernel"):
+            core.repeats = kv < tp
+            core.kernel.shard((heads, heads, heads, mask))
+            core.hide.shard((mask, ()))
+            return
         core.scale_query.shard((heads, ()))
         core.scale_key.shard((shared, ()))
         for operator in (core.scores, core.context):

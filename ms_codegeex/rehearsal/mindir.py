@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
+# Products of [seq, d] and [seq, seq] matrices in a fused attention: its backward pass forms the scores once more.
+FUSED_PRODUCTS: Mapping[str, int] = MappingProxyType({"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5})
 ITEM = "rehearsal_item"
 DTYPES = {  # by the number in the protobuf: name, bytes of an element
     1: ("float32", 4),
@@ -146,6 +149,9 @@ def matmul_flops(model: ModelProto) -> int:
             left, output = types[node.input[0]].shape, types[node.output[0]].shape
             inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
             total += calls * 2 * math.prod(output) * inner
+        elif primitive.op_type in FUSED_PRODUCTS:  # queries and keys [batch, heads, seq, d]
+            query, key = (types[name].shape for name in node.input[:2])
+            total += calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
     return total
 
 

@@ -66,6 +66,46 @@ MORE = {
 }
 
 
+# The sizes of the other families' small models, beside `SMALL`.
+FAMILIES = {
+    "codegen": ["model.family=codegen", "model.preset=tiny", "model.rotary_dim=4", "training.dropout=0"],
+    "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8", "training.dropout=0"],
+}
+RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
+FAMILY_MESHES = [
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
+    ("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
+]
+SLOW_FAMILY_MESHES = [
+    (family, overrides)
+    for family in FAMILIES
+    for overrides in (
+        ["devices=4", "training.global_batch=8", "parallel.sequence=true", NOT_RECOMPUTED],
+        ["devices=4", "training.global_batch=8", "parallel.sequence=true", "training.dropout=0.1", RECOMPUTED],
+        ["devices=2", "training.global_batch=4", "parallel.vocabulary=false", "training.precision=fp32"],
+        [
+            "devices=4",
+            "training.global_batch=16",
+            "training.micro_batch=4",
+            "training.dropout=0.1",
+            "training.recompute=selective",
+            "parallel.pipeline=2",
+        ],
+        ["devices=2", "training.global_batch=8", "training.micro_batch=2", "parallel.tensor=1", NOT_RECOMPUTED],
+    )
+] + [
+    ("codegen", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
+    ("codegeex2", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", NOT_RECOMPUTED]),
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", "parallel.hardware=ascend910b"]),
+    ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b"]),
+    (
+        "codegeex2",
+        ["devices=8", "training.global_batch=16", "parallel.tensor=4", "parallel.optimizer_shard=2", RECOMPUTED],
+    ),
+]
+
+
 def small(*overrides):
     """The 13B's recipe with a small model."""
     return load_config(PAPER, [*SMALL, "parallel.tensor=2", "parallel.optimizer_shard=1", *overrides])
@@ -102,6 +142,15 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     values = json.loads(json.dumps(report.to_json()))
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"), [*FAMILY_MESHES, *(pytest.param(*x, marks=pytest.mark.slow) for x in SLOW_FAMILY_MESHES)]
+)
+def test_the_graphs_of_other_families_are_the_planned_ones(family, overrides):
+    config = small(*FAMILIES[family], *overrides)
+    mesh = config.mesh
+    holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
 
 
 @pytest.mark.slow

@@ -43,13 +43,44 @@ SLOW_PLANS = {
 }
 
 
-def rehearsed(devices, parallel, training, **options):
+# What is theirs in a plan: rotary positions, heads that share keys and values, parts side by side, biases that are not
+# there, a head of its own.
+FAMILY_PLANS = {
+    "codegeex2 tensor": ("codegeex2", 2, {"tensor": 2}, {}),
+    "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
+}
+SLOW_FAMILY_PLANS = {
+    "codegeex2 more devices than groups": ("codegeex2", 4, {"tensor": 4}, {}),
+    "codegeex2 pipeline": ("codegeex2", 2, {"pipeline": 2, "micro_batches": 2}, {}),
+    "codegeex2 optimizer": ("codegeex2", 2, {"optimizer_shard": 2}, {}),
+    "codegeex2 sequence recompute": ("codegeex2", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
+    "codegeex2 fp16": ("codegeex2", 2, {"tensor": 2}, {"precision": "fp16"}),
+    "codegeex2 all together": (
+        "codegeex2",
+        8,
+        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
+        {"recompute": "full"},
+    ),
+    "codegen tensor": ("codegen", 2, {"tensor": 2}, {}),
+    "codegen pipeline": ("codegen", 2, {"pipeline": 2, "micro_batches": 2}, {}),
+    "codegen data tensor": ("codegen", 4, {"tensor": 2}, {"recompute": "selective"}),
+    "codegen optimizer": ("codegen", 2, {"optimizer_shard": 2}, {}),
+    "codegen fp16 pipeline optimizer": (
+        "codegen",
+        4,
+        {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
+        {"precision": "fp16"},
+    ),
+}
+
+
+def rehearsed(devices, parallel, training, family="codegeex", **options):
     config = build_run_config(
         {
             "device": "ascend",
             "devices": devices,
-            "model": {"preset": "13b"},
-            "data": {"reset_at_eos": True},
+            "model": {"family": family},
+            "data": {"reset_at_eos": True, "seq_length": 2048},
             "training": {"steps": 1, "global_batch": 64, **training},
             "parallel": parallel,
         }
@@ -82,6 +113,14 @@ def test_more_plans_train_as_one_device_does(name):
 
         mesh = Mesh(pipeline=4)
     check(rehearsed(devices, parallel, training, mesh=mesh), fp16="precision" in training)
+
+
+@pytest.mark.parametrize(
+    "name", [*FAMILY_PLANS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILY_PLANS)]
+)
+def test_plans_of_other_families_train_as_one_device_does(name):
+    family, *plan = (FAMILY_PLANS | SLOW_FAMILY_PLANS)[name]
+    check(rehearsed(*plan, family=family), fp16="precision" in plan[-1])
 
 
 MISTAKES = {  # plan, and what the verdict says
