@@ -74,6 +74,11 @@ class LazyTensor:
             raise ValueError(f"a {self.dtype} tensor of shape {self.shape} loaded as {array.dtype} {array.shape}")
         return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
 
+    def float32(self) -> np.ndarray:
+        """The numbers as FP32 in memory of their own; exact for the narrower types, bfloat16 included."""
+        array = self.array()
+        return _from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
+
     def window(self, index: tuple[slice, ...]) -> LazyTensor:
         """The part of the tensor at `index`: one slice with step 1 per axis."""
         shape = tuple(len(range(*s.indices(size))) for s, size in zip(index, self.shape, strict=True))

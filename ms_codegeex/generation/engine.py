@@ -47,7 +47,7 @@ class Generator:
             network = modules.Logits(self.config, Build(seq_length=self.seq_length, reset_at_eos=False))
         network.set_train(False)
         for parameter in network.get_parameters():
-            parameter.set_data(Tensor(source.tensors[parameter.name].array().astype(np.float32)))
+            parameter.set_data(Tensor(source.tensors[parameter.name].float32()))
         self.network = CachedLogits(network, self.seq_length, self.config.eos_token_id)
 
     def encode(self, prompt: str, cut_for: int | None = None) -> list[int]:

@@ -245,6 +245,9 @@ def test_cast_rounds_and_refuses_overflow():
     assert half.dtype == "float16" and half.array().tobytes() == array.astype(np.float16).tobytes()
     brain = cast("x", from_array(np.array([0x3F80, 0x4040], np.uint16), "bfloat16"), "float32")
     assert brain.array().tolist() == [1, 3]
+    for tensor in (half, brain, from_array(np.array([0x3F80, 0x4040], np.uint16), "bfloat16")):
+        found = tensor.float32()
+        assert found.dtype == np.float32 and found.tolist() == cast("x", tensor, "float32").array().tolist()
     assert cast("i", from_array(np.array([1])), "float16").dtype == "int64"
     with pytest.raises(UserError, match="w: holds 70000"):
         cast("w", from_array(np.array([7e4], np.float32)), "float16").array()
