@@ -77,17 +77,23 @@ _CODEGEEX_LAYER = (
 )
 
 
-def codegeex(tensors, layers):
-    """CodeGeeX: other names on the PyTorch side, the same matrices; `tensors` by dotted names from
-    `language_model` on."""
-    ours = {
-        "embedding.word.weight": tensors["language_model.embedding.word_embeddings.weight"],
-        "embedding.position.weight": tensors["language_model.embedding.position_embeddings.weight"],
-        "top_query_embedding.weight": tensors["language_model.topQueryEmbedding.top_query_embeddings.weight"],
-    }
+def _codegeex_pairs(layers):
+    """Our name, the dotted published one."""
+    yield "embedding.word.weight", "language_model.embedding.word_embeddings.weight"
+    yield "embedding.position.weight", "language_model.embedding.position_embeddings.weight"
+    yield "top_query_embedding.weight", "language_model.topQueryEmbedding.top_query_embeddings.weight"
     places = [(f"blocks.{i}", f"layers.{i}") for i in range(layers)] + [("top_query_layer", "topQueryLayer")]
     pairs = [(f"{mine}.{a}", f"{theirs}.{b}") for mine, theirs in places for a, b in _CODEGEEX_LAYER]
     for mine, theirs in [*pairs, ("final_norm", "final_layernorm")]:
         for kind in ("weight", "bias"):
-            ours[f"{mine}.{kind}"] = tensors[f"language_model.transformer.{theirs}.{kind}"]
-    return ours
+            yield f"{mine}.{kind}", f"language_model.transformer.{theirs}.{kind}"
+
+
+def codegeex(tensors, layers):
+    """CodeGeeX: other names on the PyTorch side, the same matrices."""
+    return {ours: tensors[theirs] for ours, theirs in _codegeex_pairs(layers)}
+
+
+def codegeex_published(tensors, layers):
+    """The way back."""
+    return {theirs: tensors[ours] for ours, theirs in _codegeex_pairs(layers)}
