@@ -5,8 +5,6 @@ Importing this package is light and changes nothing; mindformers is imported by 
 
 from __future__ import annotations
 
-import importlib.util
-
 from ms_codegeex.errors import UserError
 
 
@@ -15,11 +13,12 @@ def register() -> None:
 
     Twice is as good as once. The names for a YAML file are in docs/mindformers.md. `UserError` without mindformers.
     """
-    if importlib.util.find_spec("mindformers") is None:
+    try:
+        from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+    except ModuleNotFoundError as error:
         raise UserError(
-            "mindformers: not installed here; expected version 1.9.0, install it as docs/mindformers.md says"
-        )
-    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+            f"mindformers: {error}; version 1.9.0 is needed with what it imports, docs/mindformers.md says what to install"
+        ) from None
 
     from ms_codegeex.mindformers_bridge.dataset import packed_sequences
     from ms_codegeex.mindformers_bridge.models import family_classes
