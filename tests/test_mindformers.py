@@ -315,5 +315,5 @@ def test_without_mindformers_the_error_says_what_to_install(monkeypatch):
     from ms_codegeex.mindformers_bridge import register
 
     monkeypatch.setitem(sys.modules, "mindformers.tools.register", None)
-    with pytest.raises(UserError, match="mindformers: .* docs/mindformers"):
+    with pytest.raises(UserError, match=r"^mindformers: .* see docs/mindformers\.md$"):
         register()
