@@ -84,3 +84,10 @@ def foreign(name, layout, arrays):
     its = formats(name).layout(layout)
     entries = formats(name).entries(its, SimpleNamespace(**FIELDS[name]))
     return to_foreign(entries, {key: from_array(array) for key, array in arrays.items()})
+
+
+def equal(source, expected):
+    """Assert that a source holds exactly these arrays."""
+    assert source.tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        assert source.tensors[name].array().tobytes() == array.tobytes(), name

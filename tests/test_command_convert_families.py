@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_models import FAMILIES, FIELDS, bfloat16, formats, parameters, save_run
+from small_models import FAMILIES, FIELDS, bfloat16, equal, formats, parameters, save_run
 
 from ms_codegeex.cli import main
 from ms_codegeex.errors import UserError
@@ -21,13 +21,6 @@ CHAIN = (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2), ("mindsp
 @pytest.fixture(autouse=True)
 def _no_tokenizer(monkeypatch):
     monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
-
-
-def equal(source, expected):
-    """Whether a source holds exactly these arrays."""
-    assert source.tensors.keys() == expected.keys()
-    for name, array in expected.items():
-        assert source.tensors[name].array().tobytes() == array.tobytes(), name
 
 
 @pytest.mark.parametrize(
