@@ -11,6 +11,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats.layout import Entry, Foreign, Shape, expand, shown
 from ms_codegeex.formats.sizes import Sizes
 
+_TELLING = ("hidden_size", "num_layers", "intermediate_size")  # a preset is meant where all of these are its own
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -104,7 +106,7 @@ class FamilyFormats:
     ) -> dict[str, Any]:
         """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`.
 
-        What leaves no trace in the shapes (the number of heads) comes from `known` or from the preset of that width.
+        What leaves no trace in the shapes (the number of heads) comes from `known` or from the preset of these sizes.
         Raises `UserError` naming a missing tensor, or the size when nothing tells it.
         """
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
@@ -118,16 +120,15 @@ class FamilyFormats:
             fields[field] = entry.transform.shape([shape])[axis] * cut
         first = next(entry for entry in layout.entries if "{i}" in entry.ours[0])
         fields["num_layers"] = next(i for i in range(len(shapes) + 1) if first.numbered(i).foreign not in shapes)
-        width = fields["hidden_size"]
         default = vars(self.sizes.build(None, {}))
         for preset in ({**default, **preset} for preset in self.presets.values()):
-            if preset["hidden_size"] == width:
-                fields |= {key: preset[key] for key in self.sizes.fields if key not in self.visible | {"num_layers": 0}}
+            if all(preset[key] == fields[key] for key in _TELLING):
+                fields |= {key: preset[key] for key in self.sizes.fields if key not in fields}
         fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
         missing = [key for key in self.sizes.required if key not in fields]
         if missing:
             raise UserError(
-                f"{missing[0]}: a model of hidden_size {width} is not one of the presets and the file does not "
-                f"tell this size; add --set {missing[0]}=N"
+                f"{missing[0]}: the file does not tell this size, and no preset has "
+                f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
             )
         return self.sizes.from_ours(fields)

@@ -131,3 +131,6 @@ def test_sizes_are_inferred_from_the_tensors(kind):
     assert FORMATS.infer(its, found(SMALL), vars(SMALL)) == vars(SMALL)
     with pytest.raises(UserError, match=r"num_heads.*--set num_heads=N"):
         FORMATS.infer(its, found(SMALL), {})
+    shallow = build_config("2b-multi", {"num_layers": 2})  # its heads need not be the preset's
+    with pytest.raises(UserError, match=r"no preset has hidden_size 2560, num_layers 2, .*--set num_heads=N"):
+        FORMATS.infer(its, found(shallow), {})
