@@ -230,11 +230,7 @@ def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tupl
 
 
 def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -> Part:
-    """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast.
-
-    A looked-up row is summed in FP32. Its gradient is too, but where the cast to the compute dtype follows at once and
-    rows are neither cut nor recomputed: the engine then sums before it casts back.
-    """
+    """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast."""
     cast = _cast(FP32, shape.bytes)
     table = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
     passes = (7, 6) if positions else (2, 3)
@@ -246,14 +242,21 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
         (passes[1] * FP32 + cast) * sizes.hidden + FP32 * table * model.hidden_size,
         transient=FP32 * sizes.hidden,
     )
-    exchanges: list[Exchange] = []
+    exchanges: tuple[Exchange, ...] = ()
     if shape.tensor > 1 and shape.vocabulary:
-        exchanges.append(Exchange("AllReduce", FP32 * sizes.hidden, "forward", "fp32"))
-        narrow = not (positions or shape.dropout or shape.sequence or shape.recompute == "full")
-        byte, dtype = (shape.bytes, shape.precision) if narrow else (FP32, "fp32")
-        exchanges.append(Exchange("AllReduce", byte * sizes.hidden, "backward", dtype))
+        exchanges = _lookup_exchanges(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
     dropped = dropout("embedding dropout", sizes.hidden, FP32, shape)
-    return Part("embedding", 0, 1, (lookup, dropped), tuple(exchanges), recomputed=False)
+    return Part("embedding", 0, 1, (lookup, dropped), exchanges, recomputed=False)
+
+
+def _lookup_exchanges(shape: Shape, sizes: Sizes, cast_at_once: bool) -> tuple[Exchange, ...]:
+    """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once and
+    there is one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
+    whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
+    if cast_at_once and shape.sequence:
+        return Exchange("ReduceScatter", whole, "forward", "fp32"), Exchange("AllGather", whole, "backward", "fp32")
+    backward = (narrow, "backward", shape.precision) if cast_at_once else (whole, "backward", "fp32")
+    return Exchange("AllReduce", whole, "forward", "fp32"), Exchange("AllReduce", *backward)
 
 
 def mask(shape: Shape, sizes: Sizes, stage: int) -> Part:

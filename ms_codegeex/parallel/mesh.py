@@ -72,6 +72,10 @@ class Mesh:
         group = self.data_group(rank)
         return group[group.index(rank) % self.optimizer_shard :: self.optimizer_shard]
 
+    def holders_group(self, rank: int) -> list[int]:
+        """The ranks of the stage with the same optimizer shard of a weight that tensor parallelism leaves whole."""
+        return [peer for replica in self.replica_group(rank) for peer in self.tensor_group(replica)]
+
     def tied_group(self, rank: int) -> list[int]:
         """First and last stage at this rank's place: the two that hold the word table."""
         _, replica, shard = self.coordinates(rank)

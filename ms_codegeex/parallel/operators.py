@@ -98,6 +98,7 @@ class Shape:
 
     sequences: int
     seq_length: int
+    replicas: int
     tensor: int
     stages: int
     sequence: bool
@@ -124,6 +125,7 @@ def shape_of(config: RunConfig, device: Device) -> Shape:
     return Shape(
         sequences=config.micro_batch,
         seq_length=config.seq_length,
+        replicas=mesh.data,
         tensor=mesh.tensor,
         stages=mesh.pipeline,
         sequence=config.parallel.sequence,

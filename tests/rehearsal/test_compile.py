@@ -95,10 +95,21 @@ SLOW_FAMILY_MESHES = [
     )
 ] + [
     ("codegen", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
+    ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", NOT_RECOMPUTED]),
     ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", "parallel.hardware=ascend910b"]),
     ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b"]),
+    (
+        "codegeex2",
+        [
+            "devices=16",
+            "training.global_batch=32",
+            "parallel.tensor=4",
+            "parallel.optimizer_shard=2",
+            NOT_RECOMPUTED,
+        ],
+    ),
     (
         "codegeex2",
         ["devices=8", "training.global_batch=16", "parallel.tensor=4", "parallel.optimizer_shard=2", RECOMPUTED],
