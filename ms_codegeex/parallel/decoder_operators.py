@@ -250,8 +250,8 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
 
 
 def _lookup_exchanges(shape: Shape, sizes: Sizes, cast_at_once: bool) -> tuple[Exchange, ...]:
-    """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once and
-    there is one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
+    """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
+    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
     if cast_at_once and shape.sequence:
         return Exchange("ReduceScatter", whole, "forward", "fp32"), Exchange("AllGather", whole, "backward", "fp32")
