@@ -1,7 +1,5 @@
 """Models of every family with a few thousand parameters and the released models' head layouts, to convert."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
@@ -48,6 +46,11 @@ FIELDS = {
 FAMILIES = tuple(FIELDS)
 
 
+def config(name):
+    """The family's configuration of these sizes."""
+    return family(name).config.build_config(None, FIELDS[name])
+
+
 def formats(name):
     """The family's `FamilyFormats`."""
     return family(name).weights.FORMATS
@@ -55,7 +58,7 @@ def formats(name):
 
 def shapes(name):
     """Our parameters and their shapes."""
-    return formats(name).shapes(SimpleNamespace(**FIELDS[name]))
+    return formats(name).shapes(config(name))
 
 
 def parameters(name, seed=3):
@@ -82,7 +85,7 @@ def foreign(name, layout, arrays):
     from ms_codegeex.formats.layout import to_foreign
 
     its = formats(name).layout(layout)
-    entries = formats(name).entries(its, SimpleNamespace(**FIELDS[name]))
+    entries = formats(name).entries(its, config(name))
     return to_foreign(entries, {key: from_array(array) for key, array in arrays.items()})
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.codegeex import weights
+from ms_codegeex.models.codegeex.config import build_config
 
 FIELDS = {
     "vocab_size": 11,
@@ -52,7 +52,7 @@ def parameters():
     generator = np.random.default_rng(3)
     return {
         name: generator.standard_normal(shape).astype(np.float32)
-        for name, shape in weights.expected_shapes(SimpleNamespace(**FIELDS)).items()
+        for name, shape in weights.expected_shapes(build_config(None, FIELDS)).items()
     }
 
 
@@ -107,7 +107,7 @@ def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters)
     )
     assert model["transformer"].keys() == {
         entry.foreign[-1]
-        for entry in weights.FORMATS.entries(weights.FORMATS.layout("megatron"), SimpleNamespace(**FIELDS))
+        for entry in weights.FORMATS.entries(weights.FORMATS.layout("megatron"), build_config(None, FIELDS))
         if "transformer" in entry.foreign
     }
 
@@ -317,7 +317,7 @@ def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
 def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
     fields = FIELDS | {"hidden_size": 128, "intermediate_size": 512, "num_layers": 12}
     monkeypatch.setitem(globals(), "FIELDS", fields)
-    shapes = weights.expected_shapes(SimpleNamespace(**fields))
+    shapes = weights.expected_shapes(build_config(None, fields))
     save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     convert(tmp_path / "run", to, tmp_path / "warm-up")
     tracemalloc.start()

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ms_codegeex.errors import UserError
@@ -49,9 +48,9 @@ class Source:
     config_json: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def config(self) -> SimpleNamespace:
-        """The sizes as attributes."""
-        return SimpleNamespace(**self.fields)
+    def config(self) -> Any:
+        """The family's configuration of these sizes."""
+        return self.family.config.build_config(None, self.fields)
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
@@ -78,7 +77,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     formats = found.weights.FORMATS
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
-    shapes = formats.shapes(SimpleNamespace(**fields))
+    shapes = formats.shapes(found.config.build_config(None, fields))
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     return Source(
         checkpoint.path,
@@ -107,7 +106,7 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
 
 def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The ranks' tensors as whole ones of ours."""
-    formats, config, ranks = found.weights.FORMATS, SimpleNamespace(**fields), len(raw.ranks)
+    formats, config, ranks = found.weights.FORMATS, found.config.build_config(None, fields), len(raw.ranks)
     if ranks > 1:
         place = f"{raw.where[0]}: number of rank files beside it"
         formats.check_ranks(config, ranks, place, "is one missing?")

@@ -48,9 +48,9 @@ class Placing:
         parts = ("weight", "bias") if bias else ("weight",)
         return [ParameterLayout(f"{name}.{part}", (width,), self.stage) for part in parts]
 
-    def vocabulary(self, name: str, shape: tuple[int, ...], parallel: ParallelConfig) -> ParameterLayout:
+    def vocabulary(self, name: str, shape: tuple[int, ...], cut: bool) -> ParameterLayout:
         """A table, or a bias, with a row for each token."""
-        return ParameterLayout(name, shape, self.stage, self._cut if parallel.vocabulary else None)
+        return ParameterLayout(name, shape, self.stage, self._cut if cut else None)
 
 
 def stage_of_layer(layers: int, stages: int, layer: int) -> int:

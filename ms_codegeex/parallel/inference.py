@@ -70,7 +70,6 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
     Raises `UserError` for other bits than 16, 8, 4 and for more tokens than the model's context.
     """
-    from ms_codegeex.config import ParallelConfig
     from ms_codegeex.models.registry import family
 
     if bits not in BITS:
@@ -83,7 +82,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
             f"--context: {length} tokens, the model reads up to {model.max_position_embeddings}; give a number in "
             "between"
         )
-    layouts = family(config.family).parallel.parameter_layouts(model, Mesh(), ParallelConfig())
+    layouts = family(config.family).parallel.parameter_layouts(model, Mesh())
     linears = [layout.shape for layout in layouts if is_linear(layout)]
     quantised = sum(map(math.prod, linears)) if bits < 16 else 0
     rest = sum(layout.size for layout in layouts) - quantised

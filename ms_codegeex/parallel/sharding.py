@@ -11,7 +11,7 @@ from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.mesh import Mesh
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import ParallelConfig, RunConfig
+    from ms_codegeex.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class ParameterLayout:
 
 
 @lru_cache(maxsize=64)
-def _layouts(name: str, model: Any, mesh: Mesh, parallel: ParallelConfig) -> tuple[ParameterLayout, ...]:
-    return tuple(family(name).parallel.parameter_layouts(model, mesh, parallel))
+def _layouts(name: str, model: Any, mesh: Mesh, vocabulary: bool) -> tuple[ParameterLayout, ...]:
+    return tuple(family(name).parallel.parameter_layouts(model, mesh, vocabulary))
 
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return _layouts(config.family, config.model_config(), config.mesh, config.parallel)
+    return _layouts(config.family, config.model_config(), config.mesh, config.parallel.vocabulary)

@@ -1,7 +1,7 @@
 """CodeGeeX's maps against the published layout: names, shapes, transposes, sizes."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats.layout import to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.codegeex import weights
+from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 
-LARGE = SimpleNamespace(
+LARGE = CodeGeeXConfig(
     vocab_size=52224,
     hidden_size=5120,
     num_layers=39,
@@ -21,7 +22,7 @@ LARGE = SimpleNamespace(
     layer_norm_eps=1e-5,
     eos_token_id=50256,
 )
-SMALL = SimpleNamespace(
+SMALL = CodeGeeXConfig(
     vocab_size=11,
     hidden_size=4,
     num_layers=2,
@@ -33,6 +34,11 @@ SMALL = SimpleNamespace(
 )
 FORMATS = weights.FORMATS
 LAYOUTS = ("huggingface", "megatron", "mindspore")
+
+
+def sizes_of(config):
+    """What the formats record of a configuration."""
+    return {name: getattr(config, name) for name in FORMATS.sizes.fields}
 
 
 def entries(layout, config, ranks=1):
@@ -112,7 +118,7 @@ def test_config_json_there_and_back():
     config = FORMATS.sizes.to_json(LARGE)
     assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 39
     assert config["hidden_act"] == "fast_gelu" and config["tie_word_embeddings"] is True
-    assert FORMATS.sizes.from_json(config) == vars(LARGE)
+    assert FORMATS.sizes.from_json(config) == sizes_of(LARGE)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +149,11 @@ def test_sizes_are_inferred_from_the_tensors(layout, ranks):
         ours = FORMATS.rank_shapes(its, config, ranks)
         return {e.foreign: e.transform.shape([ours[e.ours[0]]]) for e in entries(layout, config, ranks)}
 
-    small = SimpleNamespace(**vars(SMALL) | {"vocab_size": 12, "max_position_embeddings": 6})
+    small = replace(SMALL, vocab_size=12, max_position_embeddings=6)
     assert FORMATS.recognise(shapes(small)) == (1, its) and FORMATS.recognise({"lm_head.weight": ()}) == (0, None)
-    assert FORMATS.infer(its, shapes(LARGE), {}, ranks) == vars(LARGE)
+    assert FORMATS.infer(its, shapes(LARGE), {}, ranks) == sizes_of(LARGE)
     known = {"num_heads": 2, "eos_token_id": 10, "family": "codegeex"}
-    assert FORMATS.infer(its, shapes(small), known, ranks) == vars(small)
+    assert FORMATS.infer(its, shapes(small), known, ranks) == sizes_of(small)
     with pytest.raises(UserError, match="add --set num_heads=N"):
         FORMATS.infer(its, shapes(small), {"eos_token_id": 10}, ranks)
     with pytest.raises(UserError, match="missing or not a matrix"):

@@ -174,7 +174,7 @@ def test_optimizer_shards_lie_inside_the_rows_that_tensor_parallelism_leaves():
 @given(cases)
 def test_layouts_of_a_model_sum_to_its_parameters(case):
     mesh, model, parallel = case
-    plan = parameter_layouts(model, mesh, parallel)
+    plan = parameter_layouts(model, mesh, parallel.vocabulary)
     assert len({layout.name for layout in plan}) == len(plan)
     assert sum(layout.size for layout in plan if not layout.copy_of) == model.parameter_count()
     stored = sum(mesh.stage_size * x.local_size(mesh) / x.replication(mesh) for x in plan if not x.copy_of)
@@ -188,7 +188,7 @@ def test_layouts_of_a_model_sum_to_its_parameters(case):
 @given(cases)
 def test_only_a_pipeline_copies_and_only_the_word_table(case):
     mesh, model, parallel = case
-    plan = {layout.name: layout for layout in parameter_layouts(model, mesh, parallel)}
+    plan = {layout.name: layout for layout in parameter_layouts(model, mesh, parallel.vocabulary)}
     copies = {name: layout.copy_of for name, layout in plan.items() if layout.copy_of}
     assert copies == ({HEAD_TABLE: WORD_TABLE} if mesh.pipeline > 1 else {})
     for name, owner in copies.items():
@@ -200,7 +200,7 @@ def test_only_a_pipeline_copies_and_only_the_word_table(case):
 @given(cases)
 def test_what_is_cut_and_what_is_sharded(case):
     mesh, model, parallel = case
-    for layout in parameter_layouts(model, mesh, parallel):
+    for layout in parameter_layouts(model, mesh, parallel.vocabulary):
         part, kind = layout.name.split(".")[-2:]
         matrix = kind == "weight" and part in ("query", "key", "value", "up", "output", "down")
         assert layout.optimizer_sharded == (matrix and mesh.optimizer_shard > 1)
@@ -245,4 +245,4 @@ def test_layouts_name_the_parameters_of_the_network_with_their_shapes(mesh):
     )
     network = Loss(model, Build(seq_length=8, head_table=mesh.pipeline > 1))
     built = {parameter.name: tuple(parameter.shape) for parameter in network.trainable_params()}
-    assert built == {layout.name: layout.shape for layout in parameter_layouts(model, mesh, ParallelConfig())}
+    assert built == {layout.name: layout.shape for layout in parameter_layouts(model, mesh)}

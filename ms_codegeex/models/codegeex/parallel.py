@@ -19,7 +19,7 @@ from ms_codegeex.parallel.sharding import ParameterLayout
 from ms_codegeex.parallel.strategies import Cuts
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import ParallelConfig, RunConfig
+    from ms_codegeex.config import RunConfig
     from ms_codegeex.models.codegeex.model import Block, InputEmbedding, Loss
 
 HEAD_TABLE = "head.weight"  # the last stage's copy of the word table
@@ -45,11 +45,12 @@ def _block(config: CodeGeeXConfig, mesh: Mesh, prefix: str, stage: int) -> list[
     ]
 
 
-def parameter_layouts(config: CodeGeeXConfig, mesh: Mesh, parallel: ParallelConfig) -> list[ParameterLayout]:
-    """Where every parameter lies. Their sizes without copies sum to `config.parameter_count()`."""
+def parameter_layouts(config: CodeGeeXConfig, mesh: Mesh, vocabulary: bool = True) -> list[ParameterLayout]:
+    """Where every parameter lies; `vocabulary`: the tables are cut too. Their sizes without copies sum to
+    `config.parameter_count()`."""
     last = Placing(mesh, mesh.pipeline - 1)
     table, positions = (config.vocab_size, config.hidden_size), (config.max_position_embeddings, config.hidden_size)
-    words = Placing(mesh).vocabulary(WORD_TABLE, table, parallel)
+    words = Placing(mesh).vocabulary(WORD_TABLE, table, vocabulary)
     layouts = [words, ParameterLayout("embedding.position.weight", positions, 0)]
     for i in range(config.num_layers):
         layouts += _block(config, mesh, f"blocks.{i}", stage_of_layer(config, mesh.pipeline, i))
@@ -76,7 +77,7 @@ def apply(network: Loss, config: CodeGeeXConfig, mesh: Mesh, run: RunConfig) -> 
     cuts.loss(network.loss)
     cuts.sums(network.sums)
     tail = (model.final_norm, model.top_query_embedding, model.top_query_layer)
-    layouts = parameter_layouts(config, mesh, run.parallel)
+    layouts = parameter_layouts(config, mesh, run.parallel.vocabulary)
     decoder.finish(network, run, layouts, partial(stage_of_layer, config, mesh.pipeline), tail)
 
 

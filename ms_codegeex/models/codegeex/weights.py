@@ -13,6 +13,8 @@ from ms_codegeex.formats.family import FamilyFormats, Layout
 from ms_codegeex.formats.layout import COPY, STACK, TRANSPOSE, Entry, Shape
 from ms_codegeex.formats.sizes import Sizes
 from ms_codegeex.models.codegeex.config import PRESETS, build_config
+from ms_codegeex.models.codegeex.parallel import parameter_layouts
+from ms_codegeex.parallel.mesh import Mesh
 
 # ours, PyTorch side; both [out, in]
 _PYTORCH_BLOCK = (
@@ -107,27 +109,8 @@ _MINDSPORE = (
 
 
 def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes; `config` has the sizes as attributes."""
-    hidden, wide, positions = config.hidden_size, config.intermediate_size, config.max_position_embeddings
-    block: dict[str, Shape] = {}
-    for norm, linears in (("attention_norm", ("query", "key", "value", "output")), ("feed_forward_norm", ())):
-        block |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
-        for linear in linears:
-            block |= {f"attention.{linear}.weight": (hidden, hidden), f"attention.{linear}.bias": (hidden,)}
-    block |= {
-        "feed_forward.up.weight": (wide, hidden),
-        "feed_forward.up.bias": (wide,),
-        "feed_forward.down.weight": (hidden, wide),
-        "feed_forward.down.bias": (hidden,),
-    }
-    shapes: dict[str, Shape] = {
-        "embedding.word.weight": (config.vocab_size, hidden),
-        "embedding.position.weight": (positions, hidden),
-        "top_query_embedding.weight": (positions, hidden),
-    }
-    for prefix in (*(f"blocks.{i}" for i in range(config.num_layers)), "top_query_layer"):
-        shapes |= {f"{prefix}.{suffix}": shape for suffix, shape in block.items()}
-    return shapes | {"final_norm.weight": (hidden,), "final_norm.bias": (hidden,)}
+    """Our parameters and their shapes, as the parallel plan lists them."""
+    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
 
 
 def _axes() -> dict[str, int]:

@@ -18,7 +18,7 @@ from ms_codegeex.parallel.sharding import ParameterLayout
 from ms_codegeex.parallel.strategies import Cuts
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import ParallelConfig, RunConfig
+    from ms_codegeex.config import RunConfig
     from ms_codegeex.models.codegeex2.model import Block, Loss
 
 
@@ -38,16 +38,17 @@ def _block(config: CodeGeeX2Config, place: Placing, prefix: str) -> list[Paramet
     ]
 
 
-def parameter_layouts(config: CodeGeeX2Config, mesh: Mesh, parallel: ParallelConfig) -> list[ParameterLayout]:
-    """Where every parameter lies. Their sizes sum to `config.parameter_count()`."""
+def parameter_layouts(config: CodeGeeX2Config, mesh: Mesh, vocabulary: bool = True) -> list[ParameterLayout]:
+    """Where every parameter lies; `vocabulary`: the tables are cut too. Their sizes sum to
+    `config.parameter_count()`."""
     stages, table = mesh.pipeline, (config.vocab_size, config.hidden_size)
-    layouts = [Placing(mesh).vocabulary("embedding.word.weight", table, parallel)]
+    layouts = [Placing(mesh).vocabulary("embedding.word.weight", table, vocabulary)]
     for i in range(config.num_layers):
         stage = decoder.stage_of_layer(config.num_layers, stages, i)
         layouts += _block(config, Placing(mesh, stage), f"blocks.{i}")
     last = Placing(mesh, stages - 1)
     final = last.norm("final_norm", config.hidden_size, bias=False)
-    return [*layouts, *final, last.vocabulary("head.weight", table, parallel)]
+    return [*layouts, *final, last.vocabulary("head.weight", table, vocabulary)]
 
 
 def apply(network: Loss, config: CodeGeeX2Config, mesh: Mesh, run: RunConfig) -> None:
@@ -62,7 +63,7 @@ def apply(network: Loss, config: CodeGeeX2Config, mesh: Mesh, run: RunConfig) ->
     cuts.loss(network.loss)
     cuts.sums(network.sums)
     stage_of = partial(decoder.stage_of_layer, config.num_layers, mesh.pipeline)
-    layouts = parameter_layouts(config, mesh, run.parallel)
+    layouts = parameter_layouts(config, mesh, run.parallel.vocabulary)
     decoder.finish(network, run, layouts, stage_of, (model.final_norm,))
 
 

@@ -15,6 +15,8 @@ from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
 from ms_codegeex.formats.layout import STACK, Entry, Shape
 from ms_codegeex.formats.sizes import Sizes
 from ms_codegeex.models.codegeex2.config import PRESETS, build_config
+from ms_codegeex.models.codegeex2.parallel import parameter_layouts
+from ms_codegeex.parallel.mesh import Mesh
 
 _QKV = ("attention.query", "attention.key", "attention.value")
 _LAYER = "transformer.encoder.layers.{i}"
@@ -48,25 +50,8 @@ def _mindspore(table: str) -> tuple[Entry, ...]:
 
 
 def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes; `config` has the sizes as attributes."""
-    vocabulary, hidden, wide = config.vocab_size, config.hidden_size, config.intermediate_size
-    narrow = hidden // config.num_heads * config.num_kv_groups
-    block: dict[str, Shape] = {"attention_norm.weight": (hidden,)}
-    for part, rows in zip(_QKV, (hidden, narrow, narrow), strict=True):
-        block |= {f"{part}.weight": (rows, hidden), f"{part}.bias": (rows,)}
-    block |= {
-        "attention.output.weight": (hidden, hidden),
-        "feed_forward_norm.weight": (hidden,),
-        "feed_forward.gate.weight": (wide, hidden),
-        "feed_forward.up.weight": (wide, hidden),
-        "feed_forward.down.weight": (hidden, wide),
-    }
-    return {
-        "embedding.word.weight": (vocabulary, hidden),
-        **{f"blocks.{i}.{name}": shape for i in range(config.num_layers) for name, shape in block.items()},
-        "final_norm.weight": (hidden,),
-        "head.weight": (vocabulary, hidden),
-    }
+    """Our parameters and their shapes, as the parallel plan lists them."""
+    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
 
 
 def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,6 +13,8 @@ from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
 from ms_codegeex.formats.layout import Entry, Shape, grouped
 from ms_codegeex.formats.sizes import Sizes
 from ms_codegeex.models.codegen.config import PRESETS, build_config
+from ms_codegeex.models.codegen.parallel import parameter_layouts
+from ms_codegeex.parallel.mesh import Mesh
 
 GROUPS = 4
 
@@ -52,25 +54,8 @@ def _mindspore(name: str) -> str:
 
 
 def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes; `config` has the sizes as attributes."""
-    vocabulary, hidden, wide = config.vocab_size, config.hidden_size, config.intermediate_size
-    block: dict[str, Shape] = {
-        "norm.weight": (hidden,),
-        "norm.bias": (hidden,),
-        **{f"attention.{part}.weight": (hidden, hidden) for part in ("query", "key", "value", "output")},
-        "feed_forward.up.weight": (wide, hidden),
-        "feed_forward.up.bias": (wide,),
-        "feed_forward.down.weight": (hidden, wide),
-        "feed_forward.down.bias": (hidden,),
-    }
-    return {
-        "embedding.word.weight": (vocabulary, hidden),
-        **{f"blocks.{i}.{name}": shape for i in range(config.num_layers) for name, shape in block.items()},
-        "final_norm.weight": (hidden,),
-        "final_norm.bias": (hidden,),
-        "head.weight": (vocabulary, hidden),
-        "head.bias": (vocabulary,),
-    }
+    """Our parameters and their shapes, as the parallel plan lists them."""
+    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
 
 
 def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
