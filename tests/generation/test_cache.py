@@ -79,7 +79,7 @@ def codegeex2_twin(config):
 
 TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin}
 LAYOUTS = {
-    "codegeex": {"hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
+    "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
     "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
     "codegeex2": {"hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48, "rotary_dim": 2},
 }
