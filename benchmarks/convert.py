@@ -57,15 +57,13 @@ def sizes(dtype: str, gigabytes: float, quick: bool) -> dict[str, int]:
 
 def synthetic(fields: dict[str, int], dtype: str) -> Source:
     """A model of normal random numbers, drawn once for all tensors."""
-    from types import SimpleNamespace
-
     found = family("codegeex")
     numbers = np.random.default_rng(0).normal(0, 0.01, 1 << 22).astype(dtype)
 
     def tensor(k: int, shape: tuple[int, ...]) -> LazyTensor:
         return LazyTensor(dtype, shape, lambda: np.resize(np.roll(numbers, k), shape))
 
-    shapes = found.weights.expected_shapes(SimpleNamespace(**fields))
+    shapes = found.weights.expected_shapes(found.config.build_config(None, fields))
     tensors = {name: tensor(k, shape) for k, (name, shape) in enumerate(shapes.items())}
     return Source(Path("synthetic"), "huggingface", found, fields, tensors, None)
 

@@ -1,11 +1,13 @@
-"""Converting a model from any layout we read to the layouts we write, one tensor in memory at a time."""
+"""Converting a model from any layout we read to the layouts we write, two tensors in memory at a time."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace as changed
 from pathlib import Path
@@ -80,21 +82,51 @@ def _check_target(target: Path, source: Path, replace_old: bool) -> None:
         )
 
 
+class _ReadAhead:
+    """Loads the tensor behind the one that is asked for while that one is written, in a thread: reading, checking,
+    transposing and casting on one side, checksums and writing on the other. Two tensors are in memory.
+
+    `order` is that in which they are asked for; another order costs the waiting that this saves, nothing else.
+    """
+
+    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor):
+        self.order, self.pool = order, pool
+        self.started: dict[int, Future[np.ndarray]] = {}
+
+    def load(self, number: int) -> np.ndarray:
+        """The numbers of tensor `number`; errors of its loading are raised here."""
+        self._start(number)
+        loading = self.started.pop(number)
+        array = loading.result()
+        if number + 1 < len(self.order) and not self.started:
+            self._start(number + 1)
+        return array
+
+    def _start(self, number: int) -> None:
+        if number not in self.started:
+            self.started[number] = self.pool.submit(self.order[number].array)
+
+
 @contextmanager
 def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[list[Part]]:
-    """The tensors, moving a progress bar on standard error (only on a terminal) as they are loaded."""
-    total = sum(tensor.nbytes for part in parts for tensor in part.values())
-    with tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    """The tensors, loaded ahead and moving a progress bar on standard error (only on a terminal) as they are."""
+    tensors = [tensor for part in parts for tensor in part.values()]
+    total = sum(tensor.nbytes for tensor in tensors)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar,
+    ):
+        ahead, numbers = _ReadAhead(tensors, pool), itertools.count()
 
-        def counted(tensor: LazyTensor) -> LazyTensor:
+        def counted(tensor: LazyTensor, number: int) -> LazyTensor:
             def load() -> np.ndarray:
-                array = tensor.array()
+                array = ahead.load(number)
                 bar.update(tensor.nbytes)
                 return array
 
             return changed(tensor, load=load, part=None)
 
-        yield [{name: counted(tensor) for name, tensor in part.items()} for part in parts]
+        yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
 
 
 def _write_huggingface(target: Path, source: Source, tensors: Part) -> None:

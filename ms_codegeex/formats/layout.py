@@ -13,6 +13,7 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.transpose import transposed
 
 Shape = tuple[int, ...]
 Foreign = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
@@ -42,7 +43,9 @@ def _unstack(array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]
 
 
 COPY = Transform(lambda shapes: shapes[0], lambda arrays: arrays[0], lambda array, _: (array,))
-TRANSPOSE = Transform(lambda shapes: shapes[0][::-1], lambda arrays: arrays[0].T, lambda array, _: (array.T,))
+TRANSPOSE = Transform(
+    lambda shapes: shapes[0][::-1], lambda arrays: transposed(arrays[0]), lambda array, _: (transposed(array),)
+)
 STACK = Transform(_stacked_shape, np.concatenate, _unstack)  # the rows of one below those of the other
 
 
