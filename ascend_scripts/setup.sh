@@ -31,12 +31,12 @@ die() {  # die STATUS MESSAGE (2: for the user to change, 1: failed)
 }
 
 venv=${MS_CODEGEEX_VENV:-$root/.venv}
-stages=(runtime package)
+stages=(runtime source package)
 while (($#)); do
     case $1 in
         --venv) (($# > 1)) || die 2 "--venv needs a directory"; venv=$2; shift 2 ;;
         --venv=*) venv=${1#*=}; shift ;;
-        --tests) stages=(runtime package tests torch); shift ;;
+        --tests) stages=(runtime source package tests torch); shift ;;
         -h | --help) usage; exit 0 ;;
         *) die 2 "unknown argument '$1'; --help shows what there is" ;;
     esac
@@ -61,6 +61,7 @@ key() {  # what a stage depends on; when it changes, the stage is done again
     printf 'Python %s ' "$version"
     case $1 in
         runtime) cksum <"$root/requirements.txt" ;;
+        source) cksum <"$root/requirements-source.txt" ;;
         package) printf '%s ' "$root"; cksum <"$root/pyproject.toml" ;;
         tests) cksum <"$root/requirements-test.txt" ;;
         torch) cksum <"$root/requirements-test-torch.txt" ;;
@@ -145,11 +146,11 @@ make_venv() {
     local interpreter
     if [[ -e $state/made ]]; then  # ours: broken off, moved, or its Python has gone
         say "the environment in $venv is unfinished or was moved; making it anew"
-        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,package,tests,torch}
+        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,source,package,tests,torch}
     elif [[ -n $version ]]; then  # somebody else's: used as it is; an installation broken off in it is written again
         preflight "$python"
         if [[ -e $state/location ]]; then again=--ignore-installed; fi
-        rm -f -- "$state"/{runtime,package,tests,torch}
+        rm -f -- "$state"/{runtime,source,package,tests,torch}
         printf '%s\n' "$venv" >"$state/location"
         return
     elif [[ -e $venv/pyvenv.cfg ]]; then
@@ -189,6 +190,11 @@ install() {  # install STAGE
         runtime)
             say 'installing MindSpore and what else ms_codegeex needs: about 1 GB to download, takes a few minutes'
             pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements.txt" ;;
+        source)
+            # By pip's newer way of building, which every pip that comes with Python 3.10 has but not all take unasked.
+            say 'installing jieba, which mindformers imports and which has to be built'
+            pip_install $again --no-deps --no-build-isolation --use-pep517 --require-hashes --no-binary jieba \
+                -r "$root/requirements-source.txt" ;;
         package)
             say 'installing ms_codegeex from this checkout'
             pip_install $again --no-deps --no-build-isolation --no-index -e "$root" ;;
@@ -236,9 +242,12 @@ setup() {
         fi
         # As long as pip was only downloading, nothing is broken and the next run just goes on.
         [[ $(<"$state/pip.log") == *'Installing collected packages'* ]] || rm -f "$state/installing"
-        [[ $stage == torch && ! -e $state/installing ]] ||
+        [[ ($stage == source || $stage == torch) && ! -e $state/installing ]] ||
             failed "pip could not install; check the network or the package index (pip config list) and run again"
-        say 'PyTorch could not be had; the tests that need it will be skipped'
+        case $stage in # nothing else needs these two; the next run tries again
+            source) say "jieba could not be had: mindformers' Trainer will not be available, everything else will" ;;
+            torch) say 'PyTorch could not be had; the tests that need it will be skipped' ;;
+        esac
     done
     rm -rf "$state/installing" "$TMPDIR"
     say "ready: $venv (${SECONDS} s)"

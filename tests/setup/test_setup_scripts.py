@@ -22,7 +22,7 @@ case "$*" in
     *"-m venv "*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"; : >"${{@: -1}}/pyvenv.cfg" ;;
     *"-m pip install"*"$PIP_KILLED"*) if [[ -n $PIP_KILLED ]]; then kill -9 $PPID $$; fi
         sleep "${{PIP_SECONDS:-0}}"
-        if [[ -n $PIP_FAILS ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi ;;
+        if [[ -n $PIP_FAILS && "$*" == *"$PIP_FAILS_ON"* ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi ;;
     *"-m pip"*) ;;
     *"import torch"*) exit "${{TORCH_FAILS:-0}}" ;;
     *) exec {python} "$@" ;;
@@ -53,6 +53,7 @@ class Checkout:
             "MS_CODEGEEX_PREFLIGHT": "skip",
             "PIP_KILLED": "",
             "PIP_FAILS": "",
+            "PIP_FAILS_ON": "",
         }
 
     def start(self, *arguments: str, script: str = "ascend_scripts/setup.sh", **environment: str) -> subprocess.Popen:
@@ -69,6 +70,12 @@ class Checkout:
         process = self.start(*arguments, **keywords)
         output, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def make_command(self) -> None:
+        """The command that the stand-in's `pip install -e` does not make; it prints its arguments and its Python."""
+        command = self.venv / "bin/ms-codegeex"
+        command.write_text('#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n')
+        command.chmod(0o755)
 
     def taken_calls(self) -> list[str]:
         """How pip was asked to install since the last time."""
@@ -133,9 +140,7 @@ def test_dry_run_prints_the_commands():
 
 def test_run_distributed_forwards_arguments_and_status(checkout):
     assert checkout.run().returncode == 0
-    command = checkout.venv / "bin/ms-codegeex"
-    command.write_text('#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n')
-    command.chmod(0o755)
+    checkout.make_command()
     result = checkout.run("--config", "my config.yaml", "a.b=c d", script="ascend_scripts/run_distributed.sh")
     assert result.returncode == 7
     assert result.stdout == f"<train><--config><my config.yaml><a.b=c d>{checkout.venv}/bin/python\n"
@@ -160,8 +165,8 @@ def test_second_run_installs_nothing(checkout):
     first = checkout.run("--tests")
     assert (first.returncode, first.stdout) == (0, f"{checkout.venv}\n")
     installed = checkout.taken_calls()
-    assert len(installed) == 4
-    assert sum("--require-hashes" in call for call in installed) == 2
+    assert len(installed) == 5
+    assert sum("--require-hashes" in call for call in installed) == 3
     assert all("--no-deps" in call for call in installed)
     for arguments in (("--tests",), ()):
         again = checkout.run(*arguments, PIP_INDEX_URL="http://127.0.0.1:9/nowhere")
@@ -169,15 +174,37 @@ def test_second_run_installs_nothing(checkout):
     assert checkout.taken_calls() == []
 
 
-def test_only_what_changed_is_installed(checkout):
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-source.txt", "requirements-test.txt"])
+def test_only_what_changed_is_installed(checkout, name):
     checkout.run("--tests")
     checkout.taken_calls()
-    with open(checkout.root / "requirements-test.txt", "a") as file:
+    with open(checkout.root / name, "a") as file:
         file.write("# changed\n")
-    assert checkout.run().returncode == 0 and checkout.taken_calls() == []  # not asked for the tests
+    if "test" in name:
+        assert checkout.run().returncode == 0 and checkout.taken_calls() == []  # not asked for the tests
     assert checkout.run("--tests").returncode == 0
     (call,) = checkout.taken_calls()
-    assert call.endswith("requirements-test.txt")
+    assert call.endswith(f"/{name}")
+
+
+def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
+    broken = {"PIP_FAILS": "no matching distribution", "PIP_FAILS_ON": "requirements-source.txt"}
+    result = checkout.run(**broken)
+    assert (result.returncode, result.stdout) == (0, f"{checkout.venv}\n")
+    assert [line for line in result.stderr.splitlines() if "Trainer" in line] == [
+        "setup: jieba could not be had: mindformers' Trainer will not be available, everything else will"
+    ]
+    assert [call.rsplit("/")[-1] for call in checkout.taken_calls()][-2:] == ["requirements-source.txt", "a checkout"]
+    checkout.make_command()
+    result = checkout.run("a=1", script="ascend_scripts/run_distributed.sh", **broken)
+    assert result.returncode == 7
+    config = checkout.root / "configs/codegeex_tiny.yaml"
+    assert result.stdout == f"<train><--config><{config}><a=1>{checkout.venv}/bin/python\n"
+    assert all(line.startswith("setup: ") for line in result.stderr.splitlines())
+    (call,) = checkout.taken_calls()
+    assert "--no-binary jieba" in call and call.endswith("requirements-source.txt")
+    assert checkout.run().returncode == 0 and len(checkout.taken_calls()) == 1
+    assert checkout.run().stderr == "" and checkout.taken_calls() == []
 
 
 def test_a_torch_that_cannot_be_imported_is_removed(checkout):
@@ -194,7 +221,7 @@ def test_failed_download_shows_the_log_and_goes_on_next_time(checkout):
     assert "ERROR: no route to host" in result.stderr and "run again" in result.stderr.splitlines()[-1]
     checkout.taken_calls()
     assert checkout.run().returncode == 0
-    assert len(checkout.taken_calls()) == 2
+    assert len(checkout.taken_calls()) == 3
 
 
 def test_killed_installation_is_repaired(checkout):
@@ -206,7 +233,7 @@ def test_killed_installation_is_repaired(checkout):
     checkout.taken_calls()
     result = checkout.run()
     assert result.returncode == 0, result.stderr
-    assert len(checkout.taken_calls()) == 2  # all of it again, in a clean environment
+    assert len(checkout.taken_calls()) == 3  # all of it again, in a clean environment
     assert not (checkout.venv / "lib/half_written").exists()
 
 
@@ -214,7 +241,7 @@ def test_two_at_once_install_once(checkout):
     both = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert len(checkout.taken_calls()) == 2
+    assert len(checkout.taken_calls()) == 3
     assert not (checkout.venv / ".ms_codegeex/lock").is_symlink()
 
 
@@ -245,7 +272,7 @@ def test_moved_checkout_is_set_up_anew(checkout):
     checkout.root = checkout.root.rename(checkout.root.with_name("elsewhere"))
     checkout.venv = checkout.root / ".venv"
     assert checkout.run().returncode == 0
-    assert len(checkout.taken_calls()) == 2
+    assert len(checkout.taken_calls()) == 3
 
 
 def test_directory_that_is_no_environment_is_left_alone(checkout, tmp_path):
@@ -289,7 +316,7 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-source.txt", "requirements-test.txt"])
 def test_every_pin_has_a_hash(name):
     for line in pins(name).values():
         assert "==" in line and "--hash=sha256:" in line, line
@@ -300,6 +327,19 @@ def test_every_pin_has_a_hash(name):
 def test_torch_is_a_test_requirement_only():
     assert "torch" not in pins("requirements.txt")
     assert "torch==" in pins("requirements-test-torch.txt")["torch"]
+
+
+def test_the_lists_agree():
+    """Each is installed over the one before, so a package in two of them has one version."""
+    versions = {
+        name: {package: set(re.findall(r"==([^ ;]+)", line)) for package, line in pins(name).items()}
+        for name in ("requirements.txt", "requirements-source.txt", "requirements-test.txt")
+    }
+    runtime, source, tests = versions.values()
+    assert list(source) == ["jieba"] and not source.keys() & (runtime.keys() | tests.keys())
+    shared = runtime.keys() & tests.keys()
+    assert len(shared) > 5
+    assert {package: runtime[package] for package in shared} == {package: tests[package] for package in shared}
 
 
 def test_every_dependency_is_pinned():
