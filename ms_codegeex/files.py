@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+
+WRITE_BACK_SECONDS = 0.25
 
 
 def _temporary(path: Path) -> Path:
@@ -27,6 +30,28 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def _written_back(temporary: Path) -> Iterator[None]:
+    """Meanwhile, what is already in `temporary` (a file or a directory) goes to the disk, in a thread: at the end there
+    is less to wait for. Small files never see it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(WRITE_BACK_SECONDS):
+            for file in [temporary, *temporary.rglob("*")]:
+                with suppress(OSError):  # what is wrong with a file, its writer will hear
+                    if file.is_file():
+                        _sync(file)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is
     removed."""
@@ -34,7 +59,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        yield temporary
+        with _written_back(temporary):
+            yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -56,7 +82,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        yield temporary
+        with _written_back(temporary):
+            yield temporary
         for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _sync(file)
         if path.exists():
