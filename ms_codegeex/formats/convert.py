@@ -1,4 +1,4 @@
-"""Converting a model from any layout we read to the layouts we write, two tensors in memory at a time."""
+"""Converting a model from any layout we read to the layouts we write, a few tensors in memory at a time."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.registry import FAMILIES
 
+AHEAD = 2  # tensors that are loaded while one is written
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
@@ -83,24 +84,27 @@ def _check_target(target: Path, source: Path, replace_old: bool) -> None:
 
 
 class _ReadAhead:
-    """Loads the tensor behind the one that is asked for while that one is written, in a thread: reading, checking,
-    transposing and casting on one side, checksums and writing on the other. Two tensors are in memory.
+    """Loads the tensors behind the one that is asked for while that one is written, in threads: reading, checking,
+    transposing and casting on one side, checksums and writing on the other. Up to `AHEAD` of them, together no larger
+    than the largest tensor.
 
     `order` is that in which they are asked for; another order costs the waiting that this saves, nothing else.
     """
 
     def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor):
         self.order, self.pool = order, pool
+        self.room = max((tensor.nbytes for tensor in order), default=0)
         self.started: dict[int, Future[np.ndarray]] = {}
 
     def load(self, number: int) -> np.ndarray:
         """The numbers of tensor `number`; errors of its loading are raised here."""
         self._start(number)
         loading = self.started.pop(number)
-        array = loading.result()
-        if number + 1 < len(self.order) and not self.started:
-            self._start(number + 1)
-        return array
+        for following in range(number + 1, min(number + 1 + AHEAD, len(self.order))):
+            waiting = sum(self.order[i].nbytes for i in {*self.started, following})
+            if len(self.started) < AHEAD and waiting <= self.room:
+                self._start(following)
+        return loading.result()
 
     def _start(self, number: int) -> None:
         if number not in self.started:
@@ -113,7 +117,7 @@ def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[lis
     tensors = [tensor for part in parts for tensor in part.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     with (
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(AHEAD) as pool,
         tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar,
     ):
         ahead, numbers = _ReadAhead(tensors, pool), itertools.count()
