@@ -74,8 +74,8 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
     if bits not in BITS:
         raise UserError(f"--bits: {bits}; choose one of {', '.join(map(str, BITS))}")
-    model, preset = config.model_config(), str(config.model.get("preset")).lower()
-    measured = PUBLISHED.get((config.family, preset, bits), {}) if _is_preset(config) else {}
+    model = config.model_config()
+    measured = _published(config, bits)
     length = tokens or next(iter(measured), model.max_position_embeddings)
     if not 0 < length <= model.max_position_embeddings:
         raise UserError(
@@ -99,11 +99,13 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
     )
 
 
-def _is_preset(config: RunConfig) -> bool:
-    """Whether the model is the published one and not a variation of it."""
+def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
+    """The figures for this model, however it was named; none for a variation of a published one."""
     from ms_codegeex.models.registry import family
 
-    return family(config.family).config.build_config(config.model.get("preset"), {}) == config.model_config()
+    model, build = config.model_config(), family(config.family).config.build_config
+    presets = (preset for name, preset, width in PUBLISHED if (name, width) == (config.family, bits))
+    return next((PUBLISHED[config.family, preset, bits] for preset in presets if build(preset, {}) == model), {})
 
 
 def to_dict(memory: InferenceMemory) -> dict[str, Any]:

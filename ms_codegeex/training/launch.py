@@ -49,9 +49,9 @@ def check_memory(config: RunConfig) -> None:
     needed, free = required_memory(config), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
-            f"model.preset: {config.model.get('preset') or '13b'} with training.micro_batch {config.micro_batch} needs "
-            f"about {needed / 1e9:.1f} GB on {config.devices} process(es), {free / 1e9:.1f} GB are free; choose a "
-            "smaller model.preset, training.micro_batch or --devices"
+            f"model.preset: {config.model_config().parameter_count():,} parameters with training.micro_batch "
+            f"{config.micro_batch} need about {needed / 1e9:.1f} GB on {config.devices} process(es), "
+            f"{free / 1e9:.1f} GB are free; choose a smaller model.preset, training.micro_batch or --devices"
         )
 
 

@@ -68,6 +68,11 @@ def test_a_variation_of_a_preset_has_no_published_figure():
     assert inference_memory(run("codegeex2", "6b"), 16, 100).published is None
 
 
+@pytest.mark.parametrize(("family", "published"), [("codegeex", 14.7e9), ("codegeex2", 8.2e9)])
+def test_the_default_preset_has_its_published_figure(family, published):
+    assert inference_memory(run(family, None), 8).published == pytest.approx(published)
+
+
 def test_wrong_requests_name_the_option():
     with pytest.raises(UserError, match=r"--bits: 5; choose one of 16, 8, 4"):
         inference_memory(run("codegeex2", "6b"), 5)
