@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import mindspore as ms
 import numpy as np
 import psutil
 import pytest
@@ -60,6 +63,38 @@ def test_logits_of_every_position_equal_numpy_float64(batch):
     for position in range(12):
         result = network(Tensor(batch[0]), Tensor(np.full(2, position, np.int32))).asnumpy()
         np.testing.assert_allclose(result, expected[:, position], atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.fixture
+def graph_mode():
+    """As the command runs."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
+@pytest.mark.usefixtures("graph_mode")
+@pytest.mark.parametrize("reset", [True, False])
+def test_logits_of_every_position_equal_pytorchs(reset):
+    """As the other families: 40 heads, as released, and the same bound."""
+    pytest.importorskip("torch")
+    import torch
+    from networks import assign, every_logit, packed_batch
+    from twins.codegeex_torch import CodeGeeX as Twin
+    from twins.peers import randomise as random_weights
+
+    config = replace(SMALL, vocab_size=120, hidden_size=320, num_heads=40, intermediate_size=160)
+    sizes = config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size
+    peer = Twin(config.vocab_size, *sizes, config.max_position_embeddings, config.layer_norm_eps, EOS, reset)
+    network = Logits(config, Build(seq_length=18, reset_at_eos=reset))
+    network.set_train(False)
+    assign(network, random_weights(peer))
+    ids = packed_batch(config.vocab_size, EOS, 2, 18)[0]
+    with torch.no_grad():
+        expected = peer.logits(torch.tensor(ids).long()).numpy()
+    assert np.abs(expected).max() > 1
+    assert np.abs(every_logit(network, ids) - expected).max() <= 1e-5
 
 
 def test_gradients_equal_pytorchs(batch):
