@@ -1,0 +1,72 @@
+"""What every family does alike: dropout where it belongs, first weights, precisions of the attention."""
+
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+from networks import packed_batch
+
+from ms_codegeex.models.causal import Build
+from ms_codegeex.models.layers import Dropout
+from ms_codegeex.models.registry import FAMILIES, family
+
+SIZES = {"vocab_size": 40, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 24}
+SIZES |= {"max_position_embeddings": 16, "eos_token_id": 3, "init_std": 0.3}
+
+
+def config(name, **fields):
+    turned = {} if name == "codegeex" else {"rotary_dim": 4}
+    return family(name).config.build_config("tiny", SIZES | turned | fields)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_dropout_drops_by_itself_and_none_in_evaluation(name):
+    network = family(name).model.Loss(config(name), Build(seq_length=8, dropout=0.4, micro_batch=2))
+    batch = [Tensor(array) for array in packed_batch(40, 3, 2, 8)]
+    dropouts = [cell for _, cell in network.cells_and_names() if isinstance(cell, Dropout)]
+    attentions = 3 if name == "codegeex" else 2  # the top query layer
+    assert len(dropouts) == 1 + 3 * attentions
+    assert len({int(cell.counter.asnumpy()[0, 0]) for cell in dropouts}) == len(dropouts)  # no two drop alike
+    network.set_train(False)
+    whole = float(network(*batch)[0])
+    plain = family(name).model.Loss(config(name), Build(seq_length=8, micro_batch=2))
+    weights = {parameter.name: parameter for parameter in network.get_parameters()}
+    for parameter in plain.get_parameters():
+        parameter.set_data(weights[parameter.name])
+    assert whole == float(plain.set_train(True)(*batch)[0])
+    network.set_train(True)
+    for cell in dropouts:
+        cell.active = False
+    assert whole == float(network(*batch)[0])
+    seen = set()
+    for cell in dropouts:
+        cell.active = True
+        seen.add(float(network(*batch)[0]))
+        cell.active = False
+    assert len(seen) == len(dropouts) and whole not in seen
+
+
+def test_first_weights_of_codegen_are_scaled_by_depth():
+    sizes = family("codegen").config.build_config("16b-nl", {})
+    assert sizes.initial_std("embedding.word.weight") == pytest.approx(1 / math.sqrt(51200))
+    for part in ("attention.output", "feed_forward.down"):
+        assert sizes.initial_std(f"blocks.33.{part}.weight") == pytest.approx(2 / (34 * math.sqrt(6144)))
+    for part in ("blocks.0.attention.query", "blocks.0.feed_forward.up", "head"):
+        assert sizes.initial_std(f"{part}.weight") == sizes.init_std
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_what_an_fp16_run_computes_in_fp32(wide):
+    """CodeGen: queries meet keys in FP32 (facts: rotary arithmetic, score); the softmax wherever it can be chosen."""
+    chosen = ms.float32 if wide else ms.float16
+    for name, key in (("codegeex", "softmax_fp32"), ("codegeex2", "softmax_fp32"), ("codegen", "scores_fp32")):
+        network = family(name).model.Loss(config(name, **{key: wide}), Build(seq_length=8, dtype=ms.float16))
+        core, x = network.model.blocks[0].attention.core, Tensor(np.ones((8, 32)), ms.float16)
+        found = core.softmax_dtype
+        if name == "codegen":
+            assert core.softmax_dtype == ms.float32
+            angles = Tensor(np.ones((1, 1, 8, 8)), ms.float32)
+            found = core.split_heads(x, x, x, 8, angles, angles)[0].dtype
+        assert found == chosen, name
