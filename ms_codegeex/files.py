@@ -32,15 +32,21 @@ def _sync(path: Path) -> None:
 @contextmanager
 def _written_back(temporary: Path) -> Iterator[None]:
     """Meanwhile, what is already in `temporary` (a file or a directory) goes to the disk, in a thread: at the end there
-    is less to wait for. Small files never see it."""
-    done = threading.Event()
+    is less to wait for. Small files never see it. The system tells a failed write only to the first who syncs, so what
+    the thread is told is raised at the end."""
+    done, failures = threading.Event(), []
 
     def work() -> None:
         while not done.wait(WRITE_BACK_SECONDS):
-            for file in [temporary, *temporary.rglob("*")]:
-                with suppress(OSError):  # what is wrong with a file, its writer will hear
+            try:
+                for file in [temporary, *temporary.rglob("*")]:
                     if file.is_file():
                         _sync(file)
+            except FileNotFoundError:  # renamed meanwhile
+                continue
+            except OSError as error:
+                failures.append(error)
+                return
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -49,6 +55,8 @@ def _written_back(temporary: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+    if failures:
+        raise failures[0]
 
 
 @contextmanager
@@ -56,9 +64,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is
     removed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _written_back(temporary):
             yield temporary
         _sync(temporary)
@@ -70,17 +78,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
             "free some space or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path` that replaces `path` whole on success and is removed on an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary directory beside `path` that replaces `path` whole on success and is removed on an error.
+
+    A symbolic link at `path` stays, and the directory it leads to is replaced.
+    """
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         with _written_back(temporary):
             yield temporary
@@ -117,7 +129,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
 
 

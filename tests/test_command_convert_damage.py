@@ -238,3 +238,27 @@ def test_a_source_that_fails_on_the_way(tmp_path, run, old):
     model.tensors[name] = LazyTensor("float32", model.tensors[name].shape, fail)
     with pytest.raises(UserError, match="record 7"):
         convert(model, "hf", old, replace=True)
+
+
+def test_replace_leaves_a_file_where_a_directory_goes(tmp_path, run):
+    """A zip archive is a converted file, but nothing that a model directory may take the place of."""
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("a", "b")
+    for to, ranks in (("hf", 1), ("megatron", 2)):
+        with pytest.raises(UserError, match="is not a converted model"):
+            convert(run, to, tmp_path / "mine.zip", tensor_parallel=ranks, replace=True)
+    assert zipfile.is_zipfile(tmp_path / "mine.zip")
+
+
+def test_an_output_without_a_name(tmp_path, run, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="no name of its own"):
+        convert(run, "hf", ".")
+
+
+def test_json_nested_too_deep(tmp_path, run):
+    convert(run, "hf", tmp_path / "in")
+    (tmp_path / "in" / "config.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"config\.json: not readable as JSON"):
+        open_source(tmp_path / "in")

@@ -56,9 +56,11 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
     return output / f"{family}{_SUFFIXES[to][0]}"
 
 
-def _is_converted(target: Path) -> bool:
-    """Whether what is there looks like something this module wrote."""
-    if target.is_dir():
+def _is_converted(target: Path, directory: bool) -> bool:
+    """Whether what is there looks like something this module wrote, a directory or a file."""
+    if target.is_dir() != directory:
+        return False
+    if directory:
         files = [path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()]
         return is_model_directory(target) or all(map(_OURS.fullmatch, files))
     try:
@@ -67,14 +69,16 @@ def _is_converted(target: Path) -> bool:
         return False
 
 
-def _check_target(target: Path, source: Path, replace_old: bool) -> None:
+def _check_target(target: Path, source: Path, replace_old: bool, directory: bool) -> None:
     """Refuse to touch what is there, unless asked to and it is a model (never any other directory or file)."""
+    if target.name in ("", ".."):
+        raise UserError(f"{target}: is no name of its own to write to; choose another --output")
     here, there = target.resolve(), source.resolve()
     if here == there or here in there.parents:
         raise UserError(f"{target}: is or lies around the model that is being converted; choose another --output")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    ours = _is_converted(target)
+    ours = _is_converted(target, directory)
     if not replace_old:
         raise UserError(f"{target}: exists already; choose another --output" + (" or add --replace" if ours else ""))
     if not ours:
@@ -239,7 +243,7 @@ def convert(
         raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
     model = source if isinstance(source, Source) else open_source(Path(source))
     target = _target(Path(output), to, model.family.name, tensor_parallel)
-    _check_target(target, model.path, replace)
+    _check_target(target, model.path, replace, to == "hf" or tensor_parallel > 1)
     parts = _parts(model, to, dtype, tensor_parallel)
     with _measured(parts, f"convert to {to}", progress) as measured:
         _write(target, to, model, measured)

@@ -118,8 +118,10 @@ class FamilyFormats:
                 raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; is the file complete?")
             cut = ranks if axis == self.axis(layout, name) else 1
             fields[field] = entry.transform.shape([shape])[axis] * cut
-        first = next(entry for entry in layout.entries if "{i}" in entry.ours[0])
-        fields["num_layers"] = next(i for i in range(len(shapes) + 1) if first.numbered(i).foreign not in shapes)
+        repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
+        fields["num_layers"] = next(
+            i for i in range(len(shapes) + 1) if not any(entry.numbered(i).foreign in shapes for entry in repeated)
+        )
         default = vars(self.sizes.build(None, {}))
         for preset in ({**default, **preset} for preset in self.presets.values()):
             if all(preset[key] == fields[key] for key in _TELLING):

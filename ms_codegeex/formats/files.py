@@ -39,7 +39,7 @@ class RawModel:
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Foreign, LazyTensor]]:
-    """The tensors of nested dictionaries with the path to each; a path of one name is that name."""
+    """The tensors of nested dictionaries and lists with the path to each; a path of one name is that name."""
     if len(path) > _DEEPEST:
         raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
     if isinstance(tree, LazyTensor):
@@ -47,6 +47,9 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from nested_tensors(value, (*path, str(key)))
+    elif isinstance(tree, list | tuple):  # no parameter lies in one, which is for the caller to say
+        for number, value in enumerate(tree):
+            yield from nested_tensors(value, (*path, str(number)))
 
 
 def _read_torch(files: Sequence[Path]) -> RawModel:
@@ -59,8 +62,8 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
     )
 
 
-def _read_mindspore(path: Path) -> RawModel:
-    found = read_mindspore(path)
+def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
+    """MindSpore's tensors without moments, counters and the caches of a network that predicts."""
     weights = {name: tensor for name, tensor in found.items() if is_weight(name)}
     return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in found if name not in weights])
 
@@ -79,7 +82,7 @@ def _megatron_ranks(directory: Path) -> list[Path]:
     """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt`, in rank order."""
     numbered: dict[int, Path] = {}
     for path in sorted(directory.glob("mp_rank_*")):
-        inner = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in TORCH_SUFFIXES)
+        inner = sorted(file for file in path.iterdir() if file.suffix in TORCH_SUFFIXES) if path.is_dir() else [path]
         if (match := _MEGATRON_RANK.match(path.name)) is None:
             continue
         rank = int(match[1])
@@ -97,7 +100,7 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     )
     if strategies:
         return RawModel([merge_slices(files, read_strategy(strategies))], [str(directory)], "mindspore")
-    parts = [_read_mindspore(file) for file in _in_order(files, directory)]
+    parts = [_weights(read_mindspore(file), file) for file in _in_order(files, directory)]
     return RawModel(
         [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped
     )
@@ -113,12 +116,12 @@ def read_raw(path: Path) -> RawModel:
     """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
     path = Path(path)
     if path.is_file():
-        return _read_mindspore(path) if _is_mindspore(path) else _read_torch([path])
+        return _weights(read_mindspore(path), path) if _is_mindspore(path) else _read_torch([path])
     if path.is_dir():
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)
         if is_npy_folder(path):
-            return RawModel([read_npy_folder(path)], [str(path)], "mindspore")
+            return _weights(read_npy_folder(path), path)
         if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
             return _read_mindspore_ranks(path)
         files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]

@@ -125,7 +125,7 @@ class SafetensorsFile:
                 if key.startswith(CHECKSUM)
             }
             self._entries = {name: self._entry(name, value) for name, value in header.items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
         self._start = 8 + length
         expected = self._start + max((end for *_, end in self._entries.values()), default=0)

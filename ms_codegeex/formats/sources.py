@@ -77,7 +77,9 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     formats = found.weights.FORMATS
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
-    shapes = formats.shapes(found.config.build_config(None, fields))
+    config = found.config.build_config(None, fields)
+    _check_layers(config, tensors, str(checkpoint.path))
+    shapes = formats.shapes(config)
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     return Source(
         checkpoint.path,
@@ -104,9 +106,19 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
         raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
 
 
+def _check_layers(config: Any, tensors: Collection[layout.Foreign], where: str) -> None:
+    """`UserError` for more layers than tensors: a damaged number, of which lists of names would fill the memory."""
+    if config.num_layers > len(tensors):
+        raise UserError(
+            f"{where}: the model's configuration asks for {config.num_layers} layers, but only {len(tensors)} tensors "
+            "are there; restore either"
+        )
+
+
 def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The ranks' tensors as whole ones of ours."""
     formats, config, ranks = found.weights.FORMATS, found.config.build_config(None, fields), len(raw.ranks)
+    _check_layers(config, raw.ranks[0], raw.where[0])
     if ranks > 1:
         place = f"{raw.where[0]}: number of rank files beside it"
         formats.check_ranks(config, ranks, place, "is one missing?")

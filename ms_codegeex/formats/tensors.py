@@ -54,6 +54,10 @@ class LazyTensor:
     load: Callable[[], np.ndarray]
     part: Callable[[tuple[slice, ...]], np.ndarray] | None = None
 
+    def __setstate__(self, state: object) -> None:
+        """No pickle makes or alters a tensor: a hostile `.pt` could put anything in the place of `load`."""
+        raise TypeError("a LazyTensor cannot be unpickled")
+
     @property
     def size(self) -> int:
         """Number of elements."""

@@ -156,11 +156,13 @@ class _Unpickler(pickle.Unpickler):
         return Storage(storage_type.dtype, key, int(numel))
 
     def rebuild_tensor(
-        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_unused: Any
+        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *others: Any
     ) -> LazyTensor:
-        """`torch._utils._rebuild_tensor_v2` without torch."""
+        """`torch._utils._rebuild_tensor_v2` without torch; `others`: requires_grad, hooks, metadata."""
         if not isinstance(storage, Storage):
             raise ValueError("a tensor without a storage")
+        if any(others[2:]):
+            raise ValueError(f"a tensor that stands for other numbers than its storage holds ({others[2]})")
         return self._make_tensor(storage, offset, tuple(shape), tuple(stride))
 
     def rebuild_parameter(self, tensor: LazyTensor, *_unused: Any) -> LazyTensor:

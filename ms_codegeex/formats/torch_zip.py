@@ -79,6 +79,7 @@ class _Archive:
                 "copy it again, or save it with PyTorch 1.6 or newer"
             ) from None
         self._sound: set[str] = set()
+        self._size = path.stat().st_size
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where a record's data begins; its local header may be longer than its entry in the directory."""
@@ -120,6 +121,8 @@ class _Archive:
         if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"shape {shape}, stride {stride}, offset {offset}")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        if math.prod(shape) > max(storage.numel, self._size // width):  # `expand`, to any amount of memory
+            raise ValueError(f"shape {shape} repeats a storage of {storage.numel} to more than the file")
         if math.prod(shape) and last >= storage.numel:
             raise ValueError(f"shape {shape}, stride {stride}, offset {offset} leave a storage of {storage.numel}")
 

@@ -257,3 +257,40 @@ def test_optimizer_shards_and_a_strategy_file(tmp_path):
     (tmp_path / "rank_3" / "code-13B3-50.ckpt").unlink()
     with pytest.raises(UserError, match="rank 3"):
         open_source(tmp_path, KNOWN)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_first_tensor_of_a_layer_is_missing(tmp_path, layer):
+    tree = megatron(parameters("codegeex"))
+    del transformer(tree)[f"layers.{layer}.input_layernorm.weight"]
+    torch.save(tree, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=rf"a\.pt: missing tensor .* layers\.{layer}\.input_layernorm\.weight;"):
+        open_source(tmp_path / "a.pt", KNOWN)
+
+
+def test_a_tensor_in_a_list_is_unexpected(tmp_path):
+    torch.save({**megatron(parameters("codegeex")), "more": [1, (torch.zeros(2),)]}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="unexpected tensor more -> 1 -> 0;"):
+        open_source(tmp_path / "a.pt", KNOWN)
+
+
+def test_a_recorded_number_of_layers_that_cannot_be(tmp_path):
+    torch.save({**megatron(parameters("codegeex")), "config": {**KNOWN, "num_layers": 10**12}}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"asks for 1000000000000 layers, but only 53 tensors"):
+        open_source(tmp_path / "a.pt")
+
+
+def test_caches_of_prediction_in_a_folder_of_npy_are_left_out(tmp_path):
+    arrays = parameters("codegeex")
+    for name, tensor in foreign("codegeex", "mindspore", arrays).items():
+        np.save(tmp_path / f"{name}.npy", tensor.array())
+    np.save(tmp_path / "backbone.blocks.0.key_past.npy", np.zeros((1, 4, 2, 8), np.float16))
+    source = open_source(tmp_path, KNOWN)
+    equal(source, arrays)
+    assert source.skipped == ("backbone.blocks.0.key_past",)
+
+
+def test_a_link_of_a_rank_that_leads_nowhere(tmp_path):
+    (tmp_path / "mp_rank_00_model_states.pt").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"mp_rank_00_model_states\.pt: could not be read"):
+        open_source(tmp_path)

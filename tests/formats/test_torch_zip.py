@@ -222,3 +222,26 @@ def test_not_a_torch_file(tmp_path):
         archive.writestr("a.txt", "a")
     with pytest.raises(UserError, match=r"data\.pkl"):
         read_torch(tmp_path / "plain.zip")
+
+
+def test_a_tensor_that_stands_for_other_numbers_is_refused(tmp_path):
+    """A negative view: the storage holds the numbers without the sign."""
+    torch.save({"a": torch._neg_view(torch.ones(3))}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="stands for other numbers"):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_a_tensor_expanded_beyond_the_file_is_refused(tmp_path):
+    torch.save({"a": torch.ones(1).expand(1 << 40)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="repeats a storage of 1"):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_a_pickle_cannot_alter_a_tensor(tmp_path):
+    """BUILD would put what the file likes in the place of the function that loads the numbers."""
+    from ms_codegeex.formats import torch_pickle
+
+    body, _ = torch_pickle.dump(from_array(np.zeros(3, np.float32)))
+    state = b"(X\x07\x00\x00\x00float32)ccollections\nOrderedDict\nNl"
+    with pytest.raises(UserError, match="cannot be unpickled"):
+        torch_pickle.load(body[:-1] + state + b"b.", lambda *_: from_array(np.zeros(3, np.float32)), "a.pt")
