@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,11 @@ def _written_back(temporary: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is
-    removed."""
+def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is removed.
+
+    `check(temporary)` is called before the renaming; what it raises is such an error.
+    """
     path = Path(path)
     temporary = _temporary(path)
     try:
@@ -70,6 +72,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with _written_back(temporary):
             yield temporary
         _sync(temporary)
+        if check is not None:
+            check(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
@@ -83,10 +87,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """Yield a temporary directory beside `path` that replaces `path` whole on success and is removed on an error.
 
-    A symbolic link at `path` stays, and the directory it leads to is replaced.
+    `check(temporary)` is called before the renaming; what it raises is such an error. A symbolic link at `path` stays,
+    and the directory it leads to is replaced.
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -98,6 +103,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             yield temporary
         for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _sync(file)
+        if check is not None:
+            check(temporary)
         if path.exists():
             os.replace(path, old)
         try:

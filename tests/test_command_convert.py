@@ -182,13 +182,17 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
     write = module._WRITERS["hf"]
 
-    def careless(target, source, tensors):
+    def careless(target, source, tensors, check):
         last = list(tensors)[-1]
-        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)})
+        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check)
 
+    convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}
     monkeypatch.setitem(module._WRITERS, "hf", careless)
     with pytest.raises(UserError, match="differs from the source"):
-        convert(run, "hf", tmp_path / "hf", verify=True)
+        convert(run, "hf", tmp_path / "hf", verify=True, replace=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_too_large_for_fp16_is_an_error_not_infinity(tmp_path, parameters):

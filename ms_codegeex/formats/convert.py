@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace as changed
@@ -36,6 +36,7 @@ _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "r
 _OURS = re.compile(rf"mp_rank_\d+_model_states\.pt|rank_\d+/({'|'.join(FAMILIES)})\.ckpt")
 
 Part = dict[layout.Foreign, LazyTensor]  # what one file holds
+Check = Callable[[Path], object] | None
 
 
 def _nested(tensors: Mapping[layout.Foreign, LazyTensor]) -> dict[str, Any]:
@@ -137,19 +138,21 @@ def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[lis
         yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
 
 
-def _write_huggingface(target: Path, source: Source, tensors: Part) -> None:
+def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check) -> None:
     config = source.family.weights.FORMATS.sizes.to_json(source.config, source.config_json)
     dtype = min(tensor.dtype for tensor in tensors.values())
-    write_model_directory(target, config | {"torch_dtype": dtype}, tensors, tokenizer=source.save_tokenizer)
+    write_model_directory(
+        target, config | {"torch_dtype": dtype}, tensors, tokenizer=source.save_tokenizer, check=check
+    )
 
 
-def _write_megatron(target: Path, source: Source, tensors: Part) -> None:
+def _write_megatron(target: Path, source: Source, tensors: Part, check: Check) -> None:
     # "config" lies beside "module", where other loaders do not look: the head count leaves no trace in the tensors
-    write_torch(target, _nested(tensors) | {"config": {"family": source.family.name, **source.fields}})
+    write_torch(target, _nested(tensors) | {"config": {"family": source.family.name, **source.fields}}, check)
 
 
-def _write_mindspore(target: Path, _source: Source, tensors: Part) -> None:
-    write_mindspore(target, tensors)
+def _write_mindspore(target: Path, _source: Source, tensors: Part, check: Check) -> None:
+    write_mindspore(target, tensors, check=check)
 
 
 def _read_huggingface(target: Path) -> Part:
@@ -189,19 +192,20 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
     return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
 
 
-def _write(target: Path, to: str, source: Source, parts: Sequence[Part]) -> None:
+def _write(target: Path, to: str, source: Source, parts: Sequence[Part], check: Check) -> None:
+    """`check(temporary)` is called when everything is written and nothing is renamed yet."""
     if len(parts) == 1:
-        _WRITERS[to](target, source, parts[0])
+        _WRITERS[to](target, source, parts[0], check)
         return
-    with atomic_directory(target) as directory:
+    with atomic_directory(target, check) as directory:
         for file, part in zip(_files(directory, to, source.family.name, len(parts)), parts, strict=True):
-            _WRITERS[to](file, source, part)
+            _WRITERS[to](file, source, part, None)
 
 
-def _verify(target: Path, to: str, family: str, parts: Sequence[Part], progress: bool) -> None:
-    """Read the written model back and compare every byte with the source, converted once more."""
+def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[Part], progress: bool) -> None:
+    """Read what was written for `target` back and compare every byte with the source, converted once more."""
     with _measured(parts, "verify", progress) as expected:
-        for file, part in zip(_files(target, to, family, len(parts)), expected, strict=True):
+        for file, part in zip(_files(written_to, to, family, len(parts)), expected, strict=True):
             written = _READERS[to](file)
             layout.check_names(written, part, str(file))
             for name, tensor in part.items():
@@ -209,8 +213,8 @@ def _verify(target: Path, to: str, family: str, parts: Sequence[Part], progress:
                     written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
                 ):
                     raise UserError(
-                        f"{file}: tensor {layout.shown(name)} differs from the source after writing; "
-                        "the disk may be failing, convert again to another place"
+                        f"{target}: tensor {layout.shown(name)} differs from the source after writing, so nothing was "
+                        "changed there; the disk may be failing, convert again to another place"
                     )
 
 
@@ -245,10 +249,12 @@ def convert(
     target = _target(Path(output), to, model.family.name, tensor_parallel)
     _check_target(target, model.path, replace, to == "hf" or tensor_parallel > 1)
     parts = _parts(model, to, dtype, tensor_parallel)
+
+    def compare(temporary: Path) -> None:
+        _verify(temporary, target, to, model.family.name, parts, progress)
+
     with _measured(parts, f"convert to {to}", progress) as measured:
-        _write(target, to, model, measured)
-    if verify:
-        _verify(target, to, model.family.name, parts, progress)
+        _write(target, to, model, measured, compare if verify else None)
     written = [tensor for part in parts for tensor in part.values()]
     return {
         "source": str(model.path),

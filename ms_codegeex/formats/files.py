@@ -99,7 +99,8 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
         path for path in directory.rglob("*strategy*") if path.suffix in (MINDSPORE_SUFFIX, ".json") and path.is_file()
     )
     if strategies:
-        return RawModel([merge_slices(files, read_strategy(strategies))], [str(directory)], "mindspore")
+        merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
+        return RawModel([merged], [str(directory)], "mindspore")
     parts = [_weights(read_mindspore(file), file) for file in _in_order(files, directory)]
     return RawModel(
         [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped

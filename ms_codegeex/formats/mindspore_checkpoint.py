@@ -218,17 +218,20 @@ def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | No
     return crc
 
 
-def write_mindspore(path: Path, tensors: Mapping[str, LazyTensor], checksum: bool = True) -> None:
+def write_mindspore(
+    path: Path, tensors: Mapping[str, LazyTensor], checksum: bool = True, check: Callable[[Path], object] | None = None
+) -> None:
     """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
 
-    One tensor is in memory at a time and the file appears whole or not at all. Without `checksum` the file is as
+    One tensor is in memory at a time and the file appears whole or not at all, and only if `check(temporary)` raises
+    nothing. Without `checksum` the file is as
     MindSpore writes it by default, for old versions that do not know the checksum. Raises `UserError` for an
     empty vector, which MindSpore would take for the number 0.
     """
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
             raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")
-    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
+    with atomic_file(path, check) as temporary, open(temporary, "wb") as stream:
         crc = 0
         for name, tensor in tensors.items():
             crc = _write(stream, _pieces(name, tensor), crc if checksum else None)

@@ -56,14 +56,16 @@ def write_model_directory(
     *,
     tokenizer: SaveTokenizer | Path | None = None,
     max_shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write a model directory, one tensor in memory at a time; it appears whole or not at all.
+    """Write a model directory, one tensor in memory at a time; it appears whole or not at all, and only if
+    `check(temporary)` raises nothing.
 
     `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to
     copy it from. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
     """
     shards = _shards(tensors, max_shard_bytes)
-    with atomic_directory(path) as directory:
+    with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))
         if callable(tokenizer):
             tokenizer(directory)

@@ -62,6 +62,11 @@ class TensorStrategy:
         return math.prod(self.devices)
 
     @property
+    def slices(self) -> int:
+        """Into how many parts the tensor is cut without optimizer shards."""
+        return math.prod(self.devices[k] for axes in self.cuts for k in axes)
+
+    @property
     def pieces(self) -> tuple[int, ...]:
         """Into how many parts each axis of the whole tensor is cut, optimizer shards included."""
         counts = [math.prod(self.devices[k] for k in axes) for axes in self.cuts]
@@ -305,17 +310,25 @@ class _Files:
 
 
 def merge_slices(
-    files: Mapping[int, Path], strategy: Strategy, keep: Callable[[str], bool] = is_weight
+    files: Mapping[int, Path],
+    strategy: Strategy,
+    keep: Callable[[str], bool] = is_weight,
+    shards_merged: bool = False,
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel cuts and optimizer shards undone.
 
     `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
-    `keep(name)` drops moments and counters. Loading a tensor, or a window of it, reads only the parts it needs. Raises
+    `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
+    for files in which optimizer shards have been put together: the release's step from 128 files to 8 keeps the
+    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs. Raises
     `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the strategy
     does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with the model.
     """
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
+    tensor_ranks = max((layout.slices for layouts in strategy.values() for layout in layouts), default=0)
+    if shards_merged and len(files) == tensor_ranks:
+        strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
     opened, result = _Files(files, keep), {}
     for name, layouts in strategy.items():
         if keep(name):

@@ -11,7 +11,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,15 @@ def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterab
             record.write(block)
 
 
-def write_torch(path: Path, tree: Any) -> None:
+def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = None) -> None:
     """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings; `torch.load` reads it.
 
-    One tensor is in memory at a time, the checksums are computed on the way, and the file appears whole or not at all.
+    One tensor is in memory at a time, the checksums are computed on the way, and the file appears whole or not at all,
+    and only if `check(temporary)` raises nothing.
     """
     path = Path(path)
     pickled, tensors = torch_pickle.dump(tree)
-    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_file(path, check) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _write_record(archive, f"{path.stem}/data.pkl", len(pickled), [pickled])
         _write_record(archive, f"{path.stem}/byteorder", 6, [b"little"])
         for key, tensor in enumerate(tensors):

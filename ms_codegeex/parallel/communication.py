@@ -15,7 +15,7 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "holders", "tied", "pipeline", "world")
+GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied", "pipeline", "world")
 FP32 = 4
 
 
@@ -25,8 +25,7 @@ class Collective:
 
     `bytes_each` is the whole tensor: the input of AllReduce and ReduceScatter, the output of AllGather, the message of
     Send. `group`: tensor, data, stage (data x tensor: parameters that tensor parallelism leaves whole), optimizer,
-    replica (devices with the same optimizer shard), holders (those in the whole stage, of a weight that tensor
-    parallelism leaves whole), tied (first and last stage), pipeline, world. `purpose`:
+    replica (devices with the same optimizer shard), tied (first and last stage), pipeline, world. `purpose`:
     input, activation (forward or backward of a micro-batch), gradient, weight, scalar.
     """
 
@@ -145,10 +144,8 @@ def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tupl
         narrow = gathered if precision == "fp32" else gathered // 2
         calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
         calls.append(("ReduceScatter", "optimizer", gathered, "fp32", "gradient"))
-        replicated, whole = mesh.data > mesh.optimizer_shard, layout.tensor_axis is None and mesh.tensor > 1
-        if replicated or whole:
-            group = "holders" if replicated and whole else "replica" if replicated else "tensor"
-            calls.append(("AllReduce", group, size, "fp32", "gradient"))
+        if mesh.data > mesh.optimizer_shard:
+            calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:
         # MindSpore sums what every tensor-parallel device computed alike over the whole stage and divides
         calls.append(("AllReduce", "stage", size, "fp32", "gradient"))

@@ -32,8 +32,13 @@ class Placing:
         return 0 if self.mesh.tensor > 1 else None
 
     def column(self, name: str, out: int, into: int, bias: bool = True, cut: bool = True) -> list[ParameterLayout]:
-        """A linear layer cut by its outputs; not at all if `cut` is false."""
-        axis, shard = self._cut if cut else None, self.mesh.optimizer_shard > 1
+        """A linear layer cut by its outputs; not at all if `cut` is false.
+
+        Then optimizer sharding leaves it whole, too: for a weight that all of `tensor` hold, MindSpore 2.9 gathers over
+        neighbouring ranks what it has cut over replicas, and trains wrong (an executed rehearsal shows it).
+        """
+        axis, whole = self._cut if cut else None, not cut and self.mesh.tensor > 1
+        shard = self.mesh.optimizer_shard > 1 and not whole
         weight = ParameterLayout(f"{name}.weight", (out, into), self.stage, axis, shard)
         return [weight, ParameterLayout(f"{name}.bias", (out,), self.stage, axis)] if bias else [weight]
 

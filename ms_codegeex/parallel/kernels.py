@@ -41,6 +41,8 @@ def attention_obstacle(config: RunConfig) -> str | None:
         return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
     if config.training.precision == "fp32":
         return "it multiplies in 16 bits; set training.precision: fp32 to fp16"
+    if model.scores_fp32:
+        return "it multiplies queries with keys in 16 bits; set model.scores_fp32 to false"
     if size % HEAD_MULTIPLE or size > LARGEST_HEAD:
         return f"heads of {size} are not a multiple of {HEAD_MULTIPLE} up to {LARGEST_HEAD}; change model.num_heads"
     return None

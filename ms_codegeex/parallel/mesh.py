@@ -72,10 +72,6 @@ class Mesh:
         group = self.data_group(rank)
         return group[group.index(rank) % self.optimizer_shard :: self.optimizer_shard]
 
-    def holders_group(self, rank: int) -> list[int]:
-        """The ranks of the stage with the same optimizer shard of a weight that tensor parallelism leaves whole."""
-        return [peer for replica in self.replica_group(rank) for peer in self.tensor_group(replica)]
-
     def tied_group(self, rank: int) -> list[int]:
         """First and last stage at this rank's place: the two that hold the word table."""
         _, replica, shard = self.coordinates(rank)
@@ -202,12 +198,12 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
             f"parallel.optimizer_shard: {shard} does not divide the {mesh.data} data-parallel replicas; choose a "
             "divisor or change devices"
         )
-    kv_cuts = mesh.tensor if model.num_kv_groups % mesh.tensor == 0 else 1
     rows = {
         "hidden_size": model.hidden_size // mesh.tensor,
         "intermediate_size": model.intermediate_size // mesh.tensor,
-        "num_kv_groups": model.num_kv_groups * model.head_dim // kv_cuts,
     }
+    if model.num_kv_groups % mesh.tensor == 0:  # else keys and values are whole
+        rows["num_kv_groups"] = model.num_kv_groups * model.head_dim // mesh.tensor
     for field, size in rows.items():
         if size % shard:
             raise UserError(

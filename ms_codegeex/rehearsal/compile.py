@@ -314,7 +314,7 @@ def called_blocks(config: RunConfig, stage: int, planned: Calls) -> Calls:
         moved = None
         if x.group == "optimizer" and x.op == "AllGather":
             moved = (x.op, key[1], "float32", x.bytes_each * (1 if x.dtype == "fp32" else 2))
-        elif x.purpose == "gradient" and x.group in ("replica", "holders", "tensor"):
+        elif x.group == "replica":
             moved = (x.op, key[1], key[2], x.bytes_each * mesh.optimizer_shard)
         elif x.phase == "recompute" and x.op == "AllGather" and not config.parallel.sequence:
             moved = ()

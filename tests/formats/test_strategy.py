@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -130,6 +131,24 @@ def test_replicas_are_not_needed(run):
     check(found, {name: array for name, array in values().items() if name in some})
     with pytest.raises(UserError, match=r"nobody holds a part of .*; expected the checkpoint of .*rank"):
         merge_slices(find_rank_files(directory), layouts)
+
+
+def test_files_whose_shards_were_merged_keep_the_strategy_of_the_shards(run, tmp_path):
+    """The release's 8 files of 128 ranks: here 2 of 4, beside the strategy of the 4."""
+    _, layouts = run
+    files = {}
+    for rank in (0, 1):
+        part = {}
+        for name, array in values().items():
+            (layout,) = (replace(x, shards=1) for x in layouts[name])
+            for axis, (count, number) in enumerate(zip(layout.pieces, layout.cell(rank), strict=True)):
+                array = np.split(array, count, axis)[number]
+            part[name] = from_array(np.ascontiguousarray(array))
+        files[rank] = tmp_path / f"rank_{rank}.ckpt"
+        write_mindspore(files[rank], part)
+    check(merge_slices(files, layouts, shards_merged=True))
+    with pytest.raises(UserError, match="nobody holds a part"):
+        merge_slices(files, layouts)
 
 
 def test_only_the_parts_that_are_needed_are_read(run, monkeypatch):

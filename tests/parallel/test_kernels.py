@@ -30,6 +30,9 @@ def chosen(*overrides):
         ([*ON_910B, "training.precision=fp32"], REST),
         ([*ON_910B, "model.num_heads=32"], REST),  # heads of 24
         ([*ON_910B, "model.num_heads=1"], REST),  # a head of 768
+        ([*ON_910B, "model.family=codegen", "model.preset=350m-nl"], REST),  # its scores are FP32
+        ([*ON_910B, "model.family=codegen", "model.preset=350m-nl", "model.scores_fp32=false"], {*REST, "attention"}),
+        ([*ON_910B, "model.family=codegeex2", "model.preset=6b"], {*REST, "attention"}),
     ],
     ids=lambda value: " ".join(sorted(value)),
 )

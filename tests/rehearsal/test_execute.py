@@ -51,6 +51,7 @@ FAMILY_PLANS = {
 }
 SLOW_FAMILY_PLANS = {
     "codegeex2 more devices than groups": ("codegeex2", 4, {"tensor": 4}, {}),
+    "codegeex2 more devices than groups, optimizer": ("codegeex2", 8, {"tensor": 4, "optimizer_shard": 2}, {}),
     "codegeex2 pipeline": ("codegeex2", 2, {"pipeline": 2, "micro_batches": 2}, {}),
     "codegeex2 optimizer": ("codegeex2", 2, {"optimizer_shard": 2}, {}),
     "codegeex2 sequence recompute": ("codegeex2", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),

@@ -37,6 +37,11 @@ class CodeGeeXConfig:
         """Heads of keys and values: each query head has its own."""
         return self.num_heads
 
+    @property
+    def scores_fp32(self) -> bool:
+        """Whether queries meet keys in FP32 in an FP16 run."""
+        return False
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values."""
         return self.init_std

@@ -50,6 +50,11 @@ class CodeGeeX2Config:
         """Width of keys and of values."""
         return self.num_kv_groups * self.head_dim
 
+    @property
+    def scores_fp32(self) -> bool:
+        """Whether queries meet keys in FP32 in an FP16 run."""
+        return False
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values."""
         return self.init_std
