@@ -9,6 +9,7 @@ and train/serialization.py).
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class _Checkpoint:
             ) from None
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
-        self._sound = self._expected is None
+        self._sound, self._verifying = self._expected is None, threading.Lock()
 
     def _checksum(self, stream: BinaryIO) -> int | None:
         """The checksum at the end of the file, if there is one; `_size` then excludes it."""
@@ -168,17 +169,18 @@ class _Checkpoint:
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
     def _verify(self) -> None:
-        """Compare the file with its checksum, once."""
-        if self._sound:
-            return
-        checksum = 0
-        for block in byte_blocks(map_bytes(self.path, 0, self._size)):
-            checksum = zlib.crc32(block, checksum)
-        if checksum != self._expected:
-            raise UserError(
-                f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file again"
-            )
-        self._sound = True
+        """Compare the file with its checksum, once, however many threads load tensors."""
+        with self._verifying:
+            if self._sound:
+                return
+            checksum = 0
+            for block in byte_blocks(map_bytes(self.path, 0, self._size)):
+                checksum = zlib.crc32(block, checksum)
+            if checksum != self._expected:
+                raise UserError(
+                    f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file again"
+                )
+            self._sound = True
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
