@@ -178,7 +178,8 @@ class _Checkpoint:
                 checksum = zlib.crc32(block, checksum)
             if checksum != self._expected:
                 raise UserError(
-                    f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file again"
+                    f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file "
+                    "again"
                 )
             self._sound = True
 
