@@ -5,7 +5,7 @@
     python benchmarks/convert.py --quick                  # a tiny model, to see that it works
 
 The peer reads the source's files and writes as many bytes to a file beside, in blocks, and syncs it as `convert` does.
-Both take turns; sources are in the page cache. Memory is what the process has of its own (RssAnon, without pages of
+Both take turns; sources are in the page cache. The `.ckpt` source has no checksum, as MindSpore saves it. Memory is what the process has of its own (RssAnon, without pages of
 mapped files), sampled in a round that is not timed, above what it had after its imports.
 """
 
@@ -29,6 +29,7 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import family
@@ -170,6 +171,8 @@ def main() -> int:
         for kind in dict.fromkeys(origin for origin, _ in directions):
             output = directory / {"hf": "hf", "megatron": "model.pt", "mindspore": "model.ckpt"}[kind]
             models[kind] = Path(convert(model, kind, output, progress=False)["output"])
+            if kind == "mindspore":  # as MindSpore saves it by default
+                write_mindspore(output, read_mindspore(output), checksum=False)
         for origin, to in directions:
             ratios, peak = measure(directory, models, heads, origin, to, 1 if arguments.quick else arguments.rounds)
             print(f"  convert / read and write {spread(ratios)}, at most {TIME_BOUND}")

@@ -133,4 +133,10 @@ class FamilyFormats:
                 f"{missing[0]}: the file does not tell this size, and no preset has "
                 f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
             )
+        eos = fields.get("eos_token_id", self.sizes.optional["eos_token_id"])
+        if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
+            raise UserError(
+                f"eos_token_id: the file does not tell it, and {eos} has no row in a table of {fields['vocab_size']}; "
+                "add --set eos_token_id=N, or see whether a file of the model is missing"
+            )
         return self.sizes.from_ours(fields)
