@@ -5,9 +5,9 @@
     python benchmarks/convert.py --quick                  # a tiny model, to see that it works
 
 The peer reads the source's files and writes as many bytes to a file beside, in blocks, and syncs it as `convert` does.
-Both take turns; sources are in the page cache. The `.ckpt` source has no checksum, as MindSpore saves it. Memory is what
-the process has of its own (RssAnon, without pages of mapped files), sampled in a round that is not timed, above what it
-had after its imports.
+Both take turns; sources are in the page cache. The `.ckpt` source has no checksum, as MindSpore saves it. Memory is
+what the process has of its own (RssAnon, without pages of mapped files), sampled in a round that is not timed, above
+what it had after its imports.
 """
 
 from __future__ import annotations
