@@ -45,6 +45,17 @@ def losses(result, first=1):
     return [float(loss) for _, loss in found]
 
 
+@pytest.fixture(autouse=True)
+def eager_mode():
+    """The comparison takes derivatives of a Python function, whatever the tests before have left."""
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
     """mindformers with our classes; it makes a directory for its logs wherever it works."""

@@ -16,6 +16,15 @@ SIZES = {"vocab_size": 40, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "
 SIZES |= {"max_position_embeddings": 16, "eos_token_id": 3, "init_std": 0.3}
 
 
+@pytest.fixture(autouse=True)
+def eager_mode():
+    """Dropouts are switched one by one in a network that is there already."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
 def config(name, **fields):
     turned = {} if name == "codegeex" else {"rotary_dim": 4}
     return family(name).config.build_config("tiny", SIZES | turned | fields)
