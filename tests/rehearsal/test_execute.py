@@ -47,7 +47,6 @@ SLOW_PLANS = {
 # there, a head of its own.
 FAMILY_PLANS = {
     "codegeex2 tensor": ("codegeex2", 2, {"tensor": 2}, {}),
-    "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
 }
 SLOW_FAMILY_PLANS = {
     "codegeex2 more devices than groups": ("codegeex2", 4, {"tensor": 4}, {}),
@@ -62,6 +61,7 @@ SLOW_FAMILY_PLANS = {
         {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
         {"recompute": "full"},
     ),
+    "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen tensor": ("codegen", 2, {"tensor": 2}, {}),
     "codegen pipeline": ("codegen", 2, {"pipeline": 2, "micro_batches": 2}, {}),
     "codegen data tensor": ("codegen", 4, {"tensor": 2}, {"recompute": "selective"}),
