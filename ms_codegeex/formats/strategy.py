@@ -22,10 +22,9 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
-from ms_codegeex.formats.slices import overlap, window_ranges
-from ms_codegeex.formats.tensor_parallel import cut, merge
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
+from ms_codegeex.formats.tensor_parallel import assembled
+from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, only
 
 # Fields of the messages.
@@ -320,9 +319,11 @@ def merge_slices(
     `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
     for files in which optimizer shards have been put together: the release's step from 128 files to 8 keeps the
-    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs. Raises
-    `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the strategy
-    does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with the model.
+    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs.
+
+    Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
+    strategy does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with
+    the model.
     """
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
@@ -369,68 +370,4 @@ def _merged(name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...],
             f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
             f"parts and would make {list(shape)}, the strategy says {list(layout.shape)}; the files are not of one run"
         )
-    return _assembled(shape, parts)
-
-
-def _assembled(shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor]) -> LazyTensor:
-    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets."""
-    first = next(iter(parts.values()))
-
-    def part(index: Sequence[slice] | None) -> np.ndarray:
-        ranges = window_ranges(shape, index)
-        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
-        for cell, piece in parts.items():
-            offset = [place * size for place, size in zip(cell, piece.shape, strict=True)]
-            if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
-                inside, within = common
-                result[within] = piece.array()[inside]
-        return result
-
-    return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
-
-
-def merge_tensor_parallel(
-    files: Sequence[Path], axis_of: Callable[[str], int | None], keep: Callable[[str], bool] = is_weight
-) -> dict[str, LazyTensor]:
-    """Whole tensors from the checkpoints of all tensor-parallel ranks, in rank order, where no strategy file exists.
-
-    `axis_of(name)` is the axis a tensor is cut along, None for one that every rank holds whole: such copies are
-    compared when loaded. Raises `UserError` when a tensor is not in every file with one dtype and shape, or has no such
-    axis.
-    """
-    ranks, where = [read_mindspore(path, keep) for path in files], [str(path) for path in files]
-    for tensors, place in zip(ranks, where, strict=True):
-        for name in ranks[0].keys() ^ tensors.keys():
-            lacks = where[0] if name in tensors else place
-            raise UserError(f"{lacks}: tensor {name} is missing, another rank has it; the files are not of one run")
-    axes = {name: axis_of(name) for name in ranks[0]}
-    _check_axes(axes, ranks[0], where[0])
-    return merge(ranks, axes, where)
-
-
-def _check_axes(axes: Mapping[str, int | None], tensors: Mapping[str, LazyTensor], where: str) -> None:
-    for name, axis in axes.items():
-        if axis is not None and not 0 <= axis < len(tensors[name].shape):
-            raise UserError(
-                f"{where}: tensor {name} of shape {list(tensors[name].shape)} has no axis {axis} along which tensor "
-                "parallelism cuts it; is it a checkpoint of this model family?"
-            )
-
-
-def write_tensor_parallel(
-    files: Sequence[Path], tensors: Mapping[str, LazyTensor], axis_of: Callable[[str], int | None]
-) -> None:
-    """Write the slices of whole tensors, one `.ckpt` file for each tensor-parallel rank, in rank order.
-
-    Raises `UserError` before anything is written when a tensor cannot be cut into that many equal slices.
-    """
-    axes = {name: axis_of(name) for name in tensors}
-    _check_axes(axes, tensors, str(files[0]))
-    for name, axis in axes.items():
-        if axis is not None and tensors[name].shape[axis] % len(files):
-            raise UserError(
-                f"{files[0]}: axis {axis} of tensor {name} of shape {list(tensors[name].shape)} cannot be cut into "
-                f"{len(files)} equal slices; choose another number of ranks"
-            )
-    for rank, path in enumerate(files):
-        write_mindspore(path, {name: cut(t, axes[name], rank, len(files)) for name, t in tensors.items()})
+    return assembled(shape, parts)

@@ -21,25 +21,28 @@ def cut(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTens
     return tensor.window(tuple(index))
 
 
-def _assembled(pieces: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """Equal pieces one behind the other along `axis`; a window loads only the pieces it meets."""
-    first = pieces[0]
-    shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first.shape))
-    records = [
-        {"offset": [r * n if k == axis else 0 for k, n in enumerate(first.shape)], "shape": first.shape}
-        for r in range(len(pieces))
-    ]
+def assembled(shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor]) -> LazyTensor:
+    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets."""
+    first = next(iter(parts.values()))
 
     def part(index: Sequence[slice] | None) -> np.ndarray:
         ranges = window_ranges(shape, index)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
-        for piece, record in zip(pieces, records, strict=True):
-            if (common := overlap(ranges, record)) is not None:
+        for cell, piece in parts.items():
+            offset = [place * size for place, size in zip(cell, piece.shape, strict=True)]
+            if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
                 inside, within = common
                 result[within] = piece.array()[inside]
         return result
 
-    return LazyTensor(first.dtype, shape, lambda: part(None), part)
+    return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
+
+
+def _joined(pieces: Sequence[LazyTensor], axis: int) -> LazyTensor:
+    """Equal pieces one behind the other along `axis`."""
+    first = pieces[0].shape
+    shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first))
+    return assembled(shape, {tuple(r * (k == axis) for k in range(len(first))): p for r, p in enumerate(pieces)})
 
 
 def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
@@ -79,5 +82,5 @@ def merge(
             result[name] = first
         else:
             axis = axes.get(name)
-            result[name] = _same(name, pieces, where) if axis is None else _assembled(pieces, axis)
+            result[name] = _same(name, pieces, where) if axis is None else _joined(pieces, axis)
     return result

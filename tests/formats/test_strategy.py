@@ -21,13 +21,8 @@ from partitioned_net import SHAPES, values
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import strategy as strategy_module
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
-from ms_codegeex.formats.strategy import (
-    find_rank_files,
-    merge_slices,
-    merge_tensor_parallel,
-    read_strategy,
-    write_tensor_parallel,
-)
+from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
+from ms_codegeex.formats.tensor_parallel import cut, merge
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
@@ -455,38 +450,11 @@ def axis_of(name):
     return {"table": 0, "up.weight": 1, "up.bias": 0, "down.weight": 0}.get(name)
 
 
-def test_tensor_parallel_files_without_a_strategy(runs, tmp_path):
-    files = find_rank_files(runs("tp2"))
-    check(merge_tensor_parallel(list(files.values()), axis_of))
-    whole = {name: from_array(array) for name, array in values().items()}
-    ours = [tmp_path / f"code0-{rank}.ckpt" for rank in range(2)]
-    write_tensor_parallel(ours, whole, axis_of)
-    for path, theirs in zip(ours, files.values(), strict=True):
-        check(read_mindspore(path), {name: t.array() for name, t in read_mindspore(theirs, is_weight).items()})
-    check(merge_tensor_parallel(ours, axis_of))
-
-
-def test_tensor_parallel_files_that_do_not_fit(tmp_path):
-    whole = {name: from_array(array) for name, array in values().items()}
-    files = [tmp_path / f"rank_{rank}.ckpt" for rank in range(2)]
-    with pytest.raises(UserError, match=r"rank_0\.ckpt: axis 0 of tensor table .* cannot be cut into 3 equal"):
-        write_tensor_parallel([*files, tmp_path / "rank_2.ckpt"], whole, axis_of)
-    with pytest.raises(UserError, match=r"tensor .* of shape \[\d+\] has no axis 1"):
-        write_tensor_parallel(files, whole, lambda name: 1)
-    assert not list(tmp_path.iterdir())
-    write_tensor_parallel(files, whole, axis_of)
-    with pytest.raises(UserError, match=r"rank_0\.ckpt: tensor norm of shape .* has no axis 1"):
-        merge_tensor_parallel(files, {"norm": 1}.get)
-    write_mindspore(files[1], {name: t for name, t in read_mindspore(files[1]).items() if name != "norm"})
-    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm is missing"):
-        merge_tensor_parallel(files, axis_of)
-    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm is missing"):
-        merge_tensor_parallel(files[::-1], axis_of)
-
-
-def test_copies_that_differ(tmp_path):
-    files = [tmp_path / f"rank_{rank}.ckpt" for rank in range(2)]
-    for rank, path in enumerate(files):
-        write_mindspore(path, {"norm": from_array(np.full(4, rank, np.int8))})
-    with pytest.raises(UserError, match=r"rank_1\.ckpt: tensor norm differs"):
-        merge_tensor_parallel(files, axis_of)["norm"].array()
+def test_slices_of_tensor_parallel_ranks_are_those_of_mindspore(runs):
+    """What `convert` does without a strategy file, both ways."""
+    files = [read_mindspore(path, is_weight) for path in find_rank_files(runs("tp2")).values()]
+    axes = {name: axis_of(name) for name in SHAPES}
+    check(merge(files, axes, ["rank 0", "rank 1"]))
+    for rank, theirs in enumerate(files):
+        ours = {name: cut(from_array(array), axes[name], rank, 2) for name, array in values().items()}
+        check(ours, {name: tensor.array() for name, tensor in theirs.items()})
