@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, length_field, number_field, only
 
 TYPES = {
@@ -173,9 +172,7 @@ class _Checkpoint:
         with self._verifying:
             if self._sound:
                 return
-            checksum = 0
-            for block in byte_blocks(map_bytes(self.path, 0, self._size)):
-                checksum = zlib.crc32(block, checksum)
+            checksum = crc32(byte_blocks(map_bytes(self.path, 0, self._size)))
             if checksum != self._expected:
                 raise UserError(
                     f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file "
@@ -216,7 +213,7 @@ def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | No
     """Write one tensor, which is let go on return; continues a checksum unless there is none."""
     for block in blocks:
         if crc is not None:
-            crc = zlib.crc32(block, crc)
+            crc = crc32([block], crc)
         stream.write(block)
     return crc
 

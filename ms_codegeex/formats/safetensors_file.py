@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 TAGS = {
     "float64": "F64",
@@ -74,7 +73,7 @@ def write_safetensors(
             digest, checksum = hashlib.sha256(), 0
             for block in byte_blocks(tensors[name].array()):
                 if checksums:
-                    checksum = zlib.crc32(block, checksum)
+                    checksum = crc32([block], checksum)
                 else:
                     digest.update(block)
                 stream.write(block)
@@ -161,9 +160,7 @@ class SafetensorsFile:
         dtype, shape, begin, end = self._entries[name]
         data = map_bytes(self.path, self._start + begin, end - begin)
         if (expected := self._checksums.pop(name, None)) is not None:  # compared once
-            checksum = 0
-            for block in byte_blocks(data):
-                checksum = zlib.crc32(block, checksum)
+            checksum = crc32(byte_blocks(data))
             if checksum != expected:
                 self._checksums[name] = expected
                 raise UserError(

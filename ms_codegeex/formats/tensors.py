@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.errors import UserError
 
@@ -107,6 +108,13 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
     flat = memoryview(array.reshape(-1).view(np.uint8))
     for start in range(0, len(flat), BLOCK_BYTES):
         yield flat[start : start + BLOCK_BYTES]
+
+
+def crc32(blocks: Iterable[bytes | memoryview], value: int = 0) -> int:
+    """The CRC-32 of zip, gzip and PNG, continued from `value`: several times as fast as `zlib`'s."""
+    for block in blocks:
+        value = isal_zlib.crc32(block, value)
+    return value
 
 
 def array_sha256(array: np.ndarray) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 ALIGNMENT = 64
 _LOCAL_HEADER = 30  # bytes before the record's name
@@ -94,9 +94,7 @@ class _Archive:
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
         if info.filename not in self._sound:
-            checksum = 0
-            for block in byte_blocks(data):
-                checksum = zlib.crc32(block, checksum)
+            checksum = crc32(byte_blocks(data))
             if checksum != info.CRC:
                 raise UserError(
                     f"{self.path}: record {info.filename} is damaged (checksum {checksum:08x}, "

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-_ROWS = 64  # taken at once: the columns they become are written while they are in the cache
+# taken at once: long enough runs of the result, and what is packed stays in the cache
+_ROWS, _COLUMNS = 512, 2048
+_PADDING = 8  # words behind each row of a tile: with a power of two, a column's words would share few cache lines
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
     """The transpose of a matrix as a new C-contiguous array, bit for bit; elements of up to 8 bytes.
 
     NumPy moves one element at a time, which for two bytes is slow: here neighbours of a column are first put side by
-    side, then moved as 8 bytes (six times as fast for FP16, three times for FP32).
+    side, then moved as 8 bytes (four to seven times as fast for FP16, three to four for FP32).
     """
     if not array.flags.aligned and array.flags.c_contiguous:  # a view of a file: whole bytes move faster
         array = array.reshape(-1).view(np.uint8).copy().view(array.dtype).reshape(array.shape)
@@ -21,11 +23,14 @@ def transposed(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array.T)
     result = np.empty((columns, rows), array.dtype)
     wide = result.view(np.uint64)
-    packed = np.empty((_ROWS // together, columns, together), array.dtype)
-    for start in range(0, rows, _ROWS):
-        block = array[start : start + _ROWS]
-        count = len(block) // together
-        for k in range(together):
-            packed[:count, :, k] = block[k::together]
-        wide[:, start // together : start // together + count] = packed.view(np.uint64)[:count, :, 0].T
+    buffer = np.empty((_ROWS // together, min(_COLUMNS, columns) + _PADDING, together), array.dtype)
+    words = buffer.view(np.uint64)[:, :, 0]
+    for left in range(0, columns, _COLUMNS):
+        right = min(left + _COLUMNS, columns)
+        for start in range(0, rows, _ROWS):
+            tile = array[start : start + _ROWS, left:right]
+            first, count = start // together, len(tile) // together
+            for k in range(together):
+                buffer[:count, : right - left, k] = tile[k::together]
+            wide[left:right, first : first + count] = words[:count, : right - left].T
     return result
