@@ -5,9 +5,10 @@
     python benchmarks/convert.py --quick                  # a tiny model, to see that it works
 
 The peer reads the source's files and writes as many bytes to a file beside, in blocks, and syncs it as `convert` does.
-Both take turns; sources are in the page cache. The `.ckpt` source has no checksum, as MindSpore saves it. Memory is
-what the process has of its own (RssAnon, without pages of mapped files), sampled in a round that is not timed, above
-what it had after its imports.
+Both take turns, and turns in beginning; sources are in the page cache. Before each, such a file is written and removed:
+memory that a virtual machine has to ask its host for is several times slower to fill, and would fall to one of the two.
+The `.ckpt` source has no checksum, as MindSpore saves it. Memory is what the process has of its own (RssAnon, without
+pages of mapped files), sampled in a round that is not timed, above what it had after its imports.
 """
 
 from __future__ import annotations
@@ -137,10 +138,14 @@ def measure(
 
     peak = peak_above(lambda: work(target))
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    pairs = [
-        (seconds(work, target), seconds(lambda path: copy(models[origin], path), directory / "copy"))
-        for _ in range(rounds)
-    ]
+    peer = (lambda path: copy(models[origin], path), directory / "copy")
+    sides, pairs = ((work, target), peer), []
+    for number in range(rounds):
+        times = {}
+        for side in sides if number % 2 else sides[::-1]:
+            seconds(*peer)  # leaves warm memory
+            times[side] = seconds(*side)
+        pairs.append([times[side] for side in sides])
     print(f"\n{origin} -> {to}")
     for name, times in zip(("convert", "read and write"), zip(*pairs, strict=True), strict=True):
         wall, cpu = zip(*times, strict=True)
