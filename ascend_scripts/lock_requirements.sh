@@ -17,9 +17,9 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
     mv -- "$name.new" "$name.txt"
 }
 
-# What mindformers, nltk and fsspec name and mindformers' Trainer does not need; for this lock only, since the tests need
+# What mindformers, nltk, fsspec and gigatoken name and we do not need; for this lock only, since the tests need
 # two of them. jieba has no wheel: requirements-source.txt.
-left_out=(aiohttp ftfy jieba jinja2 joblib opencv-python-headless pybind11 setproctitle transformers)
+left_out=(aiohttp awkward ftfy jieba jinja2 joblib opencv-python-headless pybind11 setproctitle transformers typer)
 
 lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
 lock requirements-test --constraints requirements.txt "$@"
