@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ms_codegeex.data.filters import Rules, rejection, size_rejection  # noqa: F401, until the callers have switched
 from ms_codegeex.data.languages import HEAD_BYTES, detect, needs_head
 from ms_codegeex.errors import UserError
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
-_GENERATED = re.compile(
-    rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
-    rb"\bgenerated\b[^\n]{0,80}\bdo not (?:edit|modify)|"
-    rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b",
-    re.IGNORECASE,
-)
-_GENERATED_HEAD = 1000  # such notices stand at the top; further down the words are about something else
-_NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 0x7F)
 
 
 @dataclass(frozen=True)
@@ -49,16 +41,6 @@ class SourceFile:
     package: str
     language: str
     size: int
-
-
-@dataclass(frozen=True)
-class Rules:
-    """When a file is dropped. Sizes in bytes; the paper used 1 KB..100 KB, which loses most of a library's modules."""
-
-    min_bytes: int = 1
-    max_file_bytes: int = 1_000_000
-    max_mean_line: float = 100.0
-    min_alphabetic: float = 0.4
 
 
 def default_roots() -> list[Root]:
@@ -173,40 +155,6 @@ def sample(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[Sourc
             chosen.add(file.path)
             total += file.size
     return [file for file in files if file.path in chosen]
-
-
-def size_rejection(size: int, rules: Rules) -> str | None:
-    """Why a file of `size` bytes is dropped unread, or None."""
-    if size == 0:
-        return "empty"
-    if size < rules.min_bytes:
-        return "too small"
-    return "too large" if size > rules.max_file_bytes else None
-
-
-def rejection(data: bytes, rules: Rules) -> str | None:
-    """Why a file with these bytes is dropped, or None when it is kept.
-
-    The mean line is in characters without the newline; the alphabetic share is letters over all characters that are
-    not white space, so that deep indentation does not count against a file.
-    """
-    if b"\0" in data:
-        return "binary"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    visible = len("".join(text.split()))
-    if not visible:
-        return "empty"
-    if len(text) / (text.count("\n") + 1) > rules.max_mean_line:
-        return "long lines"
-    letters = len(data.translate(None, _NOT_LETTERS))
-    if not text.isascii():
-        letters += sum(character.isalpha() for character in text if character > "\x7f")
-    if letters < rules.min_alphabetic * visible:
-        return "few letters"
-    return "generated" if _GENERATED.search(data[:_GENERATED_HEAD]) else None
 
 
 def choose_validation(sizes: Mapping[str, int], share: float, seed: int) -> set[str]:
