@@ -35,10 +35,12 @@ class DataConfig:
     """Where the tokens come from. No `train`: the source code found on this machine, prepared once beside `output`."""
 
     train: str | None = None
-    validation: str | None = None  # a dataset directory; none: the one of `train`
+    blend: Any = None  # instead of `train`: {directory: weight}, or stages of it (data/blend.py)
+    validation: str | None = None  # a dataset directory; none: the one of `train`, or the last stage's first
     seq_length: Positive | None = None  # none: the model's max_position_embeddings
     reset_at_eos: bool = True  # attention and positions restart behind each document's end
     tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
+    workers: Natural = 1  # threads that read ahead; 0: batches are read when they are needed
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,12 @@ class RunConfig:
                 f"data.seq_length: {self.seq_length} is longer than model.max_position_embeddings "
                 f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
             )
+        if self.data.blend is not None:
+            from ms_codegeex.data.blend import parse_stages
+
+            if self.data.train is not None:
+                raise UserError("data.blend: data.train is given too; set one of them to null")
+            parse_stages(self.data.blend)
         if training.steps and training.tokens:
             raise UserError("training.tokens: training.steps is given too; set one of them to null")
         if not self.steps:
@@ -296,7 +304,8 @@ def _validate(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        # the weights of a blend belong together
+        both = key != "blend" and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 

@@ -59,21 +59,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
-    """Fill in `data.train`: a given dataset directory, or the corpus prepared beside the run."""
+    """Absolute paths of the given dataset directories, or of the corpus prepared beside the run."""
     from ms_codegeex.config import available_cores
+    from ms_codegeex.data.datasets import absolute
     from ms_codegeex.data.prepare import cached_corpus
     from ms_codegeex.data.selection import PrepareSettings
     from ms_codegeex.errors import UserError
     from ms_codegeex.models.registry import family
 
-    if corpus and config.data.train:
-        raise UserError("--corpus: data.train is given too; choose one of them")
-    if servers > 1 and (corpus or config.data.train is None):
+    given = "data.blend" if config.data.blend is not None else "data.train" if config.data.train is not None else None
+    if corpus and given:
+        raise UserError(f"--corpus: {given} is given too; choose one of them")
+    if servers > 1 and not given:
         raise UserError(
             f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
             "PATH --output DIR` where all of them can read it, and set data.train=DIR"
         )
-    if config.data.train is None:
+    if not given:
         parent = Path(config.output).parent
         tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.get("preset"))
         directory = cached_corpus(
@@ -84,25 +86,19 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
             progress=not quiet,
         )
         _say(f"corpus {directory} (delete it to search and prepare the sources afresh)")
-    else:
-        directory = Path(config.data.train).absolute()
-        if not (directory / "dataset.json").is_file():
-            raise UserError(
-                f"data.train: {directory} is not a dataset directory (no dataset.json); make one with "
-                "`ms-codegeex prepare --input PATH --output DIR`, or use --corpus PATH"
-            )
-    validation = config.data.validation and str(Path(config.data.validation).absolute())
-    return replace(config, data=replace(config.data, train=str(directory), validation=validation))
+        config = replace(config, data=replace(config.data, train=str(directory)))
+    return replace(config, data=absolute(config.data))
 
 
 def _check_data(config) -> None:
     """Problems with the dataset are found here, once, and not in every worker."""
-    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.data.datasets import rounded_weights, training_data, validation_data
 
     model = config.model_config()
-    for split, directory in (("train", config.data.train), ("validation", config.data.validation or config.data.train)):
-        sequences = PackedSequences(Path(directory), split, config.seq_length, config.seed)
-        sequences.check_model(model.vocab_size, model.eos_token_id)
+    for data in (training_data(config), validation_data(config)):
+        data.check_model(model.vocab_size, model.eos_token_id)
+    if note := rounded_weights(config.data):
+        _say(note)
 
 
 def _configured(arguments: argparse.Namespace):

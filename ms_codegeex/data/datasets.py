@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data.batches import PackedSequences, Sequences, read_info
+from ms_codegeex.data.blend import LONGEST_PERIOD, Blend, corpora_of, parse_stages
+from ms_codegeex.data.order import stream_seed
 from ms_codegeex.data.packing import KIND, FineTuningRows
 from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import DataConfig, RunConfig
 
 
 def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, reset_at_eos: bool = True) -> Sequences:
@@ -30,3 +38,70 @@ def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, r
             "see each other; set it to true"
         )
     return FineTuningRows(directory, split, seq_length, seed)
+
+
+def absolute(data: DataConfig) -> DataConfig:
+    """The same with absolute paths; `UserError` if a directory to train on is no dataset, or is named twice."""
+
+    def checked(name: str, key: str) -> str:
+        directory = Path(name).absolute()
+        if not (directory / "dataset.json").is_file():
+            other = ", or use --corpus PATH" if key == "data.train" else ""
+            raise UserError(
+                f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
+                f"`ms-codegeex prepare --input PATH --output DIR`{other}"
+            )
+        return str(directory)
+
+    def resolved(weights: Mapping[str, Any]) -> dict[str, Any]:
+        result = {checked(name, "data.blend"): weight for name, weight in weights.items()}
+        if len(result) < len(weights):
+            raise UserError(f"data.blend: two of {', '.join(weights)} are the same directory; add up their weights")
+        return result
+
+    train, blend = data.train, data.blend
+    if train is not None:
+        train = checked(train, "data.train")
+    elif isinstance(blend, Mapping):
+        blend = resolved(blend)
+    elif blend is not None:
+        blend = [{**stage, "weights": resolved(stage["weights"])} for stage in blend]
+    validation = data.validation and str(Path(data.validation).absolute())
+    return replace(data, train=train, blend=blend, validation=validation)
+
+
+def rounded_weights(data: DataConfig) -> str | None:
+    """What to tell the user if weights of a blend had to be rounded."""
+    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
+    if not rounded:
+        return None
+    steps = ", ".join(str(stage.from_step) for stage in rounded)
+    return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
+
+
+def directories(data: DataConfig) -> list[str]:
+    """Dataset directories whose training split a run reads, as its configuration names them."""
+    return corpora_of(parse_stages(data.blend)) if data.blend is not None else [str(data.train)]
+
+
+def training_data(config: RunConfig) -> Sequences | Blend:
+    """What a run trains on; `UserError` if a dataset is missing or damaged, or if two do not go together."""
+    data, seq_length = config.data, config.seq_length
+    corpora = {
+        name: open_sequences(
+            Path(name), "train", seq_length, stream_seed(config.seed, number), reset_at_eos=data.reset_at_eos
+        )
+        for number, name in enumerate(directories(data))
+    }
+    if data.blend is None:
+        return corpora[str(data.train)]
+    return Blend(parse_stages(data.blend), corpora, config.training.global_batch)
+
+
+def validation_data(config: RunConfig) -> Sequences:
+    """What a run is evaluated on: `data.validation`, or the validation split of `data.train` or, of a blend, of the
+    first corpus of the last stage."""
+    data = config.data
+    last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
+    directory = Path(data.validation or str(last))
+    return open_sequences(directory, "validation", config.seq_length, config.seed, reset_at_eos=data.reset_at_eos)

@@ -26,6 +26,14 @@ def _feistel(values: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray
     return (left << shift) | right
 
 
+def stream_seed(seed: int, stream: int) -> int:
+    """Seed for the order of corpus number `stream` of a blend, so that no two go alike; number 0 has `seed` itself."""
+    if stream == 0:
+        return seed
+    with np.errstate(over="ignore"):
+        return int(_mix(np.uint64(seed) + _mix(np.uint64(stream))))
+
+
 def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Index in 0..size-1 of each global sample number; every epoch of `size` numbers visits each index once.
 

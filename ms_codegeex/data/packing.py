@@ -60,7 +60,8 @@ class FineTuningRows(Sequences):
         if longest > seq_length:
             raise UserError(
                 f"data.seq_length: {seq_length}, but {self.directory} has examples of up to {longest} tokens "
-                f"(seq_length in its dataset.json) and none is cut; set it to {longest} or more, or prepare shorter examples"
+                f"(seq_length in its dataset.json) and none is cut; set it to {longest} or more, or prepare "
+                "shorter examples"
             )
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)

@@ -12,7 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore.dataset import GeneratorDataset
 
-from ms_codegeex.data.batches import PackedSequences
+from ms_codegeex.data.batches import PackedSequences, Sequences
+from ms_codegeex.data.datasets import open_sequences
 from ms_codegeex.errors import UserError
 
 COLUMNS = ["input_ids", "samples"]
@@ -28,7 +29,7 @@ def current_seed() -> int:
 class _Samples:
     """Sequence number i of a run: ids int32 [seq_length + 1] and i itself, which keys the dropout masks."""
 
-    def __init__(self, data: PackedSequences, count: int):
+    def __init__(self, data: Sequences, count: int):
         self.data, self.count = data, count
 
     def __len__(self) -> int:
@@ -73,6 +74,11 @@ def packed_sequences(
         raise UserError(f"train_dataset.input_columns: found {column_names}; this loader's are {COLUMNS}")
     if num_shards not in (None, 1):
         raise UserError("use_parallel: this loader serves one device; train on several with `ms-codegeex train`")
-    data = PackedSequences(Path(dataset_dir), split, seq_length, current_seed())
+    data = open_sequences(Path(dataset_dir), split, seq_length, current_seed())
+    if not isinstance(data, PackedSequences):
+        raise UserError(
+            f"{where}.dataset_dir: {dataset_dir} holds examples of fine-tuning, whose masks this loader does not hand "
+            "on; train on them with `ms-codegeex finetune`"
+        )
     source = _Samples(data, num_samples or data.size)
     return GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)

@@ -9,12 +9,15 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.data.blend import mixed_before
+from ms_codegeex.data.datasets import directories
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
@@ -86,22 +89,26 @@ def starting_point(config: RunConfig, run: RunDirectory) -> Checkpoint | None:
 
 
 def check_same_data(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` unless the checkpoint's data position means the same samples in this configuration."""
-    old = checkpoint.state["config"]
+    """`UserError` unless the samples before the checkpoint's data position are the same in this configuration.
+
+    Stages of a blend that begin at or behind it may differ, and a `data.train` may become the first stage of one.
+    """
+    old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     before = {
-        "data.train": old["data"]["train"],
         "data.seq_length": old["data"]["seq_length"] or old["model"]["max_position_embeddings"],
         "seed": old["seed"],
     }
-    _check_equal(
-        checkpoint,
-        "",
-        before,
-        {"data.train": config.data.train, "data.seq_length": config.seq_length, "seed": config.seed},
-    )
+    now = {"data.seq_length": config.seq_length, "seed": config.seed}
+    key = "data.train" if config.data.blend is None else "data.blend"
+    if old["data"].get("blend") is None and config.data.blend is None:
+        before[key], now[key] = old["data"]["train"], config.data.train
+    else:
+        before[key] = mixed_before(samples, old["data"], old["training"]["global_batch"])
+        now[key] = mixed_before(samples, asdict(config.data), config.training.global_batch)
+    _check_equal(checkpoint, "", before, now)
     if recorded := checkpoint.state.get("tokenizer"):  # the same path may hold another dataset by now
-        found = read_json(Path(config.data.train) / "dataset.json").get("tokenizer")
-        _check_equal(checkpoint, "data.train: tokenizer ", recorded, found or {})
+        found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer")
+        _check_equal(checkpoint, f"{key}: tokenizer ", recorded, found or {})
 
 
 def _check_equal(checkpoint: Checkpoint, prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,9 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.batches import Batch, PackedSequences, shuffle_context, unigram_entropy
+from ms_codegeex.data.batches import Batch, Sequences, shuffle_context, unigram_entropy
+from ms_codegeex.data.blend import Blend
+from ms_codegeex.data.prefetch import read_ahead
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
@@ -73,8 +74,8 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        data: PackedSequences,
-        validation: PackedSequences,
+        data: Sequences | Blend,
+        validation: Sequences,
         *,
         rank: int = 0,
         matmul_peak: float = 0.0,
@@ -190,17 +191,17 @@ class Trainer:
             callback.status(text)
 
     def run(self) -> None:
-        """Train up to `config.steps`, with the next batch read while a step computes."""
+        """Train up to `config.steps`, with the next batches read while a step computes."""
         every, last = self.config.training.evaluate_every, self.config.steps
         if self.progress.step < last:
             self.status("compiling the training graph")
-        with ThreadPoolExecutor(1, "batches") as reader:
-            pending = reader.submit(self._local_batch, self.progress.samples)
+        first, batch = self.progress.samples, self.config.training.global_batch
+        positions = range(first, first + (last - self.progress.step) * batch, batch)
+        with read_ahead(self._local_batch, positions, self.config.data.workers) as batches:
             while self.progress.step < last:
                 began = time.perf_counter()
-                batch = pending.result()
+                batch = next(batches)
                 waited = time.perf_counter() - began
-                pending = reader.submit(self._local_batch, self.progress.samples + self.config.training.global_batch)
                 record = self._step(batch, began, waited)
                 if record.step == last or (every and record.step % every == 0):
                     record.validation_loss = self.validation_loss()

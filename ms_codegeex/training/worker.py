@@ -86,21 +86,17 @@ def _barrier() -> None:
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
-    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.data.datasets import training_data, validation_data
     from ms_codegeex.data.tokenizer.recorded import keep_files
     from ms_codegeex.training.callbacks import Checkpoints, JsonLog, LossPlot, TensorBoard, cut_log
     from ms_codegeex.training.trainer import Trainer
 
     config = run_directory.read_config()
     rank, tied_group = _initialise(config)
-    data_directory = Path(config.data.train)
-    sequences = PackedSequences(data_directory, "train", config.seq_length, config.seed)
-    validation = PackedSequences(
-        Path(config.data.validation or data_directory), "validation", config.seq_length, config.seed
-    )
+    data, validation = training_data(config), validation_data(config)
     callbacks = []
     if rank == 0:
-        keep_files(data_directory, run_directory.path)
+        keep_files(data.directory, run_directory.path)
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
     if rank == 0 or config.partitioned:
@@ -115,7 +111,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
             callbacks.append(LossPlot(run_directory))
     trainer = Trainer(
         config,
-        sequences,
+        data,
         validation,
         rank=rank,
         matmul_peak=_matmul_peak(config),
