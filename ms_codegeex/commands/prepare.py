@@ -1,19 +1,28 @@
-"""`ms-codegeex prepare`: source files to a dataset directory."""
+"""`ms-codegeex prepare`: source trees and archives of records to a dataset directory."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-SUMMARY = "Turn source files into a tokenised, deduplicated dataset directory."
+SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
 EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # the installed Python libraries, 64 MB of them
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
+  ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
+  ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
+  ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
+
+Directories are searched for source files and for archives of records (.jsonl, .jsonl.gz, .jsonl.zst, .json.gz,
+.parquet). DIR/report.html shows what was taken, what was dropped and why. A run that was ended early goes on where it
+was when the same command is given again.
 """
+DEFAULT_MAX_BYTES, DEFAULT_NEAR_DUPLICATES = 64_000_000, 0.85  # without --input
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="files and directories of sources (default: the running interpreter's libraries)",
+        help="files and directories: sources, and .jsonl[.gz|.zst] or .parquet files of records "
+        "(default: the running interpreter's libraries)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="dataset directory to write")
     parser.add_argument(
@@ -33,49 +43,98 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
         "model directory; CodeGeeX2's is always a directory (default: codegeex)",
     )
+    tags = parser.add_mutually_exclusive_group()
+    tags.add_argument(
+        "--tags",
+        choices=("codegeex", "codegeex2", "none"),
+        default="codegeex",
+        help="the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, or none (default: codegeex)",
+    )
+    tags.add_argument("--no-tags", action="store_const", const="none", dest="tags", help="the same as --tags none")
     parser.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="share of the bytes for validation, split by package or repository (default: 0.05)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses sample and split (default: 0)")
+    _configure_choice(parser.add_argument_group("which documents"))
+    _configure_records(parser.add_argument_group("records", "without these, the usual names of fields are tried"))
+    _configure_run(parser.add_argument_group("the run"))
+
+
+def _configure_choice(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--languages",
         nargs="+",
         default=[],
         metavar="NAME",
         help="languages to take (default: the 23 training languages)",
     )
-    parser.add_argument(
-        "--max-bytes",
-        type=int,
-        default=64_000_000,
-        metavar="N",
-        help="most source bytes to take; more are sampled by file (default: 64000000)",
+    group.add_argument(
+        "--all-text", action="store_true", help="take records of no known language as well, without a tag"
     )
-    parser.add_argument(
-        "--max-file-bytes", type=int, default=1_000_000, metavar="N", help="drop larger files (default: 1000000)"
+    group.add_argument(
+        "--filters",
+        choices=("default", "codegeex", "codegen", "none"),
+        default="default",
+        help="rules for a text's size, lines and characters: these of the program, of one of the papers, or none "
+        "(default: default)",
     )
-    parser.add_argument("--min-bytes", type=int, default=1, metavar="N", help="drop smaller files (default: 1)")
-    parser.add_argument(
-        "--validation-share",
-        type=float,
-        default=0.05,
-        metavar="F",
-        help="share of the bytes for validation, split by package (default: 0.05)",
-    )
-    parser.add_argument(
+    group.add_argument("--max-file-bytes", type=int, metavar="N", help="drop larger texts (default: --filters')")
+    group.add_argument("--min-bytes", type=int, metavar="N", help="drop smaller texts (default: --filters')")
+    group.add_argument(
         "--near-duplicates",
         type=float,
-        default=0.85,
         metavar="F",
-        help="drop a file this similar to another one, 0 keeps all but exact copies (default: 0.85)",
+        help="drop a document this similar to another one, 0 keeps all but exact copies "
+        f"(default: 0; {DEFAULT_NEAR_DUPLICATES} without --input)",
     )
-    parser.add_argument("--no-tags", action="store_true", help="no language tag line before a document")
-    parser.add_argument(
+    group.add_argument(
+        "--max-bytes",
+        type=int,
+        metavar="N",
+        help=f"most bytes to take; more are sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
+    )
+    group.add_argument(
+        "--redact",
+        nargs="+",
+        choices=("email", "secrets"),
+        default=[],
+        help="replace e-mail addresses, or keys and passwords, in texts; the report counts them",
+    )
+
+
+def _configure_records(group: argparse._ArgumentGroup) -> None:
+    for name, what in (
+        ("text", "holds the text"),
+        ("language", "names the language"),
+        ("licence", "names the licence, or a list of them"),
+        ("group", "names what the split keeps together, such as the repository"),
+    ):
+        group.add_argument(f"--{name}-field", metavar="NAME", help=f"field that {what}")
+    group.add_argument(
+        "--licences", nargs="+", default=[], metavar="NAME", help="take records under these licences only"
+    )
+    group.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="broken records and files: count them in the report and go on, or stop at the first (default: skip)",
+    )
+
+
+def _configure_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--workers",
         type=int,
         default=_processors(),
         metavar="N",
         help="processes; does not change the result (default: one per core)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses sample and split (default: 0)")
-    parser.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
+    group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def _processors() -> int:
@@ -84,27 +143,59 @@ def _processors() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the dataset and say what is in it."""
-    from ms_codegeex.data.corpus import Rules
-    from ms_codegeex.data.prepare import PrepareSettings, prepare_dataset
+    from ms_codegeex.data.prepare import prepare_dataset
 
-    settings = PrepareSettings(
-        languages=tuple(arguments.languages),
-        tags=not arguments.no_tags,
-        validation_share=arguments.validation_share,
-        seed=arguments.seed,
-        max_bytes=arguments.max_bytes,
-        near_duplicates=arguments.near_duplicates,
-        tokenizer=arguments.tokenizer,
-        rules=Rules(min_bytes=arguments.min_bytes, max_file_bytes=arguments.max_file_bytes),
-    )
     result = prepare_dataset(
-        arguments.input, arguments.output, settings, workers=arguments.workers, progress=True, replace=arguments.replace
+        arguments.input,
+        arguments.output,
+        _settings(arguments),
+        workers=arguments.workers,
+        progress=True,
+        replace=arguments.replace,
     )
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print("\n".join(summary_lines(result)))
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Any:
+    """The `PrepareSettings` that the arguments mean."""
+    from ms_codegeex.data.filters import preset
+    from ms_codegeex.data.records import Reading
+    from ms_codegeex.data.settings import PrepareSettings
+
+    rules = preset(arguments.filters)
+    sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    default = arguments.input is None
+    max_bytes, near_duplicates = arguments.max_bytes, arguments.near_duplicates
+    if default and max_bytes is None:
+        max_bytes = DEFAULT_MAX_BYTES
+    if near_duplicates is None:
+        near_duplicates = DEFAULT_NEAR_DUPLICATES if default else 0.0
+    reading = Reading(
+        languages=tuple(arguments.languages),
+        rules=dataclasses.replace(rules, **sizes),
+        text_field=arguments.text_field,
+        language_field=arguments.language_field,
+        licence_field=arguments.licence_field,
+        licences=tuple(arguments.licences),
+        group_field=arguments.group_field,
+        redact=tuple(arguments.redact),
+        all_text=arguments.all_text,
+    )
+    return PrepareSettings(
+        reading,
+        tags=arguments.tags,
+        validation_share=arguments.validation_share,
+        seed=arguments.seed,
+        max_bytes=max_bytes,
+        near_duplicates=near_duplicates,
+        tokenizer=arguments.tokenizer,
+        on_error=arguments.on_error,
+    )
 
 
 def summary_lines(description: dict[str, Any]) -> list[str]:

@@ -1,75 +1,43 @@
-"""Sources to a dataset directory: find, sample, judge, deduplicate, split, tokenise, write.
+"""Sources to a dataset directory: find, read in parallel, decide over all documents, write.
 
-A dataset directory holds `train.bin/.idx`, `validation.bin/.idx` (uint16, see `ms_codegeex.data.indexed`) and
-`dataset.json`. A document is its language's tag line, a newline, the exact text of the file and the end token; a
-tokenizer's prefix for prompts is not part of it. A tokenizer that was given as a directory lies in `tokenizer/`.
+A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
+`ms_codegeex.data.indexed`), `{train,validation}.documents.parquet` with a row for each document, `report.json` and
+`report.html` on what was taken and what was not, and `dataset.json`. A document is its language's tag line, a newline,
+the exact text and the end token; a tokenizer's prefix for prompts is not part of it. A tokenizer that was given as a
+directory lies in `tokenizer/`.
 
-Two passes over the files, so that memory does not grow with the corpus: the first keeps a digest per file, the second
-reads the files that are kept once more and writes their ids. Both run in worker processes; results are taken in order,
-so the bytes written do not depend on the number of workers.
+The input is read once, in units of some megabytes. Worker processes make a shard of each unit (`shards`) in a work
+directory beside the output (`workspace`), where finished ones outlive a killed run. What concerns all documents is
+decided over columns of numbers (`selection`), and the shards' ids are copied to the dataset in runs (`merge`). Order
+and bytes depend on the input and the settings alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ms_codegeex.data import corpus, languages
+from ms_codegeex.data import corpus
 from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.selection import PrepareSettings, Selection, select
+from ms_codegeex.data.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORTS, SPLITS, TABLES, VERSION
+from ms_codegeex.data.settings import PrepareSettings
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
-from ms_codegeex.data.workers import Progress, Task, make_tasks, open_mapper
+from ms_codegeex.data.workers import Progress
+from ms_codegeex.data.workspace import open_workspace
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, read_json, sha256, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-
-FORMAT = "ms-codegeex dataset"
-VERSION = 1
-SPLITS = ("train", "validation")
-DATA_FILES = tuple(f"{split}.{ending}" for split in SPLITS for ending in ("bin", "idx"))
-DATASET_JSON = "dataset.json"
-LARGEST_VOCABULARY = 65536  # ids that a uint16 holds
+from ms_codegeex.files import read_json, sha256
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
 
-@functools.lru_cache(maxsize=1)
-def _tokenizer(name: str) -> Any:
-    tokenizer = tokenizers.load_tokenizer(name)  # once per process
-    if tokenizer.vocab_size > LARGEST_VOCABULARY:
-        raise UserError(
-            f"tokenizer {name}: has {tokenizer.vocab_size} ids, a dataset's uint16 holds {LARGEST_VOCABULARY}; "
-            "give one with fewer"
-        )
-    return tokenizer
-
-
-def _tokenise(name: str, tags: bool, task: Task) -> list[tuple[bytes, np.ndarray]]:
-    """For each file the sha256 of its bytes and its ids, uint16 `[size]`, the end token included."""
-    import numpy as np
-
-    tokenizer = _tokenizer(name)
-    results = []
-    for path, language in zip(task.paths, task.languages, strict=True):
-        data = path.read_bytes()
-        tag = languages.find_language(language).tag + "\n" if tags else ""
-        ids = [*tokenizer.encode(tag + data.decode("utf-8", "replace")), tokenizer.eos_id]
-        results.append((hashlib.sha256(data).digest(), np.array(ids, np.uint16)))
-    return results
-
-
-def _roots(inputs: Sequence[Path | str] | None) -> list[corpus.Root]:
+def roots(inputs: Sequence[Path | str] | None) -> list[corpus.Root]:
     return corpus.default_roots() if inputs is None else corpus.user_roots(inputs)
 
 
@@ -85,8 +53,8 @@ def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) 
     request = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [corpus.printable(root.path) for root in _roots(inputs)],
-        "settings": asdict(settings),
+        "inputs": [corpus.printable(root.path) for root in roots(inputs)],
+        "settings": settings.record(),
         "tokenizer": tables,
         "python": platform.python_version(),
     }
@@ -100,8 +68,8 @@ def _existing(directory: Path) -> dict[str, Any] | None:
     description = read_json(directory / DATASET_JSON)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         return None
-    files = description.get("files", {})
-    sizes = {name: (directory / name).stat().st_size for name in DATA_FILES if (directory / name).is_file()}
+    files, names = description.get("files", {}), (*DATA_FILES, *TABLES)
+    sizes = {name: (directory / name).stat().st_size for name in names if (directory / name).is_file()}
     return description if sizes == {name: entry.get("bytes") for name, entry in files.items()} else None
 
 
@@ -130,7 +98,7 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
 def _is_ours(entry: Path) -> bool:
     """Whether an entry of a dataset directory was put there by this module."""
     if entry.name != TOKENIZER or not entry.is_dir():
-        return entry.name in (*DATA_FILES, DATASET_JSON)
+        return entry.name in (*DATA_FILES, *TABLES, *REPORTS, DATASET_JSON)
     beside_dataset = (entry.parent / DATASET_JSON).is_file()
     return beside_dataset and all(file.name in tokenizers.FILES for file in entry.iterdir())
 
@@ -146,8 +114,11 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
 
+    What a run that ended early has finished lies in `.NAME.work` beside `output`; the same call goes on from there. A
+    second process that is given the same `output` waits for the first.
+
     Args:
-        inputs: files and directories of sources; None: the running interpreter's libraries.
+        inputs: files and directories of sources and archives; None: the running interpreter's libraries.
         output: the directory to write. One with the same inputs and settings is reused.
         settings: what decides the content.
         workers: processes, at least 1; the result does not depend on it.
@@ -158,28 +129,25 @@ def prepare_dataset(
         The content of `dataset.json` and besides `output`, `cached`, `seconds` and `megabytes_per_second`.
 
     Raises:
-        UserError: a path is missing, nothing is left to write, or `output` holds something else.
+        UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
+            the input is broken and `settings.on_error` is `stop`.
     """
     started, output, report = time.perf_counter(), Path(output), Progress(progress)
     if workers < 1:
         raise UserError(f"workers {workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
-    description = _check_output(output, key, replace)
-    cached = description is not None
+    description, cached = _check_output(output, key, replace), True
+    if description is None:
+        from ms_codegeex.data.building import Request, build  # needs NumPy, which a cached dataset does not
+
+        tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+        with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+            description = _check_output(output, key, replace)  # that one may have made it
+            if description is None:
+                cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
+                description = build(request, output, work, workers, report)
     if cached:
         report.say(f"{output}: already prepared from the same inputs with the same settings; --replace makes it afresh")
-    else:
-        tokenizer = _tokenizer(settings.tokenizer)  # a wrong name is told before the search
-        with open_mapper(workers) as mapper:
-            selection = select(_roots(inputs), settings, mapper, report)
-            with atomic_directory(output) as directory:
-                splits = {
-                    split: _write_split(directory, split, selection, settings, mapper, report) for split in SPLITS
-                }
-                if settings.tokenizer not in tokenizers.NAMES:
-                    tokenizer.save(directory / TOKENIZER)
-                description = _describe(directory, key, inputs, settings, selection, splits, tokenizer)
-                write_json(directory / DATASET_JSON, description)
     seconds = time.perf_counter() - started
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     return {
@@ -188,74 +156,6 @@ def prepare_dataset(
         "cached": cached,
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(rate, 3),
-    }
-
-
-def _write_split(
-    directory: Path, split: str, selection: Selection, settings: PrepareSettings, mapper: Callable, progress: Progress
-) -> dict[str, Any]:
-    """Tokenise and write one split; its counts by language and its packages."""
-    import numpy as np
-
-    from ms_codegeex.data.indexed import IndexedWriter
-
-    chosen = [
-        (file, digest)
-        for file, digest in zip(selection.files, selection.hashes, strict=True)
-        if (file.identity in selection.validation) == (split == "validation")
-    ]
-    tasks = make_tasks(file for file, _ in chosen)
-    results = mapper(functools.partial(_tokenise, settings.tokenizer, settings.tags), tasks)
-    counts: dict[str, dict[str, int]] = {}
-    remaining = iter(chosen)
-    with IndexedWriter(directory / split, np.uint16) as writer:
-        for _, batch in progress.track(tasks, results, f"tokenising {split}"):
-            for digest, ids in batch:
-                file, expected = next(remaining)
-                if digest != expected:
-                    raise UserError(f"{file.path}: changed while the dataset was made; run the command again")
-                writer.add(ids)
-                entry = counts.setdefault(file.language, {"documents": 0, "tokens": 0, "bytes": 0})
-                for name, amount in (("documents", 1), ("tokens", ids.size), ("bytes", file.size)):
-                    entry[name] += amount
-    total = {name: sum(entry[name] for entry in counts.values()) for name in ("documents", "tokens", "bytes")}
-    return {
-        **total,
-        "languages": dict(sorted(counts.items(), key=lambda item: -item[1]["bytes"])),
-        "packages": sorted({file.package for file, _ in chosen}),
-    }
-
-
-def _describe(
-    directory: Path,
-    key: str,
-    inputs: Sequence[Path | str] | None,
-    settings: PrepareSettings,
-    selection: Selection,
-    splits: dict[str, Any],
-    tokenizer: Any,
-) -> dict[str, Any]:
-    """The content of dataset.json; no times or host names, so that equal requests give equal bytes."""
-    files = {
-        name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in DATA_FILES
-    }
-    sources = [{"path": corpus.printable(root.path), "label": root.label} for root in _roots(inputs)]
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "key": key,
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": "uint16",
-        "default_corpus": inputs is None,
-        "sources": sources,
-        "split_by": selection.split_by,
-        "splits": splits,
-        **selection.report,
-        "files": files,
-        "settings": asdict(settings),
-        "python": platform.python_version(),
     }
 
 

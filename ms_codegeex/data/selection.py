@@ -1,203 +1,192 @@
-"""Which documents a dataset gets: the settings, and everything up to the split.
+"""Which documents a dataset gets, decided over all of them at once: duplicates, the sample, the split.
 
-The first of two passes over the files; it keeps a digest per file and no text, so memory does not grow with the corpus.
+What is known of the documents lies in NumPy columns, a hundred bytes or so for each; the texts are not needed.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from ms_codegeex.data import corpus, languages
-from ms_codegeex.data.tokenizer import NAMES
-from ms_codegeex.data.workers import Progress, Task, make_tasks
+import numpy as np
+
+from ms_codegeex.data import corpus
+from ms_codegeex.data.settings import PrepareSettings
+from ms_codegeex.data.shards import Shard
+from ms_codegeex.data.tally import EXAMPLES, Tally
 from ms_codegeex.errors import UserError
 
-if TYPE_CHECKING:
-    from ms_codegeex.data.deduplicate import Digest
+DROPPED, TRAIN, VALIDATION = -1, 0, 1
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
-    """What decides the content of a dataset, apart from its sources.
+class Documents:
+    """All documents of all shards, in the order of the input.
 
     Attributes:
-        languages: names or aliases; empty means all 23 training languages.
-        tags: put the language's tag line before each document.
-        validation_share: share of bytes for validation, 0 <= share < 1.
-        seed: chooses the sample and the validation packages.
-        max_bytes: most source bytes to take; a larger corpus is sampled by file.
-        near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-        tokenizer: one of `ms_codegeex.data.tokenizer.NAMES`, or a directory with a tokenizer.
-        rules: when a single file is dropped.
+        shards: where they lie.
+        starts: int64 `[shards + 1]`, the number of the first document of each shard.
+        languages: names; `language` int64 `[documents]` holds places in it.
+        groups: names; `group` int64 `[documents]` holds places in it, -1 where a document is its own group.
+        bytes, tokens: int64 `[documents]`; `sha256` uint8 `[documents, 32]`.
     """
 
-    languages: tuple[str, ...] = ()
-    tags: bool = True
-    validation_share: float = 0.05
-    seed: int = 0
-    max_bytes: int = 64_000_000
-    near_duplicates: float = 0.85
-    tokenizer: str = "codegeex"
-    rules: corpus.Rules = field(default_factory=corpus.Rules)
+    shards: Sequence[Shard]
+    starts: np.ndarray
+    languages: list[str]
+    language: np.ndarray
+    groups: list[str]
+    group: np.ndarray
+    bytes: np.ndarray
+    tokens: np.ndarray
+    sha256: np.ndarray
 
-    def __post_init__(self) -> None:
-        # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
-        if self.tokenizer not in NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
-            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
-        chosen = {languages.find_language(name).name for name in self.languages}
-        ordered = tuple(item.name for item in languages.LANGUAGES if not chosen or item.name in chosen)
-        object.__setattr__(self, "languages", ordered)
-        if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
-            )
-        if self.rules.min_bytes > self.rules.max_file_bytes:
-            raise UserError(
-                f"min_bytes {self.rules.min_bytes}: more than max_file_bytes {self.rules.max_file_bytes}, "
-                "no file could be kept"
-            )
-        if self.max_bytes <= 0:
-            raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
-        if not 0 <= self.near_duplicates <= 1:
-            raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
+    def __len__(self) -> int:
+        return self.bytes.size
+
+    def source(self, number: int) -> str:
+        """Where document `number` comes from."""
+        place = int(np.searchsorted(self.starts, number, side="right")) - 1
+        columns, row = self.shards[place].columns, number - int(self.starts[place])
+        ends = columns["source_end"]
+        return columns["source"][ends[row - 1] if row else 0 : ends[row]].tobytes().decode()
+
+    def sources(self) -> Iterator[str]:
+        """Where each document comes from, in order."""
+        for shard in self.shards:
+            data, start = shard.columns["source"].tobytes(), 0
+            for end in shard.columns["source_end"].tolist():
+                yield data[start:end].decode()
+                start = end
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of all shards, one behind the other."""
+        return np.concatenate([shard.columns[name] for shard in self.shards])
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The documents of a dataset, before they are tokenised.
+def join(shards: Sequence[Shard]) -> Documents:
+    """The documents of `shards`, at least one, with common codes for languages and groups."""
+    codes: dict[str, dict[str, int]] = {"language": {}, "group": {}}
+    joined: dict[str, list[np.ndarray]] = {"language": [], "group": []}
+    for shard in shards:
+        for name, names in (("language", shard.languages), ("group", shard.groups)):
+            known = codes[name]
+            # Code -1 takes the last entry: a document that is its own group stays -1.
+            table = np.array([*(known.setdefault(item, len(known)) for item in names), -1], np.int64)
+            joined[name].append(table[shard.columns[name]])
+    sizes = [shard.columns["bytes"].size for shard in shards]
+    plain = {name: np.concatenate([shard.columns[name] for shard in shards]) for name in ("bytes", "tokens", "sha256")}
+    return Documents(
+        shards=shards,
+        starts=np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
+        languages=list(codes["language"]),
+        language=np.concatenate(joined["language"]),
+        groups=list(codes["group"]),
+        group=np.concatenate(joined["group"]),
+        **plain,
+    )
 
-    Attributes:
-        files: what is kept, sorted by identity.
-        hashes: sha256 of each one's bytes, so that a change before the second pass is noticed.
-        validation: identities of those that go to validation.
-        split_by: `package`, or `file` when all belong to one package.
-        report: `found`, `sampled` and `dropped` as they go into dataset.json.
+
+def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of uint8 `[documents, 32]` that repeat an earlier one, rising, and the first row that each repeats."""
+    keys = np.ascontiguousarray(hashes).view(np.uint64)
+    order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
+    ordered = keys[order]
+    fresh = np.ones(order.size, bool)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    firsts = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if order.size else order
+    repeated, kept = order[~fresh], firsts[~fresh]
+    rising = np.argsort(repeated)
+    return repeated[rising], kept[rising]
+
+
+def select(documents: Documents, settings: PrepareSettings, sampling: bool, tally: Tally) -> tuple[np.ndarray, str]:
+    """Decide over every document; what is dropped is counted in `tally`.
+
+    Args:
+        documents: all of them.
+        settings: how to decide.
+        sampling: whether `max_bytes` still has to be applied.
+        tally: what was left out so far.
+
+    Returns:
+        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and what was split: `package`,
+        `document` (every record by itself) or `file` (there is only one package).
+
+    Raises:
+        UserError: training or validation would get nothing.
     """
+    kept = np.ones(len(documents), bool)
+    repeated, firsts = exact_duplicates(documents.sha256)
+    _drop(documents, "exact duplicate", repeated, firsts, kept, tally)
+    if settings.near_duplicates:
+        from ms_codegeex.data.deduplicate import find_near_duplicates
 
-    files: list[corpus.SourceFile]
-    hashes: list[bytes]
-    validation: frozenset[str]
-    split_by: str
-    report: dict[str, Any]
-
-
-def _examine(rules: corpus.Rules, task: Task) -> list[str | Digest]:
-    """For each file why it is dropped, or its digest."""
-    from ms_codegeex.data.deduplicate import digest
-
-    results: list[str | Digest] = []
-    for path in task.paths:
-        try:
-            data = path.read_bytes()
-        except OSError:
-            results.append("unreadable")
-            continue
-        results.append(corpus.rejection(data, rules) or digest(data))
-    return results
+        candidates = np.flatnonzero(kept & documents.column("signed")).tolist()
+        near = find_near_duplicates(documents.column("signature"), candidates, settings.near_duplicates)
+        numbers = np.array(sorted(near), np.int64)
+        _drop(documents, "near duplicate", numbers, np.array([near[n] for n in numbers], np.int64), kept, tally)
+    if sampling and settings.max_bytes is not None:
+        _sample(documents, settings, kept, tally)
+    if not kept.any():
+        return np.full(len(documents), DROPPED, np.int8), "package"
+    return _split(documents, settings, kept)
 
 
-class _Dropped:
-    """Counts of dropped files by reason, with the first path as an example."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, dict[str, Any]] = {}
-
-    def add(self, reason: str, example: str, size: int = 0) -> None:
-        entry = self.reasons.setdefault(reason, {"files": 0, "bytes": 0, "example": example})
-        entry["files"] += 1
-        entry["bytes"] += size
-
-
-def _total(files: Sequence[corpus.SourceFile]) -> dict[str, int]:
-    return {"files": len(files), "bytes": sum(file.size for file in files)}
-
-
-def select(roots: list[corpus.Root], settings: PrepareSettings, mapper: Callable, progress: Progress) -> Selection:
-    """Find, sample, judge, deduplicate and split; nothing found or nothing left is a `UserError` that says why."""
-    places = ", ".join(str(root.path) for root in roots)
-    dropped = _Dropped()
-    progress.say(f"searching {places}")
-    found, unreadable = corpus.find_sources(roots, settings.languages)
-    for path in unreadable:
-        dropped.add("unreadable", path)
-    if not found:
-        raise UserError(
-            f"{places}: no source file in {', '.join(settings.languages)}; "
-            "give --input other paths or --languages others"
-        )
-    sampled = _sample(found, settings, progress, dropped)
-    kept, digests = _judge(sampled, settings, mapper, progress, dropped)
-    if not kept:
-        reasons = ", ".join(f"{reason} {entry['files']}" for reason, entry in sorted(dropped.reasons.items()))
-        raise UserError(
-            f"{places}: nothing left of {len(found)} source files (dropped: {reasons or 'none'}; "
-            f"max_bytes {settings.max_bytes}); give --input more files or raise --max-bytes"
-        )
-    report = {"found": _total(found), "sampled": _total(sampled), "dropped": dict(sorted(dropped.reasons.items()))}
-    validation, split_by = _split(kept, settings)
-    return Selection(kept, [item.sha256 for item in digests], validation, split_by, report)
+def _drop(
+    documents: Documents, reason: str, numbers: np.ndarray, stand: np.ndarray | None, kept: np.ndarray, tally: Tally
+) -> None:
+    """Take `numbers`, rising, out of `kept`; `stand` are the documents that stand for them."""
+    if not numbers.size:
+        return
+    kept[numbers] = False
+    examples = [
+        {
+            "source": documents.source(int(number)),
+            "detail": "" if stand is None else f"like {documents.source(int(stand[place]))}",
+            "excerpt": "",
+        }
+        for place, number in enumerate(numbers[:EXAMPLES])
+    ]
+    tally.drop(reason, int(numbers.size), int(documents.bytes[numbers].sum()), examples)
 
 
-def _sample(
-    found: list[corpus.SourceFile], settings: PrepareSettings, progress: Progress, dropped: _Dropped
-) -> list[corpus.SourceFile]:
-    fitting = []
-    for file in found:
-        reason = corpus.size_rejection(file.size, settings.rules)
-        if reason:
-            dropped.add(reason, file.identity, file.size)
+def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, tally: Tally) -> None:
+    """Keep at most `max_bytes`, chosen by a hash of seed and source."""
+    ranks = b"".join(hashlib.sha256(f"{settings.seed}:{name}".encode()).digest()[:8] for name in documents.sources())
+    numbers = np.flatnonzero(kept)
+    ranked = numbers[np.argsort(np.frombuffer(ranks, ">u8")[numbers], kind="stable")]
+    total, left_out = 0, []
+    for number, size in zip(ranked.tolist(), documents.bytes[ranked].tolist(), strict=True):
+        if total + size <= settings.max_bytes:
+            total += size
         else:
-            fitting.append(file)
-    sampled = corpus.sample(fitting, settings.max_bytes, settings.seed)
-    if len(sampled) < len(fitting):
-        progress.say(
-            f"sampled {len(sampled)} of {len(fitting)} files, {_total(sampled)['bytes'] / 1e6:.1f} of "
-            f"{_total(fitting)['bytes'] / 1e6:.1f} MB; --max-bytes {settings.max_bytes} is the limit"
-        )
-    return sampled
+            left_out.append(number)
+    _drop(documents, "not sampled", np.array(sorted(left_out), np.int64), None, kept, tally)
 
 
-def _judge(
-    files: list[corpus.SourceFile], settings: PrepareSettings, mapper: Callable, progress: Progress, dropped: _Dropped
-) -> tuple[list[corpus.SourceFile], list[Digest]]:
-    """Files that pass the rules and repeat no other, with their digests."""
-    from ms_codegeex.data.deduplicate import find_duplicates
-
-    tasks = make_tasks(files)
-    results = mapper(functools.partial(_examine, settings.rules), tasks)
-    verdicts = [verdict for _, batch in progress.track(tasks, results, "examining") for verdict in batch]
-    passed = []
-    for file, verdict in zip(files, verdicts, strict=True):
-        if isinstance(verdict, str):
-            dropped.add(verdict, file.identity, file.size)
-        else:
-            passed.append((file, verdict))
-    repeats = find_duplicates([item for _, item in passed], settings.near_duplicates or 2)
-    kept = []
-    for number, (file, item) in enumerate(passed):
-        if number in repeats:
-            reason = "exact duplicate" if repeats[number].exact else "near duplicate"
-            dropped.add(reason, file.identity, file.size)
-        else:
-            kept.append((file, item))
-    return [file for file, _ in kept], [item for _, item in kept]
-
-
-def _split(kept: list[corpus.SourceFile], settings: PrepareSettings) -> tuple[frozenset[str], str]:
-    """Identities of the validation files, and by what they were chosen."""
-    split_by = "package" if len({file.package for file in kept}) > 1 or not settings.validation_share else "file"
-    groups = {file.identity: file.package if split_by == "package" else file.identity for file in kept}
-    if settings.validation_share and len(kept) == 1:
+def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
+    numbers = np.flatnonzero(kept)
+    if settings.validation_share and numbers.size == 1:
         raise UserError(
-            f"{kept[0].identity}: the only document left, but training and validation need one each; "
+            f"{documents.source(int(numbers[0]))}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
         )
-    sizes: dict[str, int] = {}
-    for file in kept:
-        sizes[groups[file.identity]] = sizes.get(groups[file.identity], 0) + file.size
+    groups, own = documents.group[numbers], documents.group[numbers] < 0
+    split_by = "document" if own.all() else "package"
+    if settings.validation_share and not own.any() and (groups == groups[0]).all():
+        split_by, own = "file", np.ones(numbers.size, bool)
+    weights = np.bincount(groups[~own], documents.bytes[numbers][~own], len(documents.groups)).astype(np.int64)
+    present = np.bincount(groups[~own], minlength=len(documents.groups)) > 0
+    sizes = {documents.groups[code]: int(weights[code]) for code in np.flatnonzero(present)}
+    alone = set(numbers[own].tolist())
+    names = [name for number, name in enumerate(documents.sources()) if number in alone] if alone else []
+    for name, size in zip(names, documents.bytes[numbers[own]].tolist(), strict=True):
+        sizes[name] = sizes.get(name, 0) + size
     chosen = corpus.choose_validation(sizes, settings.validation_share, settings.seed)
-    return frozenset(identity for identity, group in groups.items() if group in chosen), split_by
+    in_validation = np.array([*(name in chosen for name in documents.groups), False], bool)[groups] & ~own
+    in_validation[own] = [name in chosen for name in names]
+    result = np.full(len(documents), DROPPED, np.int8)
+    result[numbers] = np.where(in_validation, VALIDATION, TRAIN)
+    return result, split_by

@@ -1,4 +1,4 @@
-"""Work on many files in worker processes, with results in order and a progress bar."""
+"""Work on many units in worker processes, with results in order and a progress bar."""
 
 from __future__ import annotations
 
@@ -12,22 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import Any
 
-from ms_codegeex.data.corpus import SourceFile
-
-_BATCH_BYTES, _BATCH_FILES = 1_000_000, 256
-
-
-@dataclass(frozen=True)
-class Task:
-    """A batch of files for one worker: their paths, languages and total size in bytes, but not their content."""
-
-    paths: tuple[Path, ...]
-    languages: tuple[str, ...]
-    bytes: int
+from ms_codegeex.data.records import Unit
+from ms_codegeex.errors import UserError
 
 
 class Progress:
@@ -40,11 +30,11 @@ class Progress:
         if self.enabled:
             print(text, file=sys.stderr, flush=True)
 
-    def track(self, tasks: Sequence[Task], results: Iterable[Any], name: str) -> Iterator[tuple[Task, Any]]:
-        """Pairs of task and result while a bar (or a closing line) shows bytes and MB/s."""
+    def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
+        """Pairs of unit and result while a bar (or a closing line) shows bytes and MB/s."""
         from tqdm import tqdm
 
-        total, started = sum(task.bytes for task in tasks), time.perf_counter()
+        total, started = sum(unit.bytes for unit in units), time.perf_counter()
         terminal = self.enabled and sys.stderr.isatty()
         width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0; tqdm would draw nothing
         with tqdm(
@@ -57,48 +47,49 @@ class Progress:
             disable=not terminal,
             file=sys.stderr,
         ) as bar:
-            for task, result in zip(tasks, results, strict=True):
-                yield task, result
-                bar.update(task.bytes)
+            for unit, result in zip(units, results, strict=True):
+                yield unit, result
+                bar.update(unit.bytes)
         if not terminal:
             seconds = time.perf_counter() - started
             self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
 
 
-def _start_worker() -> None:
-    """The parent handles an interrupt; a worker whose parent is gone ends itself instead of waiting for ever."""
+def _start_worker(stop: Event) -> None:
+    """The parent handles an interrupt; a worker that is told to stop, or whose parent is gone, ends in mid-work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_after(wait: Callable[[], object]) -> None:
+        wait()
+        os._exit(1)
+
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    for wait in (stop.wait, *([parent.join] if parent else [])):
+        threading.Thread(target=end_after, args=(wait,), daemon=True).start()
 
 
 @contextlib.contextmanager
 def open_mapper(workers: int) -> Iterator[Callable]:
-    """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe)."""
+    """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
+
+    Whatever ends the block early, an interrupt or an error, ends the workers at once. A worker that dies by itself is
+    a `UserError`: the system ends processes when memory is short.
+    """
     if workers < 2:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,))
     try:
         yield pool.map
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
+            "same command again, with fewer --workers if that is the reason (what is finished is kept)"
+        ) from None
+    except BaseException:
+        stop.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def make_tasks(files: Iterable[SourceFile]) -> list[Task]:
-    """`files` in order, cut into batches of about 1 MB."""
-    tasks, batch, total = [], [], 0
-    for file in files:
-        batch.append(file)
-        total += file.size
-        if total >= _BATCH_BYTES or len(batch) == _BATCH_FILES:
-            tasks.append(_task(batch))
-            batch, total = [], 0
-    return [*tasks, _task(batch)] if batch else tasks
-
-
-def _task(files: Sequence[SourceFile]) -> Task:
-    return Task(
-        tuple(file.path for file in files), tuple(file.language for file in files), sum(file.size for file in files)
-    )

@@ -1,0 +1,124 @@
+"""Shards and decisions to the files of a dataset: ids are copied in runs, at the speed of the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data.indexed import IndexedWriter
+from ms_codegeex.data.selection import Documents
+
+_ROWS = 1 << 16  # of a table, written at once
+
+
+class _RunWriter(IndexedWriter):
+    """Writes runs of documents that lie one behind the other."""
+
+    def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
+        """Append documents of `sizes` ids each, int64 `[documents]`; `ids` are all of them in the writer's dtype."""
+        self._stream.write(memoryview(ids).cast("B"))
+        self._sizes.extend(sizes.tolist())
+
+
+def write_splits(
+    directory: Path, documents: Documents, placed: np.ndarray, splits: tuple[str, ...], dtype: np.dtype
+) -> None:
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split.
+
+    Args:
+        directory: where to.
+        documents: all documents.
+        placed: for each the number of its split, -1 where it is left out; int8 `[documents]`.
+        splits: names.
+        dtype: of ids, that of the shards.
+    """
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(_RunWriter(directory / split, dtype)) for split in splits]
+        for shard, start, end in zip(documents.shards, documents.starts[:-1], documents.starts[1:], strict=True):
+            if (placed[start:end] < 0).all():
+                continue
+            ids, sizes = np.fromfile(shard.ids_path, dtype), documents.tokens[start:end]
+            bounds = np.concatenate(([0], np.cumsum(sizes)))
+            for first, last in _runs(placed[start:end]):
+                if placed[start + first] >= 0:
+                    run = ids[bounds[first] : bounds[last]]
+                    writers[placed[start + first]].add_run(run, sizes[first:last])
+    for number, split in enumerate(splits):
+        _write_table(directory / f"{split}.documents.parquet", documents, placed == number)
+
+
+def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Bounds of the longest runs of equal values."""
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
+    return itertools.pairwise(edges)
+
+
+def _write_table(path: Path, documents: Documents, chosen: np.ndarray) -> None:
+    """One row for each chosen document: `source`, `language`, `sha256` of the text, `bytes` of it, `tokens`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("source", pa.string()),
+            ("language", pa.string()),
+            ("sha256", pa.binary(32)),
+            ("bytes", pa.int64()),
+            ("tokens", pa.int64()),
+        ]
+    )
+    numbers = np.flatnonzero(chosen)
+    sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
+    with open(path, "wb") as stream, pq.ParquetWriter(stream, schema) as writer:
+        for start in range(0, numbers.size, _ROWS):
+            rows = numbers[start : start + _ROWS]
+            hashes = np.ascontiguousarray(documents.sha256[rows])
+            columns = [
+                pa.array([next(sources) for _ in rows], pa.string()),
+                pa.array([documents.languages[code] for code in documents.language[rows].tolist()], pa.string()),
+                pa.Array.from_buffers(pa.binary(32), rows.size, [None, pa.py_buffer(hashes)]),
+                pa.array(documents.bytes[rows]),
+                pa.array(documents.tokens[rows]),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:
+    """`documents`, `tokens` and `bytes` of the chosen ones, bool `[documents]`."""
+    return {
+        "documents": int(np.count_nonzero(chosen)),
+        "tokens": int(documents.tokens[chosen].sum()),
+        "bytes": int(documents.bytes[chosen].sum()),
+    }
+
+
+def language_counts(documents: Documents, chosen: np.ndarray) -> dict[str, dict[str, int]]:
+    """`counts` by language, most bytes first; documents of no known language are under `unknown`."""
+    found = {}
+    for code in np.unique(documents.language[chosen]).tolist():
+        found[documents.languages[code] or "unknown"] = counts(documents, chosen & (documents.language == code))
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["bytes"], item[0])))
+
+
+def describe_split(documents: Documents, chosen: np.ndarray) -> dict[str, Any]:
+    """What dataset.json says of a split: counts, by language too, and its packages or repositories."""
+    codes = np.unique(documents.group[chosen])
+    return {
+        **counts(documents, chosen),
+        "languages": language_counts(documents, chosen),
+        "packages": sorted(documents.groups[code] for code in codes.tolist() if code >= 0),
+    }
+
+
+def length_histogram(tokens: np.ndarray) -> dict[str, list[int]]:
+    """How many documents have how many tokens: `documents[i]` of them at least `edges[i]` and less than
+    `edges[i + 1]`. `tokens` are int64 `[documents]`."""
+    edges = [0, 16]
+    while edges[-1] <= tokens.max(initial=0):
+        edges.append(2 * edges[-1])
+    return {"edges": edges, "documents": np.histogram(tokens, edges)[0].tolist()}

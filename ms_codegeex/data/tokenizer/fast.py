@@ -1,0 +1,74 @@
+"""Corpus text to ids with `gigatoken`, which agrees with the tokenizers here id for id at tens of times their speed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.data.tokenizer.gpt2 import EOS, ByteLevelTokenizer
+
+if TYPE_CHECKING:
+    import gigatoken
+
+# Texts with a special token's name are left to our own tokenizer, whatever a version of the library makes of them.
+_SPECIAL = (EOS.encode(), b"<|extratoken_")
+_SAMPLE = (
+    "def f(x):\n        return x + 10_000  # it's\t\tok\r\n",
+    " " * 1 + "a" + " " * 9 + "b" + " " * 10 + "c" + " " * 11 + "d" + "\t" * 10 + "e" + " " * 150 + "\n\n \n",
+    "caf\u00e9 \u00df\ufb01 \u4f60\u597d \U0001f600\u200d\U00010400 \u0120\u0109 \u3000\u2028\x85\xa0x'S 'll\x7f\x01",
+)
+
+
+class Encoder:
+    """Ids of corpus texts given as UTF-8, the same as `tokenizer.encode` gives.
+
+    Args:
+        tokenizer: any of ours. Those that `gigatoken` cannot take, or would encode differently, do the work themselves.
+
+    Attributes:
+        is_fast: whether `gigatoken` does the work.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._fast = _gigatoken(tokenizer) if isinstance(tokenizer, ByteLevelTokenizer) else None
+        self.is_fast = self._fast is not None and all(
+            self._fast.encode(text).tolist() == tokenizer.encode(text) for text in _SAMPLE
+        )
+
+    def encode(self, data: bytes) -> np.ndarray:
+        """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8; neither a prefix nor the end token is among them.
+
+        Nothing here starts a thread.
+        """
+        if self.is_fast and not any(name in data for name in _SPECIAL):
+            return self._fast.encode(data)
+        return np.array(self._tokenizer.encode(data.decode("utf-8")), np.uint32)
+
+
+def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
+    """The same tokenizer, from a description in the format of `tokenizer.json`; None if the library refuses it."""
+    import gigatoken
+
+    added = tokenizer._model.get_added_tokens_decoder()
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    description: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [{"id": number, "content": added[number].content, **flags} for number in sorted(added)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {**tokenizer._vocab, **{token.content: number for number, token in added.items()}},
+            "merges": [" ".join(pair) for pair in tokenizer._merges],
+        },
+    }
+    try:
+        return gigatoken.Tokenizer.from_json(json.dumps(description))
+    except (ValueError, RuntimeError):
+        return None
