@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ms_codegeex.data.archives import archive_kind
 from ms_codegeex.data.filters import Rules, rejection, size_rejection  # noqa: F401, until the callers have switched
 from ms_codegeex.data.languages import HEAD_BYTES, detect, needs_head
 from ms_codegeex.errors import UserError
@@ -34,13 +35,15 @@ class Root:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A candidate: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes."""
+    """A candidate: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified` in
+    nanoseconds since 1970."""
 
     identity: str
     path: Path
     package: str
     language: str
     size: int
+    modified: int = 0
 
 
 def default_roots() -> list[Root]:
@@ -79,68 +82,142 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _entries(folder: Path, unreadable: list[str]) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        unreadable.append(printable(folder))
-        return []
+@dataclass(frozen=True)
+class Found:
+    """What a search found, each sorted by identity: independent of the order in which the system lists directories.
+
+    Attributes:
+        sources: source files; `language` is empty for one of no known language, where such were asked for.
+        archives: files of records; `language` is empty.
+        skipped: identity and reason of what could not be read or is not followed.
+    """
+
+    sources: list[SourceFile]
+    archives: list[SourceFile]
+    skipped: list[tuple[str, str]]
 
 
-def _walk(root: Root, unreadable: list[str]) -> Iterator[tuple[Path, int]]:
-    """Regular files below `root` with their sizes; symbolic links are not followed, so there are no loops."""
-    if root.path.is_file():
-        yield root.path, root.path.stat().st_size
-        return
-    folders = [root.path]
-    while folders:
-        for entry in _entries(folders.pop(), unreadable):
-            hidden = entry.name.startswith(".") or entry.name in _SKIPPED
-            if entry.is_dir(follow_symlinks=False):
-                if not hidden and not (root.label == "stdlib" and root.installed and entry.name in _NESTED):
-                    folders.append(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
+class _Search:
+    """One search; `found` is keyed by path, so that a file reached through two roots belongs to the first."""
+
+    def __init__(self, languages: Iterable[str], all_text: bool) -> None:
+        self.languages, self.all_text = frozenset(languages), all_text
+        self.sources: dict[Path, SourceFile] = {}
+        self.archives: dict[Path, SourceFile] = {}
+        self.skipped: set[tuple[str, str]] = set()
+
+    def search(self, root: Root) -> None:
+        if not root.path.is_dir():
+            if root.path.is_file():
+                self._add(root, root.path, root.path.stat())
+            else:
+                self._skip(root, root.path, "not a regular file")
+            return
+        folders = [root.path]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    listed = list(entries)
+            except OSError:
+                self._skip(root, folder, "unreadable")
+                continue
+            for entry in listed:
                 try:
-                    size = entry.stat(follow_symlinks=False).st_size
+                    if self._entry(root, entry):
+                        folders.append(Path(entry.path))
                 except OSError:  # gone since the directory was listed
-                    unreadable.append(printable(entry.path))
-                    continue
-                yield Path(entry.path), size
+                    self._skip(root, Path(entry.path), "unreadable")
+
+    def _entry(self, root: Root, entry: os.DirEntry) -> bool:
+        """Take a file, or say whether the entry is a directory to search. Links are not followed."""
+        if entry.is_dir(follow_symlinks=False):
+            hidden = entry.name.startswith(".") or entry.name in _SKIPPED
+            return not hidden and not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
+        path = Path(entry.path)
+        if entry.is_file(follow_symlinks=False):
+            self._add(root, path, entry.stat(follow_symlinks=False))
+        elif entry.is_symlink():
+            if self._by_name(root, path) or _leads_to_directory(entry):
+                self._skip(root, path, "symbolic link")
+        elif self._by_name(root, path):
+            self._skip(root, path, "not a regular file")
+        return False
+
+    def _by_name(self, root: Root, path: Path) -> bool:
+        """Whether a file of this name would be looked at, as far as that can be said without its content."""
+        language = None if not path.suffix else detect(path)
+        wanted = language is not None and language.name in self.languages
+        return wanted or (archive_kind(path.name) is not None and not root.installed)
+
+    def _skip(self, root: Root, path: Path, reason: str) -> None:
+        self.skipped.add((_identity(root, path)[0], reason))
+
+    def _add(self, root: Root, path: Path, status: os.stat_result) -> None:
+        if path in self.sources or path in self.archives:
+            return
+        identity, package = _identity(root, path)
+        if archive_kind(path.name) is not None:
+            if not root.installed:  # a package's test data is no corpus
+                self.archives[path] = SourceFile(identity, path, package, "", status.st_size, status.st_mtime_ns)
+            return
+        head = b""
+        if needs_head(path):
+            try:
+                with open(path, "rb") as stream:
+                    head = stream.read(HEAD_BYTES)
+            except OSError:
+                self._skip(root, path, "unreadable")
+                return
+        language = detect(path, head)
+        if language.name in self.languages if language is not None else self.all_text:
+            name = "" if language is None else language.name
+            self.sources[path] = SourceFile(identity, path, package, name, status.st_size, status.st_mtime_ns)
 
 
-def _package(root: Root, relative: PurePosixPath) -> str:
+def _leads_to_directory(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _identity(root: Root, path: Path) -> tuple[str, str]:
+    """`label/relative/path` and the top-level package of a path below `root`."""
+    base = root.path if root.path.is_dir() else root.path.parent
+    relative = PurePosixPath(printable(path.relative_to(base)))
+    if not relative.parts:
+        return root.label, root.label
     first = relative.parts[0]
     if len(relative.parts) > 1:
-        return f"{root.label}/{first}"
-    return f"{root.label}/{first.split('.', 1)[0]}" if root.installed else root.label
+        package = f"{root.label}/{first}"
+    else:
+        package = f"{root.label}/{first.split('.', 1)[0]}" if root.installed else root.label
+    return f"{root.label}/{relative}", package
+
+
+def search(roots: Iterable[Root], languages: Iterable[str], all_text: bool = False) -> Found:
+    """Files below `roots`.
+
+    Args:
+        roots: places; archives are not looked for in installed ones.
+        languages: canonical names of the wanted ones.
+        all_text: files of no known language as well.
+    """
+    work = _Search(languages, all_text)
+    for root in roots:
+        work.search(root)
+    return Found(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
+
+
+def _ordered(found: Mapping[Path, SourceFile]) -> list[SourceFile]:
+    return sorted(found.values(), key=lambda file: (file.identity, str(file.path)))
 
 
 def find_sources(roots: Iterable[Root], languages: Iterable[str]) -> tuple[list[SourceFile], list[str]]:
-    """Files below `roots` in one of `languages` (canonical names), and the paths that could not be read.
-
-    The files are sorted by identity, so the result does not depend on the order in which the system lists directories.
-    A file reached through two roots belongs to the first.
-    """
-    wanted, unreadable, found = frozenset(languages), [], {}
-    for root in roots:
-        base = root.path if root.path.is_dir() else root.path.parent
-        for path, size in _walk(root, unreadable):
-            head = b""
-            if needs_head(path):
-                try:
-                    with open(path, "rb") as stream:
-                        head = stream.read(HEAD_BYTES)
-                except OSError:
-                    unreadable.append(printable(path))
-                    continue
-            language = detect(path, head)
-            if language is not None and language.name in wanted and path not in found:
-                relative = PurePosixPath(printable(path.relative_to(base)))
-                found[path] = SourceFile(
-                    f"{root.label}/{relative}", path, _package(root, relative), language.name, size
-                )
-    return sorted(found.values(), key=lambda file: (file.identity, str(file.path))), sorted(unreadable)
+    """Source files below `roots` in one of `languages`, and the identities of what could not be read."""
+    found = search(roots, languages)
+    return found.sources, [identity for identity, reason in found.skipped if reason == "unreadable"]
 
 
 def _rank(seed: int, text: str) -> bytes:

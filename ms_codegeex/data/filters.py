@@ -16,10 +16,6 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _GENERATED_HEAD = 1000  # such notices stand at the top; further down the words are about something else
-_WHITE = bytes(byte for byte in range(128) if chr(byte).isspace())
-_NOT_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 0x7F)
-_NOT_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789abcdefABCDEF")
-_ASCII_RUN = re.compile(r"[\x00-\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -87,29 +83,59 @@ def rejection(data: bytes, rules: Rules) -> str | None:
     """
     if b"\0" in data:
         return "binary"
-    if data.isascii():
-        text, length, visible, others = None, len(data), len(data.translate(None, _WHITE)), 0
-    else:
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "not UTF-8"
-        length, visible = len(text), len("".join(text.split()))
-        # Most texts repeat few characters outside ASCII, so these are counted before they are looked at one by one.
-        others = sum(n for char, n in Counter(_ASCII_RUN.sub("", text)).items() if char.isalpha())
+    counted = _count(data)
+    if counted is None:
+        return "not UTF-8"
+    characters, visible, letters, digits = counted
     if not visible:
         return "empty"
     breaks = data.count(b"\n")
-    if length - breaks > rules.max_mean_line * (breaks + (not data.endswith(b"\n"))):
+    if characters - breaks > rules.max_mean_line * (breaks + (not data.endswith(b"\n"))):
         return "long lines"
-    if rules.max_line is not None and _longest_line(data if text is None else text) > rules.max_line:
+    if rules.max_line is not None and _longest_line(data) > rules.max_line:
         return "long lines"
-    if rules.min_alphabetic > 0 and len(data.translate(None, _NOT_LETTERS)) + others < rules.min_alphabetic * visible:
+    if letters < rules.min_alphabetic * visible:
         return "few letters"
-    if rules.max_digits < 1 and len(data.translate(None, _NOT_DIGITS)) > rules.max_digits * visible:
+    if digits > rules.max_digits * visible:
         return "many digits"
-    return "generated" if not rules.generated and _GENERATED.search(data[:_GENERATED_HEAD]) else None
+    return "generated" if not rules.generated and _is_generated(data[:_GENERATED_HEAD]) else None
 
 
-def _longest_line(text: bytes | str) -> int:
-    return max(map(len, text.split(b"\n" if isinstance(text, bytes) else "\n")))
+def _count(data: bytes) -> tuple[int, int, int, int] | None:
+    """How many characters, characters that are not white space, letters and hexadecimal digits; None: not UTF-8.
+
+    NumPy counts ranges of bytes several times as fast as `bytes.translate` deletes them. Subtracting the start of a
+    range makes everything below it wrap around to large numbers, so one comparison decides.
+    """
+    import numpy as np
+
+    codes = np.frombuffer(data, np.uint8)
+    folded = codes | 0x20
+    white = np.count_nonzero(codes - 9 < 5) + np.count_nonzero(codes - 28 < 5)
+    letters = np.count_nonzero(folded - 97 < 26)
+    digits = np.count_nonzero(codes - 48 < 10) + np.count_nonzero(folded - 97 < 6)
+    if data.isascii():
+        return len(data), len(data) - white, letters, digits
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    # Most texts repeat few characters outside ASCII: they are counted first and looked at one by one afterwards.
+    high = codes[codes > 0x7F].tobytes().decode("utf-8")
+    others = Counter(high)
+    white += sum(number for character, number in others.items() if character.isspace())
+    letters += sum(number for character, number in others.items() if character.isalpha())
+    characters = np.count_nonzero(codes < 0x80) + len(high)
+    return characters, characters - white, letters, digits
+
+
+def _longest_line(data: bytes) -> int:
+    """Characters of the longest line of UTF-8."""
+    lines = data.split(b"\n")
+    longest = max(map(len, lines))
+    return longest if data.isascii() else max(len(line.decode("utf-8")) for line in lines)
+
+
+def _is_generated(head: bytes) -> bool:
+    # The plain search is many times as fast as the pattern, and nearly every text ends here.
+    return b"generated" in head.lower() and _GENERATED.search(head) is not None

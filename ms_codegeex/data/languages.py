@@ -1,6 +1,7 @@
-"""The 23 training languages: names, tag lines and how a file is recognised (CodeGeeX paper, section 3.1).
+"""Languages: names, tag lines and how a file is recognised.
 
-Everything here is data plus two look-ups. The tag text is exact, `!language: Fortran` without a space included:
+The 23 training languages of CodeGeeX (paper, section 3.1) and 73 more that CodeGeeX2 knows; both models share the tags
+of the 23. Everything here is data plus a few look-ups. Tags are exact, `!language: Fortran` without a space included:
 released models have seen these lines and nothing else.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
 from ms_codegeex.errors import UserError
 
 HEAD_BYTES = 16_384
@@ -19,7 +22,7 @@ HEAD_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Language:
-    """One training language.
+    """One language.
 
     Attributes:
         name: as the paper writes it, for example `C++`.
@@ -27,6 +30,7 @@ class Language:
         extensions: file name endings that decide by themselves; `.C` differs from `.c`, otherwise case is ignored.
         aliases: further lower-case names for `find_language`.
         interpreters: names in a `#!` line that decide for a file without an extension.
+        filenames: whole names, in lower case, that decide before the extension does.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Language:
     extensions: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     interpreters: tuple[str, ...] = ()
+    filenames: tuple[str, ...] = ()
 
 
 LANGUAGES: tuple[Language, ...] = (
@@ -62,7 +67,7 @@ LANGUAGES: tuple[Language, ...] = (
     Language("SQL", "-- language: SQL", (".sql",)),
     Language("TeX", "% language: TeX", (".tex", ".ltx", ".sty", ".dtx"), ("latex",)),
     Language("Rust", "// language: Rust", (".rs",)),
-    Language("Objective-C", "// language: Objective-C", (), ("objectivec", "objc")),
+    Language("Objective-C", "// language: Objective-C", (), ("objc",)),
     Language("Scala", "// language: Scala", (".scala", ".sc"), (), ("scala",)),
     Language("Kotlin", "// language: Kotlin", (".kt", ".kts")),
     Language("Pascal", "// language: Pascal", (".pas", ".dpr", ".lpr")),
@@ -70,8 +75,15 @@ LANGUAGES: tuple[Language, ...] = (
     Language("R", "# language: R", (".r",), (), ("rscript",)),
     Language("Cuda", "// language: Cuda", (".cu", ".cuh")),
     Language("C#", "// language: C#", (".cs", ".csx"), ("csharp",)),
-    Language("Objective-C++", "// language: Objective-C++", (), ("objectivec++", "objective-cpp", "objectivecpp")),
+    Language("Objective-C++", "// language: Objective-C++", (), ("objective-cpp",)),
 )
+"""The training languages of CodeGeeX, by their share of its corpus."""
+
+ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in FURTHER))
+"""The 96 languages of CodeGeeX2; the first 23 are `LANGUAGES`."""
+
+SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
+"""Which languages a model knows by a tag line; `none`: no tag lines."""
 
 _OBJECTIVE_C = (
     rb"(?m)^\s*(?:@(?:interface|implementation|protocol|class|import|end)\b|#\s*import\b)|"
@@ -87,7 +99,12 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
     # None means "not one of ours".
     ".h": ((_OBJECTIVE_C, "Objective-C"), (rb"\b__(?:global|device|host)__\b", "Cuda"), (_CPP, "C++"), (b"", "C")),
-    ".m": ((_OBJECTIVE_C, "Objective-C"), (b"", None)),  # otherwise Matlab, Octave, Mathematica
+    ".m": (
+        (_OBJECTIVE_C, "Objective-C"),
+        (rb"\A\s*\(\*", "Mathematica"),
+        (rb"(?m)^\s*(?:%|function\b|classdef\b|clear\b|clc\b)", "Matlab"),
+        (b"", None),
+    ),
     ".mm": ((rb"\A\s*<", None), (rb"(?m)\A[.'][A-Za-z\\]", None), (b"", "Objective-C++")),  # mind maps, troff macros
     ".inc": (
         (rb"<\?php", "PHP"),
@@ -107,48 +124,98 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
         (b"", None),
     ),  # otherwise Puppet
     ".f": ((rb"(?m)^: \S+ ", None), (b"", "Fortran")),  # otherwise Forth
-    ".cls": ((rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"), (b"", None)),
+    ".cls": (
+        (rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"),
+        (rb"\AVERSION 1\.0 CLASS", "Visual Basic"),
+        (b"", None),
+    ),
+    **AMBIGUOUS_FURTHER,
 }
 
 _SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
 
 
-def _by_key() -> dict[str, Language]:
-    keys = {}
-    for language in LANGUAGES:
-        for key in (language.name, *language.aliases):
-            keys[key.lower()] = language
-    return keys
+_FILLER = re.compile(r"[\s_-]+(?=\w)")
 
 
-_KEYS = _by_key()
-_EXTENSIONS = {extension: language for language in LANGUAGES for extension in language.extensions}
+def _key(name: str) -> str:
+    """`Objective-C`, `objective c` and `objectivec` are the same; a final sign, as in `C--`, is another language."""
+    return _FILLER.sub("", name.strip().lower())
+
+
+_KEYS = {_key(key): language for language in ALL_LANGUAGES for key in (language.name, *language.aliases)}
+_EXTENSIONS = {extension: language for language in ALL_LANGUAGES for extension in language.extensions}
+_FILENAMES = {filename: language for language in ALL_LANGUAGES for filename in language.filenames}
+_INTERPRETERS = {program: language for language in ALL_LANGUAGES for program in language.interpreters}
+
+
+def lookup(name: str) -> Language | None:
+    """The language called `name`, or None. Case, spaces, `-` and `_` do not matter; aliases such as `js` are known."""
+    return _KEYS.get(_key(name))
 
 
 def find_language(name: str) -> Language:
-    """The language called `name` (any case, aliases such as `cpp`, `csharp`, `js`); unknown: a `UserError`."""
-    language = _KEYS.get(name.strip().lower())
+    """The language called `name`, as in `lookup`; unknown: a `UserError` with a suggestion."""
+    language = lookup(name)
     if language is not None:
         return language
-    near = difflib.get_close_matches(name.strip().lower(), _KEYS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_key(name), _KEYS, n=1, cutoff=0.5)
     hint = f"did you mean {_KEYS[near[0]].name}? " if near else ""
-    raise UserError(f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)}")
+    raise UserError(
+        f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)} "
+        f"and {len(FURTHER)} more of CodeGeeX2"
+    )
+
+
+def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
+    """Canonical names without repetition, in the order of `ALL_LANGUAGES`.
+
+    Args:
+        names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
+        scheme: of `SCHEMES`. A language outside of it is allowed, its documents have no tag line.
+    """
+    _check_scheme(scheme)
+    chosen = {find_language(name).name for name in names} or {language.name for language in SCHEMES[scheme]}
+    return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
+
+
+def tag_text(language: str, scheme: str = "codegeex") -> str:
+    """The tag line of a canonical name, without its newline.
+
+    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen.
+    """
+    _check_scheme(scheme)
+    if not language or scheme == "none":
+        return ""
+    found = find_language(language)
+    return found.tag if found in SCHEMES[scheme] else ""
+
+
+def _check_scheme(scheme: str) -> None:
+    if scheme not in SCHEMES:
+        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}")
 
 
 def needs_head(path: PurePath | str) -> bool:
     """Whether `detect` needs the file's first bytes: ambiguous extension, or none at all."""
-    suffix = PurePath(path).suffix
+    path = PurePath(path)
+    if path.name.lower() in _FILENAMES:
+        return False
+    suffix = path.suffix
     return suffix.lower() in AMBIGUOUS and suffix not in _EXTENSIONS if suffix else True
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """The training language of a file, or None when it is not one of the 23.
+    """The language of a file, or None when it is not one of the 96.
 
     Args:
-        path: file name; only its extension is looked at.
+        path: file name; only its last part is looked at.
         head: the first bytes of the file (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines.
     """
-    suffix = PurePath(path).suffix
+    path = PurePath(path)
+    if path.name.lower() in _FILENAMES:
+        return _FILENAMES[path.name.lower()]
+    suffix = path.suffix
     if not suffix:
         return _by_shebang(head)
     if suffix in _EXTENSIONS:
@@ -168,4 +235,4 @@ def _by_shebang(head: bytes) -> Language | None:
     if program == b"env" and found[2]:
         program = found[2].rsplit(b"/", 1)[-1]
     name = re.sub(r"[\d.]+\Z", "", program.decode("ascii", "replace").lower())
-    return next((language for language in LANGUAGES if name in language.interpreters), None)
+    return _INTERPRETERS.get(name)

@@ -1,0 +1,279 @@
+"""Lines of `.jsonl` files, plain or compressed, and rows of `.parquet` files, in bounded memory.
+
+What is broken is part of the result and never raised: everything before it is still read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".json.gz": "jsonl",  # that is how CodeParrot calls its lines of JSON
+    ".jsonl.zst": "jsonl",
+    ".parquet": "parquet",
+}
+"""Endings of the files that hold records, and their kinds."""
+
+PART_BYTES = 32 << 20
+"""Plain `.jsonl` and `.parquet` files are cut into parts of about this size, so that one large file uses all cores."""
+
+_BLOCK = 1 << 20
+_PACKED = 4096  # zstd packs at most 128 KiB into 4 bytes: what a hostile file can unpack to at once is 128 MiB
+_HEAD = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an archive.
+
+    Attributes:
+        span: plain lines: byte range, the lines that start in it; parquet: row groups [a, b); None: everything.
+        first: plain lines: newlines before the byte before the range, where the search for its first line begins;
+            parquet: rows before it.
+        bytes: of the file that it stands for.
+    """
+
+    span: tuple[int, int] | None
+    first: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A place that cannot be read: a reason of the fixed set, one line of detail, lost bytes, their beginning."""
+
+    reason: str
+    detail: str = ""
+    bytes: int = 0
+    head: bytes = b""
+
+
+class _Truncated(Exception):
+    pass
+
+
+class _Damaged(Exception):
+    pass
+
+
+def archive_kind(name: str) -> str | None:
+    """`jsonl` or `parquet` for a file name with one of `ENDINGS` in any case, otherwise None."""
+    name = name.lower()
+    return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
+
+
+# Lines
+
+
+def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[Part]:
+    """A `.jsonl` file of `size` bytes cut into parts. Lines are counted by one pass over all but the last part.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if size <= part_bytes or not path.name.lower().endswith(".jsonl"):
+        return [Part(None, 0, size)]
+    parts, lines = [Part((0, part_bytes), 0, part_bytes)], 0
+    with open(path, "rb", buffering=0) as stream:
+        for start in range(part_bytes, size, part_bytes):
+            end = min(start + part_bytes, size)
+            while stream.tell() < start - 1:
+                block = stream.read(min(_BLOCK, start - 1 - stream.tell()))
+                if not block:  # shorter than it was: there are no lines further on
+                    return parts
+                lines += block.count(b"\n")
+            parts.append(Part((start, end), lines, end - start))
+    return parts
+
+
+def read_lines(path: Path, part: Part, limit: int) -> Iterator[tuple[int, bytes | Broken]]:
+    """The lines of a part with their numbers, from 1; empty ones are left out.
+
+    Args:
+        path: a file with one of `ENDINGS` of kind `jsonl`.
+        part: of `line_parts`.
+        limit: longer lines, in bytes, come as `Broken` and are not held in memory.
+    """
+    number, skip, budget = 1, 0, None
+    try:
+        with open(path, "rb") as stream:
+            if part.span is not None:
+                start, end = part.span
+                skip = int(start > 0)
+                stream.seek(start - skip)
+                number, budget = part.first + 1, end - start + skip
+            packed = path.name.lower()
+            if packed.endswith(".gz"):
+                blocks = _unpack(stream, _gzip)
+            elif packed.endswith(".zst"):
+                blocks = _unpack(stream, _zstd)
+            else:
+                blocks = iter(lambda: stream.read(_BLOCK), b"")
+            for line in _split(blocks, limit, budget):
+                # With `skip` the first "line" is the end of one that belongs to the part before.
+                if not skip and (isinstance(line, Broken) or line.strip()):
+                    yield number, line
+                skip, number = 0, number + (not isinstance(line, Broken) or line.reason == "too large")
+    except OSError as error:
+        yield number, Broken("unreadable", error.strerror or str(error))
+
+
+def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[bytes | Broken]:
+    """Lines that start within the first `budget` bytes of `blocks` (None: all), then why the blocks ended early."""
+    pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
+    size = start = 0  # of that line: bytes so far, and its offset
+    broken = None
+    while budget is None or start < budget:
+        try:
+            block = next(blocks, b"")
+        except _Truncated:
+            broken = Broken("truncated archive", "ends before the end of its compressed data", size, _head(pending))
+            break
+        except _Damaged as error:
+            broken = Broken("damaged archive", str(error), size, _head(pending))
+            break
+        if not block:
+            break
+        *lines, rest = block.split(b"\n")
+        for line in lines:
+            if budget is not None and start >= budget:
+                return
+            size += len(line)
+            if size > limit:
+                yield Broken("too large", f"longer than {limit} bytes", size, _head([*pending, line]))
+            else:
+                yield b"".join([*pending, line]) if pending else line
+            start += size + 1
+            pending, size = [], 0
+        size += len(rest)
+        if size <= limit:
+            pending.append(rest)
+        elif pending or rest:
+            pending = [_head([*pending, rest])]
+    if broken is not None:
+        yield broken
+    elif size and (budget is None or start < budget):
+        large = size > limit
+        yield Broken("too large", f"longer than {limit} bytes", size, _head(pending)) if large else b"".join(pending)
+
+
+def _head(pieces: Iterable[bytes]) -> bytes:
+    """The first bytes of what `pieces` make, for a report."""
+    head = b""
+    for piece in pieces:
+        head += piece[: _HEAD - len(head)]
+    return head
+
+
+def _gzip() -> Any:
+    from isal import isal_zlib
+
+    return isal_zlib.decompressobj(wbits=31)
+
+
+def _zstd() -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+def _unpack(stream: Any, start: Callable[[], Any]) -> Iterator[bytes]:
+    """The unpacked blocks of a file of one or more compressed members; everything that can be had of a cut one."""
+    from isal import isal_zlib
+    from zstandard import ZstdError
+
+    member, data = None, b""
+    while data := data or stream.read(_PACKED):
+        member = member or start()
+        try:
+            block = member.decompress(data)
+        except (isal_zlib.error, ZstdError) as error:
+            raise _Damaged(" ".join(str(error).split())) from error
+        if block:
+            yield block
+        data = b""
+        if member.eof:
+            data, member = member.unused_data.lstrip(b"\0"), None  # tar and tapes pad with zeros
+    if member is not None:
+        raise _Truncated
+
+
+# Rows
+
+
+def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[Part] | Broken:
+    """The row groups of a `.parquet` file in parts of about `part_bytes`, or why it cannot be read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            parts: list[Part] = []
+            begin = first = rows = total = 0
+            for group in range(file.metadata.num_row_groups):
+                entry = file.metadata.row_group(group)
+                rows += entry.num_rows
+                total += sum(entry.column(column).total_compressed_size for column in range(entry.num_columns))
+                if total >= part_bytes or group == file.metadata.num_row_groups - 1:
+                    parts.append(Part((begin, group + 1), first, total))
+                    begin, first, total = group + 1, rows, 0
+            return parts
+    except (pyarrow.ArrowException, OSError) as error:
+        return _arrow_problem(error)
+
+
+def read_rows(
+    path: Path, part: Part, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
+) -> Iterator[tuple[int, tuple | Broken]]:
+    """The rows of a part with their numbers in the file, from 0; each a tuple in the order of the columns.
+
+    Args:
+        path: a `.parquet` file.
+        part: of `row_parts`.
+        columns: chooses from the names that the file has; no other column is read.
+        batch_rows: rows held in memory at once, besides what pyarrow holds of a row group.
+
+    Text and bytes come as bytes, unchecked; other values as Python objects.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    number = part.first
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            begin, end = part.span or (0, file.metadata.num_row_groups)
+            names = list(columns(file.schema_arrow.names))
+            for batch in file.iter_batches(
+                batch_rows, row_groups=list(range(begin, end)), columns=names, use_threads=False
+            ):
+                values = [_values(batch.column(name)) for name in names]
+                for row in zip(*values, strict=True) if names else ((),) * batch.num_rows:
+                    yield number, row
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        yield number, _arrow_problem(error)
+
+
+def _values(column: Any) -> list:
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if types.is_string(column.type):
+        column = column.cast(pyarrow.binary())  # no copy, and text that is not UTF-8 does not end the reading
+    elif types.is_large_string(column.type):
+        column = column.cast(pyarrow.large_binary())
+    return column.to_pylist()
+
+
+def _arrow_problem(error: Exception) -> Broken:
+    if isinstance(error, OSError) and error.errno is not None:
+        return Broken("unreadable", os.strerror(error.errno))
+    return Broken("damaged archive", " ".join(str(error).split())[:200])
