@@ -1,15 +1,16 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
-from pathlib import Path
-
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import EOS
+from conftest import EOS, VOCABULARY, write_dataset
 
 from ms_codegeex.config import build_run_config
-from ms_codegeex.data.batches import PackedSequences, unigram_entropy
+from ms_codegeex.data.batches import unigram_entropy
+from ms_codegeex.data.datasets import training_data, validation_data
+from ms_codegeex.data.indexed import IndexedDataset
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.training.callbacks import Checkpoints, read_log
 from ms_codegeex.training.trainer import Callback, Trainer
@@ -29,11 +30,7 @@ class Keep(Callback):
 def make(values, *callbacks):
     ms.set_context(mode=ms.GRAPH_MODE)  # as the workers do
     config = build_run_config(values)
-    data = [
-        PackedSequences(Path(config.data.train), split, config.seq_length, config.seed)
-        for split in ("train", "validation")
-    ]
-    return Trainer(config, *data, callbacks=callbacks)
+    return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks)
 
 
 def state(trainer):
@@ -78,6 +75,33 @@ def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precis
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert resumed.scalars()["loss_scale"] == whole.scalars()["loss_scale"]
+
+
+def test_a_blend_of_a_corpus_and_examples_resumes_bitwise(run_values, tmp_path):
+    examples = write_dataset(tmp_path / "examples", documents=60, seed=5)
+    for split in ("train", "validation"):  # whole documents, of which the loss counts the second half
+        sizes = IndexedDataset(examples / split).sizes.tolist()
+        flags = np.concatenate([np.arange(size) >= size // 2 for size in sizes])
+        (examples / f"{split}.mask").write_bytes(flags.astype(np.uint8).tobytes())
+    info = {"vocab_size": VOCABULARY, "eos_id": EOS, "kind": "finetune", "seq_length": 60}
+    write_json(examples / "dataset.json", info)
+    corpus = run_values["data"]["train"]
+    stages = [{"from_step": 0, "weights": {corpus: 1}}, {"from_step": 2, "weights": {str(examples): 3, corpus: 1}}]
+    run_values["data"] = {"blend": stages, "seq_length": 64, "workers": 2}
+    run_values["model"]["max_position_embeddings"] = 64
+    run_values["training"].update(steps=5, dropout=0.2)
+    whole = make(run_values, keep := Keep())
+    whole.run()
+    part = make({**run_values, "training": {**run_values["training"], "steps": 3}}, Checkpoints(tmp_path / "c", 0, 2))
+    part.run()
+    run_values["data"]["workers"] = 0
+    resumed = make(run_values, again := Keep())
+    resumed.restore(Checkpoint(list_checkpoints(tmp_path / "c")[-1]))
+    resumed.run()
+    assert [r.loss for r in again.records] == [r.loss for r in keep.records[3:]]
+    masks = [whole.data.training_batch(4 * i, 4).loss_mask.sum() for i in range(5)]
+    assert whole.progress.tokens == sum(masks) and max(masks[2:]) < 0.8 * min(masks[:2])
+    assert whole.final_figures()["unigram_entropy"] == unigram_entropy(whole.validation)
 
 
 def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(run_values):
