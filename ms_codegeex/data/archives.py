@@ -256,7 +256,7 @@ def read_rows(
                 for row in zip(*values, strict=True) if names else ((),) * batch.num_rows:
                     yield number, row
                     number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:  # the last two: names and text in it
         yield number, _arrow_problem(error)
 
 

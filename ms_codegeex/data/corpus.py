@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ms_codegeex.data.archives import archive_kind
 from ms_codegeex.data.filters import Rules, rejection, size_rejection  # noqa: F401, until the callers have switched
-from ms_codegeex.data.languages import HEAD_BYTES, detect, needs_head
+from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
@@ -102,11 +102,14 @@ class _Search:
 
     def __init__(self, languages: Iterable[str], all_text: bool) -> None:
         self.languages, self.all_text = frozenset(languages), all_text
+        self.known = self.languages | {language.name for language in LANGUAGES}
         self.sources: dict[Path, SourceFile] = {}
         self.archives: dict[Path, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
+        self.base = Path()
 
     def search(self, root: Root) -> None:
+        self.base = root.path if root.path.is_dir() else root.path.parent
         if not root.path.is_dir():
             if root.path.is_file():
                 self._add(root, root.path, root.path.stat())
@@ -151,12 +154,12 @@ class _Search:
         return wanted or (archive_kind(path.name) is not None and not root.installed)
 
     def _skip(self, root: Root, path: Path, reason: str) -> None:
-        self.skipped.add((_identity(root, path)[0], reason))
+        self.skipped.add((_identity(root, self.base, path)[0], reason))
 
     def _add(self, root: Root, path: Path, status: os.stat_result) -> None:
         if path in self.sources or path in self.archives:
             return
-        identity, package = _identity(root, path)
+        identity, package = _identity(root, self.base, path)
         if archive_kind(path.name) is not None:
             if not root.installed:  # a package's test data is no corpus
                 self.archives[path] = SourceFile(identity, path, package, "", status.st_size, status.st_mtime_ns)
@@ -170,8 +173,8 @@ class _Search:
                 self._skip(root, path, "unreadable")
                 return
         language = detect(path, head)
-        if language.name in self.languages if language is not None else self.all_text:
-            name = "" if language is None else language.name
+        name = language.name if language is not None and language.name in self.known else ""
+        if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, status.st_size, status.st_mtime_ns)
 
 
@@ -182,9 +185,8 @@ def _leads_to_directory(entry: os.DirEntry) -> bool:
         return False
 
 
-def _identity(root: Root, path: Path) -> tuple[str, str]:
-    """`label/relative/path` and the top-level package of a path below `root`."""
-    base = root.path if root.path.is_dir() else root.path.parent
+def _identity(root: Root, base: Path, path: Path) -> tuple[str, str]:
+    """`label/relative/path` and the top-level package of a path in the root's directory."""
     relative = PurePosixPath(printable(path.relative_to(base)))
     if not relative.parts:
         return root.label, root.label

@@ -25,8 +25,8 @@ class Rules:
     Attributes:
         min_bytes: least size in bytes of UTF-8.
         max_file_bytes: largest size in bytes, of a file or of a record's text.
-        max_mean_line: largest mean of characters per line, newlines not counted.
-        max_line: most characters of the longest line.
+        max_mean_line: largest mean of characters per line, newlines not counted; None: no limit.
+        max_line: most characters of the longest line; None: no limit.
         min_alphabetic: least share of letters among the characters that are not white space, so that deep indentation
             does not count against a text.
         max_digits: largest share of decimal and hexadecimal digits among these.
@@ -35,7 +35,7 @@ class Rules:
 
     min_bytes: int = 1
     max_file_bytes: int = 1_000_000
-    max_mean_line: float = 100.0
+    max_mean_line: float | None = 100.0
     min_alphabetic: float = 0.4
     max_line: int | None = None
     max_digits: float = 1.0
@@ -55,7 +55,7 @@ PRESETS: dict[str, Rules] = {
         max_digits=0.9,
         generated=True,
     ),
-    "none": Rules(max_file_bytes=1 << 40, max_mean_line=math.inf, min_alphabetic=0.0, generated=True),
+    "none": Rules(max_file_bytes=1 << 40, max_mean_line=None, min_alphabetic=0.0, generated=True),
 }
 
 
@@ -90,7 +90,8 @@ def rejection(data: bytes, rules: Rules) -> str | None:
     if not visible:
         return "empty"
     breaks = data.count(b"\n")
-    if characters - breaks > rules.max_mean_line * (breaks + (not data.endswith(b"\n"))):
+    lines = breaks + (not data.endswith(b"\n"))
+    if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
         return "long lines"
     if rules.max_line is not None and _longest_line(data) > rules.max_line:
         return "long lines"

@@ -6,19 +6,24 @@ once, in an order that does not depend on the machine; each is then read on its 
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ms_codegeex.data.corpus import Root, SourceFile, find_sources
+from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines, read_rows, row_parts
+from ms_codegeex.data.corpus import Root, SourceFile, search
+from ms_codegeex.data.fields import Fault, Fields, Text
 from ms_codegeex.data.filters import Rules, rejection, size_rejection
-from ms_codegeex.data.languages import LANGUAGES, find_language
+from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.data.redaction import REDACTIONS, redact
 from ms_codegeex.errors import UserError
 
-REDACTIONS = ("email", "secrets")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
-_EXCERPT = 200
+_EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,8 @@ class Unit:
         label: the identity of the archive, `label/x.jsonl`; empty for files.
         files: of kind `files`.
         path: of the archive.
-        part: plain jsonl: byte range, the lines that start in it; parquet: row groups [a, b); None: everything.
-        first: plain jsonl: number of newlines before `part`; parquet: number of rows before it.
-        stamp: changes when sizes or times of change of what is read change: then a finished result is stale.
+        part, first: as `span` and `first` of `ms_codegeex.data.archives.Part`.
+        stamp: size and time of change of the archive; files carry their own. A change makes a finished result stale.
     """
 
     name: str
@@ -99,14 +103,16 @@ class Reading:
         text_field: of a record; None: the first of `text`, `code`, `content` that it has.
         language_field: None: the first of `language`, `lang`, `programming_language`.
         licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
-        licences: allowed for records, any case; all that a record names must be among them. Empty: no condition.
+        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
             Source files name none and are not concerned.
         path_field: decides the language by its ending where no field names it; None: the first of `path`,
             `max_stars_repo_path`, `file_name`.
         group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
         redact: of `email`, `secrets`.
-        all_text: take documents of no known language as well, with an empty language.
-        max_line_bytes: longer lines, rows and files are "too large" and never held in memory.
+        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
+            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
+        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
+            but pyarrow has held them.
     """
 
     languages: tuple[str, ...] = ()
@@ -122,9 +128,7 @@ class Reading:
     max_line_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
-        chosen = {find_language(name).name for name in self.languages}
-        ordered = tuple(item.name for item in LANGUAGES if not chosen or item.name in chosen)
-        object.__setattr__(self, "languages", ordered)
+        object.__setattr__(self, "languages", canonical_languages(self.languages))
         object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
         unknown = [name for name in self.redact if name not in REDACTIONS]
         if unknown:
@@ -137,12 +141,25 @@ class Reading:
 def find_units(roots: Sequence[Root], reading: Reading) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
     """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
 
+    Source files come first, then archives. Large plain `.jsonl` files are read once, to count their lines.
+
     Returns:
         The units, what was rejected while searching, and how much was found: `files` and `bytes`.
     """
-    sources, unreadable = find_sources(roots, reading.languages)
-    rejected = [Rejected(path, "unreadable", 0, problem=True) for path in unreadable]
-    return _file_units(sources), rejected, {"files": len(sources), "bytes": sum(file.size for file in sources)}
+    found = search(roots, reading.languages, reading.all_text)
+    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in found.skipped]
+    units = _file_units(found.sources)
+    seen: Counter[str] = Counter()
+    for file in found.archives:
+        seen[file.identity] += 1  # names that are not UTF-8 may look alike
+        name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
+        parts = _parts(file)
+        if isinstance(parts, Rejected):
+            rejected.append(parts)
+        else:
+            units += [_archive_unit(file, name, part) for part in parts]
+    files = [*found.sources, *found.archives]
+    return units, rejected, {"files": len(files), "bytes": sum(file.size for file in files)}
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
@@ -160,28 +177,132 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
-    stamp = hashlib.sha256()
-    for file in batch:
-        stamp.update(f"{file.identity}\0{file.language}\0{file.size}\n".encode())
-    size = sum(file.size for file in batch)
-    return Unit(f"files-{number:06d}", size, "files", files=tuple(batch), stamp=(stamp.hexdigest(),))
+    size = sum(file.size for file in batch)  # each file carries its own time of change
+    return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
+
+
+def _parts(file: SourceFile) -> list[Part] | Rejected:
+    if not file.size:
+        return Rejected(file.identity, "empty", 0)
+    if archive_kind(file.path.name) == "parquet":
+        parts = row_parts(file.path)
+        return _broken(file.identity, parts) if isinstance(parts, Broken) else parts
+    try:
+        return line_parts(file.path, file.size)
+    except OSError as error:
+        return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
+
+
+def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
+    if part.span is not None:
+        name = f"{name} [{part.span[0]}, {part.span[1]})"
+    kind = archive_kind(file.path.name) or ""
+    stamp = (file.size, file.modified)
+    return Unit(name, part.bytes, kind, file.identity, (), file.path, part.span, part.first, stamp)
 
 
 def read_unit(unit: Unit, reading: Reading) -> Iterator[Document | Rejected]:
     """The documents of a unit in order, and what in it is none. Broken input is told, never raised."""
-    for file in unit.files:
-        yield _read_file(file, reading)
+    if unit.path is None:
+        for file in unit.files:
+            yield _read_file(file, reading)
+        return
+    part = Part(unit.part, unit.first, unit.bytes)
+    read = _read_rows if unit.kind == "parquet" else _read_lines
+    yield from read(unit.path, unit.label, part, reading)
 
 
 def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
-    reason = size_rejection(file.size, reading.rules)
-    if reason is not None:
-        return Rejected(file.identity, reason, file.size)
+    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
-        data = file.path.read_bytes()
+        with open(file.path, "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size  # it may have grown since it was found
+            if size > limit:
+                return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
+            data = stream.read()
     except OSError as error:
         return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
-    reason = rejection(data, reading.rules)
+    return _judge(file.identity, Text(data, file.language, file.package), reading)
+
+
+def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
+    fields = Fields(reading)
+    for number, line in read_lines(path, part, reading.max_line_bytes):
+        source = f"{label}:{number}"
+        if isinstance(line, Broken):
+            yield _broken(source, line, reading)
+            continue
+        record = _parse(line, number)
+        text = fields.read(record) if isinstance(record, dict) else record
+        yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
+
+
+def _parse(line: bytes, number: int) -> dict[str, Any] | Fault:
+    """The JSON object of a line. Numbers that Python refuses and objects nested too deeply are invalid as well."""
+    try:
+        # A byte order mark may stand before the first line of a file.
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return Fault("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}", True, line)
+    except json.JSONDecodeError as error:
+        return Fault("invalid JSON", f"{error.msg} at column {error.pos + 1}", True, line)
+    except (ValueError, RecursionError) as error:
+        return Fault("invalid JSON", str(error).split("\n", 1)[0][:100], True, line)
+    if isinstance(record, dict):
+        return record
+    return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
+
+
+def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
+    fields = Fields(reading)
+    names: list[str] = []
+
+    def choose(present: Sequence[str]) -> list[str]:
+        names[:] = fields.needed(present)
+        return [] if fields.text_missing(names) else names
+
+    for number, row in read_rows(path, part, choose):
+        source = f"{label}:{number}"
+        if isinstance(row, Broken):
+            yield _broken(source, row, reading)
+            continue
+        if not row:  # no row of this file has a text
+            yield Rejected(label, "missing field", part.bytes, fields.text_missing(names), problem=True)
+            return
+        text = fields.read(dict(zip(names, row, strict=True)))
+        if isinstance(text, Fault):
+            yield _fault(source, text, len(text.data), reading)
+        elif len(text.data) > reading.max_line_bytes:
+            detail = f"more than {reading.max_line_bytes} bytes"
+            yield Rejected(source, "too large", len(text.data), detail, excerpt=_excerpt(text.data, reading))
+        else:
+            yield _judge(source, text, reading)
+
+
+def _judge(source: str, text: Text, reading: Reading) -> Document | Rejected:
+    """The rules, then redaction."""
+    data = text.data
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules)
     if reason is not None:
-        return Rejected(file.identity, reason, len(data), excerpt=data[:_EXCERPT].decode("utf-8", "replace"))
-    return Document(file.identity, data, file.language, file.package)
+        return Rejected(source, reason, len(data), excerpt=_excerpt(data, reading))
+    redacted: tuple[tuple[str, int], ...] = ()
+    if reading.redact:
+        data, redacted = redact(data, reading.redact)
+    return Document(source, data, text.language, text.group or source, redacted)
+
+
+def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:
+    return Rejected(source, fault.reason, size, fault.detail, fault.problem, _excerpt(fault.data, reading))
+
+
+def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Rejected:
+    excerpt = _excerpt(broken.head, reading) if reading is not None else ""
+    return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.reason != "too large", excerpt)
+
+
+def _excerpt(data: bytes, reading: Reading) -> str:
+    """The first characters for a report: what is not to be in the corpus is not to be there either."""
+    head = data[:_EXCERPT_HEAD]
+    if reading.redact:
+        head, _ = redact(head, reading.redact)
+    return head.decode("utf-8", "replace")[:_EXCERPT]
