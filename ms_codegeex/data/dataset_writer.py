@@ -12,17 +12,28 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.documents import documents_path, write_documents
+from ms_codegeex.data.documents import write_documents
 from ms_codegeex.data.indexed import IndexedWriter
+from ms_codegeex.data.layout import (
+    DATA_FILES,
+    DATASET_JSON,
+    REPORT_FORMAT,
+    REPORT_HTML,
+    REPORT_JSON,
+    REPORT_VERSION,
+    REPORTS,
+    SPLITS,
+    TABLES,
+)
+from ms_codegeex.data.merge import length_histogram
 from ms_codegeex.data.report import render
+from ms_codegeex.data.shards import token_dtype
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256, write_json
 
-FORMAT, VERSION = "ms-codegeex dataset", 1
-SPLITS = ("train", "validation")
-DATASET_JSON, REPORTS = "dataset.json", ("report.json", "report.html")
-TOTALS = ("documents", "bytes", "tokens")
+MASKS = tuple(f"{split}.mask" for split in SPLITS)
+TOTALS = ("documents", "tokens", "bytes")
 _HASHES = 2**64
 
 
@@ -34,8 +45,7 @@ def mask_path(prefix: Path) -> Path:
 def _is_ours(entry: Path) -> bool:
     if entry.name == TOKENIZER and entry.is_dir():
         return all(file.name in tokenizers.FILES for file in entry.iterdir())
-    endings = ("bin", "idx", "mask", "documents.parquet")
-    return entry.name in (DATASET_JSON, *REPORTS, *(f"{split}.{ending}" for split in SPLITS for ending in endings))
+    return entry.name in (DATASET_JSON, *REPORTS, *DATA_FILES, *MASKS, *TABLES)
 
 
 def free_output(output: Path, replace: bool) -> None:
@@ -65,7 +75,7 @@ class DatasetWriter:
 
     def __init__(self, directory: Path, vocab_size: int, masked: bool) -> None:
         self.directory, self.masked = directory, masked
-        self.dtype = np.dtype("<u2" if vocab_size <= 65536 else "<i4")
+        self.dtype = token_dtype(vocab_size)
         self.sizes, self._hashes = array.array("q"), array.array("Q")
         self._columns: dict[str, list] = {name: [] for name in ("source", "language", "sha256", "bytes")}
         self._stack = contextlib.ExitStack()
@@ -147,10 +157,10 @@ def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
 def _count(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for language, size, tokens in zip(columns["language"], columns["bytes"], columns["tokens"], strict=True):
-        entry = counts.setdefault(language, {"documents": 0, "tokens": 0, "bytes": 0})
-        for name, amount in (("documents", 1), ("tokens", tokens), ("bytes", size)):
+        entry = counts.setdefault(language or "unknown", dict.fromkeys(TOTALS, 0))
+        for name, amount in zip(TOTALS, (1, tokens, size), strict=True):
             entry[name] += amount
-    total = {name: sum(entry[name] for entry in counts.values()) for name in ("documents", "tokens", "bytes")}
+    total = {name: sum(entry[name] for entry in counts.values()) for name in TOTALS}
     return {**total, "languages": dict(sorted(counts.items(), key=lambda item: (-item[1]["bytes"], item[0])))}
 
 
@@ -168,23 +178,21 @@ def write_report(directory: Path, splits: Mapping[str, Any], sizes: Sequence[int
             entry = languages.setdefault(language, dict.fromkeys(TOTALS, 0))
             for name in TOTALS:
                 entry[name] += counts[name]
-    edges = [0, *(2**power for power in range(4, max(4, max(sizes).bit_length()) + 1))]
     report = {
-        "format": "ms-codegeex report",
-        "version": 1,
+        "format": REPORT_FORMAT,
+        "version": REPORT_VERSION,
         "kept": {name: sum(split[name] for split in splits.values()) for name in TOTALS},
         "splits": {title: {name: split[name] for name in TOTALS} for title, split in splits.items()},
         "languages": languages,
-        "lengths": {"edges": edges, "documents": np.histogram(sizes, edges)[0].tolist()},
+        "lengths": length_histogram(np.array(sizes, np.int64)),
         "redacted": {},
         **rest,
     }
-    write_json(directory / REPORTS[0], report)
-    (directory / REPORTS[1]).write_text(render(report), encoding="utf-8")
+    write_json(directory / REPORT_JSON, report)
+    (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
 
 
 def file_records(directory: Path, masked: bool) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of both splits, for dataset.json."""
-    names = [f"{split}.{ending}" for split in SPLITS for ending in ("bin", "idx", *(["mask"] if masked else []))]
-    names += [documents_path(directory / split).name for split in SPLITS]
+    names = (*DATA_FILES, *(MASKS if masked else ()), *TABLES)
     return {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in names}

@@ -131,7 +131,8 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
         language = languages.find_language(name)
     except UserError:
         raise BadRecord("unknown language", name) from None
-    return Example(prompt if tags == "none" else f"{language.tag}\n{prompt}", answer, language.name)
+    tag = languages.tag_text(language.name, tags)
+    return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
 
 
 def _chat(record: Mapping[str, Any], template: Template) -> list[Example]:

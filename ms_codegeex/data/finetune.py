@@ -9,8 +9,7 @@ reach over the border, which tokenising both at once would give, are then never 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,23 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus import Root, printable, user_roots
-from ms_codegeex.data.dataset_writer import (
-    DATASET_JSON,
-    FORMAT,
-    VERSION,
-    DatasetWriter,
-    file_records,
-    free_output,
-    write_report,
-)
-from ms_codegeex.data.example_files import ENDINGS, MOST_BYTES, Damaged, read_lines
+from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, write_report
 from ms_codegeex.data.examples import TEMPLATES, BadRecord, Example, parse, reader
+from ms_codegeex.data.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.packing import KIND
 from ms_codegeex.data.records import Rejected
+from ms_codegeex.data.settings import ON_ERROR, TAGS
 from ms_codegeex.data.tally import Tally
 from ms_codegeex.data.tokenizer.fast import Encoder
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.workers import Progress
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, write_json
 
 TASKS = ("completion", "chat", "translation")
+MOST_BYTES = 64 << 20  # of a line; a longer one is not held in memory
 _EXCERPT = 200  # characters
 
 
@@ -74,8 +69,8 @@ class FinetuneSettings:
             "task": TASKS,
             "overlong": ("truncate", "drop"),
             "template": ("auto", *TEMPLATES),
-            "tags": ("codegeex", "codegeex2", "none"),
-            "on_error": ("skip", "stop"),
+            "tags": TAGS,
+            "on_error": ON_ERROR,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -124,6 +119,19 @@ class RowEncoder:
         return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), cut
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """A part of a file, at most some ten megabytes of a plain one."""
+
+    identity: str
+    path: Path
+    part: Part
+
+    @property
+    def bytes(self) -> int:
+        return self.part.bytes
+
+
 @dataclass
 class _Found:
     """What was in the input."""
@@ -145,38 +153,38 @@ class _Work:
             template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
         self._read = reader(settings.task, template, settings.tags)
 
-    def read(self, identity: str, path: Path) -> None:
-        """Every example of a file; what gives none is counted, or ends the work."""
+    def open(self, identity: str, path: Path) -> list[_Unit]:
+        """The units of a file, none if it cannot be read."""
         self.found.files += 1
-        for source, line in self._lines(identity, path):
-            self.found.documents += 1
-            self.found.bytes += len(line)
+        try:
+            return [_Unit(identity, path, part) for part in line_parts(path, path.stat().st_size)]
+        except OSError as error:
+            self._bad(identity, b"", BadRecord("unreadable", error.strerror or str(error)))
+            return []
+
+    def read(self, unit: _Unit) -> None:
+        """Every example of a unit; what gives none is counted, or ends the work."""
+        for number, line in read_lines(unit.path, unit.part, MOST_BYTES):
+            source = f"{unit.identity}:{number}"
             try:
+                if isinstance(line, Broken):
+                    raise BadRecord(line.reason, line.detail)
+                self.found.documents += 1
+                self.found.bytes += len(line)
                 examples = self._read(parse(line))
             except BadRecord as bad:
-                self._bad(source, line, bad)
+                self._bad(source, line.head if isinstance(line, Broken) else line, bad)
                 continue
             # Rows of one conversation repeat each other, so they stay together in the split.
             key = "\0".join(text for example in examples for text in (example.prompt, example.answer))
             for example in examples:
                 self._add(example, source, f"{self.settings.seed}\0{key}".encode())
 
-    def _lines(self, identity: str, path: Path) -> Iterator[tuple[str, bytes]]:
-        """Source and bytes of each line that is not blank."""
-        number = 0
-        try:
-            for number, line in read_lines(path):
-                if line is None:
-                    self._bad(f"{identity}:{number}", b"", BadRecord("too large", f"more than {MOST_BYTES} bytes"))
-                elif line.strip():
-                    yield f"{identity}:{number}", line
-        except (Damaged, OSError) as error:
-            reason = "truncated archive" if isinstance(error, Damaged) else "unreadable"
-            self._bad(f"{identity}:{number + 1}", b"", BadRecord(reason, str(error)))
-
     def _bad(self, source: str, line: bytes, bad: BadRecord) -> None:
         if self.settings.on_error == "stop":
-            raise UserError(f"{source}: {bad.reason} ({bad.detail}); mend it, or let --on-error skip what is broken")
+            raise UserError(
+                f"{source}: {bad.reason} ({bad.detail}); mend it, or leave such input out with --on-error skip"
+            )
         excerpt = line[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, bad.reason, len(line), bad.detail, problem=True, excerpt=excerpt))
 
@@ -222,12 +230,14 @@ def prepare_finetune(
     roots = user_roots(inputs)
     files = [file for root in roots for file in _find(root)]
     if not files:
-        raise UserError(f"{places}: no file that ends with {', '.join(ENDINGS)}; give --input others")
+        raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give --input others")
     encoder = RowEncoder(settings)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, encoder.tokenizer.vocab_size, masked=True) as writer:
             work = _Work(settings, writer, encoder)
-            _read_all(files, work, progress)
+            units = [unit for identity, path in files for unit in work.open(identity, path)]
+            for _ in Progress(progress).track(units, map(work.read, units), "tokenising"):
+                pass
             if not writer.sizes:
                 raise UserError(
                     f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); mend the input"
@@ -252,19 +262,8 @@ def _find(root: Root) -> list[tuple[str, Path]]:
     """Identity and path of each file of examples at or below `root`, in the order of the identities."""
     if root.path.is_file():
         return [(f"{root.label}/{printable(root.path.name)}", root.path)]
-    found = [path for path in root.path.rglob("*") if path.name.endswith(ENDINGS) and path.is_file()]
+    found = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]
     return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in found)
-
-
-def _read_all(files: Sequence[tuple[str, Path]], work: _Work, progress: bool) -> None:
-    from tqdm import tqdm
-
-    total = sum(path.stat().st_size for _, path in files)
-    shown = progress and sys.stderr.isatty()
-    with tqdm(total=total, unit="B", unit_scale=True, desc="tokenising", disable=not shown, file=sys.stderr) as bar:
-        for identity, path in files:
-            work.read(identity, path)
-            bar.update(path.stat().st_size)
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
@@ -279,7 +278,7 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
         "tokenizer": tokenizer.description(),
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
-        "dtype": str(work.writer.dtype.newbyteorder("=")),
+        "dtype": work.writer.dtype.name,
         "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
         "split_by": "example",
         "splits": splits,

@@ -35,10 +35,11 @@ class IndexedWriter:
     Args:
         prefix: path without `.bin` and `.idx`.
         dtype: `uint16` (ids up to 65535) or `int32`.
+        lowest: least value that is taken; below 0 only for what is no id, such as labels of -100.
     """
 
-    def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16) -> None:
-        self.prefix = Path(prefix)
+    def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
+        self.prefix, self.lowest = Path(prefix), lowest
         self.dtype = np.dtype(dtype).newbyteorder("<")
         codes = [code for code, known in DTYPE_CODES.items() if known == self.dtype]
         if not codes:
@@ -57,8 +58,10 @@ class IndexedWriter:
         """Append one document, a non-empty one-dimensional sequence of ids that fit the dtype (else ValueError)."""
         values = np.asarray(ids)
         limits = np.iinfo(self.dtype)
-        if values.ndim != 1 or not values.size or values.min() < 0 or values.max() > limits.max:
-            raise ValueError(f"a document is a non-empty row of ids 0..{limits.max}, got shape {values.shape}")
+        if values.ndim != 1 or not values.size or values.min() < self.lowest or values.max() > limits.max:
+            raise ValueError(
+                f"a document is a non-empty row of ids {self.lowest}..{limits.max}, got shape {values.shape}"
+            )
         self._stream.write(values.astype(self.dtype, copy=False).tobytes())
         self._sizes.append(values.size)
 

@@ -380,7 +380,7 @@ def test_nothing_to_read(tmp_path):
         prepare(tmp_path, ["{", "{"])
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no file that ends with \.jsonl"):
+    with pytest.raises(UserError, match=r"no \.jsonl, \.jsonl\.gz or .jsonl.zst file"):
         prepare_finetune([tmp_path / "empty"], tmp_path / "out", FinetuneSettings("completion", 8))
 
 
