@@ -70,10 +70,10 @@ def _configure_choice(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="languages to take (default: the 23 training languages)",
+        help="languages to take (default: the 23 training languages; with --tags codegeex2 its 96)",
     )
     group.add_argument(
-        "--all-text", action="store_true", help="take records of no known language as well, without a tag"
+        "--all-text", action="store_true", help="take texts of no known language as well, without a tag line"
     )
     group.add_argument(
         "--filters",
@@ -163,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` that the arguments mean."""
     from ms_codegeex.data.filters import preset
+    from ms_codegeex.data.languages import canonical_languages
     from ms_codegeex.data.records import Reading
     from ms_codegeex.data.settings import PrepareSettings
 
@@ -175,8 +176,11 @@ def _settings(arguments: argparse.Namespace) -> Any:
         max_bytes = DEFAULT_MAX_BYTES
     if near_duplicates is None:
         near_duplicates = DEFAULT_NEAR_DUPLICATES if default else 0.0
+    languages = tuple(arguments.languages)
+    if arguments.tags == "codegeex2":
+        languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows
     reading = Reading(
-        languages=tuple(arguments.languages),
+        languages=languages,
         rules=dataclasses.replace(rules, **sizes),
         text_field=arguments.text_field,
         language_field=arguments.language_field,

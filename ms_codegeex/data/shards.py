@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.languages import find_language
+from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.records import Document, Reading, Unit, read_unit
 from ms_codegeex.data.tally import Tally
 from ms_codegeex.data.tokenizer.fast import Encoder
@@ -153,10 +153,6 @@ class _Rows:
             columns["signature"] = np.array(rows, np.uint32).reshape(count, PERMUTATIONS)
             columns["signed"] = np.array([row is not None for row in self._signatures], bool)
         return columns
-
-
-def tag_text(language: str, scheme: str) -> str:
-    return find_language(language).tag if language and scheme != "none" else ""
 
 
 def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
