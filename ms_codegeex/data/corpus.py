@@ -1,4 +1,4 @@
-"""Find source files, sample them, judge their content and split them (CodeGeeX paper, section 3.1)."""
+"""Find source files and archives, sample files, and choose what goes to validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ms_codegeex.data.archives import archive_kind
-from ms_codegeex.data.filters import Rules, rejection, size_rejection  # noqa: F401, until the callers have switched
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
 
@@ -214,12 +213,6 @@ def search(roots: Iterable[Root], languages: Iterable[str], all_text: bool = Fal
 
 def _ordered(found: Mapping[Path, SourceFile]) -> list[SourceFile]:
     return sorted(found.values(), key=lambda file: (file.identity, str(file.path)))
-
-
-def find_sources(roots: Iterable[Root], languages: Iterable[str]) -> tuple[list[SourceFile], list[str]]:
-    """Source files below `roots` in one of `languages`, and the identities of what could not be read."""
-    found = search(roots, languages)
-    return found.sources, [identity for identity, reason in found.skipped if reason == "unreadable"]
 
 
 def _rank(seed: int, text: str) -> bytes:

@@ -30,7 +30,6 @@ _TOKENS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("GitHub token", re.compile(rb"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}" + _END)),
     ("GitLab token", re.compile(rb"gl(?:pat|ptt|dt|rt|oas|cbt|ft|soat|agent)-[A-Za-z0-9_.-]{20,}")),
     ("Slack token", re.compile(rb"xox[abeoprs]-(?:[A-Za-z0-9]+-){1,4}[A-Za-z0-9]{8,}")),
-    ("Slack token", re.compile(rb"xapp-\d-[A-Z0-9]+-\d+-[A-Za-z0-9]{32,}")),
     ("Slack webhook", re.compile(rb"hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9/]{30,})")),
     ("Google API key", re.compile(rb"AIza[A-Za-z0-9_-]{35}" + _END)),
     ("Stripe key", re.compile(rb"sk_(?:live|test)_[A-Za-z0-9]{24,}")),
@@ -46,7 +45,7 @@ _PRIVATE_KEY = re.compile(
 _KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
 
 _VALUE = rb"\s{0,8}[\"']([A-Za-z0-9+/=_.~!@#$%^&*-]{16,200})[\"']"
-_ASSIGNMENTS = (re.compile(rb"=" + _VALUE), re.compile(rb"=>" + _VALUE), re.compile(rb":" + _VALUE))
+_ASSIGNMENTS = (re.compile(rb"=>?" + _VALUE), re.compile(rb":" + _VALUE))
 _NAMED_SECRET = re.compile(
     rb"(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|access|auth|private|encryption|signing)[_-]?key)"
     rb"\w{0,20}[\"']?\]?\s{0,8}:?\Z",

@@ -1,5 +1,6 @@
 import os
 import random
+import socket
 import sysconfig
 from pathlib import Path
 
@@ -7,13 +8,10 @@ import pytest
 
 from ms_codegeex.data.corpus import (
     Root,
-    Rules,
     choose_validation,
     default_roots,
-    find_sources,
-    rejection,
     sample,
-    size_rejection,
+    search,
     user_roots,
 )
 from ms_codegeex.errors import UserError
@@ -29,7 +27,7 @@ def put(path, data=GOOD):
 
 
 def identities(roots, languages=ALL):
-    return [file.identity for file in find_sources(roots, languages)[0]]
+    return [file.identity for file in search(roots, languages).sources]
 
 
 @pytest.fixture
@@ -42,7 +40,8 @@ def tree(tmp_path):
 
 
 def test_search(tree):
-    files, unreadable = find_sources(user_roots([tree]), ALL)
+    found = search(user_roots([tree]), ALL)
+    files = found.sources
     assert [(file.identity, file.package, file.language) for file in files] == [
         ("project/a/one.c", "project/a", "C"),
         ("project/b/deep/three.py", "project/b", "Python"),
@@ -50,7 +49,7 @@ def test_search(tree):
         ("project/run", "project", "Shell"),
         ("project/top.py", "project", "Python"),
     ]
-    assert unreadable == [] and files[0].size == len(GOOD)
+    assert found.skipped == [] and files[0].size == len(GOOD)
     assert identities(user_roots([tree]), ["C"]) == ["project/a/one.c"]
 
 
@@ -72,11 +71,87 @@ def test_listing_order_does_not_matter(tree, monkeypatch):
     assert identities(user_roots([tree])) == expected
 
 
-def test_links_are_not_followed(tree):
+def test_links_and_special_files_are_told(tree):
     (tree / "loop").symlink_to(tree)
+    (tree / "b/up").symlink_to("..")
     (tree / "link.py").symlink_to(tree / "top.py")
+    (tree / "self.py").symlink_to("self.py")
+    (tree / "nowhere.jsonl").symlink_to("absent")
+    (tree / "notes.txt").symlink_to(tree / "top.py")  # nothing that would have been read
     os.mkfifo(tree / "pipe.py")
-    assert len(identities(user_roots([tree]))) == 5
+    os.mkfifo(tree / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        short = Path(os.path.relpath(tree / "socket.gz"))  # the name of a socket may have 108 bytes
+        server.bind(str(min(short, tree / "socket.gz", key=lambda path: len(str(path)))))
+    (tree / "socket.gz").rename(tree / "socket.jsonl.gz")
+    found = search(user_roots([tree]), ALL)
+    assert len(found.sources) == 5 and not found.archives
+    assert found.skipped == [
+        ("project/b/up", "symbolic link"),
+        ("project/link.py", "symbolic link"),
+        ("project/loop", "symbolic link"),
+        ("project/nowhere.jsonl", "symbolic link"),
+        ("project/pipe.py", "not a regular file"),
+        ("project/self.py", "symbolic link"),
+        ("project/socket.jsonl.gz", "not a regular file"),
+    ]
+
+
+def test_a_directory_called_like_a_source(tmp_path):
+    put(tmp_path / "x/a.py/b.py")
+    put(tmp_path / "x/c.jsonl/d.jsonl.zst")
+    found = search(user_roots([tmp_path / "x"]), ALL)
+    assert [file.identity for file in found.sources + found.archives] == ["x/a.py/b.py", "x/c.jsonl/d.jsonl.zst"]
+    assert found.skipped == []
+
+
+def test_archives(tmp_path):
+    names = ("a.jsonl", "b.jsonl.gz", "c.JSONL.zst", "d.json.gz", "e/f.parquet", "g.json", "h.py.gz", "i.gz", "jsonl")
+    for name in names:
+        put(tmp_path / "x" / name)
+    found = search(user_roots([tmp_path / "x"]), ALL)
+    assert [file.identity for file in found.archives] == [f"x/{name}" for name in sorted(names[:5])]
+    assert found.sources == [] and found.archives[0].size == len(GOOD)
+    assert found.archives[0].modified == (tmp_path / "x/a.jsonl").stat().st_mtime_ns
+    assert search([Root(tmp_path / "x", "x", installed=True)], ALL).archives == []
+    assert [file.identity for file in search(user_roots([tmp_path / "x/a.jsonl"]), ALL).archives] == ["x/a.jsonl"]
+
+
+def test_all_text(tmp_path):
+    for name in ("a.py", "b.java", "c.md", "d", "e.jsonl", ".hidden"):
+        put(tmp_path / "x" / name)
+    for languages, taken in {
+        ("Python",): {"a.py": "Python", "c.md": "", "d": "", ".hidden": ""},
+        ("Python", "Markdown"): {"a.py": "Python", "c.md": "Markdown", "d": "", ".hidden": ""},
+    }.items():
+        found = search(user_roots([tmp_path / "x"]), languages, all_text=True)
+        assert {file.identity[2:]: file.language for file in found.sources} == taken
+        assert search(user_roots([tmp_path / "x"]), ["Python"]).sources == found.sources[1:2]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(tree):
+    (tree / "b/deep").chmod(0)
+    (tree / "run").chmod(0)  # has no ending, so its first line would decide
+    try:
+        found = search(user_roots([tree]), ALL)
+    finally:
+        (tree / "b/deep").chmod(0o755)
+    assert found.skipped == [("project/b/deep", "unreadable"), ("project/run", "unreadable")]
+    assert len(found.sources) == 3
+
+
+def test_what_disappears_meanwhile(tree, monkeypatch):
+    scandir = os.scandir
+
+    def vanishing(folder):
+        if Path(folder).name == "deep":
+            raise FileNotFoundError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    found = search(user_roots([tree]), ALL)
+    assert found.skipped == [("project/b/deep", "unreadable")] and len(found.sources) == 4
 
 
 def test_a_file_counts_once(tree):
@@ -95,7 +170,7 @@ def test_names_that_are_not_utf8(tmp_path):
             stream.write(GOOD)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    [file] = find_sources(user_roots([tmp_path]), ALL)[0]
+    [file] = search(user_roots([tmp_path]), ALL).sources
     assert file.identity.endswith("/\ufffd.py") and file.path.read_bytes() == GOOD
     file.identity.encode()
 
@@ -113,7 +188,7 @@ def test_default_roots_are_the_interpreters_libraries(monkeypatch, tmp_path):
     for name in ("json/decoder.py", "abc.py", "site-packages/numpy/core.py", "site-packages/six.py"):
         put(library / name)
     places = [Root(library, "stdlib", True), Root(library / "site-packages", "site-packages", True)]
-    files = find_sources(places, ALL)[0]
+    files = search(places, ALL).sources
     assert {file.identity: file.package for file in files} == {
         "stdlib/json/decoder.py": "stdlib/json",
         "stdlib/abc.py": "stdlib/abc",
@@ -122,46 +197,10 @@ def test_default_roots_are_the_interpreters_libraries(monkeypatch, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    "data, reason",
-    [
-        (GOOD, None),
-        (b"\xef\xbb\xbf" + GOOD, None),
-        ("# 你好世界\n变量 = 函数 + 1\n".encode(), None),
-        (GOOD + b"\0", "binary"),
-        (b"# caf\xe9\nx = 1\n", "not UTF-8"),
-        (b" \n\t\n", "empty"),
-        (b"a" * 202 + b"\n", "long lines"),
-        (b"aaaa" * 24 + b"\n", None),
-        (b"1, 2, 3, 4\n" * 20, "few letters"),
-        (b"abcd 123456\n" * 20, None),
-        (b"abcd 1234567\n" * 20, "few letters"),
-        (b"                abcd 123456\n" * 20, None),
-        (b"# Generated by a tool. DO NOT EDIT!\n" + GOOD, "generated"),
-        (b"// @generated\n" + GOOD, "generated"),
-        (b"# auto-generated from x.proto\n" + GOOD, "generated"),
-        (GOOD * 50 + b"# @generated\n", None),
-    ],
-)
-def test_rules(data, reason):
-    assert rejection(data, Rules()) == reason
-
-
-def test_size_rules():
-    rules = Rules(min_bytes=10, max_file_bytes=100)
-    assert [size_rejection(size, rules) for size in (0, 9, 10, 100, 101)] == [
-        "empty",
-        "too small",
-        None,
-        None,
-        "too large",
-    ]
-
-
 def test_sample(tmp_path):
     for number in range(40):
         put(tmp_path / f"p{number % 5}/m{number}.py", b"#" * 100)
-    files = find_sources(user_roots([tmp_path]), ALL)[0]
+    files = search(user_roots([tmp_path]), ALL).sources
     chosen = sample(files, 1050, seed=1)
     assert len(chosen) == 10 and chosen == [file for file in files if file in chosen]
     assert sample(files[::-1], 1050, seed=1) == chosen[::-1]
