@@ -6,34 +6,57 @@ import argparse
 import json
 import math
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.commands.prepare import summary_lines
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, sha256
 
 if TYPE_CHECKING:
-    from ms_codegeex.data.indexed import IndexedDataset
+    from ms_codegeex.data.inspection import Dataset
 
 SUMMARY = "Show and verify what is in a dataset or model directory."
 EXAMPLES = """\
-  ms-codegeex inspect corpus
+  ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
+  ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
   ms-codegeex inspect corpus --document 3 --split validation
+  ms-codegeex inspect corpus --sample 17 --seq-length 2048  # what training takes as sample 17, and where it is from
+  ms-codegeex inspect corpus --report                       # where the report for a browser is
   ms-codegeex inspect model --json
 """
+UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
+GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="dataset or model directory")
-    parser.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
+    what.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="show training sample N (from 0): its documents, and which tokens the loss counts",
+    )
+    what.add_argument(
+        "--deep", action="store_true", help="also decode every document and compare it with its recorded hash"
+    )
+    what.add_argument("--report", action="store_true", help="print the path of the dataset's report.html")
     parser.add_argument(
         "--split",
         choices=("train", "validation"),
         default="train",
-        help="where to look for the document (default: train)",
+        help="where to look for the document or the sample (default: train)",
     )
+    parser.add_argument(
+        "--seq-length",
+        type=int,
+        metavar="N",
+        help="the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)",
+    )
+    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="the run's seed (default: 1234, as there)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -45,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     if (directory / "dataset.json").is_file():
         return _run_dataset(arguments)
     if (directory / "config.json").is_file():
-        if arguments.document is not None:
-            raise UserError(f"{directory}: a model directory has no documents; leave out --document")
+        for name in ("document", "sample", "deep", "report"):
+            if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
+                raise UserError(f"{directory}: a model directory has no documents; leave out --{name}")
         result = describe_model(directory)
         print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(_model_lines(result)))
         return 0
@@ -57,74 +81,139 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_dataset(arguments: argparse.Namespace) -> int:
-    description, splits = verify_dataset(arguments.directory)
-    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": True, **description}
-    if arguments.document is None:
-        lines = [*summary_lines(description), "verified: sizes, offsets, ids, end tokens and hashes are right"]
-        print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(lines))
-        return 0
-    document = read_document(splits[arguments.split], description, arguments.split, arguments.document)
-    if arguments.json:
-        print(json.dumps({**result, "document": document}, ensure_ascii=False))
+    from ms_codegeex.data import inspection
+
+    dataset = inspection.open_dataset(arguments.directory)
+    if arguments.document is not None:
+        key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
+    elif arguments.sample is not None:
+        key = "sample"
+        content = inspection.read_sample(
+            dataset, arguments.split, arguments.sample, arguments.seq_length, arguments.seed
+        )
+    elif arguments.report:
+        key, content = "report", inspection.report_path(dataset)
     else:
-        print(f"document {document['number']} of {document['split']}, {document['tokens']} tokens:", file=sys.stderr)
-        sys.stdout.write(document["text"] if document["text"].endswith("\n") else document["text"] + "\n")
+        return _verify(arguments, dataset)
+    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": False, **_fields(dataset)}
+    if arguments.json:
+        print(json.dumps({**result, key: content}, ensure_ascii=False))
+    elif key == "document":
+        print(_document_line(content), file=sys.stderr)
+        sys.stdout.write(content["text"] if content["text"].endswith("\n") else content["text"] + "\n")
+    elif key == "sample":
+        print("\n".join(sample_lines(content, sys.stdout.isatty())))
+    else:
+        print(content)
     return 0
 
 
-def verify_dataset(directory: Path) -> tuple[dict[str, Any], dict[str, IndexedDataset]]:
-    """The content of dataset.json and both splits, once sizes, offsets, ids, end tokens and hashes have been checked.
-
-    Raises:
-        UserError: something is missing or does not fit; it names the file.
-    """
-    import numpy as np
-
-    from ms_codegeex.data.indexed import IndexedDataset
-    from ms_codegeex.data.prepare import DATA_FILES, DATASET_JSON, FORMAT, SPLITS
-
-    path, remedy = directory / DATASET_JSON, "prepare it again with `ms-codegeex prepare --replace`"
-    description = read_json(path)
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise UserError(f'{path}: not the description of a dataset (no "format": "{FORMAT}"); {remedy}')
-    try:
-        vocab_size, eos_id = description["vocab_size"], description["eos_id"]
-        hashes = {name: description["files"][name]["sha256"] for name in DATA_FILES}
-        counts = {split: [description["splits"][split][name] for name in ("documents", "tokens")] for split in SPLITS}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error} is missing; {remedy}") from None
-    splits = {split: IndexedDataset(directory / split) for split in SPLITS}
-    for split, dataset in splits.items():
-        dataset.check_ids(vocab_size)
-        if [len(dataset), dataset.tokens.size] != counts[split]:
-            raise UserError(
-                f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
-                f"there are {len(dataset)} and {dataset.tokens.size}; {remedy}"
-            )
-        ends = np.cumsum(dataset.sizes) - 1
-        open_ended = np.flatnonzero(dataset.tokens[ends] != eos_id)
-        if open_ended.size:
-            raise UserError(
-                f"{directory / split}.bin: document {open_ended[0]} does not end with id {eos_id}; {remedy}"
-            )
-    for name, expected in hashes.items():
-        if sha256(directory / name) != expected:
-            raise UserError(
-                f"{directory / name}: its sha256 is not the one in {DATASET_JSON}; the file has changed, {remedy}"
-            )
-    return description, splits
+def _fields(dataset: Dataset) -> dict[str, Any]:
+    """dataset.json; its own "kind" is there as "data"."""
+    description = dict(dataset.description)
+    return {"data": description.pop("kind", "documents"), **description}
 
 
-def read_document(dataset: IndexedDataset, description: dict[str, Any], split: str, number: int) -> dict[str, Any]:
-    """Document `number` decoded with the dataset's tokenizer, without its end token."""
-    from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
+def _verify(arguments: argparse.Namespace, dataset: Dataset) -> int:
+    from ms_codegeex.data.inspection import verify_dataset
 
-    if not 0 <= number < len(dataset):
-        raise UserError(f"--document {number}: {split} has documents 0..{len(dataset) - 1}")
-    directory = dataset.prefix.parent
-    tokenizer = recorded_tokenizer(description["tokenizer"], directory / DIRECTORY, directory)
-    ids = dataset.document(number)
-    return {"split": split, "number": number, "tokens": int(ids.size), "text": tokenizer.decode(ids[:-1].tolist())}
+    verify_dataset(dataset)
+    checked = "sizes, offsets, ids, end tokens and hashes"
+    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": True, **_fields(dataset)}
+    lossy = 0
+    if arguments.deep:
+        lossy = _deep(dataset)
+        checked = f"{checked}, and the text of every document,"
+        result["deep"] = {"documents": sum(map(len, dataset.splits.values())), "not_comparable": lossy}
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return 0
+    print("\n".join([*dataset_lines(dataset.description), f"verified: {checked} are right"]))
+    if lossy:
+        print(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
+    return 0
+
+
+def _deep(dataset: Dataset) -> int:
+    """Decode everything behind a bar; how many documents cannot be compared."""
+    from tqdm import tqdm
+
+    from ms_codegeex.data.inspection import deep_check
+
+    tokenizer, lossy, done, started = dataset.tokenizer(), 0, 0, time.perf_counter()
+    total = sum(counts.get("bytes", 0) for counts in dataset.description["splits"].values())
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="decoding", disable=not sys.stderr.isatty(), file=sys.stderr
+    ) as bar:
+        for split in dataset.splits:
+            for size, unsure in deep_check(dataset, split, tokenizer):
+                lossy, done = lossy + unsure, done + size
+                bar.update(size)
+        elapsed = time.perf_counter() - started
+    print(f"decoded {done / 1e6:.1f} MB, {done / 1e6 / max(elapsed, 1e-9):.1f} MB/s", file=sys.stderr)
+    return lossy
+
+
+def dataset_lines(description: dict[str, Any]) -> list[str]:
+    """A dataset's description in a few lines for people, whatever made it."""
+    from ms_codegeex.commands.prepare import summary_lines
+
+    if description.get("kind") is None and "found" in description:
+        return summary_lines(description)
+    lines = []
+    if description.get("kind"):
+        lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
+    for split, counts in description["splits"].items():
+        answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
+        lines.append(
+            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
+            f"{counts['bytes'] / 1e6:.2f} MB"
+        )
+    if description.get("truncated"):
+        lines.append(f"prompts that were cut: {description['truncated']}")
+    return lines + [
+        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
+        for reason, entry in description.get("dropped", {}).items()
+    ]
+
+
+def _origin(entry: dict[str, Any]) -> str:
+    if entry["source"] is None:
+        return "source not recorded"
+    return f"{visible(entry['source'])}, {entry['language'] or 'no language'}, sha256 {entry['sha256'][:16]}"
+
+
+def _document_line(document: dict[str, Any]) -> str:
+    return f"document {document['number']} of {document['split']}, {document['tokens']} tokens: {_origin(document)}"
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters spelt out: a corpus must not command the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
+    """A training sample for people; with `colour` for a terminal."""
+    yield (
+        f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}: row {sample['index']}, "
+        f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
+    )
+    legend = (
+        f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"
+        if colour
+        else f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
+    )
+    yield f"{legend}; end of a document: {END}"
+    for part in sample["documents"]:
+        yield f"--- document {part['number']}, tokens {part['start']}..{part['stop'] - 1}: {_origin(part)}"
+        marks = {True: (GREEN, PLAIN), False: (DIM, PLAIN)} if colour else {True: ("", ""), False: UNCOUNTED}
+        pieces = []
+        for run in part["runs"]:
+            text = END if run.get("end") else visible(run["text"])
+            pieces.append(f"{marks[run['counted']][0]}{text}{marks[run['counted']][1]}")
+        yield "".join(pieces)
+    if sample["padding"]:
+        yield f"--- padding: {sample['padding']} tokens"
 
 
 def describe_model(directory: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,48 @@ def write_documents(prefix: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         pyarrow.parquet.write_table(table, temporary, compression="zstd")
 
 
-def read_documents(prefix: Path) -> Any | None:
-    """The table (a pyarrow.Table with `COLUMNS`), or None where the dataset has none, being of an older version.
+def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:
+    """The table (a pyarrow.Table), or None where the dataset has none, being of an older version.
 
     Raises:
         UserError: the file is damaged, or a column is missing.
     """
-    import pyarrow
     import pyarrow.parquet
 
     path = documents_path(prefix)
     if not path.is_file():
         return None
+    with _damage_told(path):
+        table = pyarrow.parquet.read_table(path, columns=list(columns))
+        return table.cast(pyarrow.schema([_schema().field(name) for name in columns]))
+
+
+def read_document_row(prefix: Path, number: int) -> dict[str, Any] | None:
+    """The row of document `number`; None where the dataset has no table. A damaged one is a `UserError`."""
+    import pyarrow.parquet
+
+    path = documents_path(prefix)
+    if not path.is_file():
+        return None
+    with _damage_told(path), pyarrow.parquet.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if number < first + rows:
+                table = file.read_row_group(group, columns=list(COLUMNS)).slice(number - first, 1)
+                return table.cast(_schema()).to_pylist()[0]
+            first += rows
+        raise IndexError(f"row {number} of {first}")
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    import pyarrow
+
     try:
-        table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
-        return table.cast(_schema())
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
+        problem = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: not the table of a dataset's documents ({problem}); prepare the dataset again with --replace"
+            f"{path}: not the table of this dataset's documents ({problem}); prepare the dataset again with --replace"
         ) from None

@@ -1,0 +1,270 @@
+"""Whether a dataset directory is sound, and what its documents and its training samples hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data.batches import Span
+from ms_codegeex.data.datasets import open_sequences
+from ms_codegeex.data.documents import documents_path, read_document_row, read_documents
+from ms_codegeex.data.indexed import IndexedDataset
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
+from ms_codegeex.data.packing import KIND
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, sha256
+
+REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
+_ROWS = 4096  # of the table of documents, looked at per step of the deep check
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset directory: `description` is its dataset.json, `splits` its documents by split."""
+
+    directory: Path
+    description: dict[str, Any]
+    splits: dict[str, IndexedDataset]
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that its ids were made with."""
+        return recorded_tokenizer(self.description["tokenizer"], self.directory / DIRECTORY, self.directory)
+
+
+def open_dataset(directory: Path) -> Dataset:
+    """The dataset, once sizes and offsets have been checked; anything wrong is a `UserError` that names the file."""
+    path = directory / DATASET_JSON
+    description = read_json(path)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UserError(f'{path}: not the description of a dataset (no "format": "{FORMAT}"); {REMEDY}')
+    try:
+        counts = {split: [description["splits"][split][name] for name in ("documents", "tokens")] for split in SPLITS}
+        for key in ("vocab_size", "eos_id", "tokenizer"):
+            description[key]
+        for name in DATA_FILES:
+            description["files"][name]["sha256"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error} is missing; {REMEDY}") from None
+    splits = {split: IndexedDataset(directory / split) for split in SPLITS}
+    for split, dataset in splits.items():
+        if [len(dataset), dataset.tokens.size] != counts[split]:
+            raise UserError(
+                f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
+                f"there are {len(dataset)} and {dataset.tokens.size}; {REMEDY}"
+            )
+    return Dataset(directory, description, splits)
+
+
+def verify_dataset(dataset: Dataset) -> None:
+    """Check ids, end tokens, masks, the tables of documents and the hashes of all files.
+
+    Raises:
+        UserError: something is missing or does not fit; it names the file.
+    """
+    directory, description = dataset.directory, dataset.description
+    for split, documents in dataset.splits.items():
+        documents.check_ids(description["vocab_size"])
+        ends = np.cumsum(documents.sizes) - 1
+        open_ended = np.flatnonzero(documents.tokens[ends] != description["eos_id"])
+        if open_ended.size:
+            raise UserError(
+                f"{directory / split}.bin: document {open_ended[0]} does not end with id {description['eos_id']}; "
+                f"{REMEDY}"
+            )
+        if description.get("kind") == KIND:
+            _check_mask(directory / f"{split}.mask", documents.tokens.size)
+        _check_table(directory / split, documents)
+    for name, entry in description["files"].items():
+        path = directory / Path(name).name  # whatever dataset.json says, nothing outside is read
+        if not path.is_file():
+            raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {REMEDY}")
+        if sha256(path) != entry.get("sha256"):
+            raise UserError(f"{path}: its sha256 is not the one in {DATASET_JSON}; the file has changed, {REMEDY}")
+
+
+def _check_mask(path: Path, tokens: int) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: missing, without it the loss would count prompts; {REMEDY}")
+    if path.stat().st_size != tokens:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, expected one for each of {tokens} tokens; {REMEDY}")
+    if tokens and np.memmap(path, np.uint8, "r").max() > 1:
+        raise UserError(f"{path}: holds other values than 0 and 1; {REMEDY}")
+
+
+def _check_table(prefix: Path, documents: IndexedDataset) -> None:
+    table = read_documents(prefix, ["tokens"])
+    if table is None:
+        return
+    if table.num_rows != len(documents):
+        raise UserError(
+            f"{documents_path(prefix)}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}"
+        )
+    tokens = table["tokens"].to_numpy()
+    wrong = np.flatnonzero(tokens != documents.sizes)
+    if wrong.size:
+        number = int(wrong[0])
+        raise UserError(
+            f"{documents_path(prefix)}: row {number} says {tokens[number]} tokens, the .idx "
+            f"{documents.sizes[number]}; {REMEDY}"
+        )
+
+
+def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
+    """Decode every document of a split and compare its hash with the recorded one.
+
+    Yields:
+        Bytes that were decoded, and documents that cannot be compared, as the work goes on. What cannot be compared is
+        text whose U+2581 the tokenizer has turned into spaces.
+
+    Raises:
+        UserError: hashes are not recorded, or a document is not what it was; it names the first.
+    """
+    prefix = dataset.directory / split
+    table = read_documents(prefix)
+    if table is None:
+        raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
+    documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
+    decode, scheme = _decoder(tokenizer), _scheme(dataset.description)
+    tags: dict[str, bytes] = {}
+    number = 0
+    for batch in table.to_batches(_ROWS):
+        size = lossy = 0
+        for row in batch.to_pylist():
+            text = decode(documents.document(number)[:-1].tolist())
+            language = row["language"]
+            if not fine_tuning and language not in tags:
+                tags[language] = _tag_line(language, scheme)
+            text = text.removeprefix(tags.get(language, b""))
+            if hashlib.sha256(text).digest() != row["sha256"]:
+                if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
+                    raise UserError(
+                        f"{prefix}.bin: document {number} ({row['source']}) decodes to another text than the one whose "
+                        f"sha256 is recorded; {REMEDY}"
+                    )
+                lossy += 1
+            size, number = size + len(text), number + 1
+        yield size, lossy
+
+
+def _scheme(description: dict[str, Any]) -> str:
+    """Whose tag lines the documents start with; older datasets record only whether there are any."""
+    tags = description.get("settings", {}).get("tags", "none")
+    if isinstance(tags, bool):
+        return "codegeex" if tags else "none"
+    return tags
+
+
+def _tag_line(language: str, scheme: str) -> bytes:
+    tag = tag_text(language, scheme)
+    return f"{tag}\n".encode() if tag else b""
+
+
+def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
+    """Whether U+2581 in place of some spaces would give a text of `size` bytes: three bytes each instead of one."""
+    lost, odd = divmod(size - len(text), 2)
+    return tokenizer.name == "codegeex2" and not odd and 0 < lost <= text.count(b" ")
+
+
+def _decoder(tokenizer: Tokenizer) -> Any:
+    """A function from ids to the bytes of a whole text."""
+    from ms_codegeex.data.tokenizer.gpt2 import ByteLevelTokenizer
+
+    if not isinstance(tokenizer, ByteLevelTokenizer):
+        return lambda ids: tokenizer.decode(ids).encode()
+    pieces = [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]  # several times as fast
+    return lambda ids: b"".join(map(pieces.__getitem__, ids))
+
+
+def report_path(dataset: Dataset) -> str:
+    """Where the dataset's report for a browser is; a `UserError` if there is none."""
+    path = dataset.directory / REPORT_HTML
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; datasets of older versions have no report, {REMEDY}")
+    return str(path)
+
+
+def origin(prefix: Path, number: int) -> dict[str, Any]:
+    """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
+    row = read_document_row(prefix, number)
+    if row is None:
+        return {"source": None, "language": None, "sha256": None}
+    return {"source": row["source"], "language": row["language"], "sha256": row["sha256"].hex()}
+
+
+def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:
+    """Document `number` of a split: where it comes from, and its text without its end token."""
+    documents = dataset.splits[split]
+    if not 0 <= number < len(documents):
+        raise UserError(f"--document {number}: {split} has documents 0..{len(documents) - 1}")
+    ids = documents.document(number)
+    return {
+        "split": split,
+        "number": number,
+        "tokens": int(ids.size),
+        **origin(dataset.directory / split, number),
+        "text": dataset.tokenizer().decode(ids[:-1].tolist()),
+    }
+
+
+def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int) -> dict[str, Any]:
+    """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
+
+    Args:
+        number: global number of the sample, from 0; epochs follow each other.
+        seq_length: what the run trains with; None: the dataset's, or 2048.
+
+    Returns:
+        `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
+        `documents`: `number`, `start`, `stop` (tokens of the document), `source`, `language`, `sha256`, and `runs` of
+        `counted`, `tokens`, `text`. The end token is a run with `end` true and without text.
+    """
+    if number < 0:
+        raise UserError(f"--sample {number}: samples are numbered from 0")
+    length = seq_length or dataset.description.get("seq_length") or 2048
+    sequences = open_sequences(dataset.directory, split, length, seed)
+    sample = sequences.sample(number)
+    ids = np.append(sample.inputs, sample.labels[-1:])
+    counted = np.append(False, sample.loss_mask > 0)  # the first token is no label
+    tokenizer, documents, place = dataset.tokenizer(), [], 0
+    for span in sample.documents:
+        stop = place + span.stop - span.start
+        documents.append(_part(dataset, split, tokenizer, span, ids[place:stop], counted[place:stop]))
+        place = stop
+    return {
+        "number": number,
+        "index": sample.index,
+        "split": split,
+        "seq_length": length,
+        "seed": seed,
+        "counted": int(counted.sum()),
+        "padding": int(ids.size - place),
+        "documents": documents,
+    }
+
+
+def _part(
+    dataset: Dataset, split: str, tokenizer: Tokenizer, span: Span, ids: np.ndarray, counted: np.ndarray
+) -> dict[str, Any]:
+    """A document's part in a sample, `ids` and `counted` being those of this part."""
+    before = dataset.splits[split].document(span.document)[: span.start].tolist()
+    ended = ids == dataset.description["eos_id"]
+    borders = np.flatnonzero((counted[1:] != counted[:-1]) | ended[1:] | ended[:-1]) + 1
+    runs = []
+    for start, stop in zip([0, *borders], [*borders, ids.size], strict=True):
+        run = {"counted": bool(counted[start]), "tokens": int(stop - start)}
+        if ended[start]:
+            runs.append({**run, "end": True})
+        else:
+            part = ids[start:stop].tolist()
+            runs.append({**run, "text": "".join(tokenizer.continuation(before, part))})
+            before += part
+    place = {"number": span.document, "start": span.start, "stop": span.stop}
+    return {**place, **origin(dataset.directory / split, span.document), "runs": runs}
