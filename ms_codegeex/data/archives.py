@@ -24,7 +24,8 @@ PART_BYTES = 32 << 20
 """Plain `.jsonl` and `.parquet` files are cut into parts of about this size, so that one large file uses all cores."""
 
 _BLOCK = 1 << 20
-_PACKED = 4096  # zstd packs at most 128 KiB into 4 bytes: what a hostile file can unpack to at once is 128 MiB
+# Bytes unpacked at once. They may become 1000 times as many in gzip, and 128 KiB for every 4 in zstd: 16 MiB at most.
+_GZIP_BYTES, _ZSTD_BYTES = 4096, 512
 _HEAD = 1000
 
 
@@ -110,9 +111,9 @@ def read_lines(path: Path, part: Part, limit: int) -> Iterator[tuple[int, bytes 
                 number, budget = part.first + 1, end - start + skip
             packed = path.name.lower()
             if packed.endswith(".gz"):
-                blocks = _unpack(stream, _gzip)
+                blocks = _unpack(stream, _gzip, _GZIP_BYTES)
             elif packed.endswith(".zst"):
-                blocks = _unpack(stream, _zstd)
+                blocks = _unpack(stream, _zstd, _ZSTD_BYTES)
             else:
                 blocks = iter(lambda: stream.read(_BLOCK), b"")
             for line in _split(blocks, limit, budget):
@@ -183,14 +184,18 @@ def _zstd() -> Any:
     return zstandard.ZstdDecompressor().decompressobj()
 
 
-def _unpack(stream: Any, start: Callable[[], Any]) -> Iterator[bytes]:
+def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[bytes]:
     """The unpacked blocks of a file of one or more compressed members; everything that can be had of a cut one."""
     from isal import isal_zlib
     from zstandard import ZstdError
 
     member, data = None, b""
-    while data := data or stream.read(_PACKED):
-        member = member or start()
+    while data := data or stream.read(at_once):
+        if member is None:
+            data = data.lstrip(b"\0")  # tar and tapes pad with zeros
+            if not data:
+                continue
+            member = start()
         try:
             block = member.decompress(data)
         except (isal_zlib.error, ZstdError) as error:
@@ -199,7 +204,7 @@ def _unpack(stream: Any, start: Callable[[], Any]) -> Iterator[bytes]:
             yield block
         data = b""
         if member.eof:
-            data, member = member.unused_data.lstrip(b"\0"), None  # tar and tapes pad with zeros
+            data, member = member.unused_data, None
     if member is not None:
         raise _Truncated
 
