@@ -38,9 +38,10 @@ _TOKENS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("npm token", re.compile(rb"npm_[A-Za-z0-9]{36}" + _END)),
     ("PyPI token", re.compile(rb"pypi-AgE[A-Za-z0-9_-]{50,}")),
 )
+# The end may be missing, where a text is cut off.
 _PRIVATE_KEY = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----([^-]{64,20000})"
-    rb"-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----((?:[^-]|-(?!----)){64,20000})"
+    rb"(?:-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
 _KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
 

@@ -36,7 +36,7 @@ SECRETS = {
         f"-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n-----END RSA PRIVATE KEY-----",
         f"-----BEGIN PRIVATE KEY-----\n{BODY}\n-----END PRIVATE KEY-----",
         "-----BEGIN EC PRIVATE KEY-----\\n" + BODY.replace("\n", "\\n") + "\\n-----END EC PRIVATE KEY-----",
-        f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 1\n\n{BODY}\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----",
+        f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nComment: GPG - x\n\n{BODY}\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----",
     ],
 }
 
@@ -158,6 +158,10 @@ def test_emails(address, before, after):
 )
 def test_what_is_no_email(text):
     assert only(text) == (text, {})
+
+
+def test_a_key_without_its_end():
+    assert only(f"x -----BEGIN PRIVATE KEY-----\n{BODY}") == ("x <SECRET>", {"private key": 1})
 
 
 def test_counts():
