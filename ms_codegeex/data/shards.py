@@ -171,7 +171,7 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
     temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
     try:
         encoder, eos_id, dtype = _encoder(job.tokenizer)
-        with open(temporary[0], "wb", buffering=0) as stream:
+        with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
             tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
             _fill(unit, job, encoder, tokens, rows, tally)
             tokens.flush()

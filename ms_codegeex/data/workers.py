@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ms_codegeex.data.records import Unit
@@ -55,17 +55,41 @@ class Progress:
             self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
 
 
-def _start_worker(stop: Event) -> None:
-    """The parent handles an interrupt; a worker that is told to stop, or whose parent is gone, ends in mid-work."""
+def _start_worker(stop: Connection) -> None:
+    """The parent handles an interrupt; a worker ends in mid-work when the other end of `stop` closes, which it does
+    when the parent says so and when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def end_after(wait: Callable[[], object]) -> None:
-        wait()
+    def watch() -> None:
+        stop.poll(None)
         os._exit(1)
 
-    parent = multiprocessing.parent_process()
-    for wait in (stop.wait, *([parent.join] if parent else [])):
-        threading.Thread(target=end_after, args=(wait,), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of the block: a process that is half started complains loudly.
+
+    Processes started meanwhile never see Ctrl-C, which a terminal sends to all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: caught.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in caught:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -73,23 +97,30 @@ def open_mapper(workers: int) -> Iterator[Callable]:
     """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
 
     Whatever ends the block early, an interrupt or an error, ends the workers at once. A worker that dies by itself is
-    a `UserError`: the system ends processes when memory is short.
+    a `UserError`: systems end processes when memory is short.
     """
     if workers < 2:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,))
+    watched, stop = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(watched,))
+
+    def mapper(function: Callable, items: Iterable[Any]) -> Iterator[Any]:
+        with _interrupts_later():
+            return pool.map(function, items)  # starts the workers
+
     try:
-        yield pool.map
+        yield mapper
     except BrokenProcessPool:
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
             "same command again, with fewer --workers if that is the reason (what is finished is kept)"
         ) from None
     except BaseException:
-        stop.set()
+        stop.close()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        stop.close()
+        watched.close()
