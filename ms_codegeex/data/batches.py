@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_codegeex.data.indexed import IndexedDataset
+from ms_codegeex.data.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.order import sample_indices
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
@@ -77,7 +77,7 @@ class Sequences(ABC):
         self.directory, self.split, self.seq_length, self.seed = Path(directory), split, seq_length, seed
         self.info = read_info(self.directory)
         self.eos: int = self.info["eos_id"]
-        self.tokens = IndexedDataset(self.directory / split).tokens
+        self.tokens = open_tokens(self.directory / split)
 
     @abstractmethod
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:

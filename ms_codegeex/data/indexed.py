@@ -98,16 +98,16 @@ class IndexedDataset:
 
     def __init__(self, prefix: Path | str) -> None:
         self.prefix = Path(prefix)
-        self._index_path = _file(self.prefix, ".idx")
-        data_path = _file(self.prefix, ".bin")
-        for path in (self._index_path, data_path):
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; run `ms-codegeex prepare` to make the dataset")
-        sizes, pointers, starts = self._read_index(self._index_path.read_bytes())
+        self._index_path, data_path = _files(self.prefix)
+        self.dtype, sequences, documents = _read_header(self._index_path)
+        with open(self._index_path, "rb") as stream:
+            stream.seek(_HEADER.size)
+            sizes = np.fromfile(stream, "<i4", sequences)
+            pointers = np.fromfile(stream, "<i8", sequences)
+            starts = np.fromfile(stream, "<i8", documents)
         self._bounds = self._check(sizes.astype(np.int64), pointers, starts, data_path.stat().st_size)
         self.sizes = np.diff(self._bounds)
-        total = int(self._bounds[-1])
-        self.tokens = np.memmap(data_path, self.dtype, "r", shape=(total,)) if total else np.empty(0, self.dtype)
+        self.tokens = _map(data_path, self.dtype, int(self._bounds[-1]))
 
     def __len__(self) -> int:
         return self.sizes.size
@@ -133,31 +133,7 @@ class IndexedDataset:
                 )
 
     def _bad(self, problem: str) -> UserError:
-        return UserError(
-            f"{self._index_path}: {problem}; the dataset is damaged, prepare it again with "
-            "`ms-codegeex prepare --replace`"
-        )
-
-    def _read_index(self, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if len(data) < _HEADER.size:
-            raise self._bad(f"{len(data)} bytes, the header alone has {_HEADER.size}")
-        magic, version, code, sequences, starts = _HEADER.unpack_from(data)
-        if magic != MAGIC:
-            raise self._bad(f"starts with {magic!r} instead of {MAGIC!r}")
-        if version != VERSION:
-            raise self._bad(f"version {version}, this program reads version {VERSION}")
-        if code not in DTYPE_CODES:
-            raise self._bad(f"dtype code {code}, known are 4 (int32) and 8 (uint16)")
-        self.dtype = DTYPE_CODES[code]
-        expected = _HEADER.size + sequences * 12 + starts * 8
-        if len(data) != expected:
-            raise self._bad(f"{len(data)} bytes instead of {expected} for {sequences} sequences")
-        place = _HEADER.size
-        return (
-            np.frombuffer(data, "<i4", sequences, place),
-            np.frombuffer(data, "<i8", sequences, place + sequences * 4),
-            np.frombuffer(data, "<i8", starts, place + sequences * 12),
-        )
+        return _damaged(self._index_path, problem)
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, once everything fits together."""
@@ -177,3 +153,61 @@ class IndexedDataset:
                 f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but the .bin beside it has {data_bytes}"
             )
         return bounds[starts]
+
+
+def open_tokens(prefix: Path | str) -> np.ndarray:
+    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory a document and more to check.
+
+    What is checked: the header, the last document, and the sizes of both files (`UserError`).
+    """
+    index_path, data_path = _files(Path(prefix))
+    dtype, sequences, _ = _read_header(index_path)
+    total = 0
+    if sequences:
+        with open(index_path, "rb") as stream:
+            stream.seek(_HEADER.size + 4 * (sequences - 1))
+            size = int.from_bytes(stream.read(4), "little", signed=True)
+            stream.seek(_HEADER.size + 4 * sequences + 8 * (sequences - 1))
+            total = int.from_bytes(stream.read(8), "little", signed=True) + size * dtype.itemsize
+    if total != data_path.stat().st_size:
+        raise _damaged(index_path, f"describes {total} bytes but the .bin beside it has {data_path.stat().st_size}")
+    return _map(data_path, dtype, total // dtype.itemsize)
+
+
+def _files(prefix: Path) -> tuple[Path, Path]:
+    """Paths of index and ids, which are there."""
+    paths = _file(prefix, ".idx"), _file(prefix, ".bin")
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run `ms-codegeex prepare` to make the dataset")
+    return paths
+
+
+def _map(path: Path, dtype: np.dtype, total: int) -> np.ndarray:
+    return np.memmap(path, dtype, "r", shape=(total,)) if total else np.empty(0, dtype)
+
+
+def _damaged(path: Path, problem: str) -> UserError:
+    return UserError(
+        f"{path}: {problem}; the dataset is damaged, prepare it again with `ms-codegeex prepare --replace`"
+    )
+
+
+def _read_header(path: Path) -> tuple[np.dtype, int, int]:
+    """Data type, sequences, and documents + 1 of an index that has the length that follows from them."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        data = stream.read(_HEADER.size)
+    if len(data) < _HEADER.size:
+        raise _damaged(path, f"{len(data)} bytes, the header alone has {_HEADER.size}")
+    magic, version, code, sequences, starts = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise _damaged(path, f"starts with {magic!r} instead of {MAGIC!r}")
+    if version != VERSION:
+        raise _damaged(path, f"version {version}, this program reads version {VERSION}")
+    if code not in DTYPE_CODES:
+        raise _damaged(path, f"dtype code {code}, known are 4 (int32) and 8 (uint16)")
+    expected = _HEADER.size + sequences * 12 + starts * 8
+    if size != expected:
+        raise _damaged(path, f"{size} bytes instead of {expected} for {sequences} sequences")
+    return DTYPE_CODES[code], sequences, starts

@@ -1,9 +1,10 @@
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from ms_codegeex.data.indexed import IndexedDataset, IndexedWriter
+from ms_codegeex.data.indexed import IndexedDataset, IndexedWriter, open_tokens
 from ms_codegeex.errors import UserError
 
 DOCUMENTS = [[1, 2, 3], [50256], [7, 65535, 0, 9]]
@@ -134,6 +135,42 @@ def test_damaged_index(tmp_path, damage, message):
         IndexedDataset(tmp_path / "t")
     assert str(error.value).startswith(str(path)) and "--replace" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_tokens_without_the_index(tmp_path):
+    write(tmp_path / "t")
+    write(tmp_path / "n", dtype=np.int32)
+    IndexedWriter(tmp_path / "empty").__enter__().__exit__(None, None, None)
+    for name in ("t", "n", "empty"):
+        tokens, expected = open_tokens(tmp_path / name), IndexedDataset(tmp_path / name).tokens
+        assert tokens.dtype == expected.dtype and tokens.tolist() == expected.tolist()
+
+
+def test_tokens_without_the_index_take_no_memory_for_documents(tmp_path):
+    write(tmp_path / "t", [[1]] * 20_000)
+    tracemalloc.start()
+    assert open_tokens(tmp_path / "t").size == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda data: data[:33], "33 bytes"),
+        (patch(0, b"X"), "starts with"),
+        (patch(17, b"\x04"), "describes 24 bytes but the .bin beside it has 16"),
+        (lambda data: data + b"\0", "bytes instead of"),
+        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but the .bin beside it has 16"),
+    ],
+)
+def test_tokens_without_the_index_are_of_this_index(tmp_path, damage, message):
+    write(tmp_path / "t")
+    path = tmp_path / "t.idx"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=message):
+        open_tokens(tmp_path / "t")
 
 
 def test_cut_bin_and_missing_files(tmp_path):
