@@ -182,6 +182,14 @@ def test_deep_on_fine_tuning_data(tuned, capsys):
     assert "the text of every document" in inspect(capsys, tuned, "--deep").out
 
 
+def test_deep_on_a_prompt_that_was_cut_inside_a_character(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "\U0001f980" * 20, "completion": "crab"}))
+    for length in (10, 11, 12, 13):
+        settings = FinetuneSettings("completion", length, validation_share=0.0)
+        prepare_finetune([tmp_path / "a.jsonl"], tmp_path / f"out{length}", settings)
+        assert "the text of every document" in inspect(capsys, tmp_path / f"out{length}", "--deep").out
+
+
 def test_deep_needs_hashes(dataset, capsys):
     def forget(description):
         for split in ("train", "validation"):

@@ -19,7 +19,7 @@ import numpy as np
 from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus import Root, printable, user_roots
-from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, write_report
+from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, text_decoder, write_report
 from ms_codegeex.data.examples import TEMPLATES, BadRecord, Example, parse, reader
 from ms_codegeex.data.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.packing import KIND
@@ -148,6 +148,7 @@ class _Work:
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
         self.tally, self.found = Tally(), _Found()
+        self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
         if template == "auto":
             template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
@@ -197,7 +198,7 @@ class _Work:
             return
         ids, mask, cut = row
         self.found.truncated += cut
-        text = self.encoder.tokenizer.decode(ids[:-1].tolist()).encode()  # what is left of it and can be checked again
+        text = self._decode(ids[:-1].tolist())  # what is left of it, which can be checked again
         self.writer.add(ids, mask, text, source, example.language, key)
 
 

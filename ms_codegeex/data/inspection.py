@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.data.batches import Span
+from ms_codegeex.data.dataset_writer import text_decoder
 from ms_codegeex.data.datasets import open_sequences
 from ms_codegeex.data.documents import documents_path, read_document_row, read_documents
 from ms_codegeex.data.indexed import IndexedDataset
@@ -132,7 +133,7 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     if table is None:
         raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
-    decode, scheme = _decoder(tokenizer), _scheme(dataset.description)
+    decode, scheme = text_decoder(tokenizer), _scheme(dataset.description)
     tags: dict[str, bytes] = {}
     number = 0
     for batch in table.to_batches(_ROWS):
@@ -171,16 +172,6 @@ def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
     """Whether U+2581 in place of some spaces would give a text of `size` bytes: three bytes each instead of one."""
     lost, odd = divmod(size - len(text), 2)
     return tokenizer.name == "codegeex2" and not odd and 0 < lost <= text.count(b" ")
-
-
-def _decoder(tokenizer: Tokenizer) -> Any:
-    """A function from ids to the bytes of a whole text."""
-    from ms_codegeex.data.tokenizer.gpt2 import ByteLevelTokenizer
-
-    if not isinstance(tokenizer, ByteLevelTokenizer):
-        return lambda ids: tokenizer.decode(ids).encode()
-    pieces = [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]  # several times as fast
-    return lambda ids: b"".join(map(pieces.__getitem__, ids))
 
 
 def report_path(dataset: Dataset) -> str:

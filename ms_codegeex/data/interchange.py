@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.batches import read_info
-from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, mask_path
+from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, mask_path, text_decoder
 from ms_codegeex.data.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.packing import KIND
@@ -69,11 +69,11 @@ def import_documents(
 ) -> dict[str, Any]:
     """A dataset directory from documents (source, ids with their end token, mask); `extra` goes into dataset.json."""
     free_output(output, replace)
-    masked = extra.get("kind") == KIND
+    masked, decode = extra.get("kind") == KIND, text_decoder(known)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, known.vocab_size, masked) as writer:
             for source, ids, mask in documents:
-                writer.add(ids, mask, known.decode(ids[:-1].tolist()).encode(), source)
+                writer.add(ids, mask, decode(ids[:-1].tolist()), source)
             if not writer.sizes:
                 raise UserError(f"{output}: there is no document in the input; nothing was written")
             splits = writer.write(validation_share)
