@@ -1,0 +1,247 @@
+"""Speed of `prepare` on real source code as `.jsonl`, against a Megatron-style preprocessor and its own slowest stage.
+
+    python benchmarks/prepare.py                      # 200 MB, 5 rounds, one process per core
+    python benchmarks/prepare.py --megabytes 1000 --input ~/src --processes 8
+    python benchmarks/prepare.py --quick              # 1 MB, to see that it works
+
+The sources are those of the running interpreter and its packages, and of `--input`: every text once, and only texts
+that `prepare` keeps, so that all sides encode the same documents; that they do is checked by their numbers of tokens.
+
+- `prepare` is the whole command in a process of its own: start, search, read, judge, hash, encode, write, sync.
+- The peer does what Megatron-LM's `preprocess_data.py` does: `multiprocessing.Pool.imap` over lines, `json.loads` and
+  `tokenizers` in the workers, appending to the .bin in the parent. It is a process of its own too.
+- The stages run alone, in as many processes, on data that is in memory before the clock starts: parsing JSON, encoding
+  with gigatoken, writing and syncing ids. The slowest is what no program made of them could beat.
+
+All sides take turns in every round; ratios are of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import ROOT, print_command, spread, versions
+
+sys.path.insert(0, str(ROOT))
+
+from ms_codegeex.data import corpus
+from ms_codegeex.data.records import Document, Reading, find_units, read_unit
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.fast import Encoder
+
+FILE_BYTES = 25_000_000
+PEER_AIM, STAGE_AIM = 5.0, 0.6
+CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-LM
+
+
+def texts(roots: list[corpus.Root]) -> Iterator[tuple[str, bytes]]:
+    """Source and text of all that `prepare` would keep, each text once."""
+    seen, reading = set(), Reading()
+    for unit in find_units(roots, reading)[0]:
+        for item in read_unit(unit, reading):
+            if isinstance(item, Document) and (digest := hashlib.sha256(item.data).digest()) not in seen:
+                seen.add(digest)
+                yield item.source, item.data
+
+
+def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tuple[list[Path], int]:
+    """`.jsonl` files of at most `limit` bytes of text together; the files, and how many bytes of text they hold."""
+    directory.mkdir()
+    paths: list[Path] = []
+    total = 0
+    stream: Any = None
+    for source, data in texts(roots):
+        if total >= limit:
+            break
+        if stream is None or stream.tell() > FILE_BYTES:
+            if stream is not None:
+                stream.close()
+            paths.append(directory / f"part{len(paths):04d}.jsonl")
+            stream = open(paths[-1], "wb")  # noqa: SIM115
+        stream.write(json.dumps({"text": data.decode(), "path": source}, ensure_ascii=False).encode() + b"\n")
+        total += len(data)
+    if stream is not None:
+        stream.close()
+    return paths, total
+
+
+def run_prepare(paths: list[Path], output: Path, processes: int) -> int:
+    """The command; how many tokens it wrote."""
+    words = ["--input", *map(str, paths), "--output", str(output), "--workers", str(processes), "--tags", "none"]
+    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--all-text", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return sum(split["tokens"] for split in json.loads(done.stdout)["splits"].values())
+
+
+def run_peer(paths: list[Path], output: Path, processes: int) -> int:
+    """The Megatron-style preprocessor in a process of its own; how many tokens it wrote."""
+    command = [sys.executable, str(Path(__file__)), "--peer", str(output), "--processes", str(processes), "--input"]
+    done = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+class PeerEncoder:
+    """What a worker of the peer does with a line."""
+
+    def start(self) -> None:
+        """Load the tokenizer, once in every worker."""
+        PeerEncoder.tokenizer = load_tokenizer("codegeex")
+
+    def encode(self, line: bytes) -> list[int]:
+        """Ids of one record with the end token."""
+        ids = PeerEncoder.tokenizer.encode(json.loads(line)["text"])
+        return [*ids, PeerEncoder.tokenizer.eos_id]
+
+
+def peer(paths: list[Path], output: Path, processes: int) -> int:
+    """Encode all lines in order, append to `.bin`, write the sizes; how many tokens."""
+    encoder, sizes = PeerEncoder(), []
+    with multiprocessing.Pool(processes, initializer=encoder.start) as pool, open(output, "wb") as stream:
+        for path in paths:
+            with open(path, "rb") as lines:
+                for ids in pool.imap(encoder.encode, lines, CHUNK):
+                    stream.write(np.array(ids, np.uint16).tobytes())
+                    sizes.append(len(ids))
+        stream.flush()
+        os.fsync(stream.fileno())
+    np.array(sizes, np.int64).tofile(output.with_suffix(".idx"))
+    return sum(sizes)
+
+
+def stage_worker(name: str, paths: list[Path], output: Path, ready: Any, go: Any, done: Any) -> None:
+    """One process of a stage: prepare in memory, wait for the start, work."""
+    lines = [line for path in paths for line in path.read_bytes().splitlines()]
+    work: Callable[[], Any]
+    if name == "parse":
+
+        def work() -> None:
+            for line in lines:
+                json.loads(line)
+
+    else:
+        encoder = Encoder(load_tokenizer("codegeex"))
+        data = [json.loads(line)["text"].encode() for line in lines]
+
+        def work() -> None:
+            for text in data:
+                encoder.encode(text)
+
+        if name == "write":
+            ids = [encoder.encode(text).astype(np.uint16) for text in data]
+
+            def work() -> None:
+                with open(output, "wb") as stream:
+                    for row in ids:
+                        stream.write(row.tobytes())
+                    stream.flush()
+                    os.fsync(stream.fileno())
+
+    ready.release()
+    go.wait()
+    work()
+    done.release()
+
+
+def run_stage(name: str, paths: list[Path], directory: Path, processes: int) -> float:
+    """Seconds a stage takes in `processes` processes, each with its share of the files."""
+    context = multiprocessing.get_context("spawn")
+    ready, go, done = context.Semaphore(0), context.Event(), context.Semaphore(0)
+    shares = [paths[number::processes] for number in range(processes)]
+    workers = [
+        context.Process(target=stage_worker, args=(name, share, directory / f"stage{number}", ready, go, done))
+        for number, share in enumerate(shares)
+    ]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        ready.acquire()
+    began = time.perf_counter()
+    go.set()
+    for _ in workers:
+        done.acquire()
+    seconds = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    for file in directory.glob("stage*"):
+        file.unlink()
+    return seconds
+
+
+def timed(work: Callable[[list[Path], Path, int], int], paths: list[Path], output: Path, processes: int) -> tuple:
+    """Seconds and tokens; what was written is removed."""
+    began = time.perf_counter()
+    tokens = work(paths, output, processes)
+    seconds = time.perf_counter() - began
+    for path in output.parent.glob(output.name + "*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return seconds, tokens
+
+
+def measure(paths: list[Path], total: int, directory: Path, processes: int, rounds: int) -> tuple[float, float]:
+    """Print speeds; the medians of ours/peer and ours/slowest stage."""
+    stages = ("parse", "encode", "write")
+    speeds: dict[str, list[float]] = {name: [] for name in ("prepare", "peer", *stages)}
+    for number in range(rounds):
+        ours = timed(run_prepare, paths, directory / "ours", processes)
+        theirs = timed(run_peer, paths, directory / "peer.bin", processes)
+        if ours[1] != theirs[1]:
+            raise SystemExit(f"prepare wrote {ours[1]} tokens, the peer {theirs[1]}")
+        speeds["prepare"].append(total / 1e6 / ours[0])
+        speeds["peer"].append(total / 1e6 / theirs[0])
+        for name in stages if number % 2 else stages[::-1]:
+            speeds[name].append(total / 1e6 / run_stage(name, paths, directory, processes))
+    for name, values in speeds.items():
+        label = name if name in ("prepare", "peer") else f"stage alone: {name}"
+        print(f"  {label:<20} {spread(values)} MB/s")
+    slowest = min(stages, key=lambda name: statistics.median(speeds[name]))
+    ratios = [[a / b for a, b in zip(speeds["prepare"], speeds[other], strict=True)] for other in ("peer", slowest)]
+    print(f"  prepare / peer {spread(ratios[0])}, at least {PEER_AIM}")
+    print(f"  prepare / slowest stage ({slowest}) {spread(ratios[1])}, at least {STAGE_AIM}")
+    return statistics.median(ratios[0]), statistics.median(ratios[1])
+
+
+def main() -> int:
+    """Parse arguments, write the input, measure; exit status 1 when an aim is not reached."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", type=Path, help="where to write, about three times the input (default: TMPDIR)")
+    parser.add_argument("--input", nargs="+", type=Path, default=[], help="more places to take source code from")
+    parser.add_argument("--megabytes", type=float, default=200.0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="1 MB and one round; aims do not count")
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        print(peer(arguments.input, arguments.peer, arguments.processes))
+        return 0
+    print_command()
+    print(versions("numpy", "tokenizers", "gigatoken"))
+    megabytes = 1.0 if arguments.quick else arguments.megabytes
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
+        default = corpus.default_roots()
+        roots = [*corpus.user_roots(arguments.input), *(default[:1] if arguments.quick else default)]
+        paths, total = write_input(Path(name) / "input", roots, megabytes * 1e6)
+        if total < megabytes * 1e6:
+            print(f"only {total / 1e6:.0f} MB of source code here; add more with --input")
+        print(f"{total / 1e6:.1f} MB of text in {len(paths)} files, {arguments.processes} processes")
+        rounds = 1 if arguments.quick else arguments.rounds
+        against_peer, against_stage = measure(paths, total, Path(name), arguments.processes, rounds)
+    return 0 if arguments.quick or (against_peer >= PEER_AIM and against_stage >= STAGE_AIM) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The benchmark of `prepare` runs, its sides agree, and it says what it is for."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_quick(tmp_path):
+    command = [sys.executable, "benchmarks/prepare.py", "--quick", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"prepare / peer [\d.]+ .*at least 5", done.stdout)
+    assert re.search(r"prepare / slowest stage \(\w+\) [\d.]+ .*at least 0\.6", done.stdout)
+    assert not list(tmp_path.iterdir())
