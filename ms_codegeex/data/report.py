@@ -97,11 +97,13 @@ def _summary(report: Mapping[str, Any]) -> str:
     names = ("files", "documents", "bytes", "tokens")
     rows = [("read", report.get("input", {})), ("kept", report.get("kept", {}))]
     rows += [(split, counts) for split, counts in report.get("splits", {}).items()]
-    return _table(
+    table = _table(
         ("", *names),
         [[_text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows],
         len(names),
     )
+    cut = report.get("truncated")
+    return table + (f'<p class="note">Prompts that were cut to fit: {_count(cut)}.</p>' if cut else "")
 
 
 def _ordered(languages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

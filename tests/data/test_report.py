@@ -159,5 +159,10 @@ def test_an_empty_report_is_a_page_too(report):
     tree(render(report))
 
 
+def test_prompts_that_were_cut_are_told():
+    assert "Prompts that were cut to fit: 1,234." in render({**REPORT, "truncated": 1234})
+    assert "cut to fit" not in render({**REPORT, "truncated": 0})
+
+
 def test_an_open_last_range():
     assert render({"lengths": {"edges": [0, 16], "documents": [3, 4]}}).count("<rect") == 2
