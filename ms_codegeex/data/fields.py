@@ -104,10 +104,7 @@ class Fields:
         if isinstance(named, str):
             found = lookup(named)
         elif named is None and (isinstance(path, str) or path is None):
-            try:
-                found = detect(path or "", data[:HEAD_BYTES])
-            except ValueError:  # no name that a file could have
-                found = None
+            found = detect(path or "", data[:HEAD_BYTES])
         if found is not None and found.name in self._languages:
             return found.name
         if self._all_text and (found is None or found.name not in self._known):

@@ -23,6 +23,7 @@ OFF = Rules(max_mean_line=None, min_alphabetic=0.0, generated=True)
         (b"# \xed\xa0\x80\n" + GOOD, "not UTF-8"),
         (b" \n\t\n", "empty"),
         ("\u3000\u00a0 \n".encode(), "empty"),
+        (b"\x0b\x0c\x1c\x1d\x1e\x1f", "empty"),
         (b"", "empty"),
         (b"a" * 202 + b"\n", "long lines"),
         (b"aaaa" * 24 + b"\n", None),

@@ -221,7 +221,7 @@ class TestFields:
         assert one(tmp_path, java, languages=("python",), all_text=True) == ("other language", "Java", False)
         for record, detail in (
             ({"text": GOOD, "lang": "Klingon"}, "'Klingon'"),
-            ({"text": GOOD, "lang": ["py"]}, "['py']"),
+            ({"text": GOOD, "lang": ["py"], "path": "x.py"}, "['py']"),
             ({"text": GOOD}, "no field names it"),
             ({"text": GOOD, "path": "x.unknown"}, "no field names it"),
             ({"text": GOOD, "path": 7}, "no field names it"),

@@ -36,7 +36,7 @@ SECRETS = {
         f"-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n-----END RSA PRIVATE KEY-----",
         f"-----BEGIN PRIVATE KEY-----\n{BODY}\n-----END PRIVATE KEY-----",
         "-----BEGIN EC PRIVATE KEY-----\\n" + BODY.replace("\n", "\\n") + "\\n-----END EC PRIVATE KEY-----",
-        f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nComment: GPG - x\n\n{BODY}\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----",
+        f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nA: b - c\n\n{BODY}\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----",
     ],
 }
 
