@@ -191,6 +191,13 @@ def test_longer_examples(tmp_path):
     assert "in/a.jsonl:1" in (other / "report.html").read_text()
 
 
+def test_an_answer_needs_one_token_of_its_prompt(tmp_path):
+    answer = {"completion": " 1 2 3 4"}  # 4 + 1
+    records = [{"prompt": " one two", **answer}, {"prompt": "", **answer}]
+    assert texts(prepare(tmp_path, records, "tight", seq_length=5)[0], load_tokenizer("codegeex")) == [("", " 1 2 3 4")]
+    assert len(rows(prepare(tmp_path, records, "wide", seq_length=6)[0])) == 2
+
+
 def test_a_cut_prompt_keeps_its_prefix(tmp_path):
     model = write_chatglm(tmp_path / "model")
     tokenizer = load_tokenizer(model)

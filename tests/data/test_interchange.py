@@ -50,11 +50,11 @@ def test_rows_in_the_order_of_training(packed, tmp_path):
     assert [row[1:].tolist() for row in rows] == batch.labels.tolist()
 
 
-def write_rows(path, rows, column="input_ids", kind="int32"):
+def write_rows(path, rows, column="input_ids", kind="int32", files=1):
     from mindspore.mindrecord import FileWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = FileWriter(str(path), shard_num=1)
+    writer = FileWriter(str(path), shard_num=files)
     writer.add_schema({column: {"type": kind, "shape": [-1]}}, "as PanGu's preprocess.py")
     writer.write_raw_data([{column: np.array(row, kind)} for row in rows])
     writer.commit()
@@ -83,6 +83,13 @@ def test_rows_become_documents(tmp_path):
     assert split["splits"]["validation"]["documents"] > 0
     both = documents(tmp_path / "split") + documents(tmp_path / "split", "validation")
     assert sorted(both) == sorted(documents(out))
+
+
+def test_files_that_were_written_together(tmp_path):
+    """Each of them names the others, and MindRecord's reader would follow."""
+    write_rows(tmp_path / "in" / "a.mindrecord", [[1, 2], [3, 4], [5, 6], [7, 8]], files=2)
+    import_mindrecord([tmp_path / "in"], tmp_path / "out", "codegeex", validation_share=0.0)
+    assert sorted(documents(tmp_path / "out")) == [[1, 2, EOS], [3, 4, EOS], [5, 6, EOS], [7, 8, EOS]]
 
 
 def test_ids_of_another_tokenizer(tmp_path):
