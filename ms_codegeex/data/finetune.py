@@ -160,34 +160,35 @@ class _Work:
         try:
             return [_Unit(identity, path, part) for part in line_parts(path, path.stat().st_size)]
         except OSError as error:
-            self._bad(identity, b"", BadRecord("unreadable", error.strerror or str(error)))
+            self._bad(identity, Broken("unreadable", error.strerror or str(error)))
             return []
 
     def read(self, unit: _Unit) -> None:
         """Every example of a unit; what gives none is counted, or ends the work."""
         for number, line in read_lines(unit.path, unit.part, MOST_BYTES):
             source = f"{unit.identity}:{number}"
+            if isinstance(line, Broken):
+                self._bad(source, line)
+                continue
+            self.found.documents += 1
+            self.found.bytes += len(line)
             try:
-                if isinstance(line, Broken):
-                    raise BadRecord(line.reason, line.detail)
-                self.found.documents += 1
-                self.found.bytes += len(line)
                 examples = self._read(parse(line))
             except BadRecord as bad:
-                self._bad(source, line.head if isinstance(line, Broken) else line, bad)
+                self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
             # Rows of one conversation repeat each other, so they stay together in the split.
             key = "\0".join(text for example in examples for text in (example.prompt, example.answer))
             for example in examples:
                 self._add(example, source, f"{self.settings.seed}\0{key}".encode())
 
-    def _bad(self, source: str, line: bytes, bad: BadRecord) -> None:
+    def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
             raise UserError(
-                f"{source}: {bad.reason} ({bad.detail}); mend it, or leave such input out with --on-error skip"
+                f"{source}: {broken.reason} ({broken.detail}); mend it, or leave such input out with --on-error skip"
             )
-        excerpt = line[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
-        self.tally.add(Rejected(source, bad.reason, len(line), bad.detail, problem=True, excerpt=excerpt))
+        excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
+        self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
 
     def _add(self, example: Example, source: str, key: bytes) -> None:
         row = self.encoder.row(example)
