@@ -142,10 +142,10 @@ def test_a_sample_on_a_terminal(tuned):
 def test_a_sample_of_another_tokenizer(tmp_path, capsys):
     """SentencePiece's spaces at the front of a text must not show in the middle of it."""
     model = write_chatglm(tmp_path / "model")
-    (tmp_path / "a.jsonl").write_text('{"prompt": "def f(x):", "completion": "return x"}\n')
+    (tmp_path / "a.jsonl").write_text('{"prompt": "def f(x):", "completion": " return x"}\n')
     settings = FinetuneSettings("completion", 64, str(model), validation_share=0.0)
     prepare_finetune([tmp_path / "a.jsonl"], tmp_path / "out", settings)
-    assert "\u27e6def f(x):\u27e7return x\u27e8eos\u27e9" in inspect(capsys, tmp_path / "out", "--sample", 0).out
+    assert "\u27e6def f(x):\u27e7 return x\u27e8eos\u27e9" in inspect(capsys, tmp_path / "out", "--sample", 0).out
     assert "verified" in inspect(capsys, tmp_path / "out", "--deep").out
 
 
