@@ -10,10 +10,10 @@ the page cache; the share of the steps' time in which a step waits for its batch
 
 Start-up: from the end of the imports to the first batch, in the middle of a run of 10^9 samples, each in a process of
 its own. `repeated` is a corpus of 10^4 sequences that is gone over again and again, `huge` one of 10^9 sequences (a
-sparse file of 256 GB), `blend` 0.7 of the latter and 0.3 of the former. The peer is what Megatron-LM does then: an array
-with the number of every sample of the run (uint32), shuffled by numpy.random.RandomState; its two other indices
-(documents, samples) are left out, and so are the files in which it keeps them for the next start. Memory is the highest
-resident size meanwhile above that before.
+sparse file of 256 GB), `blend` 0.7 of the latter and 0.3 of the former. The peer is what Megatron-LM does then: an
+array with the number of every sample of the run (uint32), shuffled by numpy.random.RandomState; its two other indices
+(documents, samples) are left out, and so are the files in which it keeps them for the next start. Memory is the
+highest resident size meanwhile above that before.
 """
 
 from __future__ import annotations

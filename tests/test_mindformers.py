@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
 from ms_codegeex.models.registry import FAMILIES, family
 
 # looked for, not imported: its import takes 7 s and makes a directory for its logs where it is
@@ -262,6 +264,17 @@ def test_mistakes_of_the_loader_name_the_key(dataset, changes, message):
     assert packed_sequences(**good).get_dataset_size() > 0
     with pytest.raises(UserError, match=re.escape(message)):
         packed_sequences(**{**good, **changes})
+
+
+def test_examples_of_fine_tuning_are_refused(dataset, tmp_path):
+    from ms_codegeex.mindformers_bridge.dataset import packed_sequences
+
+    examples = shutil.copytree(dataset, tmp_path / "examples")
+    (examples / "train.mask").write_bytes(b"\1" * ((examples / "train.bin").stat().st_size // 2))
+    info = {**read_json(examples / "dataset.json"), "kind": "finetune", "seq_length": 60}
+    write_json(examples / "dataset.json", info)
+    with pytest.raises(UserError, match=r"dataset_dir: .*examples of fine-tuning.*ms-codegeex finetune"):
+        packed_sequences(str(examples), 64, column_names=["input_ids", "samples"])
 
 
 def test_the_loader_reads_what_our_trainer_reads(dataset):
