@@ -214,12 +214,20 @@ def test_spaces_that_were_marks_are_not_called_damage(tmp_path, capsys):
     model = write_chatglm(tmp_path / "model")
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("mark = '\u2581'  # of a space\n")
-    (tmp_path / "src" / "b.py").write_text("plain = ' '\n")
+    (tmp_path / "src" / "b.py").write_text("Q = ' '\n")
     out = tmp_path / "out"
     command = ["prepare", "--input", str(tmp_path / "src"), "--output", str(out), "--tokenizer", str(model)]
     assert main([*command, "--workers", "1"]) == 0
     capsys.readouterr()
     assert "1 documents have spaces that may have been U+2581" in inspect(capsys, out, "--deep").out
+    # Damage to the other document is.
+    tokenizer, data = load_tokenizer(model), np.fromfile(out / "train.bin", np.uint16)
+    letter = next(number for number in data.tolist() if tokenizer.token_bytes(number) == b"Q")
+    other = next(number for number in range(tokenizer.vocab_size) if tokenizer.token_bytes(number) == b"Z")
+    np.where(data == letter, other, data).astype(np.uint16).tofile(out / "train.bin")
+    change = change_description(lambda it: it["files"]["train.bin"].update(sha256=sha256(out / "train.bin")))
+    change(out)
+    assert "train.bin: document 0 (src/" in inspect(capsys, out, "--deep", status=2).err
 
 
 def change_description(change):

@@ -41,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=PRETRAIN,
         help="what the records are (docs/finetuning-data.md); pretrain: documents of a corpus (default: pretrain)",
     )
-    group.add_argument("--seq-length", type=int, metavar="N", help="most tokens of an example, end token included")
+    group.add_argument(
+        "--seq-length",
+        type=int,
+        metavar="N",
+        help="most tokens of an example, end token included; with --to, rows have one token more than this",
+    )
     group.add_argument(
         "--overlong",
         choices=("truncate", "drop"),
