@@ -48,14 +48,14 @@ PEER_AIM, STAGE_AIM = 5.0, 0.6
 CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-LM
 
 
-def texts(roots: list[corpus.Root]) -> Iterator[tuple[str, bytes]]:
-    """Source and text of all that `prepare` would keep, each text once."""
+def texts(roots: list[corpus.Root]) -> Iterator[Document]:
+    """All that `prepare` would keep, each text once."""
     seen, reading = set(), Reading()
     for unit in find_units(roots, reading)[0]:
         for item in read_unit(unit, reading):
             if isinstance(item, Document) and (digest := hashlib.sha256(item.data).digest()) not in seen:
                 seen.add(digest)
-                yield item.source, item.data
+                yield item
 
 
 def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tuple[list[Path], int]:
@@ -64,7 +64,7 @@ def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tupl
     paths: list[Path] = []
     total = 0
     stream: Any = None
-    for source, data in texts(roots):
+    for item in texts(roots):
         if total >= limit:
             break
         if stream is None or stream.tell() > FILE_BYTES:
@@ -72,8 +72,9 @@ def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tupl
                 stream.close()
             paths.append(directory / f"part{len(paths):04d}.jsonl")
             stream = open(paths[-1], "wb")  # noqa: SIM115
-        stream.write(json.dumps({"text": data.decode(), "path": source}, ensure_ascii=False).encode() + b"\n")
-        total += len(data)
+        record = {"text": item.data.decode(), "path": item.source, "language": item.language}
+        stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        total += len(item.data)
     if stream is not None:
         stream.close()
     return paths, total
@@ -82,7 +83,7 @@ def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tupl
 def run_prepare(paths: list[Path], output: Path, processes: int) -> int:
     """The command; how many tokens it wrote."""
     words = ["--input", *map(str, paths), "--output", str(output), "--workers", str(processes), "--tags", "none"]
-    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--all-text", "--json"]
+    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return sum(split["tokens"] for split in json.loads(done.stdout)["splits"].values())
 

@@ -63,7 +63,7 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     from ms_codegeex.config import available_cores
     from ms_codegeex.data.datasets import absolute
     from ms_codegeex.data.prepare import cached_corpus
-    from ms_codegeex.data.selection import PrepareSettings
+    from ms_codegeex.data.settings import PrepareSettings
     from ms_codegeex.errors import UserError
     from ms_codegeex.models.registry import family
 

@@ -33,7 +33,16 @@ from ms_codegeex.data.records import Unit, find_units
 from ms_codegeex.data.report import render
 from ms_codegeex.data.selection import Documents, join, select
 from ms_codegeex.data.settings import PrepareSettings
-from ms_codegeex.data.shards import ENDINGS, Job, make_shard, read_meta, read_shard, shard_name, token_dtype
+from ms_codegeex.data.shards import (
+    ENDINGS,
+    Job,
+    load_encoder,
+    make_shard,
+    read_meta,
+    read_shard,
+    shard_name,
+    token_dtype,
+)
 from ms_codegeex.data.tally import EXAMPLES, Tally
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.data.workers import Progress, open_mapper
@@ -80,8 +89,8 @@ class Found:
 
 def build(request: Request, output: Path, work: Path, workers: int, progress: Progress) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
-    found = _search(request, progress)
-    with open_mapper(workers) as mapper:
+    with open_mapper(workers, functools.partial(load_encoder, request.settings.tokenizer)) as mapper:
+        found = _search(request, progress)
         paths = _make_shards(request, found, work, mapper, progress)
     shards, tally = [read_shard(path) for path in paths], found.tally
     for shard in shards:

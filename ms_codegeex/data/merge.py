@@ -73,19 +73,27 @@ def _write_table(path: Path, documents: Documents, chosen: np.ndarray) -> None:
         ]
     )
     numbers = np.flatnonzero(chosen)
-    sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
+    sources = (name.encode() for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
+    languages = [name.encode() for name in documents.languages]
+
+    def buffers(kind: pa.DataType, rows: int, *contents: np.ndarray | bytes) -> pa.Array:
+        return pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, contents)])
+
+    def strings(values: list[bytes]) -> pa.Array:
+        bounds = np.cumsum([0, *map(len, values)], dtype=np.int32)
+        return buffers(pa.string(), len(values), bounds, b"".join(values))
+
     with open(path, "wb") as stream, pq.ParquetWriter(stream, schema) as writer:
         for start in range(0, numbers.size, _ROWS):
             rows = numbers[start : start + _ROWS]
-            hashes = np.ascontiguousarray(documents.sha256[rows])
-            columns = [
-                pa.array([next(sources) for _ in rows], pa.string()),
-                pa.array([documents.languages[code] for code in documents.language[rows].tolist()], pa.string()),
-                pa.Array.from_buffers(pa.binary(32), rows.size, [None, pa.py_buffer(hashes)]),
-                pa.array(documents.bytes[rows]),
-                pa.array(documents.tokens[rows]),
+            columns = [  # from buffers: `pa.array` imports pandas, which takes a second
+                strings([next(sources) for _ in range(rows.size)]),
+                strings([languages[code] for code in documents.language[rows].tolist()]),
+                buffers(pa.binary(32), rows.size, np.ascontiguousarray(documents.sha256[rows])),
+                buffers(pa.int64(), rows.size, documents.bytes[rows]),
+                buffers(pa.int64(), rows.size, documents.tokens[rows]),
             ]
-            writer.write_table(pa.table(columns, schema=schema))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:

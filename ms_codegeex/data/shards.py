@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.languages import tag_text
@@ -62,8 +62,9 @@ def shard_name(key: str, unit: Unit) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(name: str) -> tuple[Encoder, int, np.dtype]:
-    tokenizer = tokenizers.load_tokenizer(name)  # once per process
+def load_encoder(name: str) -> tuple[Encoder, int, np.dtype]:
+    """Encoder, end token and type of ids of a tokenizer; loaded once per process."""
+    tokenizer = tokenizers.load_tokenizer(name)
     return Encoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
 
 
@@ -97,7 +98,7 @@ class _Tokens:
         """Write what is collected."""
         data = memoryview(self._buffer[: self._used]).cast("B") if self._used else b""
         self._stream.write(data)
-        self.checksum = zlib.crc32(data, self.checksum)
+        self.checksum = isal_zlib.crc32(data, self.checksum)
         self._used = 0
 
 
@@ -170,7 +171,7 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
         return
     temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
     try:
-        encoder, eos_id, dtype = _encoder(job.tokenizer)
+        encoder, eos_id, dtype = load_encoder(job.tokenizer)
         with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
             tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
             _fill(unit, job, encoder, tokens, rows, tally)
@@ -212,8 +213,8 @@ def is_sound(path: Path) -> bool:
         found = 0
         with open(path.with_name(path.name + ".bin"), "rb") as stream:
             while block := stream.read(_CHECKED):
-                found = zlib.crc32(block, found)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+                found = isal_zlib.crc32(block, found)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, isal_zlib.error):
         return False
     return found == expected
 

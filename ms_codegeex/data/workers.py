@@ -55,7 +55,7 @@ class Progress:
             self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
 
 
-def _start_worker(stop: Connection) -> None:
+def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
     """The parent handles an interrupt; a worker ends in mid-work when the other end of `stop` closes, which it does
     when the parent says so and when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -65,6 +65,11 @@ def _start_worker(stop: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    prepare()
+
+
+def _nothing() -> None:
+    """A task whose only purpose is that a worker is started for it."""
 
 
 @contextlib.contextmanager
@@ -93,8 +98,10 @@ def _interrupts_later() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_mapper(workers: int) -> Iterator[Callable]:
+def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
     """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
+
+    These start at once and call `prepare()`, so that they are ready when there is something to do.
 
     Whatever ends the block early, an interrupt or an error, ends the workers at once. A worker that dies by itself is
     a `UserError`: systems end processes when memory is short.
@@ -104,14 +111,13 @@ def open_mapper(workers: int) -> Iterator[Callable]:
         return
     context = multiprocessing.get_context("spawn")
     watched, stop = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(watched,))
-
-    def mapper(function: Callable, items: Iterable[Any]) -> Iterator[Any]:
-        with _interrupts_later():
-            return pool.map(function, items)  # starts the workers
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(watched, prepare))
 
     try:
-        yield mapper
+        with _interrupts_later():
+            for _ in range(workers):
+                pool.submit(_nothing)
+        yield pool.map
     except BrokenProcessPool:
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import gigatoken
 
 # Texts with a special token's name are left to our own tokenizer, whatever a version of the library makes of them.
-_SPECIAL = (EOS.encode(), b"<|extratoken_")
+_SPECIAL = re.compile(re.escape(EOS.encode()) + rb"|<\|extratoken_")
+_HINT = b"<|e"  # a plain search, for nearly all texts do not even have this
 _SAMPLE = (
     "def f(x):\n        return x + 10_000  # it's\t\tok\r\n",
     " " * 1 + "a" + " " * 9 + "b" + " " * 10 + "c" + " " * 11 + "d" + "\t" * 10 + "e" + " " * 150 + "\n\n \n",
@@ -44,7 +46,7 @@ class Encoder:
 
         Nothing here starts a thread.
         """
-        if self.is_fast and not any(name in data for name in _SPECIAL):
+        if self.is_fast and (_HINT not in data or not _SPECIAL.search(data)):
             return self._fast.encode(data)
         return np.array(self._tokenizer.encode(data.decode("utf-8")), np.uint32)
 
