@@ -66,6 +66,77 @@ def test_prepare_json_is_one_object(sources, tmp_path, capsys):
     assert json.loads(output)["cached"] is True and "already prepared" in progress
 
 
+def recorded(arguments, tmp_path, capsys):
+    """The settings that a command line means, as dataset.json records them."""
+    words = ["prepare", "--output", str(tmp_path / "out"), "--replace", "--workers", "1", "--json", *arguments]
+    assert main(words) == 0
+    return json.loads(capsys.readouterr().out)["settings"]
+
+
+def test_defaults_with_input(sources, tmp_path, capsys):
+    found = recorded(["--input", str(sources)], tmp_path, capsys)
+    assert (found["max_bytes"], found["near_duplicates"], found["tags"], found["on_error"]) == (
+        None,
+        0,
+        "codegeex",
+        "skip",
+    )
+    assert len(found["languages"]) == 23 and found["rules"]["max_file_bytes"] == 1_000_000
+
+
+def test_defaults_without_input(monkeypatch):
+    from ms_codegeex.cli import parse
+    from ms_codegeex.commands.prepare import _settings
+    from ms_codegeex.data.settings import PrepareSettings
+
+    assert _settings(parse(["prepare", "--output", "out"])) == PrepareSettings()  # what `train` prepares
+
+
+def test_every_option_arrives(sources, tmp_path, capsys):
+    records = tmp_path / "a.jsonl"
+    lines = [{"body": (sources / name / "module.py").read_text(), "l": "py", "c": "MIT"} for name in ("one", "two")]
+    records.write_text("".join(json.dumps({**line, "r": line["body"]}) + "\n" for line in lines))
+    given = {
+        "text_field": "body",
+        "language_field": "l",
+        "licence_field": "c",
+        "group_field": "r",
+        "licences": ["mit", "isc"],
+        "redact": ["secrets", "email"],
+        "on_error": "stop",
+        "tags": "codegeex2",
+        "near_duplicates": "0.5",
+        "max_bytes": "5000",
+        "seed": "7",
+        "filters": "codegen",
+        "min_bytes": "2",
+    }
+    words = ["--input", str(records), "--all-text"]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    found = recorded(words, tmp_path, capsys)
+    assert {name: found[name] for name in ("text_field", "language_field", "licence_field", "group_field")} == {
+        "text_field": "body",
+        "language_field": "l",
+        "licence_field": "c",
+        "group_field": "r",
+    }
+    assert found["licences"] == ["isc", "mit"] and found["redact"] == ["email", "secrets"] and found["all_text"] is True
+    assert (found["on_error"], found["tags"], found["near_duplicates"], found["seed"]) == ("stop", "codegeex2", 0.5, 7)
+    assert (found["max_bytes"], found["rules"]["min_bytes"], found["rules"]["max_line"]) == (5000, 2, 1000)
+    assert len(found["languages"]) == 96
+
+
+def test_stop_is_one_line(sources, tmp_path, capsys):
+    (sources / "broken.jsonl").write_text('{"text": "name = 1", "lang": "python"}\n{"text": \n')
+    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "2"]
+    assert main([*command, "--on-error", "stop"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
+    assert main(command) == 0
+    assert "dropped, invalid JSON: 1 files" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
