@@ -9,15 +9,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.commands import prepare_exchange, prepare_finetune
+
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
-EXAMPLES = """\
+EXAMPLES = f"""\
   ms-codegeex prepare --output corpus                     # the installed Python libraries, 64 MB of them
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
-
+{prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}
 Directories are searched for source files and for archives of records (.jsonl, .jsonl.gz, .jsonl.zst, .json.gz,
 .parquet). DIR/report.html shows what was taken, what was dropped and why. A run that was ended early goes on where it
 was when the same command is given again.
@@ -61,6 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses sample and split (default: 0)")
     _configure_choice(parser.add_argument_group("which documents"))
     _configure_records(parser.add_argument_group("records", "without these, the usual names of fields are tried"))
+    prepare_finetune.add_arguments(parser)
+    prepare_exchange.add_arguments(parser)
     _configure_run(parser.add_argument_group("the run"))
 
 
@@ -143,6 +147,10 @@ def _processors() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the dataset and say what is in it."""
+    for other in (prepare_exchange, prepare_finetune):
+        status = other.run(arguments)
+        if status is not None:
+            return status
     from ms_codegeex.data.prepare import prepare_dataset
 
     result = prepare_dataset(

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--overlong",
         choices=("truncate", "drop"),
-        help="longer examples: cut the prompt's left end, or drop the example (default: truncate)",
+        help="of a longer example, cut the prompt's left end, or drop it whole (default: truncate)",
     )
     group.add_argument(
         "--template",
