@@ -306,6 +306,15 @@ class TestStaleShards:
         assert len(unchanged) == 6
 
 
+def test_what_a_kill_in_the_last_stage_left_is_removed(tmp_path):
+    write_tree(tmp_path / "src", packages=2, files=1)
+    for name in (".out.123.tmp", ".out.old.tmp", ".other.123.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.bin").write_text("half")
+    prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, workers=1, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "out", ".out.old.tmp", ".other.123.tmp"}
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path):
     write_tree(tmp_path / "src", packages=2, files=1)
     (tmp_path / "file").write_text("")
