@@ -5,11 +5,14 @@ What is broken is part of the result and never raised: everything before it is s
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Generic, TypeVar
+
+T = TypeVar("T")
 
 ENDINGS = {
     ".jsonl": "jsonl",
@@ -35,8 +38,7 @@ class Part:
 
     Attributes:
         span: plain lines: byte range, the lines that start in it; parquet: row groups [a, b); None: everything.
-        first: plain lines: newlines before the byte before the range, where the search for its first line begins;
-            parquet: rows before it.
+        first: parquet: rows before it.
         bytes: of the file that it stands for.
     """
 
@@ -53,6 +55,17 @@ class Broken:
     detail: str = ""
     bytes: int = 0
     head: bytes = b""
+
+
+class Returning(Generic[T]):
+    """Iterates over a generator and keeps what that returns at its end."""
+
+    def __init__(self, generator: Generator[T, None, int]) -> None:
+        self._generator = generator
+        self.value = 0
+
+    def __iter__(self) -> Iterator[T]:
+        self.value = yield from self._generator
 
 
 class _Truncated(Exception):
@@ -73,42 +86,28 @@ def archive_kind(name: str) -> str | None:
 
 
 def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[Part]:
-    """A `.jsonl` file of `size` bytes cut into parts. Lines are counted by one pass over all but the last part.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """A `.jsonl` file of `size` bytes cut into parts, unread."""
     if size <= part_bytes or not path.name.lower().endswith(".jsonl"):
         return [Part(None, 0, size)]
-    parts, lines = [Part((0, part_bytes), 0, part_bytes)], 0
-    with open(path, "rb", buffering=0) as stream:
-        for start in range(part_bytes, size, part_bytes):
-            end = min(start + part_bytes, size)
-            while stream.tell() < start - 1:
-                block = stream.read(min(_BLOCK, start - 1 - stream.tell()))
-                if not block:  # shorter than it was: there are no lines further on
-                    return parts
-                lines += block.count(b"\n")
-            parts.append(Part((start, end), lines, end - start))
-    return parts
+    cuts = [*range(0, size, part_bytes), size]
+    return [Part((start, end), 0, end - start) for start, end in itertools.pairwise(cuts)]
 
 
-def read_lines(path: Path, part: Part, limit: int) -> Iterator[tuple[int, bytes | Broken]]:
-    """The lines of a part with their numbers, from 1; empty ones are left out.
+def read_lines(path: Path, part: Part, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
+    """The lines of a part with their numbers in it, from 1; empty ones are left out. Returns how many there are.
 
     Args:
         path: a file with one of `ENDINGS` of kind `jsonl`.
         part: of `line_parts`.
         limit: longer lines, in bytes, come as `Broken` and are not held in memory.
     """
-    number, skip, budget = 1, 0, None
+    number, budget = 1, None
     try:
         with open(path, "rb") as stream:
             if part.span is not None:
-                start, end = part.span
-                skip = int(start > 0)
-                stream.seek(start - skip)
-                number, budget = part.first + 1, end - start + skip
+                if not _seek_line(stream, *part.span):
+                    return 0
+                budget = part.span[1] - stream.tell()
             packed = path.name.lower()
             if packed.endswith(".gz"):
                 blocks = _unpack(stream, _gzip, _GZIP_BYTES)
@@ -117,12 +116,27 @@ def read_lines(path: Path, part: Part, limit: int) -> Iterator[tuple[int, bytes 
             else:
                 blocks = iter(lambda: stream.read(_BLOCK), b"")
             for line in _split(blocks, limit, budget):
-                # With `skip` the first "line" is the end of one that belongs to the part before.
-                if not skip and (isinstance(line, Broken) or line.strip()):
+                if isinstance(line, Broken) or line.strip():
                     yield number, line
-                skip, number = 0, number + (not isinstance(line, Broken) or line.reason == "too large")
+                number += not isinstance(line, Broken) or line.reason == "too large"
     except OSError as error:
         yield number, Broken("unreadable", error.strerror or str(error))
+    return number - 1
+
+
+def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
+    """Go to the first line that starts in start..end-1; False if none does, which is seen without reading further."""
+    if not start:
+        return True
+    position = start - 1
+    stream.seek(position)
+    while block := stream.read(min(_BLOCK, end - 1 - position)):
+        found = block.find(b"\n")
+        if found >= 0:
+            stream.seek(position + found + 1)
+            return True
+        position += len(block)
+    return False
 
 
 def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[bytes | Broken]:

@@ -36,6 +36,7 @@ from ms_codegeex.data.settings import PrepareSettings
 from ms_codegeex.data.shards import (
     ENDINGS,
     Job,
+    lines_before,
     load_encoder,
     make_shard,
     read_meta,
@@ -50,7 +51,7 @@ from ms_codegeex.data.workspace import remove, remove_half_written, sweep
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, sha256, write_json
 
-SHARD_VERSION = 1
+SHARD_VERSION = 2
 NOT_SAMPLED = "not sampled"
 
 
@@ -92,7 +93,9 @@ def build(request: Request, output: Path, work: Path, workers: int, progress: Pr
     with open_mapper(workers, functools.partial(load_encoder, request.settings.tokenizer)) as mapper:
         found = _search(request, progress)
         paths = _make_shards(request, found, work, mapper, progress)
-    shards, tally = [read_shard(path) for path in paths], found.tally
+    before = lines_before(found.units, paths)
+    shards = [read_shard(path).moved(lines) for path, lines in zip(paths, before, strict=True)]
+    tally = found.tally
     for shard in shards:
         tally.merge(shard.tally)
     try:
@@ -195,9 +198,11 @@ def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, p
     paths = [work / shard_name(key, unit) for unit in found.units]
     sweep(work, {path.name + ending for path in paths for ending in ENDINGS})
     results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
-    for number, _ in enumerate(progress.track(found.units, results, "tokenising")):
+    done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
+    for path, _, lines in zip(paths, done, before, strict=True):
         if settings.on_error == "stop":
-            _stop(request, Tally.from_json(read_meta(paths[number])["tally"]))
+            tally = Tally.from_json(read_meta(path)["tally"])
+            _stop(request, tally.moved(lines) if lines else tally)
     return paths
 
 

@@ -150,7 +150,7 @@ class DatasetWriter:
                     stream.write(part.tobytes())
         columns = {name: [column[number] for number in numbers] for name, column in self._columns.items()}
         columns["tokens"] = sizes[numbers].tolist()
-        write_documents(prefix, columns)
+        write_documents(prefix, [columns])
         return {**_count(columns), **({"answer_tokens": counted} if self.masked else {})}
 
 

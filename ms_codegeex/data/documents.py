@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ def _schema() -> Any:
     return pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
 
 
-def write_documents(prefix: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write the table: `source` and `language` str, `sha256` 32 bytes, `bytes` and `tokens` int, one row a document."""
+def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
+    """Write the table from batches of columns: `source` and `language` str, `sha256` 32 bytes, `bytes` and `tokens`
+    int, as sequences or Arrow arrays; one row a document."""
     import pyarrow
     import pyarrow.parquet
 
-    with atomic_file(documents_path(prefix)) as temporary:
-        table = pyarrow.table({name: columns[name] for name in COLUMNS}, schema=_schema())
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+    with (
+        atomic_file(documents_path(prefix)) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, _schema(), compression="zstd") as writer,
+    ):
+        for columns in batches:
+            writer.write_table(pyarrow.table({name: columns[name] for name in COLUMNS}, schema=_schema()))
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines
+from ms_codegeex.data.archives import Broken, Part, Returning, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus import Root, printable, user_roots
 from ms_codegeex.data.dataset_writer import DatasetWriter, file_records, free_output, text_decoder, write_report
 from ms_codegeex.data.examples import TEMPLATES, BadRecord, Example, parse, reader
@@ -148,6 +148,7 @@ class _Work:
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
         self.tally, self.found = Tally(), _Found()
+        self._before = 0  # lines of the file in the units that were read
         self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
         if template == "auto":
@@ -165,8 +166,11 @@ class _Work:
 
     def read(self, unit: _Unit) -> None:
         """Every example of a unit; what gives none is counted, or ends the work."""
-        for number, line in read_lines(unit.path, unit.part, MOST_BYTES):
-            source = f"{unit.identity}:{number}"
+        if unit.part.span is None or not unit.part.span[0]:
+            self._before = 0
+        lines = Returning(read_lines(unit.path, unit.part, MOST_BYTES))
+        for number, line in lines:
+            source = f"{unit.identity}:{self._before + number}"
             if isinstance(line, Broken):
                 self._bad(source, line)
                 continue
@@ -181,6 +185,7 @@ class _Work:
             key = "\0".join(text for example in examples for text in (example.prompt, example.answer))
             for example in examples:
                 self._add(example, source, f"{self.settings.seed}\0{key}".encode())
+        self._before += lines.value
 
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":

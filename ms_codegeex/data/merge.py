@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.data.documents import write_documents
 from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.data.selection import Documents
 
@@ -42,14 +43,14 @@ def write_splits(
         for shard, start, end in zip(documents.shards, documents.starts[:-1], documents.starts[1:], strict=True):
             if (placed[start:end] < 0).all():
                 continue
-            ids, sizes = np.fromfile(shard.ids_path, dtype), documents.tokens[start:end]
+            ids, sizes = np.memmap(shard.ids_path, dtype, "r"), documents.tokens[start:end]
             bounds = np.concatenate(([0], np.cumsum(sizes)))
             for first, last in _runs(placed[start:end]):
                 if placed[start + first] >= 0:
                     run = ids[bounds[first] : bounds[last]]
                     writers[placed[start + first]].add_run(run, sizes[first:last])
     for number, split in enumerate(splits):
-        _write_table(directory / f"{split}.documents.parquet", documents, placed == number)
+        write_documents(directory / split, _rows(documents, placed == number))
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -58,42 +59,22 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(edges)
 
 
-def _write_table(path: Path, documents: Documents, chosen: np.ndarray) -> None:
-    """One row for each chosen document: `source`, `language`, `sha256` of the text, `bytes` of it, `tokens`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _rows(documents: Documents, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Columns of the table of the chosen documents, some rows at a time."""
+    import pyarrow
 
-    schema = pa.schema(
-        [
-            ("source", pa.string()),
-            ("language", pa.string()),
-            ("sha256", pa.binary(32)),
-            ("bytes", pa.int64()),
-            ("tokens", pa.int64()),
-        ]
-    )
     numbers = np.flatnonzero(chosen)
-    sources = (name.encode() for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
-    languages = [name.encode() for name in documents.languages]
-
-    def buffers(kind: pa.DataType, rows: int, *contents: np.ndarray | bytes) -> pa.Array:
-        return pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, contents)])
-
-    def strings(values: list[bytes]) -> pa.Array:
-        bounds = np.cumsum([0, *map(len, values)], dtype=np.int32)
-        return buffers(pa.string(), len(values), bounds, b"".join(values))
-
-    with open(path, "wb") as stream, pq.ParquetWriter(stream, schema) as writer:
-        for start in range(0, numbers.size, _ROWS):
-            rows = numbers[start : start + _ROWS]
-            columns = [  # from buffers: `pa.array` imports pandas, which takes a second
-                strings([next(sources) for _ in range(rows.size)]),
-                strings([languages[code] for code in documents.language[rows].tolist()]),
-                buffers(pa.binary(32), rows.size, np.ascontiguousarray(documents.sha256[rows])),
-                buffers(pa.int64(), rows.size, documents.bytes[rows]),
-                buffers(pa.int64(), rows.size, documents.tokens[rows]),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
+    for start in range(0, numbers.size, _ROWS):
+        rows = numbers[start : start + _ROWS]
+        hashes = pyarrow.py_buffer(np.ascontiguousarray(documents.sha256[rows]))
+        yield {
+            "source": list(itertools.islice(sources, rows.size)),
+            "language": [documents.languages[code] for code in documents.language[rows].tolist()],
+            "sha256": pyarrow.Array.from_buffers(pyarrow.binary(32), rows.size, [None, hashes]),
+            "bytes": documents.bytes[rows],
+            "tokens": documents.tokens[rows],
+        }
 
 
 def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:

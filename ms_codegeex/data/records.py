@@ -9,12 +9,21 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines, read_rows, row_parts
+from ms_codegeex.data.archives import (
+    Broken,
+    Part,
+    Returning,
+    archive_kind,
+    line_parts,
+    read_lines,
+    read_rows,
+    row_parts,
+)
 from ms_codegeex.data.corpus import Root, SourceFile, search
 from ms_codegeex.data.fields import Fault, Fields, Text
 from ms_codegeex.data.filters import Rules, rejection, size_rejection
@@ -31,8 +40,8 @@ class Document:
     """One text that is kept.
 
     Attributes:
-        source: `label/relative/path` of a file, `label/x.jsonl:17` of line 17 (from 1), `label/x.parquet:17` of row 17
-            (from 0).
+        source: `label/relative/path` of a file, `label/x.jsonl:17` of line 17 (from 1, and of a part of a file counted
+            from the part's first line), `label/x.parquet:17` of row 17 of the file (from 0).
         data: UTF-8, after redaction.
         language: canonical name, or empty where none is known and that is allowed.
         group: what must stay together in the split: the package of a file, the repository of a record, else `source`.
@@ -141,7 +150,7 @@ class Reading:
 def find_units(roots: Sequence[Root], reading: Reading) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
     """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
 
-    Source files come first, then archives. Large plain `.jsonl` files are read once, to count their lines.
+    Source files come first, then archives. No text is read but the heads of files whose name does not tell enough.
 
     Returns:
         The units, what was rejected while searching, and how much was found: `files` and `bytes`.
@@ -187,10 +196,7 @@ def _parts(file: SourceFile) -> list[Part] | Rejected:
     if archive_kind(file.path.name) == "parquet":
         parts = row_parts(file.path)
         return _broken(file.identity, parts) if isinstance(parts, Broken) else parts
-    try:
-        return line_parts(file.path, file.size)
-    except OSError as error:
-        return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
+    return line_parts(file.path, file.size)
 
 
 def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
@@ -201,15 +207,20 @@ def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
     return Unit(name, part.bytes, kind, file.identity, (), file.path, part.span, part.first, stamp)
 
 
-def read_unit(unit: Unit, reading: Reading) -> Iterator[Document | Rejected]:
-    """The documents of a unit in order, and what in it is none. Broken input is told, never raised."""
+def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
+    """The documents of a unit in order, and what in it is none. Broken input is told, never raised.
+
+    Returns how many lines of a `.jsonl` file it was: the lines of the part behind it are counted on from there.
+    """
     if unit.path is None:
         for file in unit.files:
             yield _read_file(file, reading)
-        return
+        return 0
     part = Part(unit.part, unit.first, unit.bytes)
-    read = _read_rows if unit.kind == "parquet" else _read_lines
-    yield from read(unit.path, unit.label, part, reading)
+    if unit.kind == "parquet":
+        yield from _read_rows(unit.path, unit.label, part, reading)
+        return 0
+    return (yield from _read_lines(unit.path, unit.label, part, reading))
 
 
 def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
@@ -225,23 +236,25 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     return _judge(file.identity, Text(data, file.language, file.package), reading)
 
 
-def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
-    fields = Fields(reading)
-    for number, line in read_lines(path, part, reading.max_line_bytes):
+def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generator[Document | Rejected, None, int]:
+    fields, opens = Fields(reading), part.span is None or not part.span[0]
+    lines = Returning(read_lines(path, part, reading.max_line_bytes))
+    for number, line in lines:
         source = f"{label}:{number}"
         if isinstance(line, Broken):
             yield _broken(source, line, reading)
             continue
-        record = _parse(line, number)
+        # A byte order mark may stand before the first line of a file.
+        record = _parse(line, "utf-8-sig" if opens and number == 1 else "utf-8")
         text = fields.read(record) if isinstance(record, dict) else record
         yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
+    return lines.value
 
 
-def _parse(line: bytes, number: int) -> dict[str, Any] | Fault:
+def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
     """The JSON object of a line. Numbers that Python refuses and objects nested too deeply are invalid as well."""
     try:
-        # A byte order mark may stand before the first line of a file.
-        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        record = json.loads(line.decode(encoding))
     except UnicodeDecodeError as error:
         return Fault("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}", True, line)
     except json.JSONDecodeError as error:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +22,10 @@ import numpy as np
 from isal import isal_zlib
 
 from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.archives import Returning
 from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.records import Document, Reading, Unit, read_unit
-from ms_codegeex.data.tally import Tally
+from ms_codegeex.data.tally import Tally, moved
 from ms_codegeex.data.tokenizer.fast import Encoder
 from ms_codegeex.errors import UserError
 
@@ -174,9 +176,9 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
         with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
             tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
-            _fill(unit, job, encoder, tokens, rows, tally)
+            lines = _fill(unit, job, encoder, tokens, rows, tally)
             tokens.flush()
-        meta = {"checksum": tokens.checksum, "tally": tally.to_json(), **rows.names()}
+        meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
         data = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
         with open(temporary[1], "wb") as stream:
             np.savez(stream, meta=data, **rows.columns())
@@ -191,9 +193,11 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
         ) from error
 
 
-def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, tally: Tally) -> None:
+def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, tally: Tally) -> int:
+    """Read a unit to its end; how many lines it was."""
     tags: dict[str, bytes] = {}
-    for item in read_unit(unit, job.reading):
+    items = Returning(read_unit(unit, job.reading))
+    for item in items:
         if not isinstance(item, Document):
             tally.add(item)
             continue
@@ -201,6 +205,7 @@ def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, 
             line = tag_text(item.language, job.tags)
             tags[item.language] = line.encode() + b"\n" if line else b""
         rows.add(item, tokens.add(encoder.encode(tags[item.language] + item.data)))
+    return items.value
 
 
 def is_sound(path: Path) -> bool:
@@ -245,9 +250,19 @@ class Shard:
         """The file of ids."""
         return self.path.with_name(self.path.name + ".bin")
 
+    def moved(self, lines: int) -> Shard:
+        """The same with `lines` added to the line number at the end of every source."""
+        if not lines:
+            return self
+        data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
+        sources = [moved(data[start:end].decode(), lines).encode() for start, end in itertools.pairwise(starts)]
+        ends = np.cumsum([len(source) for source in sources], dtype=np.int64)
+        columns = {**self.columns, "source": np.frombuffer(b"".join(sources), np.uint8), "source_end": ends}
+        return replace(self, columns=columns, tally=self.tally.moved(lines))
+
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `tally`, `languages`, `groups`."""
+    """What a shard says of itself: `lines`, `tally`, `languages`, `groups`."""
     with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
         return json.loads(columns["meta"].tobytes())
 
@@ -258,3 +273,13 @@ def read_shard(path: Path) -> Shard:
         columns = {name: stored[name] for name in stored.files}
     meta = json.loads(columns.pop("meta").tobytes())
     return Shard(path, columns, meta["languages"], meta["groups"], Tally.from_json(meta["tally"]))
+
+
+def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
+    """For each unit the lines of its file in the parts before it. The shards of the units before are read for that."""
+    lines = 0
+    for unit, path in zip(units, paths, strict=True):
+        cut = unit.kind == "jsonl" and unit.part is not None
+        lines = lines if cut and unit.part[0] else 0
+        yield lines
+        lines += read_meta(path)["lines"] if cut else 0

@@ -10,6 +10,12 @@ from ms_codegeex.data.records import Rejected
 EXAMPLES = 3
 
 
+def moved(source: str, lines: int) -> str:
+    """`label:3` with `lines` added to its number."""
+    label, _, number = source.rpartition(":")
+    return f"{label}:{int(number) + lines}"
+
+
 @dataclass
 class Tally:
     """What was left out. Equal input in equal order gives equal counts and examples.
@@ -41,6 +47,21 @@ class Tally:
             for reason, entry in others.items():
                 self._add(mine, reason, entry["documents"], entry["bytes"], entry["examples"])
         self.first = self.first or later.first
+
+    def moved(self, lines: int) -> Tally:
+        """The same with `lines` added to the line number at the end of every source."""
+
+        def entries(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+            return {
+                reason: {
+                    **entry,
+                    "examples": [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]],
+                }
+                for reason, entry in given.items()
+            }
+
+        first = self.first and (moved(self.first[0], lines), self.first[1])
+        return Tally(entries(self.dropped), entries(self.problems), first)
 
     @staticmethod
     def _add(

@@ -1,4 +1,5 @@
 import gzip
+import io
 import tracemalloc
 
 import pyarrow as pa
@@ -8,7 +9,17 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.data.archives import Broken, Part, archive_kind, line_parts, read_lines, read_rows, row_parts
+from ms_codegeex.data import archives
+from ms_codegeex.data.archives import (
+    Broken,
+    Part,
+    Returning,
+    archive_kind,
+    line_parts,
+    read_lines,
+    read_rows,
+    row_parts,
+)
 
 WHOLE = Part(None, 0, 0)
 MUCH = 1 << 30
@@ -16,6 +27,16 @@ MUCH = 1 << 30
 
 def lines_of(path, limit=MUCH, part=WHOLE):
     return list(read_lines(path, part, limit))
+
+
+def lines_of_parts(path, parts):
+    """The lines of all parts, each counted on from the parts before."""
+    found, before = [], 0
+    for part in parts:
+        lines = Returning(read_lines(path, part, MUCH))
+        found += [(before + number, line) for number, line in lines]
+        before += lines.value
+    return found
 
 
 def expected(data):
@@ -37,9 +58,26 @@ def test_parts_have_every_line_once(tmp_path, data, part_bytes):
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
     parts = line_parts(path, len(data), part_bytes)
-    assert [line for part in parts for line in lines_of(path, part=part)] == expected(data)
+    assert lines_of_parts(path, parts) == expected(data)
     assert sum(part.bytes for part in parts) == len(data)
     assert all(part.bytes <= part_bytes for part in parts)
+
+
+def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkeypatch):
+    """The others see at their own end that nothing starts in them; reading on would cost parts times the line."""
+    path, read = tmp_path / "x.jsonl", []
+    path.write_bytes(b"a\n" + b"b" * 5000 + b"\nc\n")
+    parts = line_parts(path, path.stat().st_size, 100)
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            read.append(len(data))
+            return data
+
+    monkeypatch.setattr(archives, "open", lambda name, mode: Counting(name), raising=False)
+    assert [(number, len(line)) for number, line in lines_of_parts(path, parts)] == [(1, 1), (2, 5000), (3, 1)]
+    assert sum(read) < 3 * path.stat().st_size
 
 
 def test_packed_files_are_one_part(tmp_path):
@@ -52,7 +90,7 @@ def test_a_file_that_became_shorter(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"ab\n" * 3)
     parts = line_parts(path, 1000, 4)
-    assert [line for part in parts for line in lines_of(path, part=part)] == expected(b"ab\n" * 3)
+    assert lines_of_parts(path, parts) == expected(b"ab\n" * 3)
 
 
 DATA = b"".join(b'{"number": %d}\n' % number for number in range(60_000)) + b"\n\nlast"

@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture
 def prefix(tmp_path):
-    write_documents(tmp_path / "train", {name: [row[name] for row in ROWS] for name in COLUMNS})
+    write_documents(tmp_path / "train", [{name: [row[name] for row in ROWS] for name in COLUMNS}])
     return tmp_path / "train"
 
 

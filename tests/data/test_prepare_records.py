@@ -7,6 +7,7 @@ import pytest
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
 from ms_codegeex.data import records
+from ms_codegeex.data.corpus import user_roots
 from ms_codegeex.data.filters import Rules, preset
 from ms_codegeex.data.indexed import IndexedDataset
 from ms_codegeex.data.prepare import prepare_dataset
@@ -218,3 +219,23 @@ def test_an_empty_sample(tmp_path):
     with pytest.raises(UserError, match=r"nothing left of 30 source files .*not sampled 30.* raise --max-bytes"):
         prepare([tmp_path / "tree"], tmp_path / "out", records.Reading(rules=Rules()), max_bytes=3)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch):
+    """Parts know only their own lines; sources, examples and messages count from the beginning of the file."""
+    lines = [json.dumps({"text": f"def f{n}():\n    return {n}\n", "lang": "python"}) + "\n" for n in range(60)]
+    lines[40:40] = ["\n", "{broken\n", "\n"]
+    path = tmp_path / "in" / "x.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(lines))
+    prepare([path.parent], tmp_path / "whole")
+    cut = records.line_parts
+    monkeypatch.setattr(records, "line_parts", lambda path, size: cut(path, size, 150))
+    assert len(records.find_units(user_roots([path.parent]), records.Reading())[0]) > 20
+    prepare([path.parent], tmp_path / "cut")
+    for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    numbers = {int(row["source"].rpartition(":")[2]) for row in rows(tmp_path / "cut")}
+    assert numbers == {*range(1, 41), *range(44, 64)}
+    with pytest.raises(UserError, match=r"in/x\.jsonl:42: invalid JSON"):
+        prepare([path.parent], tmp_path / "stop", on_error="stop")

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from ms_codegeex.data import shards as module
 from ms_codegeex.data.records import Document, Reading, Rejected, Unit
-from ms_codegeex.data.shards import Job, is_sound, make_shard, read_meta, read_shard, shard_name, token_dtype
+from ms_codegeex.data.shards import (
+    Job,
+    is_sound,
+    lines_before,
+    make_shard,
+    read_meta,
+    read_shard,
+    shard_name,
+    token_dtype,
+)
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.workspace import open_workspace, remove, sweep, work_path
 
@@ -23,6 +33,9 @@ ITEMS = [
     Rejected("b:2", "long lines", 500),
     Rejected("b:3", "invalid JSON", 13, problem=True),
 ]
+
+
+HASH = hashlib.sha256(ITEMS[0].data).digest()
 
 
 @pytest.fixture
@@ -54,6 +67,27 @@ def test_a_shard_holds_what_was_read(made):
     assert shard.tally.to_json() == read_meta(made)["tally"]
 
 
+def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):
+    def part(start, lines):
+        yield Document("l/x.jsonl:1", b"a = 1\n", "Python", "l/x.jsonl:1")
+        yield Rejected(f"l/x.jsonl:{lines}", "invalid JSON", 1, problem=True)
+        return lines
+
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: part(*unit.part))
+    spans = [None, (0, 3), (7, 5), (8, 2), None, (0, 4), (9, 9)]
+    units = [Unit(str(n), 1, "jsonl", part=span or (0, 1)) for n, span in enumerate(spans)]
+    units = [replace(unit, part=None) if span is None else unit for unit, span in zip(units, spans, strict=True)]
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: part(*(unit.part or (0, 1))))
+    paths = [tmp_path / unit.name for unit in units]
+    for task in zip(units, paths, strict=True):
+        make_shard(JOB, task)
+    before = list(lines_before(units, paths))
+    assert before == [0, 0, 3, 8, 0, 0, 4]
+    shard = read_shard(paths[3]).moved(before[3])
+    assert shard.columns["source"].tobytes() == b"l/x.jsonl:9" and shard.columns["source_end"].tolist() == [11]
+    assert shard.tally.first[0] == shard.tally.problems["invalid JSON"]["examples"][0]["source"] == "l/x.jsonl:10"
+
+
 def test_nothing_but_the_shard_is_left(made):
     assert {path.name for path in made.parent.iterdir()} == {"shard.bin", "shard.npz"}
 
@@ -80,7 +114,7 @@ def flip(path, place):
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
-        lambda path: flip(path, path.stat().st_size // 2),
+        lambda path: flip(path, max(path.read_bytes().find(HASH), 20)),
     ],
 )
 def test_a_damaged_shard_is_made_again(made, ending, damage):
