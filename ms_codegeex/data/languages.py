@@ -85,14 +85,15 @@ ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in F
 SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
 """Which languages a model knows by a tag line; `none`: no tag lines."""
 
+# White space before a word is `[ \t]*`: with `\s*`, which crosses lines, the search would start again on every blank line.
 _OBJECTIVE_C = (
-    rb"(?m)^\s*(?:@(?:interface|implementation|protocol|class|import|end)\b|#\s*import\b)|"
+    rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
     rb"\bNS_ASSUME_NONNULL"
 )
 _CPP = (
-    rb"(?m)^\s*(?:class|namespace|template|using|public:|private:|protected:|constexpr|inline\s+namespace)\b|"
-    rb"^\s*(?:public|private|protected)\s*:|\bstd::|\bnullptr\b|\boperator\s*[=<>+\-*\[(]|^\s*#\s*include\s*<[a-z_]+>|"
-    rb"^\s*virtual\b|^\s*typename\b|\b\w+::\w+"
+    rb"(?m)^[ \t]*(?:(?:class|namespace|template|using|constexpr|inline[ \t]+namespace|virtual|typename)\b|"
+    rb"(?:public|private|protected)[ \t]*:|#[ \t]*include[ \t]*<[a-z_]+>)|"
+    rb"\w::\w|\bnullptr\b|\boperator\s*[=<>+\-*\[(]"
 )
 
 AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
