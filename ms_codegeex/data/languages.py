@@ -85,7 +85,7 @@ ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in F
 SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
 """Which languages a model knows by a tag line; `none`: no tag lines."""
 
-# White space before a word is `[ \t]*`: with `\s*`, which crosses lines, the search would start again on every blank line.
+# Space before a word is `[ \t]*`: with `\s*`, which crosses lines, the search would start again on every blank line.
 _OBJECTIVE_C = (
     rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
     rb"\bNS_ASSUME_NONNULL"
