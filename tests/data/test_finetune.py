@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.data import finetune
+from ms_codegeex.data.archives import line_parts
 from ms_codegeex.data.datasets import open_sequences
 from ms_codegeex.data.examples import BadRecord, parse, reader
 from ms_codegeex.data.finetune import FinetuneSettings, RowEncoder, prepare_finetune
@@ -231,6 +233,14 @@ def test_bad_lines_are_named(tmp_path):
     for number, (_, reason, detail) in enumerate(BAD, 3):
         assert result["dropped"][reason]["documents"] == [kind for _, kind, _ in BAD].count(reason)
         assert detail in named[f"in/a.jsonl:{number}"]
+
+
+def test_lines_are_numbered_through_the_parts_of_a_large_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "line_parts", lambda path, size: line_parts(path, size, 100))
+    out, result = prepare(tmp_path, [*MANY[:20], "{", "", *MANY[20:40], "{"])
+    examples = json.loads((out / "report.json").read_text())["problems"]["invalid JSON"]["examples"]
+    assert [example["source"] for example in examples] == ["in/a.jsonl:21", "in/a.jsonl:43"]
+    assert result["found"] == {"files": 1, "documents": 42, "bytes": result["found"]["bytes"]} and len(rows(out)) == 40
 
 
 def test_a_bad_line_ends_the_work(tmp_path):
