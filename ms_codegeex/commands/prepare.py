@@ -19,11 +19,7 @@ EXAMPLES = f"""\
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
-{prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}
-Directories are searched for source files and for archives of records (.jsonl, .jsonl.gz, .jsonl.zst, .json.gz,
-.parquet). DIR/report.html shows what was taken, what was dropped and why. A run that was ended early goes on where it
-was when the same command is given again.
-"""
+{prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}"""
 DEFAULT_MAX_BYTES, DEFAULT_NEAR_DUPLICATES = 64_000_000, 0.85  # without --input
 
 
@@ -34,10 +30,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="files and directories: sources, and .jsonl[.gz|.zst] or .parquet files of records "
+        help="files and directories, searched for sources and for .jsonl[.gz|.zst] or .parquet files of records "
         "(default: the running interpreter's libraries)",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="dataset directory to write")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="dataset directory to write; its report.html shows what was taken or dropped, and why. When a run has "
+        "ended early, the same command goes on where it was",
+    )
     parser.add_argument(
         "--tokenizer",
         default="codegeex",
