@@ -31,12 +31,16 @@ def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    schema = _schema()
     with (
         atomic_file(documents_path(prefix)) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, _schema(), compression="zstd") as writer,
+        open(temporary, "wb") as stream,
+        pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for columns in batches:
-            writer.write_table(pyarrow.table({name: columns[name] for name in COLUMNS}, schema=_schema()))
+            # Not `pyarrow.table`, which imports pandas: a third of a second.
+            arrays = [pyarrow.array(columns[field.name], field.type) for field in schema]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:

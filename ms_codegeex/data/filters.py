@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ _GENERATED = re.compile(
     rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b",
     re.IGNORECASE,
 )
+_SEPARATORS = bytes(range(28, 32))  # of files, groups, records and units: Python counts them as white space
 _GENERATED_HEAD = 1000  # such notices stand at the top; further down the words are about something else
 
 
@@ -86,10 +88,9 @@ def rejection(data: bytes, rules: Rules) -> str | None:
     counted = _count(data)
     if counted is None:
         return "not UTF-8"
-    characters, visible, letters, digits = counted
+    characters, visible, letters, digits, breaks = counted
     if not visible:
         return "empty"
-    breaks = data.count(b"\n")
     lines = breaks + (not data.endswith(b"\n"))
     if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
         return "long lines"
@@ -102,21 +103,21 @@ def rejection(data: bytes, rules: Rules) -> str | None:
     return "generated" if not rules.generated and _is_generated(data[:_GENERATED_HEAD]) else None
 
 
-def _count(data: bytes) -> tuple[int, int, int, int] | None:
-    """How many characters, characters that are not white space, letters and hexadecimal digits; None: not UTF-8.
+def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
+    """How many characters, characters that are not white space, letters, hexadecimal digits and newlines; None: not
+    UTF-8.
 
-    NumPy counts ranges of bytes several times as fast as `bytes.translate` deletes them. Subtracting the start of a
-    range makes everything below it wrap around to large numbers, so one comparison decides.
+    A histogram of the bytes tells all of it in one pass, faster than counting or deleting ranges of them.
     """
     import numpy as np
 
     codes = np.frombuffer(data, np.uint8)
-    folded = codes | 0x20
-    white = np.count_nonzero(codes - 9 < 5) + np.count_nonzero(codes - 28 < 5)
-    letters = np.count_nonzero(folded - 97 < 26)
-    digits = np.count_nonzero(codes - 48 < 10) + np.count_nonzero(folded - 97 < 6)
+    histogram = np.bincount(codes, minlength=256)
+    kinds = (string.whitespace.encode() + _SEPARATORS, string.ascii_letters.encode(), string.hexdigits.encode())
+    white, letters, digits = (int(histogram[np.frombuffer(kind, np.uint8)].sum()) for kind in kinds)
+    breaks = int(histogram[10])
     if data.isascii():
-        return len(data), len(data) - white, letters, digits
+        return len(data), len(data) - white, letters, digits, breaks
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -126,8 +127,8 @@ def _count(data: bytes) -> tuple[int, int, int, int] | None:
     others = Counter(high)
     white += sum(number for character, number in others.items() if character.isspace())
     letters += sum(number for character, number in others.items() if character.isalpha())
-    characters = np.count_nonzero(codes < 0x80) + len(high)
-    return characters, characters - white, letters, digits
+    characters = int(histogram[:0x80].sum()) + len(high)
+    return characters, characters - white, letters, digits, breaks
 
 
 def _longest_line(data: bytes) -> int:
