@@ -65,6 +65,14 @@ class IndexedWriter:
         self._stream.write(values.astype(self.dtype, copy=False).tobytes())
         self._sizes.append(values.size)
 
+    def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
+        """Append documents of `sizes` ids each, int64 `[documents]`, which `ids` holds one behind the other in the
+        writer's dtype (else ValueError). They are not looked at: another writer has checked them."""
+        if ids.dtype != self.dtype or ids.size != sizes.sum():
+            raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
+        self._stream.write(memoryview(ids).cast("B"))
+        self._sizes.extend(sizes.tolist())
+
     def __exit__(self, *error: object) -> bool | None:
         if error[0] is None:
             sizes = np.asarray(self._sizes, dtype="<i8")

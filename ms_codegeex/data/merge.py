@@ -17,15 +17,6 @@ from ms_codegeex.data.selection import Documents
 _ROWS = 1 << 16  # of a table, written at once
 
 
-class _RunWriter(IndexedWriter):
-    """Writes runs of documents that lie one behind the other."""
-
-    def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
-        """Append documents of `sizes` ids each, int64 `[documents]`; `ids` are all of them in the writer's dtype."""
-        self._stream.write(memoryview(ids).cast("B"))
-        self._sizes.extend(sizes.tolist())
-
-
 def write_splits(
     directory: Path, documents: Documents, placed: np.ndarray, splits: tuple[str, ...], dtype: np.dtype
 ) -> None:
@@ -39,7 +30,7 @@ def write_splits(
         dtype: of ids, that of the shards.
     """
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(_RunWriter(directory / split, dtype)) for split in splits]
+        writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in splits]
         for shard, start, end in zip(documents.shards, documents.starts[:-1], documents.starts[1:], strict=True):
             if (placed[start:end] < 0).all():
                 continue

@@ -184,3 +184,20 @@ def test_cut_bin_and_missing_files(tmp_path):
         IndexedDataset(tmp_path / "t")
     with pytest.raises(UserError, match=r"u\.idx: no such file"):
         IndexedDataset(tmp_path / "u")
+
+
+def test_runs_are_documents_one_behind_the_other(tmp_path):
+    ids = np.arange(10, dtype=np.uint16)
+    with IndexedWriter(tmp_path / "one") as one:
+        one.add([7])
+        one.add_run(ids, np.array([3, 1, 6]))
+    with IndexedWriter(tmp_path / "other") as other:
+        for document in ([7], [0, 1, 2], [3], range(4, 10)):
+            other.add(list(document))
+    for ending in (".bin", ".idx"):
+        assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"other{ending}").read_bytes()
+    with IndexedWriter(tmp_path / "bad") as bad:
+        bad.add([1])
+        for wrong in (ids[:9], ids.astype(np.int32)):
+            with pytest.raises(ValueError, match="ids of dtype"):
+                bad.add_run(wrong, np.array([3, 1, 6]))
