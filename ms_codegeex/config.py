@@ -348,6 +348,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             parsed = yaml.safe_load(value) if value else None
         except yaml.YAMLError:
             raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
+        if key.startswith("data.blend."):
+            raise UserError(f"{key}: weights are given together; write data.blend={{DIR: WEIGHT, DIR: WEIGHT}}")
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
         tree = _merge(tree, parsed)

@@ -43,6 +43,8 @@ def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, r
 def absolute(data: DataConfig) -> DataConfig:
     """The same with absolute paths; `UserError` if a directory to train on is no dataset, or is named twice."""
 
+    spelled: dict[Path, str] = {}  # a directory is one corpus, however its path is written
+
     def checked(name: str, key: str) -> str:
         directory = Path(name).absolute()
         if not (directory / "dataset.json").is_file():
@@ -51,7 +53,7 @@ def absolute(data: DataConfig) -> DataConfig:
                 f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
                 f"`ms-codegeex prepare --input PATH --output DIR`{other}"
             )
-        return str(directory)
+        return spelled.setdefault(directory.resolve(), str(directory))
 
     def resolved(weights: Mapping[str, Any]) -> dict[str, Any]:
         result = {checked(name, "data.blend"): weight for name, weight in weights.items()}

@@ -178,6 +178,8 @@ def test_a_blend_replaces_that_of_the_base(tmp_path):
     config = load_config(tmp_path / "run.yaml")
     assert (config.data.blend, config.data.workers) == ({"c": 1}, 2)
     assert load_config(tmp_path / "run.yaml", ["data.blend={d: 0.5, e: 0.5}"]).data.blend == {"d": 0.5, "e": 0.5}
+    with pytest.raises(UserError, match=r"^data\.blend\.d: weights are given together"):
+        load_config(tmp_path / "run.yaml", ["data.blend.d=1", "data.blend.e=1"])
 
 
 # -- real corpora ------------------------------------------------------------------------------------------------------
@@ -314,6 +316,11 @@ def test_paths_become_absolute_and_have_to_be_datasets(corpora, tmp_path, monkey
     values["data"] = {"blend": {"nl": 1, "gone": 1}}
     with pytest.raises(UserError, match=r"data\.blend: .*gone is not a dataset directory"):
         absolute(build_run_config(values).data)
-    values["data"] = {"blend": {"nl": 1, str(tmp_path / "nl"): 1}}
-    with pytest.raises(UserError, match="the same directory"):
-        absolute(build_run_config(values).data)
+    (tmp_path / "link").symlink_to("nl")
+    for other in (str(tmp_path / "nl"), "nl/../nl", "link"):
+        values["data"] = {"blend": {"nl": 1, other: 1}}
+        with pytest.raises(UserError, match="the same directory"):
+            absolute(build_run_config(values).data)
+    values["data"] = {"blend": [STAGE | {"weights": {"nl": 1}}, {"from_step": 4, "weights": {"link": 1}}]}
+    first, second = absolute(build_run_config(values).data).blend  # one corpus, which goes on
+    assert first["weights"] == second["weights"] == {str(tmp_path / "nl"): 1}
