@@ -78,7 +78,7 @@ def packed_sequences(
     if not isinstance(data, PackedSequences):
         raise UserError(
             f"{where}.dataset_dir: {dataset_dir} holds examples of fine-tuning, whose masks this loader does not hand "
-            "on; train on them with `ms-codegeex finetune`"
+            "on; train on them with `ms-codegeex train`"
         )
     source = _Samples(data, num_samples or data.size)
     return GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
