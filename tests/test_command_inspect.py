@@ -150,7 +150,13 @@ def test_a_sample_of_another_tokenizer(tmp_path, capsys):
 
 
 def test_samples_that_are_none(dataset, capsys):
-    assert "numbered from 0" in inspect(capsys, dataset, "--sample", -1, status=2).err
+    for number in (-1, 2**63):
+        assert "numbered from 0" in inspect(capsys, dataset, "--sample", number, status=2).err
+    for seed in (-1, 2**64):
+        assert f"--seed {seed}: " in inspect(capsys, dataset, "--sample", 0, "--seed", seed, status=2).err
+    for length in (0, -1):
+        found = inspect(capsys, dataset, "--sample", 0, "--seq-length", length, status=2).err
+        assert f"seq_length {length}: expected 1 or more" in found
     assert "less than one sequence of 2048" in inspect(capsys, dataset, "--sample", 0, status=2).err
 
 
@@ -289,6 +295,9 @@ def flip(name, place):
         (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
         (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
         (change_description(lambda description: description.pop("files")), "'files' is missing"),
+        (change_description(lambda description: description.update(vocab_size="x")), "'vocab_size' is missing, or not"),
+        (change_description(lambda description: description.update(tokenizer=None)), "'tokenizer' is missing, or not"),
+        (change_description(lambda description: description.update(kind=3)), "kind 3, known is 'finetune'"),
         (
             change_description(lambda description: description["splits"]["train"].update(tokens=1)),
             "and 1 tokens in train",

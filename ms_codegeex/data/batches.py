@@ -74,6 +74,8 @@ class Sequences(ABC):
     size: int
 
     def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+        if seq_length < 1:
+            raise UserError(f"seq_length {seq_length}: expected 1 or more, for example 2048")
         self.directory, self.split, self.seq_length, self.seed = Path(directory), split, seq_length, seed
         self.info = read_info(self.directory)
         self.eos: int = self.info["eos_id"]

@@ -24,6 +24,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 
 REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
+_TYPES = {"vocab_size": int, "eos_id": int, "tokenizer": dict, "splits": dict, "files": dict}
+_OF_EXAMPLES = {"task": str, "seq_length": int}
 _ROWS = 4096  # of the table of documents, looked at per step of the deep check
 
 
@@ -46,10 +48,14 @@ def open_dataset(directory: Path) -> Dataset:
     description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f'{path}: not the description of a dataset (no "format": "{FORMAT}"); {REMEDY}')
+    kind = description.get("kind")
+    if kind not in (None, KIND):
+        raise UserError(f"{path}: kind {kind!r}, known is {KIND!r}; {REMEDY}")
+    for key, expected in {**_TYPES, **(_OF_EXAMPLES if kind else {})}.items():
+        if type(description.get(key)) is not expected:
+            raise UserError(f"{path}: {key!r} is missing, or not of type {expected.__name__}; {REMEDY}")
     try:
         counts = {split: [description["splits"][split][name] for name in ("documents", "tokens")] for split in SPLITS}
-        for key in ("vocab_size", "eos_id", "tokenizer"):
-            description[key]
         for name in DATA_FILES:
             description["files"][name]["sha256"]
     except (KeyError, TypeError) as error:
@@ -217,9 +223,11 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
         `documents`: `number`, `start`, `stop` (tokens of the document), `source`, `language`, `sha256`, and `runs` of
         `counted`, `tokens`, `text`. The end token is a run with `end` true and without text.
     """
-    if number < 0:
-        raise UserError(f"--sample {number}: samples are numbered from 0")
-    length = seq_length or dataset.description.get("seq_length") or 2048
+    if not 0 <= number < 2**63:
+        raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
+    length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
     sequences = open_sequences(dataset.directory, split, length, seed)
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])
