@@ -71,7 +71,7 @@ def _export(arguments: argparse.Namespace) -> int:
             dataset,
             arguments.output,
             split,
-            arguments.seq_length or 2048,
+            2048 if arguments.seq_length is None else arguments.seq_length,
             files=1 if arguments.files is None else arguments.files,
             seed=arguments.seed if arguments.order == "training" else None,
             progress=True,

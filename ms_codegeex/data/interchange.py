@@ -114,10 +114,15 @@ def export_triplet(
     info = read_info(dataset)
     if info.get("kind") != KIND:
         raise UserError(f"{dataset}: no examples of fine-tuning, so there are no prompts; export it --to mindrecord")
-    seq_length = seq_length or info["seq_length"]
-    if seq_length < info["seq_length"]:
-        raise UserError(f"seq_length {seq_length}: {dataset} has examples of up to {info['seq_length']} tokens")
+    longest = info.get("seq_length")
+    if type(longest) is not int:
+        raise UserError(f"{dataset}/dataset.json: seq_length is missing; prepare the dataset again")
+    seq_length = longest if seq_length is None else seq_length
+    if seq_length < longest:
+        raise UserError(f"seq_length {seq_length}: {dataset} has examples of up to {longest} tokens; give as many")
     examples = IndexedDataset(dataset / split)
+    if not mask_path(dataset / split).is_file():
+        raise UserError(f"{mask_path(dataset / split)}: no such file; the dataset is damaged, prepare it again")
     mask = np.fromfile(mask_path(dataset / split), np.uint8)
     if mask.size != examples.tokens.size:
         raise UserError(f"{mask_path(dataset / split)}: {mask.size} bytes for {examples.tokens.size} tokens; damaged")
@@ -157,10 +162,14 @@ def import_triplet(
         replace: write even if `output` holds a dataset.
     """
     known = tokenizers.load_tokenizer(tokenizer)
+    if not prefix.name:
+        raise UserError(f"{prefix}: a directory; give the triplet's path without _input_ids")
     parts = [IndexedDataset(prefix.with_name(f"{prefix.name}_{part}")) for part in PARTS]
     if any(not np.array_equal(part.sizes, parts[0].sizes) for part in parts) or not len(parts[0]):
         raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; they are no triplet")
     seq_length = int(parts[0].sizes.max()) - 1
+    if seq_length < 2:
+        raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; this is no triplet")
 
     def documents() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for number in range(len(parts[0])):

@@ -45,6 +45,8 @@ def export_mindrecord(
     """
     if read_info(dataset).get("kind") == KIND:
         raise UserError(f"{dataset}: holds examples of fine-tuning, and MindRecord has no mask; export it --to triplet")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: expected 0 to 2**32 - 1, as in a run")
     sequences = PackedSequences(dataset, split, seq_length, seed or 0)
     if not 1 <= files <= sequences.size:
         raise UserError(f"files {files}: expected 1 to {sequences.size}, the number of rows")
@@ -99,7 +101,12 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
             ) from None
         try:
             for number, row in enumerate(reader.get_next()):
-                yield f"{path.name}:{number}", np.asarray(row[COLUMN]).ravel()
+                ids = np.asarray(row[COLUMN]).ravel()
+                if ids.dtype.kind not in "iu":
+                    raise UserError(f"{path}: {COLUMN} holds {ids.dtype.name}, expected whole numbers; give token ids")
+                yield f"{path.name}:{number}", ids
+        except RuntimeError as error:
+            raise UserError(f"{path}: not readable to its end ({_line(error)}); write or copy it again") from None
         finally:
             reader.close()
 

@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +108,9 @@ def test_what_is_no_mindrecord(tmp_path):
     write_rows(tmp_path / "y.mindrecord", [[1.0]], "weights", "float32")
     with pytest.raises(UserError, match="with a column input_ids"):
         import_mindrecord([tmp_path / "y.mindrecord"], tmp_path / "out", "codegeex")
+    write_rows(tmp_path / "z.mindrecord", [[1.5]], kind="float32")
+    with pytest.raises(UserError, match=r"z\.mindrecord: input_ids holds float32, expected whole numbers"):
+        import_mindrecord([tmp_path / "z.mindrecord"], tmp_path / "out", "codegeex")
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "absent", tmp_path / "empty"):
         with pytest.raises(UserError, match="no MindRecord file"):
@@ -200,7 +205,31 @@ def test_parts_of_different_sizes(tmp_path):
         import_triplet(tmp_path / "a", tmp_path / "out", "codegeex")
 
 
+def test_rows_too_short_for_an_answer(tmp_path):
+    write_triplet(tmp_path / "a", [([1, EOS], [1, 1], [-100, EOS])])
+    with pytest.raises(UserError, match="a: rows of 2 tokens, expected 3 or more"):
+        import_triplet(tmp_path / "a", tmp_path / "out", "codegeex")
+    with pytest.raises(UserError, match="a directory; give the triplet's path without _input_ids"):
+        import_triplet(Path("."), tmp_path / "out", "codegeex")
+
+
+def test_what_is_damaged_cannot_be_exported(examples, tmp_path):
+    damaged = shutil.copytree(examples, tmp_path / "damaged")
+    (damaged / "train.mask").unlink()
+    with pytest.raises(UserError, match=r"train\.mask: no such file"):
+        export_triplet(damaged, tmp_path / "out")
+    info = json.loads((damaged / "dataset.json").read_text())
+    (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": None}))
+    with pytest.raises(UserError, match=r"dataset\.json: seq_length is missing"):
+        export_triplet(damaged, tmp_path / "out")
+
+
 def test_what_cannot_be_exported(packed, examples, tmp_path):
+    for length in (0, -1):
+        with pytest.raises(UserError, match=f"seq_length {length}: expected 1 or more"):
+            export_mindrecord(packed, tmp_path / "out", "train", length)
+    with pytest.raises(UserError, match="seed -1: expected 0 to"):
+        export_mindrecord(packed, tmp_path / "out", "train", 32, seed=-1)
     with pytest.raises(UserError, match="MindRecord has no mask; export it --to triplet"):
         export_mindrecord(examples, tmp_path / "out")
     with pytest.raises(UserError, match="export it --to mindrecord"):
