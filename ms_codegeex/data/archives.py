@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -258,25 +258,35 @@ def read_rows(
         columns: chooses from the names that the file has; no other column is read.
         batch_rows: rows held in memory at once, besides what pyarrow holds of a row group.
 
-    Text and bytes come as bytes, unchecked; other values as Python objects.
+    Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """
     import pyarrow
     from pyarrow import parquet
 
     number = part.first
+    faults = (pyarrow.ArrowException, OSError, KeyError, ValueError)  # the last two: names and text in it
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            begin, end = part.span or (0, file.metadata.num_row_groups)
             names = list(columns(file.schema_arrow.names))
-            for batch in file.iter_batches(
-                batch_rows, row_groups=list(range(begin, end)), columns=names, use_threads=False
-            ):
-                values = [_values(batch.column(name)) for name in names]
-                for row in zip(*values, strict=True) if names else ((),) * batch.num_rows:
-                    yield number, row
-                    number += 1
-    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:  # the last two: names and text in it
+            for group in range(*(part.span or (0, file.metadata.num_row_groups))):
+                behind = number + file.metadata.row_group(group).num_rows
+                try:
+                    for row in _group_rows(file, group, names, batch_rows):
+                        yield number, row
+                        number += 1
+                except faults as error:  # the groups behind it can still be read
+                    problem = _arrow_problem(error)
+                    lost = f"{behind - number} rows from here on are lost: {problem.detail}"
+                    yield number, replace(problem, detail=lost)
+                number = behind
+    except faults as error:
         yield number, _arrow_problem(error)
+
+
+def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:
+    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(names), use_threads=False):
+        values = [_values(batch.column(name)) for name in names]
+        yield from zip(*values, strict=True) if names else ((),) * batch.num_rows
 
 
 def _values(column: Any) -> list:

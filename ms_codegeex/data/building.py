@@ -51,7 +51,7 @@ from ms_codegeex.data.workspace import remove, remove_half_written, sweep
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, sha256, write_json
 
-SHARD_VERSION = 2
+SHARD_VERSION = 3
 NOT_SAMPLED = "not sampled"
 
 
@@ -91,7 +91,7 @@ class Found:
 def build(request: Request, output: Path, work: Path, workers: int, progress: Progress) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
     with open_mapper(workers, functools.partial(load_encoder, request.settings.tokenizer)) as mapper:
-        found = _search(request, progress)
+        found = _search(request, output, progress)
         paths = _make_shards(request, found, work, mapper, progress)
     before = lines_before(found.units, paths)
     shards = [read_shard(path).moved(lines) for path, lines in zip(paths, before, strict=True)]
@@ -132,10 +132,10 @@ def _nothing_left(request: Request, found: Found) -> UserError:
     )
 
 
-def _search(request: Request, progress: Progress) -> Found:
+def _search(request: Request, output: Path, progress: Progress) -> Found:
     progress.say(f"searching {request.places}")
     reading, tally = request.settings.reading, Tally()
-    units, rejected, size = find_units(request.roots, reading)
+    units, rejected, size = find_units(request.roots, reading, output.resolve())
     for item in rejected:
         tally.add(item)
     _stop(request, tally)

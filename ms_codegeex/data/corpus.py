@@ -61,8 +61,15 @@ def user_roots(inputs: Sequence[Path | str]) -> list[Root]:
     labels: dict[Path, str] = {}
     roots = []
     for given in inputs:
-        path = Path(given).expanduser().resolve()
-        if not path.exists():
+        try:
+            path = Path(given).expanduser().resolve()
+            exists = path.exists()
+        except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise UserError(
+                f"{given}: cannot be followed ({problem}); give an existing file or directory of source code"
+            ) from None
+        if not exists:
             raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
         base = path if path.is_dir() else path.parent
         if base not in labels:
@@ -99,8 +106,8 @@ class Found:
 class _Search:
     """One search; `found` is keyed by path, so that a file reached through two roots belongs to the first."""
 
-    def __init__(self, languages: Iterable[str], all_text: bool) -> None:
-        self.languages, self.all_text = frozenset(languages), all_text
+    def __init__(self, languages: Iterable[str], all_text: bool, leave_out: Path | None) -> None:
+        self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
         self.known = self.languages | {language.name for language in LANGUAGES}
         self.sources: dict[Path, SourceFile] = {}
         self.archives: dict[Path, SourceFile] = {}
@@ -134,7 +141,7 @@ class _Search:
     def _entry(self, root: Root, entry: os.DirEntry) -> bool:
         """Take a file, or say whether the entry is a directory to search. Links are not followed."""
         if entry.is_dir(follow_symlinks=False):
-            hidden = entry.name.startswith(".") or entry.name in _SKIPPED
+            hidden = entry.name.startswith(".") or entry.name in _SKIPPED or Path(entry.path) == self.leave_out
             return not hidden and not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
         path = Path(entry.path)
         if entry.is_file(follow_symlinks=False):
@@ -197,15 +204,18 @@ def _identity(root: Root, base: Path, path: Path) -> tuple[str, str]:
     return f"{root.label}/{relative}", package
 
 
-def search(roots: Iterable[Root], languages: Iterable[str], all_text: bool = False) -> Found:
+def search(
+    roots: Iterable[Root], languages: Iterable[str], all_text: bool = False, leave_out: Path | None = None
+) -> Found:
     """Files below `roots`.
 
     Args:
         roots: places; archives are not looked for in installed ones.
         languages: canonical names of the wanted ones.
         all_text: files of no known language as well.
+        leave_out: a directory that is not searched.
     """
-    work = _Search(languages, all_text)
+    work = _Search(languages, all_text, leave_out)
     for root in roots:
         work.search(root)
     return Found(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))

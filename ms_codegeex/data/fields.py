@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
+from ms_codegeex.data.redaction import redact
 
 if TYPE_CHECKING:
     from ms_codegeex.data.records import Reading
@@ -50,7 +51,7 @@ class Fields:
         self._languages = frozenset(reading.languages)
         # A language that nobody asked for is a known one only if the models were trained on it from the start.
         self._known = self._languages | {language.name for language in LANGUAGES}
-        self._all_text = reading.all_text
+        self._all_text, self._redact = reading.all_text, reading.redact
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """Which of the fields that are present are looked at; nothing else need be read."""
@@ -86,8 +87,14 @@ class Fields:
         language = self._decide_language(record, data)
         if isinstance(language, Fault):
             return language
-        group = _plain(_first(record, self._group))
-        return Text(data, language, group if isinstance(group, str) and group else None)
+        return Text(data, language, self._named_group(_first(record, self._group)))
+
+    def _named_group(self, value: Any) -> str | None:
+        """A name or a number, as valid Unicode; anything else names no group."""
+        value = _plain(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
         """The licence that is not allowed, or None."""
@@ -96,7 +103,11 @@ class Fields:
         named = [item for item in named if item not in (None, "")]
         if not named:
             return "none is named"
-        return next((str(item)[:80] for item in named if str(item).strip().lower() not in self._licences), None)
+        return next((self._shown(str(item)) for item in named if str(item).strip().lower() not in self._licences), None)
+
+    def _shown(self, value: str) -> str:
+        """The beginning of a value for the report, which holds nothing that is to be redacted."""
+        return redact(_valid(value).encode(), self._redact)[0].decode()[:80]
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Fault:
         named, path = _plain(_first(record, self._language)), _plain(_first(record, self._path))
@@ -111,7 +122,8 @@ class Fields:
             return ""
         if found is not None:
             return Fault("other language", found.name, data=data)
-        detail = "no field names it" if named is None else repr(named)[:80]
+        shown = repr(self._shown(named)) if isinstance(named, str) else self._shown(repr(named))
+        detail = "no field names it" if named is None else shown
         return Fault("unknown language", detail, data=data)
 
 
@@ -129,3 +141,8 @@ def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _valid(text: str) -> str:
+    """`text` without halves of surrogate pairs, which no file of ours can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

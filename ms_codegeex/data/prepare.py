@@ -30,7 +30,7 @@ from ms_codegeex.data.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORTS, S
 from ms_codegeex.data.settings import PrepareSettings
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.data.workers import Progress
-from ms_codegeex.data.workspace import open_workspace
+from ms_codegeex.data.workspace import open_workspace, work_path
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 
@@ -75,11 +75,14 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
     """The dataset that is there already and fits, None when the way is free, a `UserError` otherwise."""
-    if not output.exists():
-        return None
-    if not output.is_dir():
-        raise UserError(f"{output}: is a file; give --output a directory")
-    foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
+    try:
+        if not output.exists():
+            return None
+        if not output.is_dir():
+            raise UserError(f"{output}: is a file; give --output a directory")
+        foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
+    except OSError as error:  # a name too long, no permission
+        raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
     if foreign:  # replacing a directory deletes it, so it must be ours
         raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
     if replace or not any(output.iterdir()):
@@ -93,6 +96,18 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
             "--output another directory"
         )
     return description
+
+
+def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
+    """What is written is cleared away and renamed: it needs a name, and no input may lie in it."""
+    if output.name in ("", ".."):
+        raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
+    for place in (output.resolve(), work_path(output).resolve()):
+        for root in roots:
+            if root.path.is_relative_to(place):
+                raise UserError(
+                    f"{root.path}: lies in {place}, which is written; give --output or --input another directory"
+                )
 
 
 def _is_ours(entry: Path) -> bool:
@@ -140,6 +155,7 @@ def prepare_dataset(
     if description is None:
         from ms_codegeex.data.building import Request, build  # needs NumPy, which a cached dataset does not
 
+        _check_places(roots(inputs), output)
         tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
         with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
             description = _check_output(output, key, replace)  # that one may have made it
@@ -152,7 +168,7 @@ def prepare_dataset(
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     return {
         **description,
-        "output": str(output),
+        "output": corpus.printable(output),
         "cached": cached,
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(rate, 3),

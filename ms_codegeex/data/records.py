@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +147,19 @@ class Reading:
             raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
 
-def find_units(roots: Sequence[Root], reading: Reading) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
+def find_units(
+    roots: Sequence[Root], reading: Reading, leave_out: Path | None = None
+) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
     """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
+
+    The directory `leave_out` is not searched.
 
     Source files come first, then archives. No text is read but the heads of files whose name does not tell enough.
 
     Returns:
         The units, what was rejected while searching, and how much was found: `files` and `bytes`.
     """
-    found = search(roots, reading.languages, reading.all_text)
+    found = search(roots, reading.languages, reading.all_text, leave_out)
     rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in found.skipped]
     units = _file_units(found.sources)
     seen: Counter[str] = Counter()
@@ -246,6 +250,8 @@ def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generat
             continue
         # A byte order mark may stand before the first line of a file.
         record = _parse(line, "utf-8-sig" if opens and number == 1 else "utf-8")
+        if isinstance(record, Fault) and reading.redact:
+            record = replace(record, data=b"")  # escapes hide secrets from redaction
         text = fields.read(record) if isinstance(record, dict) else record
         yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
     return lines.value
@@ -309,7 +315,8 @@ def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:
 
 
 def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Rejected:
-    excerpt = _excerpt(broken.head, reading) if reading is not None else ""
+    hidden = reading is None or bool(reading.redact)  # escapes hide secrets from redaction
+    excerpt = "" if hidden else _excerpt(broken.head, reading)
     return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.reason != "too large", excerpt)
 
 

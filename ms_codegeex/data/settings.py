@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.data.layout import DATASET_JSON
 from ms_codegeex.data.records import Reading
 from ms_codegeex.data.tokenizer import NAMES
 from ms_codegeex.errors import UserError
@@ -41,7 +42,7 @@ class PrepareSettings:
     def __post_init__(self) -> None:
         # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
         if self.tokenizer not in NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
-            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
+            object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         for name, known in (("tags", TAGS), ("on_error", ON_ERROR)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
@@ -58,8 +59,18 @@ class PrepareSettings:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
+        for name, value in self.record().items():
+            if any("\ud800" <= character <= "\udfff" for character in str(value)):
+                raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")
 
     def record(self) -> dict[str, Any]:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = asdict(self)
         return {**fields.pop("reading"), **fields}
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().resolve())
+    except RuntimeError as error:  # a loop of links, an unknown user's home
+        raise UserError(f"tokenizer {path!r}: cannot be followed ({error}); expected a name or a directory") from None

@@ -239,3 +239,63 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch):
     assert numbers == {*range(1, 41), *range(44, 64)}
     with pytest.raises(UserError, match=r"in/x\.jsonl:42: invalid JSON"):
         prepare([path.parent], tmp_path / "stop", on_error="stop")
+
+
+def test_groups_that_are_numbers_or_no_unicode(tmp_path):
+    names = [7, 7, 8, True, None, "\ud800", "a"]
+    lines = [{"text": source(n), "lang": "python", "repo_name": name} for n, name in enumerate(names)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    described = prepare([tmp_path / "x.jsonl"], tmp_path / "out")
+    assert sorted(p for split in described["splits"].values() for p in split["packages"]) == ["7", "8", "?", "a"]
+
+
+def test_licences_that_are_no_unicode(tmp_path):
+    lines = [{"text": source(n), "lang": "python", "license": name} for n, name in enumerate(["mit", "mit", "\udc00"])]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    prepare([tmp_path / "x.jsonl"], tmp_path / "out", records.Reading(licences=("mit",)))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["dropped"]["licence"]["examples"][0]["detail"] == "?"
+
+
+def test_an_output_inside_the_input_is_not_read(tmp_path):
+    write_tree(tmp_path / "in")
+    prepare([tmp_path / "in"], tmp_path / "in" / "out")
+    first = {file.name: file.read_bytes() for file in (tmp_path / "in" / "out").iterdir()}
+    settings = PrepareSettings(**EVERYTHING)
+    prepare_dataset([tmp_path / "in"], tmp_path / "in" / "out", settings, workers=1, progress=False, replace=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "in" / "out").iterdir()} == first
+
+
+@pytest.mark.parametrize("place", ["out", ".out.work", ".out.work/deep"])
+def test_an_input_inside_the_output_is_not_deleted(tmp_path, place):
+    write_tree(tmp_path / "other")
+    prepare([tmp_path / "other"], tmp_path / "out")
+    write_tree(tmp_path / ".out.work" / "deep")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"lies in .*, which is written; give --output or --input another"):
+        settings = PrepareSettings(**EVERYTHING)
+        prepare_dataset([tmp_path / place], tmp_path / "out", settings, workers=1, progress=False, replace=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_without_a_name(tmp_path, monkeypatch):
+    write_tree(tmp_path / "in")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="is not the name of a directory"):
+        prepare([tmp_path / "in"], ".")
+    assert not list(tmp_path.rglob("*.work"))
+
+
+def test_paths_that_cannot_be_followed(tmp_path):
+    write_tree(tmp_path / "in")
+    (tmp_path / "loop").symlink_to("loop")
+    for given in (tmp_path / "loop", "~no-such-user/x"):
+        with pytest.raises(UserError, match="cannot be followed"):
+            prepare([given], tmp_path / "out")
+    with pytest.raises(UserError, match="cannot be followed"):
+        prepare([tmp_path / "in"], tmp_path / "out", tokenizer="~no-such-user/x")
+    with pytest.raises(UserError, match=r"cannot be read .File name too long"):
+        prepare([tmp_path / "in"], tmp_path / ("n" * 300))
+    with pytest.raises(UserError, match="expected valid UTF-8"):
+        prepare([tmp_path / "in"], tmp_path / "out", records.Reading(text_field="\udcff"))

@@ -413,6 +413,24 @@ class TestRedaction:
             rejected = read(tmp_path, **reading)[1]
             assert len(rejected) == 3 and all(("a@b.de" in item.excerpt) == seen for item in rejected)
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"text": "x\\nAKIAQ3EGUR7K5PXYZ2WN", "lang": "python"',  # the n of the escape stands before the key
+            b'["\\nAKIAQ3EGUR7K5PXYZ2WN"]',
+            b'{"text": "x", "lang": "\\nAKIAQ3EGUR7K5PXYZ2WN"}',
+            b'{"text": "x", "lang": "python", "license": ["\\nAKIAQ3EGUR7K5PXYZ2WN"]}',
+            b'{"text": "\\nAKIAQ3EGUR7K5PXYZ2WN", "x": "\xff"}',
+        ],
+    )
+    def test_escaped_secrets_are_not_shown(self, tmp_path, line):
+        write_lines(tmp_path / "a.jsonl", [line])
+        [item] = read(tmp_path, redact=("secrets",), licences=("mit",) if b"license" in line else ())[1]
+        assert "AKIA" not in item.excerpt + item.detail
+        write_lines(tmp_path / "a.jsonl", [line + b" " * 90])
+        [item] = read(tmp_path, redact=("secrets",), max_line_bytes=90)[1]
+        assert item.reason == "too large" and "AKIA" not in item.excerpt
+
 
 class TestReading:
     def test_canonical(self):
