@@ -166,6 +166,7 @@ class PackedSequences(Sequences):
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         """See `Sequences.read`."""
+        check_whole(self.tokens)
         starts = indices * self.seq_length
         rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
         inputs, labels = rows[:, :-1], rows[:, 1:]
@@ -187,6 +188,15 @@ class PackedSequences(Sequences):
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         return np.bincount(tokens[1:][tokens[:-1] != self.eos])
+
+
+def check_whole(mapped: np.ndarray) -> None:
+    """`UserError` if the file of a map was cut after it was opened: reading behind its end kills the process."""
+    if isinstance(mapped, np.memmap) and mapped.base.size() < mapped.nbytes:
+        raise UserError(
+            f"{mapped.filename}: {mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened; leave "
+            "datasets alone while a run reads them, restore it and continue with --resume auto"
+        )
 
 
 def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numbers: np.ndarray) -> Batch:

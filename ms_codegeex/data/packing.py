@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.batches import Batch, Sequences, Span, make_batch
+from ms_codegeex.data.batches import Batch, Sequences, Span, check_whole, make_batch
 from ms_codegeex.data.indexed import IndexedDataset
 from ms_codegeex.errors import UserError
 
@@ -109,6 +109,8 @@ class FineTuningRows(Sequences):
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         """See `Sequences.read`."""
+        check_whole(self.tokens)
+        check_whole(self._mask)
         rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
         counted = np.zeros(rows.shape, bool)
         for row, flags, index in zip(rows, counted, indices.tolist(), strict=True):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -159,3 +161,16 @@ def test_documents_without_a_mask_count_as_before(tmp_path):
     data = open_sequences(write_dataset(tmp_path / "d"), "train", LENGTH, 0)
     batch = data.training_batch(0, 20)
     np.testing.assert_array_equal(batch.loss_mask, batch.inputs != data.eos)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.mask"])
+def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path, dataset, name):
+    """A map of a file ends a process that reads behind the file's end."""
+    rows = write_examples(tmp_path / "d", random_examples(200))
+    documents = shutil.copytree(dataset, tmp_path / "documents")
+    for directory in (rows, documents) if name == "train.bin" else (rows,):
+        data = open_sequences(directory, "train", LENGTH, 0)
+        data.training_batch(0, 2)
+        os.truncate(directory / name, 2)
+        with pytest.raises(UserError, match=rf"{name}: 2 bytes, but it had"):
+            data.training_batch(0, 2)
