@@ -221,6 +221,7 @@ def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
     wait_until(lambda: not workers_of(tmp_path / "run"), 30)
 
 
+@pytest.mark.slow  # four workers on the cores of two: half a minute
 def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
     jobs = []
     for name in ("a", "b"):

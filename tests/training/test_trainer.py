@@ -55,7 +55,7 @@ def test_it_becomes_a_language_model(run_values):
     assert last.tokens_per_second > 0 and last.memory_bytes > 1e8
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])  # FP16 has more state
 def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, tmp_path):
     run_values["training"].update(steps=6, dropout=0.2, micro_batch=2, precision=precision)
     run_values["training"]["loss_scale"] = {"initial": 2.0**20, "window": 2}  # FP16 skips a few first
