@@ -215,6 +215,8 @@ def _settings(arguments: argparse.Namespace) -> Any:
 
 def summary_lines(description: dict[str, Any]) -> list[str]:
     """A dataset's description in a few lines for people."""
+    from ms_codegeex.data.corpus import one_line
+
     lines = []
     for split, counts in description["splits"].items():
         lines.append(
@@ -228,7 +230,8 @@ def summary_lines(description: dict[str, Any]) -> list[str]:
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
     lines += [
-        f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, for example {entry['example']}"
+        f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, "
+        f"for example {one_line(entry['example'])}"
         for reason, entry in description["dropped"].items()
     ]
     if "output" in description:

@@ -182,7 +182,7 @@ def _stop(request: Request, tally: Tally) -> None:
     """With `on_error` stop, broken input is a `UserError`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{source}: {problem}; mend it, or leave such input out with --on-error skip")
+        raise UserError(f"{corpus.one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
 
 
 def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, progress: Progress) -> list[Path]:

@@ -88,6 +88,11 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
+def one_line(text: str) -> str:
+    """`text` for a terminal: line breaks and control characters, as names of files may hold, are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 @dataclass(frozen=True)
 class Found:
     """What a search found, each sorted by identity: independent of the order in which the system lists directories.
@@ -182,6 +187,8 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, status.st_size, status.st_mtime_ns)
+        elif path == root.path:  # who names a file wants to know that it is not taken
+            self._skip(root, path, "other language" if language is not None else "unknown language")
 
 
 def _leads_to_directory(entry: os.DirEntry) -> bool:

@@ -169,8 +169,9 @@ def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, t
 def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
     numbers = np.flatnonzero(kept)
     if settings.validation_share and numbers.size == 1:
+        name = corpus.one_line(documents.source(int(numbers[0])))
         raise UserError(
-            f"{documents.source(int(numbers[0]))}: the only document left, but training and validation need one each; "
+            f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
         )
     groups, own = documents.group[numbers], documents.group[numbers] < 0

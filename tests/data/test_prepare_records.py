@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
+from ms_codegeex.commands.prepare import summary_lines
 from ms_codegeex.data import records
 from ms_codegeex.data.corpus import user_roots
 from ms_codegeex.data.filters import Rules, preset
@@ -299,3 +300,27 @@ def test_paths_that_cannot_be_followed(tmp_path):
         prepare([tmp_path / "in"], tmp_path / ("n" * 300))
     with pytest.raises(UserError, match="expected valid UTF-8"):
         prepare([tmp_path / "in"], tmp_path / "out", records.Reading(text_field="\udcff"))
+
+
+def test_a_given_file_that_is_not_taken_is_told(tmp_path):
+    write_tree(tmp_path / "in")
+    for name in ("notes.txt", "x.go", "dump.jsonl.xz"):
+        (tmp_path / name).write_text("x")
+    given = [tmp_path / "in", *(tmp_path / name for name in ("notes.txt", "x.go", "dump.jsonl.xz"))]
+    prepare(given, tmp_path / "out", records.Reading(languages=("python",)))
+    dropped = json.loads((tmp_path / "out" / "report.json").read_text())["dropped"]
+    assert {reason: entry["documents"] for reason, entry in dropped.items()} == {
+        "other language": 1,
+        "unknown language": 2,
+    }
+
+
+def test_names_with_line_breaks_are_told_in_one_line(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\n\x1b[31m.jsonl").write_text("{")
+    write_tree(tmp_path / "in" / "tree")
+    with pytest.raises(UserError) as told:
+        prepare([tmp_path / "in"], tmp_path / "out", on_error="stop")
+    assert r"in/a\n\x1b[31m.jsonl:1: invalid JSON" in str(told.value)
+    lines = summary_lines(prepare([tmp_path / "in"], tmp_path / "out"))
+    assert all(line.isprintable() for line in lines)
