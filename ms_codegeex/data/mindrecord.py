@@ -112,7 +112,9 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What went wrong: MindSpore's line with [ERROR], which stands below a heading and a frame, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")), lines[0])
 
 
 def import_mindrecord(

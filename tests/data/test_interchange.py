@@ -106,7 +106,7 @@ def test_what_is_no_mindrecord(tmp_path):
     with pytest.raises(UserError, match=r"x\.mindrecord: not readable as MindRecord"):
         import_mindrecord([tmp_path / "x.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "y.mindrecord", [[1.0]], "weights", "float32")
-    with pytest.raises(UserError, match="with a column input_ids"):
+    with pytest.raises(UserError, match=r"with a column input_ids \(Invalid data, column name: input_ids"):
         import_mindrecord([tmp_path / "y.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "z.mindrecord", [[1.5]], kind="float32")
     with pytest.raises(UserError, match=r"z\.mindrecord: input_ids holds float32, expected whole numbers"):
