@@ -140,8 +140,9 @@ def _search(request: Request, output: Path, progress: Progress) -> Found:
         tally.add(item)
     _stop(request, tally)
     if not units:
+        left_out = f" (left out: {tally.summary()})" if tally.summary() else ""
         raise UserError(
-            f"{request.places}: no source file in {', '.join(reading.languages)}; "
+            f"{request.places}: no source file in {', '.join(reading.languages)}{left_out}; "
             "give --input other paths or --languages others"
         )
     if all(unit.kind == "files" for unit in units):

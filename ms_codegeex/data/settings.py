@@ -71,6 +71,9 @@ class PrepareSettings:
 
 def _absolute(path: str) -> str:
     try:
-        return str(Path(path).expanduser().resolve())
-    except RuntimeError as error:  # a loop of links, an unknown user's home
-        raise UserError(f"tokenizer {path!r}: cannot be followed ({error}); expected a name or a directory") from None
+        place = Path(path).expanduser().resolve()
+        place.exists()
+    except (OSError, RuntimeError) as error:  # no permission, a loop of links, an unknown user's home
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"tokenizer {path!r}: cannot be followed ({problem}); expected a name or a directory") from None
+    return str(place)

@@ -294,8 +294,9 @@ def test_paths_that_cannot_be_followed(tmp_path):
     for given in (tmp_path / "loop", "~no-such-user/x"):
         with pytest.raises(UserError, match="cannot be followed"):
             prepare([given], tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be followed"):
-        prepare([tmp_path / "in"], tmp_path / "out", tokenizer="~no-such-user/x")
+    for given in ("~no-such-user/x", "n" * 300):
+        with pytest.raises(UserError, match="cannot be followed"):
+            prepare([tmp_path / "in"], tmp_path / "out", tokenizer=given)
     with pytest.raises(UserError, match=r"cannot be read .File name too long"):
         prepare([tmp_path / "in"], tmp_path / ("n" * 300))
     with pytest.raises(UserError, match="expected valid UTF-8"):
@@ -313,6 +314,13 @@ def test_a_given_file_that_is_not_taken_is_told(tmp_path):
         "other language": 1,
         "unknown language": 2,
     }
+
+
+def test_an_input_of_which_nothing_is_taken(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"no source file in .*left out: empty 1, unknown language 1"):
+        prepare([tmp_path / "a.jsonl", tmp_path / "notes.txt"], tmp_path / "out")
 
 
 def test_names_with_line_breaks_are_told_in_one_line(tmp_path):
