@@ -16,6 +16,7 @@ REDACTIONS = ("email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON, a letter that is none
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # What follows must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
@@ -100,7 +101,8 @@ def _tokens(data: bytes) -> Iterator[_Hit]:
     for kind, pattern in _TOKENS:
         for found in pattern.finditer(data):
             group = 1 if pattern.groups else 0
-            free = group or not found.start() or data[found.start() - 1] not in _WORD
+            start = found.start()
+            free = group or not start or data[start - 1] not in _WORD or data[max(0, start - 2) : start] in _ESCAPES
             if free and _entropy(found[group]) >= 3.0:  # not a row of x in a manual
                 yield found.start(group), found.end(group), kind
 

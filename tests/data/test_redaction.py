@@ -197,3 +197,10 @@ def test_many_in_one_text(pieces, between):
 def test_hostile_text_takes_linear_time(piece):
     # Backtracking over half a megabyte would not end within a day: that this returns is the whole check.
     redact((piece * (500_000 // len(piece))).encode(), REDACTIONS)
+
+
+@pytest.mark.parametrize("escape", [rb"\n", rb"\r", rb"\t"])
+def test_a_secret_behind_an_escape(escape):
+    token = b"AKIAQ3EGUR7K5PXYZ2WN"
+    assert redact(b'x = "a' + escape + token + b'"', ("secrets",))[0] == b'x = "a' + escape + b'<SECRET>"'
+    assert redact(escape[1:] + token, ("secrets",))[1] == ()
