@@ -9,6 +9,7 @@ reach over the border, which tokenising both at once would give, are then never 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,6 +175,8 @@ class _Work:
             if isinstance(line, Broken):
                 self._bad(source, line)
                 continue
+            if self._before + number == 1:  # a byte order mark may stand before the first line of a file
+                line = line.removeprefix(codecs.BOM_UTF8)
             self.found.documents += 1
             self.found.bytes += len(line)
             try:

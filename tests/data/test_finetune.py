@@ -249,6 +249,15 @@ def test_a_bad_line_ends_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
+    lines = "".join(json.dumps(record) + "\r\n" for record in MANY[:4]).encode()
+    for name, mark in (("plain", b""), ("marked", b"\xef\xbb\xbf")):
+        (tmp_path / f"{name}.jsonl").write_bytes(mark + lines)
+        settings = FinetuneSettings("completion", 64, validation_share=0.0)
+        assert prepare_finetune([tmp_path / f"{name}.jsonl"], tmp_path / name, settings)["dropped"] == {}
+    assert rows(tmp_path / "marked") == rows(tmp_path / "plain") and len(rows(tmp_path / "plain")) == 4
+
+
 def test_bytes_that_are_not_utf8():
     with pytest.raises(BadRecord, match="not UTF-8: byte 1 "):
         parse(b'"\xff"')
