@@ -29,11 +29,11 @@ def lines_of(path, limit=MUCH, part=WHOLE):
     return list(read_lines(path, part, limit))
 
 
-def lines_of_parts(path, parts):
+def lines_of_parts(path, parts, limit=MUCH):
     """The lines of all parts, each counted on from the parts before."""
     found, before = [], 0
     for part in parts:
-        lines = Returning(read_lines(path, part, MUCH))
+        lines = Returning(read_lines(path, part, limit))
         found += [(before + number, line) for number, line in lines]
         before += lines.value
     return found
@@ -181,7 +181,7 @@ def test_a_line_of_a_gigabyte(tmp_path):
         stream.seek(1 << 30)
         stream.write(b"\nlast\n")
     parts = line_parts(path, path.stat().st_size)
-    found = [line for part in parts for line in lines_of(path, 64 << 20, part)]
+    found = lines_of_parts(path, parts, 64 << 20)
     assert [(number, getattr(line, "bytes", line)) for number, line in found] == [(1, 1 << 30), (2, b"last")]
     assert measured(path, 1 << 20)[1] < 8 << 20
 
