@@ -119,6 +119,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
                 pool.submit(_nothing)
         yield pool.map
     except BrokenProcessPool:
+        stop.close()  # a worker that was started while another died is waited for, and by itself never ends
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
             "same command again, with fewer --workers if that is the reason (what is finished is kept)"
