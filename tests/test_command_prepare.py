@@ -5,12 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.cli import main
-from ms_codegeex.data.indexed import IndexedWriter
-from ms_codegeex.files import sha256
 
 
 @pytest.fixture
@@ -252,117 +249,3 @@ def test_a_directory_called_tokenizer_is_not_deleted(sources, tmp_path, capsys):
     assert main([*command, "--replace", "--workers", "1"]) == 2
     assert "holds tokenizer, which is no part of a dataset" in capsys.readouterr().err
     assert (model / "tokenizer.model").is_file()
-
-
-def change_description(change):
-    def damage(directory):
-        path = directory / "dataset.json"
-        description = json.loads(path.read_text())
-        change(description)
-        path.write_text(json.dumps(description))
-
-    return damage
-
-
-def rewrite(documents):
-    """Replace train by other documents, with hashes and counts that fit: only the content is wrong."""
-
-    def damage(directory):
-        with IndexedWriter(directory / "train", np.uint16) as writer:
-            for document in documents:
-                writer.add(document)
-
-        def change(description):
-            description["splits"]["train"] |= {"documents": len(documents), "tokens": sum(map(len, documents))}
-            for name in ("train.bin", "train.idx"):
-                description["files"][name]["sha256"] = sha256(directory / name)
-
-        change_description(change)(directory)
-
-    return damage
-
-
-def flip(name, place):
-    def damage(directory):
-        data = bytearray((directory / name).read_bytes())
-        data[place] ^= 1
-        (directory / name).write_bytes(data)
-
-    return damage
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (flip("train.bin", 4), "train.bin: its sha256"),
-        (flip("validation.bin", 0), "validation.bin: its sha256"),
-        (flip("train.idx", 0), "train.idx: starts with"),
-        (flip("train.idx", 34), "train.idx: "),
-        (lambda directory: (directory / "train.bin").unlink(), "train.bin: no such file"),
-        (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
-        (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
-        (change_description(lambda description: description.pop("files")), "'files' is missing"),
-        (
-            change_description(lambda description: description["splits"]["train"].update(tokens=1)),
-            "and 1 tokens in train",
-        ),
-        (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
-        (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256"),
-    ],
-)
-def test_inspect_finds_damage(dataset, capsys, damage, message):
-    damage(dataset)
-    assert main(["inspect", str(dataset)]) == 2
-    output, error = capsys.readouterr()
-    assert output == "" and message in error and error.count("\n") == 1
-
-
-def test_inspect_other_directories(tmp_path, capsys):
-    assert main(["inspect", str(tmp_path)]) == 2
-    assert "neither a dataset (dataset.json) nor a model (config.json)" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "absent")]) == 2
-    assert "no such directory" in capsys.readouterr().err
-
-
-@pytest.fixture
-def model(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "codegeex", "hidden_size": 8}))
-    save_file({"a.weight": np.zeros((2, 3), np.float16)}, folder / "model-1.safetensors")
-    save_file({"b.bias": np.zeros(4, np.float32)}, folder / "model-2.safetensors")
-    weights = {"a.weight": "model-1.safetensors", "b.bias": "model-2.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    return folder
-
-
-def test_inspect_model(model, capsys):
-    assert main(["inspect", str(model), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["kind"] == "model" and result["parameters"] == 10 and result["config"]["hidden_size"] == 8
-    expected = {"name": "a.weight", "shape": [2, 3], "dtype": "float16", "file": "model-1.safetensors"}
-    assert result["tensors"][0] == expected
-    assert main(["inspect", str(model)]) == 0
-    assert "b.bias  float32  [4]" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a safetensors file"),
-        (lambda model: (model / "model-2.safetensors").unlink(), "model-2.safetensors: missing, but"),
-        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "expected a weight_map"),
-        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "model-1.safetensors: missing"),
-        (lambda model: [path.unlink() for path in model.glob("model*")], "not a model directory"),
-        (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
-    ],
-)
-def test_inspect_damaged_model(model, capsys, damage, message):
-    damage(model)
-    assert main(["inspect", str(model)]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_model_has_no_documents(model, capsys):
-    assert main(["inspect", str(model), "--document", "0"]) == 2
-    assert "leave out --document" in capsys.readouterr().err
