@@ -1,0 +1,39 @@
+"""From what a program did to a verdict: what the judges of all tasks share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from ms_codegeex.evaluation.sandbox import End, Execution, Verdict
+
+ENDS = {
+    End.TIMEOUT: Verdict.TIMEOUT,
+    End.MEMORY: Verdict.MEMORY,
+    End.OUTPUT: Verdict.KILLED,
+    End.KILLED: Verdict.KILLED,
+    End.SIGNALLED: Verdict.ERROR,
+}
+
+
+def witness() -> str:
+    """A secret of one run. A program whose last act after its tests is to print it has come to the end of them: one
+    that leaves early, or prints that it passed, does not know it."""
+    return f"witness-{secrets.token_hex(16)}"
+
+
+def published(executions: Sequence[Execution], compiling: int = 0) -> Verdict:
+    """The rule of the published runners: every command exits with 0. The first `compiling` commands only compile."""
+    last = executions[-1]
+    if last.succeeded:
+        return Verdict.PASSED
+    if len(executions) <= compiling and last.end in (End.EXITED, End.SIGNALLED):
+        return Verdict.COMPILE_ERROR
+    return ENDS.get(last.end, Verdict.ERROR)
+
+
+def strict(executions: Sequence[Execution], secret: str, compiling: int = 0) -> Verdict:
+    """As `published`, and the last command's output ends with the secret on a line of its own."""
+    verdict = published(executions, compiling)
+    lines = executions[-1].stdout.decode("utf-8", "replace").rstrip("\n").rsplit("\n", 1)
+    return Verdict.WRONG if verdict is Verdict.PASSED and lines[-1] != secret else verdict
