@@ -1,0 +1,116 @@
+"""Pages for people: one HTML file that needs nothing else, made of tables and charts.
+
+Whatever a page is told (names of files, excerpts, messages, text of a model) is hostile until it is escaped: a source
+tree may well hold a file called `<script>`. `text` is the only door for it. A page has no script, and forbids any.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
+  --soft: #f3f5f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8f0; --dim: #98a2b3; --page: #14181f; --line: #333b49; --bar: #7aa7f0; --soft: #1d232d; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1100px;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } h3 { font-size: 1rem; color: var(--dim); }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--line); } th { color: var(--dim); font-weight: 600; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } .charts { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
+figcaption, .note { color: var(--dim); } svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui,
+  sans-serif; fill: var(--ink); } svg .bar { fill: var(--bar); } svg .dim { fill: var(--dim); }
+pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
+"""
+
+
+def page(title: str, sections: Iterable[tuple[str, str]]) -> str:
+    """The whole page: headings of ours, each with its ready HTML. The same parts give the same bytes."""
+    content = "\n".join(f"<section><h2>{name}</h2>{part}</section>" for name, part in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\" />"
+        '<meta name="viewport" content="width=device-width, initial-scale=1" />'
+        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{content}\n"
+        "</body></html>\n"
+    )
+
+
+def text(value: object, keep: str = "") -> str:
+    """Any value as text of the page. What a reader could not see, or what would turn the line round, is spelt out."""
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    seen = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in words)
+    return html.escape("".join(seen))
+
+
+def count(value: object) -> str:
+    """A whole number with separators of thousands; anything else as text."""
+    return f"{value:,}" if isinstance(value, int) else text(value)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: int = 0) -> str:
+    """Rows of ready HTML; the columns from the second to `numeric` + 1 are numbers."""
+    kinds = ["", *[' class="n"'] * numeric, *[""] * len(heads)]
+    head = "".join(f"<th{kind}>{text(name)}</th>" for kind, name in zip(kinds, heads, strict=False))
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=False)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def note(words: str) -> str:
+    """A paragraph of ours in small print; ready HTML."""
+    return f'<p class="note">{words}</p>'
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None = None) -> str:
+    """A horizontal bar for each (label, value, the value as ready HTML); `most` is the whole width."""
+    if not rows:
+        return ""
+    most = most or max(value for _, value, _ in rows) or 1
+    content = []
+    for number, (label, value, shown) in enumerate(rows):
+        top, width = number * (ROW + GAP), BAR * value / most
+        content.append(
+            f'<text x="{LABEL - 6}" y="{top + 13}" text-anchor="end">{text(label)}</text>'
+            f'<rect class="bar" x="{LABEL}" y="{top}" width="{width:.1f}" height="{ROW}" rx="2" />'
+            f'<text class="dim" x="{LABEL + width + 6:.1f}" y="{top + 13}">{shown}</text>'
+        )
+    return figure(title, LABEL + BAR + VALUE, len(rows) * (ROW + GAP), "".join(content))
+
+
+def figure(title: str, width: int, height: int, content: str) -> str:
+    """A captioned SVG of that many pixels; title and content are ready HTML."""
+    return (
+        f'<figure><figcaption>{title}</figcaption><svg xmlns="http://www.w3.org/2000/svg" role="img" '
+        f'aria-label="{title}" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{content}</svg>'
+        "</figure>"
+    )
+
+
+def charts(figures: Iterable[str]) -> str:
+    """Figures side by side where there is room."""
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def settings(tree: Mapping[str, Any]) -> str:
+    """A table of dotted keys and values."""
+    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in _flat(tree)]
+    return table(("setting", "value"), rows) if rows else note("Not recorded.")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
