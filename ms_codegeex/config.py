@@ -166,7 +166,7 @@ class RunConfig:
         base = module.build_config(self.model.get("preset"), {})
         fields = {k: v for k, v in self.model.items() if k not in ("family", "preset")}
         _check_keys("model", fields, [*(f.name for f in dataclasses.fields(base)), "family", "preset"])
-        checked = _validate(type(base), {**asdict(base), **fields}, "model.")
+        checked = validated(type(base), {**asdict(base), **fields}, "model.")
         for key, value in asdict(checked).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"model.{key}: found {value}; input should be a finite number")
@@ -278,7 +278,7 @@ def _check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) ->
             )
 
 
-def _check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
+def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
     """Unknown keys at any depth, with a suggestion."""
     known = {f.name: f for f in dataclasses.fields(cls)}
     _check_keys(prefix, given, list(known))
@@ -289,10 +289,11 @@ def _check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
             if not isinstance(value, Mapping):
                 keys = ", ".join(f.name for f in dataclasses.fields(section))
                 raise UserError(f"{name}: found {value!r}, expected a section with keys {keys}")
-            _check_tree(section, value, name)
+            check_tree(section, value, name)
 
 
-def _validate(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """A dataclass from plain values, checked against its annotations; a `UserError` names the key, behind `prefix`."""
     try:
         return TypeAdapter(cls, config=None).validate_python(dict(values))
     except ValidationError as error:
@@ -310,7 +311,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML mapping with its `base` files merged below it; `base` is relative to the file that names it."""
     if path.resolve() in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
@@ -334,7 +335,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: base: found {base!r}, expected the name of a YAML file")
-    return _merge(_read_yaml(path.parent / base, (*seen, path.resolve())), values)
+    return _merge(read_yaml(path.parent / base, (*seen, path.resolve())), values)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -358,8 +359,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     """A validated `RunConfig` from nested plain values."""
-    _check_tree(RunConfig, values)
-    config = _validate(RunConfig, values)
+    check_tree(RunConfig, values)
+    config = validated(RunConfig, values)
     config.validate()
     return config
 
@@ -374,7 +375,7 @@ def _smallest_world(parallel: Any) -> int:
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The YAML at `path` (none: defaults) with dotted overrides on top, checked."""
-    values = _merge(_read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
+    values = _merge(read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)
