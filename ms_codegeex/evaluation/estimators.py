@@ -1,0 +1,69 @@
+"""What a set of verdicts says about a model: pass@k without bias, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+CURVE = 200  # the largest k of a curve
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Probability that at least one of k samples passes, drawn without replacement from `samples` of which `passed` do.
+
+    1 - C(n-c, k) / C(n, k), as the product of 1 - k/i for i from n-c+1 to n, which neither overflows nor cancels
+    (Chen et al. 2021).
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} of {passed} passed in {samples} samples")
+    if samples - passed < k:
+        return 1.0
+    return 1.0 - float(np.prod(1.0 - k / np.arange(samples - passed + 1, samples + 1)))
+
+
+def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
+    """float64 [problems, len(ks)]: `pass_at_k` of each (samples, passed)."""
+    known = {pair: [pass_at_k(*pair, k) for k in ks] for pair in set(counts)}
+    return np.array([known[pair] for pair in counts], np.float64).reshape(len(counts), len(ks))
+
+
+def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:
+    """float64 [2, columns]: the percentile bootstrap's 95 % interval of each column's mean.
+
+    Problems (rows) are drawn with replacement; samples within a problem are not, so the interval says how the mean
+    would vary over other problems of the kind. The same seed gives the same interval.
+    """
+    rows = len(values)
+    drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples)
+    means = drawn @ values / rows
+    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+
+
+def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Mean over problems of the share of samples that pass, with its interval."""
+    return _estimate(np.array([[passed / samples] for samples, passed in counts]), 0)
+
+
+def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str, dict]:
+    """{k: {value, low, high}} for every k that each problem has samples for; {k: {missing: why}} for the others."""
+    fewest = min(samples for samples, _ in counts)
+    possible = [k for k in ks if k <= fewest]
+    values = table(counts, possible)
+    result: dict[str, dict] = {str(k): _estimate(values, column) for column, k in enumerate(possible)}
+    for k in ks:
+        if k > fewest:
+            result[str(k)] = {"missing": f"a problem has {fewest} samples, pass@{k} needs {k} of each"}
+    return result
+
+
+def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
+    """pass@k for k = 1, 2, ... as far as every problem has samples."""
+    fewest = min(min(samples for samples, _ in counts), CURVE)
+    return [float(value) for value in table(counts, range(1, fewest + 1)).mean(axis=0)]
+
+
+def _estimate(values: np.ndarray, column: int) -> dict[str, float]:
+    low, high = interval(values[:, column : column + 1])[:, 0]
+    return {"value": float(values[:, column].mean()), "low": float(low), "high": float(high)}

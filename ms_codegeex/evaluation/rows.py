@@ -1,0 +1,86 @@
+"""JSONL that survives a kill: rows are appended and synced, a torn last line is cut away when the file is opened."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_file
+
+
+def encode(row: Mapping[str, Any]) -> bytes:
+    """One line. Lone surrogates, which a model may write, are kept as escapes."""
+    return json.dumps(row).encode("ascii") + b"\n"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl or .jsonl.gz file; anything else in it is a `UserError` that names file and line."""
+    try:
+        data = Path(path).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, EOFError, gzip.zlib.error) as error:
+        raise UserError(f"{path}: not readable ({error})") from None
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); remove or restore the line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: found {type(row).__name__}, expected an object")
+    return row
+
+
+class RowFile:
+    """A growing file of rows. Threads may append at the same time."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = Path(path), list[dict[str, Any]]()
+        self._lock = threading.Lock()
+        if self.path.exists():
+            self._repair()
+            self.rows = read_rows(self.path)
+
+    def _repair(self) -> None:
+        """Cut what stands behind the last line break: the process died while it wrote."""
+        try:
+            with open(self.path, "r+b") as stream:
+                data = stream.read()
+                whole = data.rfind(b"\n") + 1
+                if whole < len(data):
+                    stream.truncate(whole)
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: not writable ({error.strerror}); check its owner and mode") from None
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows; on return they are on the disk."""
+        rows = [dict(row) for row in rows]
+        with self._lock:
+            try:
+                with open(self.path, "ab") as stream:
+                    stream.write(b"".join(map(encode, rows)))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                raise UserError(f"{self.path}: could not be written ({error.strerror}); free some space") from None
+            self.rows += rows
+
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Exchange the whole content, unless it is the same."""
+        rows = [dict(row) for row in rows]
+        if rows != self.rows or not self.path.exists():
+            with atomic_file(self.path) as temporary:
+                temporary.write_bytes(b"".join(map(encode, rows)))
+            self.rows = rows
