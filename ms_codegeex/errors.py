@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class PromptTooLong(UserError):
+    """A prompt that leaves the model no room for an answer."""
+
+
 class RunFailure(Exception):
     """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status
     1."""

@@ -82,6 +82,29 @@ def _padded_rows(tokens: int, positions: int) -> int:
     return 1 if tokens == 1 else min(max(16, 1 << (tokens - 1).bit_length()), positions)
 
 
+class LogProbabilities(nn.Cell):
+    """The log-probability of a given token at each position, with the weights and the cache of a family's `Logits`."""
+
+    def __init__(self, logits: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.model, self.dtype, self.has_bias = logits.model, logits.dtype, logits.has_bias
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, ids, targets):
+        """ids and targets int32 [1, n] -> FP32 [n]"""
+        model = self.model
+        hidden = model(ids, ops.zeros((1,), ms.int32))
+        table = model.embedding.word.weight if model.head is None else model.head.weight
+        logits = ops.cast(self.matmul(hidden, ops.cast(table, self.dtype)), ms.float32)
+        if self.has_bias:
+            logits = logits + model.head.bias
+        chosen = ops.gather_elements(logits, 1, ops.reshape(targets, (-1, 1)))
+        # the maximum first, so that no exponential is larger than 1
+        largest = ops.max(logits, axis=1, keepdims=True)[0]
+        sums = ops.reduce_sum(ops.exp(logits - largest), 1)
+        return ops.reshape(chosen - largest, (-1,)) - ops.log(sums)
+
+
 class CachedLogits:
     """Logits behind a sequence of tokens. What it has in common with the sequence before is not computed again.
 
@@ -91,6 +114,7 @@ class CachedLogits:
     def __init__(self, network: nn.Cell, positions: int, padding_id: int):
         self.network, self.positions, self.padding_id = network, positions, padding_id
         self.start = attach(network.model, positions)
+        self.scores = LogProbabilities(network)
         self.cached: list[int] = []
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray:
@@ -98,13 +122,39 @@ class CachedLogits:
         start = self._common(ids)
         rows = _padded_rows(len(ids) - start, self.positions)
         start = min(start, self.positions - rows)  # the padding, too, has to lie within the cache
-        padded = np.full((1, rows), self.padding_id, np.int32)
-        padded[0, : len(ids) - start] = ids[start:]
-        self.cached = self.cached[:start]  # if the pass is interrupted, the rest is unknown
-        self.start.set_data(Tensor([start], ms.int32))
-        logits = self.network(Tensor(padded), Tensor([len(ids) - start - 1], ms.int32)).asnumpy()[0]
+        inputs = self._begin(ids[start:], rows, start)
+        logits = self.network(inputs, Tensor([len(ids) - start - 1], ms.int32)).asnumpy()[0]
         self.cached = list(ids)
         return logits
+
+    def log_probabilities(self, ids: Sequence[int], piece: int = 256) -> np.ndarray:
+        """FP32 [len(ids) - 1]: the logarithm of the probability of each id but the first, given those before it.
+
+        `piece` positions at a time, each behind the cached ones, so that no more than [piece, vocab_size] scores are
+        in memory at once.
+        """
+        result = []
+        for first in range(0, len(ids) - 1, piece):
+            count = min(piece, len(ids) - 1 - first)
+            rows = _padded_rows(count, self.positions)
+            start = min(first, self.positions - rows)
+            inputs = self._begin(ids[start : first + count], rows, start)
+            targets = self._padded(ids[start + 1 : first + count + 1], rows)
+            scores = self.scores(inputs, targets).asnumpy()
+            result.append(scores[first - start : first - start + count])
+            self.cached = list(ids[: first + count])
+        return np.concatenate(result) if result else np.zeros(0, np.float32)
+
+    def _begin(self, ids: Sequence[int], rows: int, start: int) -> Tensor:
+        """The inputs of a pass over `ids` behind the first `start` cached positions."""
+        self.cached = self.cached[:start]  # if the pass is interrupted, the rest is unknown
+        self.start.set_data(Tensor([start], ms.int32))
+        return self._padded(ids, rows)
+
+    def _padded(self, ids: Sequence[int], rows: int) -> Tensor:
+        padded = np.full((1, rows), self.padding_id, np.int32)
+        padded[0, : len(ids)] = ids
+        return Tensor(padded)
 
     def _common(self, ids: Sequence[int]) -> int:
         """How many first tokens are in the cache; at least one is left to compute."""

@@ -14,7 +14,7 @@ from mindspore import Tensor
 
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.recorded import checkpoint_tokenizer, family_tokenizer
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.generation.cache import CachedLogits
@@ -51,7 +51,7 @@ class Generator:
         self.network = CachedLogits(network, self.seq_length, self.config.eos_token_id)
 
     def encode(self, prompt: str, cut_for: int | None = None) -> list[int]:
-        """Ids of a prompt. One that leaves no room for an answer is a `UserError`.
+        """Ids of a prompt. One that leaves no room for an answer is a `PromptTooLong`.
 
         With `cut_for`, the length of an answer in tokens, the start of a prompt that is too long for it is dropped.
         """
@@ -61,16 +61,28 @@ class Generator:
         if cut_for is not None:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - cut_for)
         if len(ids) >= self.seq_length:
-            raise UserError(f"prompt: {len(ids)} tokens, the model reads {self.seq_length} in all; shorten the prompt")
+            raise PromptTooLong(
+                f"prompt: {len(ids)} tokens, the model reads {self.seq_length} in all; shorten the prompt"
+            )
         return ids
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. An id without a token is a `UserError`."""
+        self._check(ids)
+        return self.network(ids)
+
+    def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
+        """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
+        before it. Rows of the table that no token has take part in the softmax, as in training. `UserError` as for
+        `logits`."""
+        self._check(ids)
+        return self.network.log_probabilities(ids)
+
+    def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model reads 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
-        return self.network(ids)
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""

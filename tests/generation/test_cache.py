@@ -163,6 +163,19 @@ def test_an_interrupted_pass_leaves_nothing_to_rely_on(cached, monkeypatch):
     assert np.abs(logits([*ids, 7]) - expected([*ids, 7])[-1]).max() <= 1e-5
 
 
+def test_log_probabilities_of_given_ids_are_those_of_a_full_pass(cached):
+    logits, expected = cached
+    for length, piece in ((2, 256), (30, 256), (50, 16), (POSITIONS, 64), (POSITIONS, 256), (1, 8)):
+        ids = prompt(length, length + piece)
+        raw = expected(ids).astype(np.float64)[:-1]
+        wanted = raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+        found = logits.log_probabilities(ids, piece)
+        assert found.dtype == np.float32 and found.shape == (length - 1,)
+        assert np.abs(found - wanted[np.arange(length - 1), ids[1:]]).max(initial=0) <= 2e-5
+        # what is remembered serves the next token, and what was remembered does no harm
+        assert np.abs(logits([*ids[: POSITIONS - 1], 7]) - expected([*ids[: POSITIONS - 1], 7])[-1]).max() <= 1e-5
+
+
 def test_two_sequences_at_once_and_fp16():
     config = family("codegen").config.build_config("tiny", SIZES | LAYOUTS["codegen"])
     _, ours, forward = codegen_twin(config)

@@ -60,6 +60,18 @@ def test_logits_are_the_models_and_padding_does_not_matter(model, generator):
     np.testing.assert_allclose(generator.logits(ids), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_log_probabilities_are_those_of_the_raw_logits(generator):
+    ids = generator.encode("def f(x): return x")
+    raw = np.stack([generator.logits(ids[:n]) for n in range(1, len(ids))]).astype(np.float64)
+    wanted = raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+    found = generator.log_probabilities(ids)
+    np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=1e-4)
+    assert found.max() < 0 and generator.log_probabilities(ids[:1]).shape == (0,)
+    for wrong in ([], [1] * 25, [5, 50400]):
+        with pytest.raises(UserError):
+            generator.log_probabilities(wrong)
+
+
 def test_greedy_continues_with_the_likeliest_token_each_time(generator):
     ids = generator.encode("x = 1")
     new = list(generator.tokens(ids, SamplingSettings(5, temperature=0.0)))
