@@ -18,7 +18,8 @@ Stop = Callable[[str], bool]  # given the text so far, whether decoding may end;
 
 @dataclass(frozen=True)
 class Completion:
-    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
+    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule), "length", or "too long" for an
+    empty text because the prompt left no room."""
 
     text: str
     finish: str

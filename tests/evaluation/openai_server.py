@@ -1,0 +1,84 @@
+"""A small server with OpenAI's completions API, in a thread, that answers from a function and remembers requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = Callable[[dict[str, Any]], "tuple[str, str] | tuple[int, str]"]  # (text, finish reason) or (status, message)
+
+
+class Server:
+    """`with Server(answer) as server:` serves at `server.url`. Text is streamed three characters at a time."""
+
+    def __init__(self, answer: Answer, models: tuple[str, ...] = ("small",)):
+        self.requests: list[dict[str, Any]] = []
+        self.authorizations: set[str] = set()
+        self.streamed = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.0"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def _send(self, status: int, value: Any) -> None:
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Retry-After-Ms", "1")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                data = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in models]
+                self._send(200, {"object": "list", "data": data})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append(body)
+                outer.authorizations.add(self.headers["Authorization"])
+                if self.path != "/v1/completions":
+                    return self._send(404, {"error": {"message": f"no {self.path}"}})
+                first, second = answer(body)
+                if isinstance(first, int):
+                    return self._send(first, {"error": {"message": second}})
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                try:
+                    for start in range(0, max(len(first), 1), 3):
+                        last = start + 3 >= len(first)
+                        choice = {
+                            "text": first[start : start + 3],
+                            "index": 0,
+                            "finish_reason": second if last else None,
+                        }
+                        event = {
+                            "id": "1",
+                            "object": "text_completion",
+                            "created": 0,
+                            "model": "m",
+                            "choices": [choice],
+                        }
+                        self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+                        outer.streamed += 1
+                    self.wfile.write(b"data: [DONE]\n\n")
+                except OSError:
+                    pass  # the client has read enough
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> Server:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
