@@ -1,0 +1,167 @@
+"""The steps of an evaluation, each over a file of rows that goes on where it was after a kill.
+
+What a step makes is a pure function of its inputs: a sample of (seed, problem, number), a verdict of the sample. The
+order in which threads come to them shows only until the step ends and sorts its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from ms_codegeex.evaluation.rows import RowFile
+from ms_codegeex.evaluation.samplers import Sampler
+from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+
+Work, Result = TypeVar("Work"), TypeVar("Result")
+Key = tuple[str, int]
+
+
+def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
+    """31 bits (what every server takes) for one sample, whatever else is sampled and in which order."""
+    digest = hashlib.sha256(json.dumps([seed, task_id, completion_id]).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def key(row: Mapping[str, Any]) -> Key:
+    """What a row is about."""
+    return row["task_id"], row["completion_id"]
+
+
+def sample_from(row: Mapping[str, Any]) -> Sample:
+    """The sample in a row of `samples.jsonl`."""
+    fields = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
+    return Sample(**{name: row[name] for name in fields})
+
+
+def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:
+    """A row of `results.jsonl`; `sample` says which text it is about, should the samples change."""
+    verdicts = {mode: verdict.value for mode, verdict in judgement.verdicts.items()}
+    return {**asdict(judgement), "verdicts": verdicts, "extra": dict(judgement.extra), "sample": fingerprint(sample)}
+
+
+def judgement_from(row: Mapping[str, Any]) -> Judgement:
+    """The judgement in a row of `results.jsonl`."""
+    verdicts = {mode: Verdict(value) for mode, value in row["verdicts"].items()}
+    fields = ("task_id", "completion_id", "seconds", "exit_code", "stderr", "extra")
+    return Judgement(verdicts=verdicts, **{name: row[name] for name in fields})
+
+
+def fingerprint(sample: Sample) -> str:
+    """Which program a sample is: samples of a problem with the same one have the same verdict."""
+    program = json.dumps([sample.task_id, sample.prompt, sample.generation, dict(sample.extra)], sort_keys=True)
+    return hashlib.sha256(program.encode()).hexdigest()[:32]
+
+
+def wanted(task: Task, problems: Sequence[Problem], n: int) -> dict[Key, Problem]:
+    """All samples of an evaluation in their order, problem by problem, so that a model reads each prompt once."""
+    count = task.samples_per_problem(n)
+    return {(problem.id, number): problem for problem in problems for number in range(count)}
+
+
+def generate(
+    task: Task, problems: Sequence[Problem], n: int, seed: int, sampler: Sampler, samples: RowFile, progress: bool
+) -> None:
+    """Draw the samples that `samples` does not have yet. What it has beside the wanted ones stays, behind them."""
+    keys = wanted(task, problems, n)
+    present = {key(row) for row in samples.rows}
+    missing = [each for each in keys if each not in present]
+
+    def draw(each: Key) -> Sample:
+        return task.produce(keys[each], each[1], sample_seed(seed, *each), sampler)
+
+    done = len(keys) - len(missing)
+    for _, sample in in_parallel(missing, draw, sampler.concurrency, "samples", progress, done):
+        samples.append([asdict(sample)])
+    samples.replace(_sorted(samples.rows, keys))
+
+
+def judge(
+    task: Task,
+    problems: Sequence[Problem],
+    sandbox: Sandbox,
+    samples: Sequence[Sample],
+    results: RowFile,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Judge the samples that `results` does not know yet, each program of a problem once. What it knows beside these
+    samples stays, behind them."""
+    by_id = {problem.id: problem for problem in problems}
+    prints = {(sample.task_id, sample.completion_id): fingerprint(sample) for sample in samples}
+    valid = [row for row in results.rows if prints.get(key(row), row["sample"]) == row["sample"]]
+    known = {row["sample"]: row for row in valid}
+    judged = {key(row) for row in valid}
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if (sample.task_id, sample.completion_id) not in judged:
+            groups.setdefault(prints[sample.task_id, sample.completion_id], []).append(sample)
+    results.replace(valid)
+    results.append(_copy(known[name], one) for name, group in groups.items() if name in known for one in group)
+    waiting = [group for name, group in groups.items() if name not in known]
+
+    def decide(group: list[Sample]) -> dict[str, Any]:
+        first = group[0]
+        return judgement_row(task.judge(by_id[first.task_id], first, sandbox), first)
+
+    for group, row in in_parallel(waiting, decide, workers, "judged", progress, len(groups) - len(waiting)):
+        results.append(_copy(row, sample) for sample in group)
+    results.replace(_sorted(results.rows, dict.fromkeys(prints)))
+
+
+def _copy(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
+    return {**row, "task_id": sample.task_id, "completion_id": sample.completion_id}
+
+
+def _sorted(rows: Iterable[dict[str, Any]], order: Iterable[Key]) -> list[dict[str, Any]]:
+    places = {each: place for place, each in enumerate(order)}
+    return sorted(rows, key=lambda row: (places.get(key(row), len(places)), *key(row)))
+
+
+def in_parallel(
+    work: Sequence[Work], do: Callable[[Work], Result], workers: int, name: str, progress: bool, done: int = 0
+) -> Iterator[tuple[Work, Result]]:
+    """Results of `do` as they come, from that many threads; one thread is the caller's own.
+
+    An error or an interrupt starts nothing new and waits for what runs: a program in the sandbox ends by its time
+    limit.
+    """
+    with _bar(len(work) + done, name, progress and bool(work), done) as bar:
+        if workers == 1:
+            for each in work:
+                yield each, do(each)
+                bar.update()
+            return
+        queue, running = iter(work), dict[Future[Result], Work]()
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for each in queue:
+                    running[pool.submit(do, each)] = each
+                    if len(running) >= 2 * workers:  # the rest is not queued: an interrupt must not wait for it
+                        yield from _finished(running, bar)
+                while running:
+                    yield from _finished(running, bar)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(running: dict[Future[Result], Work], bar: Any) -> Iterator[tuple[Work, Result]]:
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        each = running.pop(future)
+        yield each, future.result()
+        bar.update()
+
+
+def _bar(total: int, name: str, enabled: bool, done: int) -> Any:
+    from tqdm import tqdm
+
+    terminal = enabled and sys.stderr.isatty()
+    width, height = shutil.get_terminal_size()
+    return tqdm(total=total, initial=done, desc=name, ncols=width, nrows=height, disable=not terminal, file=sys.stderr)
