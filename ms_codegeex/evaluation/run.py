@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
@@ -22,6 +23,8 @@ from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
 
 Work, Result = TypeVar("Work"), TypeVar("Result")
 Key = tuple[str, int]
+MODES = ("strict", "published")
+UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
 
 
 def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
@@ -75,7 +78,10 @@ def generate(
     missing = [each for each in keys if each not in present]
 
     def draw(each: Key) -> Sample:
-        return task.produce(keys[each], each[1], sample_seed(seed, *each), sampler)
+        try:
+            return task.produce(keys[each], each[1], sample_seed(seed, *each), sampler)
+        except PromptTooLong as error:
+            return Sample(*each, "", "", UNREAD, {"reason": str(error)})
 
     done = len(keys) - len(missing)
     for _, sample in in_parallel(missing, draw, sampler.concurrency, "samples", progress, done):
@@ -109,6 +115,10 @@ def judge(
 
     def decide(group: list[Sample]) -> dict[str, Any]:
         first = group[0]
+        if first.finish == UNREAD:
+            reason = str(first.extra.get("reason", ""))
+            nothing = Judgement(*key(asdict(first)), dict.fromkeys(MODES, Verdict.ERROR), 0.0, None, reason)
+            return judgement_row(nothing, first)
         return judgement_row(task.judge(by_id[first.task_id], first, sandbox), first)
 
     for group, row in in_parallel(waiting, decide, workers, "judged", progress, len(groups) - len(waiting)):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
 from ms_codegeex.files import sha256
@@ -63,13 +63,13 @@ class EngineSampler:
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> Completion:
-        """Continue a prompt; one that leaves no room is not read at all."""
+        """Continue a prompt; `PromptTooLong` if it leaves no room."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
         ids = self.generator.tokenizer.encode_prompt(prompt)
         room = min(max_new_tokens or self.recipe.max_new_tokens, self.limit - len(ids))
         if room < 1:
-            return Completion("", "too long")
+            raise PromptTooLong(f"prompt: {len(ids)} tokens, the model and the recipe allow {self.limit} in all")
         recipe, ended, new = self.recipe, ended_by(self.recipe, stop), 0
         settings = SamplingSettings(room, recipe.temperature, recipe.top_k, recipe.top_p, seed)
 
@@ -146,7 +146,7 @@ class ServerSampler:
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> Completion:
-        """Continue a prompt; one that the server finds too long gets an empty answer."""
+        """Continue a prompt; `PromptTooLong` if the server says so."""
         import httpx
         import openai
 
@@ -155,7 +155,7 @@ class ServerSampler:
                 return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
-                    return Completion("", "too long")
+                    raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None
                 raise
             except httpx.TransportError:  # in the middle of the answer, where the client does not try again
                 return None

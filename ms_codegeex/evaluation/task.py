@@ -18,8 +18,7 @@ Stop = Callable[[str], bool]  # given the text so far, whether decoding may end;
 
 @dataclass(frozen=True)
 class Completion:
-    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule), "length", or "too long" for an
-    empty text because the prompt left no room."""
+    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
 
     text: str
     finish: str
@@ -31,7 +30,8 @@ class Complete(Protocol):
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> Completion:
-        """Continue a prompt; `max_new_tokens` only where the task itself prescribes it."""
+        """Continue a prompt; `max_new_tokens` only where the task itself prescribes it. `PromptTooLong` if the prompt
+        leaves the model no room; a task that lets it pass gets a sample "too long", which is judged without running."""
 
 
 @dataclass(frozen=True)

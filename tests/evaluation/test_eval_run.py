@@ -1,6 +1,7 @@
 import pytest
 from fake_task import Doubling, Seeded
 
+from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile, read_rows
 from ms_codegeex.evaluation.run import generate, in_parallel, judge, judgement_from, sample_from, sample_seed
 
@@ -81,6 +82,19 @@ def test_a_verdict_is_not_kept_for_another_text(tmp_path):
     samples_of(tmp_path / "t.jsonl", Seeded(), n=3, seed=9)
     fresh = judged(tmp_path / "f.jsonl", tmp_path / "t.jsonl", Doubling())
     assert judged(tmp_path / "r.jsonl", tmp_path / "t.jsonl", Doubling()) == fresh
+
+
+def test_a_prompt_without_room_is_a_sample_that_is_not_run(tmp_path):
+    def small(prompt, **_):
+        raise PromptTooLong("prompt: 9 tokens")
+
+    small.concurrency = 1
+    samples_of(tmp_path / "s.jsonl", small, n=2)
+    task = Doubling()
+    judged(tmp_path / "r.jsonl", tmp_path / "s.jsonl", task)
+    rows = read_rows(tmp_path / "r.jsonl")
+    assert len(rows) == 12 and not task.judged
+    assert rows[0]["verdicts"] == {"strict": "error", "published": "error"} and rows[0]["stderr"] == "prompt: 9 tokens"
 
 
 def test_an_error_in_a_thread_is_raised_and_nothing_new_is_started():

@@ -3,7 +3,7 @@ import socket
 import pytest
 from openai_server import Server
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation import samplers
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.samplers import ServerSampler, model_identity
@@ -81,10 +81,10 @@ def test_refusals_are_told_in_a_line(status, message, kind, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_prompt_that_is_too_long_is_an_empty_answer():
+def test_a_prompt_that_is_too_long_is_an_error_of_its_own():
     message = "This model's maximum context length is 16 tokens. However, you requested 40 tokens."
-    with Server(lambda body: (400, message)) as server:
-        assert ServerSampler(server.url, RECIPE, "m")("p", seed=0) == Completion("", "too long")
+    with Server(lambda body: (400, message)) as server, pytest.raises(PromptTooLong, match="requested 40 tokens"):
+        ServerSampler(server.url, RECIPE, "m")("p", seed=0)
 
 
 def test_servers_that_are_not_there_and_models_that_must_be_chosen():
