@@ -1,0 +1,110 @@
+"""Is what the program printed the expected value? The published judge (facts A11.3) and ours.
+
+Both compare here, outside the sandbox, where the program that printed it does not run: values come as JSON that says
+their types (`inside/program.py`), the expected ones never enter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+ABSOLUTE, RELATIVE = 1e-6, 1e-9
+CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+
+
+class Foreign:
+    """A value that JSON has no word for: equal to nothing."""
+
+
+def decode(encoded: Any, strict: bool) -> Any:
+    """The Python value. For the strict judge arrays are lists, classes their names, sets nothing comparable, and the
+    keys of dictionaries those of JSON; for the published one arrays and classes are foreign, as they are to `==`."""
+    kind, content = encoded
+    if kind in ("list", "tuple", "set", "array"):
+        items = [decode(item, strict) for item in content]
+        if kind == "list" or (kind == "array" and strict):
+            return items
+        if kind == "tuple":
+            return tuple(items)
+        return _made(set, items) if kind == "set" and not strict else Foreign()
+    if kind == "dict":
+        pairs = [(decode(key, strict), decode(value, strict)) for key, value in content]
+        return {_key(key): value for key, value in pairs} if strict else _made(dict, pairs)
+    if kind == "int":
+        return int(content, 16)
+    if kind == "float":
+        return float.fromhex(content)
+    known = ("none", "bool", "str", "type") if strict else ("none", "bool", "str")
+    return content if kind in known else Foreign()
+
+
+def _made(kind: type, items: list[Any]) -> Any:
+    try:
+        return kind(items)
+    except TypeError:  # an item without a hash, which no set of the program had
+        return Foreign()
+
+
+def _key(key: Any) -> str | None:
+    """A dictionary's key as JSON writes it; a class by its name, as in the one problem that needs it (id 89)."""
+    if isinstance(key, str):
+        return CLASS.sub(r"\1", key)
+    return json.dumps(key) if isinstance(key, (int, float, bool, type(None))) else None
+
+
+def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
+    """The release's rule, with what it never accepts: a dictionary or null expected."""
+    if not printed or "value" not in printed or isinstance(gold, dict) or gold is None:
+        return False
+    kind = type(gold).__name__
+    if printed["type"] == kind:
+        value = decode(printed["value"], strict=False)
+    elif "cast" in printed:
+        value = decode(printed["cast"], strict=False)
+        gold = str(gold) if isinstance(gold, bool) else gold
+    else:
+        return False
+    if isinstance(gold, float):
+        return isinstance(value, float) and abs(value - gold) < ABSOLUTE
+    return type(value) is type(gold) and value == gold
+
+
+def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
+    """The value that the program showed last is the expected one, or reads like it.
+
+    Numbers within 1e-6 (or 1e-9 of their size) at any depth; tuples and arrays are lists, a set is not; a dictionary's
+    keys compare as JSON writes them; a bool equals only a bool. Text that is exactly what printing the expected value
+    shows is right, too: nobody sees the difference. Nothing is cast.
+    """
+    shown = (printed or {}).get("strict")
+    if not shown:
+        return False
+    return equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold)
+
+
+def equal(value: Any, gold: Any) -> bool:
+    """Structural equality of a decoded value and one from JSON."""
+    if isinstance(gold, bool) or isinstance(value, bool) or gold is None:
+        return type(value) is type(gold) and value == gold
+    if isinstance(gold, (int, float)):
+        return isinstance(value, (int, float)) and _close(value, gold)
+    if isinstance(gold, list):
+        same = isinstance(value, (list, tuple)) and len(value) == len(gold)
+        return same and all(map(equal, value, gold))
+    if isinstance(gold, dict):
+        same = isinstance(value, dict) and value.keys() == gold.keys()
+        return same and all(equal(value[key], gold[key]) for key in gold)
+    return isinstance(value, str) and value == gold
+
+
+def _close(value: int | float, gold: int | float) -> bool:
+    if isinstance(value, int) and isinstance(gold, int):
+        return value == gold
+    try:
+        return math.isclose(value, gold, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    except OverflowError:  # an integer beyond any float
+        return False

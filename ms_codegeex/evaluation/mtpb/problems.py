@@ -1,0 +1,84 @@
+"""The file of MTPB's problems (facts A11.1): read, checked, filled with the inputs of a test case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.files import sha256
+
+FILE = "mtpb.jsonl"
+KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
+KNOWN_PROBLEMS = 115
+MAX_GEN_LENGTH = 256  # tokens of a turn where the problem says nothing, as in the release
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test case: the prompts of all turns with their values filled in, and the value the program has to print."""
+
+    prompts: tuple[str, ...]
+    inputs: Mapping[str, Any]
+    gold: Any
+
+
+@dataclass(frozen=True)
+class MtpbProblem:
+    """A problem; `max_gen_length` in tokens of each turn."""
+
+    id: str
+    name: str
+    category: str
+    cases: tuple[Case, ...]
+    max_gen_length: int
+
+
+def read_problems(data: Path) -> list[MtpbProblem]:
+    """The problems of a file, or of `mtpb.jsonl` in a directory.
+
+    An output that no input belongs to is dropped (id 57 has one), as the release does. Anything else that is not as it
+    should be is a `UserError` that names the problem.
+    """
+    path = Path(data) / FILE if Path(data).is_dir() else Path(data)
+    problems, seen = [], set()
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            problem = _problem(row)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__} {error}"
+            raise UserError(f"{path}: problem {number} is not one of MTPB ({reason}); restore the file") from None
+        if problem.id in seen:
+            raise UserError(f"{path}: id {problem.id} is there twice; restore the file")
+        seen.add(problem.id)
+        problems.append(problem)
+    if not problems:
+        raise UserError(f"{path}: no problems; give CodeGen's {FILE}")
+    return problems
+
+
+def provenance(data: Path) -> dict[str, Any]:
+    """What a report says of the file: name, hash, and whether it is the published one."""
+    path = Path(data) / FILE if Path(data).is_dir() else Path(data)
+    digest = sha256(path)
+    return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}
+
+
+def _problem(row: Mapping[str, Any]) -> MtpbProblem:
+    prompts, inputs, outputs = row["prompts"], row["inputs"], row["outputs"]
+    for name, value in (("prompts", prompts), ("inputs", inputs), ("outputs", outputs)):
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{name} is no list, or an empty one")
+    if len(outputs) < len(inputs):
+        raise ValueError(f"{len(outputs)} outputs for {len(inputs)} inputs")
+    length = row.get("max_gen_length", MAX_GEN_LENGTH)
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"max_gen_length is {length}")
+    cases = tuple(
+        Case(tuple(prompt.format(**values) for prompt in prompts), values, gold)
+        for values, gold in zip(inputs, outputs, strict=False)
+    )
+    return MtpbProblem(str(row["id"]), str(row["name"]), str(row["category"]), cases, length)
