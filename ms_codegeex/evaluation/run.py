@@ -97,6 +97,7 @@ def judge(
     results: RowFile,
     workers: int,
     progress: bool,
+    name: str = "judged",
 ) -> None:
     """Judge the samples that `results` does not know yet, each program of a problem once. What it knows beside these
     samples stays, behind them."""
@@ -110,8 +111,8 @@ def judge(
         if (sample.task_id, sample.completion_id) not in judged:
             groups.setdefault(prints[sample.task_id, sample.completion_id], []).append(sample)
     results.replace(valid)
-    results.append(_copy(known[name], one) for name, group in groups.items() if name in known for one in group)
-    waiting = [group for name, group in groups.items() if name not in known]
+    results.append(_copy(known[program], one) for program, group in groups.items() if program in known for one in group)
+    waiting = [group for program, group in groups.items() if program not in known]
 
     def decide(group: list[Sample]) -> dict[str, Any]:
         first = group[0]
@@ -121,7 +122,7 @@ def judge(
             return judgement_row(nothing, first)
         return judgement_row(task.judge(by_id[first.task_id], first, sandbox), first)
 
-    for group, row in in_parallel(waiting, decide, workers, "judged", progress, len(groups) - len(waiting)):
+    for group, row in in_parallel(waiting, decide, workers, name, progress, len(groups) - len(waiting)):
         results.append(_copy(row, sample) for sample in group)
     results.replace(_sorted(results.rows, dict.fromkeys(prints)))
 

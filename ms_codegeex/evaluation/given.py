@@ -1,0 +1,58 @@
+"""Samples that somebody else has made: ours, CodeGeeX's, CodeGeeX2's and HumanEval's formats."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.run import sample_from
+from ms_codegeex.evaluation.task import Completion, Problem, Sample, Stop, Task
+
+FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's numbers
+OURS = ("completion_id", "prompt", "generation", "finish", "extra")
+
+
+def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterator[Sample]:
+    """The samples in a .jsonl or .jsonl.gz file that are about these problems, numbered by their order.
+
+    Rows have `task_id` and `completion` (HumanEval's: judged as it stands) or `generation` (the published ones: through
+    the task's clean-up, as a model's text); our own rows have more and come back as they are. A row about no problem
+    of the task is a `UserError`.
+    """
+    chosen, known = {problem.id: problem for problem in problems}, {problem.id for problem in task.problems}
+    count: Counter[str] = Counter()
+    for number, row in enumerate(read_rows(path), 1):
+        name = row.get("task_id")
+        if name not in known:
+            raise UserError(f"{path}: row {number}: task_id {name!r} is no problem of {task.name}; check --data")
+        if name in chosen:
+            yield _sample(row, task, chosen[name], count[name], f"{path}: row {number}")
+            count[name] += 1
+
+
+def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, where: str) -> Sample:
+    if all(name in row for name in OURS):
+        return sample_from({**row, "completion_id": number})
+    for name in ("completion", "generation"):
+        if name in row and not isinstance(row[name], str):
+            raise UserError(f"{where}: {name}: found {type(row[name]).__name__}, expected text")
+    if "completion" in row:
+        return Sample(problem.id, number, str(row.get("prompt", "")), row["completion"], "given")
+    if "generation" not in row:
+        raise UserError(f"{where}: neither completion nor generation; it has {', '.join(row)}")
+    finish = FINISH.get(row.get("finish"), "given") if isinstance(row.get("finish"), int) else "given"
+
+    def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> Completion:
+        return Completion(row["generation"], finish)
+
+    return task.produce(problem, number, 0, replay)
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What is in the file."""
+    return {"samples": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
