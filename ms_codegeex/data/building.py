@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,22 @@ class Found:
     tally: Tally
 
 
-def build(request: Request, output: Path, work: Path, workers: int, progress: Progress) -> dict[str, Any]:
+@contextlib.contextmanager
+def ready_workers(workers: int, tokenizer: str) -> Iterator[Callable]:
+    """`open_mapper` with processes that load the tokenizer while this one is still busy with other things."""
+    with open_mapper(workers, functools.partial(_load_early, tokenizer)) as mapper:
+        yield mapper
+
+
+def _load_early(tokenizer: str) -> None:
+    with contextlib.suppress(UserError):  # which this process tells
+        load_encoder(tokenizer)
+
+
+def build(request: Request, output: Path, work: Path, mapper: Callable, progress: Progress) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
-    with open_mapper(workers, functools.partial(load_encoder, request.settings.tokenizer)) as mapper:
-        found = _search(request, output, progress)
-        paths = _make_shards(request, found, work, mapper, progress)
+    found = _search(request, output, progress)
+    paths = _make_shards(request, found, work, mapper, progress)
     before = lines_before(found.units, paths)
     shards = [read_shard(path).moved(lines) for path, lines in zip(paths, before, strict=True)]
     tally = found.tally

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 
+_ROWS = 1 << 16  # of a row group: paths have 4 KiB at most, so their offsets fit int32
 COLUMNS = ("source", "language", "sha256", "bytes", "tokens")
 
 
@@ -26,8 +29,11 @@ def _schema() -> Any:
 
 
 def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Write the table from batches of columns: `source` and `language` str, `sha256` 32 bytes, `bytes` and `tokens`
-    int, as sequences or Arrow arrays; one row a document."""
+    """Write the table from batches of columns; one row a document.
+
+    `source` and `language` are sequences of str, `sha256` one of 32 bytes each or uint8 `[documents, 32]`, `bytes` and
+    `tokens` are int64 `[documents]`.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -38,9 +44,26 @@ def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
         pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for columns in batches:
-            # Not `pyarrow.table`, which imports pandas: a third of a second.
-            arrays = [pyarrow.array(columns[field.name], field.type) for field in schema]
-            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            for start in range(0, len(columns["source"]), _ROWS):
+                rows = slice(start, start + _ROWS)
+                arrays = [_array(columns[field.name][rows], field.type) for field in schema]
+                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+
+
+def _array(values: Any, kind: Any) -> Any:
+    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, for a third of a second."""
+    import pyarrow
+
+    parts: list[Any]
+    if kind == pyarrow.string():
+        texts = [text.encode() for text in values]
+        parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
+    elif kind == pyarrow.binary(32):
+        parts = [b"".join(bytes(value) for value in values)]
+    else:
+        parts = [np.array(values, np.int64)]
+    buffers = [None, *(pyarrow.py_buffer(part) for part in parts)]
+    return pyarrow.Array.from_buffers(kind, len(values), buffers)
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:

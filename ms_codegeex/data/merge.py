@@ -52,17 +52,14 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _rows(documents: Documents, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
     """Columns of the table of the chosen documents, some rows at a time."""
-    import pyarrow
-
     numbers = np.flatnonzero(chosen)
     sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
     for start in range(0, numbers.size, _ROWS):
         rows = numbers[start : start + _ROWS]
-        hashes = pyarrow.py_buffer(np.ascontiguousarray(documents.sha256[rows]))
         yield {
             "source": list(itertools.islice(sources, rows.size)),
             "language": [documents.languages[code] for code in documents.language[rows].tolist()],
-            "sha256": pyarrow.Array.from_buffers(pyarrow.binary(32), rows.size, [None, hashes]),
+            "sha256": documents.sha256[rows],
             "bytes": documents.bytes[rows],
             "tokens": documents.tokens[rows],
         }

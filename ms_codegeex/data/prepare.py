@@ -153,15 +153,16 @@ def prepare_dataset(
     key = dataset_key(inputs, settings)
     description, cached = _check_output(output, key, replace), True
     if description is None:
-        from ms_codegeex.data.building import Request, build  # needs NumPy, which a cached dataset does not
+        from ms_codegeex.data.building import Request, build, ready_workers  # need NumPy, a cached dataset does not
 
         _check_places(roots(inputs), output)
-        tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
-        with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-            description = _check_output(output, key, replace)  # that one may have made it
-            if description is None:
-                cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
-                description = build(request, output, work, workers, report)
+        with ready_workers(workers, settings.tokenizer) as mapper:
+            tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+            with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+                description = _check_output(output, key, replace)  # that one may have made it
+                if description is None:
+                    cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
+                    description = build(request, output, work, mapper, report)
     if cached:
         report.say(f"{output}: already prepared from the same inputs with the same settings; --replace makes it afresh")
     seconds = time.perf_counter() - started

@@ -1,10 +1,12 @@
 import dataclasses
 import string
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.data import filters
 from ms_codegeex.data.filters import PRESETS, Rules, preset, rejection, size_rejection
 from ms_codegeex.errors import UserError
 
@@ -136,3 +138,21 @@ def test_utf8_is_judged_as_python_does(data):
     except UnicodeDecodeError:
         valid = False
     assert (rejection(data, OFF) is None) == (valid and b"\0" not in data)
+
+
+@given(
+    text=st.text(st.sampled_from("aZ[@`{1 \t\n\x1f"), max_size=40),
+    least=st.sampled_from([0.0, 0.25, 0.4, 0.5, 1.0]),
+    mean=st.sampled_from([None, 1.0, 3.0, 10.0]),
+)
+def test_the_first_glance_decides_nothing_on_its_own(text, least, mean):
+    rules, data = Rules(min_alphabetic=least, max_mean_line=mean), text.encode()
+    with mock.patch.object(filters, "_is_ordinary", return_value=False):
+        exact = rejection(data, rules)
+    assert rejection(data, rules) == exact
+
+
+def test_the_first_glance_is_enough_for_source_code_and_closer_rules_need_more():
+    code = b"def f(x):\n    return x\n"
+    assert filters._is_ordinary(code, Rules()) and not filters._is_ordinary("# é\n".encode(), Rules())
+    assert not any(filters._is_ordinary(code, rules) for rules in (Rules(max_line=1000), Rules(max_digits=0.9)))
