@@ -1,0 +1,136 @@
+"""The two formats of DS-1000 (facts C1): a directory per problem (2022), or one JSONL file (2024, simplified)."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.rows import read_rows
+
+MODES = ("completion", "insertion")
+# of a problem's directory: what no program may see, and what none needs
+HIDDEN = (
+    "ans",
+    "test_code.py",
+    "reference_code.txt",
+    "test_generate_pickle.py",
+    "prompt.txt",
+    "code_context.txt",
+    ".cfg",
+)
+
+
+@dataclass(frozen=True)
+class Ds1000Problem:
+    """A problem of either format. `directory` is that of the original one; `test_type` 3 has a test of words, too."""
+
+    id: str
+    library: str
+    perturbation: str
+    prompt: str
+    context: str
+    reference: str
+    cases: int = 1
+    test_type: int = 1
+    directory: Path | None = None
+    test_code: str = ""
+
+    def files(self) -> dict[str, bytes]:
+        """What the program finds in its directory (original format)."""
+        assert self.directory is not None
+        found = {"result/.keep": b""}
+        for path in sorted(self.directory.rglob("*")):
+            name = path.relative_to(self.directory)
+            if path.is_file() and name.parts[0] not in HIDDEN:
+                found[name.as_posix()] = path.read_bytes()
+        return found
+
+    def answers(self) -> dict[str, bytes]:
+        """The files of `ans`: pickles, which nothing outside a sandbox may open."""
+        assert self.directory is not None
+        return {path.name: path.read_bytes() for path in sorted((self.directory / "ans").glob("*")) if path.is_file()}
+
+
+def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
+    """The problems of a directory in the original layout, or of a .jsonl(.gz) file or a directory with one.
+
+    Raises:
+        UserError: nothing of the kind is there, a problem is damaged, or the mode is none of the format's.
+    """
+    if mode not in MODES:
+        raise UserError(f'mode: "{mode}", expected one of {", ".join(MODES)}')
+    data = Path(data)
+    if not data.exists():
+        raise UserError(f"{data}: no such file or directory; give DS-1000's ds1000_data or ds1000.jsonl.gz")
+    if data.is_dir() and (found := sorted(data.glob("*.jsonl*"))):
+        data = found[0]
+    if data.is_dir():
+        return _original(data, mode)
+    if mode != "completion":
+        raise UserError(f"{data}: the simplified format has no insertion problems; give ds1000_data or mode completion")
+    return [_row(row, f"{data}:{number}") for number, row in enumerate(read_rows(data), 1)]
+
+
+def format_of(data: Path) -> str:
+    """ "original" or "simplified": figures of the two are not to be mixed."""
+    return "original" if Path(data).is_dir() and not list(Path(data).glob("*.jsonl*")) else "simplified"
+
+
+def _number(path: Path) -> tuple[str, int]:
+    return path.parent.parent.name, int(path.name[1:])
+
+
+def _original(root: Path, mode: str) -> list[Ds1000Problem]:
+    found = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
+    if not found:
+        raise UserError(f"{root}: no LIBRARY/{mode.capitalize()}/qN; give DS-1000's ds1000_data directory")
+    return [_directory(path, mode) for path in sorted(found, key=_number)]
+
+
+def _directory(path: Path, mode: str) -> Ds1000Problem:
+    config = configparser.ConfigParser()
+    try:
+        config.read_string((path / ".cfg").read_text("utf-8"))
+        library = config["library"]["lib"]
+        texts = {
+            name: (path / f"{name}.txt").read_text("utf-8") for name in ("prompt", "code_context", "reference_code")
+        }
+        return Ds1000Problem(
+            f"{library}/{mode}/{path.name[1:]}",
+            library,
+            config["perturbation"]["perturbation_type"],
+            texts["prompt"],
+            _with_place(texts["code_context"], path),
+            texts["reference_code"],
+            int(config["test"]["test_case_cnt"]),
+            int(config["test"]["test_type"]),
+            path,
+            (path / "test_code.py").read_text("utf-8"),
+        )
+    except (OSError, UnicodeDecodeError, configparser.Error, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
+
+
+def _row(row: Mapping[str, Any], where: str) -> Ds1000Problem:
+    try:
+        about = row["metadata"]
+        library = str(about["library"])
+        texts = [row[name] for name in ("prompt", "code_context", "reference_code")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("prompt, code_context and reference_code are texts")
+        prompt, context, reference = texts
+        cases, origin = int(about["test_case_cnt"]), str(about["perturbation_type"])
+        return Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, prompt, context, reference, cases)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
+
+
+def _with_place(context: str, path: Path) -> str:
+    if "[insert]" not in context:
+        raise ValueError(f"{path.name}/code_context.txt has no [insert]")
+    return context
