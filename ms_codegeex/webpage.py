@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 420, 220, 44, 10, 150  # pixels of a plot of lines
+COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
   --soft: #f3f5f9; }
@@ -27,6 +29,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; } .charts { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
 figcaption, .note { color: var(--dim); } svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui,
   sans-serif; fill: var(--ink); } svg .bar { fill: var(--bar); } svg .dim { fill: var(--dim); }
+svg .axis { stroke: var(--line); } svg .line { fill: none; stroke-width: 2; }
 pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60rem; white-space: pre-wrap;
   overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
 """
@@ -86,6 +89,36 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None 
             f'<text class="dim" x="{LABEL + width + 6:.1f}" y="{top + 13}">{shown}</text>'
         )
     return figure(title, LABEL + BAR + VALUE, len(rows) * (ROW + GAP), "".join(content))
+
+
+def curves(title: str, series: Mapping[str, Sequence[float]], across: str) -> str:
+    """A line for each series of shares of 1, its values at 1, 2, 3, ... of what `across` names, with a legend."""
+    longest = max((len(values) for values in series.values()), default=0)
+    if longest < 2:
+        return ""
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = TOP + PLOT_HEIGHT * (1 - share)
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />')
+        parts.append(f'<text class="dim" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * share:.0f} %</text>')
+    for value in sorted({1, (longest + 1) // 2, longest}):
+        x = LEFT + PLOT_WIDTH * (value - 1) / (longest - 1)
+        parts.append(f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value}</text>')
+    parts.append(
+        f'<text class="dim" x="{LEFT + PLOT_WIDTH}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="end">{across}</text>'
+    )
+    for number, (name, values) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        points = " ".join(
+            f"{LEFT + PLOT_WIDTH * place / (longest - 1):.1f},{TOP + PLOT_HEIGHT * (1 - value):.1f}"
+            for place, value in enumerate(values)
+        )
+        y = TOP + ROW * number
+        parts.append(f'<polyline class="line" stroke="{colour}" points="{points}" />')
+        parts.append(f'<rect fill="{colour}" x="{LEFT + PLOT_WIDTH + 14}" y="{y}" width="12" height="12" />')
+        parts.append(f'<text x="{LEFT + PLOT_WIDTH + 32}" y="{y + 11}">{text(name)}</text>')
+    height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(series))
+    return figure(title, LEFT + PLOT_WIDTH + LEGEND, height, "".join(parts))
 
 
 def figure(title: str, width: int, height: int, content: str) -> str:

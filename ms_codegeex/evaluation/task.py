@@ -98,3 +98,7 @@ class Task(ABC):
     def missing(self) -> Mapping[str, str]:
         """What this machine lacks for judging: name (of a tool chain, of a library) -> the line that installs it."""
         return {}
+
+    def tools(self) -> Mapping[str, str]:
+        """What judges here: name of a tool chain or interpreter -> its version. Verdicts of references hold for it."""
+        return {}

@@ -1,0 +1,215 @@
+"""An evaluation from its settings to its report: references, samples, verdicts, tables, in one directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation import given, published, references, report, report_page, run
+from ms_codegeex.evaluation.recipes import Recipe
+from ms_codegeex.evaluation.record import Record, versions
+from ms_codegeex.evaluation.references import Findings
+from ms_codegeex.evaluation.rows import RowFile
+from ms_codegeex.evaluation.samplers import Sampler
+from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
+from ms_codegeex.evaluation.task import Problem, Task
+from ms_codegeex.files import atomic_file, write_json
+
+GATED = ("humaneval-x",)  # whose references run before anything else, unasked
+REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation does and how, beside the recipe."""
+
+    output: Path
+    sampler: Callable[[], Sampler] | None = None  # made when the first sample is drawn
+    given: Path | None = None  # somebody else's samples
+    limit: int | None = None  # problems (of each language)
+    judge: bool = True
+    references: str = "default"  # "check" whatever the task, "only" them, "skip" them
+    sandbox: str = "strict"
+    timeout: float | None = None
+    workers: int = 1
+    progress: bool = True
+
+
+@dataclass
+class Session:
+    """One evaluation under way."""
+
+    task: Task
+    recipe: Recipe
+    options: Options
+    record: Record
+    problems: list[Problem]
+    skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
+    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail
+    findings: dict[str, Findings] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+        if self.options.progress:
+            print(line, file=sys.stderr, flush=True)
+
+    def file(self, name: str) -> RowFile:
+        """One of the directory's files of rows."""
+        return RowFile(self.options.output / name)
+
+    def drop(self, names: Mapping[str, str], into: dict[str, str]) -> None:
+        """Leave groups of problems out."""
+        into.update(names)
+        self.problems = [problem for problem in self.problems if not set(names) & set(problem.labels.values())]
+
+
+def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Do what is asked and not done yet; the report. What cannot be judged here is told, never scored."""
+    problems = list(selected(task, options.limit))
+    session = Session(task, recipe, options, Record(options.output), problems)
+    values = {"name": task.name, "problems": fingerprint(task.problems), "count": len(task.problems)}
+    session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("provenance.path",))
+    sandbox = None
+    if options.judge or options.references in ("check", "only"):
+        sandbox = open_sandbox(options.sandbox)
+        prepare_judging(session, sandbox)
+    if options.references != "only":
+        obtain_samples(session)
+        if sandbox is not None:
+            session.record.settle("judging", {"sandbox": options.sandbox, "timeout": options.timeout})
+            judge_samples(session, sandbox)
+    result = finish(session)
+    if session.refused:
+        raise RunFailure(
+            f"references fail: {', '.join(session.refused)} not judged; see {options.output / 'report.html'}, mend the "
+            "tool chain, or take --skip-references"
+        )
+    return result
+
+
+def selected(task: Task, limit: int | None) -> Iterator[Problem]:
+    """The first problems, of each language where there are several."""
+    seen: Counter[str] = Counter()
+    for problem in task.problems:
+        name = problem.labels.get("language", "")
+        if limit is None or seen[name] < limit:
+            seen[name] += 1
+            yield problem
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """What the problems are, whichever files they came from."""
+
+    def plain(value: Any) -> Any:
+        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else repr(value)
+
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.data], sort_keys=True, default=plain).encode())
+    return digest.hexdigest()
+
+
+def prepare_judging(session: Session, sandbox: Sandbox) -> None:
+    """Leave out what this machine has no tools for, then what it has unsound ones for."""
+    task, options = session.task, session.options
+    labels = {value for problem in session.problems for value in problem.labels.values()}
+    missing = task.missing()
+    for name, line in missing.items():
+        session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on this machine; {line}")
+    session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
+    if not session.problems:
+        raise UserError("nothing can be judged on this machine; " + "; ".join(missing.values()))
+    machine = {"tools": dict(task.tools()), "sandbox": describe(sandbox), "timeout": options.timeout}
+    session.record.write("machine", machine)
+    gated = session.recipe.task in GATED
+    if options.references in ("check", "only") or (options.references == "default" and gated):
+        check_references(session, sandbox, machine, gated or options.references == "only")
+
+
+def describe(sandbox: Sandbox) -> dict[str, str]:
+    """The sandbox's layers and their states."""
+    return dict(getattr(sandbox, "layers", None) or {})
+
+
+def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, Any], binding: bool) -> None:
+    """Judge the canonical solutions, unless they passed on this machine before; `binding`: refuse what fails."""
+    rows = session.file(REFERENCES)
+    if session.record.values.get("references") != json.loads(json.dumps(machine)):
+        rows.replace([])
+        session.record.write("references", machine)
+    options = session.options
+    found = references.check(session.task, session.problems, sandbox, rows, options.workers, options.progress)
+    for name, findings in found.items():
+        for line in references.told(name, findings):
+            session.say(line)
+    session.findings = found
+    if binding:
+        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in found.items() if not each.sound}
+        if "all" in bad:
+            session.refused, session.problems = bad, []
+        session.drop(bad, session.refused)
+
+
+def obtain_samples(session: Session) -> None:
+    """Draw what is missing, or take over what was given."""
+    task, recipe, options = session.task, session.recipe, session.options
+    samples = session.file(SAMPLES)
+    if options.given is not None:
+        session.record.settle("model", given.identity(options.given), free=("samples",))
+        taken = [dataclasses.asdict(each) for each in given.read_samples(options.given, task, session.problems)]
+        if not taken and session.problems:
+            raise UserError(f"{options.given}: no samples of the problems that are evaluated")
+        samples.replace(taken)
+        return
+    settings = {**dataclasses.asdict(recipe), "limit": options.limit}
+    session.record.settle("recipe", settings, growing=("n", "limit"))
+    wanted = run.wanted(task, session.problems, recipe.n)
+    if not wanted.keys() - {run.key(row) for row in samples.rows}:
+        return
+    if options.sampler is None:
+        if options.judge and samples.rows:
+            return  # what there is will be judged
+        raise UserError(f"{samples.path}: samples are missing; say with --model or --url what draws them")
+    sampler = options.sampler()
+    session.record.settle("model", sampler.identity, free=("path", "url"))
+    session.record.write("versions", versions())
+    run.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
+    unread = sum(row["finish"] == run.UNREAD for row in samples.rows)
+    if unread:
+        session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
+
+
+def judge_samples(session: Session, sandbox: Sandbox) -> None:
+    """Verdicts of all samples of the problems that are left."""
+    chosen = {problem.id for problem in session.problems}
+    samples = [run.sample_from(row) for row in session.file(SAMPLES).rows if row["task_id"] in chosen]
+    task, options = session.task, session.options
+    results = session.file(RESULTS)
+    run.judge(task, session.problems, sandbox, samples, results, options.workers, options.progress)
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """`report.json` and `report.html` of what there is."""
+    samples, results = session.file(SAMPLES).rows, session.file(RESULTS).rows
+    result = report.build(session.task, session.problems, samples, results)
+    result |= {
+        "output": str(session.options.output),
+        "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},
+        "skipped": session.skipped,
+        "refused": session.refused,
+        "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},
+        "known_defects": dict(session.task.known_defects()),
+        "published": published.tables(session.recipe),
+    }
+    write_json(session.options.output / "report.json", result)
+    with atomic_file(session.options.output / "report.html") as temporary:
+        temporary.write_text(report_page.render(result), encoding="utf-8")
+    return result
