@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import fcntl
+import marshal
+import math
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation.sandbox.channel import Collector, Stream
+from ms_codegeex.evaluation.sandbox.interpreter import BOOTSTRAP, Interpreter, find_interpreter
+from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers
 from ms_codegeex.evaluation.sandbox.limits import Limits
 from ms_codegeex.evaluation.sandbox.outcome import Execution
+from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
+
+MODES = ("strict", "best-effort")
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+FILES, SOCKETS = 100_000, 1024  # in the program's directories, and open at a time
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,14 @@ class Command:
 
 
 class Sandbox:
-    """Runs programs. Safe to share between threads: every program has a sandbox of its own."""
+    """Runs programs. Safe to share between threads: every program has a sandbox of its own.
+
+    `layers` says of each layer "active", or "missing: " with its reason and remedy.
+    """
+
+    def __init__(self, layers: Layers, interpreter: Interpreter) -> None:
+        self._parts, self._interpreter = layers, interpreter
+        self.layers: Mapping[str, str] = dict(layers.states)
 
     def run(
         self,
@@ -33,9 +57,169 @@ class Sandbox:
 
         `files` (relative path -> content) are the program's directory at the start; what one command writes there the
         next one finds, nothing outlives the program. `readable` (path inside -> path of this machine) is seen
-        read-only, beside the system's tool chains.
+        read-only, beside the system's tool chains. Without namespaces (best-effort) the paths `/work`, `/tmp` and those
+        of `readable` at the beginning of a word or a variable are replaced by the ones they have on this machine.
         """
-        raise NotImplementedError
+        check_names(files)
+        with ExitStack() as stack:
+            place = stack.enter_context(self._place(commands, readable or {}))
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            owner = self._parts.identity.get("user", -1)
+            pipes = [(stack.enter_context(Pipe(owner)), stack.enter_context(Pipe(owner))) for _ in commands]
+            inputs = [stack.enter_context(given(command.stdin)) for command in commands]
+            job = self._job(place, commands, files)
+            for command, (out, error), stdin in zip(job["commands"], pipes, inputs, strict=True):
+                command.update(stdin=stdin, stdout=out.write, stderr=error.write)
+            ends = [pipe for pair in pipes for pipe in pair]
+            passed = [theirs.fileno(), *(end.write for end in ends), *(one for one in inputs if one >= 0)]
+            process = self._start(place, theirs.fileno(), passed)
+            stack.callback(finish, process)
+            theirs.close()
+            for end in ends:
+                end.close_write()
+            caps = [command.limits.output for command in commands]
+            streams = [
+                (Stream(out.read, cap), Stream(error.read, cap)) for (out, error), cap in zip(pipes, caps, strict=True)
+            ]
+            collector = Collector(ours, streams, sum(command.limits.wall for command in commands))
+            send(ours, self._interpreter.code + marshal.dumps(job, 2))
+            complete = collector.collect()
+            if complete and not collector.ready:
+                raise RunFailure(f"a sandbox did not start: {complaint(process)}")
+            return collector.executions(complete)
+
+    def _place(self, commands: Sequence[Command], readable: Mapping[str, Path]) -> AbstractContextManager[Place]:
+        """Namespaces where there are any."""
+        if self._parts.bubblewrap is None:
+            return plain(self._parts, readable)
+        disk = max((command.limits.disk for command in commands), default=1)
+        extra = {prefix: Path(prefix) for prefix in (self._interpreter.prefix,) if prefix}
+        return isolated(self._parts, disk, {**extra, **readable})
+
+    def _job(self, place: Place, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
+        """What the supervisor is told."""
+        described = []
+        for command in commands:
+            environment = {name: place.local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()}
+            words = [place.local(str(word)) for word in command.words]
+            described.append({"words": words, "environment": environment, **limits_of(command.limits)})
+        contents = [(name, bytes(content)) for name, content in files.items()]
+        mine = {"directory": place.directory, "seccomp": self._parts.filter, "contents": contents}
+        return {**mine, **place.job, "commands": described}
+
+    def _start(self, place: Place, control: int, passed: list[int]) -> subprocess.Popen[bytes]:
+        """Start a supervisor; its own complaints come over its standard error."""
+        return subprocess.Popen(
+            [*place.lead, self._interpreter.path, "-I", "-S", "-c", BOOTSTRAP, str(control)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[*passed, *place.descriptors],
+            cwd="/",
+            env={},
+            **self._parts.identity,
+        )
+
+
+class Pipe:
+    """Both ends of a pipe; what is still open at the end is closed. `owner` may open it again as /dev/stdout."""
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+
+    def __enter__(self) -> Pipe:
+        self.read, self.write = os.pipe()
+        os.fchown(self.write, self.owner, -1)
+        return self
+
+    def close_write(self) -> None:
+        """Leave writing to the program."""
+        if self.write >= 0:
+            os.close(self.write)
+        self.write = -1
+
+    def __exit__(self, *_: object) -> None:
+        self.close_write()
+        os.close(self.read)
+
+
+@contextmanager
+def given(data: bytes) -> Iterator[int]:
+    """A descriptor that standard input is read from, -1 for an empty one."""
+    if not data:
+        yield -1
+        return
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.truncate(descriptor, len(data))
+        os.pwrite(descriptor, data, 0)
+        seal(descriptor)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def seal(descriptor: int) -> None:
+    """Nobody writes to this any more: a program could hide memory in it."""
+    every = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, every)
+
+
+def check_names(files: Mapping[str, bytes]) -> None:
+    """A program's files are below its directory."""
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"the name of a program's file must be a relative path without .., not {name!r}")
+
+
+def limits_of(limits: Limits) -> dict[str, Any]:
+    """Limits as the supervisor sets and watches them.
+
+    RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more addresses than
+    they use. Twice the memory, so that a program that really uses too much is ended by the watch, as MEMORY, and
+    only a single senseless request fails inside the program.
+    """
+    cpu = math.ceil(limits.wall if limits.cpu is None else limits.cpu)
+    rlimits = [
+        ("RLIMIT_CPU", cpu, cpu + 1),
+        ("RLIMIT_DATA", 2 * limits.memory, 2 * limits.memory),
+        ("RLIMIT_FSIZE", limits.file_size, limits.file_size),
+        ("RLIMIT_NPROC", limits.processes, limits.processes),
+        ("RLIMIT_NOFILE", limits.open_files, limits.open_files),
+        ("RLIMIT_CORE", 0, 0),
+        ("RLIMIT_MSGQUEUE", 0, 0),
+        ("RLIMIT_MEMLOCK", 1 << 16, 1 << 16),
+    ]
+    watched = {"memory": limits.memory, "disk": limits.disk, "files": FILES, "sockets": SOCKETS}
+    return {"rlimits": rlimits, "wall": limits.wall, "cpu": cpu, "processes": limits.processes, **watched}
+
+
+def send(control: socket.socket, job: bytes) -> None:
+    """Hand the job over; a supervisor that is not there is noticed by who listens to it."""
+    control.settimeout(30)
+    with suppress(OSError):
+        control.sendall(job)
+    control.settimeout(None)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """The end of a sandbox whatever happened: bubblewrap's death is that of everybody inside."""
+    try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stderr:
+        process.stderr.close()
+
+
+def complaint(process: subprocess.Popen[bytes]) -> str:
+    """The last line that bubblewrap or the supervisor wrote."""
+    process.wait()
+    assert process.stderr is not None
+    lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit status {process.returncode}"
 
 
 def open_sandbox(mode: str = "strict") -> Sandbox:
@@ -43,4 +227,11 @@ def open_sandbox(mode: str = "strict") -> Sandbox:
 
     A missing layer is a `UserError` that names it, its reason and the remedy, unless the mode is best-effort.
     """
-    raise NotImplementedError
+    if mode not in MODES:
+        raise UserError(f"sandbox: {mode!r} is no mode; expected one of {', '.join(MODES)}")
+    layers = find_layers()
+    missing = layers.missing()
+    if missing and mode == "strict":
+        told = "; ".join(f"{name}: {problem}" for name, problem in missing.items())
+        raise UserError(f"sandbox: layers are missing ({told}); or go on without them by --sandbox best-effort")
+    return Sandbox(layers, find_interpreter())

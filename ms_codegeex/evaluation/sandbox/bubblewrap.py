@@ -1,0 +1,67 @@
+"""The command line of bubblewrap: namespaces, and a file system that has the tool chains and nothing of the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY, SCRATCH, SHARED_MEMORY = "/work", "/tmp", "/dev/shm"
+SHARED_MEMORY_SIZE = 64 << 20
+DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")  # no zero: shared mappings of it are memory nobody counts
+# Of /etc only what tool chains read: no users, no hosts, no keys.
+CONFIGURATION = (
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl/openssl.cnf",
+    "/etc/ssl/certs", "/etc/localtime", "/etc/fonts", "/etc/python3",
+)  # fmt: skip
+SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+NAMESPACES = ("user", "ipc", "pid", "net", "uts", "cgroup-try")
+
+
+@dataclass(frozen=True)
+class Bubblewrap:
+    """The program and which of the newer options it knows."""
+
+    path: str
+    sizes: bool = True
+    disable_userns: bool = True
+    bind_descriptors: bool = True
+
+    def arguments(self, disk: int, readable: Mapping[str, int | str], command: Sequence[str]) -> list[str]:
+        """The whole command line; `readable` maps paths inside to paths of this machine or to open descriptors."""
+        words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES)]
+        words += ["--disable-userns"] if self.disable_userns else []
+        words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+        words += ["--hostname", "sandbox", *system_view()]
+        words += [*self.tmpfs(SHARED_MEMORY, SHARED_MEMORY_SIZE)]
+        words += [*self.tmpfs(DIRECTORY, disk), *self.tmpfs(SCRATCH, disk)]
+        for inside, outside in readable.items():
+            option = "--ro-bind-fd" if isinstance(outside, int) else "--ro-bind"
+            words += [option, str(outside), inside]
+        words += ["--remount-ro", "/", "--chdir", DIRECTORY, "--"]
+        return [*words, *command]
+
+    def tmpfs(self, path: str, size: int) -> list[str]:
+        """A private file system in memory, of at most this many bytes."""
+        return ["--size", str(size), "--tmpfs", path] if self.sizes else ["--tmpfs", path]
+
+
+def system_view() -> list[str]:
+    """Options for everything that is the same for all programs."""
+    words = ["--ro-bind", "/usr", "/usr"]
+    for path in SYSTEM:
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    java = sorted(str(path) for path in Path("/etc").glob("java*"))
+    for path in (*CONFIGURATION, *java):
+        if os.path.exists(path):
+            words += ["--ro-bind", os.path.realpath(path), path]
+    words += ["--proc", "/proc", "--tmpfs", "/dev"]
+    for device in DEVICES:
+        words += ["--dev-bind", device, device]
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        words += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
+    return [*words, "--dir", SHARED_MEMORY, "--remount-ro", "/dev"]
