@@ -17,7 +17,18 @@ from collections.abc import Sequence
 import ms_codegeex
 from ms_codegeex.errors import RunFailure, UserError
 
-VERBS = ("prepare", "inspect", "train", "checkpoint", "convert", "generate", "plan", "rehearse", "rank-table")
+VERBS = (
+    "prepare",
+    "inspect",
+    "train",
+    "checkpoint",
+    "convert",
+    "generate",
+    "evaluate",
+    "plan",
+    "rehearse",
+    "rank-table",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

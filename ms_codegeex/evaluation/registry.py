@@ -10,7 +10,7 @@ from ms_codegeex.evaluation.task import Task
 
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None) -> Task:
-    """The task that a recipe is for, over the user's data. `timeout`, in seconds, only where the task has one to set."""
+    """The task that a recipe is for, over the user's data. `timeout` in seconds is HumanEval-X's; none: calibrated."""
     if not data.exists():
         raise UserError(
             f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"

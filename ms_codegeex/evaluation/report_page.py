@@ -78,7 +78,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
 
             rows.append([f"{text(label)}: {text(_name(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
-    small = "In brackets: 95 % intervals, bootstrapped over problems. Strict is what to go by, published the original's rule."
+    small = "In brackets: 95 % intervals, bootstrapped over problems. Go by strict; published is the original's rule."
     return table(heads, rows, len(heads) - 1) + note(small) + notes
 
 
