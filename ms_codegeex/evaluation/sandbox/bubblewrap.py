@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,9 @@ class Bubblewrap:
     path: str
     sizes: bool = True
     disable_userns: bool = True
-    bind_descriptors: bool = True
 
-    def arguments(self, disk: int, readable: Mapping[str, int | str], command: Sequence[str]) -> list[str]:
-        """The whole command line; `readable` maps paths inside to paths of this machine or to open descriptors."""
+    def arguments(self, disk: int, readable: Mapping[str, str]) -> list[str]:
+        """The command line up to the command; `readable` maps paths inside to paths of this machine."""
         words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES)]
         words += ["--disable-userns"] if self.disable_userns else []
         words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
@@ -37,10 +36,8 @@ class Bubblewrap:
         words += [*self.tmpfs(SHARED_MEMORY, SHARED_MEMORY_SIZE)]
         words += [*self.tmpfs(DIRECTORY, disk), *self.tmpfs(SCRATCH, disk)]
         for inside, outside in readable.items():
-            option = "--ro-bind-fd" if isinstance(outside, int) else "--ro-bind"
-            words += [option, str(outside), inside]
-        words += ["--remount-ro", "/", "--chdir", DIRECTORY, "--"]
-        return [*words, *command]
+            words += ["--ro-bind", outside, inside]
+        return [*words, "--remount-ro", "/", "--chdir", DIRECTORY, "--"]
 
     def tmpfs(self, path: str, size: int) -> list[str]:
         """A private file system in memory, of at most this many bytes."""

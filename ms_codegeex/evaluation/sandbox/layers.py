@@ -87,8 +87,8 @@ def find_bubblewrap(layers: Layers) -> None:
     options = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=30)
     known = options.stdout + options.stderr
     sizes, disable = "--size " in known, "--disable-userns" in known
-    plain = Bubblewrap(path, sizes, False, "--ro-bind-fd" in known)
-    problem = attempt(plain.arguments(PROBE_SIZE, {}, ["/bin/true"]), layers.identity)
+    plain = Bubblewrap(path, sizes, False)
+    problem = attempt([*plain.arguments(PROBE_SIZE, {}), "/bin/true"], layers.identity)
     if problem:
         advice = "allow unprivileged user namespaces (in a container: run outside it, or give it the right)"
         for name in names:
@@ -104,8 +104,8 @@ def find_disable_userns(layers: Layers, plain: Bubblewrap, known: bool) -> None:
     """Whether programs can be kept from making user namespaces of their own."""
     problem = f"this bwrap has no --disable-userns; {INSTALL} of version 0.8 or later"
     if known:
-        closed = Bubblewrap(plain.path, plain.sizes, True, plain.bind_descriptors)
-        complaint = attempt(closed.arguments(PROBE_SIZE, {}, ["/bin/true"]), layers.identity)
+        closed = Bubblewrap(plain.path, plain.sizes, True)
+        complaint = attempt([*closed.arguments(PROBE_SIZE, {}), "/bin/true"], layers.identity)
         problem = complaint and f"bwrap --disable-userns fails ({complaint}); use a later kernel"
         layers.bubblewrap = plain if complaint else closed
     layers.state("no further namespaces", problem)

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
 from ms_codegeex.evaluation.sandbox.bubblewrap import DEVICES, DIRECTORY, SCRATCH, SHARED_MEMORY, SYSTEM
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
 
+STAGE = "/tmp"  # it is everywhere, and everybody may walk to it; only unveil.py's own namespace sees it covered
+
 
 @dataclass(frozen=True)
 class Place:
-    """The words that lead to a program, descriptors they need, and what the supervisor must know."""
+    """The words that lead to a program, who starts them, and what the supervisor must know."""
 
     lead: list[str]
     directory: str
     job: dict[str, Any]
-    descriptors: list[int] = field(default_factory=list)
+    identity: Mapping[str, Any]  # for Popen
     names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
 
     def local(self, text: str) -> str:
         """A word or a variable, its paths of the inside replaced by those of this place."""
+        return os.pathsep.join(map(self._path, text.split(os.pathsep))) if self.names else text
+
+    def _path(self, text: str) -> str:
+        """One path; anything else stays as it is."""
         for inside, outside in self.names.items():
-            text = os.pathsep.join(
-                outside + part[len(inside) :] if part == inside or part.startswith(inside + "/") else part
-                for part in text.split(os.pathsep)
-            )
+            if text == inside or text.startswith(inside + "/"):
+                return outside + text[len(inside) :]
         return text
 
 
@@ -43,36 +49,47 @@ def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str,
     return landlock.rules(layers.landlock, ["/usr", "/etc", "/proc", *SYSTEM, *readable], writable, DEVICES)
 
 
-@contextmanager
-def isolated(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Iterator[Place]:
-    """In namespaces of its own, by bubblewrap."""
+def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
+    """The paths of this machine without their symbolic links."""
+    try:
+        return {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}"
+        raise UserError(f"sandbox: a program needs {told}; expected a path that you may read") from None
+
+
+def veiled(path: str) -> bool:
+    """Whether only its owner or group may walk to a path."""
+    return any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
+
+
+def isolated(layers: Layers, disk: int, readable: Mapping[str, Path], python: str) -> Place:
+    """In namespaces of its own, by bubblewrap; `python` is a Python outside."""
     assert layers.bubblewrap is not None
-    with ExitStack() as stack:
-        sources: dict[str, int | str] = {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
-        if layers.identity and layers.bubblewrap.bind_descriptors:  # nobody may not walk to where root may
-            for inside, path in sources.items():
-                sources[inside] = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                stack.callback(os.close, sources[inside])
-        writable = [DIRECTORY, SCRATCH, SHARED_MEMORY]
-        job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
-        lead = layers.bubblewrap.arguments(disk, sources, [])
-        yield Place(lead, DIRECTORY, job, [source for source in sources.values() if isinstance(source, int)])
+    sources = resolved(readable)
+    writable = [DIRECTORY, SCRATCH, SHARED_MEMORY]
+    job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
+    if layers.identity and any(map(veiled, sources.values())):
+        staged = {inside: f"{STAGE}/{index}" for index, inside in enumerate(sources)}
+        script = str(Path(__file__).with_name("unveil.py"))
+        lead = [python, "-I", "-S", script, str(NOBODY), STAGE, str(len(sources)), *sources.values()]
+        return Place([*lead, *layers.bubblewrap.arguments(disk, staged)], DIRECTORY, job, {})
+    return Place(layers.bubblewrap.arguments(disk, sources), DIRECTORY, job, layers.identity)
 
 
 @contextmanager
 def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
     """In a temporary directory of this machine, seen under the names that it has here."""
+    sources = resolved(readable)
     top = Path(tempfile.mkdtemp(prefix="sandbox-"))
     try:
-        names = {DIRECTORY: str(top / "work"), SCRATCH: str(top / "tmp")}
-        for path in names.values():
+        names = {**sources, DIRECTORY: str(top / "work"), SCRATCH: str(top / "tmp")}
+        for path in (names[DIRECTORY], names[SCRATCH]):
             os.mkdir(path)
-        for path in (str(top), *names.values()):
+        for path in (str(top), names[DIRECTORY], names[SCRATCH]):
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
-        names |= {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
-        seen = ["/dev", *(str(path.resolve()) for path in readable.values())]
-        job = {"alone": False, "volumes": [], "landlock": rules(layers, seen, [str(top)])}
-        yield Place([], names[DIRECTORY], job, names=names)
+        seen = rules(layers, ["/dev", *sources.values()], [str(top)])
+        yield Place([], names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, layers.identity, names)
     finally:
         shutil.rmtree(top, ignore_errors=True)

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
 
 MODES = ("strict", "best-effort")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+
 FILES, SOCKETS = 100_000, 1024  # in the program's directories, and open at a time
 
 
@@ -66,7 +67,7 @@ class Sandbox:
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             owner = self._parts.identity.get("user", -1)
             pipes = [(stack.enter_context(Pipe(owner)), stack.enter_context(Pipe(owner))) for _ in commands]
-            inputs = [stack.enter_context(given(command.stdin)) for command in commands]
+            inputs = [stack.enter_context(given(command.stdin, owner)) for command in commands]
             job = self._job(place, commands, files)
             for command, (out, error), stdin in zip(job["commands"], pipes, inputs, strict=True):
                 command.update(stdin=stdin, stdout=out.write, stderr=error.write)
@@ -94,7 +95,7 @@ class Sandbox:
             return plain(self._parts, readable)
         disk = max((command.limits.disk for command in commands), default=1)
         extra = {prefix: Path(prefix) for prefix in (self._interpreter.prefix,) if prefix}
-        return isolated(self._parts, disk, {**extra, **readable})
+        return nullcontext(isolated(self._parts, disk, {**extra, **readable}, self._interpreter.path))
 
     def _job(self, place: Place, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """What the supervisor is told."""
@@ -114,10 +115,10 @@ class Sandbox:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[*passed, *place.descriptors],
+            pass_fds=passed,
             cwd="/",
             env={},
-            **self._parts.identity,
+            **place.identity,
         )
 
 
@@ -144,25 +145,49 @@ class Pipe:
 
 
 @contextmanager
-def given(data: bytes) -> Iterator[int]:
-    """A descriptor that standard input is read from, -1 for an empty one."""
+def given(data: bytes, owner: int) -> Iterator[int]:
+    """A descriptor that standard input is read from, -1 for an empty one.
+
+    What has been read from a pipe is gone, so a secret that a judge's harness reads first cannot be read again. Only
+    what does not fit into one is given as a file.
+    """
     if not data:
         yield -1
         return
-    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = filled_pipe(data, owner)
+    if descriptor < 0:
+        descriptor = sealed_file(data)
     try:
-        os.truncate(descriptor, len(data))
-        os.pwrite(descriptor, data, 0)
-        seal(descriptor)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def seal(descriptor: int) -> None:
-    """Nobody writes to this any more: a program could hide memory in it."""
+def filled_pipe(data: bytes, owner: int) -> int:
+    """The reading end of a pipe that holds the data and ends there, -1 if it does not hold that much."""
+    read, write = os.pipe()
+    try:
+        os.fchown(read, owner, -1)
+        os.set_blocking(write, False)
+        if len(data) <= fcntl.fcntl(write, fcntl.F_GETPIPE_SZ) and os.write(write, data) == len(data):
+            return read
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(write)
+    os.close(read)
+    return -1
+
+
+def sealed_file(data: bytes) -> int:
+    """A nameless file that nobody writes to any more: a program could hide memory in it."""
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
     every = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, every)
+    return descriptor
 
 
 def check_names(files: Mapping[str, bytes]) -> None:

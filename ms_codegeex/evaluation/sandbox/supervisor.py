@@ -1,3 +1,4 @@
+# ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """The first process of a sandbox: it runs the commands of one program and ends everything they leave behind.
 
 It is started by `python3 -I -S` inside the namespaces, as PID 1 of its own, and never imported by this package. It
@@ -7,8 +8,6 @@ writes.
 """
 
 from __future__ import annotations
-
-# ruff: noqa: SIM105 - contextlib costs as much to import as a program may take
 
 import ctypes
 import marshal
