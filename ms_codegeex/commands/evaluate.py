@@ -14,7 +14,7 @@ SUMMARY = "measure a model: HumanEval-X, MTPB, DS-1000, HumanEval, perplexity; i
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
   ms-codegeex evaluate humaneval-x --model model --data humaneval-x --output eval --recipe codegeex_humaneval_x
   ms-codegeex evaluate humaneval-x --model model --data hx --output java --translate-from python --language java
-  ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data HumanEval.jsonl --output he --n 20 --temperature 0.2
+  ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
   ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
   ms-codegeex evaluate ds1000 --samples answers.jsonl --data ds1000.jsonl.gz --output ds --json
@@ -125,7 +125,13 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
         "--workers", type=int, default=_processors(), metavar="N", help="programs at once (default: one per core)"
     )
     group.add_argument(
-        "--timeout", type=float, metavar="S", help="humaneval-x: seconds of a program (default: from the references)"
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="seconds of a program of humaneval-x (default: as this machine's references need) or humaneval (3)",
+    )
+    group.add_argument(
+        "--python", type=Path, metavar="FILE", help="interpreter with the libraries of DS-1000 or MTPB (default: ours)"
     )
 
 
@@ -148,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.evaluation import report, session
     from ms_codegeex.evaluation.registry import build_task
 
+    task = build_task(recipe, arguments.data, arguments.timeout, arguments.python)
     options = session.Options(
         output=arguments.output,
         sampler=_sampler(arguments, recipe),
@@ -159,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
         timeout=arguments.timeout,
         workers=arguments.workers,
     )
-    result = session.evaluate(build_task(recipe, arguments.data, arguments.timeout), recipe, options)
+    result = session.evaluate(task, recipe, options)
     if arguments.json:
         print(json.dumps(result))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,18 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterato
 def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, where: str) -> Sample:
     if all(name in row for name in OURS):
         return sample_from({**row, "completion_id": number})
-    for name in ("completion", "generation"):
-        if name in row and not isinstance(row[name], str):
-            raise UserError(f"{where}: {name}: found {type(row[name]).__name__}, expected text")
-    if "completion" in row:
-        return Sample(problem.id, number, str(row.get("prompt", "")), row["completion"], "given")
-    if "generation" not in row:
+    name = next((name for name in ("completion", "generation") if name in row), None)
+    if name is None:
         raise UserError(f"{where}: neither completion nor generation; it has {', '.join(row)}")
+    if not isinstance(row[name], str):
+        raise UserError(f"{where}: {name}: found {type(row[name]).__name__}, expected text")
     finish = FINISH.get(row.get("finish"), "given") if isinstance(row.get("finish"), int) else "given"
 
     def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> Completion:
-        return Completion(row["generation"], finish)
+        return Completion(row[name], finish)
 
-    return task.produce(problem, number, 0, replay)
+    sample = task.produce(problem, number, 0, replay)  # for the prompt and what else the task notes
+    return replace(sample, generation=row[name]) if name == "completion" else sample
 
 
 def identity(path: Path) -> dict[str, Any]:

@@ -29,12 +29,16 @@ class Recipe:
     max_new_tokens: Positive = 512
     max_length: Positive | None = None  # of prompt and answer together; none: the model's
     seed: Natural = 42
-    stops: tuple[str, ...] = ()  # texts that end an answer, beside the task's own rule
+    stops: tuple[str, ...] = ()  # texts that end an answer and are cut off with what follows, beside the task's rule
     languages: tuple[Language, ...] = ()  # HumanEval-X; none: every language found in the data
     translate_from: Language | None = None  # HumanEval-X: translation instead of generation
     tag: bool = False  # HumanEval-X: CodeGeeX's language tag in front of the prompt
     turns: Literal["multi", "single"] = "multi"  # MTPB
     mode: Literal["completion", "insertion"] = "completion"  # DS-1000
+    cut: Literal["stops", "codegen", "none"] = (
+        "stops"  # HumanEval: by the usual stop words, by CodeGen's rule, not at all
+    )
+    strip: bool = False  # HumanEval: take white space off the prompt's end
 
     def over(self, **values: Any) -> Recipe:
         """The same with other values; `None` leaves a key as it is."""

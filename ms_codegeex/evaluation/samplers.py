@@ -36,6 +36,11 @@ def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     return lambda text: any(word in text for word in recipe.stops) or (stop is not None and stop(text))
 
 
+def cut(text: str, recipe: Recipe) -> str:
+    """Text up to the first of the recipe's stops, which servers leave out too."""
+    return text[: min((place for word in recipe.stops if (place := text.find(word)) >= 0), default=len(text))]
+
+
 def model_identity(path: Path) -> dict[str, Any]:
     """What a model is, wherever it lies: the hash of a checkpoint's manifest, or of all files of a model directory."""
     if path.is_file():
@@ -83,7 +88,7 @@ class EngineSampler:
         for piece in self.generator.tokenizer.continuation(ids, counted()):
             text += piece
             if ended(text):
-                return Completion(text, "stop")
+                return Completion(cut(text, recipe), "stop")
         return Completion(text, "length" if new >= room else "eos")
 
 
@@ -185,7 +190,7 @@ class ServerSampler:
                     for character in choice.text or "":
                         text += character
                         if ended(text):
-                            return Completion(text, "stop")
+                            return Completion(cut(text, recipe), "stop")
                     finish = choice.finish_reason or finish
         return None if finish is None else Completion(text, "length" if finish == "length" else "eos")
 
