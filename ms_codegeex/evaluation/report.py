@@ -109,12 +109,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         for values in scores["by"].values():
             groups |= values if len(values) > 1 else {}
         for name, score in groups.items():
-            rates = [f"pass rate {percent(score['pass_rate'])}"]
-            rates += [
-                f"pass@{k} {percent(rate)}"
-                for k, rate in score.get("pass_at", {}).items()
-                if "value" in rate and score["samples"] > score["problems"]
-            ]
+            rates = [
+                f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate
+            ] or [f"pass rate {percent(score['pass_rate'])}"]
             told.append(f"{mode}, {name}: {', '.join(rates)} of {score['problems']} problems")
     return told
 

@@ -83,7 +83,7 @@ def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
         prepare_judging(session, sandbox)
     if options.references != "only":
         obtain_samples(session)
-        if sandbox is not None:
+        if options.judge:
             session.record.settle("judging", {"sandbox": options.sandbox, "timeout": options.timeout})
             judge_samples(session, sandbox)
     result = finish(session)

@@ -1,0 +1,253 @@
+"""A whole evaluation of a small benchmark: what is written, what is refused, how it goes on."""
+
+import dataclasses
+import json
+
+import pytest
+from fake_task import Doubling, Seeded
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation import session
+from ms_codegeex.evaluation.recipes import Recipe
+from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.session import Options, evaluate
+from ms_codegeex.files import read_json
+
+RECIPE = Recipe("humaneval", n=4, temperature=0.8)
+GATED = Recipe("humaneval-x", n=4, temperature=0.8)
+
+
+@pytest.fixture(autouse=True)
+def _no_sandbox(monkeypatch):
+    monkeypatch.setattr(session, "open_sandbox", lambda mode: object())
+
+
+@pytest.fixture
+def options(tmp_path):
+    return Options(tmp_path / "out", sampler=Seeded, workers=2, progress=False)
+
+
+def files(directory):
+    """Everything but the times of `results.jsonl`, which are the fake's anyway."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_what_an_evaluation_leaves(options):
+    result = evaluate(Doubling(), RECIPE, options)
+    assert set(files(options.output)) == {
+        "evaluation.json",
+        "samples.jsonl",
+        "results.jsonl",
+        "report.json",
+        "report.html",
+    }
+    assert read_json(options.output / "report.json") == json.loads(json.dumps(result))
+    rows = read_rows(options.output / "results.jsonl")
+    passed = sum(row["verdicts"]["strict"] == "passed" for row in rows)
+    score = result["scores"]["strict"]["all"]
+    assert (score["samples"], score["passed"], score["problems"]) == (24, passed, 6)
+    assert score["pass_rate"]["value"] == pytest.approx(passed / 24) == score["pass_at"]["1"]["value"]
+    assert result["scores"]["published"]["all"]["passed"] == 24
+    by = result["scores"]["strict"]["by"]["language"]
+    assert by["python"]["passed"] + by["cpp"]["passed"] == passed
+    verdicts = result["verdicts"]["strict"]
+    assert sum(group.get("passed", 0) for group in verdicts.values()) == passed
+    assert sum(sum(group.values()) for group in verdicts.values()) == 24
+
+
+def test_the_same_again_changes_nothing_and_asks_nobody(options):
+    evaluate(Doubling(), RECIPE, options)
+    before = files(options.output)
+    task = Doubling()
+    evaluate(task, RECIPE, dataclasses.replace(options, sampler=None))
+    assert files(options.output) == before and not task.judged
+
+
+def test_samples_and_verdicts_may_come_from_two_machines(options, tmp_path):
+    evaluate(Doubling(), RECIPE, options)
+    other = tmp_path / "two"
+    steps = dataclasses.replace(options, output=other, judge=False)
+    task = Doubling()
+    evaluate(task, RECIPE, steps)
+    assert not task.judged and not (other / "results.jsonl").exists()
+    evaluate(Doubling(), RECIPE, dataclasses.replace(steps, judge=True, sampler=None))
+    for name in ("samples.jsonl", "results.jsonl"):
+        assert (other / name).read_bytes() == (options.output / name).read_bytes()
+
+
+def test_an_interrupted_evaluation_goes_on(options, tmp_path):
+    evaluate(Doubling(), RECIPE, dataclasses.replace(options, output=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Doubling(), RECIPE, dataclasses.replace(options, sampler=lambda: Seeded(limit=9)))
+    evaluate(Doubling(), RECIPE, options)
+    for name in ("samples.jsonl", "results.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (options.output / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "recipe, change, words",
+    [
+        (dataclasses.replace(RECIPE, temperature=0.2), {}, "recipe.temperature is 0.8, now 0.2"),
+        (dataclasses.replace(RECIPE, seed=1), {}, "recipe.seed is 42, now 1"),
+        (dataclasses.replace(RECIPE, n=3), {}, "recipe.n is 4, now 3"),
+        (RECIPE, {"limit": 1}, "recipe.limit is None, now 1"),
+        (RECIPE, {"timeout": 3.0}, "judging.timeout is None, now 3.0"),
+        (RECIPE, {"sandbox": "best-effort"}, "judging.sandbox is 'strict', now 'best-effort'"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(options, recipe, change, words):
+    evaluate(Doubling(), RECIPE, options)
+    before = files(options.output)
+    with pytest.raises(UserError) as caught:
+        evaluate(Doubling(), recipe, dataclasses.replace(options, **change))
+    assert words in str(caught.value) and "another --output" in str(caught.value)
+    assert all(before[name] == files(options.output)[name] for name in ("samples.jsonl", "results.jsonl"))
+
+
+def test_other_data_and_other_models_are_refused(options):
+    evaluate(Doubling(), RECIPE, options)
+    with pytest.raises(UserError, match=r"data\.(problems|count) is"):
+        evaluate(Doubling(problems=2), RECIPE, options)
+
+    def other():
+        sampler = Seeded()
+        sampler.identity = {"path": "elsewhere", "sha256": "other"}
+        return sampler
+
+    with pytest.raises(UserError, match=r"model\.sha256 is '5eed', now 'other'"):
+        evaluate(Doubling(), dataclasses.replace(RECIPE, n=5), dataclasses.replace(options, sampler=other))
+
+
+def test_a_model_may_move_and_an_evaluation_may_grow(options, tmp_path):
+    def moved():
+        sampler = Seeded()
+        sampler.identity = {"path": "elsewhere", "sha256": "5eed"}
+        return sampler
+
+    few = dataclasses.replace(options, limit=1)
+    assert evaluate(Doubling(), dataclasses.replace(RECIPE, n=2), few)["samples"]["judged"] == 4
+    assert evaluate(Doubling(), RECIPE, dataclasses.replace(options, sampler=moved))["samples"]["judged"] == 24
+    evaluate(Doubling(), RECIPE, dataclasses.replace(options, output=tmp_path / "once"))
+    assert (tmp_path / "once/results.jsonl").read_bytes() == (options.output / "results.jsonl").read_bytes()
+
+
+def test_a_missing_tool_chain_is_left_out_and_told(options, capsys):
+    task = Doubling()
+    task.lacking = {"cpp": "apt-get install g++", "js-md5": "npm install js-md5"}
+    result = evaluate(task, GATED, dataclasses.replace(options, progress=True))
+    told = capsys.readouterr().err
+    assert "cpp: left out, its tools are not on this machine; apt-get install g++" in told
+    assert "js-md5: is not on this machine; npm install js-md5" in told
+    assert result["skipped"] == {"cpp": "apt-get install g++"}
+    assert {row["task_id"][:3] for row in read_rows(options.output / "results.jsonl")} == {"pyt"}
+    assert list(result["scores"]["strict"]["by"]["language"]) == ["python"]
+    result = evaluate(Doubling(), GATED, options)  # installed meanwhile
+    assert not result["skipped"] and result["samples"]["judged"] == 24
+
+
+def test_nothing_to_judge_with(options):
+    task = Doubling()
+    task.lacking = {"cpp": "apt-get install g++", "python": "apt-get install python3"}
+    with pytest.raises(UserError, match=r"nothing can be judged .*apt-get install g\+\+; apt-get install python3"):
+        evaluate(task, GATED, options)
+
+
+def test_failing_references_refuse_their_language(options, capsys):
+    task = Doubling(defects={"python/1": "its test is wrong"})
+    task.broken = {"cpp"}
+    with pytest.raises(RunFailure, match="references fail: cpp not judged"):
+        evaluate(task, GATED, dataclasses.replace(options, progress=True))
+    told = capsys.readouterr().err
+    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as is known: its test is wrong" in told
+    assert "references, cpp: 0 of 3 pass" in told and "cpp/2 FAILS (strict wrong, published passed: " in told
+    result = read_json(options.output / "report.json")
+    assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/1, cpp/2"}
+    assert result["references"]["python"]["defects"] == {"python/1": "its test is wrong"}
+    assert {row["task_id"][:3] for row in read_rows(options.output / "results.jsonl")} == {"pyt"}
+    task.judged.clear()
+    result = evaluate(task, GATED, dataclasses.replace(options, references="skip"))
+    assert not result["refused"] and result["samples"]["judged"] == 24
+
+
+def test_references_are_judged_once_on_a_machine(options):
+    class Tools(Doubling):
+        version = "1"
+
+        def tools(self):
+            return {"python": self.version}
+
+    only = dataclasses.replace(options, references="only", sampler=None)
+    first, again, newer = Tools(), Tools(), Tools()
+    newer.version = "2"
+    assert evaluate(first, RECIPE, only)["references"]["cpp"]["passed"] == 3
+    assert not (options.output / "samples.jsonl").exists()
+    evaluate(again, RECIPE, only)
+    evaluate(newer, RECIPE, only)
+    assert len(first.judged) == 6 == len(newer.judged) and not again.judged
+
+
+def test_references_of_other_tasks_are_told_and_bind_nobody(options):
+    task = Doubling()
+    task.broken = {"cpp"}
+    assert evaluate(task, RECIPE, options)["references"] == {}
+    result = evaluate(task, RECIPE, dataclasses.replace(options, references="check"))
+    assert list(result["references"]["cpp"]["failing"]) == ["cpp/0", "cpp/1", "cpp/2"] and not result["refused"]
+
+
+def given(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_samples_of_others(options, tmp_path):
+    rows = [
+        {"task_id": "cpp/1", "generation": " 2 ", "finish": 2, "scores": [0.5]},
+        {"task_id": "python/2", "completion": "4"},
+        {"task_id": "cpp/1", "generation": "3", "finish": 0},
+        {"task_id": "python/2", "completion": " 4 "},
+    ]
+    taken = dataclasses.replace(options, sampler=None, given=given(tmp_path / "s.jsonl", rows))
+    result = evaluate(Doubling(), RECIPE, taken)
+    found = {
+        (row["task_id"], row["completion_id"]): row["verdicts"] for row in read_rows(options.output / "results.jsonl")
+    }
+    assert {key: verdicts["strict"] for key, verdicts in found.items()} == {
+        ("cpp/1", 0): "passed",
+        ("cpp/1", 1): "wrong",
+        ("python/2", 0): "passed",
+        ("python/2", 1): "wrong",  # a completion is judged as it stands
+    }
+    assert result["problems"] == {"chosen": 6, "judged": 2}
+    assert result["samples"]["finish"] == {"eos": 1, "given": 2, "length": 1}
+    assert result["scores"]["strict"]["all"]["pass_at"]["10"] == {
+        "missing": "a problem has 2 samples, pass@10 needs 10 of each"
+    }
+
+    ours = dataclasses.replace(taken, output=tmp_path / "again", given=options.output / "samples.jsonl")
+    evaluate(Doubling(), RECIPE, ours)
+    assert (tmp_path / "again/results.jsonl").read_bytes() == (options.output / "results.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({"task_id": "java/1", "completion": ""}, "row 1: task_id 'java/1' is no problem of doubling"),
+        ({"task_id": "cpp/1", "solution": ""}, "row 1: neither completion nor generation; it has task_id, solution"),
+        ({"task_id": "cpp/1", "generation": None}, "row 1: generation: found NoneType"),
+    ],
+)
+def test_samples_that_are_none(options, tmp_path, row, words):
+    with pytest.raises(UserError) as caught:
+        evaluate(Doubling(), RECIPE, dataclasses.replace(options, given=given(tmp_path / "s.jsonl", [row])))
+    assert words in str(caught.value)
+
+
+def test_directories_of_something_else(options):
+    options.output.mkdir()
+    (options.output / "evaluation.json").write_text('{"format": "other"}')
+    with pytest.raises(UserError, match="not an evaluation's settings"):
+        evaluate(Doubling(), RECIPE, options)
+    (options.output / "evaluation.json").unlink()
+    (options.output / "samples.jsonl").write_text("")
+    with pytest.raises(UserError, match="give the file there with --samples"):
+        evaluate(Doubling(), RECIPE, options)
