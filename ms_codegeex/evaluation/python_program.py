@@ -127,9 +127,11 @@ def read_report(execution: Execution, secret: str) -> Report:
         return Report(execution, "gone")
     try:
         record = json.loads(lines[-2])
-        return Report(execution, record["ended"], record["printed"])
+        ended, printed = record["ended"], record["printed"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return Report(execution, "gone")
+    known = (ended is None or isinstance(ended, str)) and (printed is None or isinstance(printed, dict))
+    return Report(execution, ended, printed) if known else Report(execution, "gone")
 
 
 def tail(executions: Sequence[Execution], size: int = 2000) -> str:

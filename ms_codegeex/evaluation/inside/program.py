@@ -69,7 +69,8 @@ class Encoder:
             pairs = dict.items(value)
             return ["dict", [[self.encode(key, depth - 1), self.encode(item, depth - 1)] for key, item in pairs]]
         if is_array(value):
-            return ["array", self.encode(as_array(value).tolist(), depth - 1)[1]]
+            kind, content = self.encode(as_array(value).tolist(), depth - 1)
+            return ["array" if kind == "list" else kind, content]
         return ["type", value.__name__] if isinstance(value, type) else ["other", type(value).__name__]
 
     def text(self, text):
