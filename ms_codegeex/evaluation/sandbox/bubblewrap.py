@@ -10,11 +10,8 @@ from pathlib import Path
 DIRECTORY, SCRATCH, SHARED_MEMORY = "/work", "/tmp", "/dev/shm"
 SHARED_MEMORY_SIZE = 64 << 20
 DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")  # no zero: shared mappings of it are memory nobody counts
-# Of /etc only what tool chains read: no users, no hosts, no keys.
-CONFIGURATION = (
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/ssl/openssl.cnf",
-    "/etc/ssl/certs", "/etc/localtime", "/etc/fonts", "/etc/python3",
-)  # fmt: skip
+# Of /etc only what tool chains read: no users, no hosts, no keys; and the time zone is UTC everywhere.
+CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 NAMESPACES = ("user", "ipc", "pid", "net", "uts", "cgroup-try")
 

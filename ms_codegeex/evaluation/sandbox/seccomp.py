@@ -18,6 +18,7 @@ NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; an
 AF_UNIX, TIOCSTI, TIOCLINUX = 1, 0x5412, 0x541C
 MAP_SHARED_ANONYMOUS = 0x01 | 0x20
 NAMESPACES = 0x7E020000  # CLONE_NEWUSER, PID, NET, IPC, UTS, CGROUP and NS; clone() knows no other
+SUPERVISOR = 1  # its number in its PID namespace
 X32 = 0x40000000  # x86_64's second set of numbers
 
 # name: (x86_64, aarch64); None where an architecture has no such call. From the kernel's tables.
@@ -42,7 +43,9 @@ NUMBERS: dict[str, tuple[int | None, int]] = {
     "io_setup": (206, 0), "memfd_create": (319, 279), "memfd_secret": (447, 447), "clone3": (435, 435),
     "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
     "personality": (135, 92), "clone": (56, 220), "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29),
-    "mmap": (9, 222),
+    "mmap": (9, 222), "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
 }  # fmt: skip
 
 # Tool chains and runtimes probe for these and have another way.
@@ -55,7 +58,11 @@ REFUSED = {
     "memfd_create": errno.ENOSYS, "memfd_secret": errno.ENOSYS, "shmget": errno.ENOSYS, "msgget": errno.ENOSYS,
     "semget": errno.ENOSYS, "mq_open": errno.ENOSYS,
 }  # fmt: skip
-BY_ARGUMENT = ("personality", "clone", "socket", "socketpair", "ioctl", "mmap")
+OF_A_PROCESS = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+OF_SEVERAL = ("setpriority", "ioprio_set")
+BY_ARGUMENT = (
+    "personality", "clone", "socket", "socketpair", "ioctl", "mmap", *OF_A_PROCESS, *OF_SEVERAL
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,18 @@ def by_argument(name: str) -> list[bytes]:
         request = instruction(LOAD, ARGUMENTS + 8)
         tests = [instruction(JUMP_EQUAL, TIOCSTI, 1, 0), instruction(JUMP_EQUAL, TIOCLINUX, 0, 1)]
         return [request, *tests, refuse(errno.EPERM), allow]
+    if name in OF_A_PROCESS:  # not the supervisor's
+        process = instruction(LOAD, ARGUMENTS)
+        return [process, instruction(JUMP_EQUAL, SUPERVISOR, 0, 1), refuse(errno.EPERM), allow]
+    if name in OF_SEVERAL:  # nor a user's or a group's, that is the supervisor's too
+        return [
+            instruction(LOAD, ARGUMENTS),
+            instruction(JUMP_EQUAL, 0 if name == "setpriority" else 1, 0, 3),
+            instruction(LOAD, ARGUMENTS + 8),
+            instruction(JUMP_EQUAL, SUPERVISOR, 1, 0),
+            allow,
+            refuse(errno.EPERM),
+        ]
     flags = [instruction(LOAD, ARGUMENTS + 3 * 8), instruction(0x54, MAP_SHARED_ANONYMOUS)]  # 0x54: and
     return [*flags, instruction(JUMP_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1), refuse(errno.EPERM), allow]
 
