@@ -163,10 +163,10 @@ def obtain_samples(session: Session) -> None:
     task, recipe, options = session.task, session.recipe, session.options
     samples = session.file(SAMPLES)
     if options.given is not None:
-        session.record.settle("model", given.identity(options.given), free=("samples",))
         taken = [dataclasses.asdict(each) for each in given.read_samples(options.given, task, session.problems)]
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
+        session.record.settle("model", given.identity(options.given), free=("samples",))
         samples.replace(taken)
         return
     settings = {**dataclasses.asdict(recipe), "limit": options.limit}

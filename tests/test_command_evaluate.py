@@ -1,0 +1,162 @@
+"""`ms-codegeex evaluate` as users run it: a model's samples, judged in the sandbox, and the report, for every task."""
+
+import json
+
+import pytest
+import small_benchmarks
+from conftest import command
+from openai_server import Server
+
+from ms_codegeex.cli import main
+from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.files import read_json
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small_benchmarks.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def evaluate(tmp_path, capsys):
+    """Run the command; its report as an object, or the message of a refusal."""
+
+    def call(*words, status=0):
+        capsys.readouterr()
+        assert main(["evaluate", *map(str, words), "--output", str(tmp_path / "out"), "--json"]) == status
+        captured = capsys.readouterr()
+        return json.loads(captured.out) if status == 0 else captured.err
+
+    return call
+
+
+SHORT = ("--n", 2, "--temperature", 0.8, "--max-new-tokens", 6, "--workers", 2)
+
+
+def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    report = evaluate("humaneval", "--model", model, "--data", data, *SHORT, "--check-references")
+    assert report["references"]["all"] == {"total": 2, "passed": 2, "defects": {}, "failing": {}}
+    score = report["scores"]["strict"]["all"]
+    assert (score["problems"], score["samples"]) == (2, 4)
+    rows = read_rows(tmp_path / "out" / "samples.jsonl")
+    assert [(row["task_id"], row["completion_id"]) for row in rows] == [
+        (f"HumanEval/{i}", j) for i in (0, 1) for j in (0, 1)
+    ]
+    assert report["settings"]["recipe"]["temperature"] == 0.8 and len(report["settings"]["model"]["sha256"]) == 64
+    assert set(report["settings"]["machine"]["sandbox"].values()) == {"active"}
+    assert "HumanEval" in (tmp_path / "out" / "report.html").read_text()
+
+    before = (tmp_path / "out" / "samples.jsonl").read_bytes()
+    (tmp_path / "out" / "samples.jsonl").write_bytes(before[:-20])  # as a kill leaves it
+    evaluate("humaneval", "--model", model, "--data", data)
+    assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
+    told = evaluate("humaneval", "--model", model, "--data", data, "--temperature", 0.2, status=2)
+    assert "recipe.temperature is 0.8, now 0.2" in told
+
+
+def test_humaneval_x_in_two_languages_and_between_them(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval_x(tmp_path)
+    report = evaluate(
+        "humaneval-x", "--model", model, "--data", data, *SHORT, "--tag", "--language", "python", "JavaScript"
+    )
+    found = report["references"]
+    assert found["python"]["passed"] == 2 and found["js"]["passed"] == 2
+    assert report["samples"]["judged"] == 8 and set(report["scores"]["strict"]["by"]["language"]) == {"python", "js"}
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "out" / "samples.jsonl")]
+    assert prompts[0].startswith("# language: Python\n") and prompts[-1].startswith("// language: JavaScript\n")
+
+
+def test_translation(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval_x(tmp_path)
+    words = ("--model", model, "--data", data, *SHORT, "--translate-from", "python", "--language", "js")
+    report = evaluate("humaneval-x", *words)
+    assert report["samples"]["judged"] == 4
+    prompt = read_rows(tmp_path / "out" / "samples.jsonl")[0]["prompt"]
+    assert prompt.startswith("code translation\nPython:\n") and "\nJavaScript:\n" in prompt
+    assert any("Translation from Python" in table["title"] for table in report["published"])
+
+
+@pytest.mark.parametrize("turns", ["multi", "single"])
+def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):
+    data = small_benchmarks.mtpb(tmp_path)
+    words = ("--model", model, "--data", data, "--turns", turns, "--temperature", 0.8, "--limit", 1)
+    report = evaluate("mtpb", *words, "--generate-only")
+    assert report["scores"] == {} and report["samples"]["drawn"] == 5
+    report = evaluate("mtpb", "--data", data, "--turns", turns, "--judge-only")
+    score = report["scores"]["strict"]["all"]
+    assert (score["problems"], score["samples"]) == (1, 5) and "pass_at" not in score
+    assert list(report["scores"]["published"]["by"]["category"]) == ["math"]
+
+
+def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
+    data = small_benchmarks.ds1000(tmp_path)
+    report = evaluate("ds1000", "--model", model, "--data", data, *SHORT, "--check-references")
+    assert report["references"]["Numpy"]["passed"] == 2
+    by = report["scores"]["strict"]["by"]
+    assert set(by["perturbation"]) == {"Origin", "Surface"} and by["library"]["Numpy"]["samples"] == 4
+
+
+def test_a_server_and_a_process_of_its_own(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    answers = {"Add": "    return x + 1\n\nprint(f0(1))\n", "Double": "    return x\n"}
+
+    def answer(body):
+        return next(text for word, text in answers.items() if word in body["prompt"]), "stop"
+
+    with Server(answer, models=("a", "b")) as server:
+        words = ("--url", server.url, "--url-model", "b", "--url-field", "top_k=-1", "--api-key-file", key, "--n", "2")
+        result = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / "out", *words)
+        assert result.returncode == 0, result.stderr
+        assert server.authorizations == {"Bearer secret"}
+        assert {(body["model"], body["top_k"]) for body in server.requests} == {("b", -1)}
+    assert "strict, all: pass@1 50.00 %" in result.stdout and "report.html" in result.stdout
+    assert "secret" not in (tmp_path / "out" / "evaluation.json").read_text()
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [row["passed"]["strict"] for row in report["by_problem"]] == [2, 0]
+    again = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / "out")
+    assert again.returncode == 0 and again.stdout == result.stdout
+
+
+def test_references_alone(evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    report = evaluate("humaneval", "--data", data, "--check-references")
+    assert report["references"]["all"]["passed"] == 2 and report["samples"]["drawn"] == 0
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[1]["canonical_solution"] = "    return None\n"
+    small_benchmarks.write_rows(data, rows)
+    told = evaluate("humaneval", "--data", data, "--check-references", status=2)
+    assert "data.problems is" in told  # the same directory, other problems
+
+
+def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    data.write_text(data.read_text().replace("2 * x", "3 * x"))
+    told = evaluate("humaneval", "--data", data, "--check-references", status=1)
+    assert "HumanEval/1 FAILS (strict " in told and "AssertionError" in told and "references fail: all" in told
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "--model: missing; give --model, --url or --samples"),
+        (("--model", "m", "--judge-only"), "--judge-only: draws no samples"),
+        (("--model", "m", "--workers", "0"), "--workers: 0 is out of range"),
+        (("--model", "m", "--timeout", "nan"), "--timeout: nan is out of range"),
+        (("--model", "m", "--n", "0"), "n: found 0"),
+        (("--model", "m", "--recipe", "codegen_mtpb_t02"), "--recipe: codegen_mtpb_t02 is for mtpb, not for humaneval"),
+        (("--model", "m", "--recipe", "none"), "--recipe: none is no file and no recipe of ours"),
+        (("--url", "http://x/v1", "--url-field", "top_k"), "--url-field: top_k: expected NAME=VALUE"),
+        (("--url", "http://x/v1", "--api-key-file", "/nowhere"), "--api-key-file: /nowhere cannot be read"),
+        (("--samples", "/nowhere.jsonl"), "/nowhere.jsonl: no such file"),
+        (("--model", "/nowhere"), "/nowhere"),
+        (("--model", "m", "--data", "/nowhere"), "--data: /nowhere does not exist"),
+        (("--judge-only",), "samples are missing"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(evaluate, tmp_path, words, message):
+    data = small_benchmarks.humaneval(tmp_path)
+    told = evaluate("humaneval", "--data", data, *words, status=2)
+    assert message in told and len(told.strip().splitlines()) == 1
