@@ -32,8 +32,13 @@ def published(executions: Sequence[Execution], compiling: int = 0) -> Verdict:
     return ENDS.get(last.end, Verdict.ERROR)
 
 
+def told(execution: Execution, secret: str | bytes) -> bool:
+    """The secret is a line of what the command wrote. Where is no matter: nobody knows it before the tests' end."""
+    line = secret.encode("ascii") if isinstance(secret, str) else secret
+    return line in execution.stdout.split(b"\n")
+
+
 def strict(executions: Sequence[Execution], secret: str, compiling: int = 0) -> Verdict:
-    """As `published`, and the last command's output ends with the secret on a line of its own."""
+    """As `published`, and the last command has written the secret. One that has not, has left before its tests' end."""
     verdict = published(executions, compiling)
-    lines = executions[-1].stdout.decode("utf-8", "replace").rstrip("\n").rsplit("\n", 1)
-    return Verdict.WRONG if verdict is Verdict.PASSED and lines[-1] != secret else verdict
+    return Verdict.ERROR if verdict is Verdict.PASSED and not told(executions[-1], secret) else verdict

@@ -1,0 +1,53 @@
+"""What is wrong with the published files, and what we do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ms_codegeex.evaluation.humaneval_x.data import File, Row
+
+# By version of the file (facts C3; reports #45 of CodeGeeX).
+REFERENCES: Mapping[str, Mapping[str, str]] = {
+    "CodeGeeX v1, js": {
+        "JavaScript/112": "the test expects a list that the solution does not return; corrected in CodeGeeX2's file",
+        "JavaScript/155": "the solution does not know the number 0; corrected in CodeGeeX2's file",
+    },
+}
+
+# The tests of Rust/32 are one comment in the published files, and rightly so: on random polynomials Newton's method, as
+# in the reference, need not converge. `published` cannot see more than that an answer compiles; for `strict` these
+# polynomials, in the words of the other languages' tests, on which it does.
+RUST_32 = """
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_poly() {
+        let cases: Vec<Vec<f64>> = vec![
+            vec![1.0, 2.0],
+            vec![-6.0, 11.0, -6.0, 1.0],
+            vec![10.0, -7.0],
+            vec![3.0, 8.0],
+            vec![-4.0, 5.0, 1.0, 1.0],
+            vec![-27.0, 27.0, -9.0, 1.0],
+            vec![5.0, -9.0, 2.0, 3.0, 1.0, 7.0],
+        ];
+        for coeffs in cases {
+            let solution = find_zero(&coeffs);
+            assert!(poly(&coeffs, solution).abs() < 1e-3);
+        }
+    }
+
+}
+"""
+
+
+def has_no_tests(row: Row) -> bool:
+    """Rust/32, unless the user's file has its tests."""
+    return (row.language, row.number) == ("rust", 32) and row.test.strip().startswith("/*")
+
+
+def known(files: Mapping[str, File]) -> dict[str, str]:
+    """References that cannot pass: problem -> reason."""
+    return {task_id: reason for file in files.values() for task_id, reason in REFERENCES.get(file.version, {}).items()}

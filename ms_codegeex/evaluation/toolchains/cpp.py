@@ -1,0 +1,52 @@
+"""C++: g++, with the nine headers that every program has compiled beforehand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ms_codegeex.evaluation.sandbox import Command
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, output_of, program_of
+
+FLAGS = ("-std=c++11", "-w")
+HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
+LIBRARIES = ("boost/any.hpp", "openssl/md5.h")
+
+
+class Cpp(ToolChain):
+    """`g++ -std=c++11`, as published."""
+
+    language = "cpp"
+    install = "apt-get install g++ libboost-dev libssl-dev"
+    sources = ("witness.cpp",)
+    failed_assertion = (b": Assertion `",)
+    no_memory = (b"std::bad_alloc",)
+
+    def version(self) -> str | None:
+        compiler = program_of("g++")
+        found = [any((Path(place) / name).exists() for place in includes()) for name in LIBRARIES]
+        return output_of(compiler, "--version") if compiler and all(found) else None
+
+    def make(self, cache: Path) -> None:
+        (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in HEADERS))
+        shutil.copy(INSIDE / "witness.cpp", cache)
+        compiler = self.compiler
+        self.tell([compiler, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
+        self.tell([compiler, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
+
+    @property
+    def compiler(self) -> str:
+        """Its path."""
+        return str(program_of("g++"))
+
+    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+        words = [self.compiler, *FLAGS, "-pipe", "-include", str(self.cache / "headers.h"), "main.cpp"]
+        words += [str(self.cache / "witness.o"), "-o", "main", *program.libraries]
+        build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
+        run = Command(["./main"], self.limits(seconds.run), {}, challenge)
+        return Job([build, run], {"main.cpp": program.source(token)}, compiling=1)
+
+
+def includes() -> tuple[str, ...]:
+    """Where headers of libraries are."""
+    return ("/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu")

@@ -1,0 +1,23 @@
+package ms_codegeex;
+
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.lang.reflect.InvocationTargetException;
+import java.nio.charset.StandardCharsets;
+
+/** Calls the program's main, and says when it has returned: Witness TOKEN, the other half on standard input. */
+public final class Witness {
+    public static void main(String[] arguments) throws Throwable {
+        String challenge = new String(System.in.readAllBytes(), StandardCharsets.UTF_8).trim();
+        byte[] line = ("\nwitness-" + arguments[0] + "-" + challenge + "\n").getBytes(StandardCharsets.UTF_8);
+        try {
+            Class.forName("Main").getMethod("main", String[].class).invoke(null, (Object) new String[0]);
+        } catch (InvocationTargetException error) {
+            throw error.getCause();
+        }
+        System.out.flush();
+        try (FileOutputStream out = new FileOutputStream(FileDescriptor.out)) {
+            out.write(line);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+"""Java: the compiler's and the runner's classes are loaded from archives that are made once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ms_codegeex.evaluation.sandbox import Command
+from ms_codegeex.evaluation.toolchains.base import (
+    INSIDE,
+    Job,
+    Program,
+    Seconds,
+    ToolChain,
+    output_of,
+    outside_system,
+    program_of,
+)
+
+COMMON = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xmx1g")
+COMPILER = (*COMMON, "-XX:TieredStopAtLevel=1")
+SAMPLE = """
+import java.util.*;
+import java.util.stream.*;
+
+class Solution {
+    public List<Integer> doubled(List<Integer> numbers) {
+        return numbers.stream().map(n -> n * 2).collect(Collectors.toList());
+    }
+}
+
+public class Main {
+    public static void main(String[] args) {
+        Map<String, Integer> counts = new HashMap<>();
+        counts.merge("a" + args.length, 1, Integer::sum);
+        if (!new Solution().doubled(new ArrayList<>(Arrays.asList(1, 2))).equals(Arrays.asList(2, 4))) {
+            throw new AssertionError();
+        }
+    }
+}
+"""
+
+
+class Java(ToolChain):
+    """`javac Main.java`, then a class of ours calls `Main.main`."""
+
+    language = "java"
+    install = "apt-get install default-jdk-headless"
+    sources = ("Witness.java",)
+    failed_assertion = (b'Exception in thread "main" java.lang.AssertionError',)
+    no_memory = (b"java.lang.OutOfMemoryError",)
+
+    def version(self) -> str | None:
+        java, javac = program_of("java"), program_of("javac")
+        return output_of(java, "--version") if java and javac and output_of(javac, "--version") else None
+
+    def make(self, cache: Path) -> None:
+        shutil.copy(INSIDE / "Witness.java", cache)
+        sample = cache / "sample"
+        sample.mkdir()
+        (sample / "Main.java").write_text(SAMPLE)
+        javac, java, jar = (str(program_of(name)) for name in ("javac", "java", "jar"))
+        self.tell([javac, "-d", "classes", "Witness.java"], cache)
+        self.tell([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
+        archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
+        self.tell([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
+        self.tell([jar, "--create", "--file", "sample.jar", "-C", "sample", "."], cache)
+        words = [java, "-XX:ArchiveClassesAtExit=java.jsa", *COMMON, "-cp", f"{cache}/witness.jar:{cache}/sample.jar"]
+        self.tell([*words, "ms_codegeex.Witness", "token"], cache)
+
+    def readable(self) -> dict[str, Path]:
+        return {
+            **super().readable(),
+            **outside_system(home(program_of("java"))),
+            **outside_system(home(program_of("javac"))),
+        }
+
+    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+        archive = f"-XX:SharedArchiveFile={self.cache}/"
+        options = [f"-J{option}" for option in (f"{archive}javac.jsa", *COMPILER)]
+        words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
+        build = Command(words, self.limits(seconds.compile))
+        classes = f"{self.cache}/witness.jar:."
+        words = [str(program_of("java")), f"{archive}java.jsa", *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
+        run = Command(words, self.limits(seconds.run), {}, challenge)
+        return Job([build, run], {"Main.java": program.source(token)}, compiling=1)
+
+
+def home(program: Path | None) -> Path:
+    """The directory that has `bin/java`."""
+    return program.parent.parent if program else Path("/usr")

@@ -1,0 +1,88 @@
+"""JavaScript: Node.js; the library js-md5 for the one problem that needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
+from ms_codegeex.evaluation.toolchains.base import (
+    INSIDE,
+    Job,
+    Program,
+    Seconds,
+    ToolChain,
+    output_of,
+    outside_system,
+    program_of,
+)
+
+MD5 = "js-md5"
+MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
+
+
+class JavaScript(ToolChain):
+    """`node test.js`. `console.assert` only writes to standard error, so published is: nothing is written at all."""
+
+    language = "js"
+    install = "apt-get install nodejs"
+    sources = ("witness.js",)
+    failed_assertion = (b"Assertion failed",)
+    no_memory = (b"JavaScript heap out of memory",)
+
+    def version(self) -> str | None:
+        node = program_of("node") or program_of("nodejs")
+        version = output_of(node, "--version") if node else None
+        return version and f"Node.js {version}{f', {MD5}' if self.md5 else ''}"
+
+    @cached_property
+    def md5(self) -> Path | None:
+        """The directory of js-md5: below a directory of NODE_PATH, `node_modules` of the working directory, or the
+        places of `npm install -g`."""
+        node = program_of("node") or program_of("nodejs")
+        places = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
+        places += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]
+        places += [Path("/usr/local/lib/node_modules"), Path("/usr/lib/node_modules"), Path("/usr/share/nodejs")]
+        return next((place / MD5 for place in places if (place / MD5 / "package.json").is_file()), None)
+
+    def make(self, cache: Path) -> None:
+        shutil.copy(INSIDE / "witness.js", cache)
+        if self.md5 is not None:
+            shutil.copytree(self.md5, cache / "node_modules" / MD5)
+
+    def readable(self) -> dict[str, Path]:
+        return {**super().readable(), **outside_system(self.node.parent.parent)}
+
+    @property
+    def node(self) -> Path:
+        """The program."""
+        found = program_of("node") or program_of("nodejs")
+        assert found is not None
+        return found
+
+    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+        options = ["--random-seed=42", "--max-old-space-size=1024", "--require", str(self.cache / "witness.js")]
+        environment = {"NODE_PATH": str(self.cache / "node_modules")}
+        run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
+        return Job([run], {"test.js": program.source(token)})
+
+    def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """It ends, and has written nothing but our witness; the exit status does not count."""
+        done = executions[-1]
+        if done.end is not End.EXITED:
+            return judging.ENDS.get(done.end, Verdict.ERROR)
+        written = done.stdout.replace(witness + b"\n", b"", 1) + done.stderr
+        if not written:
+            return Verdict.PASSED
+        if b"\nSyntaxError: " in done.stderr and done.code:
+            return Verdict.COMPILE_ERROR
+        return self.named(Verdict.ERROR if done.code else Verdict.WRONG, executions)
+
+    def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        if any(words in executions[-1].stderr for words in self.no_memory):
+            return Verdict.MEMORY
+        return super().named(verdict, executions)

@@ -1,0 +1,59 @@
+"""Python: the interpreter that runs us, with its NumPy."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, outside_system
+
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # sets in the same order every time
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+class Python(ToolChain):
+    """Published and strict are one: the original knows, too, whether the program came to its end."""
+
+    language = "python"
+    install = "pip install numpy"
+    sources = ("run_python.py",)
+    failed_assertion = (b"\nAssertionError",)
+    no_memory = (b"\nMemoryError",)
+
+    def version(self) -> str | None:
+        return f"Python {sys.version.split()[0]}" if find_spec("numpy") else None
+
+    def make(self, cache: Path) -> None:
+        shutil.copy(INSIDE / "run_python.py", cache)
+
+    def readable(self) -> dict[str, Path]:
+        prefixes = (Path(sys.prefix), Path(sys.base_prefix))
+        return {
+            **super().readable(),
+            **{name: path for each in prefixes for name, path in outside_system(each).items()},
+        }
+
+    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+        words = [sys.executable, "-s", str(self.cache / "run_python.py")]
+        run = Command(words, self.limits(seconds.run), ENVIRONMENT, challenge)
+        return Job([run], {"program.py": program.source(token)})
+
+    def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        verdict = super().published(job, executions, witness)
+        return Verdict.ERROR if verdict is Verdict.PASSED and not judging.told(executions[-1], witness) else verdict
+
+    def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        verdict = super().named(verdict, executions)
+        syntax = verdict is Verdict.ERROR and b'  File "program.py", line' in executions[-1].stderr
+        wrong = (b"\nSyntaxError: ", b"\nIndentationError: ", b"\nTabError: ")
+        last = b"\n" + executions[-1].stderr.rstrip().rsplit(b"\n", 1)[-1]
+        return Verdict.COMPILE_ERROR if syntax and last.startswith(wrong) else verdict
