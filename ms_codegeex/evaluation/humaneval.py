@@ -97,6 +97,10 @@ class HumanEval(Task):
         seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
         return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, last.code, stderr)
 
+    def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
+        """For prompt perplexity: the prompt."""
+        return [(sample.prompt, True)]
+
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution, where the file has one."""
         row: Row = problem.data

@@ -82,6 +82,18 @@ class Mtpb(Task):
             {"case": case},
         )
 
+    def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
+        """For prompt perplexity: the program in parts, its prompts marked; none of a sample that was never drawn."""
+        made = sample.extra.get("turns")
+        if not made:
+            return []
+        if self.turns == "single":
+            return [(turns.HISTORY, False), (made[0]["prompt"], True)]
+        parts = [(turns.HISTORY, False)]
+        for turn in made:
+            parts += [(turns.comment(turn["prompt"]), True), (turn["text"] + "\n\n", False)]
+        return parts[:-1]
+
     def reference(self, problem: Problem) -> Sample | None:
         """None: the benchmark has no programs."""
         return None
