@@ -33,6 +33,7 @@ class Recipe:
     languages: tuple[Language, ...] = ()  # HumanEval-X; none: every language found in the data
     translate_from: Language | None = None  # HumanEval-X: translation instead of generation
     tag: bool = False  # HumanEval-X: CodeGeeX's language tag in front of the prompt
+    rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; none: as the tag says
     turns: Literal["multi", "single"] = "multi"  # MTPB
     mode: Literal["completion", "insertion"] = "completion"  # DS-1000
     cut: Literal["stops", "codegen", "none"] = (

@@ -37,14 +37,14 @@ class Record:
         """Write a section, or see that it is the recorded one.
 
         Another value is a `UserError` that names its key; numbers of `growing` may be larger than before (none is the
-        largest), keys of `free` anything.
+        largest), keys of `free` anything, at any depth.
         """
         recorded = self.values.get(section)
         if recorded is not None:
             old, new = dict(_flat(recorded)), dict(_flat(_plain(values)))
             for key in {**old, **new}:
                 before, now = old.get(key), new.get(key)
-                if key in free or before == now or (key in growing and _at_least(now, before)):
+                if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
                     continue
                 raise UserError(
                     f"{self.path}: {section}.{key} is {before!r}, now {now!r}; give what was given before, or another "

@@ -27,7 +27,7 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
         from ms_codegeex.evaluation import humaneval_x
 
         languages = recipe.languages or None
-        return humaneval_x.build(data, languages, recipe.translate_from, recipe.tag, timeout)
+        return humaneval_x.build(data, languages, recipe.translate_from, recipe.tag, timeout, recipe.rules)
     if recipe.task == "mtpb":
         from ms_codegeex.evaluation import mtpb
 

@@ -24,6 +24,7 @@ from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
 Work, Result = TypeVar("Work"), TypeVar("Result")
 Key = tuple[str, int]
 MODES = ("strict", "published")
+NOTES = ("raw", "turns", "reason")  # keys of `extra` that tell how a text came about and do not bear on its verdict
 UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
 
 
@@ -59,7 +60,10 @@ def judgement_from(row: Mapping[str, Any]) -> Judgement:
 
 def fingerprint(sample: Sample) -> str:
     """Which program a sample is: samples of a problem with the same one have the same verdict."""
-    program = json.dumps([sample.task_id, sample.prompt, sample.generation, dict(sample.extra)], sort_keys=True)
+    extra = {name: value for name, value in sample.extra.items() if name not in NOTES}
+    program = json.dumps(
+        [sample.task_id, sample.prompt, sample.generation, sample.finish == UNREAD, extra], sort_keys=True
+    )
     return hashlib.sha256(program.encode()).hexdigest()[:32]
 
 

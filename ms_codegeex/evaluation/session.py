@@ -75,8 +75,11 @@ def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     """Do what is asked and not done yet; the report. What cannot be judged here is told, never scored."""
     problems = list(selected(task, options.limit))
     session = Session(task, recipe, options, Record(options.output), problems)
+    if options.given is None and options.references != "only":
+        settings = {**dataclasses.asdict(recipe), "limit": options.limit}
+        session.record.settle("recipe", settings, growing=("n", "limit"))
     values = {"name": task.name, "problems": fingerprint(task.problems), "count": len(task.problems)}
-    session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("provenance.path",))
+    session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("path",))
     sandbox = None
     if options.judge or options.references in ("check", "only"):
         sandbox = open_sandbox(options.sandbox)
@@ -125,6 +128,10 @@ def prepare_judging(session: Session, sandbox: Sandbox) -> None:
     for name, line in missing.items():
         session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on this machine; {line}")
     session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
+    # a single problem that needs what is missing, such as a package
+    alone = {each: why for each, why in task.known_defects().items() if any(name in why for name in missing)}
+    session.skipped |= {problem.id: alone[problem.id] for problem in session.problems if problem.id in alone}
+    session.problems = [problem for problem in session.problems if problem.id not in alone]
     if not session.problems:
         raise UserError("nothing can be judged on this machine; " + "; ".join(missing.values()))
     machine = {"tools": dict(task.tools()), "sandbox": describe(sandbox), "timeout": options.timeout}
@@ -147,6 +154,7 @@ def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, A
         session.record.write("references", machine)
     options = session.options
     found = references.check(session.task, session.problems, sandbox, rows, options.workers, options.progress)
+    session.task.calibrate(run.judgement_from(row) for row in rows.rows)
     for name, findings in found.items():
         for line in references.told(name, findings):
             session.say(line)
@@ -169,8 +177,6 @@ def obtain_samples(session: Session) -> None:
         session.record.settle("model", given.identity(options.given), free=("samples",))
         samples.replace(taken)
         return
-    settings = {**dataclasses.asdict(recipe), "limit": options.limit}
-    session.record.settle("recipe", settings, growing=("n", "limit"))
     wanted = run.wanted(task, session.problems, recipe.n)
     if not wanted.keys() - {run.key(row) for row in samples.rows}:
         return

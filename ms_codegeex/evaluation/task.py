@@ -7,7 +7,7 @@ no files of an evaluation either: `Sample` and `Judgement` are rows of JSONL tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -101,4 +101,8 @@ class Task(ABC):
 
     def tools(self) -> Mapping[str, str]:
         """What judges here: name of a tool chain or interpreter -> its version. Verdicts of references hold for it."""
+        return {}
+
+    def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
+        """Fit time limits to this machine, from judgements of its references; the limits in seconds."""
         return {}
