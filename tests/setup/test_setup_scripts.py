@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [*sorted((ROOT / "ascend_scripts").glob("*.sh")), ROOT / "tests/run.sh", ROOT / ".ci/run"]
+SCRIPTS = [
+    *sorted((ROOT / "ascend_scripts").glob("*.sh")),
+    ROOT / "tests/run.sh",
+    ROOT / ".ci/run",
+    ROOT / ".ci/toolchains",
+]
 NEEDED = ["ascend_scripts", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.txt"))]
 
 STAND_IN = """#!{bash}

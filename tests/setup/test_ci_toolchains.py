@@ -1,0 +1,83 @@
+"""`.ci/toolchains` with stand-ins for the programs that it calls."""
+
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SCRIPT = ROOT / ".ci" / "toolchains"
+TOOLS = ("bash", "env", "timeout")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A PATH that holds stand-ins only; each writes its words to `calls`."""
+
+    class Machine:
+        path, calls = tmp_path / "bin", tmp_path / "calls"
+
+        def program(self, name, script="exit 0"):
+            file = self.path / name
+            file.write_text(f'#!/bin/bash\necho "{name} $*" >>{self.calls}\n{script}\n')
+            file.chmod(0o755)
+
+        def run(self):
+            environment = {"PATH": str(self.path)}
+            return subprocess.run(["/bin/bash", SCRIPT], capture_output=True, text=True, env=environment)
+
+        def called(self):
+            return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+    Machine.path.mkdir()
+    machine = Machine()
+    for tool in TOOLS:
+        (machine.path / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    return machine
+
+
+def complete(machine, installed="installed", npm_root=None):
+    """A Debian where everything can be installed."""
+    machine.program("sudo", 'shift; exec "$@"')
+    machine.program("true")
+    machine.program("dpkg-query", f"echo -n {installed}")
+    machine.program("apt-get")
+    machine.program("node")
+    machine.program("npm", f"[[ $1 == root ]] && echo {npm_root or machine.path}; exit 0")
+
+
+def test_missing_packages_and_js_md5_are_installed(machine):
+    complete(machine, installed="not-installed")
+    result = machine.run()
+    assert result.returncode == 0 and "installing bubblewrap g++" in result.stdout, result.stderr
+    (install,) = [call for call in machine.called() if call.startswith("apt-get") and " install " in call]
+    for package in ("bubblewrap", "libssl-dev", "default-jdk-headless", "golang-go", "librust-md5-dev"):
+        assert package in install.split()
+    assert any("install --global" in call and "js-md5@0.7.3" in call for call in machine.called())
+
+
+def test_nothing_is_done_twice(machine):
+    complete(machine)
+    (machine.path / "js-md5").mkdir()
+    (machine.path / "js-md5" / "package.json").touch()
+    result = machine.run()
+    assert (result.returncode, result.stdout) == (0, "")
+    assert not any(call.startswith("apt-get") or "install --global" in call for call in machine.called())
+
+
+@pytest.mark.parametrize(
+    "name, script, words",
+    [
+        ("apt-get", "for word; do [[ $word == install ]] && exit 100; done; exit 0", "apt-get could not install"),
+        ("npm", "[[ $1 == root ]] && exit 0; exit 1", "npm could not install js-md5@0.7.3"),
+    ],
+)
+def test_what_fails_is_told_and_is_no_failure(machine, name, script, words):
+    complete(machine, installed="not-installed")
+    machine.program(name, script)
+    result = machine.run()
+    assert result.returncode == 0 and words in result.stdout and "are skipped" in result.stdout
+
+
+def test_a_machine_without_apt(machine):
+    result = machine.run()
+    assert result.returncode == 0 and "there is no apt-get" in result.stdout
