@@ -1,6 +1,7 @@
 """`ms-codegeex evaluate` as users run it: a model's samples, judged in the sandbox, and the report, for every task."""
 
 import json
+import math
 
 import pytest
 import small_benchmarks
@@ -87,6 +88,28 @@ def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):
     score = report["scores"]["strict"]["all"]
     assert (score["problems"], score["samples"]) == (1, 5) and "pass_at" not in score
     assert list(report["scores"]["published"]["by"]["category"]) == ["math"]
+
+
+def test_prompt_perplexity_beside_the_scores(model, evaluate, tmp_path):
+    data = small_benchmarks.mtpb(tmp_path)
+    words = ("--model", model, "--data", data, "--temperature", 0.8, "--limit", 1, "--prompt-perplexity")
+    report = evaluate("mtpb", *words)
+    found = report["perplexity"]
+    assert found["problems, all"] == 1 and found["problems, solved"] + found["problems, unsolved"] == 1
+    assert report["by_problem"][0]["prompt_perplexity"] == found["prompt perplexity, all"] > 1
+    assert "prompt perplexity, all" in (tmp_path / "out" / "report.html").read_text()
+    assert evaluate("mtpb", *words[:-1])["perplexity"] == found
+
+
+def test_perplexity_of_a_corpus(model, evaluate, tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text("def f(x):\n    return x + 1\n" * 20)
+    report = evaluate("perplexity", "--model", model, "--data", text, "--window", 64, "--stride", 32)
+    found = report["perplexity"]
+    assert found["bytes"] == text.stat().st_size and found["documents"] == 1 and found["window"] == 64
+    assert math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
+    assert "bits per byte" in (tmp_path / "out" / "report.html").read_text()
+    assert "gives no probabilities" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
 
 
 def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):

@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_source(parser.add_argument_group("where samples come from"))
     _configure_recipe(parser.add_argument_group("how samples are drawn", "instead of, or over, a recipe's values"))
     _configure_judging(parser.add_argument_group("judging"))
+    _configure_perplexity(parser.add_argument_group("perplexity"))
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on standard output")
 
 
@@ -135,6 +136,27 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _configure_perplexity(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--prompt-perplexity",
+        action="store_true",
+        help="mtpb, humaneval: also of the prompts, of solved against unsolved problems (needs --model)",
+    )
+    group.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="perplexity: tokens that are read at once (default: the model's context)",
+    )
+    group.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="perplexity: tokens between windows of a long text (default: half of one)",
+    )
+    group.add_argument("--max-tokens", type=int, metavar="N", help="perplexity: measure about so many (default: all)")
+
+
 def _language(name: str) -> str:
     return ALIASES.get(name.lower(), name.lower())
 
@@ -146,11 +168,9 @@ def _processors() -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and say what came out."""
     _check(arguments)
-    recipe = _recipe(arguments)
     if arguments.task == "perplexity":
-        from ms_codegeex.commands import evaluate_perplexity
-
-        return evaluate_perplexity.run(arguments, recipe)
+        return _perplexity(arguments)
+    recipe = _recipe(arguments)
     from ms_codegeex.evaluation import report, session
     from ms_codegeex.evaluation.registry import build_task
 
@@ -165,6 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
         sandbox=arguments.sandbox,
         timeout=arguments.timeout,
         workers=arguments.workers,
+        prompt_perplexity=arguments.prompt_perplexity,
     )
     result = session.evaluate(task, recipe, options)
     if arguments.json:
@@ -174,18 +195,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _perplexity(arguments: argparse.Namespace) -> int:
+    from ms_codegeex.evaluation.perplexities import evaluate_corpus
+
+    words = (arguments.window, arguments.stride, arguments.max_tokens)
+    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for name, value in result["perplexity"].items():
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"report: {arguments.output / 'report.html'}")
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("limit", "workers", "concurrency", "timeout"):
+    for name in ("limit", "workers", "concurrency", "timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name}: {value} is out of range; give more than 0")
+            raise UserError(f"--{name.replace('_', '-')}: {value} is out of range; give more than 0")
     if arguments.translate_from and arguments.translate_from in (arguments.language or ()):
         raise UserError(f"--language: {arguments.translate_from} is also --translate-from; leave one of them out")
     if arguments.judge_only and (arguments.model or arguments.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
+    if (arguments.task == "perplexity" or arguments.prompt_perplexity) and not arguments.model:
+        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
+    if arguments.prompt_perplexity and arguments.task not in ("mtpb", "humaneval"):
+        raise UserError(f"--prompt-perplexity: {arguments.task} has none; mtpb and humaneval have")
     if not (arguments.model or arguments.url or arguments.samples or arguments.judge_only):
         resumable = (arguments.output / "samples.jsonl").exists()
-        if not resumable and (not arguments.check_references or arguments.task == "perplexity"):
+        if not resumable and not arguments.check_references:
             raise UserError("--model: missing; give --model, --url or --samples, or --check-references alone")
 
 

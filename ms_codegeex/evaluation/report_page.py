@@ -15,10 +15,10 @@ LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", 
 
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`; the same report gives the same bytes. Parts that are missing are left out."""
-    scores = report.get("scores", {})
+    scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
     parts = [
         ("Summary", _summary(report)),
-        ("Scores", _scores(scores) or note("Nothing has been judged.")),
+        ("Scores", _scores(scores) or ("" if report.get("task") == "perplexity" else nothing)),
         ("Charts", _charts(scores)),
         ("What became of the programs", _verdicts(report.get("verdicts", {}))),
         ("Left out, references and known defects", _references(report)),
@@ -41,10 +41,10 @@ def _summary(report: Mapping[str, Any]) -> str:
     rows = [
         ["task", text(report.get("task", ""))],
         ["model", text(model.get("model") or model.get("path") or model.get("samples") or "")],
-        ["problems", f"{count(problems.get('judged', 0))} judged of {count(problems.get('chosen', 0))}"],
-        ["samples", f"{count(samples.get('judged', 0))} judged of {count(samples.get('drawn', 0))}"],
-        ["how texts ended", finish],
     ]
+    for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
+        rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
+    rows += [["how texts ended", finish]] if finish else []
     return table(("", ""), rows)
 
 
@@ -136,7 +136,8 @@ def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _perplexity(found: Mapping[str, Any]) -> str:
-    rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in found.items()]
+    shown = {name: value for name, value in found.items() if value is not None}
+    rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in shown.items()]
     return table(("", ""), rows, 1) if rows else ""
 
 

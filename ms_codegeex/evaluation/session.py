@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.evaluation import given, published, references, report, report_page, run
+from ms_codegeex.evaluation import given, perplexities, published, references, report, run
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.record import Record, versions
 from ms_codegeex.evaluation.references import Findings
@@ -21,7 +21,6 @@ from ms_codegeex.evaluation.rows import RowFile
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Task
-from ms_codegeex.files import atomic_file, write_json
 
 GATED = ("humaneval-x",)  # whose references run before anything else, unasked
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
@@ -40,6 +39,7 @@ class Options:
     sandbox: str = "strict"
     timeout: float | None = None
     workers: int = 1
+    prompt_perplexity: bool = False
     progress: bool = True
 
 
@@ -52,6 +52,7 @@ class Session:
     options: Options
     record: Record
     problems: list[Problem]
+    sampler: Sampler | None = None
     skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
     refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail
     findings: dict[str, Findings] = field(default_factory=dict)
@@ -64,6 +65,13 @@ class Session:
     def file(self, name: str) -> RowFile:
         """One of the directory's files of rows."""
         return RowFile(self.options.output / name)
+
+    def open_sampler(self) -> Sampler:
+        """What draws samples, made once; only where there is one."""
+        if self.sampler is None:
+            assert self.options.sampler is not None
+            self.sampler = self.options.sampler()
+        return self.sampler
 
     def drop(self, names: Mapping[str, str], into: dict[str, str]) -> None:
         """Leave groups of problems out."""
@@ -89,6 +97,10 @@ def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
         if options.judge:
             session.record.settle("judging", {"sandbox": options.sandbox, "timeout": options.timeout})
             judge_samples(session, sandbox)
+        if options.prompt_perplexity:
+            generator = getattr(session.open_sampler(), "generator", None)
+            samples = session.file(SAMPLES).rows
+            perplexities.measure_prompts(task, generator, samples, options.output, options.progress)
     result = finish(session)
     if session.refused:
         raise RunFailure(
@@ -184,7 +196,7 @@ def obtain_samples(session: Session) -> None:
         if options.judge and samples.rows:
             return  # what there is will be judged
         raise UserError(f"{samples.path}: samples are missing; say with --model or --url what draws them")
-    sampler = options.sampler()
+    sampler = session.open_sampler()
     session.record.settle("model", sampler.identity, free=("path", "url"))
     session.record.write("versions", versions())
     run.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
@@ -215,7 +227,9 @@ def finish(session: Session) -> dict[str, Any]:
         "known_defects": dict(session.task.known_defects()),
         "published": published.tables(session.recipe),
     }
-    write_json(session.options.output / "report.json", result)
-    with atomic_file(session.options.output / "report.html") as temporary:
-        temporary.write_text(report_page.render(result), encoding="utf-8")
+    if scores := perplexities.recorded(session.options.output):
+        result["perplexity"] = perplexities.beside(scores, results)
+        for problem in result["by_problem"]:
+            problem["prompt_perplexity"] = scores[problem["task_id"]].perplexity
+    perplexities.write_report(session.options.output, result)
     return result
