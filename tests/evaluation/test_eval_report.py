@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 from fake_task import Doubling
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.evaluation import published, report
@@ -168,6 +168,7 @@ def test_nothing_foreign_becomes_markup(value):
     assert "default-src 'none'" in page and "<script" not in page
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_leaves_the_page_well_formed(value):
     tree(render(full(value, value)))
