@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ms_codegeex.evaluation import judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
 
 INSIDE = Path(__file__).with_name("inside")
+SYSTEM = (Path("/usr"), Path("/usr/local"))  # seen in every sandbox
 PLACE = "/judge"  # where that is in the sandbox
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of a set is the same every time, and so is the verdict
@@ -44,29 +45,22 @@ ENDED = {
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python with its libraries. Default: the one that runs us."""
+    """A Python with its libraries; those of a user's home directory (`pip install --user`) are not seen."""
 
-    path: Path = field(default_factory=lambda: Path(sys.executable))
+    path: Path
 
-    def ask(self, script: str, *arguments: str) -> str:
-        """What a script of ours prints; not for anybody else's. `UserError` if there is no such interpreter."""
-        words = [str(self.path), "-c", script, *arguments]
+    def ask(self, script: str, *arguments: str) -> list[str]:
+        """The lines that a script of ours prints; not for anybody else's. `UserError` if this is no Python."""
+        words = [str(self.path), "-s", "-E", "-c", script, *arguments]
         try:
-            return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+            return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
         except (OSError, subprocess.SubprocessError) as error:
             raise UserError(f"{self.path}: not a Python that runs ({error}); give the path of a python3") from None
 
-    def directories(self) -> dict[str, Path]:
-        """Where the interpreter and its libraries are, for the sandbox's `readable`; the system's own are there
-        anyway."""
-        script = "import sys; print(sys.prefix); print(sys.base_prefix)"
-        found = dict.fromkeys(self.ask(script).splitlines())
-        return {name: Path(name) for name in found if name not in ("/usr", "/usr/local")}
-
     def lacks(self, modules: Iterable[str]) -> list[str]:
-        """Those of the modules that cannot be imported, by their specification, in order."""
-        script = "import sys, importlib.util as u; print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
-        return self.ask(script, *modules).split()
+        """Those of the modules that are not installed, in order."""
+        script = "import sys, importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
+        return self.ask(script, *modules)
 
 
 @dataclass(frozen=True)
@@ -100,9 +94,15 @@ class Runner:
 
     @classmethod
     def open(cls, python: Path | None = None) -> Runner:
-        """With that interpreter, by default our own."""
-        interpreter = Interpreter(Path(python)) if python else Interpreter()
-        return cls(interpreter, {**interpreter.directories(), PLACE: INSIDE})
+        """With that interpreter, by default our own. It is started from its own directory: a link to it elsewhere, or
+        pyenv's script, is not there in the sandbox."""
+        given = Interpreter(Path(python or sys.executable))
+        found = given.ask("import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')")
+        executable, *prefixes = map(Path, found[:3])
+        places = [place for place in dict.fromkeys(prefixes) if place not in SYSTEM]
+        if not any(executable.is_relative_to(place) for place in (*places, *SYSTEM)):
+            executable = prefixes[0] / "bin" / executable.resolve().name
+        return cls(Interpreter(executable), {**{str(place): place for place in places}, PLACE: INSIDE})
 
     def command(
         self,
