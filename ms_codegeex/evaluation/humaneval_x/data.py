@@ -65,11 +65,11 @@ def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, File]:
         found = {file.rows[0].language: file}
     else:
         found = {name: read_file(path, name) for name in wanted if (path := find_file(data, name)) is not None}
-    if not found:
-        raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
     for name in wanted:
         if languages is not None and name not in found:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
+    if not found:
+        raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
     return {name: found[name] for name in wanted if name in found}
 
 

@@ -115,7 +115,7 @@ class HumanEvalX(Task):
         for each in judgements:
             if each.task_id in languages and each.verdicts["strict"].value == "passed":
                 name = languages[each.task_id]
-                slowest[name] = max(slowest.get(name, 0.0), float(each.extra["run_seconds"]))
+                slowest[name] = max(slowest.get(name, 0.0), float(each.extra.get("run_seconds", 0.0)))
         if self._timeout is None:
             for name, seconds in slowest.items():
                 self.timeouts[name] = max(PUBLISHED_SECONDS, FACTOR * seconds)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,8 +131,8 @@ class ToolChain(ABC):
 
     def _made(self) -> Path:
         key = hashlib.sha256(f"{self.found}".encode())
-        for name in self.sources:
-            key.update((INSIDE / name).read_bytes())
+        for path in (Path(str(sys.modules[type(self).__module__].__file__)), *(INSIDE / name for name in self.sources)):
+            key.update(path.read_bytes())
         place = self._root / f"{self.language}-{key.hexdigest()[:16]}"
         with exclusive(place.with_suffix(".lock")):
             if not (place / COMPLETE).exists():

@@ -1,4 +1,4 @@
-"""Java: the compiler's and the runner's classes are loaded from archives that are made once."""
+"""Java: the compiler's classes are loaded from an archive that is made once, in half the time."""
 
 from __future__ import annotations
 
@@ -59,14 +59,11 @@ class Java(ToolChain):
         sample = cache / "sample"
         sample.mkdir()
         (sample / "Main.java").write_text(SAMPLE)
-        javac, java, jar = (str(program_of(name)) for name in ("javac", "java", "jar"))
+        javac, jar = (str(program_of(name)) for name in ("javac", "jar"))
         self.tell([javac, "-d", "classes", "Witness.java"], cache)
         self.tell([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
         archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
         self.tell([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
-        self.tell([jar, "--create", "--file", "sample.jar", "-C", "sample", "."], cache)
-        words = [java, "-XX:ArchiveClassesAtExit=java.jsa", *COMMON, "-cp", f"{cache}/witness.jar:{cache}/sample.jar"]
-        self.tell([*words, "ms_codegeex.Witness", "token"], cache)
 
     def readable(self) -> dict[str, Path]:
         return {
@@ -76,12 +73,11 @@ class Java(ToolChain):
         }
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        archive = f"-XX:SharedArchiveFile={self.cache}/"
-        options = [f"-J{option}" for option in (f"{archive}javac.jsa", *COMPILER)]
+        options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.cache}/javac.jsa", *COMPILER)]
         words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
         build = Command(words, self.limits(seconds.compile))
         classes = f"{self.cache}/witness.jar:."
-        words = [str(program_of("java")), f"{archive}java.jsa", *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
+        words = [str(program_of("java")), *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
         run = Command(words, self.limits(seconds.run), {}, challenge)
         return Job([build, run], {"Main.java": program.source(token)}, compiling=1)
 
