@@ -47,8 +47,9 @@ def test_problems_of_the_original_format(root):
     assert task.name == "ds1000-original-completion" and task.problems[1].data.prompt == PROMPT
     insertion = ds1000.build(root, "insertion")
     assert [p.id for p in insertion.problems] == ["Numpy/insertion/0", "Numpy/insertion/1"]
-    files = task.problems[1].data.files()
-    assert set(files) == {"result/.keep", "input/input1.pkl", "input/input2.pkl"}
+    data = task.problems[1].data
+    assert set(data.files) == {"result/.keep", "input/input1.pkl", "input/input2.pkl"}
+    assert set(data.answers) == {"ans1.pkl", "ans2.pkl"}
 
 
 def test_problems_of_the_simplified_format(tmp_path):

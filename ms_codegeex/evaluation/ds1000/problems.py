@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ HIDDEN = (
 
 @dataclass(frozen=True)
 class Ds1000Problem:
-    """A problem of either format. `directory` is that of the original one; `test_type` 3 has a test of words, too."""
+    """A problem of either format. `test_type` 3 has a test of words, too. Of the original one: `files` is what the
+    program finds in its directory, `answers` the files of `ans`, pickles that nothing outside a sandbox may open."""
 
     id: str
     library: str
@@ -37,23 +38,9 @@ class Ds1000Problem:
     reference: str
     cases: int = 1
     test_type: int = 1
-    directory: Path | None = None
     test_code: str = ""
-
-    def files(self) -> dict[str, bytes]:
-        """What the program finds in its directory (original format)."""
-        assert self.directory is not None
-        found = {"result/.keep": b""}
-        for path in sorted(self.directory.rglob("*")):
-            name = path.relative_to(self.directory)
-            if path.is_file() and name.parts[0] not in HIDDEN:
-                found[name.as_posix()] = path.read_bytes()
-        return found
-
-    def answers(self) -> dict[str, bytes]:
-        """The files of `ans`: pickles, which nothing outside a sandbox may open."""
-        assert self.directory is not None
-        return {path.name: path.read_bytes() for path in sorted((self.directory / "ans").glob("*")) if path.is_file()}
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    answers: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
@@ -93,10 +80,13 @@ def _original(root: Path, mode: str) -> list[Ds1000Problem]:
 
 
 def _directory(path: Path, mode: str) -> Ds1000Problem:
-    config = configparser.ConfigParser()
+    config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_string((path / ".cfg").read_text("utf-8"))
         library = config["library"]["lib"]
+        files = {
+            file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()
+        }
         texts = {
             name: (path / f"{name}.txt").read_text("utf-8") for name in ("prompt", "code_context", "reference_code")
         }
@@ -109,8 +99,9 @@ def _directory(path: Path, mode: str) -> Ds1000Problem:
             texts["reference_code"],
             int(config["test"]["test_case_cnt"]),
             int(config["test"]["test_type"]),
-            path,
             (path / "test_code.py").read_text("utf-8"),
+            {"result/.keep": b"", **{name: data for name, data in files.items() if name.split("/")[0] not in HIDDEN}},
+            {name[4:]: data for name, data in files.items() if name.startswith("ans/")},
         )
     except (OSError, UnicodeDecodeError, configparser.Error, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None

@@ -85,7 +85,7 @@ class Ds1000(Task):
             for case, secret in enumerate(secrets[:-1], 1)
         ]
         commands.append(self._comparison(ds, answer, secrets[-1]))
-        executions = sandbox.run(commands, {**ds.files(), "program.py": program}, self.runner.readable)
+        executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
         failed = next((report.verdict for report in reports if not report.finished), Verdict.WRONG)
@@ -100,7 +100,7 @@ class Ds1000(Task):
     def _comparison(self, ds: Ds1000Problem, answer: str, secret: str) -> Command:
         given = {
             "test_code": ds.test_code,
-            "answers": {name: base64.b64encode(content).decode() for name, content in ds.answers().items()},
+            "answers": {name: base64.b64encode(content).decode() for name, content in ds.answers.items()},
             "count": ds.cases,
             "solution": answer if ds.test_type == 3 else None,
             "secret": secret,
