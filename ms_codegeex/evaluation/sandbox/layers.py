@@ -31,6 +31,11 @@ class Layers:
     landlock: int = 0  # the ABI's version
     identity: dict[str, Any] = field(default_factory=dict)  # how Popen gives root up
 
+    @property
+    def user(self) -> int:
+        """The user that programs run as."""
+        return self.identity.get("user", os.getuid())
+
     def state(self, name: str, problem: str) -> None:
         """Note a layer; `problem` is empty for one that is there."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import marshal
-import math
 import os
 import select
 import socket
@@ -23,12 +22,12 @@ from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers
 from ms_codegeex.evaluation.sandbox.limits import Limits
 from ms_codegeex.evaluation.sandbox.outcome import Execution
 from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
+from ms_codegeex.evaluation.sandbox.told import crowd, limits_of
 
 MODES = ("strict", "best-effort")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
 
 LAST = 1000  # milliseconds from the end of the last command to that of the sandbox
-FILES, SOCKETS = 100_000, 1024  # in the program's directories, and open at a time
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,12 @@ class Sandbox:
 
     def _job(self, place: Place, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """What the supervisor is told."""
+        others = crowd(self._parts.user, place.job["alone"])
         described = []
         for command in commands:
             environment = {name: place.local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()}
             words = [place.local(str(word)) for word in command.words]
-            described.append({"words": words, "environment": environment, **limits_of(command.limits)})
+            described.append({"words": words, "environment": environment, **limits_of(command.limits, others)})
         contents = [(name, bytes(content)) for name, content in files.items()]
         mine = {"directory": place.directory, "seccomp": self._parts.filter, "contents": contents}
         return {**mine, **place.job, "commands": described}
@@ -199,28 +199,6 @@ def check_names(files: Mapping[str, bytes]) -> None:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise ValueError(f"the name of a program's file must be a relative path without .., not {name!r}")
-
-
-def limits_of(limits: Limits) -> dict[str, Any]:
-    """Limits as the supervisor sets and watches them.
-
-    RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more addresses than
-    they use. Twice the memory, so that a program that really uses too much is ended by the watch, as MEMORY, and
-    only a single senseless request fails inside the program.
-    """
-    cpu = math.ceil(limits.wall if limits.cpu is None else limits.cpu)
-    rlimits = [
-        ("RLIMIT_CPU", cpu, cpu + 1),
-        ("RLIMIT_DATA", 2 * limits.memory, 2 * limits.memory),
-        ("RLIMIT_FSIZE", limits.file_size, limits.file_size),
-        ("RLIMIT_NPROC", limits.processes, limits.processes),
-        ("RLIMIT_NOFILE", limits.open_files, limits.open_files),
-        ("RLIMIT_CORE", 0, 0),
-        ("RLIMIT_MSGQUEUE", 0, 0),
-        ("RLIMIT_MEMLOCK", 1 << 16, 1 << 16),
-    ]
-    watched = {"memory": limits.memory, "disk": limits.disk, "files": FILES, "sockets": SOCKETS}
-    return {"rlimits": rlimits, "wall": limits.wall, "cpu": cpu, "processes": limits.processes, **watched}
 
 
 def send(control: socket.socket, job: bytes) -> None:

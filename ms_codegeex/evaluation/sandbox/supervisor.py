@@ -170,8 +170,8 @@ def field(line: bytes) -> int:
 
 
 def memory_of(number: int) -> tuple:
-    """(anonymous, shared, page tables and swap) bytes of a process; zeros for one that has gone."""
-    anonymous = shared = rest = 0
+    """(anonymous, shared, page tables and swap) bytes of a process, and its threads; zeros for one that has gone."""
+    anonymous = shared = rest = threads = 0
     try:
         with open(f"/proc/{number}/status", "rb") as file:
             for line in file:
@@ -181,9 +181,11 @@ def memory_of(number: int) -> tuple:
                     shared = field(line)
                 elif line.startswith((b"VmPTE", b"VmSwap")):
                     rest += field(line)
+                elif line.startswith(b"Threads"):
+                    threads = int(line.split()[1])
     except OSError:
         pass
-    return anonymous, shared, rest
+    return anonymous, shared, rest, threads
 
 
 def proportional(number: int, otherwise: int) -> int:
@@ -224,8 +226,10 @@ def excess(job: dict, command: dict) -> str:
         return "killed"
     numbers = others(job["alone"])
     each = [memory_of(number) for number in numbers]
-    visible = max(disk, sum(shared for _, shared, _ in each)) + sum(rest for _, _, rest in each)
-    if visible + sum(anonymous for anonymous, _, _ in each) <= command["memory"]:
+    if sum(one[3] for one in each) > command["processes"]:  # where the kernel does not count by namespace
+        return "killed"
+    visible = max(disk, sum(one[1] for one in each)) + sum(one[2] for one in each)
+    if visible + sum(one[0] for one in each) <= command["memory"]:
         return ""
     exact = sum(proportional(number, each[index][0]) for index, number in enumerate(numbers))
     return "memory" if visible + exact > command["memory"] else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ms_codegeex.evaluation.sandbox import Command, Limits
 from ms_codegeex.evaluation.sandbox.seccomp import NUMBERS
@@ -26,8 +26,9 @@ def quietly(action, *arguments):
         print("refused:", error, flush=True)
 print("TRIED", flush=True)
 """
-SMALL = Limits(wall=2, cpu=2, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128)
-PATIENT = Limits(wall=8, cpu=8, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128)
+SMALL = Limits(wall=30, cpu=30, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128)
+BRIEF = replace(SMALL, wall=1.5, cpu=2)  # for programs that never end
+PATIENT = Limits(wall=60, cpu=60, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128)
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,8 @@ class Attack:
     def content(self, words: dict[str, str]) -> dict[str, bytes]:
         """Its files; `words` replace the names of what is outside."""
         found = dict(self.files)
-        column = 0 if platform.machine() == "x86_64" else 1
-        prelude = PRELUDE % {name: pair[column] for name, pair in NUMBERS.items()}
         for index, program in enumerate(self.programs):
-            text = prelude + program if self.language == "python" else program
+            text = prelude() + program if self.language == "python" else program
             found[f"attack{index}.{EXTENSIONS[self.language]}"] = text
         return {name: fill(text, words).encode() for name, text in found.items()}
 
@@ -64,6 +63,12 @@ class Attack:
                 filled = [word.replace("NAME", f"attack{index}") for word in words]
                 made.append(Command(filled, PATIENT if words[0] == "gcc" else self.limits))
         return made
+
+
+def prelude() -> str:
+    """What every Python program begins with, for this machine."""
+    column = 0 if platform.machine() == "x86_64" else 1
+    return PRELUDE % {name: pair[column] for name, pair in NUMBERS.items()}
 
 
 EXTENSIONS = {"python": "py", "shell": "sh", "bash": "sh", "c": "c", "node": "js"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from sandbox_attacks import MIB, SMALL, Attack, family
+from sandbox_attacks import BRIEF, MIB, SMALL, Attack, family
 
 PROCESSES = [
     *family(
@@ -15,7 +13,7 @@ count = 0
 try:
     while count < 400:
         if os.fork() == 0:
-            time.sleep(5)
+            time.sleep(60)
             os._exit(0)
         count += 1
 except OSError as error:
@@ -26,22 +24,13 @@ if count >= 40: escaped(count)
 started = []
 try:
     while len(started) < 400:
-        thread = threading.Thread(target=time.sleep, args=(5,), daemon=True)
+        thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
         thread.start()
         started.append(thread)
 except RuntimeError as error:
     print(error)
 if len(started) >= 40: escaped(len(started))
 os._exit(0)
-""",
-            "forks of forks": """
-while True:
-    try:
-        os.fork()
-    except OSError:
-        pass
-    numbers = [name for name in os.listdir('/proc') if name.isdigit()]
-    if len(numbers) > 42: escaped(len(numbers))
 """,
             "zombies": """
 count = 0
@@ -55,9 +44,25 @@ except OSError as error:
 if count >= 40: escaped(count)
 """,
         },
-        ends=("exited", "timeout"),
+        ends=("exited",),
     ),
-    Attack("processes: shell bomb", "processes", (":(){ :|:& };:\nsleep 5",), "bash", tried=False),
+    *family(
+        "processes",
+        {
+            "forks of forks": """
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+    numbers = [name for name in os.listdir('/proc') if name.isdigit()]
+    if len(numbers) > 42: escaped(len(numbers))
+""",
+        },
+        limits=BRIEF,
+        ends=("timeout",),
+    ),
+    Attack("processes: shell bomb", "processes", (":(){ :|:& };:\nsleep 60",), "bash", BRIEF, tried=False),
     Attack(
         "processes: bomb in sessions of their own",
         "processes",
@@ -73,6 +78,7 @@ int main(void) {
 """,
         ),
         "c",
+        BRIEF,
         ends=("timeout", "killed", "memory"),
         tried=False,
     ),
@@ -119,9 +125,9 @@ escaped()
 for number in range(12):
     if os.fork() == 0:
         kept = pages(48 << 20)
-        time.sleep(5)
+        time.sleep(60)
         os._exit(0)
-time.sleep(1.5)
+time.sleep(10)
 escaped()
 """,
         },
@@ -175,7 +181,7 @@ try:
             pass
 except OSError:
     pass
-time.sleep(1.5)
+time.sleep(10)
 escaped(len(pairs))
 """,
         },
@@ -230,7 +236,7 @@ for place in ('/work', '/tmp', '/dev/shm'):
     for number in range(2):
         with open(f'{place}/{number}', 'wb') as file:
             quietly(file.write, bytes(6 << 20))
-time.sleep(1)
+time.sleep(10)
 escaped()
 """,
             "many files": """
@@ -288,7 +294,7 @@ for number in range(3): os.close(number)
 time.sleep(60)
 """,
         },
-        limits=replace(SMALL, wall=1.0),
+        limits=BRIEF,
         ends=("timeout",),
     )
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox_attacks import family
+from sandbox_attacks import BRIEF, family, prelude
 
 SLEEPER = "['/usr/bin/python3', '-c', 'import time; time.sleep(600)', '@marker@']"
 SURVIVORS = [
@@ -43,6 +43,13 @@ subprocess.Popen({SLEEPER})
 for number in range(5): subprocess.Popen({SLEEPER}, start_new_session=True)
 time.sleep(60)
 """,
+        },
+        limits=BRIEF,
+        ends=("timeout",),
+    ),
+    *family(
+        "survivors",
+        {
             "that fork on": f"""
 words = {SLEEPER}
 for number in range(4):
@@ -173,4 +180,5 @@ FINDING = """
 for place in ('/work', '/tmp', '/dev/shm', '/var/tmp', '/dev/mqueue', '/usr/local', '/run'):
     if os.path.exists(place + '/left'): escaped(place)
 """
+PRELUDE_ONLY = prelude()
 ATTACKS = [*SURVIVORS, *REPORTS, *NEXT]

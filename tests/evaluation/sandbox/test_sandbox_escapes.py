@@ -34,7 +34,12 @@ def as_nobody() -> dict[str, list[str]]:
     python = interpreter()
     if python is None:
         pytest.skip("no Python that nobody may run and that finds this repository")
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/nonexistent",
+    }
     words = [python, str(Path(__file__).with_name("sandbox_suite.py"))]
     identity = {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
     done = subprocess.run(words, cwd="/", env=environment, capture_output=True, text=True, timeout=600, **identity)
@@ -65,6 +70,7 @@ def test_no_attack_succeeds(name: str, achieved: dict[str, list[str]]) -> None:
     assert achieved[name] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_attack_succeeds_without_root(name: str, achieved_without_root: dict[str, list[str]]) -> None:
     if lacking(ATTACKS[name]):

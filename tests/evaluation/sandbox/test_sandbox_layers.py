@@ -1,0 +1,163 @@
+"""Machines that lack a layer of the sandbox: strict refuses and says why, best-effort goes on without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from sandbox_world import survivors
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, landlock, layers, open_sandbox
+from ms_codegeex.evaluation.sandbox.told import crowd
+
+MIB = 1 << 20
+SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
+
+
+def fake_bwrap(directory: Path, script: str) -> str:
+    """A PATH on which bwrap is this shell script; @real@ is the true one."""
+    real = shutil.which("bwrap")
+    assert real is not None
+    path = directory / "bwrap"
+    path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
+    path.chmod(0o755)
+    for parent in (directory, *list(directory.parents)[:2]):  # nobody must get there
+        parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    return f"{directory}:/usr/bin:/bin"
+
+
+def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
+    """Run a shell script."""
+    return sandbox.run(
+        [Command(["/bin/sh", "script"], Limits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
+    )[0]
+
+
+def test_here_every_layer_is_active() -> None:
+    states = open_sandbox().layers
+    assert set(states) == {
+        "unprivileged user", "namespaces", "tmpfs sizes", "no further namespaces", "seccomp", "Landlock",
+    }  # fmt: skip
+    assert set(states.values()) == {"active"}
+
+
+def test_an_unknown_mode_is_told() -> None:
+    with pytest.raises(UserError, match=r"'lax' is no mode; expected one of strict, best-effort"):
+        open_sandbox("lax")
+
+
+def refused(*named: str) -> None:
+    """Strict refuses in one line that has all of these."""
+    with pytest.raises(UserError) as error:
+        open_sandbox()
+    told = str(error.value)
+    assert "\n" not in told and "--sandbox best-effort" in told
+    for name in named:
+        assert name in told
+
+
+def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused("namespaces: bwrap is not on PATH; apt-get install bubblewrap")
+    sandbox = open_sandbox("best-effort")
+    assert sandbox.layers["namespaces"].startswith("missing: bwrap is not on PATH")
+    assert sandbox.layers["seccomp"] == "active"
+    done = run(sandbox, "pwd; echo $HOME; id -u; env | wc -l; cat script | wc -l")
+    assert done.succeeded, done
+    lines = done.stdout.decode().split()
+    assert lines[0].endswith("/work") and not Path(lines[0]).exists()
+    assert lines[1] == lines[0].removesuffix("work") + "tmp"
+    assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
+
+
+def test_a_kernel_without_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = """case "$*" in *--help*) exec @real@ --help;; esac
+echo "bwrap: No permissions to create new namespace, likely because the kernel does not allow it" >&2; exit 1
+"""
+    monkeypatch.setenv("PATH", fake_bwrap(tmp_path, script))
+    refused(
+        "namespaces: bwrap fails (bwrap: No permissions to create new namespace", "allow unprivileged user namespaces"
+    )
+    assert run(open_sandbox("best-effort"), "echo hello").stdout == b"hello\n"
+
+
+def test_an_old_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = """case "$*" in
+    --help) @real@ --help 2>&1 | grep -v -e --size -e --disable-userns;;
+    *--size*|*--disable-userns*) echo "bwrap: Unknown option" >&2; exit 1;;
+    *) exec @real@ "$@";;
+esac
+"""
+    monkeypatch.setenv("PATH", fake_bwrap(tmp_path, script))
+    refused("tmpfs sizes: this bwrap has no --size", "no further namespaces: this bwrap has no --disable-userns")
+    sandbox = open_sandbox("best-effort")
+    assert sandbox.layers["namespaces"] == "active"
+    assert run(sandbox, "ls -d /root /home /var 2>/dev/null; pwd").stdout == b"/work\n"
+    filled = run(
+        sandbox, "while :; do head -c 1000000 /dev/urandom >> f$((n=n+1)); done", disk=8 * MIB, memory=64 * MIB
+    )
+    assert filled.end is End.KILLED  # by the watch
+
+
+def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
+    refused("seccomp: there is no table of system calls", "Landlock: the kernel does not offer it")
+    sandbox = open_sandbox("best-effort")
+    assert run(sandbox, "grep Seccomp: /proc/self/status").stdout.split() == [b"Seccomp:", b"0"]
+    assert b"/root" not in run(sandbox, "echo /*").stdout
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sandbox:
+    """A sandbox of a machine that has nothing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
+    return open_sandbox("best-effort")
+
+
+def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
+    assert run(bare, "sleep 60", wall=0.3).end is End.TIMEOUT
+    assert run(bare, "yes", output=1000).end is End.OUTPUT
+    assert run(bare, "exit 3").code == 3
+    hog = "exec /usr/bin/python3 -c 'x = []\nwhile True: x.append(bytearray(b\"x\" * 10000))'"
+    assert run(bare, hog, memory=64 * MIB).end is End.MEMORY
+    many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)"
+    ended = bare.run([Command(["/usr/bin/python3", "-c", many], Limits(processes=30))], {})[0]
+    assert ended.end is End.KILLED or b"BlockingIOError" in ended.stderr, ended
+
+
+def test_with_nothing_at_all_nothing_survives(bare: Sandbox) -> None:
+    marker = f"left{os.getpid()}"
+    sleeper = f"/usr/bin/python3 -c 'import time; time.sleep(600)' {marker}"
+    assert run(bare, f"setsid {sleeper} >/dev/null 2>&1 & (setsid {sleeper} &) ; sleep 0.2").succeeded
+    assert survivors(marker) == []
+
+
+def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, tmp_path: Path) -> None:
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    (tmp_path / "tool").write_text("a tool")
+    command = Command(["/bin/cat", "/work/file", "/tools/tool"], SHORT)
+    assert bare.run([command], {"file": b"mine"}, {"/tools": tmp_path})[0].stdout == b"minea tool"
+    shown = bare.run([Command(["/usr/bin/env"], SHORT, {"TOOL": "/x:/tools/tool"})], {}, {"/tools": tmp_path})[0]
+    assert f"TOOL=/x:{tmp_path}/tool" in shown.stdout.decode().splitlines()
+
+
+def test_the_crowd_is_counted_where_the_kernel_counts_it() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        before = crowd(os.getuid(), namespaces=False)
+        assert before >= 2
+        assert crowd(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
+        assert crowd(os.getuid(), namespaces=True, release="5.14.0") == 0
+        assert crowd(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0
+    finally:
+        child.kill()
+        child.wait()

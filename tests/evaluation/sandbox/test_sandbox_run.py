@@ -1,0 +1,253 @@
+"""What becomes of ordinary programs in the sandbox: their files, streams, limits and ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
+from sandbox_world import survivors
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
+
+MIB = 1 << 20
+PYTHON = "/usr/bin/python3"
+SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return open_sandbox()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may walk to, which pytest's own are not."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def python(sandbox: Sandbox, source: str, limits: Limits = SHORT, **more: object) -> Execution:
+    """Run one Python program."""
+    return sandbox.run([Command([PYTHON, "program.py"], limits, **more)], {"program.py": source.encode()})[0]
+
+
+def shell(sandbox: Sandbox, *sources: str, limits: Limits = SHORT) -> list[Execution]:
+    """Run shell commands, each a command of one program."""
+    return sandbox.run([Command(["/bin/sh", "-c", source], limits) for source in sources], {"given/file": b"given"})
+
+
+def test_commands_share_a_directory_and_the_first_failure_is_the_last(sandbox: Sandbox) -> None:
+    done = shell(sandbox, "cat given/file > made; pwd", "cat made; echo no >&2; exit 3", "echo never")
+    assert [(one.end, one.code, one.stdout, one.stderr) for one in done] == [
+        (End.EXITED, 0, b"/work\n", b""),
+        (End.EXITED, 3, b"given", b"no\n"),
+    ]
+    assert done[0].succeeded and not done[1].succeeded
+
+
+def test_bytes_are_kept_as_they_are(sandbox: Sandbox) -> None:
+    data = bytes(range(256)) * 100
+    done = sandbox.run([Command(["/bin/cat", "data"], SHORT)], {"data": data})[0]
+    assert done.stdout == data
+
+
+def test_the_environment_is_the_commands(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "secret")
+    done = sandbox.run([Command(["/usr/bin/env"], SHORT, {"GIVEN": "x"})], {})[0]
+    names = {line.split("=")[0] for line in done.stdout.decode().splitlines()}
+    assert names == {"PATH", "HOME", "TMPDIR", "LANG", "GIVEN"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 60_000, 3_000_000])
+def test_standard_input(sandbox: Sandbox, size: int) -> None:
+    data = os.urandom(size)
+    assert sandbox.run([Command(["/bin/cat"], replace(SHORT, output=4 * MIB), stdin=data)], {})[0].stdout == data
+
+
+def test_a_secret_that_was_read_cannot_be_read_again(sandbox: Sandbox) -> None:
+    source = """
+import os, sys
+secret = os.read(0, 100)
+for attempt in (lambda: os.lseek(0, 0, 0), lambda: os.pread(0, 100, 0)):
+    try:
+        print(attempt())
+    except OSError:
+        pass
+print(os.read(os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NONBLOCK), 100), os.read(0, 100))
+"""
+    done = python(sandbox, source, stdin=b"the secret")
+    assert done.stdout == b"b'' b''\n", done
+
+
+ENDS = {
+    "status": ("raise SystemExit(7)", {}, End.EXITED, 7),
+    "exception": ("1 / 0", {}, End.EXITED, 1),
+    "signal": ("import os; os.kill(os.getpid(), 11)", {}, End.SIGNALLED, -11),
+    "kill": ("import os; os.kill(os.getpid(), 9)", {}, End.SIGNALLED, -9),
+    "wall clock": ("import time; time.sleep(60)", {"wall": 0.3}, End.TIMEOUT, -9),
+    "CPU seconds": ("while True: pass", {"cpu": 1, "wall": 60}, End.TIMEOUT, -24),
+    "CPU seconds, deaf": (
+        "import signal; signal.signal(24, signal.SIG_IGN)\nwhile True: pass",
+        {"cpu": 1, "wall": 60},
+        End.TIMEOUT,
+        -9,
+    ),
+    "memory": ("x = []\nwhile True: x.append(bytearray(b'x' * 1000))", {"memory": 64 * MIB}, End.MEMORY, -9),
+    "output": ("while True: print('x' * 1000)", {"output": 5000}, End.OUTPUT, -9),
+    "errors": ("import os\nwhile True: os.write(2, b'x' * 1000)", {"output": 5000}, End.OUTPUT, -9),
+    "file size": (
+        "import signal; signal.signal(25, signal.SIG_DFL); open('f', 'wb').write(bytes(1 << 20))",
+        {"file_size": 1000},
+        End.KILLED,
+        -25,
+    ),
+    "forbidden call": ("import ctypes; ctypes.CDLL(None).ptrace(0, 0, 0, 0)", {}, End.KILLED, -31),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_how_programs_end(sandbox: Sandbox, name: str) -> None:
+    source, limits, end, code = ENDS[name]
+    done = python(sandbox, source, replace(SHORT, **limits))
+    assert (done.end, done.code) == (end, code), done
+
+
+def test_what_is_not_there_ends_with_status_127(sandbox: Sandbox) -> None:
+    done = sandbox.run([Command(["no-such-program"], SHORT)], {})[0]
+    assert (done.end, done.code) == (End.EXITED, 127)
+    assert b"no-such-program" in done.stderr
+
+
+def test_output_up_to_the_cap_is_none_too_many(sandbox: Sandbox) -> None:
+    limits = replace(SHORT, output=100_000)
+    exact = python(sandbox, "print('x' * 99_999)", limits)
+    assert (exact.end, len(exact.stdout)) == (End.EXITED, 100_000)
+    over = python(sandbox, "print('x' * 100_000)", limits)
+    assert (over.end, len(over.stdout)) == (End.OUTPUT, 100_000)
+
+
+def test_time_is_measured_for_each_command(sandbox: Sandbox) -> None:
+    done = shell(sandbox, "sleep 0.3", "true")
+    assert 0.3 <= done[0].seconds < 20
+    assert 0 < done[1].seconds < done[0].seconds
+
+
+def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, open_directory: Path) -> None:
+    (open_directory / "file").write_text("read me")
+    command = Command(["/bin/sh", "-c", "cat /given/file; echo x > /given/new; echo x > /given/file"], SHORT)
+    done = sandbox.run([command], {}, {"/given": open_directory})[0]
+    assert done.stdout == b"read me"
+    assert {path.name: path.read_text() for path in open_directory.iterdir()} == {"file": "read me"}
+
+
+def test_a_readable_path_may_be_where_only_its_owner_walks(sandbox: Sandbox, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    (private / "tools").mkdir(parents=True)
+    (private / "tools" / "file").write_text("a tool")
+    (private / "tools").chmod(0o755)
+    (private / "single").write_text("alone")
+    (private / "secret").write_text("a secret")
+    private.chmod(0o700)
+    readable = {"/tools": private / "tools", "/tmp/single": private / "single"}
+    command = Command(["/bin/sh", "-c", "cat /tools/file /tmp/single; cat /tools/../secret; ls /tools"], SHORT)
+    assert sandbox.run([command], {}, readable)[0].stdout == b"a toolalonefile\n"
+
+
+def test_a_readable_path_that_is_not_there_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere.*expected a path"):
+        sandbox.run([Command(["/bin/true"])], {}, {"/x": tmp_path / "nowhere"})
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", ""])
+def test_files_stay_below_the_directory(sandbox: Sandbox, name: str) -> None:
+    with pytest.raises(ValueError, match="relative path"):
+        sandbox.run([Command(["/bin/true"])], {name: b""})
+
+
+def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
+    def one(number: int) -> bytes:
+        return python(sandbox, f"open('f', 'a').write('{number}'); print(open('f').read())").stdout
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(24))) == [f"{number}\n".encode() for number in range(24)]
+
+
+def test_nothing_is_left_open(sandbox: Sandbox) -> None:
+    before = os.listdir("/proc/self/fd")
+    for source in ("print()", "while True: print('x' * 4096)", "import time; time.sleep(9)"):
+        python(sandbox, source, replace(SHORT, wall=0.3))
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_next_program_finds_nothing_of_the_last(sandbox: Sandbox) -> None:
+    for source in (LEAVING, FINDING):
+        done = python(sandbox, PRELUDE_ONLY + source)
+        assert done.succeeded and b"ESCAPED" not in done.stdout, done
+
+
+HOST = """
+import sys
+from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
+words = ["/usr/bin/python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
+open_sandbox(sys.argv[1]).run([Command(words, Limits(wall=600))], {})
+"""
+
+
+def appears(marker: str, wanted: bool) -> bool:
+    """Wait until a process with the marker among its words, other than the runner, is there, or is not."""
+    for _ in range(600):
+        found = [pid for pid in survivors(marker) if b"-c\0import time" in command_line(pid)]
+        if bool(found) == wanted:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def command_line(pid: int) -> bytes:
+    """A process's words."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("mode", ["strict", "without bwrap"])
+def test_programs_die_with_who_runs_them(mode: str, tmp_path: Path) -> None:
+    marker = f"orphan{os.getpid()}{mode.split()[0]}"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    if mode != "strict":
+        environment["PATH"] = str(tmp_path)
+        for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+            directory.chmod(0o711)
+    words = [sys.executable, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
+    runner = subprocess.Popen(words, cwd=Path(__file__).resolve().parents[3], env=environment)
+    assert appears(marker, True)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    assert appears(marker, False)
+
+
+def test_a_sandbox_killed_from_outside_is_a_killed_program(sandbox: Sandbox) -> None:
+    marker = f"struck{os.getpid()}"
+    command = Command([PYTHON, "-c", "import time; time.sleep(600)", marker], replace(SHORT, wall=60))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sandbox.run, [command], {})
+        assert appears(marker, True)
+        child = survivors(marker)[0]
+        supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(supervisor, signal.SIGKILL)
+        assert [one.end for one in running.result(timeout=30)] == [End.KILLED]
