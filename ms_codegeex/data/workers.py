@@ -72,6 +72,18 @@ def _nothing() -> None:
     """A task whose only purpose is that a worker is started for it."""
 
 
+def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
+    """Start the workers; BrokenProcessPool if one dies meanwhile."""
+    for _ in range(workers):
+        try:
+            pool.submit(_nothing)
+        except OSError:
+            # Either the system starts no more processes, or a worker died and the pool closed its queues while they
+            # were handed to this one. In the second case the pool says so when it is asked again.
+            pool.submit(_nothing)
+            raise
+
+
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
     """Ctrl-C and SIGTERM take effect at the end of the block: a process that is half started complains loudly.
@@ -115,8 +127,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
 
     try:
         with _interrupts_later():
-            for _ in range(workers):
-                pool.submit(_nothing)
+            _start_all(pool, workers)
         yield pool.map
     except BrokenProcessPool:
         stop.close()  # a worker that was started while another died is waited for, and by itself never ends

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from prepare_inputs import source, write_mixed, write_tree
 from ms_codegeex.data import building, records
 from ms_codegeex.data.prepare import prepare_dataset
 from ms_codegeex.data.settings import PrepareSettings
+from ms_codegeex.data.workers import _start_all
 from ms_codegeex.data.workspace import work_path
 from ms_codegeex.errors import UserError
 
@@ -178,7 +180,8 @@ def test_a_dead_worker_is_told(place, tmp_path, undisturbed):
         ]
     victims[0].kill()
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 2 and "worker processes was ended from outside" in error.splitlines()[-1]
+    assert process.returncode == 2, error
+    assert "worker processes was ended from outside" in error.splitlines()[-1]
     process = start(place, tmp_path / "out", 2)
     assert process.wait(120) == 0 and content(tmp_path / "out") == undisturbed[0]
 
@@ -320,3 +323,19 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"could not be made \(Not a directory\)"):
         prepare_dataset([tmp_path / "src"], tmp_path / "file/out", SETTINGS, workers=1, progress=False)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_queues_that_a_broken_pool_has_closed_are_a_broken_pool(broken):
+    class Pool:
+        calls = 0
+
+        def submit(self, work):
+            self.calls += 1
+            if self.calls == 2:
+                raise OSError("handle is closed")
+            if self.calls > 2 and broken:
+                raise BrokenProcessPool
+
+    with pytest.raises(BrokenProcessPool if broken else OSError):
+        _start_all(Pool(), 2)
