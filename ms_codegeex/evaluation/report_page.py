@@ -45,6 +45,9 @@ def _summary(report: Mapping[str, Any]) -> str:
     for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
         rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
     rows += [["how texts ended", finish]] if finish else []
+    layers = settings.get("machine", {}).get("sandbox", {})
+    lacking = [name for name, state in layers.items() if state != "active"]
+    rows += [["sandbox", "without " + text(", ".join(lacking)) if lacking else "all layers active"]] if layers else []
     return table(("", ""), rows)
 
 

@@ -116,6 +116,14 @@ def test_both_modes_stand_side_by_side():
     assert ["strict: Python", "3", "", "", "", "5", "", ""] in verdicts
 
 
+def test_a_sandbox_with_holes_is_told():
+    layers = {"namespaces": "active", "seccomp": "missing: old kernel"}
+    page = render(full() | {"settings": {"machine": {"sandbox": layers}}})
+    assert ["sandbox", "without seccomp"] in rows(page, "Summary")
+    page = render(full() | {"settings": {"machine": {"sandbox": {"namespaces": "active"}}}})
+    assert ["sandbox", "all layers active"] in rows(page, "Summary")
+
+
 def test_charts_show_the_scores():
     page = render(full())
     figures = {figure.find("figcaption").text: figure for figure in section(page, "Charts").iter("figure")}
