@@ -162,9 +162,9 @@ def test_the_judge_cannot_be_replaced_and_the_secret_is_not_there(task, sandbox)
 
 
 def test_the_order_of_a_set_is_always_the_same(task, sandbox):
-    text = "print(''.join({'alpha', 'beta', 'gamma', 'delta', 'epsilon'}))\n1 / 0"
-    reports = {judged(task, sandbox, "str", text.replace("print", "raise SystemExit"))[0].stderr for _ in range(3)}
-    assert len(reports) == 1
+    text = "raise ValueError(''.join({'alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta'}))"
+    told = {judged(task, sandbox, "str", text)[0].stderr for _ in range(3)}
+    assert len(told) == 1 and "epsilon" in told.pop()
 
 
 @pytest.mark.parametrize(
