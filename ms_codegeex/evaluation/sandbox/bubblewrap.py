@@ -28,7 +28,7 @@ class Bubblewrap:
         """The command line up to the command; `readable` maps paths inside to paths of this machine."""
         words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES)]
         words += ["--disable-userns"] if self.disable_userns else []
-        words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+        words += ["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
         words += ["--hostname", "sandbox", *system_view()]
         words += [*self.tmpfs(SHARED_MEMORY, SHARED_MEMORY_SIZE)]
         words += [*self.tmpfs(DIRECTORY, disk), *self.tmpfs(SCRATCH, disk)]

@@ -101,7 +101,7 @@ def find_bubblewrap(layers: Layers) -> None:
         return
     layers.bubblewrap = plain
     layers.state("namespaces", "")
-    layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {INSTALL} of version 0.7 or later")
+    layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {INSTALL} of version 0.8 or later")
     find_disable_userns(layers, plain, disable)
 
 
