@@ -1,12 +1,13 @@
 """Interpreters for programs, and what the reports of runs are worth."""
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.python_program import Runner, read_report
+from ms_codegeex.evaluation.python_program import INSIDE, Runner, read_report
 from ms_codegeex.evaluation.sandbox import End, Execution, Limits, Verdict, open_sandbox
 
 
@@ -30,6 +31,14 @@ def test_a_link_to_an_interpreter_elsewhere(tmp_path, sandbox):
         assert run(runner, sandbox, "import json, os").finished, python
     assert run(Runner.open(), sandbox, "import numpy").finished
     assert Runner.open().interpreter.lacks(["numpy", "json", "no_such_library"]) == ["no_such_library"]
+
+
+def test_the_scripts_of_the_sandbox_are_for_old_interpreters_and_import_nothing_else():
+    for path in INSIDE.glob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 7))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert names <= sys.stdlib_module_names, path
 
 
 def test_what_is_no_interpreter(tmp_path):
