@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 
 SIGKILL = 9
-GRACE = 5.0  # seconds beyond the supervisor's own deadlines before everything is killed from outside
+GRACE = 30.0  # seconds beyond the supervisor's own deadlines before everything is killed from outside
 CHUNK = 1 << 16
 
 

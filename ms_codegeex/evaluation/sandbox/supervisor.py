@@ -22,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 SIGKILL, SIGXCPU, SIGXFSZ, SIGSYS = 9, 24, 25, 31
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
+WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -265,12 +266,16 @@ def watch(job: dict, command: dict, child: int, control: int) -> tuple:
     """Wait for the program within its limits: (end, code)."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    poll.register(os.pidfd_open(child), select.POLLIN)
-    deadline, pause = time.monotonic() + command["wall"], FIRST_LOOK
+    longest = LONGEST_LOOK
+    try:
+        poll.register(os.pidfd_open(child), select.POLLIN)
+    except OSError:
+        longest = WITHOUT_PIDFD
+    deadline, pause = time.monotonic() + command["wall"], min(FIRST_LOOK, longest)
     while True:
         left = deadline - time.monotonic()
         ready = poll.poll(max(0, min(pause, left)) * 1000)
-        pause = min(2 * pause, LONGEST_LOOK)
+        pause = min(2 * pause, longest)
         ended = reap(child)
         if ended:
             status, usage = ended

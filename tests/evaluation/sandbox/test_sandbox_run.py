@@ -65,6 +65,20 @@ def test_bytes_are_kept_as_they_are(sandbox: Sandbox) -> None:
     assert done.stdout == data
 
 
+def test_names_and_words_of_any_script(sandbox: Sandbox) -> None:
+    command = Command(["/bin/cat", "größe/файл 1"], SHORT, {"NAME": "名"})
+    assert sandbox.run([command], {"größe/файл 1": b"content"})[0].stdout == b"content"
+    assert (
+        python(sandbox, "import os; print(ascii(os.environ['NAME']))", environment={"NAME": "名"}).stdout
+        == b"'\\u540d'\n"
+    )
+    assert sandbox.run([Command(["/bin/echo", "a\0b"], SHORT)], {})[0].code == 127
+
+
+def test_no_commands_are_no_executions(sandbox: Sandbox) -> None:
+    assert sandbox.run([], {}) == []
+
+
 def test_the_environment_is_the_commands(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OURS", "secret")
     done = sandbox.run([Command(["/usr/bin/env"], SHORT, {"GIVEN": "x"})], {})[0]
