@@ -18,6 +18,22 @@ def model(tmp_path_factory):
     return small_benchmarks.write_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="module")
+def generators():
+    """Models that were read and compiled before: most of a test's time."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _one_generator(generators, monkeypatch):
+    from ms_codegeex.generation import engine
+
+    make = engine.Generator
+    monkeypatch.setattr(
+        engine, "Generator", lambda path: generators.get(path) or generators.setdefault(path, make(path))
+    )
+
+
 @pytest.fixture
 def evaluate(tmp_path, capsys):
     """Run the command; its report as an object, or the message of a refusal."""

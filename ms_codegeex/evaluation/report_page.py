@@ -94,7 +94,7 @@ def _charts(scores: Mapping[str, Any]) -> str:
     for mode, score in scores.items():
         label = next((label for label, values in score["by"].items() if len(values) > 1), None)
         groups = score["by"][label] if label else {}
-        title = f"{text(mode)}: pass@1 by {text(label)}"
+        title = f"{text(mode)}: {'pass@1' if 'pass_at' in score['all'] else 'pass rate'} by {text(label)}"
         rates = [(_name(name), group["pass_rate"]["value"]) for name, group in groups.items()]
         figures.append(bars(title, [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
         lines = {"all": score["all"].get("curve", []), **{_name(n): g.get("curve", []) for n, g in groups.items()}}
