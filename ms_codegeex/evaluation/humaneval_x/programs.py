@@ -29,6 +29,7 @@ GO_PACKAGES = (
 )  # fmt: skip
 CPP_OPENSSL = 162  # the problem that needs it
 CALL = "ms_codegeex_tests_ended"
+RUST_ASSERT = re.compile(r"(?<![\w:])(?:debug_)?assert(?:_eq|_ne)?!")
 
 
 def assemble(row: Row, prompt: str, answer: str) -> Program:
@@ -77,10 +78,12 @@ def go(row: Row, prompt: str, answer: str) -> Program:
 
 
 def rust(row: Row, prompt: str, answer: str) -> Program:
-    """An empty main; the declaration where the prompt is only a comment (CodeGeeX's file)."""
+    """An empty main; the declaration where the prompt is only a comment (CodeGeeX's file). The tests' assertions are
+    the standard library's, whatever macros the answer defines."""
     declaration = "" if row.declaration.strip() in prompt else row.declaration
     untested = has_no_tests(row)
-    head, tail = at_end_of_block(RUST_32 if untested else row.test, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
+    tests = RUST_ASSERT.sub(r"::std::\g<0>", RUST_32 if untested else row.test)
+    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
     source = f"fn main() {{}}\n{declaration}{prompt}{answer}\n{head}"
     check = re.search(r"\bcfg\b", answer) is not None
     return Program(source, f';\n::{CALL}::tell("%s");\n', tail, only_compiles=untested, check=check)

@@ -108,8 +108,14 @@ class ToolChain(ABC):
         """The commands for one program. `prepare` comes first."""
 
     def readable(self) -> dict[str, Path]:
-        """What the sandbox must show beside the system, under its own path."""
-        return {str(self.cache): self.cache}
+        """What the sandbox must show beside the system: path there -> path here."""
+        return {self.inside: self.cache}
+
+    @property
+    def inside(self) -> str:
+        """Where a program finds the prepared directory: at its own path, unless that is where programs write."""
+        own = any(self.cache.is_relative_to(place) for place in ("/work", "/tmp"))
+        return f"/toolchains/{self.language}" if own else str(self.cache)
 
     @cached_property
     def found(self) -> str | None:

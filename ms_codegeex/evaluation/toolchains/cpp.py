@@ -40,8 +40,8 @@ class Cpp(ToolChain):
         return str(program_of("g++"))
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        words = [self.compiler, *FLAGS, "-pipe", "-include", str(self.cache / "headers.h"), "main.cpp"]
-        words += [str(self.cache / "witness.o"), "-o", "main", *program.libraries]
+        words = [self.compiler, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
+        words += [f"{self.inside}/witness.o", "-o", "main", *program.libraries]
         build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
         run = Command(["./main"], self.limits(seconds.run), {}, challenge)
         return Job([build, run], {"main.cpp": program.source(token)}, compiling=1)

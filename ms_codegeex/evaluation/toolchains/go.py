@@ -21,7 +21,7 @@ from ms_codegeex.evaluation.toolchains.base import (
 DEBIAN = Path("/usr/share/gocode")
 LIBRARIES = ("github.com/stretchr/testify/assert", "github.com/go-openapi/inflect")
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
-BUILD = ("test", "-o", "main.test", "-run", "^$", "main_test.go")  # compiles and vets; runs no test
+BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compiles and vets; runs no test
 
 
 class Go(ToolChain):
@@ -49,9 +49,9 @@ class Go(ToolChain):
         imports = "".join(f'\t_ "{name}"\n' for name in (*PACKAGES, "ms_codegeex/witness", *LIBRARIES))
         source = f'package main\n\nimport (\n\t"testing"\n{imports})\n\nfunc TestNothing(t *testing.T) {{}}\n'
         (cache / "main_test.go").write_text(source)
-        self.tell([self.go, *BUILD], cache, **self.environment(cache))
+        self.tell([self.go, *BUILD], cache, **self.environment(str(cache)))
 
-    def environment(self, cache: Path) -> dict[str, str]:
+    def environment(self, cache: str) -> dict[str, str]:
         """No modules, no network, no C compiler."""
         return {
             "GO111MODULE": "off",
@@ -67,7 +67,7 @@ class Go(ToolChain):
         return {**super().readable(), **(outside_system(Path(root)) if root else {})}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        build = Command([self.go, *BUILD], self.limits(seconds.compile), self.environment(self.cache))
+        build = Command([self.go, *BUILD], self.limits(seconds.compile), self.environment(self.inside))
         words = ["./main.test", "-test.paniconexit0"]  # as `go test` does: leaving with status 0 is no success
         run = Command(words, self.limits(seconds.run), {}, challenge)
         return Job([build, run], {"main_test.go": program.source(token)}, compiling=1)

@@ -65,8 +65,8 @@ class JavaScript(ToolChain):
         return found
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        options = ["--random-seed=42", "--max-old-space-size=1024", "--require", str(self.cache / "witness.js")]
-        environment = {"NODE_PATH": str(self.cache / "node_modules")}
+        options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
+        environment = {"NODE_PATH": f"{self.inside}/node_modules"}
         run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
         return Job([run], {"test.js": program.source(token)})
 

@@ -43,7 +43,7 @@ class Python(ToolChain):
         }
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        words = [sys.executable, "-s", str(self.cache / "run_python.py")]
+        words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
         run = Command(words, self.limits(seconds.run), ENVIRONMENT, challenge)
         return Job([run], {"program.py": program.source(token)})
 

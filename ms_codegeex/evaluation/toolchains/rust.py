@@ -105,9 +105,11 @@ class Rust(ToolChain):
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         root = self.root or Path("/usr")
         words = [str(root / "bin/rustc"), "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
-        words += ["-L", f"dependency={self.cache}/libraries"]
+        libraries = f"{self.inside}/libraries"
+        words += ["-L", f"dependency={libraries}"]
         for name, library in CRATES.items():
-            words += ["--extern", f"{name}={next((self.cache / 'libraries').glob(f'lib{library}-*.rlib'))}"]
+            (file,) = (self.cache / "libraries").glob(f"lib{library}-*.rlib")
+            words += ["--extern", f"{name}={libraries}/{file.name}"]
         limits, environment = self.limits(seconds.compile), {"PATH": f"{root}/bin:/usr/bin:/bin"}
         build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
         build.append(Command([*words, "--test", "-o", "main"], limits, environment))

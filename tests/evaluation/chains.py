@@ -1,0 +1,38 @@
+"""Judging answers with the tool chains of this machine; a test is skipped where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.evaluation import humaneval_x
+from ms_codegeex.evaluation.humaneval_x.task import HumanEvalX
+from ms_codegeex.evaluation.sandbox import Sandbox
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample
+
+
+def open_task(data: Path, language: str, timeout: float | None = None) -> HumanEvalX:
+    """The task in one language; what it prepares stays in the user's cache, for the next session too."""
+    task = humaneval_x.build(data, [language], timeout=timeout)
+    if language in task.missing():
+        pytest.skip(f"needs {task.missing()[language]}")
+    return task
+
+
+def answer(problem: Problem, text: str) -> Sample:
+    """As if a model had given it."""
+    return Sample(problem.id, 0, "", text, "eos")
+
+
+def judge_all(task: HumanEvalX, sandbox: Sandbox, samples: Iterable[tuple[Problem, Sample]]) -> list[Judgement]:
+    """In two threads, as programs compete on a user's machine."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda each: task.judge(*each, sandbox), samples))
+
+
+def verdicts(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, str]:
+    """By problem."""
+    return {each.task_id: each.verdicts[mode].value for each in judgements}
