@@ -12,13 +12,15 @@ SURVIVORS = [
             "child": f"subprocess.Popen({SLEEPER})",
             "child in a session of its own": f"subprocess.Popen({SLEEPER}, start_new_session=True)",
             "grandchild": f"""
+heard, said = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         words = {SLEEPER}
-        os.execv(words[0], words)
+        os.execv(words[0], words)  # closes the pipe
     os._exit(0)
-time.sleep(0.2)
+os.close(said)
+os.read(heard, 1)
 """,
             "child deaf to signals": f"""
 signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -30,7 +32,10 @@ subprocess.Popen({SLEEPER})
     ),
     *family(
         "survivors",
-        {"shell": "trap '' HUP TERM\nnohup python3 -c 'import time; time.sleep(600)' @marker@ >/dev/null 2>&1 &"},
+        {
+            "shell": "trap '' HUP TERM\nnohup python3 -c 'import time; time.sleep(600)' @marker@ >/dev/null 2>&1 &\n"
+            "while ! grep -aq @marker@ /proc/$!/cmdline; do sleep 0.02; done"
+        },
         language="shell",
         control=True,
         tried=False,
