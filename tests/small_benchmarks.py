@@ -12,14 +12,14 @@ import numpy as np
 FAMILY = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "max_position_embeddings": 512}
 
 
-def write_model(directory: Path) -> Path:
+def write_model(directory: Path, seed: int = 5) -> Path:
     """A CodeGeeX of a few hundred thousand random weights with the real tokenizer, in Hugging Face layout."""
     from ms_codegeex.formats.checkpoint import write_checkpoint
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.models.codegeex.config import build_config
     from ms_codegeex.models.codegeex.weights import expected_shapes
 
-    config, generator = build_config("tiny", FAMILY), np.random.default_rng(5)
+    config, generator = build_config("tiny", FAMILY), np.random.default_rng(seed)
     shapes = expected_shapes(config)
     tensors = {name: generator.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in shapes.items()}
     state = {"config": {"model": {"family": "codegeex", **asdict(config)}}}

@@ -70,6 +70,8 @@ def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
     told = evaluate("humaneval", "--model", model, "--data", data, "--temperature", 0.2, status=2)
     assert "recipe.temperature is 0.8, now 0.2" in told
+    other = small_benchmarks.write_model(tmp_path, seed=6)
+    assert "model.sha256 is" in evaluate("humaneval", "--model", other, "--data", data, status=2)
 
 
 def test_humaneval_x_in_two_languages_and_between_them(model, evaluate, tmp_path):

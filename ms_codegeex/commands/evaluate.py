@@ -178,6 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = session.Options(
         output=arguments.output,
         sampler=_sampler(arguments, recipe),
+        model=_model(arguments),
         given=arguments.samples,
         limit=arguments.limit,
         judge=not arguments.generate_only,
@@ -264,6 +265,22 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
         key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
         return lambda: ServerSampler(arguments.url, recipe, arguments.url_model, key, fields, arguments.concurrency)
     return None
+
+
+def _model(arguments: argparse.Namespace) -> Any:
+    """What tells the identity of the model that is asked for, without reading it or asking a server."""
+    if arguments.url:
+        return lambda: {"model": arguments.url_model} if arguments.url_model else {}
+    if not arguments.model:
+        return None
+
+    def identity() -> dict[str, Any]:
+        from ms_codegeex.evaluation.samplers import model_identity
+        from ms_codegeex.formats.sources import open_source
+
+        return model_identity(open_source(arguments.model).path)
+
+    return identity
 
 
 def _key(path: Path | None) -> str | None:

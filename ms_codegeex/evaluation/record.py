@@ -31,30 +31,35 @@ class Record:
                 "with --samples"
             )
 
-    def settle(
+    def compare(
         self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
     ) -> None:
-        """Write a section, or see that it is the recorded one.
+        """See that a section, if it is recorded, says the same.
 
         Another value is a `UserError` that names its key; numbers of `growing` may be larger than before (none is the
         largest), keys of `free` anything, at any depth.
         """
-        recorded = self.values.get(section)
-        if recorded is not None:
-            old, new = dict(_flat(recorded)), dict(_flat(_plain(values)))
-            for key in {**old, **new}:
-                before, now = old.get(key), new.get(key)
-                if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
-                    continue
-                raise UserError(
-                    f"{self.path}: {section}.{key} is {before!r}, now {now!r}; give what was given before, or another "
-                    "--output"
-                )
-        if recorded != _plain(values):
-            self.write(section, values)
+        if section not in self.values:
+            return
+        old, new = dict(_flat(self.values[section])), dict(_flat(_plain(values)))
+        for key in {**old, **new}:
+            before, now = old.get(key), new.get(key)
+            if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
+                continue
+            raise UserError(
+                f"{self.path}: {section}.{key} is {before!r}, now {now!r}; give what was given before, or another "
+                "--output"
+            )
+
+    def settle(self, section: str, values: Mapping[str, Any], free: Collection[str] = ()) -> None:
+        """Write a section that is not recorded, or see that it is the recorded one."""
+        self.compare(section, values, free=free)
+        self.write(section, values)
 
     def write(self, section: str, values: Mapping[str, Any]) -> None:
         """Write a section, whatever it was."""
+        if self.values.get(section) == _plain(values):
+            return
         self.values = {"format": FORMAT, "version": 1, **self.values, section: _plain(values)}
         write_json(self.path, self.values)
 

@@ -113,6 +113,9 @@ def _verdicts(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
 
 def _references(report: Mapping[str, Any]) -> str:
     parts = []
+    if missing := report.get("missing", {}):
+        rows = [[text(_name(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
+        parts.append(table(("not on this machine", "what installs it"), rows))
     if left := {**report.get("skipped", {}), **report.get("refused", {})}:
         parts.append(table(("not judged", "why"), [[text(_name(name)), text(why)] for name, why in left.items()]))
     if found := report.get("references", {}):

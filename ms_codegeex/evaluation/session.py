@@ -32,6 +32,7 @@ class Options:
 
     output: Path
     sampler: Callable[[], Sampler] | None = None  # made when the first sample is drawn
+    model: Callable[[], Mapping[str, Any]] | None = None  # what is known of its identity without making it
     given: Path | None = None  # somebody else's samples
     limit: int | None = None  # problems (of each language)
     judge: bool = True
@@ -53,9 +54,15 @@ class Session:
     record: Record
     problems: list[Problem]
     sampler: Sampler | None = None
+    missing: dict[str, str] = field(default_factory=dict)  # tools that are not on this machine
     skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
     refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail
     findings: dict[str, Findings] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which samples there are."""
+        return {**dataclasses.asdict(self.recipe), "limit": self.options.limit}
 
     def say(self, line: str) -> None:
         """A line for people."""
@@ -84,8 +91,7 @@ def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     problems = list(selected(task, options.limit))
     session = Session(task, recipe, options, Record(options.output), problems)
     if options.given is None and options.references != "only":
-        settings = {**dataclasses.asdict(recipe), "limit": options.limit}
-        session.record.settle("recipe", settings, growing=("n", "limit"))
+        session.record.compare("recipe", session.settings, growing=("n", "limit"))
     values = {"name": task.name, "problems": fingerprint(task.problems), "count": len(task.problems)}
     session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("path",))
     sandbox = None
@@ -136,7 +142,7 @@ def prepare_judging(session: Session, sandbox: Sandbox) -> None:
     """Leave out what this machine has no tools for, then what it has unsound ones for."""
     task, options = session.task, session.options
     labels = {value for problem in session.problems for value in problem.labels.values()}
-    missing = task.missing()
+    missing = session.missing = dict(task.missing())
     for name, line in missing.items():
         session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on this machine; {line}")
     session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
@@ -191,6 +197,10 @@ def obtain_samples(session: Session) -> None:
         return
     wanted = run.wanted(task, session.problems, recipe.n)
     if not wanted.keys() - {run.key(row) for row in samples.rows}:
+        if options.model is not None:
+            known = {**session.record.values.get("model", {}), **options.model()}
+            session.record.compare("model", known, free=("path", "url"))
+        session.record.write("recipe", session.settings)
         return
     if options.sampler is None:
         if options.judge and samples.rows:
@@ -198,6 +208,7 @@ def obtain_samples(session: Session) -> None:
         raise UserError(f"{samples.path}: samples are missing; say with --model or --url what draws them")
     sampler = session.open_sampler()
     session.record.settle("model", sampler.identity, free=("path", "url"))
+    session.record.write("recipe", session.settings)
     session.record.write("versions", versions())
     run.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
     unread = sum(row["finish"] == run.UNREAD for row in samples.rows)
@@ -221,6 +232,7 @@ def finish(session: Session) -> dict[str, Any]:
     result |= {
         "output": str(session.options.output),
         "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},
+        "missing": session.missing,
         "skipped": session.skipped,
         "refused": session.refused,
         "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},

@@ -116,6 +116,10 @@ def test_other_data_and_other_models_are_refused(options):
 
     with pytest.raises(UserError, match=r"model\.sha256 is '5eed', now 'other'"):
         evaluate(Doubling(), dataclasses.replace(RECIPE, n=5), dataclasses.replace(options, sampler=other))
+    claims = dataclasses.replace(options, model=lambda: other().identity)
+    with pytest.raises(UserError, match=r"model\.sha256 is '5eed', now 'other'"):  # though nothing is to be drawn
+        evaluate(Doubling(), RECIPE, claims)
+    evaluate(Doubling(), RECIPE, dataclasses.replace(options, model=lambda: {"sha256": "5eed", "path": "elsewhere"}))
 
 
 def test_a_model_may_move_and_an_evaluation_may_grow(options, tmp_path):
@@ -139,6 +143,8 @@ def test_a_missing_tool_chain_is_left_out_and_told(options, capsys):
     assert "cpp: left out, its tools are not on this machine; apt-get install g++" in told
     assert "js-md5: is not on this machine; npm install js-md5" in told
     assert result["skipped"] == {"cpp": "apt-get install g++"}
+    assert result["missing"] == task.lacking
+    assert "npm install js-md5" in (options.output / "report.html").read_text()
     assert {row["task_id"][:3] for row in read_rows(options.output / "results.jsonl")} == {"pyt"}
     assert list(result["scores"]["strict"]["by"]["language"]) == ["python"]
     result = evaluate(Doubling(), GATED, options)  # installed meanwhile
