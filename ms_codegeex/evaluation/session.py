@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.evaluation import given, perplexities, published, references, report, run
+from ms_codegeex.evaluation import budget, given, perplexities, published, references, report, run
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.record import Record, versions
 from ms_codegeex.evaluation.references import Findings
@@ -239,9 +239,20 @@ def finish(session: Session) -> dict[str, Any]:
         "known_defects": dict(session.task.known_defects()),
         "published": published.tables(session.recipe),
     }
+    if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
+        result["budget"] = budget.table(solve_counts(result["by_problem"]))
     if scores := perplexities.recorded(session.options.output):
         result["perplexity"] = perplexities.beside(scores, results)
         for problem in result["by_problem"]:
             problem["prompt_perplexity"] = scores[problem["task_id"]].perplexity
     perplexities.write_report(session.options.output, result)
     return result
+
+
+def solve_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, tuple[int, int]]]:
+    """Language -> number of a problem -> samples and how many passed, strictly; numbers align across languages."""
+    counts: dict[str, dict[int, tuple[int, int]]] = {}
+    for row in rows:
+        number = int(row["task_id"].rpartition("/")[2])
+        counts.setdefault(row["labels"]["language"], {})[number] = (row["samples"], row["passed"]["strict"])
+    return counts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from math import comb
 
 import pytest
 from fake_task import Doubling, Seeded
@@ -198,6 +199,20 @@ def test_references_of_other_tasks_are_told_and_bind_nobody(options):
     assert evaluate(task, RECIPE, options)["references"] == {}
     result = evaluate(task, RECIPE, dataclasses.replace(options, references="check"))
     assert list(result["references"]["cpp"]["failing"]) == ["cpp/0", "cpp/1", "cpp/2"] and not result["refused"]
+
+
+def test_a_budget_is_split_over_languages(options):
+    """Both languages, ten samples: the uniform split is five of each, by the formula of the paper."""
+    result = evaluate(Doubling(), dataclasses.replace(GATED, n=10), options)
+    rows = {row["strategy"]: row for row in result["budget"]}
+    assert list(rows) == ["best single", "uniform", "weighted", "max"] and rows["uniform"]["split"] == "cpp 5, python 5"
+    passed = {row["task_id"]: row["passed"]["strict"] for row in result["by_problem"]}
+    missed = [
+        comb(10 - passed[f"cpp/{i}"], 5) * comb(10 - passed[f"python/{i}"], 5) / comb(10, 5) ** 2 for i in range(3)
+    ]
+    assert rows["uniform"]["rate"] == pytest.approx(1 - sum(missed) / 3)
+    assert "10 samples, uniform" in (options.output / "report.html").read_text()
+    assert "budget" not in evaluate(Doubling(), RECIPE, dataclasses.replace(options, output=options.output / "b"))
 
 
 def given(path, rows):
