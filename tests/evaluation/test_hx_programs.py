@@ -1,0 +1,155 @@
+"""Programs: what stands in them, and that the witness is behind the last test."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from benchmark_data import benchmark
+from humaneval_x_rows import GO, ROWS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.humaneval_x import build, data, programs
+
+
+def row(language: str, **changes: str) -> data.Row:
+    """Our problem in a language, changed."""
+    import json
+
+    return data.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+
+
+def source(language: str, answer: str, **changes: str) -> str:
+    """The program of an answer, with the token T."""
+    given_row = row(language, **changes)
+    return programs.assemble(given_row, given_row.prompt, answer).source("T").decode()
+
+
+PYTHON_REST = """def triple(number: int) -> int:
+    \""" Three times the number. \"""
+    return 3 * number
+
+
+def check(triple):
+    assert triple(2) == 6
+    assert triple(-1) == -3
+
+check(triple)
+
+ms_codegeex_tests_ended("T")
+"""
+PYTHON_IMPORTS = """import math
+import re
+import sys
+import copy
+import datetime
+import itertools
+import collections
+import heapq
+import statistics
+import functools
+import hashlib
+import string
+from typing import *
+from collections import *
+"""
+
+
+def test_python():
+    """Cut at the first line in the first column; NumPy where it may be meant."""
+    assert source("python", "    return 3 * number\nprint(triple(1))\n") == PYTHON_IMPORTS + PYTHON_REST
+    numpy = PYTHON_IMPORTS.replace("import string", "import numpy\nimport numpy as np\nimport string")
+    for word in ("np", "numpy"):
+        assert source("python", f"    return {word}.sum([number] * 3)\n").startswith(numpy + "def triple")
+
+
+def test_cpp():
+    """Nine includes without those of the prompt; the witness is main's last statement."""
+    assert source("cpp", "    return 3*number;\n}\n") == (
+        "#include<stdlib.h>\n#include<algorithm>\n#include<math.h>\n#include<vector>\n#include<string>\n"
+        "#include<climits>\n#include<cstring>\n#include<iostream>\n"
+        "/*\nThree times the number.\n*/\n#include<stdio.h>\nusing namespace std;\nint triple(int number){\n"
+        "    return 3*number;\n}\n\n"
+        "#undef NDEBUG\n#include<assert.h>\nint main(){\n    assert (triple(2) == 6);\n    assert (triple(-1) == -3);\n"
+        ';\nvoid ms_codegeex_tests_ended(const char *);\nms_codegeex_tests_ended("T");\n}\n'
+    )
+    libraries = [programs.assemble(row("cpp", task_id=f"CPP/{n}"), "", "").libraries for n in (161, 162)]
+    assert libraries == [(), ("-lcrypto", "-lssl")]
+
+
+def test_java():
+    """Nothing is added."""
+    assert source("java", "ANSWER") == ROWS["java"]["prompt"] + "ANSWER\n" + ROWS["java"]["test"]
+
+
+def test_javascript():
+    end = '\n;ms_codegeex_tests_ended("T", console.assert)\n'
+    assert source("js", "ANSWER") == ROWS["js"]["prompt"] + "ANSWER\n" + ROWS["js"]["test"] + end
+
+
+def test_go():
+    """The prompt's imports go; what the answer uses, and the set-up has not, comes."""
+    assert source("go", "    return int(math.Round(rand.Float64()))\n}\n") == (
+        f'{GO["test_setup"]}\nimport ms_codegeex_tests_ended "ms_codegeex/witness"\n'
+        'import (\n    "math"\n    "math/rand"\n)\n\n'
+        "\n// Three times the number.\nfunc Triple(number int) int {\n"
+        "    return int(math.Round(rand.Float64()))\n}\n\n"
+        "func TestTriple(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(6, Triple(2))\n"
+        '    assert.Equal(-3, Triple(-1))\n\nif !t.Failed() {\nms_codegeex_tests_ended.Tell("T")\n}\n}\n'
+    )
+    setup = GO["test_setup"].replace('"testing"', '"testing"\n    "math"')
+    assert "import (\n" not in source("go", "    return math.MaxInt\n}", test_setup=setup).split(setup)[1]
+
+
+def test_rust():
+    """The declaration once, whether it is in the prompt or not; assertions of the standard library."""
+    text = source("rust", "    3 * number\n}\n")
+    assert text.startswith("fn main() {}\n\n/*\n Three times") and text.count("fn triple(") == 1
+    comment = source("rust", "    3 * number\n}\n", prompt="/* Three times. */\n")
+    assert comment.startswith("fn main() {}\n" + ROWS["rust"]["declaration"] + "/* Three times. */\n")
+    assert comment.count("fn triple(") == 1
+    assert "::std::assert_eq!(triple(2), 6);" in text
+    assert '::std::assert!(triple(-x) == -3)\n    ;\n::ms_codegeex_tests_ended::tell("T");\n}\n\n}\n' in text
+
+
+def test_rust_checks_without_tests_where_that_differs():
+    plain, conditional = (programs.assemble(row("rust"), "", text) for text in ("}", "}\n#[cfg(test)]\nfn f() {}"))
+    assert (plain.check, conditional.check) == (False, True)
+
+
+def test_a_commented_test_of_rust_is_replaced():
+    """Rust/32 as published."""
+    changed = {"task_id": "Rust/32", "test": f"\n/*{ROWS['rust']['test']}*/\n"}
+    program = programs.assemble(row("rust", **changed), "", "}")
+    assert (
+        program.only_compiles and b"find_zero(&coeffs)" in program.source("T") and b"triple" not in program.source("T")
+    )
+    assert not programs.assemble(row("rust", task_id="Rust/32"), "", "}").only_compiles
+
+
+def test_tests_without_a_function_are_told():
+    for language in ("cpp", "go", "rust"):
+        with pytest.raises(UserError, match="no test function"):
+            source(language, "", test="nothing {")
+
+
+WORDS = ["{ }", '"}"', "'}'", "// }\n", "/* } */", r'"\"}"', "x", "\n", "{ { } }"]
+
+
+@given(st.lists(st.sampled_from(WORDS)).map(" ".join))
+def test_the_end_of_main_is_found(body: str):
+    """Behind braces in texts, characters and comments."""
+    test = f"int main(){{ {body} }} /* more }} */"
+    head, tail = programs.at_end_of_block(test, r"\bint\s+main\s*\(\s*\)\s*\{", row("cpp"))
+    assert (head, tail) == (f"int main(){{ {body} ", "} /* more } */")
+
+
+def test_the_witness_ends_every_published_test():
+    """Nothing but closing braces follows it."""
+    for problem in build(benchmark("")).problems:
+        program = programs.assemble(problem.data, problem.data.prompt, problem.data.solution)
+        if problem.data.language != "java":
+            assert program.call.count("%s") == 1
+        assert re.fullmatch(r"[\s}]*", program.after), problem.id
