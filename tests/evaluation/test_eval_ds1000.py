@@ -134,6 +134,7 @@ ORIGINAL = [
     ("open('test_code.py', 'w').write('def test(a, b): return 1')\ny = 0", WRONG, WRONG),
     ("os.makedirs('ans', exist_ok=True)\npickle.dump(0, open(f'ans/ans{args.test_case}.pkl', 'wb'))\ny = 0",
      WRONG, WRONG),
+    ("os.makedirs('ans', exist_ok=True)\ny = 2 * x", PASSED, PASSED),
     (CHEAT, WRONG, WRONG),
 ]  # fmt: skip
 
