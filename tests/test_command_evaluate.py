@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import small_benchmarks
-from conftest import command
+from conftest import ROOT, command
 from openai_server import Server
 
 from ms_codegeex.cli import main
@@ -159,6 +164,32 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
     assert [row["passed"]["strict"] for row in report["by_problem"]] == [2, 0]
     again = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / "out")
     assert again.returncode == 0 and again.stdout == result.stdout
+
+
+def test_an_interrupted_command_goes_on(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+
+    def answer(body):
+        time.sleep(0.1)
+        return f"    return {body['seed'] % 7}\n", "stop"
+
+    with Server(answer) as server:
+        words = ["--data", data, "--url", server.url, "--n", "12", "--temperature", "1", "--generate-only"]
+        whole = command("evaluate", "humaneval", "--output", tmp_path / "whole", *words)
+        assert whole.returncode == 0, whole.stderr
+        line = [sys.executable, "-m", "ms_codegeex.cli", "evaluate", "humaneval", "--output", tmp_path / "cut", *words]
+        asked = len(server.requests)
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        while len(server.requests) < asked + 6 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "ms-codegeex evaluate: interrupted\n" and process.returncode == 130
+        left, asked = len(read_rows(tmp_path / "cut" / "samples.jsonl")), len(server.requests)
+        assert 0 < left < 24
+        assert command("evaluate", "humaneval", "--output", tmp_path / "cut", *words).returncode == 0
+        assert len(server.requests) - asked == 24 - left
+    samples = [(tmp_path / name / "samples.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert samples[0] == samples[1]
 
 
 def test_references_alone(evaluate, tmp_path):
