@@ -30,7 +30,6 @@ INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CPU = 4  # CPU seconds per second of wall clock: virtual machines use threads; the wall clock is what limits
 COMPLETE = "complete"  # a file in a cache that is whole
-PUBLISHED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

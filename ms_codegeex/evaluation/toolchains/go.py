@@ -62,9 +62,13 @@ class Go(ToolChain):
             "CGO_ENABLED": "0",
         }
 
+    @cached_property
+    def root(self) -> Path:
+        """Where Go's own files are."""
+        return Path(output_of(self.go, "env", "GOROOT") or "/usr/lib/go")
+
     def readable(self) -> dict[str, Path]:
-        root = output_of(self.go, "env", "GOROOT")
-        return {**super().readable(), **(outside_system(Path(root)) if root else {})}
+        return {**super().readable(), **outside_system(self.root)}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         build = Command([self.go, *BUILD], self.limits(seconds.compile), self.environment(self.inside))
