@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandbox_attacks import Attack
@@ -107,6 +108,17 @@ class World:
             listener.close()
         self.shared.unlink()
         shutil.rmtree(self.directory)
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may walk to and read, which pytest's own are not."""
+    directory = Path(tempfile.mkdtemp(prefix="open-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 def accepts(listener: socket.socket) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandbox_world import survivors
+from sandbox_world import open_directory, survivors
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, landlock, layers, open_sandbox
@@ -19,6 +19,13 @@ MIB = 1 << 20
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
 
 
+@pytest.fixture
+def shown() -> Iterator[Path]:
+    """A directory that nobody may walk to, for programs of ours."""
+    with open_directory() as directory:
+        yield directory
+
+
 def fake_bwrap(directory: Path, script: str) -> str:
     """A PATH on which bwrap is this shell script; @real@ is the true one."""
     real = shutil.which("bwrap")
@@ -26,8 +33,6 @@ def fake_bwrap(directory: Path, script: str) -> str:
     path = directory / "bwrap"
     path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
     path.chmod(0o755)
-    for parent in (directory, *list(directory.parents)[:2]):  # nobody must get there
-        parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     return f"{directory}:/usr/bin:/bin"
 
 
@@ -61,8 +66,8 @@ def refused(*named: str) -> None:
         assert name in told
 
 
-def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
+    monkeypatch.setenv("PATH", str(shown))
     refused("namespaces: bwrap is not on PATH; apt-get install bubblewrap")
     sandbox = open_sandbox("best-effort")
     assert sandbox.layers["namespaces"].startswith("missing: bwrap is not on PATH")
@@ -75,25 +80,25 @@ def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
 
 
-def test_a_kernel_without_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kernel_without_namespaces(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
     script = """case "$*" in *--help*) exec @real@ --help;; esac
 echo "bwrap: No permissions to create new namespace, likely because the kernel does not allow it" >&2; exit 1
 """
-    monkeypatch.setenv("PATH", fake_bwrap(tmp_path, script))
+    monkeypatch.setenv("PATH", fake_bwrap(shown, script))
     refused(
         "namespaces: bwrap fails (bwrap: No permissions to create new namespace", "allow unprivileged user namespaces"
     )
     assert run(open_sandbox("best-effort"), "echo hello").stdout == b"hello\n"
 
 
-def test_an_old_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_old_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
     script = """case "$*" in
     --help) @real@ --help 2>&1 | grep -v -e --size -e --disable-userns;;
     *--size*|*--disable-userns*) echo "bwrap: Unknown option" >&2; exit 1;;
     *) exec @real@ "$@";;
 esac
 """
-    monkeypatch.setenv("PATH", fake_bwrap(tmp_path, script))
+    monkeypatch.setenv("PATH", fake_bwrap(shown, script))
     refused("tmpfs sizes: this bwrap has no --size", "no further namespaces: this bwrap has no --disable-userns")
     sandbox = open_sandbox("best-effort")
     assert sandbox.layers["namespaces"] == "active"
@@ -111,12 +116,16 @@ def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = open_sandbox("best-effort")
     assert run(sandbox, "grep Seccomp: /proc/self/status").stdout.split() == [b"Seccomp:", b"0"]
     assert b"/root" not in run(sandbox, "echo /*").stdout
+    written = run(sandbox, "for d in / /dev /usr /bin /etc /proc; do echo x > $d/new && echo $d; done; echo end")
+    assert written.stdout == b"end\n"
+    source = "for n in 1 2 3 9 15 19; do kill -$n 1; done; sleep 0.2; echo alive"
+    assert run(sandbox, source).stdout == b"alive\n"
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sandbox:
+def bare(monkeypatch: pytest.MonkeyPatch, shown: Path) -> Sandbox:
     """A sandbox of a machine that has nothing."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(shown))
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     return open_sandbox("best-effort")
@@ -140,14 +149,12 @@ def test_with_nothing_at_all_nothing_survives(bare: Sandbox) -> None:
     assert survivors(marker) == []
 
 
-def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, tmp_path: Path) -> None:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
-    (tmp_path / "tool").write_text("a tool")
+def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, shown: Path) -> None:
+    (shown / "tool").write_text("a tool")
     command = Command(["/bin/cat", "/work/file", "/tools/tool"], SHORT)
-    assert bare.run([command], {"file": b"mine"}, {"/tools": tmp_path})[0].stdout == b"minea tool"
-    shown = bare.run([Command(["/usr/bin/env"], SHORT, {"TOOL": "/x:/tools/tool"})], {}, {"/tools": tmp_path})[0]
-    assert f"TOOL=/x:{tmp_path}/tool" in shown.stdout.decode().splitlines()
+    assert bare.run([command], {"file": b"mine"}, {"/tools": shown})[0].stdout == b"minea tool"
+    done = bare.run([Command(["/usr/bin/env"], SHORT, {"TOOL": "/x:/tools/tool"})], {}, {"/tools": shown})[0]
+    assert f"TOOL=/x:{shown}/tool" in done.stdout.decode().splitlines()
 
 
 def test_the_crowd_is_counted_where_the_kernel_counts_it() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
-from sandbox_world import survivors
+from sandbox_world import open_directory, survivors
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
@@ -32,12 +30,10 @@ def sandbox() -> Sandbox:
 
 
 @pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that everybody may walk to, which pytest's own are not."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
+def shown() -> Iterator[Path]:
+    """A directory for programs to see."""
+    with open_directory() as directory:
+        yield directory
 
 
 def python(sandbox: Sandbox, source: str, limits: Limits = SHORT, **more: object) -> Execution:
@@ -140,6 +136,16 @@ def test_how_programs_end(sandbox: Sandbox, name: str) -> None:
     assert (done.end, done.code) == (end, code), done
 
 
+def test_every_namespace_is_its_own(sandbox: Sandbox) -> None:
+    source = (
+        "import os; print(*(os.readlink('/proc/self/ns/' + n) for n in ('user', 'ipc', 'pid', 'net', 'uts', 'mnt')))"
+    )
+    inside = python(sandbox, source).stdout.decode().split()
+    outside = [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "ipc", "pid", "net", "uts", "mnt")]
+    assert len(inside) == len(outside)
+    assert not set(inside) & set(outside)
+
+
 def test_what_is_not_there_ends_with_status_127(sandbox: Sandbox) -> None:
     done = sandbox.run([Command(["no-such-program"], SHORT)], {})[0]
     assert (done.end, done.code) == (End.EXITED, 127)
@@ -160,12 +166,12 @@ def test_time_is_measured_for_each_command(sandbox: Sandbox) -> None:
     assert 0 < done[1].seconds < done[0].seconds
 
 
-def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, open_directory: Path) -> None:
-    (open_directory / "file").write_text("read me")
+def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, shown: Path) -> None:
+    (shown / "file").write_text("read me")
     command = Command(["/bin/sh", "-c", "cat /given/file; echo x > /given/new; echo x > /given/file"], SHORT)
-    done = sandbox.run([command], {}, {"/given": open_directory})[0]
+    done = sandbox.run([command], {}, {"/given": shown})[0]
     assert done.stdout == b"read me"
-    assert {path.name: path.read_text() for path in open_directory.iterdir()} == {"file": "read me"}
+    assert {path.name: path.read_text() for path in shown.iterdir()} == {"file": "read me"}
 
 
 def test_a_readable_path_may_be_where_only_its_owner_walks(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -240,13 +246,11 @@ def command_line(pid: int) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["strict", "without bwrap"])
-def test_programs_die_with_who_runs_them(mode: str, tmp_path: Path) -> None:
+def test_programs_die_with_who_runs_them(mode: str, shown: Path) -> None:
     marker = f"orphan{os.getpid()}{mode.split()[0]}"
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(shown)}
     if mode != "strict":
-        environment["PATH"] = str(tmp_path)
-        for directory in (tmp_path, *list(tmp_path.parents)[:2]):
-            directory.chmod(0o711)
+        environment["PATH"] = str(shown)
     words = [sys.executable, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
     runner = subprocess.Popen(words, cwd=Path(__file__).resolve().parents[3], env=environment)
     assert appears(marker, True)
