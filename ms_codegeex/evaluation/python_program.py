@@ -39,6 +39,7 @@ ENDED = {
     "exit": Verdict.ERROR,
     "time": Verdict.TIMEOUT,
     "memory": Verdict.MEMORY,
+    "assertion": Verdict.WRONG,  # of the tests; a program without tests has made an error
     "error": Verdict.ERROR,
 }
 
@@ -82,6 +83,8 @@ class Report:
         """Of a program that did not finish. Of one that did, as if its answer were wrong."""
         if self.ended == "gone" or (self.ended is None and not self.execution.succeeded):
             return judging.ENDS.get(self.execution.end, Verdict.ERROR)
+        if self.ended == "assertion" and self.printed is not None:
+            return Verdict.ERROR
         return ENDED.get(self.ended, Verdict.ERROR)
 
 

@@ -164,7 +164,7 @@ def test_a_missing_result_and_a_case_that_takes_too_long(root, sandbox, monkeypa
 SIMPLIFIED = [
     ("y = 2 * x", PASSED, PASSED),
     ("y = x + x\nprint(y)", PASSED, PASSED),
-    ("y = 3 * x", ERROR, ERROR),
+    ("y = 3 * x", WRONG, WRONG),
     ("", ERROR, ERROR),
     ("import sys\nsys.exit(0)", ERROR, ERROR),
     ("import os\nprint('passed')\nos._exit(0)", ERROR, ERROR),
@@ -179,7 +179,7 @@ def test_verdicts_of_the_simplified_format(tmp_path, sandbox):
     assert [pair for pair in zip(SIMPLIFIED, found, strict=True) if pair[0][1:] != pair[1]] == []
     words = ["y = 2 * x", "y = x * 0\nfor i in range(len(x)):\n    y[i] = 2 * x[i]"]
     assert verdicts(task, sandbox, words) == [(PASSED, PASSED)] * 2
-    assert verdicts(task, sandbox, words, 1) == [(PASSED, PASSED), (ERROR, ERROR)]
+    assert verdicts(task, sandbox, words, 1) == [(PASSED, PASSED), (WRONG, WRONG)]
 
 
 def test_references_pass(root, tmp_path, sandbox):

@@ -12,7 +12,7 @@ from ms_codegeex.evaluation import humaneval
 from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Completion, Sample
 
-PASSED, ERROR, SYNTAX = Verdict.PASSED, Verdict.ERROR, Verdict.COMPILE_ERROR
+PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
 ROW = {
     "task_id": "T/0",
     "prompt": 'def double(x):\n    """Twice x."""\n',
@@ -47,14 +47,48 @@ FORGED = """    import os
             pass
     os._exit(0)
 """
+SCAN = """    import os
+    found = b""
+    for descriptor in range(3, 9):
+        try:
+            os.set_blocking(descriptor, False)
+            found += os.read(descriptor, 999)
+        except OSError:
+            pass
+    for descriptor in range(9):
+        try:
+            os.write(descriptor, b'{"ended": null, "printed": null}\\n' + found + b'\\n')
+        except OSError:
+            pass
+    os._exit(0)
+"""
+FRAMES = """    import os, sys
+    frame, texts = sys._getframe(), []
+    while frame:
+        for value in [*frame.f_locals.values(), *vars(frame.f_locals.get("teller", sys)).values()]:
+            texts += [value] if isinstance(value, bytes) else []
+        frame = frame.f_back
+    for text in texts:
+        for descriptor in range(9):
+            try:
+                os.write(descriptor, b'{"ended": null, "printed": null}\\n' + text + b'\\n')
+            except OSError:
+                pass
+    os._exit(0)
+"""
+PATCH = """    import json, os, sys
+    json.dumps = json.encoder.JSONEncoder.encode = lambda *a, **k: '{"ended": null, "printed": null}'
+    os.getpid = lambda: 0
+    sys.exit(0)
+"""
 PROGRAMS = [
     ("    return 2 * x\n", PASSED, PASSED),
     ("    return x + x", PASSED, PASSED),
     ("    import os\n    return len(os.getcwd()) * 0 + 2 * x", PASSED, PASSED),
     ("    print('much ' * 9000000)\n    return 2 * x", PASSED, PASSED),
-    ("    return 3 * x", ERROR, ERROR),
-    ("    return 4", ERROR, ERROR),
-    ("", ERROR, ERROR),
+    ("    return 3 * x", WRONG, WRONG),
+    ("    return 4", WRONG, WRONG),
+    ("", WRONG, WRONG),
     ("    return 2 *", SYNTAX, SYNTAX),
     ("    raise KeyError", ERROR, ERROR),
     ("    import sys\n    sys.exit(0)", ERROR, ERROR),
@@ -64,7 +98,10 @@ PROGRAMS = [
     ("    return 2 * x\nraise SystemExit", ERROR, ERROR),
     ("    return 2 * x\nimport atexit, os\natexit.register(os._exit, 5)", PASSED, ERROR),
     (FORGED, ERROR, ERROR),
-    ("    return x\nclass Same(int):\n    pass\n", ERROR, ERROR),
+    (SCAN, ERROR, ERROR),
+    (FRAMES, ERROR, ERROR),
+    (PATCH, ERROR, ERROR),
+    ("    return x\nclass Same(int):\n    pass\n", WRONG, WRONG),
 ]  # fmt: skip
 
 
@@ -90,7 +127,7 @@ def test_rows_of_other_forms(tmp_path, sandbox):
     named = {**ROW, "task_id": "T/1", "test": "assert double(4) == 8\n"}
     task = humaneval.build(write(tmp_path / "h.jsonl.gz", asserts, named, ROW))
     assert [p.id for p in task.problems] == ["7", "T/1", "T/0"] and task.reference(task.problems[0]) is None
-    assert judged(task, sandbox, "y = 1") == (PASSED, PASSED) and judged(task, sandbox, "y = 2") == (ERROR, ERROR)
+    assert judged(task, sandbox, "y = 1") == (PASSED, PASSED) and judged(task, sandbox, "y = 2") == (WRONG, WRONG)
     assert judged(task, sandbox, "    return 2 * x", 1) == (PASSED, PASSED)
     reference = task.reference(task.problems[2])
     assert set(task.judge(task.problems[2], reference, sandbox).verdicts.values()) == {PASSED}

@@ -38,7 +38,13 @@ def test_the_scripts_of_the_sandbox_are_for_old_interpreters_and_import_nothing_
         tree = ast.parse(path.read_text(), feature_version=(3, 7))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert names <= sys.stdlib_module_names, path
+        assert names - {"numpy"} <= sys.stdlib_module_names, path  # NumPy where a program uses it, for its seed
+
+
+def test_random_numbers_are_the_same_every_time(sandbox):
+    text = "import random\nimport numpy as np\nraise ValueError(random.random(), np.random.rand())"
+    told = {run(Runner.open(), sandbox, text).execution.stderr for _ in range(2)}
+    assert len(told) == 1 and b"ValueError: (0.8444218515250481, 0.5488135039273248)" in told.pop()
 
 
 def test_what_is_no_interpreter(tmp_path):
@@ -89,6 +95,8 @@ def test_reports(stdout, ended):
         (End.OUTPUT, -9, b"", Verdict.KILLED),
         (End.EXITED, 0, b'{"ended": null, "printed": null}\nsecret', Verdict.WRONG),
         (End.EXITED, 0, b'{"ended": "memory", "printed": null}\nsecret', Verdict.MEMORY),
+        (End.EXITED, 0, b'{"ended": "assertion", "printed": null}\nsecret', Verdict.WRONG),
+        (End.EXITED, 0, b'{"ended": "assertion", "printed": {}}\nsecret', Verdict.ERROR),
         (End.EXITED, 0, b'{"ended": "of the world", "printed": null}\nsecret', Verdict.ERROR),
     ],
 )

@@ -4,8 +4,10 @@
 
 Standard library only, and nothing newer than Python 3.7, which some benchmarks need.
 The report is one line of JSON on standard output and, on the next, the secret from standard input. What the program
-prints goes nowhere, and the secret is not read before the program has come to its end: one that leaves early, by
-whatever door, or prints what a report looks like, cannot have shown it. Nothing here knows the expected answer.
+prints goes nowhere. Half of the secret is read before the program begins, so it is not to be had by reading
+descriptors; the other half when it has come to its end, so it is nowhere in memory before. One that leaves early, by
+whatever door, or prints what a report looks like, cannot have shown both. (One written against this very script could
+take the halves together; nothing within a process prevents that.) Nothing here knows the expected answer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import sys
 import traceback
 import types
 
+ENDED = (None, "syntax", "exit", "time", "memory", "assertion", "error")
+HALF = 20  # bytes of the secret that are read before the program begins
 DEPTH, NODES, CHARACTERS = 60, 200_000, 1 << 18  # of a value that is reported
 
 
@@ -164,7 +168,7 @@ def with_last_expression(source):
 
 
 def execute(source, names, rewrite):
-    """None, or what ended the program before its end: "syntax", "exit", "time", "memory" or "error"."""
+    """None, or what ended the program before its end: "syntax", "exit", "time", "memory", "assertion" or "error"."""
     try:
         code = compile(rewrite(source), "program.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
@@ -181,10 +185,10 @@ def execute(source, names, rewrite):
     except MemoryError:
         sys.stderr.write("MemoryError\n")
         return "memory"
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(BaseException):  # an exception whose text raises another
             traceback.print_exc(limit=-5)
-        return "error"
+        return "assertion" if isinstance(error, AssertionError) else "error"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return None
@@ -198,38 +202,84 @@ def leave_standard_files():
     return secret, report
 
 
-def tell(secret, report, record):
-    """The report, then the secret."""
-    data = json.dumps(record).encode("ascii") + b"\n"
-    with os.fdopen(secret, "rb") as file:
-        data += file.read() + b"\n"
-    while data:
-        data = data[os.write(report, data) :]
+def read(descriptor, size):
+    """So many bytes, fewer at the end."""
+    data = b""
+    while len(data) < size:
+        piece = os.read(descriptor, size - len(data))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+class Teller:
+    """What tells the report: everything it needs is bound before the program can change it."""
+
+    def __init__(self):
+        self.secret, self.report = leave_standard_files()
+        self.half = read(self.secret, HALF)
+        self.process, self.getpid, self.leave, self.write, self.read = (
+            os.getpid(),
+            os.getpid,
+            os._exit,
+            os.write,
+            os.read,
+        )
+        self.known = {ended: json.dumps({"ended": ended, "printed": None}).encode("ascii") for ended in ENDED}
+
+    def tell(self, ended, printed):
+        """The report, then the secret. A child of the program, which has come here with it, leaves instead."""
+        if self.getpid() != self.process:
+            self.leave(0)
+        line = self.known[ended]
+        if printed is not None:
+            line = json.dumps({"ended": ended, "printed": printed}).encode("ascii")
+        data = line + b"\n" + self.half
+        while True:
+            piece = self.read(self.secret, 4096)
+            if not piece:
+                break
+            data += piece
+        data += b"\n"
+        while data:
+            data = data[self.write(self.report, data) :]
+
+
+def seed(source):
+    """The same random numbers, and the same verdict, every time."""
+    if "random" in source:
+        import random
+
+        random.seed(0)
+        if "numpy" in source:
+            with contextlib.suppress(ImportError):
+                import numpy
+
+                numpy.random.seed(0)
 
 
 def main(mode, seconds, gold_type, program, *arguments):
     """Run the program as `__main__`, in its own directory."""
     with open(program, encoding="utf-8", errors="surrogatepass") as file:
         source = file.read()
+    teller, printed = Teller(), Printed()
     module = types.ModuleType("__main__")
     module.__file__ = program
     sys.modules["__main__"] = module
     sys.argv, sys.path[0] = [program, *arguments], os.getcwd()
-    process, (secret, report) = os.getpid(), leave_standard_files()
-    printed = Printed()
     if mode == "value":
         module.print, module._last_expression = printed.show, printed.last_expression
         builtins.exit = builtins.quit = None  # the published judge takes them away
+    seed(source)
     signal.signal(signal.SIGALRM, time_up)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
     ended = execute(source, module.__dict__, with_last_expression if mode == "value" else str)
-    if os.getpid() != process:
-        os._exit(0)  # a child of the program, which has come here with it
     try:
         value = printed.record(gold_type) if mode == "value" else None
     except BaseException:
         value = None
-    tell(secret, report, {"ended": ended, "printed": value})
+    teller.tell(ended, value)
 
 
 if __name__ == "__main__":
