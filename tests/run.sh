@@ -12,6 +12,9 @@ usage: bash tests/run.sh [pytest arguments]
   bash tests/run.sh -m slow               # the slow tests
   bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
 
+Two test files run at a time where there are two cores (pytest-xdist; -n 0 for one); slow tests run one by one, because
+each of them uses the whole machine.
+
 The virtual environment is .venv of this checkout, or MS_CODEGEEX_VENV. `pytest --help` explains pytest's arguments.
 EOF
     exit 0
@@ -20,4 +23,9 @@ fi
 venv=$(bash "$root/ascend_scripts/setup.sh" --tests)
 export PATH="$venv/bin:$PATH"
 cd -- "$root"
-exec "$venv/bin/python" -m pytest "$@"
+
+parallel=()
+if [[ " $* " != *' slow '* ]] && (($(nproc) > 1)); then
+    parallel=(-n 2 --dist loadfile)
+fi
+exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"
