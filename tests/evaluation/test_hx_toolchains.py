@@ -1,0 +1,81 @@
+"""What is missing is told with the line that installs it; what is prepared is prepared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from humaneval_x_rows import ROWS, write
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.humaneval_x import build
+from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, tool_chain
+from ms_codegeex.evaluation.toolchains.javascript import JavaScript
+from ms_codegeex.evaluation.toolchains.python import Python
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_language_has_a_tool_chain_and_its_line_in_the_document():
+    page = (ROOT / "docs" / "humaneval-x.md").read_text()
+    assert set(TOOL_CHAINS) == set(ROWS)
+    for name, kind in TOOL_CHAINS.items():
+        assert name == "python" or f"`{kind.install}`" in page
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_a_missing_tool_chain_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str):
+    monkeypatch.setattr(TOOL_CHAINS[language], "version", lambda self: None)
+    write(tmp_path, language)
+    task = build(tmp_path)
+    assert task.missing() == {language: TOOL_CHAINS[language].install}
+    assert task.tools() == {}
+
+
+def test_js_md5_is_found_where_node_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Or told to be missing, with the one problem that needs it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JavaScript, "version", lambda self: "Node.js v20")
+    (tmp_path / "elsewhere" / "js-md5").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "js-md5" / "package.json").write_text("{}")
+    monkeypatch.setenv("NODE_PATH", f"/nowhere:{tmp_path / 'elsewhere'}")
+    assert JavaScript(tmp_path).md5 == tmp_path / "elsewhere" / "js-md5"
+    task = build(write(tmp_path, "js"))
+    assert task.missing() == {} == task.known_defects()
+    monkeypatch.setattr(JavaScript, "md5", None)
+    task = build(write(tmp_path, "js"))
+    assert task.missing()["js-md5"].startswith("npm install js-md5@0.7.3")
+    assert "js-md5" in task.known_defects()["JavaScript/162"]
+
+
+def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By version, and again if it was cut off."""
+    made = []
+
+    def make(self, cache):
+        made.append(cache)
+        (cache / "part").touch(exist_ok=False)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Python, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        tool_chain("python", tmp_path).prepare()
+    for _ in range(2):
+        chain = tool_chain("python", tmp_path)
+        chain.prepare()
+        chain.prepare()
+    assert made == [chain.cache] * 2
+    monkeypatch.setattr(Python, "version", lambda self: "Python 9")
+    other = tool_chain("python", tmp_path)
+    other.prepare()
+    assert len(made) == 3 and other.cache != chain.cache
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        tool_chain("python", tmp_path / "file" / "below").prepare()
+    chain = tool_chain("python", tmp_path)
+    with pytest.raises(UserError, match=r"python: false fails on our own sources \(no message\)"):
+        chain.tell(["false"], tmp_path)
