@@ -1,9 +1,20 @@
+from dataclasses import replace
+
 import pytest
 from fake_task import Doubling, Seeded
 
 from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile, read_rows
-from ms_codegeex.evaluation.run import generate, in_parallel, judge, judgement_from, sample_from, sample_seed
+from ms_codegeex.evaluation.run import (
+    fingerprint,
+    generate,
+    in_parallel,
+    judge,
+    judgement_from,
+    sample_from,
+    sample_seed,
+)
+from ms_codegeex.evaluation.task import Sample
 
 
 def samples_of(path, sampler, task=None, n=4, seed=1):
@@ -62,6 +73,19 @@ def test_each_program_is_judged_once_and_every_sample_has_a_verdict(tmp_path, wo
         right = sample["generation"] == str(2 * int(sample["task_id"].split("/")[1]))
         assert result["verdicts"] == {"strict": "passed" if right else "wrong", "published": "passed"}
         assert judgement_from(result).verdicts["strict"].value == result["verdicts"]["strict"]
+
+
+def test_how_a_text_came_about_makes_it_no_other_program():
+    notes = [Sample("cpp/1", i, "p", "2", "eos", {"case": 0, "raw": f"2{i}", "turns": [i]}) for i in range(3)]
+    assert len({fingerprint(sample) for sample in notes}) == 1
+    others = [
+        *notes[:1],
+        replace(notes[0], generation="3"),
+        replace(notes[0], prompt="q"),
+        replace(notes[0], task_id="a"),
+    ]
+    others += [replace(notes[0], extra={"case": 1}), replace(notes[0], finish="too long")]
+    assert len({fingerprint(sample) for sample in others}) == 6
 
 
 def test_judging_goes_on_where_it_was(tmp_path):

@@ -1,4 +1,6 @@
 import socket
+import sys
+import types
 
 import pytest
 from openai_server import Server
@@ -6,7 +8,7 @@ from openai_server import Server
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation import samplers
 from ms_codegeex.evaluation.recipes import Recipe
-from ms_codegeex.evaluation.samplers import ServerSampler, model_identity
+from ms_codegeex.evaluation.samplers import EngineSampler, ServerSampler, model_identity
 from ms_codegeex.evaluation.task import Completion
 
 RECIPE = Recipe("humaneval", temperature=0.5, top_p=0.9, max_new_tokens=20)
@@ -115,3 +117,48 @@ def test_a_model_is_its_files_and_not_its_place(tmp_path):
     (tmp_path / "two" / "model.safetensors").write_bytes(b"2")
     assert model_identity(tmp_path / "two")["sha256"] == manifest
     assert model_identity(tmp_path / "two" / "config.json")["sha256"] != manifest
+
+
+class Speller:
+    """A model of 12 tokens whose text is `abcde`, one letter a token, after which it ends."""
+
+    seq_length = 12
+
+    def __init__(self, path):
+        self.path, self.tokenizer, self.asked = path, self, []
+
+    def encode_prompt(self, prompt):
+        return list(prompt)
+
+    def continuation(self, before, ids):
+        return map(str, ids)
+
+    def tokens(self, ids, settings):
+        self.asked.append(settings)
+        yield from "abcde"[: settings.max_new_tokens]
+
+
+@pytest.fixture
+def speller(monkeypatch, tmp_path):
+    module = types.ModuleType("ms_codegeex.generation.engine")
+    module.Generator = Speller
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return lambda **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe))
+
+
+def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):
+    sampler = speller(temperature=0.5, top_k=3, top_p=0.9, max_new_tokens=4)
+    assert sampler("p", seed=7) == Completion("abcd", "length")
+    assert sampler("p", seed=7, max_new_tokens=9) == Completion("abcde", "eos")
+    assert sampler("p", seed=7, stop=lambda text: "b" in text) == Completion("ab", "stop")
+    settings = sampler.generator.asked[0]
+    assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.5, 3, 0.9, 7)
+    assert speller(stops=("cd",))("p", seed=0) == Completion("ab", "stop")
+
+
+def test_the_engines_context_is_that_of_the_model_or_the_recipe(speller):
+    assert speller()("p" * 10, seed=0) == Completion("ab", "length")
+    assert speller(max_length=5)("ppp", seed=0) == Completion("ab", "length")
+    for recipe, prompt in (({}, "p" * 12), ({"max_length": 5}, "p" * 5)):
+        with pytest.raises(PromptTooLong, match="tokens, the model and the recipe allow"):
+            speller(**recipe)(prompt, seed=0)

@@ -193,6 +193,27 @@ def test_references_are_judged_once_on_a_machine(options):
     assert len(first.judged) == 6 == len(newer.judged) and not again.judged
 
 
+def test_time_limits_come_from_the_references(options):
+    class Slow(Doubling):
+        def calibrate(self, judgements):
+            self.seconds = {each.task_id: each.seconds for each in judgements}
+            return {}
+
+    for task in (Slow(), Slow()):  # judged, then remembered
+        evaluate(task, GATED, options)
+        assert task.seconds == dict.fromkeys((problem.id for problem in task.problems), 0.25)
+
+
+def test_a_problem_that_needs_a_missing_package_is_left_out(options):
+    task = Doubling(defects={"cpp/1": "js-md5 is not on this machine", "cpp/2": "its test is wrong"})
+    task.lacking = {"js-md5": "npm install js-md5"}
+    result = evaluate(task, GATED, options)
+    assert result["skipped"] == {"cpp/1": "js-md5 is not on this machine"}
+    assert result["problems"] == {"chosen": 5, "judged": 5}
+    assert "cpp/1" not in {row["task_id"] for row in read_rows(options.output / "samples.jsonl")}
+    assert result["references"]["cpp"]["defects"] == {"cpp/2": "its test is wrong"}
+
+
 def test_references_of_other_tasks_are_told_and_bind_nobody(options):
     task = Doubling()
     task.broken = {"cpp"}
