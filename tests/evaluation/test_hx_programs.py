@@ -130,6 +130,14 @@ def test_a_commented_test_of_rust_is_replaced():
     assert not programs.assemble(row("rust", task_id="Rust/32"), "", "}").only_compiles
 
 
+def test_strlen_of_cpp_is_the_answers():
+    """CPP/23: the published tests call the C library."""
+    test = 'int main(){ assert (strlen("") == 0); assert (strlen("x") == 1); }'
+    program = programs.assemble(row("cpp", task_id="CPP/23", test=test), "", "}")
+    assert program.only_compiles
+    assert program.before.endswith('assert (strlen(std::string("")) == 0); assert (strlen(std::string("x")) == 1); ')
+
+
 def test_tests_without_a_function_are_told():
     for language in ("cpp", "go", "rust"):
         with pytest.raises(UserError, match="no test function"):

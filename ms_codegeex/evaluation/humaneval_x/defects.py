@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ms_codegeex.evaluation.humaneval_x.data import File, Row
@@ -43,9 +44,19 @@ mod tests {
 """
 
 
-def has_no_tests(row: Row) -> bool:
-    """Rust/32, unless the user's file has its tests."""
-    return (row.language, row.number) == ("rust", 32) and row.test.strip().startswith("/*")
+# With <cstring>, which the published runner includes, the tests of CPP/23 call the C library's function and never the
+# answer's, which takes a std::string: again, `published` passes whatever compiles.
+CPP_23 = re.compile(r"\bstrlen\((\"[^\"]*\")\)")
+
+
+def tests(row: Row) -> tuple[str, bool]:
+    """What `strict` runs, and whether it stands in for tests that test nothing as they are published."""
+    if (row.language, row.number) == ("rust", 32) and row.test.strip().startswith("/*"):
+        return RUST_32, True
+    if (row.language, row.number) == ("cpp", 23):
+        text, count = CPP_23.subn(r"strlen(std::string(\1))", row.test)
+        return text, count > 0
+    return row.test, False
 
 
 def known(files: Mapping[str, File]) -> dict[str, str]:

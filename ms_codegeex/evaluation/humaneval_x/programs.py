@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.humaneval_x import defects
 from ms_codegeex.evaluation.humaneval_x.data import Row
-from ms_codegeex.evaluation.humaneval_x.defects import RUST_32, has_no_tests
 from ms_codegeex.evaluation.humaneval_x.rules import first_unindented
 from ms_codegeex.evaluation.toolchains import Program
 
@@ -49,10 +49,11 @@ def python(row: Row, prompt: str, answer: str) -> Program:
 def cpp(row: Row, prompt: str, answer: str) -> Program:
     """The includes that the prompt does not have; the witness ends main."""
     includes = "\n".join(line for line in CPP_INCLUDES if line not in prompt)
-    head, tail = at_end_of_block(row.test, r"\bint\s+main\s*\(\s*\)\s*\{", row)
+    tests, untested = defects.tests(row)
+    head, tail = at_end_of_block(tests, r"\bint\s+main\s*\(\s*\)\s*\{", row)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = f';\nvoid {CALL}(const char *);\n{CALL}("%s");\n'
-    return Program(f"{includes}\n{prompt}{answer}\n{head}", call, tail, libraries=libraries)
+    return Program(f"{includes}\n{prompt}{answer}\n{head}", call, tail, libraries, only_compiles=untested)
 
 
 def java(row: Row, prompt: str, answer: str) -> Program:
@@ -81,9 +82,10 @@ def rust(row: Row, prompt: str, answer: str) -> Program:
     """An empty main; the declaration where the prompt is only a comment (CodeGeeX's file). The tests' assertions are
     the standard library's, whatever macros the answer defines."""
     declaration = "" if row.declaration.strip() in prompt else row.declaration
-    untested = has_no_tests(row)
-    tests = RUST_ASSERT.sub(r"::std::\g<0>", RUST_32 if untested else row.test)
-    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
+    tests, untested = defects.tests(row)
+    head, tail = at_end_of_block(
+        RUST_ASSERT.sub(r"::std::\g<0>", tests), r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row
+    )
     source = f"fn main() {{}}\n{declaration}{prompt}{answer}\n{head}"
     check = re.search(r"\bcfg\b", answer) is not None
     return Program(source, f';\n::{CALL}::tell("%s");\n', tail, only_compiles=untested, check=check)
