@@ -1,5 +1,6 @@
 """What of a recipe and of the command line reaches which task."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,6 @@ def built(monkeypatch, tmp_path):
     """Build with a module's `build` replaced; what it was given, by name."""
 
     def call(module, recipe, **options):
-        import inspect
-
         signature, given = inspect.signature(module.build), {}
 
         def remember(*words, **named):
@@ -26,8 +25,9 @@ def built(monkeypatch, tmp_path):
             bound.apply_defaults()
             given.update(bound.arguments)
 
-        monkeypatch.setattr(module, "build", remember)
-        build_task(recipe, tmp_path, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "build", remember)
+            build_task(recipe, tmp_path, **options)
         assert given.pop("data") == tmp_path
         return given
 
