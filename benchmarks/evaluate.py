@@ -51,7 +51,7 @@ class Bare(Sandbox):
         """See `Sandbox.run`. Nothing is kept from doing anything."""
         places = {name: str(path) for name, path in (readable or {}).items() if name != str(path)}
         with tempfile.TemporaryDirectory() as directory:
-            places["/work"] = directory
+            places["/program"] = directory
             for name, content in files.items():
                 path = Path(directory, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DIRECTORY, SCRATCH, SHARED_MEMORY = "/work", "/tmp", "/dev/shm"
+DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
 SHARED_MEMORY_SIZE = 64 << 20
 DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")  # no zero: shared mappings of it are memory nobody counts
 # Of /etc only what tool chains read: no users, no hosts, no keys; and the time zone is UTC everywhere.

@@ -83,7 +83,7 @@ def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
     sources = resolved(readable)
     top = Path(tempfile.mkdtemp(prefix="sandbox-"))
     try:
-        names = {**sources, DIRECTORY: str(top / "work"), SCRATCH: str(top / "tmp")}
+        names = {**sources, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
         for path in (names[DIRECTORY], names[SCRATCH]):
             os.mkdir(path)
         for path in (str(top), names[DIRECTORY], names[SCRATCH]):

@@ -32,7 +32,7 @@ LAST = 1.0  # seconds from the end of the last command to that of the sandbox
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a program, run in its working directory `/work`."""
+    """One command of a program, run in its working directory `/program`."""
 
     words: Sequence[str]
     limits: Limits = field(default_factory=Limits)
@@ -60,8 +60,8 @@ class Sandbox:
 
         `files` (relative path -> content) are the program's directory at the start; what one command writes there the
         next one finds, nothing outlives the program. `readable` (path inside -> path of this machine) is seen
-        read-only, beside the system's tool chains. Without namespaces (best-effort) the paths `/work`, `/tmp` and those
-        of `readable` at the beginning of a word or a variable are replaced by the ones they have on this machine.
+        read-only, beside the system's tool chains. Without namespaces (best-effort) the paths `/program`, `/tmp` and
+        those of `readable` at the beginning of a word or a variable are replaced by the ones they have on this machine.
         """
         check_names(files)
         with ExitStack() as stack:

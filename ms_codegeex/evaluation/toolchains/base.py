@@ -113,7 +113,7 @@ class ToolChain(ABC):
     @property
     def inside(self) -> str:
         """Where a program finds the prepared directory: at its own path, unless that is where programs write."""
-        own = any(self.cache.is_relative_to(place) for place in ("/work", "/tmp"))
+        own = any(self.cache.is_relative_to(place) for place in ("/program", "/tmp"))
         return f"/toolchains/{self.language}" if own else str(self.cache)
 
     @cached_property

@@ -216,7 +216,7 @@ DISK = [
     *family(
         "disk",
         {
-            "working directory": filling("/work", 16),
+            "working directory": filling("/program", 16),
             "/tmp": filling("/tmp", 16),
             "/dev/shm": filling("/dev/shm", 64),
             "one big file": """
@@ -232,7 +232,7 @@ with open('a', 'wb') as file:
     quietly(lambda: escaped(os.posix_fallocate(file.fileno(), 0, 1 << 30)))
 """,
             "two directories": """
-for place in ('/work', '/tmp', '/dev/shm'):
+for place in ('/program', '/tmp', '/dev/shm'):
     for number in range(2):
         with open(f'{place}/{number}', 'wb') as file:
             quietly(file.write, bytes(6 << 20))
@@ -241,7 +241,7 @@ escaped()
 """,
             "many files": """
 for number in range(3_000_000):
-    os.mknod(f'/work/{number}')
+    os.mknod(f'/program/{number}')
     if number > 1_000_000: escaped(number)
 """,
         },

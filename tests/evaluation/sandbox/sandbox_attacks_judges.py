@@ -133,10 +133,10 @@ if os.fork() == 0:
     os.setsid()
     for number in range(3): os.close(number)
     time.sleep(0.3)
-    open('/work/flag', 'w').close()
+    open('/program/flag', 'w').close()
     os._exit(0)
 """,
-            "time.sleep(0.6)\nif os.path.exists('/work/flag'): escaped()",
+            "time.sleep(0.6)\nif os.path.exists('/program/flag'): escaped()",
         ),
         "a process that is there": (
             "os.fork() or time.sleep(30)",
@@ -148,17 +148,17 @@ if numbers: escaped(numbers)
         "a shared mapping of a file": (
             """
 import mmap
-with open('/work/shared', 'wb') as file: file.write(bytes(4096))
+with open('/program/shared', 'wb') as file: file.write(bytes(4096))
 if os.fork() == 0:
     os.setsid()
-    with open('/work/shared', 'r+b') as file: area = mmap.mmap(file.fileno(), 4096)
+    with open('/program/shared', 'r+b') as file: area = mmap.mmap(file.fileno(), 4096)
     while True: area[0] = (area[0] + 1) % 256
 time.sleep(0.1)
 """,
             """
-before = open('/work/shared', 'rb').read()
+before = open('/program/shared', 'rb').read()
 time.sleep(0.2)
-if open('/work/shared', 'rb').read() != before: escaped()
+if open('/program/shared', 'rb').read() != before: escaped()
 """,
         ),
         "its limits": (
@@ -170,19 +170,19 @@ os.environ['LEFT'] = '1'; os.umask(0); os.chdir('/')
 """,
             """
 import resource
-if resource.getrlimit(resource.RLIMIT_NOFILE)[0] != 128 or 'LEFT' in os.environ or os.getcwd() != '/work': escaped()
+if resource.getrlimit(resource.RLIMIT_NOFILE)[0] != 128 or 'LEFT' in os.environ or os.getcwd() != '/program': escaped()
 """,
         ),
     },
     ends=("exited",),
 )
 LEAVING = """
-for place in ('/work', '/tmp', '/dev/shm', '/var/tmp', '/dev/mqueue', '/usr/local', '/run'):
+for place in ('/program', '/tmp', '/dev/shm', '/var/tmp', '/dev/mqueue', '/usr/local', '/run'):
     quietly(lambda: open(place + '/left', 'w').write('here'))
 call('shmget', 4711, 4096, 0o1666)
 """
 FINDING = """
-for place in ('/work', '/tmp', '/dev/shm', '/var/tmp', '/dev/mqueue', '/usr/local', '/run'):
+for place in ('/program', '/tmp', '/dev/shm', '/var/tmp', '/dev/mqueue', '/usr/local', '/run'):
     if os.path.exists(place + '/left'): escaped(place)
 """
 PRELUDE_ONLY = prelude()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from sandbox_attacks import Attack, family
 
 CALLS = {
-    "mount": "b'none', b'/work', b'tmpfs', 0, 0",
+    "mount": "b'none', b'/program', b'tmpfs', 0, 0",
     "umount2": "b'/proc', 2",
-    "pivot_root": "b'/work', b'/work'",
-    "chroot": "b'/work'",
+    "pivot_root": "b'/program', b'/program'",
+    "chroot": "b'/program'",
     "fsopen": "b'tmpfs', 0",
     "open_tree": "-100, b'/usr', 1",
     "mount_setattr": "-100, b'/usr', 0x8000, ctypes.create_string_buffer(32), 32",
@@ -23,9 +23,9 @@ CALLS = {
     "init_module": "b'x', 1, b''",
     "finit_module": "0, b'', 0",
     "kexec_load": "0, 0, 0, 0",
-    "swapon": "b'/work/swap', 0",
+    "swapon": "b'/program/swap', 0",
     "reboot": "0xfee1dead, 672274793, 0, 0",
-    "acct": "b'/work/log'",
+    "acct": "b'/program/log'",
     "settimeofday": "(ctypes.c_long * 2)(1, 1), 0",
     "sethostname": "b'x', 1",
     "quotactl": "0x80000100, 0, 0, 0",
@@ -107,7 +107,7 @@ quietly(lambda: escaped(os.setxattr('f', 'security.capability', value)))
 """,
             "tools that make namespaces": """
 for words in (['unshare', '-r', 'id'], ['bwrap', '--unshare-user', '--uid', '0', '--ro-bind', '/', '/', 'id'],
-              ['nsenter', '-t', '1', '-a', 'id'], ['unshare', '-rm', 'mount', '-t', 'tmpfs', 'none', '/work']):
+              ['nsenter', '-t', '1', '-a', 'id'], ['unshare', '-rm', 'mount', '-t', 'tmpfs', 'none', '/program']):
     try:
         done = subprocess.run(words, capture_output=True, timeout=1)
         if done.returncode == 0: escaped(words, done.stdout)

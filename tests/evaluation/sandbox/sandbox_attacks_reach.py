@@ -60,7 +60,7 @@ SECRETS = [
         "secrets",
         {
             "file": "quietly(lambda: print(open('@secret@').read()))",
-            "file by many steps up": "quietly(lambda: print(open('/work' + '/..' * 40 + '@secret@').read()))",
+            "file by many steps up": "quietly(lambda: print(open('/tmp' + '/..' * 40 + '@secret@').read()))",
             "file by a symbolic link": "os.symlink('@secret@', 'l'); quietly(lambda: print(open('l').read()))",
             "file by a hard link": "quietly(lambda: (os.link('@secret@', 'h'), print(open('h').read())))",
             "shared memory of the host": "quietly(lambda: print(open('/dev/shm/@marker@').read()))",
@@ -110,7 +110,7 @@ for path in ('@home@', '/root', '/home', '/var', '/run', '/srv', '/mnt', '/opt',
 for name in ('mem', 'kmsg', 'sda', 'vda', 'kvm', 'fuse', 'loop0', 'tty', 'ptmx', 'console', 'net/tun', 'zero'):
     quietly(lambda: escaped(name, open('/dev/' + name, 'rb').read(1)))
 import stat
-quietly(lambda: (os.mknod('/work/disk', stat.S_IFBLK | 0o600, os.makedev(254, 0)), escaped('a disk')))
+quietly(lambda: (os.mknod('/program/disk', stat.S_IFBLK | 0o600, os.makedev(254, 0)), escaped('a disk')))
 """,
             "the kernel's log": "if call('syslog', 3, ctypes.create_string_buffer(4096), 4096) > 0: escaped()",
             "kernel memory": "quietly(lambda: escaped(open('/proc/kcore', 'rb').read(1)))",
@@ -197,11 +197,11 @@ quietly(lambda: (open('/proc/1/oom_score_adj', 'w').write('1000'), escaped()))
 for name in ('uid_map', 'gid_map', 'setgroups'):
     quietly(lambda: (open('/proc/self/' + name, 'w').write('0 0 1'), escaped(name)))
 """,
-            "hard links to system files": "quietly(lambda: escaped(os.link('/usr/bin/python3', '/work/p')))",
+            "hard links to system files": "quietly(lambda: escaped(os.link('/usr/bin/python3', '/program/p')))",
             "control groups": """
-for path in ('/sys/fs/cgroup', '/work/cgroup'):
-    os.makedirs('/work/cgroup', exist_ok=True)
-    if call('mount', b'cgroup2', b'/work/cgroup', b'cgroup2', 0, 0) == 0: escaped()
+for path in ('/sys/fs/cgroup', '/program/cgroup'):
+    os.makedirs('/program/cgroup', exist_ok=True)
+    if call('mount', b'cgroup2', b'/program/cgroup', b'cgroup2', 0, 0) == 0: escaped()
 """,
         },
     ),

@@ -75,7 +75,7 @@ def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
     done = run(sandbox, "pwd; echo $HOME; id -u; env | wc -l; cat script | wc -l")
     assert done.succeeded, done
     lines = done.stdout.decode().split()
-    assert lines[0].endswith("/work") and not Path(lines[0]).exists()
+    assert lines[0].endswith("/program") and not Path(lines[0]).exists()
     assert lines[1] == lines[0].removesuffix("work") + "tmp"
     assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
 
@@ -102,7 +102,7 @@ esac
     refused("tmpfs sizes: this bwrap has no --size", "no further namespaces: this bwrap has no --disable-userns")
     sandbox = open_sandbox("best-effort")
     assert sandbox.layers["namespaces"] == "active"
-    assert run(sandbox, "ls -d /root /home /var 2>/dev/null; pwd").stdout == b"/work\n"
+    assert run(sandbox, "ls -d /root /home /var 2>/dev/null; pwd").stdout == b"/program\n"
     filled = run(
         sandbox, "while :; do head -c 1000000 /dev/urandom >> f$((n=n+1)); done", disk=8 * MIB, memory=64 * MIB
     )
@@ -151,7 +151,7 @@ def test_with_nothing_at_all_nothing_survives(bare: Sandbox) -> None:
 
 def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, shown: Path) -> None:
     (shown / "tool").write_text("a tool")
-    command = Command(["/bin/cat", "/work/file", "/tools/tool"], SHORT)
+    command = Command(["/bin/cat", "/program/file", "/tools/tool"], SHORT)
     assert bare.run([command], {"file": b"mine"}, {"/tools": shown})[0].stdout == b"minea tool"
     done = bare.run([Command(["/usr/bin/env"], SHORT, {"TOOL": "/x:/tools/tool"})], {}, {"/tools": shown})[0]
     assert f"TOOL=/x:{shown}/tool" in done.stdout.decode().splitlines()

@@ -49,7 +49,7 @@ def shell(sandbox: Sandbox, *sources: str, limits: Limits = SHORT) -> list[Execu
 def test_commands_share_a_directory_and_the_first_failure_is_the_last(sandbox: Sandbox) -> None:
     done = shell(sandbox, "cat given/file > made; pwd", "cat made; echo no >&2; exit 3", "echo never")
     assert [(one.end, one.code, one.stdout, one.stderr) for one in done] == [
-        (End.EXITED, 0, b"/work\n", b""),
+        (End.EXITED, 0, b"/program\n", b""),
         (End.EXITED, 3, b"given", b"no\n"),
     ]
     assert done[0].succeeded and not done[1].succeeded
