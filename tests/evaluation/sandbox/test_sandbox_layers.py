@@ -76,7 +76,7 @@ def test_without_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
     assert done.succeeded, done
     lines = done.stdout.decode().split()
     assert lines[0].endswith("/program") and not Path(lines[0]).exists()
-    assert lines[1] == lines[0].removesuffix("work") + "tmp"
+    assert lines[1] == lines[0].removesuffix("program") + "tmp"
     assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
 
 
