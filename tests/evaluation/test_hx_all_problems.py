@@ -49,7 +49,7 @@ def test_references_pass_in_both_modes(sandbox, language: str):
 @pytest.mark.parametrize("source", ["python", "rust"])
 @pytest.mark.parametrize("language", ["python", "js", "go"])
 def test_references_pass_in_translation(sandbox, language: str, source: str):
-    """Behind the declaration instead of the prompt; one in four."""
+    """The same programs; one in four, and those of Go whose declaration is not enough."""
     if source == language:
         pytest.skip("no translation")
     from ms_codegeex.evaluation import humaneval_x
@@ -57,7 +57,8 @@ def test_references_pass_in_translation(sandbox, language: str, source: str):
     task = humaneval_x.build(benchmark(""), [language], source)
     if language in task.missing():
         pytest.skip(f"needs {task.missing()[language]}")
-    found = judge_all(task, sandbox, references(task)[::4])
+    chosen = references(task)[::4] + [pair for pair in references(task) if pair[0].data.number in (10, 38, 50)]
+    found = judge_all(task, sandbox, chosen)
     assert set(verdicts(found).values()) == {"passed"}, [(each.task_id, each.stderr) for each in found]
 
 
@@ -83,7 +84,7 @@ def test_no_broken_variant_passes(sandbox, language: str):
     assert len(samples) >= 160
     found = judge_all(task, sandbox, samples)
     assert [each.task_id for each in found if each.verdicts["strict"] is Verdict.PASSED] == []
-    assert Counter(verdicts(found).values())["timeout"] >= 25
+    assert Counter(verdicts(found).values())["timeout"] >= 20
 
 
 @pytest.mark.parametrize("language", ["python", "js", "cpp"])

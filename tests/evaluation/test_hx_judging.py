@@ -27,7 +27,7 @@ def task(tmp_path: Path, language: str):
 WRONG, ERROR, COMPILE = Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
 EXPECTED = {  # of `KINDS`, strict
     "python": (WRONG, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
-    "cpp": (WRONG, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
+    "cpp": (ERROR, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
     "java": (COMPILE, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
     "js": (WRONG, WRONG, Verdict.TIMEOUT, ERROR, ERROR, WRONG),
     "go": (COMPILE, WRONG, Verdict.TIMEOUT, ERROR, COMPILE, WRONG),

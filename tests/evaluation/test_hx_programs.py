@@ -22,8 +22,7 @@ def row(language: str, **changes: str) -> data.Row:
 
 def source(language: str, answer: str, **changes: str) -> str:
     """The program of an answer, with the token T."""
-    given_row = row(language, **changes)
-    return programs.assemble(given_row, given_row.prompt, answer).source("T").decode()
+    return programs.assemble(row(language, **changes), answer).source("T").decode()
 
 
 PYTHON_REST = """def triple(number: int) -> int:
@@ -74,7 +73,7 @@ def test_cpp():
         "#undef NDEBUG\n#include<assert.h>\nint main(){\n    assert (triple(2) == 6);\n    assert (triple(-1) == -3);\n"
         ';\nvoid ms_codegeex_tests_ended(const char *);\nms_codegeex_tests_ended("T");\n}\n'
     )
-    libraries = [programs.assemble(row("cpp", task_id=f"CPP/{n}"), "", "").libraries for n in (161, 162)]
+    libraries = [programs.assemble(row("cpp", task_id=f"CPP/{n}"), "").libraries for n in (161, 162)]
     assert libraries == [(), ("-lcrypto", "-lssl")]
 
 
@@ -114,26 +113,26 @@ def test_rust():
 
 
 def test_rust_checks_without_tests_where_that_differs():
-    plain, conditional = (programs.assemble(row("rust"), "", text) for text in ("}", "}\n#[cfg(test)]\nfn f() {}"))
+    plain, conditional = (programs.assemble(row("rust"), text) for text in ("}", "}\n#[cfg(test)]\nfn f() {}"))
     assert (plain.check, conditional.check) == (False, True)
 
 
 def test_a_commented_test_of_rust_is_replaced():
     """Rust/32 as published."""
     changed = {"task_id": "Rust/32", "test": f"\n/*{ROWS['rust']['test']}*/\n"}
-    program = programs.assemble(row("rust", **changed), "", "}")
+    program = programs.assemble(row("rust", **changed), "}")
     assert (
         program.only_compiles
         and b"find_zero(&coeffs)" in program.source("T")
         and b"triple(2)" not in program.source("T")
     )
-    assert not programs.assemble(row("rust", task_id="Rust/32"), "", "}").only_compiles
+    assert not programs.assemble(row("rust", task_id="Rust/32"), "}").only_compiles
 
 
 def test_strlen_of_cpp_is_the_answers():
     """CPP/23: the published tests call the C library."""
     test = 'int main(){ assert (strlen("") == 0); assert (strlen("x") == 1); }'
-    program = programs.assemble(row("cpp", task_id="CPP/23", test=test), "", "}")
+    program = programs.assemble(row("cpp", task_id="CPP/23", test=test), "}")
     assert program.only_compiles
     assert program.before.endswith('assert (strlen(std::string("")) == 0); assert (strlen(std::string("x")) == 1); ')
 
@@ -158,7 +157,7 @@ def test_the_end_of_main_is_found(body: str):
 def test_the_witness_ends_every_published_test():
     """Nothing but closing braces follows it."""
     for problem in build(benchmark("")).problems:
-        program = programs.assemble(problem.data, problem.data.prompt, problem.data.solution)
+        program = programs.assemble(problem.data, problem.data.solution)
         if problem.data.language != "java":
             assert program.call.count("%s") == 1
         assert re.fullmatch(r"[\s}]*", program.after), problem.id

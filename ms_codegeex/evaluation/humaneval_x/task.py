@@ -81,8 +81,7 @@ class HumanEvalX(Task):
 
     def program(self, problem: Problem, sample: Sample) -> Program:
         """The program of a sample, before it is given a secret; its `fingerprint` says which samples are the same."""
-        row: Row = problem.data
-        return programs.assemble(row, row.prompt if self._sources is None else row.declaration, sample.generation)
+        return programs.assemble(problem.data, sample.generation)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         chain = self._chains[problem.labels["language"]]

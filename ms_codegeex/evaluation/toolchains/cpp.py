@@ -8,7 +8,9 @@ from pathlib import Path
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, output_of, program_of
 
-FLAGS = ("-std=c++11", "-w")
+# A function that ends without its return is undefined: here it ends the program, rather than return whatever a register
+# holds, which may be right.
+FLAGS = ("-std=c++11", "-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 LIBRARIES = ("boost/any.hpp", "openssl/md5.h")
 
