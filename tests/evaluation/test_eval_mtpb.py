@@ -128,6 +128,16 @@ def test_missing_twice_and_empty(tmp_path):
         mtpb.build(write(tmp_path / "m.jsonl", ROW), "both")
 
 
+def test_the_file_is_found_in_a_directory(tmp_path):
+    with pytest.raises(UserError, match="there; give the file"):
+        mtpb.build(tmp_path)
+    (tmp_path / "mtpb").mkdir()
+    below = write(tmp_path / "mtpb" / "mtpb.jsonl", ROW)
+    assert mtpb.build(tmp_path).provenance == mtpb.build(below).provenance
+    write(tmp_path / "mtpb.jsonl", {**ROW, "id": "90"})
+    assert [problem.id for problem in mtpb.build(tmp_path).problems] == ["90"]  # the nearer one
+
+
 def test_turns_share_one_growing_context(tmp_path):
     found = mtpb.build(write(tmp_path / "m.jsonl", ROW))
     model = Scripted(["x = 1\nprint(x)\nprint(x)", "print(x)\n# more"])

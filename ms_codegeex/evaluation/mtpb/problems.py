@@ -37,13 +37,24 @@ class MtpbProblem:
     max_gen_length: int
 
 
+def find_file(data: Path) -> Path:
+    """The file itself, or `mtpb.jsonl` in a directory or one level below it."""
+    data = Path(data)
+    if not data.is_dir():
+        return data
+    found = [*data.glob(FILE), *sorted(data.glob(f"*/{FILE}"))]
+    if not found:
+        raise UserError(f"{data}: no {FILE} there; give the file, it is in github.com/salesforce/CodeGen")
+    return found[0]
+
+
 def read_problems(data: Path) -> list[MtpbProblem]:
-    """The problems of a file, or of `mtpb.jsonl` in a directory.
+    """The problems of a file, or of the one that `find_file` finds in a directory.
 
     An output that no input belongs to is dropped (id 57 has one), as the release does. Anything else that is not as it
     should be is a `UserError` that names the problem.
     """
-    path = Path(data) / FILE if Path(data).is_dir() else Path(data)
+    path = find_file(data)
     problems, seen = [], set()
     for number, row in enumerate(read_rows(path), 1):
         try:
@@ -62,7 +73,7 @@ def read_problems(data: Path) -> list[MtpbProblem]:
 
 def provenance(data: Path) -> dict[str, Any]:
     """What a report says of the file: name, hash, and whether it is the published one."""
-    path = Path(data) / FILE if Path(data).is_dir() else Path(data)
+    path = find_file(data)
     digest = sha256(path)
     return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}
 

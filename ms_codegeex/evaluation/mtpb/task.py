@@ -38,8 +38,8 @@ class Mtpb(Task):
         if turns not in ("multi", "single"):
             raise UserError(f'turns: "{turns}", expected "multi" or "single"')
         self.turns, self.name = turns, "mtpb" if turns == "multi" else "mtpb-single-turn"
-        self.provenance = provenance(data)
         self.problems = [Problem(p.id, {"category": p.category}, p) for p in read_problems(data)]
+        self.provenance = provenance(data)
         self.runner = Runner.open(python)
         self.limits = Limits(wall=SECONDS + GRACE)
 
