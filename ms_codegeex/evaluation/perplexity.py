@@ -27,7 +27,7 @@ import numpy as np
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Judgement, Sample, Task
 
 Segment = tuple[str, bool]  # text, and whether its tokens are scored
 
@@ -40,13 +40,6 @@ class Scorer(Protocol):
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """Of each of at most `seq_length` ids but the first, given those before it; natural logarithms."""
-
-
-class Prompted(Protocol):
-    """A task whose prompts are scored."""
-
-    def segments(self, problem: Problem, sample: Sample) -> list[Segment]:
-        """The text of a sample, its prompts marked."""
 
 
 @dataclass(frozen=True)

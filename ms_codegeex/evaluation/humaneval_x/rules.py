@@ -15,7 +15,6 @@ PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
 PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")
 JAVA_MAIN = "public static void main"
 MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
-BRACES = ("cpp", "java", "js", "go", "rust")
 
 
 def check(rules: str) -> str:

@@ -13,7 +13,6 @@ from ms_codegeex.files import sha256
 
 FILE = "mtpb.jsonl"
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
-KNOWN_PROBLEMS = 115
 MAX_GEN_LENGTH = 256  # tokens of a turn where the problem says nothing, as in the release
 
 

@@ -18,7 +18,6 @@ import sys
 import time
 
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 4, 38, 22, 36
-PR_SET_PDEATHSIG = 1
 SIGKILL, SIGXCPU, SIGXFSZ, SIGSYS = 9, 24, 25, 31
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
