@@ -101,6 +101,8 @@ def passing(task: Task, sandbox: Sandbox, workers: int) -> list[Problem]:
     """The problems whose references pass; this fills the caches, too."""
     _, found = judge_all(task, task.problems, sandbox, workers)
     good = {each.task_id for each in found if each.verdicts["strict"] is Verdict.PASSED}
+    if not good:
+        raise SystemExit(f"no reference passed; the first one's error: {found[0].stderr}")
     return [problem for problem in task.problems if problem.id in good]
 
 

@@ -16,6 +16,11 @@ SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 NAMESPACES = ("user", "ipc", "pid", "net", "uts", "cgroup-try")
 
 
+def homes(disk: int) -> list[tuple[str, int]]:
+    """The places where a program may write, each a file system in memory of at most so many bytes."""
+    return [(SHARED_MEMORY, SHARED_MEMORY_SIZE), (DIRECTORY, disk), (SCRATCH, disk)]
+
+
 @dataclass(frozen=True)
 class Bubblewrap:
     """The program and which of the newer options it knows."""
@@ -24,21 +29,29 @@ class Bubblewrap:
     sizes: bool = True
     disable_userns: bool = True
 
-    def arguments(self, disk: int, readable: Mapping[str, str]) -> list[str]:
+    def for_program(self, disk: int, readable: Mapping[str, str]) -> list[str]:
         """The command line up to the command; `readable` maps paths inside to paths of this machine."""
-        words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES)]
-        words += ["--disable-userns"] if self.disable_userns else []
-        words += ["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
-        words += ["--hostname", "sandbox", *system_view()]
-        words += [*self.tmpfs(SHARED_MEMORY, SHARED_MEMORY_SIZE)]
-        words += [*self.tmpfs(DIRECTORY, disk), *self.tmpfs(SCRATCH, disk)]
-        for inside, outside in readable.items():
-            words += ["--ro-bind", outside, inside]
-        return [*words, "--remount-ro", "/", "--chdir", DIRECTORY, "--"]
+        last = ["--disable-userns"] if self.disable_userns else []
+        rooms: list[str] = []
+        for path, size in homes(disk):
+            rooms += ["--size", str(size), "--tmpfs", path] if self.sizes else ["--tmpfs", path]
+        return [*self._start(), *last, "--die-with-parent", *rooms, *self._end(readable)]
 
-    def tmpfs(self, path: str, size: int) -> list[str]:
-        """A private file system in memory, of at most this many bytes."""
-        return ["--size", str(size), "--tmpfs", path] if self.sizes else ["--tmpfs", path]
+    def for_server(self, readable: Mapping[str, str]) -> list[str]:
+        """The same for a fork server, which makes each program's own namespaces and homes within these. It outlives the
+        thread that starts it, and ends when that hangs up."""
+        rooms = [word for path, _ in homes(0) for word in ("--dir", path)]
+        return [*self._start(), *rooms, *self._end(readable)]
+
+    def _start(self) -> list[str]:
+        """Namespaces without rights, and the system in them."""
+        words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES), "--new-session", "--as-pid-1"]
+        return [*words, "--cap-drop", "ALL", "--hostname", "sandbox", *system_view()]
+
+    def _end(self, readable: Mapping[str, str]) -> list[str]:
+        """What else is seen."""
+        words = [word for inside, outside in readable.items() for word in ("--ro-bind", outside, inside)]
+        return [*words, "--remount-ro", "/", "--chdir", DIRECTORY, "--"]
 
 
 def system_view() -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 
 SIGKILL = 9
+LAST = 1.0  # seconds from the end of the last command to that of the supervisor
 GRACE = 30.0  # seconds beyond the supervisor's own deadlines before everything is killed from outside
 CHUNK = 1 << 16
 
@@ -45,7 +48,10 @@ class Report:
 
 
 class Collector:
-    """Reads the streams of all commands and the control socket until the sandbox is gone."""
+    """Reads the streams of all commands and the control socket until the sandbox is gone.
+
+    A context: at its end the supervisor has ended, and what it has started with it, whatever happened.
+    """
 
     def __init__(self, control: socket.socket, streams: Sequence[tuple[Stream, Stream]], allowed: float) -> None:
         self.control, self.streams = control, streams
@@ -54,9 +60,28 @@ class Collector:
         self.reports: list[Report] = []
         self.received = b""
         self.ready = False  # whether the supervisor has come as far as its first command
+        self.failure = ""  # why it has not
+        self.complete = False
+        self.supervisor = -1  # a descriptor of that process, once it has sent one
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.complete:
+            self.stop()
+        if self.supervisor >= 0:
+            if not ends(self.supervisor, LAST):
+                signal.pidfd_send_signal(self.supervisor, signal.SIGKILL)
+            os.close(self.supervisor)
 
     def collect(self) -> bool:
         """Read until everything is closed; False if the deadline from outside came first."""
+        self.complete = self._collect()
+        return self.complete
+
+    def _collect(self) -> bool:
+        """See `collect`."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
             for stream in (stream for pair in self.streams for stream in pair):
@@ -86,20 +111,25 @@ class Collector:
     def hear(self) -> bool:
         """Read the control socket; False when the supervisor is gone."""
         try:
-            chunk = self.control.recv(4096)
+            chunk, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
         except ConnectionError:
             return False
+        for self.supervisor in descriptors:
+            os.set_inheritable(self.supervisor, False)
         self.received += chunk
         while b"\n" in self.received:
             line, _, self.received = self.received.partition(b"\n")
-            self.ready = True
             if line == b"ready":
+                self.ready = True
+                continue
+            if line.startswith(b"failed "):
+                self.failure = line.removeprefix(b"failed ").decode(errors="replace")
                 continue
             end, code, seconds = line.decode("ascii").split()
             self.reports.append(Report(End(end), int(code), float(seconds)))
         return bool(chunk)
 
-    def executions(self, complete: bool) -> list[Execution]:
+    def executions(self) -> list[Execution]:
         """What the commands did. One that was running when its supervisor went has gone over its output, or over the
         deadline from outside, or was killed along with the sandbox (out of memory)."""
         found: list[Execution] = []
@@ -107,10 +137,17 @@ class Collector:
             report = self.reports[index] if index < len(self.reports) else None
             spent = time.monotonic() - self.began - sum(one.seconds for one in found)
             if report is None:
-                report = Report(End.KILLED if complete else End.TIMEOUT, -SIGKILL, spent)
+                report = Report(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
             end = End.OUTPUT if out.over or error.over else report.end
             code = -SIGKILL if end is End.OUTPUT else report.code
             found.append(Execution(end, code, report.seconds, bytes(out.data), bytes(error.data)))
             if not found[-1].succeeded:
                 break
         return found
+
+
+def ends(process: int, seconds: float) -> bool:
+    """Whether the process of this descriptor ends within that time."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))

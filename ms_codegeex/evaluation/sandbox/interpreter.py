@@ -1,10 +1,12 @@
-"""The Python that the supervisors run on."""
+"""The Python that the supervisors run on, and their code compiled by it."""
 
 from __future__ import annotations
 
+import marshal
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +14,41 @@ from ms_codegeex.errors import RunFailure
 
 SYSTEM = "/usr/bin/python3"
 LEAST = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
+MODULES = ("kernel", "namespaces", "supervisor", "server")  # of inside/, in the order of their imports
+ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # what is sent; the last one's `main` is called
 COMPILE = (
-    "import marshal,sys;source=sys.stdin.buffer.read();"
-    "sys.stdout.buffer.write(marshal.dumps(compile(source,'supervisor','exec')))"
+    "import marshal,sys;"
+    "pairs=marshal.load(sys.stdin.buffer);"
+    "codes={n:marshal.dumps(compile(s,n+'.py','exec',dont_inherit=True)) for n,s in pairs};"
+    "marshal.dump(codes,sys.stdout.buffer,2)"
 )
-# The control socket brings the supervisor's code, then its job: neither depends on a file that a program can see.
-BOOTSTRAP = (
-    "import marshal,sys;STREAM=open(int(sys.argv[1]),'rb',closefd=False);"
-    "exec(marshal.load(STREAM),{'__name__':'__main__','STREAM':STREAM})"
-)
+# The socket brings the code, and nothing depends on a file that a program can see.
+BOOTSTRAP = """
+import _socket, marshal, sys
+socket = _socket.socket(fileno=int(sys.argv[1]))
+for name, code in marshal.loads(socket.recv(int(sys.argv[2]), _socket.MSG_WAITALL)):
+    module = sys.modules[name] = type(sys)(name)
+    exec(marshal.loads(code), module.__dict__)
+module.main([socket.detach(), *map(int, sys.argv[3:])])
+"""
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """Its path, the prefix that a sandbox must show (None for the system's), and the supervisor compiled by it: every
-    program would pay for compiling it again."""
+    """Its path, the prefix that a sandbox must show (None for the system's), and the code of each of `MODULES` compiled
+    by it: every start would pay for compiling it again."""
 
     path: str
     prefix: str | None
-    code: bytes
+    codes: Mapping[str, bytes]
+
+    def bundle(self, names: tuple[str, ...]) -> bytes:
+        """What `BOOTSTRAP` is sent."""
+        return marshal.dumps([(name, self.codes[name]) for name in names], 2)
+
+    def words(self, socket: int, bundle: bytes, descriptors: list[int]) -> list[str]:
+        """The command that receives a bundle over this descriptor and is given the others, too."""
+        return [self.path, "-I", "-S", "-c", BOOTSTRAP, *map(str, (socket, len(bundle), *descriptors))]
 
 
 def find_interpreter() -> Interpreter:
@@ -38,11 +56,11 @@ def find_interpreter() -> Interpreter:
     path, prefix = SYSTEM, None
     if not suits(SYSTEM):
         path, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
-    source = Path(__file__).with_name("supervisor.py").read_bytes()
-    done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=source, capture_output=True)
+    sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
+    done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)
     if done.returncode != 0:
         raise RunFailure(f"{path} does not compile the sandbox's supervisor: {done.stderr.decode(errors='replace')!r}")
-    return Interpreter(path, prefix, done.stdout)
+    return Interpreter(path, prefix, marshal.loads(done.stdout))
 
 
 def suits(path: str) -> bool:

@@ -18,6 +18,7 @@ ACTIVE = "active"
 INSTALL = "apt-get install bubblewrap"
 SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
 PROBE_SIZE = 1 << 20
+OPTIONS = ("tmpfs sizes", "no further namespaces")  # what newer versions of bubblewrap know
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Layers:
     filter: bytes = b""  # the system call filter, empty for none
     landlock: int = 0  # the ABI's version
     identity: dict[str, Any] = field(default_factory=dict)  # how Popen gives root up
+    nested: bool = False  # whether namespaces can be made within bubblewrap's
 
     @property
     def user(self) -> int:
@@ -39,6 +41,11 @@ class Layers:
     def state(self, name: str, problem: str) -> None:
         """Note a layer; `problem` is empty for one that is there."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
+
+    def nest(self) -> None:
+        """Note that namespaces can be nested: we need nothing else of bubblewrap then."""
+        for name in OPTIONS:
+            self.state(name, "")
 
     def missing(self) -> Mapping[str, str]:
         """The layers that are not there, each with its reason and remedy."""
@@ -82,18 +89,15 @@ def find_identity(layers: Layers) -> None:
 
 
 def find_bubblewrap(layers: Layers) -> None:
-    """bubblewrap, whether the kernel lets it make namespaces, and which of its options are there."""
-    names = ("namespaces", "tmpfs sizes", "no further namespaces")
+    """bubblewrap, and whether the kernel lets it make namespaces."""
+    names = ("namespaces", *OPTIONS)
     path = shutil.which("bwrap")
     if path is None:
         for name in names:
             layers.state(name, f"bwrap is not on PATH; {INSTALL}")
         return
-    options = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=30)
-    known = options.stdout + options.stderr
-    sizes, disable = "--size " in known, "--disable-userns" in known
-    plain = Bubblewrap(path, sizes, False)
-    problem = attempt([*plain.arguments(PROBE_SIZE, {}), "/bin/true"], layers.identity)
+    plain = Bubblewrap(path, sizes=False, disable_userns=False)
+    problem = attempt([*plain.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
     if problem:
         advice = "allow unprivileged user namespaces (in a container: run outside it, or give it the right)"
         for name in names:
@@ -101,16 +105,22 @@ def find_bubblewrap(layers: Layers) -> None:
         return
     layers.bubblewrap = plain
     layers.state("namespaces", "")
+
+
+def find_options(layers: Layers) -> None:
+    """Which of its options bubblewrap has, where namespaces of ours cannot take their place."""
+    if layers.bubblewrap is None:
+        return
+    path = layers.bubblewrap.path
+    options = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=30)
+    known = options.stdout + options.stderr
+    sizes = "--size " in known
+    plain = layers.bubblewrap = Bubblewrap(path, sizes, disable_userns=False)
     layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {INSTALL} of version 0.8 or later")
-    find_disable_userns(layers, plain, disable)
-
-
-def find_disable_userns(layers: Layers, plain: Bubblewrap, known: bool) -> None:
-    """Whether programs can be kept from making user namespaces of their own."""
     problem = f"this bwrap has no --disable-userns; {INSTALL} of version 0.8 or later"
-    if known:
-        closed = Bubblewrap(plain.path, plain.sizes, True)
-        complaint = attempt([*closed.arguments(PROBE_SIZE, {}), "/bin/true"], layers.identity)
+    if "--disable-userns" in known:
+        closed = Bubblewrap(path, sizes, disable_userns=True)
+        complaint = attempt([*closed.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
         problem = complaint and f"bwrap --disable-userns fails ({complaint}); use a later kernel"
         layers.bubblewrap = plain if complaint else closed
     layers.state("no further namespaces", problem)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
-from ms_codegeex.evaluation.sandbox.bubblewrap import DEVICES, DIRECTORY, SCRATCH, SHARED_MEMORY, SYSTEM
+from ms_codegeex.evaluation.sandbox.bubblewrap import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
 
 STAGE = "/tmp"  # it is everywhere, and everybody may walk to it; only unveil.py's own namespace sees it covered
@@ -64,17 +64,24 @@ def veiled(path: str) -> bool:
 
 
 def isolated(layers: Layers, disk: int, readable: Mapping[str, Path], python: str) -> Place:
-    """In namespaces of its own, by bubblewrap; `python` is a Python outside."""
-    assert layers.bubblewrap is not None
+    """In namespaces of its own, by bubblewrap, or, where these can be nested, by a fork server that bubblewrap starts;
+    `python` is a Python outside."""
+    bubblewrap = layers.bubblewrap
+    assert bubblewrap is not None
     sources = resolved(readable)
-    writable = [DIRECTORY, SCRATCH, SHARED_MEMORY]
+    writable = [path for path, _ in homes(disk)]
     job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
-    if layers.identity and any(map(veiled, sources.values())):
-        staged = {inside: f"{STAGE}/{index}" for index, inside in enumerate(sources)}
+    covered = [path for path in readable if any(f"{path}/".startswith(f"{home}/") for home in writable)]
+    job.update(homes=homes(disk), covered=covered)
+    lead: list[str] = []
+    identity = layers.identity
+    if identity and any(map(veiled, sources.values())):
         script = str(Path(__file__).with_name("unveil.py"))
         lead = [python, "-I", "-S", script, str(NOBODY), STAGE, str(len(sources)), *sources.values()]
-        return Place([*lead, *layers.bubblewrap.arguments(disk, staged)], DIRECTORY, job, {})
-    return Place(layers.bubblewrap.arguments(disk, sources), DIRECTORY, job, layers.identity)
+        sources = {inside: f"{STAGE}/{index}" for index, inside in enumerate(sources)}
+        identity = {}
+    lead += bubblewrap.for_server(sources) if layers.nested else bubblewrap.for_program(disk, sources)
+    return Place(lead, DIRECTORY, job, identity)
 
 
 @contextmanager

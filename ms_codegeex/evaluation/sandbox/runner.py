@@ -5,29 +5,25 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
-import select
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation.sandbox.channel import Collector, Stream
-from ms_codegeex.evaluation.sandbox.interpreter import BOOTSTRAP, Interpreter, find_interpreter
-from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers
+from ms_codegeex.evaluation.sandbox.interpreter import Interpreter, find_interpreter
+from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers, find_options
 from ms_codegeex.evaluation.sandbox.limits import Limits
 from ms_codegeex.evaluation.sandbox.outcome import Execution
 from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
+from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne, Supervisors, send
 from ms_codegeex.evaluation.sandbox.told import crowd, limits_of
 
 MODES = ("strict", "best-effort")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
-
-LAST = 1.0  # seconds from the end of the last command to that of the sandbox
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,17 @@ class Sandbox:
 
     def __init__(self, layers: Layers, interpreter: Interpreter) -> None:
         self._parts, self._interpreter = layers, interpreter
-        self.layers: Mapping[str, str] = dict(layers.states)
+        self._supervisors: Supervisors = ForkServers(interpreter) if layers.nested else OneByOne(interpreter)
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        """See the class."""
+        return dict(self._parts.states)
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """The layers that this machine lacks, each with its reason and remedy."""
+        return self._parts.missing()
 
     def run(
         self,
@@ -71,25 +77,26 @@ class Sandbox:
             pipes = [(stack.enter_context(Pipe(owner)), stack.enter_context(Pipe(owner))) for _ in commands]
             inputs = [stack.enter_context(given(command.stdin, owner)) for command in commands]
             job = self._job(place, commands, files)
+            passed: list[int] = []
             for command, (out, error), stdin in zip(job["commands"], pipes, inputs, strict=True):
-                command.update(stdin=stdin, stdout=out.write, stderr=error.write)
-            ends = [pipe for pair in pipes for pipe in pair]
-            passed = [theirs.fileno(), *(end.write for end in ends), *(one for one in inputs if one >= 0)]
-            process = self._start(place, theirs.fileno(), passed)
-            stack.callback(finish, process)
+                command.update(stdin=place_of(stdin, passed), stdout=place_of(out.write, passed))
+                command.update(stderr=place_of(error.write, passed))
+            complaint = stack.enter_context(self._supervisors.one(place, ours, theirs, passed))
             theirs.close()
-            for end in ends:
-                end.close_write()
+            for pair in pipes:
+                for pipe in pair:
+                    pipe.close_write()
             caps = [command.limits.output for command in commands]
             streams = [
                 (Stream(out.read, cap), Stream(error.read, cap)) for (out, error), cap in zip(pipes, caps, strict=True)
             ]
-            collector = Collector(ours, streams, sum(command.limits.wall for command in commands))
-            send(ours, self._interpreter.code + marshal.dumps(job, 2))
-            complete = collector.collect()
-            if complete and not collector.ready:
-                raise RunFailure(f"a sandbox did not start: {complaint(process)}")
-            return collector.executions(complete)
+            allowed = sum(command.limits.wall for command in commands)
+            collector = stack.enter_context(Collector(ours, streams, allowed))
+            data = marshal.dumps(job, 2)
+            send(ours, len(data).to_bytes(8, "little") + data)
+            if collector.collect() and not collector.ready:
+                raise RunFailure(f"a sandbox did not start: {collector.failure or complaint()}")
+            return collector.executions()
 
     def _place(self, commands: Sequence[Command], readable: Mapping[str, Path]) -> AbstractContextManager[Place]:
         """Namespaces where there are any."""
@@ -111,18 +118,13 @@ class Sandbox:
         mine = {"directory": place.directory, "seccomp": self._parts.filter, "contents": contents}
         return {**mine, **place.job, "commands": described}
 
-    def _start(self, place: Place, control: int, passed: list[int]) -> subprocess.Popen[bytes]:
-        """Start a supervisor; its own complaints come over its standard error."""
-        return subprocess.Popen(
-            [*place.lead, self._interpreter.path, "-I", "-S", "-c", BOOTSTRAP, str(control)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=passed,
-            cwd="/",
-            env={},
-            **place.identity,
-        )
+
+def place_of(descriptor: int, passed: list[int]) -> int:
+    """Where a supervisor will find the descriptor, which is added to those that it is passed; -1 for none."""
+    if descriptor < 0:
+        return -1
+    passed.append(descriptor)
+    return len(passed)  # the control socket is the first
 
 
 class Pipe:
@@ -201,47 +203,6 @@ def check_names(files: Mapping[str, bytes]) -> None:
             raise ValueError(f"the name of a program's file must be a relative path without .., not {name!r}")
 
 
-def send(control: socket.socket, job: bytes) -> None:
-    """Hand the job over; a supervisor that is not there is noticed by who listens to it."""
-    control.settimeout(30)
-    with suppress(OSError):
-        control.sendall(job)
-    control.settimeout(None)
-
-
-def finish(process: subprocess.Popen[bytes]) -> None:
-    """The end of a sandbox whatever happened: bubblewrap's death is that of everybody inside."""
-    if not ends(process, 0 if sys.exc_info()[0] else LAST):
-        process.kill()
-    process.wait()
-    if process.stderr:
-        process.stderr.close()
-
-
-def ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether it ends within that time. Popen.wait notices up to 50 ms late; it is for kernels before 5.3."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        return process.returncode is not None
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(1000 * seconds))
-    finally:
-        os.close(descriptor)
-
-
-def complaint(process: subprocess.Popen[bytes]) -> str:
-    """The last line that bubblewrap or the supervisor wrote."""
-    process.wait()
-    assert process.stderr is not None
-    lines = process.stderr.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit status {process.returncode}"
-
-
 def open_sandbox(mode: str = "strict") -> Sandbox:
     """A sandbox with every layer this machine's kernel offers; `mode` is "strict" or "best-effort".
 
@@ -249,9 +210,26 @@ def open_sandbox(mode: str = "strict") -> Sandbox:
     """
     if mode not in MODES:
         raise UserError(f"sandbox: {mode!r} is no mode; expected one of {', '.join(MODES)}")
-    layers = find_layers()
-    missing = layers.missing()
+    sandbox = best(find_layers(), find_interpreter())
+    missing = sandbox.missing
     if missing and mode == "strict":
         told = "; ".join(f"{name}: {problem}" for name, problem in missing.items())
         raise UserError(f"sandbox: layers are missing ({told}); or go on without them by --sandbox best-effort")
-    return Sandbox(layers, find_interpreter())
+    return sandbox
+
+
+def best(layers: Layers, interpreter: Interpreter) -> Sandbox:
+    """With fork servers where namespaces can be nested, which an empty program shows, else with what bubblewrap's
+    options offer."""
+    if layers.bubblewrap:
+        layers.nested = True
+        sandbox = Sandbox(layers, interpreter)
+        try:
+            sandbox.run([], {})
+        except RunFailure:
+            layers.nested = False
+        else:
+            layers.nest()
+            return sandbox
+    find_options(layers)
+    return Sandbox(layers, interpreter)

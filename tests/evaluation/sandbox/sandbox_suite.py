@@ -84,9 +84,8 @@ def with_room(attack: Attack) -> list[str]:
         return world.successes(attack, open_sandbox().run(attack.commands(), attack.content(world.words())))
 
 
-def attempt_all() -> dict[str, list[str]]:
+def attempt_all(sandbox: Sandbox) -> dict[str, list[str]]:
     """What each attack achieves, a few at a time."""
-    sandbox = open_sandbox()
     possible = [attack for attack in ATTACKS.values() if not lacking(attack)]
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(
@@ -95,4 +94,4 @@ def attempt_all() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    json.dump({"user": os.getuid(), "achieved": attempt_all()}, sys.stdout)
+    json.dump({"user": os.getuid(), "achieved": attempt_all(open_sandbox())}, sys.stdout)

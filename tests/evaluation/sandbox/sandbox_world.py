@@ -121,6 +121,24 @@ def open_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def fake_bwrap(directory: Path, script: str) -> str:
+    """A PATH on which bwrap is this shell script; @real@ is the true one."""
+    real = shutil.which("bwrap")
+    assert real is not None
+    path = directory / "bwrap"
+    path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
+    path.chmod(0o755)
+    return f"{directory}:/usr/bin:/bin"
+
+
+# bwrap where namespaces cannot be nested: it always does what keeps them from being.
+NOT_NESTED = """case "$*" in
+    --help|*--disable-userns*) exec @real@ "$@";;
+    *) exec @real@ --disable-userns "$@";;
+esac
+"""
+
+
 def accepts(listener: socket.socket) -> bool:
     """Whether somebody has connected."""
     try:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from sandbox_suite import ATTACKS, attempt_all, lacking, outside, with_room
+from sandbox_world import NOT_NESTED, fake_bwrap, open_directory
+
+from ms_codegeex.evaluation.sandbox import open_sandbox
 
 NOBODY = 65534
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +55,17 @@ def as_nobody() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def achieved() -> dict[str, list[str]]:
     """What each attack achieves when we start it."""
-    return attempt_all()
+    return attempt_all(open_sandbox())
+
+
+@pytest.fixture(scope="module")
+def achieved_one_by_one() -> dict[str, list[str]]:
+    """The same where namespaces cannot be nested."""
+    with open_directory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", fake_bwrap(directory, NOT_NESTED))
+        sandbox = open_sandbox()
+        patch.undo()
+        return attempt_all(sandbox)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +81,14 @@ def test_no_attack_succeeds(name: str, achieved: dict[str, list[str]]) -> None:
     if lacking(ATTACKS[name]):
         pytest.skip(f"no {lacking(ATTACKS[name])} on this machine")
     assert achieved[name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_succeeds_one_by_one(name: str, achieved_one_by_one: dict[str, list[str]]) -> None:
+    if lacking(ATTACKS[name]):
+        pytest.skip(f"no {lacking(ATTACKS[name])} on this machine")
+    assert achieved_one_by_one[name] == []
 
 
 @pytest.mark.slow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandbox_world import open_directory, survivors
+from sandbox_world import NOT_NESTED, fake_bwrap, open_directory, survivors
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, landlock, layers, open_sandbox
@@ -24,16 +24,6 @@ def shown() -> Iterator[Path]:
     """A directory that nobody may walk to, for programs of ours."""
     with open_directory() as directory:
         yield directory
-
-
-def fake_bwrap(directory: Path, script: str) -> str:
-    """A PATH on which bwrap is this shell script; @real@ is the true one."""
-    real = shutil.which("bwrap")
-    assert real is not None
-    path = directory / "bwrap"
-    path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
-    path.chmod(0o755)
-    return f"{directory}:/usr/bin:/bin"
 
 
 def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
@@ -91,14 +81,24 @@ echo "bwrap: No permissions to create new namespace, likely because the kernel d
     assert run(open_sandbox("best-effort"), "echo hello").stdout == b"hello\n"
 
 
-def test_an_old_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
-    script = """case "$*" in
+OLD = """case "$*" in
     --help) @real@ --help 2>&1 | grep -v -e --size -e --disable-userns;;
     *--size*|*--disable-userns*) echo "bwrap: Unknown option" >&2; exit 1;;
-    *) exec @real@ "$@";;
+    *) exec @real@ @more@ "$@";;
 esac
 """
-    monkeypatch.setenv("PATH", fake_bwrap(shown, script))
+
+
+def test_an_old_bwrap_is_enough_where_namespaces_can_be_nested(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
+    monkeypatch.setenv("PATH", fake_bwrap(shown, OLD.replace("@more@", "")))
+    sandbox = open_sandbox()
+    assert set(sandbox.layers.values()) == {"active"}
+    full = run(sandbox, "head -c 9000000 /dev/urandom > f; stat -c %s f", disk=8 * MIB)
+    assert 7 * MIB < int(full.stdout) <= 8 * MIB and b"No space left" in full.stderr
+
+
+def test_an_old_bwrap(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
+    monkeypatch.setenv("PATH", fake_bwrap(shown, OLD.replace("@more@", "--disable-userns")))
     refused("tmpfs sizes: this bwrap has no --size", "no further namespaces: this bwrap has no --disable-userns")
     sandbox = open_sandbox("best-effort")
     assert sandbox.layers["namespaces"] == "active"
@@ -120,6 +120,49 @@ def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.stdout == b"end\n"
     source = "for n in 1 2 3 9 15 19; do kill -$n 1; done; sleep 0.2; echo alive"
     assert run(sandbox, source).stdout == b"alive\n"
+
+
+MOUNTING = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for path in (b"/proc", b"/program", b"/dev/shm", b"/usr"):
+    libc.umount2(path, 2)
+    print(ctypes.get_errno())
+libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)
+print(ctypes.get_errno())
+"""
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_without_seccomp_nobody_makes_namespaces(monkeypatch: pytest.MonkeyPatch, shown: Path, nested: bool) -> None:
+    monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    if not nested:
+        monkeypatch.setenv("PATH", fake_bwrap(shown, NOT_NESTED))
+    sandbox = open_sandbox("best-effort")
+    assert sandbox.layers["no further namespaces"] == "active"
+    for kind in "user", "mount", "net", "pid":
+        done = run(sandbox, f"unshare --{kind} true")
+        told = b"No space left on device" if kind == "user" else b"Operation not permitted"
+        assert done.code != 0 and told in done.stderr, done
+    done = run(sandbox, "grep Cap /proc/self/status")
+    assert {int(line.split()[1], 16) for line in done.stdout.splitlines()} == {0}
+    command = Command(["/usr/bin/python3", "-c", MOUNTING], SHORT)
+    assert sandbox.run([command], {})[0].stdout.split() == [str(errno.EPERM).encode()] * 5
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_directories_are_shown_wherever_they_are(monkeypatch: pytest.MonkeyPatch, shown: Path, nested: bool) -> None:
+    """Also below those that every program has of its own."""
+    if not nested:
+        monkeypatch.setenv("PATH", fake_bwrap(shown, NOT_NESTED))
+    (shown / "tools").mkdir()
+    (shown / "tools" / "file").write_text("a tool")
+    readable = {"/tmp/a/tools": shown / "tools", "/program/file": shown / "tools" / "file", "/opt/x": shown}
+    source = "cat /tmp/a/tools/file /program/file /opt/x/tools/file; echo x > /tmp/a/tools/file; echo x > /program/file"
+    done = open_sandbox().run([Command(["/bin/sh", "-c", source], SHORT)], {"mine": b""}, readable)[0]
+    assert done.stdout == 3 * b"a tool" and done.code != 0
+    assert (shown / "tools" / "file").read_text() == "a tool"
 
 
 @pytest.fixture

@@ -1,92 +1,27 @@
 # ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """The first process of a sandbox: it runs the commands of one program and ends everything they leave behind.
 
-It is started by `python3 -I -S` inside the namespaces, as PID 1 of its own, and never imported by this package. It
-imports no more than the standard library's C modules and ctypes, because every program pays for its start. Its job
-comes over a control socket and so do its reports; the programs inherit neither. It trusts nothing that a program
-writes.
+It is PID 1 of its own namespaces: forked by server.py, or, where namespaces cannot be nested, started by `python3 -I
+-S` for this one program, which then pays for that start; so nothing here imports more than the standard library's C
+modules and ctypes. Its job comes over a control socket and so do its reports; the programs inherit neither. It trusts
+nothing that a program writes.
 """
 
 from __future__ import annotations
 
-import ctypes
+import _signal  # not `signal` or `socket`: their enumerations cost more than the rest of the start
+import _socket
 import marshal
 import os
-import resource
 import select
 import sys
 import time
 
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 4, 38, 22, 36
+import kernel
+
 SIGKILL, SIGXCPU, SIGXFSZ, SIGSYS = 9, 24, 25, 31
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
 WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
-LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class SockFilterProgram(ctypes.Structure):
-    """The kernel's struct sock_fprog."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
-class LandlockRuleset(ctypes.Structure):
-    """The kernel's struct landlock_ruleset_attr as of ABI 6."""
-
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class LandlockPath(ctypes.Structure):
-    """The kernel's struct landlock_path_beneath_attr."""
-
-    _pack_ = 1
-    _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
-
-
-def checked(value: int, what: str) -> int:
-    """The result of a C call, or an OSError that says which call."""
-    if value < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
-    return value
-
-
-def prctl(option: int, first: int = 0, second: object = 0) -> None:
-    """One prctl of two arguments."""
-    word = ctypes.c_ulong
-    last = second if not isinstance(second, int) else word(second)
-    checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
-
-
-def landlock_ruleset(rules: dict) -> int:
-    """A ruleset's descriptor: `rules` has the ABI's size and handled rights, and (path, rights) pairs."""
-    attributes = LandlockRuleset(rules["fs"], rules["net"], rules["scoped"])
-    size = ctypes.c_size_t(rules["size"])
-    ruleset = checked(
-        LIBC.syscall(ctypes.c_long(LANDLOCK_CREATE), ctypes.byref(attributes), size, ctypes.c_uint(0)), "landlock"
-    )
-    for path, access in rules["paths"]:
-        try:
-            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            continue  # what is not there needs no rule
-        rights = access if os.path.isdir(path) else access & rules["of_files"]
-        beneath = LandlockPath(rights, descriptor)
-        arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(beneath), ctypes.c_uint(0))
-        checked(LIBC.syscall(ctypes.c_long(LANDLOCK_ADD), *arguments), f"landlock rule for {path}")
-        os.close(descriptor)
-    return ruleset
-
-
-def set_limits(command: dict) -> None:
-    """Resource limits of the calling process and of all that it starts."""
-    for name, soft, hard in command["rlimits"]:
-        kind = getattr(resource, name)
-        ceiling = resource.getrlimit(kind)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
 
 
 def become(job: dict, command: dict, ruleset: int) -> None:
@@ -97,15 +32,8 @@ def become(job: dict, command: dict, ruleset: int) -> None:
         os.dup2(descriptor, target, inheritable=True)
     os.chdir(job["directory"])
     os.umask(0o022)
-    set_limits(command)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    if ruleset >= 0:
-        checked(
-            LIBC.syscall(ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock restrict"
-        )
-    if job["seccomp"]:
-        program = SockFilterProgram(len(job["seccomp"]) // 8, job["seccomp"])
-        prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
+    kernel.set_limits(command["rlimits"])
+    kernel.restrict(ruleset, job["seccomp"])
     os.closerange(3, 4096)
     os.execvpe(command["words"][0], command["words"], command["environment"])
 
@@ -261,7 +189,7 @@ def verdict(status: int, cpu: float, limit: float) -> tuple:
     return "signalled", code
 
 
-def watch(job: dict, command: dict, child: int, control: int) -> tuple:
+def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tuple:
     """Wait for the program within its limits: (end, code)."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -273,13 +201,13 @@ def watch(job: dict, command: dict, child: int, control: int) -> tuple:
     deadline, pause = time.monotonic() + command["wall"], min(FIRST_LOOK, longest)
     while True:
         left = deadline - time.monotonic()
-        ready = poll.poll(max(0, min(pause, left)) * 1000)
+        events = poll.poll(max(0, min(pause, left)) * 1000)
         pause = min(2 * pause, longest)
         ended = reap(child)
         if ended:
             status, usage = ended
             return verdict(status, usage.ru_utime + usage.ru_stime, command["cpu"])
-        if any(descriptor == control for descriptor, _ in ready):
+        if any(descriptor == control.fileno() for descriptor, _ in events):
             kill_all(job["alone"])  # nobody listens any more
             os._exit(0)
         if left <= 0:
@@ -289,9 +217,9 @@ def watch(job: dict, command: dict, child: int, control: int) -> tuple:
             return reason, -SIGKILL
 
 
-def run(job: dict, control: int) -> None:
+def run(job: dict, control: _socket.socket) -> None:
     """Run the commands until one does not succeed; a line for each on the control socket."""
-    ruleset = landlock_ruleset(job["landlock"]) if job["landlock"] else -1
+    ruleset = kernel.landlock_ruleset(job["landlock"]) if job["landlock"] else -1
     for command in job["commands"]:
         began = time.monotonic()
         child = start(job, command, ruleset)
@@ -300,36 +228,67 @@ def run(job: dict, control: int) -> None:
         end, code = watch(job, command, child, control)
         seconds = time.monotonic() - began
         kill_all(job["alone"])
-        os.write(control, f"{end} {code} {seconds:.6f}\n".encode())
+        control.sendall(f"{end} {code} {seconds:.6f}\n".encode())
         if end != "exited" or code != 0:
             return
 
 
-def main(control: int, stream: object) -> None:
-    """Shut ourselves off from the programs, read the job from the control socket, lay its files out, run it."""
-    prctl(PR_SET_DUMPABLE, 0)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                pass  # the listing's own
-    import _signal  # not `signal`: its enumerations cost more than the rest of the start
+def received(control: _socket.socket, descriptors: list) -> dict:
+    """The job: its size in 8 bytes, then itself; what it says of descriptors are places in the list."""
+    size = int.from_bytes(control.recv(8, _socket.MSG_WAITALL), "little")
+    job = marshal.loads(control.recv(size, _socket.MSG_WAITALL))
+    for command in job["commands"]:
+        for name in ("stdin", "stdout", "stderr"):
+            command[name] = descriptors[command[name]] if command[name] >= 0 else -1
+    return job
 
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # PID 1 without handlers cannot be signalled from inside
-    job = marshal.load(stream)
-    if job["alone"] and os.getpid() != 1:
-        raise RuntimeError("not the first process of a PID namespace")
+
+def lay_out(job: dict) -> None:
+    """Write the program's files."""
     for name, content in job["contents"]:
         path = os.path.join(job["directory"], name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(content)
-    os.write(control, b"ready\n")
-    run(job, control)
-    os._exit(0)  # what an interpreter does at its end takes time and serves nobody
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]), STREAM)  # noqa: F821 - given by whoever starts us, see runner.BOOTSTRAP
+def ready(control: _socket.socket) -> None:
+    """Say so, with a handle on ourselves by which we can be ended whatever happens here."""
+    try:
+        handle = os.pidfd_open(os.getpid())
+    except OSError:
+        control.sendall(b"ready\n")
+        return
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))
+    control.sendmsg([b"ready\n"], [rights])
+    os.close(handle)
+
+
+def complain(control: int, error: BaseException) -> None:
+    """Tell why there will be no reports; nobody may be listening any more."""
+    try:
+        os.write(control, f"failed {error}".replace("\n", " ").encode(errors="replace") + b"\n")
+    except OSError:
+        pass
+
+
+def main(descriptors: list, settle: object = None) -> None:
+    """Read the job from the control socket, the first of the descriptors, make our home as it says (`settle`, if the
+    namespaces are new), shut ourselves off from the programs, run them."""
+    try:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # PID 1 without handlers cannot be signalled from inside
+        control = _socket.socket(fileno=descriptors[0])
+        job = received(control, descriptors)
+        if job["alone"] and os.getpid() != 1:
+            raise RuntimeError("not the first process of a PID namespace")
+        if settle:
+            settle(job["homes"], job["covered"])
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        lay_out(job)
+        ready(control)
+        run(job, control)
+    except BaseException as error:
+        complain(descriptors[0], error)
+    finally:
+        os._exit(0)  # what an interpreter does at its end takes time and serves nobody

@@ -1,0 +1,127 @@
+"""The kernel's calls that Python has no functions for.
+
+Like everything beside it, this runs in the sandbox, under `python3 -I -S`, and imports little: see supervisor.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 36, 38
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
+CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, of two words
+CAPABILITIES = 64  # the most there can be
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class SockFilterProgram(ctypes.Structure):
+    """The kernel's struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+class LandlockRuleset(ctypes.Structure):
+    """The kernel's struct landlock_ruleset_attr as of ABI 6."""
+
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class LandlockPath(ctypes.Structure):
+    """The kernel's struct landlock_path_beneath_attr."""
+
+    _pack_ = 1
+    _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def checked(value: int, what: str) -> int:
+    """The result of a C call, or an OSError that says which call."""
+    if value < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return value
+
+
+def prctl(option: int, first: int = 0, second: object = 0) -> None:
+    """One prctl of two arguments."""
+    word = ctypes.c_ulong
+    last = second if not isinstance(second, int) else word(second)
+    checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
+
+
+def set_limits(limits: list) -> None:
+    """Resource limits, (name, soft, hard), of the calling process and of all that it starts."""
+    for name, soft, hard in limits:
+        kind = getattr(resource, name)
+        ceiling = resource.getrlimit(kind)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(kind, (soft, hard))
+
+
+def landlock_ruleset(rules: dict) -> int:
+    """A ruleset's descriptor: `rules` has the ABI's size and handled rights, and (path, rights) pairs."""
+    attributes = LandlockRuleset(rules["fs"], rules["net"], rules["scoped"])
+    size = ctypes.c_size_t(rules["size"])
+    ruleset = checked(
+        LIBC.syscall(ctypes.c_long(LANDLOCK_CREATE), ctypes.byref(attributes), size, ctypes.c_uint(0)), "landlock"
+    )
+    for path, access in rules["paths"]:
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # what is not there needs no rule
+        rights = access if os.path.isdir(path) else access & rules["of_files"]
+        beneath = LandlockPath(rights, descriptor)
+        arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(beneath), ctypes.c_uint(0))
+        checked(LIBC.syscall(ctypes.c_long(LANDLOCK_ADD), *arguments), f"landlock rule for {path}")
+        os.close(descriptor)
+    return ruleset
+
+
+def restrict(ruleset: int, filter_code: bytes) -> None:
+    """No new privileges; Landlock, unless the ruleset is -1; the system call filter, unless it is empty."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if ruleset >= 0:
+        arguments = (ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0))
+        checked(LIBC.syscall(*arguments), "landlock restrict")
+    if filter_code:
+        program = SockFilterProgram(len(filter_code) // 8, filter_code)
+        prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
+
+
+def write(path: str, content: bytes) -> None:
+    """One write to a file of /proc."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def enter_namespaces(kinds: int, user: int, group: int) -> None:
+    """Namespaces of our own, of these kinds and of users; of users it has this one, who stays who he is outside."""
+    checked(LIBC.unshare(ctypes.c_int(kinds | CLONE_NEWUSER)), "unshare")
+    write("/proc/self/setgroups", b"deny")
+    write("/proc/self/uid_map", b"%d %d 1" % (user, user))
+    write("/proc/self/gid_map", b"%d %d 1" % (group, group))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str | None = None) -> None:
+    """One mount(2)."""
+    options = None if data is None else data.encode()
+    done = LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options)
+    checked(done, f"mount {source} on {target}")
+
+
+def drop_capabilities() -> None:
+    """Give all capabilities up, and the right to get any by a program."""
+    for number in range(CAPABILITIES):
+        if LIBC.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
+            break  # the last one was the last
+    header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    checked(LIBC.capset(header, none), "capset")

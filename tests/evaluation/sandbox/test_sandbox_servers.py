@@ -1,0 +1,177 @@
+"""The fork servers: what their programs know of each other, and what becomes of them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sandbox_world import NOT_NESTED, fake_bwrap, open_directory
+
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
+from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne
+
+MIB = 1 << 20
+PYTHON = "/usr/bin/python3"
+SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
+
+
+@pytest.fixture
+def sandbox() -> Sandbox:
+    return open_sandbox()
+
+
+@pytest.fixture
+def shown() -> Iterator[Path]:
+    """A directory for programs to see."""
+    with open_directory() as directory:
+        yield directory
+
+
+def python(sandbox: Sandbox, source: str, *words: str, readable: dict[str, Path] | None = None) -> Execution:
+    """Run one Python program."""
+    return sandbox.run([Command([PYTHON, "-c", source, *words], SHORT)], {}, readable)[0]
+
+
+def servers(sandbox: Sandbox) -> list[int]:
+    """The numbers of the bubblewraps that lead to its fork servers."""
+    supervisors = sandbox._supervisors
+    assert isinstance(supervisors, ForkServers)
+    return [server.process.pid for server in supervisors._servers.values()]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def child_of(pid: int) -> int:
+    """The first process that it has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+MEETING = """
+import os, socket, sys, time
+me, other = sys.argv[1:3]
+for path in (f"/tmp/{me}", f"/dev/shm/{me}", f"/program/{me}"):
+    open(path, "w").close()
+listener = socket.socket(socket.AF_UNIX); listener.bind("\\0" + me); listener.listen()
+time.sleep(0.5)
+try:
+    socket.socket(socket.AF_UNIX).connect("\\0" + other); print("met")
+except OSError:
+    pass
+found = [name for path in ("/tmp", "/dev/shm", "/program") for name in os.listdir(path) if name != me]
+numbers = [name for name in os.listdir("/proc") if name.isdigit()]
+print(sorted(numbers, key=int) == ["1", str(os.getpid())], found)
+names = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
+print(*(os.readlink(f"/proc/self/ns/{name}") for name in names))
+"""
+
+
+def test_programs_of_one_server_do_not_meet(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        pairs = [("a", "b"), ("b", "a")]
+        done = list(pool.map(lambda pair: python(sandbox, MEETING, *pair), pairs))
+    assert len(servers(sandbox)) == 1
+    lines = [one.stdout.decode().splitlines() for one in done]
+    assert [each[0] for each in lines] == ["True []"] * 2, done
+    mine, theirs = (set(each[1].split()) for each in lines)
+    ours = {os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")}
+    server = child_of(servers(sandbox)[0])
+    between = {os.readlink(f"/proc/{server}/ns/{name}") for name in ("mnt", "pid", "net", "ipc", "uts", "user")}
+    assert len(mine) == 7 and not mine & theirs and not mine & ours and not mine & between
+
+
+def test_a_server_for_each_set_of_directories(sandbox: Sandbox, shown: Path) -> None:
+    (shown / "file").write_text("a tool")
+    reading = "import os; print(open('/tools/file').read() if os.path.exists('/tools') else 'none')"
+    for readable, told in (({}, b"none\n"), ({"/tools": shown}, b"a tool\n"), ({}, b"none\n")):
+        assert python(sandbox, reading, readable=readable).stdout == told
+    assert len(servers(sandbox)) == 2
+
+
+def test_a_server_that_has_been_killed_is_replaced(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(python, sandbox, "import time; print(1, flush=True); time.sleep(60)")
+        time.sleep(0.5)
+        [before] = servers(sandbox)
+        os.kill(child_of(before), signal.SIGKILL)
+        assert running.result(timeout=30).end is End.KILLED
+    assert python(sandbox, "print(2)").stdout == b"2\n"
+    [after] = servers(sandbox)
+    assert after != before and gone(before)
+
+
+def test_servers_end_with_their_sandbox() -> None:
+    sandbox = open_sandbox()
+    [server] = servers(sandbox)
+    inner = child_of(server)
+    del sandbox
+    gc.collect()
+    assert gone(server) and gone(inner)
+
+
+HOST = """
+import os, signal, sys
+from ms_codegeex.evaluation.sandbox import Command, open_sandbox
+sandbox = open_sandbox()
+sandbox.run([Command(["/bin/true"])], {})
+print(*(server.process.pid for server in sandbox._supervisors._servers.values()), flush=True)
+if sys.argv[1] == "killed": os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "over"])
+def test_servers_end_with_who_runs_them(end: str) -> None:
+    words = [sys.executable, "-c", HOST, end]
+    done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and gone(int(done.stdout))
+
+
+def test_an_interruption_ends_the_program(sandbox: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            python(sandbox, "import time; time.sleep(60)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    server = child_of(servers(sandbox)[0])
+    assert Path(f"/proc/{server}/task/{server}/children").read_text() == ""
+    assert python(sandbox, "print(1)").stdout == b"1\n"
+
+
+def test_without_nested_namespaces_each_program_starts_its_own(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
+    monkeypatch.setenv("PATH", fake_bwrap(shown, NOT_NESTED))
+    sandbox = open_sandbox()
+    assert isinstance(sandbox._supervisors, OneByOne)
+    assert set(sandbox.layers.values()) == {"active"}
+    assert python(sandbox, "import os; print(os.getppid(), os.getcwd())").stdout == b"1 /program\n"
+
+
+def test_many_programs_leave_nothing_behind(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda number: python(sandbox, f"print({number})"), range(40)))
+    assert [int(one.stdout) for one in done] == list(range(40))
+    server = child_of(servers(sandbox)[0])
+    assert Path(f"/proc/{server}/task/{server}/children").read_text() == ""
+    assert len(os.listdir(f"/proc/{server}/fd")) == 4  # its standard streams and its socket
