@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,10 @@ def homes(disk: int) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Bubblewrap:
-    """The program and which of the newer options it knows."""
+    """The program, the options that show the system, and which of its newer options it knows."""
 
     path: str
+    system: Sequence[str]
     sizes: bool = True
     disable_userns: bool = True
 
@@ -46,7 +47,7 @@ class Bubblewrap:
     def _start(self) -> list[str]:
         """Namespaces without rights, and the system in them."""
         words = [self.path, *(f"--unshare-{name}" for name in NAMESPACES), "--new-session", "--as-pid-1"]
-        return [*words, "--cap-drop", "ALL", "--hostname", "sandbox", *system_view()]
+        return [*words, "--cap-drop", "ALL", "--hostname", "sandbox", *self.system]
 
     def _end(self, readable: Mapping[str, str]) -> list[str]:
         """What else is seen."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.evaluation.sandbox import landlock, seccomp
-from ms_codegeex.evaluation.sandbox.bubblewrap import Bubblewrap
+from ms_codegeex.evaluation.sandbox.bubblewrap import Bubblewrap, system_view
 
 NOBODY = 65534  # the user and group that everybody's programs run as when we are root
 ACTIVE = "active"
@@ -96,7 +96,7 @@ def find_bubblewrap(layers: Layers) -> None:
         for name in names:
             layers.state(name, f"bwrap is not on PATH; {INSTALL}")
         return
-    plain = Bubblewrap(path, sizes=False, disable_userns=False)
+    plain = Bubblewrap(path, system_view(), sizes=False, disable_userns=False)
     problem = attempt([*plain.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
     if problem:
         advice = "allow unprivileged user namespaces (in a container: run outside it, or give it the right)"
@@ -111,15 +111,15 @@ def find_options(layers: Layers) -> None:
     """Which of its options bubblewrap has, where namespaces of ours cannot take their place."""
     if layers.bubblewrap is None:
         return
-    path = layers.bubblewrap.path
+    path, system = layers.bubblewrap.path, layers.bubblewrap.system
     options = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=30)
     known = options.stdout + options.stderr
     sizes = "--size " in known
-    plain = layers.bubblewrap = Bubblewrap(path, sizes, disable_userns=False)
+    plain = layers.bubblewrap = Bubblewrap(path, system, sizes, disable_userns=False)
     layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {INSTALL} of version 0.8 or later")
     problem = f"this bwrap has no --disable-userns; {INSTALL} of version 0.8 or later"
     if "--disable-userns" in known:
-        closed = Bubblewrap(path, sizes, disable_userns=True)
+        closed = Bubblewrap(path, system, sizes, disable_userns=True)
         complaint = attempt([*closed.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
         problem = complaint and f"bwrap --disable-userns fails ({complaint}); use a later kernel"
         layers.bubblewrap = plain if complaint else closed
