@@ -65,6 +65,15 @@ def child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
+def childless(pid: int) -> bool:
+    """Whether all that it has started is gone, or goes at once: the kernel ends a namespace's processes by and by."""
+    for _ in range(100):
+        if Path(f"/proc/{pid}/task/{pid}/children").read_text() == "":
+            return True
+        time.sleep(0.01)
+    return False
+
+
 MEETING = """
 import os, socket, sys, time
 me, other = sys.argv[1:3]
@@ -106,12 +115,13 @@ def test_a_server_for_each_set_of_directories(sandbox: Sandbox, shown: Path) -> 
     assert len(servers(sandbox)) == 2
 
 
-def test_a_server_that_has_been_killed_is_replaced(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("who", ["bubblewrap", "the server"])
+def test_a_server_that_has_been_killed_is_replaced(sandbox: Sandbox, who: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(python, sandbox, "import time; print(1, flush=True); time.sleep(60)")
         time.sleep(0.5)
         [before] = servers(sandbox)
-        os.kill(child_of(before), signal.SIGKILL)
+        os.kill(before if who == "bubblewrap" else child_of(before), signal.SIGKILL)
         assert running.result(timeout=30).end is End.KILLED
     assert python(sandbox, "print(2)").stdout == b"2\n"
     [after] = servers(sandbox)
@@ -144,8 +154,14 @@ def test_servers_end_with_who_runs_them(end: str) -> None:
     assert done.stderr == "" and gone(int(done.stdout))
 
 
-def test_an_interruption_ends_the_program(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_interruption_ends_the_program(sandbox: Sandbox, stopped: bool) -> None:
+    """Also if the supervisor does not hear of it."""
+    server = child_of(servers(sandbox)[0])
+
     def interrupt(*_: object) -> None:
+        if stopped:
+            os.kill(child_of(server), signal.SIGSTOP)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -155,8 +171,7 @@ def test_an_interruption_ends_the_program(sandbox: Sandbox) -> None:
             python(sandbox, "import time; time.sleep(60)")
     finally:
         signal.signal(signal.SIGALRM, before)
-    server = child_of(servers(sandbox)[0])
-    assert Path(f"/proc/{server}/task/{server}/children").read_text() == ""
+    assert childless(server)
     assert python(sandbox, "print(1)").stdout == b"1\n"
 
 
@@ -173,5 +188,5 @@ def test_many_programs_leave_nothing_behind(sandbox: Sandbox) -> None:
         done = list(pool.map(lambda number: python(sandbox, f"print({number})"), range(40)))
     assert [int(one.stdout) for one in done] == list(range(40))
     server = child_of(servers(sandbox)[0])
-    assert Path(f"/proc/{server}/task/{server}/children").read_text() == ""
+    assert childless(server)
     assert len(os.listdir(f"/proc/{server}/fd")) == 4  # its standard streams and its socket

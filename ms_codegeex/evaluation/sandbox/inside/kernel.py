@@ -9,7 +9,9 @@ import ctypes
 import os
 import resource
 
-PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 15, 22, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+SIGKILL = 9
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -51,6 +53,11 @@ def prctl(option: int, first: int = 0, second: object = 0) -> None:
     word = ctypes.c_ulong
     last = second if not isinstance(second, int) else word(second)
     checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
+
+
+def be_called(name: bytes) -> None:
+    """What we are called in the lists of processes."""
+    checked(LIBC.prctl(PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0), "prctl")
 
 
 def set_limits(limits: list) -> None:

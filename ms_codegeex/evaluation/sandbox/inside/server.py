@@ -36,6 +36,7 @@ def become_supervisor(descriptors: list, user: int, group: int) -> None:
     if os.fork():
         return
     os.setsid()
+    kernel.be_called(b"sandbox")
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     supervisor.main(descriptors, lambda homes, covered: namespaces.settle(homes, covered, user, group))
 
@@ -59,6 +60,8 @@ def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group
 
 def main(descriptors: list) -> None:
     """Serve until the other end hangs up; then PID 1 ends, and with it everybody."""
+    kernel.be_called(b"sandbox-server")
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)  # bubblewrap's death is ours
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # nobody needs to be waited for

@@ -18,8 +18,9 @@ import sys
 import time
 
 import kernel
+from kernel import SIGKILL
 
-SIGKILL, SIGXCPU, SIGXFSZ, SIGSYS = 9, 24, 25, 31
+SIGXCPU, SIGXFSZ, SIGSYS = 24, 25, 31
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
 WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
 
