@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +190,21 @@ def test_with_nothing_at_all_nothing_survives(bare: Sandbox) -> None:
     marker = f"left{os.getpid()}"
     sleeper = f"/usr/bin/python3 -c 'import time; time.sleep(600)' {marker}"
     assert run(bare, f"setsid {sleeper} >/dev/null 2>&1 & (setsid {sleeper} &) ; sleep 0.2").succeeded
+    assert survivors(marker) == []
+
+
+def test_with_nothing_at_all_an_interruption_ends_everything(bare: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    marker = f"interrupted{os.getpid()}"
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(bare, f"/usr/bin/python3 -c 'import time; time.sleep(600)' {marker}; true", wall=60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert survivors(marker) == []
 
 

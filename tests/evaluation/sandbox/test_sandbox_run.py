@@ -213,6 +213,14 @@ def test_nothing_is_left_open(sandbox: Sandbox) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+def test_signals_do_what_they_do_elsewhere(sandbox: Sandbox) -> None:
+    ignored = shell(sandbox, "grep SigIgn /proc/self/status")[0].stdout.split()[1]
+    assert int(ignored, 16) == 0
+    assert shell(sandbox, "kill -PIPE $$")[0].code == -signal.SIGPIPE
+    large = shell(sandbox, "head -c 3000000 /dev/urandom > f", limits=replace(SHORT, file_size=MIB))[0]
+    assert (large.end, large.code) == (End.EXITED, 128 + signal.SIGXFSZ)  # the shell's word for it
+
+
 def test_the_next_program_finds_nothing_of_the_last(sandbox: Sandbox) -> None:
     for source in (LEAVING, FINDING):
         done = python(sandbox, PRELUDE_ONLY + source)

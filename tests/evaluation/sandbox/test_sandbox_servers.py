@@ -149,7 +149,7 @@ if sys.argv[1] == "killed": os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("end", ["killed", "over"])
 def test_servers_end_with_who_runs_them(end: str) -> None:
-    words = [sys.executable, "-c", HOST, end]
+    words = [sys.executable, "-W", "error::ResourceWarning", "-c", HOST, end]
     done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
     assert done.stderr == "" and gone(int(done.stdout))
 
