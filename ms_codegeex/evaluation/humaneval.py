@@ -14,13 +14,14 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation import judging, python_program, truncation
 from ms_codegeex.evaluation.python_program import Runner
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.rows import find_file, read_rows
 from ms_codegeex.evaluation.sandbox import Limits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
 
 SECONDS = 3.0  # of a program, as in the published runner
 GRACE = 2.0  # seconds more for the interpreter's start, and for programs that cannot be interrupted
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # what follows a function's body
+WHERE = "github.com/openai/human-eval (data)"
 TRUNCATIONS = ("stops", "codegen", "none")
 
 
@@ -38,7 +39,7 @@ class HumanEval(Task):
     """The problems of one file.
 
     Args:
-        data: a .jsonl or .jsonl.gz file.
+        data: a .jsonl or .jsonl.gz file, or a directory with HumanEval.jsonl.gz.
         cut: where a completion ends: "stops" at the first of `stops`, "codegen" by CodeGen's rule, "none" nowhere.
         strip: take white space off the prompt's end, as some harnesses do; it decides what a tokenizer sees there.
         timeout: seconds of a program.
@@ -116,8 +117,14 @@ def program(row: Row, sample: Sample) -> str:
 
 
 def read_problems(data: Path) -> list[Problem]:
-    """The rows of the file. One without a prompt or a test, or a task_id that is there twice, is a `UserError`."""
-    problems: dict[str, Problem] = {}
+    """The rows of the file, or of HumanEval's in a directory.
+
+    One without a prompt or a test, or a task_id that is there twice, is a `UserError`.
+    """
+    found = find_file(data, "HumanEval", "humaneval")
+    if found is None:
+        raise UserError(f"{data}: no HumanEval.jsonl.gz there; give the file, it is in {WHERE}")
+    data, problems = found, dict[str, Problem]()
     for number, row in enumerate(read_rows(data), 1):
         texts = {name: _text(row, name, f"{data}:{number}") for name in ("prompt", "test")}
         rest = {name: _text(row, name, f"{data}:{number}", True) for name in ("entry_point", "canonical_solution")}

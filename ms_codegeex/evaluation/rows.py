@@ -13,10 +13,22 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 
+LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where and as what a benchmark's file is looked for
+
 
 def encode(row: Mapping[str, Any]) -> bytes:
     """One line. Lone surrogates, which a model may write, are kept as escapes."""
     return json.dumps(row).encode("ascii") + b"\n"
+
+
+def find_file(place: Path, *stems: str) -> Path | None:
+    """A benchmark's file: the place itself, unless it is a directory; else the first of these names that is in it or up
+    to two levels below, as .jsonl.gz or .jsonl."""
+    place = Path(place)
+    if not place.is_dir():
+        return place
+    patterns = (f"{level}{stem}{ending}" for stem in stems for level in LEVELS for ending in ENDINGS)
+    return next((path for pattern in patterns for path in sorted(place.glob(pattern))), None)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

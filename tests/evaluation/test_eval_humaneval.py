@@ -105,6 +105,16 @@ PROGRAMS = [
 ]  # fmt: skip
 
 
+def test_the_file_is_found_in_a_directory(tmp_path):
+    place = tmp_path / "human-eval" / "data"
+    place.mkdir(parents=True)
+    write(tmp_path / "humaneval_js.jsonl", {**ROW, "task_id": "another"})
+    with pytest.raises(UserError, match=r"no HumanEval.jsonl.gz there; give the file"):
+        humaneval.build(tmp_path)
+    write(place / "HumanEval.jsonl", ROW)
+    assert humaneval.build(tmp_path).problems == humaneval.build(place / "HumanEval.jsonl").problems
+
+
 def test_verdicts(tmp_path, sandbox):
     task = humaneval.build(write(tmp_path / "h.jsonl", ROW))
     with ThreadPoolExecutor(2) as pool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.humaneval_x.languages import BY_PREFIX, LANGUAGES, Language
+from ms_codegeex.evaluation.rows import find_file
 from ms_codegeex.files import sha256
 
 KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
@@ -64,7 +65,7 @@ def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, File]:
         file = read_file(data)
         found = {file.rows[0].language: file}
     else:
-        found = {name: read_file(path, name) for name in wanted if (path := find_file(data, name)) is not None}
+        found = {name: read_file(path, name) for name in wanted if (path := file_of(data, name)) is not None}
     for name in wanted:
         if languages is not None and name not in found:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
@@ -73,18 +74,14 @@ def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, File]:
     return {name: found[name] for name in wanted if name in found}
 
 
-def find_file(directory: Path, language: str) -> Path | None:
-    """The language's file in a directory or up to two levels below it; CodeGeeX2's before CodeGeeX's.
+def file_of(directory: Path, language: str) -> Path | None:
+    """The language's file in a directory; CodeGeeX2's before CodeGeeX's.
 
     CodeGeeX calls them `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` is taken for the
     former. Each may be unpacked.
     """
-    for stem in (f"humanevalx_{language}", f"humaneval_{language}", language):
-        for level in ("", "*/", "*/*/"):
-            for ending in (".jsonl.gz", ".jsonl"):
-                if files := sorted(directory.glob(f"{level}{stem}{ending}")):
-                    return files[0]
-    return None
+    stems = (f"humanevalx_{language}", f"humaneval_{language}", language)
+    return find_file(directory, *stems) if directory.is_dir() else None
 
 
 def read_file(path: Path, language: str | None = None) -> File:

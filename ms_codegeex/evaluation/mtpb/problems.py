@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.rows import find_file, read_rows
 from ms_codegeex.files import sha256
 
 FILE = "mtpb.jsonl"
@@ -36,24 +36,21 @@ class MtpbProblem:
     max_gen_length: int
 
 
-def find_file(data: Path) -> Path:
-    """The file itself, or `mtpb.jsonl` in a directory or one level below it."""
-    data = Path(data)
-    if not data.is_dir():
-        return data
-    found = [*data.glob(FILE), *sorted(data.glob(f"*/{FILE}"))]
-    if not found:
+def file_of(data: Path) -> Path:
+    """The file itself, or the one in a directory."""
+    found = find_file(data, "mtpb")
+    if found is None:
         raise UserError(f"{data}: no {FILE} there; give the file, it is in github.com/salesforce/CodeGen")
-    return found[0]
+    return found
 
 
 def read_problems(data: Path) -> list[MtpbProblem]:
-    """The problems of a file, or of the one that `find_file` finds in a directory.
+    """The problems of a file, or of the one that `file_of` finds in a directory.
 
     An output that no input belongs to is dropped (id 57 has one), as the release does. Anything else that is not as it
     should be is a `UserError` that names the problem.
     """
-    path = find_file(data)
+    path = file_of(data)
     problems, seen = [], set()
     for number, row in enumerate(read_rows(path), 1):
         try:
@@ -72,7 +69,7 @@ def read_problems(data: Path) -> list[MtpbProblem]:
 
 def provenance(data: Path) -> dict[str, Any]:
     """What a report says of the file: name, hash, and whether it is the published one."""
-    path = find_file(data)
+    path = file_of(data)
     digest = sha256(path)
     return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}
 
