@@ -50,7 +50,8 @@ class Report:
 class Collector:
     """Reads the streams of all commands and the control socket until the sandbox is gone.
 
-    A context: at its end the supervisor has ended, and what it has started with it, whatever happened.
+    A context: at its end a supervisor that was ready has ended, and what it has started with it, whatever happened; one
+    that was not ends as soon as it hears that nobody listens.
     """
 
     def __init__(self, control: socket.socket, streams: Sequence[tuple[Stream, Stream]], allowed: float) -> None:
@@ -60,7 +61,7 @@ class Collector:
         self.reports: list[Report] = []
         self.received = b""
         self.ready = False  # whether the supervisor has come as far as its first command
-        self.failure = ""  # why it has not
+        self.failure = ""  # what kept it from that, or from starting a later one
         self.complete = False
         self.supervisor = -1  # a descriptor of that process, once it has sent one
 
@@ -72,7 +73,9 @@ class Collector:
             self.stop()
         if self.supervisor >= 0:
             if not ends(self.supervisor, LAST):
-                signal.pidfd_send_signal(self.supervisor, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.supervisor, signal.SIGKILL)
+                ends(self.supervisor, LAST)
             os.close(self.supervisor)
 
     def collect(self) -> bool:

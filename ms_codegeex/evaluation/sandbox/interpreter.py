@@ -6,7 +6,7 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,10 @@ class Interpreter:
         """What `BOOTSTRAP` is sent."""
         return marshal.dumps([(name, self.codes[name]) for name in names], 2)
 
-    def words(self, socket: int, bundle: bytes, descriptors: list[int]) -> list[str]:
-        """The command that receives a bundle over this descriptor and is given the others, too."""
-        return [self.path, "-I", "-S", "-c", BOOTSTRAP, *map(str, (socket, len(bundle), *descriptors))]
+    def words(self, bundle: bytes, descriptors: Sequence[int]) -> list[str]:
+        """The command that receives a bundle over the first of these descriptors and is given them all."""
+        socket, *others = descriptors
+        return [self.path, "-I", "-S", "-c", BOOTSTRAP, *map(str, (socket, len(bundle), *others))]
 
 
 def find_interpreter() -> Interpreter:

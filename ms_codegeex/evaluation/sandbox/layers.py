@@ -32,6 +32,7 @@ class Layers:
     landlock: int = 0  # the ABI's version
     identity: dict[str, Any] = field(default_factory=dict)  # how Popen gives root up
     nested: bool = False  # whether namespaces can be made within bubblewrap's
+    flat: str = ""  # why they cannot
 
     @property
     def user(self) -> int:
@@ -116,8 +117,9 @@ def find_options(layers: Layers) -> None:
     known = options.stdout + options.stderr
     sizes = "--size " in known
     plain = layers.bubblewrap = Bubblewrap(path, system, sizes, disable_userns=False)
-    layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {INSTALL} of version 0.8 or later")
-    problem = f"this bwrap has no --disable-userns; {INSTALL} of version 0.8 or later"
+    remedy = f"{INSTALL} of version 0.8 or later, or let namespaces be nested ({layers.flat})"
+    layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {remedy}")
+    problem = f"this bwrap has no --disable-userns; {remedy}"
     if "--disable-userns" in known:
         closed = Bubblewrap(path, system, sizes, disable_userns=True)
         complaint = attempt([*closed.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)

@@ -29,6 +29,9 @@ class Place:
     job: dict[str, Any]
     identity: Mapping[str, Any]  # for Popen
     names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
+    shown: tuple[
+        tuple[int, int], ...
+    ] = ()  # device and inode of what is readable: a new directory may have an old name
 
     def local(self, text: str) -> str:
         """A word or a variable, its paths of the inside replaced by those of this place."""
@@ -69,6 +72,7 @@ def isolated(layers: Layers, disk: int, readable: Mapping[str, Path], python: st
     bubblewrap = layers.bubblewrap
     assert bubblewrap is not None
     sources = resolved(readable)
+    shown = tuple((state.st_dev, state.st_ino) for state in map(os.stat, sources.values()))
     writable = [path for path, _ in homes(disk)]
     job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
     covered = [path for path in readable if any(f"{path}/".startswith(f"{home}/") for home in writable)]
@@ -81,7 +85,7 @@ def isolated(layers: Layers, disk: int, readable: Mapping[str, Path], python: st
         sources = {inside: f"{STAGE}/{index}" for index, inside in enumerate(sources)}
         identity = {}
     lead += bubblewrap.for_server(sources) if layers.nested else bubblewrap.for_program(disk, sources)
-    return Place(lead, DIRECTORY, job, identity)
+    return Place(lead, DIRECTORY, job, identity, shown=shown)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import marshal
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,13 +17,16 @@ from ms_codegeex.evaluation.sandbox.channel import Collector, Stream
 from ms_codegeex.evaluation.sandbox.interpreter import Interpreter, find_interpreter
 from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers, find_options
 from ms_codegeex.evaluation.sandbox.limits import Limits
-from ms_codegeex.evaluation.sandbox.outcome import Execution
+from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
-from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne, Supervisors, send
+from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne, Origin, ServerLost, Supervisors, send
 from ms_codegeex.evaluation.sandbox.told import crowd, limits_of
 
 MODES = ("strict", "best-effort")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+
+
+ATTEMPTS = 3  # at a program whose fork server has died
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,17 @@ class Sandbox:
         those of `readable` at the beginning of a word or a variable are replaced by the ones they have on this machine.
         """
         check_names(files)
+        for _ in range(ATTEMPTS - 1):
+            with suppress(ServerLost):
+                return self._attempt(commands, files, readable or {})
+        return self._attempt(commands, files, readable or {})
+
+    def _attempt(
+        self, commands: Sequence[Command], files: Mapping[str, bytes], readable: Mapping[str, Path]
+    ) -> list[Execution]:
+        """See `run`. A `ServerLost` if the fork server has died, which is nothing that a program can do."""
         with ExitStack() as stack:
-            place = stack.enter_context(self._place(commands, readable or {}))
+            place = stack.enter_context(self._place(commands, readable))
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             owner = self._parts.identity.get("user", -1)
             pipes = [(stack.enter_context(Pipe(owner)), stack.enter_context(Pipe(owner))) for _ in commands]
@@ -81,7 +93,7 @@ class Sandbox:
             for command, (out, error), stdin in zip(job["commands"], pipes, inputs, strict=True):
                 command.update(stdin=place_of(stdin, passed), stdout=place_of(out.write, passed))
                 command.update(stderr=place_of(error.write, passed))
-            complaint = stack.enter_context(self._supervisors.one(place, ours, theirs, passed))
+            origin = stack.enter_context(self._supervisors.one(place, ours, theirs, passed))
             theirs.close()
             for pair in pipes:
                 for pipe in pair:
@@ -94,9 +106,8 @@ class Sandbox:
             collector = stack.enter_context(Collector(ours, streams, allowed))
             data = marshal.dumps(job, 2)
             send(ours, len(data).to_bytes(8, "little") + data)
-            if collector.collect() and not collector.ready:
-                raise RunFailure(f"a sandbox did not start: {collector.failure or complaint()}")
-            return collector.executions()
+            collector.collect()
+            return found(collector, origin)
 
     def _place(self, commands: Sequence[Command], readable: Mapping[str, Path]) -> AbstractContextManager[Place]:
         """Namespaces where there are any."""
@@ -117,6 +128,18 @@ class Sandbox:
         contents = [(name, bytes(content)) for name, content in files.items()]
         mine = {"directory": place.directory, "seccomp": self._parts.filter, "contents": contents}
         return {**mine, **place.job, "commands": described}
+
+
+def found(collector: Collector, origin: Origin) -> list[Execution]:
+    """What has been collected, unless the sandbox itself has failed: that is no program's verdict."""
+    executions = collector.executions()
+    silent = len(executions) > len(collector.reports) and executions[-1].end is End.KILLED
+    if not collector.ready or collector.failure:
+        failure = RunFailure(f"a sandbox did not start: {collector.failure or origin.complaint()}")
+        raise ServerLost(str(failure)) if not collector.failure and origin.lost() else failure
+    if silent and origin.lost():
+        raise ServerLost(f"a sandbox was ended: {origin.complaint()}")
+    return executions
 
 
 def place_of(descriptor: int, passed: list[int]) -> int:
@@ -199,7 +222,7 @@ def check_names(files: Mapping[str, bytes]) -> None:
     """A program's files are below its directory."""
     for name in files:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
             raise ValueError(f"the name of a program's file must be a relative path without .., not {name!r}")
 
 
@@ -226,8 +249,8 @@ def best(layers: Layers, interpreter: Interpreter) -> Sandbox:
         sandbox = Sandbox(layers, interpreter)
         try:
             sandbox.run([], {})
-        except RunFailure:
-            layers.nested = False
+        except RunFailure as error:
+            layers.nested, layers.flat = False, str(error)
         else:
             layers.nest()
             return sandbox

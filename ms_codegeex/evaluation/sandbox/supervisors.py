@@ -2,72 +2,168 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from ms_codegeex.errors import RunFailure
 from ms_codegeex.evaluation.sandbox.channel import LAST, ends
 from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, Interpreter
 from ms_codegeex.evaluation.sandbox.place import Place
 
 PATIENCE = 30.0  # seconds to hand something over
+MOST = 250  # descriptors of a program; the kernel takes 253 at a time
 
 
-class Complaint(Protocol):
-    """What a supervisor's surroundings say when it has not started."""
+class ServerLost(RunFailure):
+    """A fork server has died, by whatever hand outside, and what came of it too."""
 
-    def __call__(self) -> str: ...
+
+class Origin(Protocol):
+    """Where a supervisor comes from."""
+
+    def lost(self) -> bool:
+        """Whether that has died, other than by what its program did."""
+
+    def complaint(self) -> str:
+        """What it said if the supervisor did not start."""
 
 
 class Supervisors(Protocol):
-    """Where supervisors come from."""
+    """Makes them."""
 
     def one(
         self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> AbstractContextManager[Complaint]:
+    ) -> AbstractContextManager[Origin]:
         """One for a program in this place, waiting for its job at `theirs` with these descriptors."""
+
+
+class Process:
+    """An interpreter that we have started in a place, and what it or bubblewrap writes to its standard error."""
+
+    def __init__(self, place: Place, interpreter: Interpreter, names: tuple[str, ...], *descriptors: int) -> None:
+        self._lock, self._said = threading.Lock(), ""
+        self.bundle = interpreter.bundle(names)
+        self._process = subprocess.Popen(
+            [*place.lead, *interpreter.words(self.bundle, descriptors)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=descriptors,
+            cwd="/",
+            env={},
+            start_new_session=True,  # an interrupt from the terminal is ours to pass on
+            **place.identity,
+        )
+        self.pid = self._process.pid
+
+    def has_ended(self) -> bool:
+        """Whether it ends in time. Popen.wait notices up to 50 ms late; it is for kernels before 5.3."""
+        with self._lock:
+            if self._process.poll() is not None:
+                return True
+            try:
+                descriptor = os.pidfd_open(self.pid)
+            except OSError:
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(LAST)
+                return self._process.returncode is not None
+            try:
+                return ends(descriptor, LAST)
+            finally:
+                os.close(descriptor)
+
+    def complaint(self) -> str:
+        """The last line that it wrote before it ended."""
+        if not self.has_ended():
+            return "its supervisor ended without a word"
+        self.finish()
+        return self._said or f"exit status {self._process.returncode}"
+
+    def finish(self) -> None:
+        """See it end, by itself or by force: bubblewrap's death is that of everybody inside."""
+        ended = self.has_ended()
+        with self._lock:
+            if not ended:
+                self._process.kill()
+            self._process.wait()
+            stream = self._process.stderr
+            if stream and not stream.closed:
+                lines = stream.read().decode(errors="replace").strip().splitlines()
+                self._said = lines[-1] if lines else ""
+                stream.close()
 
 
 class OneByOne:
     """An interpreter for each program, by bubblewrap where there is one."""
 
     def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter, self._bundle = interpreter, interpreter.bundle(ONE_BY_ONE)
+        self._interpreter = interpreter
 
     @contextmanager
-    def one(
-        self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Complaint]:
+    def one(self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]) -> Iterator[Origin]:
         """See `Supervisors`."""
-        process = launch(self._interpreter, self._bundle, place, theirs, passed)
+        process = Single(place, self._interpreter, ONE_BY_ONE, theirs.fileno(), *passed)
         try:
-            send(ours, self._bundle)
-            yield lambda: complaint(process)
+            send(ours, process.bundle)
+            yield process
         finally:
-            finish(process)
+            process.finish()
 
 
-@dataclass(frozen=True)
-class Server:
-    """A fork server and our end of its socket."""
+class Single(Process):
+    """A supervisor itself."""
 
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
+    def lost(self) -> bool:
+        """No: what ends it is about its program."""
+        return False
+
+
+class Server(Process):
+    """A fork server."""
+
+    def __init__(self, place: Place, interpreter: Interpreter) -> None:
+        self._channel, theirs = socket.socketpair()
+        try:
+            with theirs:
+                super().__init__(place, interpreter, SERVER, theirs.fileno())
+            send(self._channel, self.bundle)
+        except BaseException:
+            self._channel.close()
+            raise
 
     def fork(self, descriptors: Sequence[int]) -> None:
-        """Have it fork a supervisor with these descriptors; `OSError` if it is not there any more."""
-        socket.send_fds(self.channel, [b"+"], descriptors)
+        """Have it fork a supervisor with these descriptors; a `ServerLost` if it is not there any more."""
+        if len(descriptors) > MOST:
+            raise ValueError(f"{len(descriptors)} descriptors, expected {MOST} at most; a program of fewer commands")
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.send_fds(self._channel, [b"+"], descriptors)
+                return
+            except ConnectionError:
+                raise ServerLost(f"a sandbox's fork server has gone: {self.complaint()}") from None
+            except OSError as error:
+                # Of one user only so many may be on their way between processes, those of programs included.
+                if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                    raise RunFailure(f"a sandbox's fork server cannot be reached: {error}") from None
+            time.sleep(0.01)
+
+    def lost(self) -> bool:
+        """See `Origin`."""
+        return self.has_ended()
 
     def close(self) -> None:
         """Hang up and see it end."""
-        self.channel.close()
-        finish(self.process)
+        self._channel.close()
+        self.finish()
 
 
 class ForkServers:
@@ -77,66 +173,41 @@ class ForkServers:
     """
 
     def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter, self._bundle = interpreter, interpreter.bundle(SERVER)
-        self._servers: dict[tuple[str, ...], Server] = {}
+        self._interpreter = interpreter
+        self._servers: dict[Any, Server] = {}
         self._lock = threading.Lock()
-        self.close = weakref.finalize(self, close_all, self._servers)
+        self.close = weakref.finalize(self, close_all, self._servers, os.getpid())
 
     @contextmanager
-    def one(
-        self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Complaint]:
+    def one(self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]) -> Iterator[Origin]:
         """See `Supervisors`."""
-        descriptors = [theirs.fileno(), *passed]
         server = self._server(place)
         try:
-            server.fork(descriptors)
-        except OSError:  # it has gone, by whatever hand; the next one may live
-            server = self._server(place, server)
-            with suppress(OSError):
-                server.fork(descriptors)
-        yield lambda: complaint(server.process)
+            server.fork([theirs.fileno(), *passed])
+            yield server
+        except ServerLost:
+            self._forget(server)
+            raise
 
-    def _server(self, place: Place, dead: Server | None = None) -> Server:
-        """The one for this place, other than a dead one."""
-        key = tuple(place.lead)
+    def _server(self, place: Place) -> Server:
+        """The one for this place."""
+        key = (*place.lead, place.shown)
         with self._lock:
-            found = self._servers.get(key)
-            if found is None or found is dead:
-                if found:
-                    found.close()
-                found = self._servers[key] = self._start(place)
-            return found
+            if key not in self._servers:
+                self._servers[key] = Server(place, self._interpreter)
+            return self._servers[key]
 
-    def _start(self, place: Place) -> Server:
-        """A new one."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = launch(self._interpreter, self._bundle, place, theirs, [])
-        send(ours, self._bundle)
-        return Server(process, ours)
+    def _forget(self, dead: Server) -> None:
+        """The next program has another one started."""
+        with self._lock:
+            for key in [key for key, server in self._servers.items() if server is dead]:
+                self._servers.pop(key).close()
 
 
-def close_all(servers: dict[tuple[str, ...], Server]) -> None:
-    """Close them, and forget them."""
-    while servers:
+def close_all(servers: dict[Any, Server], owner: int) -> None:
+    """Close them, and forget them; but not from a fork of the process that owns them."""
+    while servers and os.getpid() == owner:
         servers.popitem()[1].close()
-
-
-def launch(
-    interpreter: Interpreter, bundle: bytes, place: Place, control: socket.socket, passed: Sequence[int]
-) -> subprocess.Popen[bytes]:
-    """Start an interpreter in a place, which will receive the bundle; its complaints come over its standard error."""
-    return subprocess.Popen(
-        [*place.lead, *interpreter.words(control.fileno(), bundle, passed)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=[control.fileno(), *passed],
-        cwd="/",
-        env={},
-        **place.identity,
-    )
 
 
 def send(control: socket.socket, data: bytes) -> None:
@@ -145,36 +216,3 @@ def send(control: socket.socket, data: bytes) -> None:
     with suppress(OSError):
         control.sendall(data)
     control.settimeout(None)
-
-
-def finish(process: subprocess.Popen[bytes]) -> None:
-    """The end of a process, by itself or by force: bubblewrap's death is that of everybody inside."""
-    if not has_ended(process):
-        process.kill()
-    process.wait()
-    if process.stderr:
-        process.stderr.close()
-
-
-def has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it ends in time. Popen.wait notices up to 50 ms late; it is for kernels before 5.3."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LAST)
-        return process.returncode is not None
-    try:
-        return ends(descriptor, LAST)
-    finally:
-        os.close(descriptor)
-
-
-def complaint(process: subprocess.Popen[bytes]) -> str:
-    """The last line that bubblewrap or Python wrote before it ended."""
-    if not has_ended(process):
-        return "it was killed before it began"
-    process.wait()
-    assert process.stderr is not None
-    lines = process.stderr.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit status {process.returncode}"

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from sandbox_world import NOT_NESTED, fake_bwrap, open_directory
 
-from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, channel, open_sandbox, runner
 from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne
 
 MIB = 1 << 20
@@ -44,7 +45,7 @@ def servers(sandbox: Sandbox) -> list[int]:
     """The numbers of the bubblewraps that lead to its fork servers."""
     supervisors = sandbox._supervisors
     assert isinstance(supervisors, ForkServers)
-    return [server.process.pid for server in supervisors._servers.values()]
+    return [server.pid for server in supervisors._servers.values()]
 
 
 def gone(pid: int) -> bool:
@@ -116,16 +117,111 @@ def test_a_server_for_each_set_of_directories(sandbox: Sandbox, shown: Path) -> 
 
 
 @pytest.mark.parametrize("who", ["bubblewrap", "the server"])
-def test_a_server_that_has_been_killed_is_replaced(sandbox: Sandbox, who: str) -> None:
+def test_programs_of_a_server_that_has_been_killed_run_again(sandbox: Sandbox, who: str) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(python, sandbox, "import time; print(1, flush=True); time.sleep(60)")
+        running = pool.submit(python, sandbox, "import time; print(1, flush=True); time.sleep(1.5); print(2)")
         time.sleep(0.5)
         [before] = servers(sandbox)
         os.kill(before if who == "bubblewrap" else child_of(before), signal.SIGKILL)
-        assert running.result(timeout=30).end is End.KILLED
-    assert python(sandbox, "print(2)").stdout == b"2\n"
+        done = running.result(timeout=30)
+    assert (done.end, done.code, done.stdout) == (End.EXITED, 0, b"1\n2\n")
     [after] = servers(sandbox)
     assert after != before and gone(before)
+
+
+def test_no_program_is_scored_by_the_death_of_a_server(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(python, sandbox, f"print({number})") for number in range(80)]
+        for _ in range(4):
+            time.sleep(0.3)
+            for server in servers(sandbox):
+                os.kill(server, signal.SIGKILL)
+        done = [one.result(timeout=60) for one in running]
+    assert [one.stdout for one in done] == [f"{number}\n".encode() for number in range(80)]
+
+
+def test_a_server_that_does_not_answer_is_no_verdict(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "GRACE", 0.5)
+    server = child_of(servers(sandbox)[0])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(RunFailure, match="a sandbox did not start: its supervisor ended without a word"):
+            sandbox.run([Command(["/bin/true"], Limits(wall=0.5))], {})
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_what_keeps_us_from_starting_a_program_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, shown: Path, nested: bool
+) -> None:
+    if not nested:
+        monkeypatch.setenv("PATH", fake_bwrap(shown, NOT_NESTED))
+    sandbox = open_sandbox()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "limits_of", lambda *_: {"rlimits": [("RLIMIT_NONE", 1, 1)], "wall": 9})
+        with pytest.raises(RunFailure, match=r"a sandbox did not start: AttributeError.*RLIMIT_NONE"):
+            python(sandbox, "print(1)")
+    with pytest.raises(RunFailure, match="large of 8388608 bytes: No space left on device"):
+        sandbox.run([Command(["/bin/true"], Limits(disk=MIB))], {"large": bytes(8 * MIB)})
+    assert python(sandbox, "print(1)").stdout == b"1\n"
+
+
+def test_a_program_has_only_so_many_descriptors(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match=r"expected 250 at most"):
+        sandbox.run([Command(["/bin/true"], SHORT)] * 130, {})
+    done = sandbox.run([Command(["/bin/true"], SHORT)] * 120, {})
+    assert len(done) == 120 and all(one.succeeded for one in done)
+
+
+def test_a_directory_made_anew_is_seen_anew(sandbox: Sandbox, shown: Path) -> None:
+    reading = "import os; print(*(open('/tools/' + name).read() for name in os.listdir('/tools')))"
+    for text in ("old", "new"):
+        directory = shown / "tools"
+        directory.mkdir()
+        (directory / text).write_text(text)
+        assert python(sandbox, reading, readable={"/tools": directory}).stdout == f"{text}\n".encode()
+        directory.rename(shown / text)
+
+
+PARKED = """
+import os, socket, time
+null, kept = os.open("/dev/null", os.O_RDONLY), []
+for _ in range(3):
+    kept.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    try:
+        socket.send_fds(kept[-1][0], [b"x"], [null] * 253)
+    except OSError as error:
+        print(error.errno)
+print("parked", flush=True)
+time.sleep(4)
+"""
+PARKING = """
+import resource, sys, threading, time
+from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sandbox = open_sandbox()
+def park():
+    print(sandbox.run([Command(["/usr/bin/python3", "-c", sys.argv[1]], Limits(wall=20, open_files=400))], {}))
+thread = threading.Thread(target=park)
+thread.start()
+time.sleep(1)
+print([sandbox.run([Command(["/bin/true"])], {})[0].succeeded for _ in range(3)], flush=True)
+thread.join()
+"""
+
+
+def test_descriptors_that_a_program_has_on_their_way_keep_no_other_from_starting() -> None:
+    """The kernel counts them for a user, and all programs have one."""
+    words = [sys.executable, "-c", PARKING, PARKED]
+    done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[:1] == ["[True, True, True]"], done
+    assert r"b'109\nparked\n'" in done.stdout
+
+
+def test_an_interrupt_of_the_terminal_is_ours_only(sandbox: Sandbox) -> None:
+    [server] = servers(sandbox)
+    assert os.getpgid(server) != os.getpgid(0) and os.getsid(server) != os.getsid(0)
 
 
 def test_servers_end_with_their_sandbox() -> None:
@@ -142,7 +238,7 @@ import os, signal, sys
 from ms_codegeex.evaluation.sandbox import Command, open_sandbox
 sandbox = open_sandbox()
 sandbox.run([Command(["/bin/true"])], {})
-print(*(server.process.pid for server in sandbox._supervisors._servers.values()), flush=True)
+print(*(server.pid for server in sandbox._supervisors._servers.values()), flush=True)
 if sys.argv[1] == "killed": os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -112,7 +112,7 @@ def write(path: str, content: bytes) -> None:
 
 def enter_namespaces(kinds: int, user: int, group: int) -> None:
     """Namespaces of our own, of these kinds and of users; of users it has this one, who stays who he is outside."""
-    checked(LIBC.unshare(ctypes.c_int(kinds | CLONE_NEWUSER)), "unshare")
+    checked(LIBC.unshare(ctypes.c_int(kinds | CLONE_NEWUSER)), "new namespaces (limits: /proc/sys/user/max_*)")
     write("/proc/self/setgroups", b"deny")
     write("/proc/self/uid_map", b"%d %d 1" % (user, user))
     write("/proc/self/gid_map", b"%d %d 1" % (group, group))

@@ -25,8 +25,8 @@ FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a progra
 WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
 
 
-def become(job: dict, command: dict, ruleset: int) -> None:
-    """In the child: give up what a program must not have, then be the program."""
+def prepare(job: dict, command: dict, ruleset: int) -> None:
+    """In the child: give up what a program must not have."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY) if command["stdin"] < 0 else command["stdin"]
     for target, descriptor in enumerate((null, command["stdout"], command["stderr"])):
@@ -37,21 +37,38 @@ def become(job: dict, command: dict, ruleset: int) -> None:
     os.umask(0o022)
     kernel.set_limits(command["rlimits"])
     kernel.restrict(ruleset, job["seccomp"])
-    os.closerange(3, 4096)
-    os.execvpe(command["words"][0], command["words"], command["environment"])
+
+
+def become(job: dict, command: dict, ruleset: int, trouble: int) -> None:
+    """In the child: be the program. What keeps us from preparing that is told by `trouble`; a program that cannot be
+    executed is its own fault, says so on its standard error and exits with status 127."""
+    try:
+        prepare(job, command, ruleset)
+    except BaseException as error:
+        os.write(trouble, described(error))
+        return
+    try:
+        os.closerange(3, 4096)
+        os.execvpe(command["words"][0], command["words"], command["environment"])
+    except BaseException as error:
+        os.write(2, f"{command['words'][0]}: {error}\n".encode(errors="replace"))
 
 
 def start(job: dict, command: dict, ruleset: int) -> int:
-    """Fork the program; a child that cannot become it says so on its standard error and exits with status 127."""
+    """Fork the program; `RuntimeError` if we could not make it ready to run."""
+    trouble, report = os.pipe()
     child = os.fork()
-    if child:
-        return child
-    try:
-        become(job, command, ruleset)
-    except BaseException as error:
-        os.write(2, f"{command['words'][0]}: {error}\n".encode(errors="replace"))
-    finally:
-        os._exit(127)
+    if not child:
+        try:
+            become(job, command, ruleset, report)
+        finally:
+            os._exit(127)
+    os.close(report)
+    told = os.read(trouble, 4096)  # its end comes when the program begins
+    os.close(trouble)
+    if told:
+        raise RuntimeError(told.decode(errors="replace"))
+    return child
 
 
 def others(alone: bool) -> list:
@@ -220,9 +237,8 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
             return reason, -SIGKILL
 
 
-def run(job: dict, control: _socket.socket) -> None:
+def run(job: dict, ruleset: int, control: _socket.socket) -> None:
     """Run the commands until one does not succeed; a line for each on the control socket."""
-    ruleset = kernel.landlock_ruleset(job["landlock"]) if job["landlock"] else -1
     for command in job["commands"]:
         began = time.monotonic()
         child = start(job, command, ruleset)
@@ -251,8 +267,11 @@ def lay_out(job: dict) -> None:
     for name, content in job["contents"]:
         path = os.path.join(job["directory"], name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content)
+        try:
+            with open(path, "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise RuntimeError(f"{name} of {len(content)} bytes: {error.strerror}") from None
 
 
 def ready(control: _socket.socket) -> None:
@@ -263,14 +282,23 @@ def ready(control: _socket.socket) -> None:
         control.sendall(b"ready\n")
         return
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))
-    control.sendmsg([b"ready\n"], [rights])
+    try:
+        control.sendmsg([b"ready\n"], [rights])
+    except OSError:  # programs of this user have too many descriptors on their way
+        control.sendall(b"ready\n")
     os.close(handle)
+
+
+def described(error: BaseException) -> bytes:
+    """An error in a line."""
+    text = str(error) if isinstance(error, (OSError, RuntimeError)) else f"{type(error).__name__}: {error}"
+    return text.replace("\n", " ").encode(errors="replace")
 
 
 def complain(control: int, error: BaseException) -> None:
     """Tell why there will be no reports; nobody may be listening any more."""
     try:
-        os.write(control, f"failed {error}".replace("\n", " ").encode(errors="replace") + b"\n")
+        os.write(control, b"failed " + described(error) + b"\n")
     except OSError:
         pass
 
@@ -289,8 +317,9 @@ def main(descriptors: list, settle: object = None) -> None:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         lay_out(job)
+        ruleset = kernel.landlock_ruleset(job["landlock"]) if job["landlock"] else -1
         ready(control)
-        run(job, control)
+        run(job, ruleset, control)
     except BaseException as error:
         complain(descriptors[0], error)
     finally:
