@@ -135,8 +135,9 @@ def found(collector: Collector, origin: Origin) -> list[Execution]:
     executions = collector.executions()
     silent = len(executions) > len(collector.reports) and executions[-1].end is End.KILLED
     if not collector.ready or collector.failure:
-        failure = RunFailure(f"a sandbox did not start: {collector.failure or origin.complaint()}")
-        raise ServerLost(str(failure)) if not collector.failure and origin.lost() else failure
+        reason = collector.failure or (origin.complaint() if collector.complete else "nobody answered")
+        failed = f"a sandbox {'failed' if collector.ready else 'did not start'}: {reason}"
+        raise ServerLost(failed) if not collector.failure and origin.lost() else RunFailure(failed)
     if silent and origin.lost():
         raise ServerLost(f"a sandbox was ended: {origin.complaint()}")
     return executions

@@ -19,6 +19,7 @@ from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, Inter
 from ms_codegeex.evaluation.sandbox.place import Place
 
 PATIENCE = 30.0  # seconds to hand something over
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end; or ours, when another thread has noticed first
 MOST = 250  # descriptors of a program; the kernel takes 253 at a time
 
 
@@ -131,6 +132,7 @@ class Server(Process):
 
     def __init__(self, place: Place, interpreter: Interpreter) -> None:
         self._channel, theirs = socket.socketpair()
+        self._sending = threading.Lock()
         try:
             with theirs:
                 super().__init__(place, interpreter, SERVER, theirs.fileno())
@@ -146,11 +148,12 @@ class Server(Process):
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                socket.send_fds(self._channel, [b"+"], descriptors)
+                with self._sending:
+                    socket.send_fds(self._channel, [b"+"], descriptors)
                 return
-            except ConnectionError:
-                raise ServerLost(f"a sandbox's fork server has gone: {self.complaint()}") from None
             except OSError as error:
+                if error.errno in GONE:
+                    raise ServerLost(f"a sandbox's fork server has gone: {self.complaint()}") from None
                 # Of one user only so many may be on their way between processes, those of programs included.
                 if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
                     raise RunFailure(f"a sandbox's fork server cannot be reached: {error}") from None
@@ -162,7 +165,8 @@ class Server(Process):
 
     def close(self) -> None:
         """Hang up and see it end."""
-        self._channel.close()
+        with self._sending:
+            self._channel.close()
         self.finish()
 
 
