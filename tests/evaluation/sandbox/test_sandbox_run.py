@@ -213,9 +213,19 @@ def test_nothing_is_left_open(sandbox: Sandbox) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_signals_do_what_they_do_elsewhere(sandbox: Sandbox) -> None:
-    ignored = shell(sandbox, "grep SigIgn /proc/self/status")[0].stdout.split()[1]
-    assert int(ignored, 16) == 0
+def test_signals_do_what_they_do_elsewhere() -> None:
+    """Whatever those who run us ignore or block; nohup and & do."""
+    numbers = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    try:
+        sandbox = open_sandbox()
+        ignored = shell(sandbox, "grep -E 'SigIgn|SigBlk' /proc/self/status")[0].stdout.split()
+        assert [int(ignored[1], 16), int(ignored[3], 16)] == [0, 0]
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
     assert shell(sandbox, "kill -PIPE $$")[0].code == -signal.SIGPIPE
     large = shell(sandbox, "head -c 3000000 /dev/urandom > f", limits=replace(SHORT, file_size=MIB))[0]
     assert (large.end, large.code) == (End.EXITED, 128 + signal.SIGXFSZ)  # the shell's word for it

@@ -20,7 +20,7 @@ import time
 import kernel
 from kernel import SIGKILL
 
-SIGPIPE, SIGXCPU, SIGXFSZ, SIGSYS = 13, 24, 25, 31
+SIGSTOP, SIGXCPU, SIGXFSZ, SIGSYS = 19, 24, 25, 31
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
 WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
 
@@ -31,8 +31,9 @@ def prepare(job: dict, command: dict, ruleset: int) -> None:
     null = os.open("/dev/null", os.O_RDONLY) if command["stdin"] < 0 else command["stdin"]
     for target, descriptor in enumerate((null, command["stdout"], command["stderr"])):
         os.dup2(descriptor, target, inheritable=True)
-    for number in (SIGPIPE, SIGXFSZ):  # Python ignores them, and so would the program
+    for number in _signal.valid_signals() - {SIGKILL, SIGSTOP}:  # Python, and whoever started us, ignores some
         _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     os.chdir(job["directory"])
     os.umask(0o022)
     kernel.set_limits(command["rlimits"])
