@@ -62,7 +62,7 @@ class Collector:
         self.received = b""
         self.ready = False  # whether the supervisor has come as far as its first command
         self.failure = ""  # what kept it from that, or from starting a later one
-        self.complete = False
+        self.complete = False  # whether everything was read to its end
         self.supervisor = -1  # a descriptor of that process, once it has sent one
 
     def __enter__(self) -> Collector:
@@ -78,13 +78,8 @@ class Collector:
                 ends(self.supervisor, LAST)
             os.close(self.supervisor)
 
-    def collect(self) -> bool:
-        """Read until everything is closed; False if the deadline from outside came first."""
-        self.complete = self._collect()
-        return self.complete
-
-    def _collect(self) -> bool:
-        """See `collect`."""
+    def collect(self) -> None:
+        """Read until everything is closed; not `complete` if the deadline from outside comes first."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
             for stream in (stream for pair in self.streams for stream in pair):
@@ -92,11 +87,11 @@ class Collector:
             while selector.get_map():
                 ready = selector.select(max(0.0, self.deadline - time.monotonic()))
                 if not ready:
-                    return False
+                    return
                 for key, _ in ready:
                     if not (self.hear() if key.data is None else self.take(key.data)):
                         selector.unregister(key.fileobj)
-        return True
+        self.complete = True
 
     def take(self, stream: Stream) -> bool:
         """Read a stream; the first byte too many ends the program."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +29,7 @@ class Place:
     job: dict[str, Any]
     identity: Mapping[str, Any]  # for Popen
     names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
-    shown: tuple[
-        tuple[int, int], ...
-    ] = ()  # device and inode of what is readable: a new directory may have an old name
+    shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable: its name may be given anew
 
     def local(self, text: str) -> str:
         """A word or a variable, its paths of the inside replaced by those of this place."""

@@ -24,8 +24,6 @@ from ms_codegeex.evaluation.sandbox.told import crowd, limits_of
 
 MODES = ("strict", "best-effort")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
-
-
 ATTEMPTS = 3  # at a program whose fork server has died
 
 
