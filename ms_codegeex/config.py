@@ -78,7 +78,7 @@ class TrainingConfig:
     """Length, batch and numerics of a run. Batches count sequences; `micro_batch` is what one device holds at once."""
 
     steps: Positive | None = None
-    tokens: Positive | None = None  # instead of steps
+    tokens: Positive | None = None  # instead of steps: the run ends when the loss has counted so many
     global_batch: Positive = 16
     micro_batch: Positive | None = None  # none: no accumulation
     precision: Literal["fp32", "fp16"] = "fp32"
@@ -211,7 +211,7 @@ class RunConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Steps of the whole run; with `training.tokens` the fewest it can be: what is masked or skipped adds some."""
         if self.training.steps:
             return self.training.steps
         return -(-(self.training.tokens or 0) // (self.training.global_batch * self.seq_length))
@@ -383,6 +383,16 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         if shareable and available_cores() >= 2 and (single.training.micro_batch or 1) <= single.local_batch // 2:
             values["devices"] = 1 if single.parallel.data else 2
     return build_run_config(values)
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`; a blend is one value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key
+        nested = isinstance(value, Mapping) and name != "data.blend"
+        flat |= flattened(value, f"{name}.") if nested else {name: value}
+    return flat
 
 
 def available_cores() -> int:

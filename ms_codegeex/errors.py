@@ -16,3 +16,11 @@ class PromptTooLong(UserError):
 class RunFailure(Exception):
     """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status
     1."""
+
+
+class NotFinite(RunFailure):
+    """A run that ended at `step` because its loss or gradients were not finite: recent checkpoints are doubtful."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step

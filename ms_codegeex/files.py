@@ -124,6 +124,31 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
         shutil.rmtree(old, ignore_errors=True)
 
 
+class AppendedFile:
+    """A file that lines are appended to. What a full disk refuses is kept, and written as soon as there is room.
+
+    `OSError` only if it cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._pending = Path(path), b""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, line: str) -> OSError | None:
+        """Append a line, without its end; why it has to wait, if it has to."""
+        self._pending += line.encode() + b"\n"
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(self._descriptor, self._pending) :]
+        except OSError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        """Close it; what still waits is lost."""
+        os.close(self._descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_file(path) as temporary:

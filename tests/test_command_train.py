@@ -13,7 +13,8 @@ import psutil
 import pytest
 from conftest import ROOT, VOCABULARY, command, small_run, write_config
 
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.training.callbacks import read_log
 
 

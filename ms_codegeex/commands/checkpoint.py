@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, summary in (
-        ("list", "show step, size and whether manifest and file sizes fit"),
+        ("list", "show step, size, whether manifest and file sizes fit, and whether later steps were finite"),
         ("verify", "hash every tensor again; exit status 1 if one is damaged"),
     ):
         action = actions.add_parser(name, help=summary, description=summary)
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _report(path: Path, hashes: bool) -> dict[str, Any]:
     from ms_codegeex.formats.checkpoint import Checkpoint
+    from ms_codegeex.formats.checkpoint_folder import outcome
 
     try:
         checkpoint = Checkpoint(path)
@@ -41,6 +42,7 @@ def _report(path: Path, hashes: bool) -> dict[str, Any]:
     return {
         "path": str(path),
         "sound": True,
+        "outcome": outcome(path),
         "step": checkpoint.step,
         "tensors": len(checkpoint.names),
         "files": len(files),
@@ -49,9 +51,19 @@ def _report(path: Path, hashes: bool) -> dict[str, Any]:
     }
 
 
+def _line(report: dict[str, Any]) -> str:
+    if not report["sound"]:
+        return f"{report['path']}: DAMAGED: {report['error']}"
+    return (
+        f"{report['path']}: sound, {report['outcome'] or 'not yet known to be good'}, step {report['step']}, "
+        f"{report['tensors']} tensors in {report['files']} files, {report['bytes']:,} bytes"
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """List or verify; the status is 1 when `verify` finds a damaged checkpoint."""
-    from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
+    from ms_codegeex.formats.checkpoint import MANIFEST
+    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 
     directory = arguments.directory
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
@@ -63,13 +75,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"checkpoints": reports}))
     else:
         for report in reports:
-            print(
-                f"{report['path']}: "
-                + (
-                    f"sound, step {report['step']}, {report['tensors']} tensors in {report['files']} files, "
-                    f"{report['bytes']:,} bytes"
-                    if report["sound"]
-                    else f"DAMAGED: {report['error']}"
-                )
-            )
+            print(_line(report))
     return int(arguments.action == "verify" and not all(report["sound"] for report in reports))

@@ -17,10 +17,13 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16
+  ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.schedule \\
+      training.schedule.learning_rate=5e-5
   ms-codegeex train --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
+LONGER = "training.steps=… or training.tokens=…"
 SAMPLE_PROMPT = "# language: Python\n"
 
 
@@ -43,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR"
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although this key, or a key of this section, is not what the checkpoint was trained with (such as "
+        "training.schedule; repeatable)",
     )
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
     cluster = parser.add_argument_group("on a cluster", "the same command on every server; docs/cluster.md explains it")
@@ -119,9 +130,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check everything that can be checked, then train, export, sample."""
     from ms_codegeex.training import launch
     from ms_codegeex.training.node import resolve_node
+    from ms_codegeex.training.resume import changes_since, check_allowed, is_finished
     from ms_codegeex.training.run_directory import RunDirectory
 
     config, corpus = _configured(arguments)
+    check_allowed(arguments.allow_change)
     if arguments.job:
         return _print_job(arguments, config)
     config = replace(config, output=str(Path(config.output).absolute()))
@@ -130,21 +143,24 @@ def run(arguments: argparse.Namespace) -> int:
     launch.check_memory(config)
     if node.rank > 0 and not arguments.dry_run:
         return _help_out(config, corpus, run_directory, node)
-    checkpoint = launch.starting_point(config, run_directory)
     if arguments.dry_run:
+        checkpoint = launch.starting_point(config, run_directory).checkpoint
         _say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
         print(launch.shell_script(config, run_directory, node, checkpoint))
         return 0
-    config = _resolve_data(config, corpus, arguments.json, node.count)
-    _check_data(config)
-    if checkpoint:
-        launch.check_same_data(config, checkpoint)
-    with launch.opened_run(config, run_directory, checkpoint):
+    with launch.held_run(run_directory):
+        start = launch.starting_point(config, run_directory)
+        config = _resolve_data(config, corpus, arguments.json, node.count)
+        _check_data(config)
+        changes = changes_since(config, start.checkpoint, arguments.allow_change) if start.checkpoint else []
+        launch.open_run(config, run_directory, start, changes)
         _say(f"run directory {run_directory.path}")
-        if checkpoint and checkpoint.step >= config.steps:
-            _say(f"already at step {checkpoint.step} of {config.steps}: nothing left to train (more: training.steps=…)")
-        with launch.meeting(run_directory, node, checkpoint) as others:
-            launch.run_workers(config, run_directory, checkpoint, node, others)
+        for change in changes:
+            _say(f"changed since {start.checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
+        if start.checkpoint and is_finished(config, start.checkpoint):
+            _say(f"already at step {start.checkpoint.step}: nothing left to train (more: {LONGER})")
+        with launch.meeting(run_directory, node, start.checkpoint) as others:
+            launch.run_workers(config, run_directory, start.checkpoint, node, others)
         summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))

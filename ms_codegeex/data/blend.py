@@ -229,16 +229,28 @@ def corpora_of(stages: Sequence[Stage]) -> list[str]:
     return list(dict.fromkeys(name for stage in stages for name in stage.corpora))
 
 
-def mixed_before(samples: int, data: Mapping[str, Any], global_batch: int) -> str:
+def mixed_before(
+    samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
+) -> str:
     """What the first `samples` samples were mixed of, as text: equal for two configurations iff these samples are.
 
-    `data`: the keys of the configuration's section; a `train` is a single stage.
+    Args:
+        samples: how many.
+        data: the keys of the configuration's section; a `train` is a single stage.
+        global_batch: sequences a step.
+        contents: what stands for a directory in the text, such as the hash of its content; without, its path does.
     """
+    contents = contents or {}
+
+    def shares(stage: Stage) -> str:
+        return ", ".join(
+            f"{contents.get(n, n)}: {weight}" for n, weight in zip(stage.corpora, stage.weights, strict=True)
+        )
+
     stages = [Stage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     firsts = [stage.from_step * global_batch for stage in stages]
     parts = [
-        f"{', '.join(f'{name}: {weight}' for name, weight in zip(stage.corpora, stage.weights, strict=True))} "
-        f"from sample {first}"
+        f"{shares(stage)} from sample {first}"
         for stage, first in zip(stages, firsts, strict=True)
         if not first or first < samples
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.blend import LONGEST_PERIOD, Blend, corpora_of, parse_stages
+from ms_codegeex.data.layout import TABLES
 from ms_codegeex.data.order import stream_seed
 from ms_codegeex.data.packing import KIND, FineTuningRows
 from ms_codegeex.errors import UserError
+from ms_codegeex.files import sha256
 
 if TYPE_CHECKING:
     from ms_codegeex.config import DataConfig, RunConfig
@@ -84,6 +87,25 @@ def rounded_weights(data: DataConfig) -> str | None:
 def directories(data: DataConfig) -> list[str]:
     """Dataset directories whose training split a run reads, as its configuration names them."""
     return corpora_of(parse_stages(data.blend)) if data.blend is not None else [str(data.train)]
+
+
+def content_hashes(data: DataConfig) -> dict[str, str]:
+    """For each directory that a run trains on, a hash of what its training split holds, wherever it lies."""
+    return {name: _content_hash(Path(name)) for name in directories(data)}
+
+
+def _content_hash(directory: Path) -> str:
+    """From the hashes in dataset.json where they are recorded for files of this size, else from the files."""
+    recorded, digest = read_info(directory).get("files") or {}, hashlib.sha256()
+    names = {name for name in recorded if name.startswith("train.")} or {"train.bin", "train.idx"}
+    for name in sorted(names - set(TABLES)):
+        entry, path = recorded.get(name, {}), directory / name
+        try:
+            known = entry.get("sha256") if entry.get("bytes") == path.stat().st_size else None
+            digest.update(f"{name} {known or sha256(path)}\n".encode())
+        except OSError as error:
+            raise UserError(f"{path}: not readable ({error.strerror}); prepare the dataset again") from None
+    return digest.hexdigest()
 
 
 def training_data(config: RunConfig) -> Sequences | Blend:

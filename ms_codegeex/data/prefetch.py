@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 @contextmanager
-def read_ahead(read: Callable[[int], T], positions: range, workers: int) -> Iterator[Iterator[T]]:
+def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
     """Yield an iterator over `read(position)` of all positions, in their order, whichever is read first.
 
     Args:
         read: called in `workers` threads, or, for 0 workers, in the caller's when a result is asked for.
-        positions: what to read; nothing else is.
+        positions: what to read, without an end if need be; nothing else is read.
         workers: as many results are read at once, and twice as many are ready or being read at any time.
 
     An exception of `read` is raised where its result is asked for. When the `with` block ends, however it does, what
@@ -29,9 +29,8 @@ def read_ahead(read: Callable[[int], T], positions: range, workers: int) -> Iter
         return
     pool = ThreadPoolExecutor(workers, "batches")
     try:
-        pending = deque(pool.submit(read, position) for position in positions[: 2 * workers])
-        later = iter(positions[2 * workers :])
-        yield _in_order(pending, (pool.submit(read, position) for position in later))
+        submitted = (pool.submit(read, position) for position in positions)
+        yield _in_order(deque(itertools.islice(submitted, 2 * workers)), submitted)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

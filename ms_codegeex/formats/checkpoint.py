@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file per rank and a manifest that says where every slice of every tensor lies.
 
 A checkpoint `step-00000040/` is written under a temporary name and renamed when it is complete, so a killed run never
-leaves a half-written one. Any number of devices can load it: a reader assembles just the window it needs.
+leaves a half-written one. Any number of devices can load it: a reader assembles just the window it needs, and checks
+the hash of every slice that it touches. `checkpoint_folder.py` chooses among a run's checkpoints.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`.
 """
 
@@ -28,7 +29,7 @@ from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, 
 MANIFEST = "manifest.json"
 FORMAT = 1
 _OURS = ("format", "step", "world_size", "tensors", "files", "sha256")  # manifest keys that are not the caller's state
-_NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
+NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Slice:
     offset: tuple[int, ...]
     array: np.ndarray
     dtype: str | None = None
+
+
+def step_name(step: int) -> str:
+    """Name of the directory of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
 
 
 def _whole(value: np.ndarray | Slice) -> Slice:
@@ -112,7 +118,7 @@ def write_checkpoint(
     wait for all ranks; it is called three times on each, also when a write failed, so nobody waits forever.
     Raises `UserError` when the disk is full or the slices do not cover their tensors exactly once.
     """
-    final = Path(root) / f"step-{step:08d}"
+    final = Path(root) / step_name(step)
     temporary = final.with_name(f".{final.name}.tmp")
     failure = _attempt(final, lambda: _make_empty(temporary)) if rank == 0 else None
     barrier()
@@ -182,15 +188,16 @@ def _swap(temporary: Path, final: Path) -> None:
 
 
 class Checkpoint:
-    """A checkpoint opened for reading: the manifest is checked at once, numbers are read when asked for.
+    """A checkpoint opened for reading: the manifest is checked at once, numbers are read and hashed when asked for.
 
     Raises `UserError` naming the file or tensor when the manifest is damaged, a file is missing or has another size,
-    or slices do not cover a tensor exactly once.
+    slices do not cover a tensor exactly once, a slice's hash does not fit, or the directory has another step's name.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
+        self._verified: set[tuple[str, str]] = set()  # file and key of the slices whose hash fits
         manifest = read_json(self.path / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
@@ -206,6 +213,11 @@ class Checkpoint:
                 )
         for name, tensor in manifest["tensors"].items():
             check_coverage(name, tensor, str(self.path))
+        if (named := NAME.fullmatch(self.path.name)) and int(named[1]) != self.step:
+            raise UserError(
+                f"{self.path}: holds step {self.step}, not the step of its name; it was copied or renamed, name it "
+                f"{step_name(self.step)} again"
+            )
 
     @property
     def step(self) -> int:
@@ -243,12 +255,21 @@ class Checkpoint:
                 f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
                 "which the manifest says; the checkpoint is damaged"
             )
-        return file.view(key)
+        view = file.view(key)
+        if (record["file"], key) not in self._verified:
+            if array_sha256(view) != record["sha256"]:
+                raise UserError(
+                    f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
+                    "damaged (its hash does not fit the manifest); use another checkpoint"
+                )
+            self._verified.add((record["file"], key))
+        return view
 
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
 
-        Reads only the parts of the files that lie in the window. bfloat16 comes as raw uint16.
+        Reads only the slices that the window touches, each whole the first time, because its hash is checked then.
+        bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not fit.
         """
         ranges = window_ranges(self.shape(name), window)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
@@ -266,70 +287,6 @@ class Checkpoint:
 
     def verify(self) -> int:
         """Hash every slice again; returns the bytes read. Raises `UserError` naming the file and tensor that differ."""
-        total = 0
-        for name, tensor in self.manifest["tensors"].items():
-            for record in tensor["slices"]:
-                view = self._view(name, record)
-                if array_sha256(view) != record["sha256"]:
-                    raise UserError(
-                        f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
-                        "damaged (its hash does not fit the manifest); use another checkpoint"
-                    )
-                total += view.nbytes
-        return total
-
-
-def list_checkpoints(root: Path) -> list[Path]:
-    """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
-    found: dict[int, Path] = {}
-    for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
-        if (match := _NAME.fullmatch(path.name)) and path.is_dir():
-            found.setdefault(int(match[1]), path)
-    return [found[step] for step in sorted(found)]
-
-
-def newest_sound(root: Path, reasons: list[str] | None = None) -> Checkpoint | None:
-    """The newest checkpoint in `root` whose every hash fits, or None; why others were skipped is added to `reasons`."""
-    for path in reversed(list_checkpoints(root)):
-        try:
-            checkpoint = Checkpoint(path)
-            checkpoint.verify()
-            return checkpoint
-        except UserError as error:
-            if reasons is not None:
-                reasons.append(str(error))
-    return None
-
-
-def prune(root: Path, keep: int) -> list[Path]:
-    """Delete all but the newest `keep` (at least 1) readable checkpoints and what killed writes left; returns deleted.
-
-    A checkpoint that is unreadable does not count as kept, so a damaged newest one never costs the last sound one.
-    """
-    if keep < 1:
-        raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
-    kept, deleted, found = 0, [], list_checkpoints(root)
-    superseded = set(Path(root).glob("step-*.replaced")) - set(found)
-    for path in reversed(found):
-        if kept >= keep:
-            doomed = path.with_name(f".{path.name}.deleted")
-            os.replace(path, doomed)  # a half-deleted checkpoint must not look like a damaged one
-            deleted.append(path)
-        elif _attempt(path, lambda path=path: Checkpoint(path)) is None:
-            kept += 1
-    for leftover in (*Path(root).glob(".step-*.deleted"), *Path(root).glob(".step-*.tmp"), *superseded):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return deleted
-
-
-def resolve(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
-    path = Path(path)
-    if (path / MANIFEST).is_file():
-        return Checkpoint(path)
-    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    reasons: list[str] = []
-    if (checkpoint := newest_sound(root, reasons)) is None:
-        why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
-        raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
-    return checkpoint
+        self._verified.clear()
+        slices = ((name, record) for name, tensor in self.manifest["tensors"].items() for record in tensor["slices"])
+        return sum(self._view(name, record).nbytes for name, record in slices)

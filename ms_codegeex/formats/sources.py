@@ -10,7 +10,8 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
+from ms_codegeex.formats.checkpoint import MANIFEST
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import Layout
 from ms_codegeex.formats.files import RawModel, read_raw
 from ms_codegeex.formats.model_directory import (

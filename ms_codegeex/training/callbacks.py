@@ -1,19 +1,22 @@
-"""What watches a run: log, TensorBoard, loss curve, checkpoints. On rank 0; checkpoints on all ranks of a cut graph."""
+"""What watches a run on rank 0: log, TensorBoard events, loss curve."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.files import atomic_file
-from ms_codegeex.formats.checkpoint import prune, write_checkpoint
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import AppendedFile, atomic_file
 from ms_codegeex.training.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Callback, Record, Trainer
+
+FLUSH_SECONDS = 30.0
 
 
 class Eta:
@@ -32,100 +35,89 @@ class Eta:
 
 
 class JsonLog(Callback):
-    """log.jsonl, one line per logged step, and the events the display reads."""
+    """log.jsonl, one line per logged step, and the events the display reads.
 
-    def __init__(self, run: RunDirectory, every: int, steps: int):
-        self.run, self.every, self.steps = run, every, steps
-        self.eta = Eta()
-        self.log = run.log.open("a", encoding="utf-8")
-        self.progress = run.progress.open("a", encoding="utf-8")
-
-    def _event(self, event: dict[str, Any]) -> None:
-        self.progress.write(json.dumps(event) + "\n")
-        self.progress.flush()
-
-    def status(self, text: str) -> None:
-        """Tell the display."""
-        self._event({"event": "status", "text": text, "time": time.time()})
-
-    def step(self, trainer: Trainer, record: Record) -> None:
-        """Tell the display of every step, the log of every `logging.every`-th, evaluated or skipped one."""
-        record.eta_seconds = self.eta.update(record.step_seconds, self.steps - record.step)
-        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
-        self._event({"event": "step", **line})
-        if (
-            record.step % self.every == 0
-            or record.skipped
-            or record.validation_loss is not None
-            or record.step == self.steps
-        ):
-            self.log.write(json.dumps(line) + "\n")
-            self.log.flush()
-
-
-class Checkpoints(Callback):
-    """Saves every `every` steps and at the end, keeps the newest `keep`; `restored` is the step that is there
-    already.
-
-    Where tensors are cut, every rank has one of these and writes the parts that are its own; `barrier` waits for all
-    `writers`. Replicas are equal, so on data-parallel processes rank 0 alone writes.
+    A full disk does not end a run: lines wait until there is room, and the user is warned once.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        every: int,
-        keep: int,
-        restored: int | None = None,
-        *,
-        writers: int = 1,
-        barrier: Callable[[], None] = lambda: None,
-    ):
-        self.root, self.every, self.keep, self.saved = root, every, keep, restored
-        self.writers, self.barrier = writers, barrier
+    def __init__(self, run: RunDirectory, every: int):
+        self.every = every
+        self.eta = Eta()
+        self.log, self.progress = AppendedFile(run.log), AppendedFile(run.progress)
+        self.warned = False
 
-    def _save(self, trainer: Trainer) -> None:
-        write_checkpoint(
-            self.root,
-            trainer.progress.step,
-            trainer.own_slices(),
-            trainer.scalars(),
-            rank=trainer.rank,
-            world_size=self.writers,
-            barrier=self.barrier,
-        )
-        if trainer.rank == 0:
-            prune(self.root, self.keep)
-        self.saved = trainer.progress.step
+    def _event(self, event: dict[str, Any]) -> None:
+        self.progress.write(json.dumps(event))
+
+    def status(self, text: str) -> None:
+        """Show it."""
+        self._event({"event": "status", "text": text, "time": time.time()})
+
+    def warning(self, text: str) -> None:
+        """Show it, and leave it in the worker's log."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._event({"event": "warning", "text": text, "time": time.time()})
 
     def step(self, trainer: Trainer, record: Record) -> None:
-        """Save if it is time."""
-        if self.every and record.step % self.every == 0:
-            self._save(trainer)
+        """Show every step, log every `logging.every`-th, evaluated, skipped and the last one."""
+        record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
+        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
+        self._event({"event": "step", **line})
+        if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.finished:
+            failed = self.log.write(json.dumps(line))
+            if failed and not self.warned:
+                trainer.warn(f"{self.log.path}: could not be written ({failed.strerror}); its lines wait for room")
+            self.warned = failed is not None
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is there."""
-        if self.saved != trainer.progress.step:
-            self._save(trainer)
+        """Close the log."""
+        self.log.close()
 
 
 class TensorBoard(Callback):
-    """Scalar events, by tensorboardX: neither TensorFlow nor PyTorch is needed to write them."""
+    """Scalar events, by tensorboardX: neither TensorFlow nor PyTorch is needed to write them.
+
+    Written in the caller's thread: the library's own waits for ever once its disk was full.
+    """
 
     def __init__(self, directory: Path, first_step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.writer = SummaryWriter(str(directory), purge_step=first_step)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.writer = EventsWriter(str(directory / "events"))
+        self.flushed = time.monotonic()
+        # readers drop what an earlier job wrote for this step and later ones
+        self.writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self.failed = False
+
+    def _attempt(self, trainer: Trainer, action: Callable[[], None]) -> None:
+        if self.failed:
+            return
+        try:
+            action()
+        except OSError as error:
+            self.failed = True
+            trainer.warn(f"TensorBoard events end here ({error.strerror}); log.jsonl has the same figures")
+
+    def _write(self, record: Record) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in asdict(record).items():
+            if name != "step" and value is not None:
+                self.writer.write_event(Event(wall_time=time.time(), step=record.step, summary=scalar(name, value)))
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.writer.flush()
+            self.flushed = time.monotonic()
 
     def step(self, trainer: Trainer, record: Record) -> None:
         """Write every figure of the step under its name."""
-        for name, value in asdict(record).items():
-            if name != "step" and value is not None:
-                self.writer.add_scalar(name, value, record.step)
+        self._attempt(trainer, lambda: self._write(record))
 
     def end(self, trainer: Trainer) -> None:
         """Flush and close."""
-        self.writer.close()
+        self._attempt(trainer, lambda: self.writer.close())
 
 
 class LossPlot(Callback):
@@ -133,16 +125,26 @@ class LossPlot(Callback):
 
     def __init__(self, run: RunDirectory, every_seconds: float = 30.0):
         self.run, self.every_seconds, self.drawn = run, every_seconds, time.monotonic()
+        self.warned = False
+
+    def _draw(self, trainer: Trainer) -> None:
+        try:
+            plot_loss(self.run.log, self.run.plot)
+            self.warned = False
+        except UserError as error:  # a full disk
+            if not self.warned:
+                trainer.warn(str(error))
+            self.warned = True
 
     def step(self, trainer: Trainer, record: Record) -> None:
         """Redraw if the picture is old."""
         if time.monotonic() - self.drawn > self.every_seconds:
-            plot_loss(self.run.log, self.run.plot)
+            self._draw(trainer)
             self.drawn = time.monotonic()
 
     def end(self, trainer: Trainer) -> None:
         """Draw the whole curve."""
-        plot_loss(self.run.log, self.run.plot)
+        self._draw(trainer)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

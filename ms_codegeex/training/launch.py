@@ -8,23 +8,30 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from ms_codegeex.config import RunConfig
-from ms_codegeex.data.blend import mixed_before
-from ms_codegeex.data.datasets import directories
+from ms_codegeex.config import RunConfig, flattened
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, newest_sound, resolve
+from ms_codegeex.formats.checkpoint import Checkpoint, step_name
+from ms_codegeex.formats.checkpoint_folder import (
+    DOUBTFUL,
+    doubt,
+    list_checkpoints,
+    newest_sound,
+    outcome,
+    resolve,
+    set_aside,
+)
 from ms_codegeex.training.display import Display
 from ms_codegeex.training.node import Node, node_processes
 from ms_codegeex.training.processes import GRACE_SECONDS, Workers, reserved_port
 from ms_codegeex.training.rendezvous import Rendezvous
+from ms_codegeex.training.resume import Change
 from ms_codegeex.training.run_directory import RunDirectory
 
 POLL_SECONDS = 0.1
@@ -58,11 +65,19 @@ def check_memory(config: RunConfig) -> None:
         )
 
 
-def starting_point(config: RunConfig, run: RunDirectory) -> Checkpoint | None:
-    """The checkpoint to continue from, chosen once for all workers; None: from scratch.
+@dataclass(frozen=True)
+class Start:
+    """Where a job begins: `checkpoint` (None: from scratch), and later ones that it passes over, by why."""
+
+    checkpoint: Checkpoint | None = None
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+
+def starting_point(config: RunConfig, run: RunDirectory) -> Start:
+    """The checkpoint to continue from, chosen once for all workers and hashed. Changes nothing.
 
     `UserError` if the output holds a run that nobody asked to continue, no sound checkpoint, or a later one than that
-    to continue from; or if it is of another model. What was skipped as damaged is told on standard error.
+    to continue from. Why later ones are passed over is printed on standard error.
     """
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
@@ -70,82 +85,90 @@ def starting_point(config: RunConfig, run: RunDirectory) -> Checkpoint | None:
             raise UserError(
                 f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
             )
-        return None
-    damage: list[str] = []
-    checkpoint = newest_sound(run.checkpoints, damage) if resume == "auto" else resolve(Path(resume))
-    for reason in damage:
-        print(f"skipped: {reason}", file=sys.stderr, flush=True)
-    if checkpoint is None:
-        if existing:
-            raise UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
-        return None
-    if not damage and existing and Checkpoint(existing[-1]).step > checkpoint.step:
+        return Start()
+    if resume == "auto":
+        return _newest_start(run, existing)
+    checkpoint = resolve(Path(resume))
+    checkpoint.verify()
+    if later := [path for path in existing if path.name > step_name(checkpoint.step)]:
         raise UserError(
-            f"output: {run.path} holds {existing[-1].name}, later than {checkpoint.path.name} to continue from; "
+            f"output: {run.path} holds {later[-1].name}, later than {checkpoint.path.name} to continue from; "
             "choose another output"
         )
-    _check_equal(checkpoint, "model.", checkpoint.state["config"]["model"], config.to_dict()["model"])
-    return checkpoint
+    return Start(checkpoint)
 
 
-def check_same_data(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` unless the samples before the checkpoint's data position are the same in this configuration.
-
-    Stages of a blend that begin at or behind it may differ, and a `data.train` may become the first stage of one.
-    """
-    old, samples = checkpoint.state["config"], checkpoint.state["samples"]
-    before = {
-        "data.seq_length": old["data"]["seq_length"] or old["model"]["max_position_embeddings"],
-        "seed": old["seed"],
-    }
-    now = {"data.seq_length": config.seq_length, "seed": config.seed}
-    key = "data.train" if config.data.blend is None else "data.blend"
-    if old["data"].get("blend") is None and config.data.blend is None:
-        before[key], now[key] = old["data"]["train"], config.data.train
-    else:
-        before[key] = mixed_before(samples, old["data"], old["training"]["global_batch"])
-        now[key] = mixed_before(samples, asdict(config.data), config.training.global_batch)
-    _check_equal(checkpoint, "", before, now)
-    if recorded := checkpoint.state.get("tokenizer"):  # the same path may hold another dataset by now
-        found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer")
-        _check_equal(checkpoint, f"{key}: tokenizer ", recorded, found or {})
-
-
-def _check_equal(checkpoint: Checkpoint, prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for key in sorted({*before, *now} - {"preset"}):
-        if before.get(key) != now.get(key):
-            raise UserError(
-                f"{prefix}{key}: {now.get(key)}, but {checkpoint.path} was trained with {before.get(key)}; "
-                "choose another output, or give the same"
-            )
+def _newest_start(run: RunDirectory, existing: list[Path]) -> Start:
+    reasons: list[str] = []
+    checkpoint = newest_sound(run.checkpoints, reasons)
+    for reason in reasons:
+        print(f"skipped: {reason}", file=sys.stderr, flush=True)
+    later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
+    passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
+    if checkpoint is None and any(why == "damaged" for _, why in passed_over):
+        raise UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
+    if checkpoint is None and passed_over:
+        print("no checkpoint was followed by finite steps: starting again from step 0", file=sys.stderr, flush=True)
+    return Start(checkpoint, passed_over)
 
 
 @contextlib.contextmanager
-def opened_run(config: RunConfig, run: RunDirectory, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Make the run directory, hold it against other jobs, and write what is known before the start.
-
-    An earlier run's checkpoints and log stay; checkpoints behind `checkpoint`, which are damaged, are renamed.
-    """
+def held_run(run: RunDirectory) -> Iterator[None]:
+    """Hold the run directory against other jobs. What this made is removed again if nothing else was written there."""
+    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     try:
         run.path.mkdir(parents=True, exist_ok=True)
+        lock = _locked(run.path / ".lock")
+    except BlockingIOError:
+        raise UserError(f"output: another job is running in {run.path}; wait for it or choose another output") from None
     except OSError as error:
         raise UserError(f"output: {run.path} cannot be made ({error.strerror}); choose another output") from None
-    with open(run.path / ".lock", "w") as lock:
+    try:
+        _note_not_finite(run)
+        yield
+    finally:
+        if made and [path.name for path in run.path.iterdir()] == [".lock"]:
+            (run.path / ".lock").unlink()
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        os.close(lock)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the file at `path`, locked; `BlockingIOError` if another process holds it."""
+    while True:
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"output: another job is running in {run.path}; wait for it or choose another output"
-            ) from None
-        for path in list_checkpoints(run.checkpoints) if checkpoint else ():
-            if path.name > checkpoint.path.name:
-                os.replace(path, path.with_name(f"damaged-{path.name}"))
+            with contextlib.suppress(FileNotFoundError):  # a job that failed early may have removed it
+                if os.path.samestat(os.stat(path), os.fstat(lock)):
+                    return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def open_run(config: RunConfig, run: RunDirectory, start: Start, changes: Sequence[Change] = ()) -> None:
+    """Write what is known before the start; called while the run is held.
+
+    An earlier run's checkpoints and log stay; checkpoints that `start` passes over are renamed.
+    """
+    try:
+        for path, why in start.passed_over:
+            set_aside(path, why)
         shutil.rmtree(run.logs, ignore_errors=True)
         run.summary.unlink(missing_ok=True)
-        run.logs.mkdir()
-        run.write_config(config)
-        run.write_environment()
-        yield
+        run.logs.mkdir(exist_ok=True)
+        step = start.checkpoint.step if start.checkpoint else 0
+        run.add_event("start", step=step, changed=[asdict(change) for change in changes])
+    except OSError as error:
+        raise UserError(
+            f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
+        ) from None
+    run.write_config(config)
+    run.write_environment()
 
 
 @contextlib.contextmanager
@@ -161,20 +184,12 @@ def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None)
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:
     """`UserError` unless server 0 has opened the run with this configuration: its workers read that one."""
-    ours, theirs = dict(_flat(config.to_dict())), dict(_flat(run.read_config().to_dict()))
+    ours, theirs = flattened(config.to_dict()), flattened(run.read_config().to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"{key}: {ours.get(key)}, but server 0 runs with {theirs.get(key)}; give every server the same command"
             )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:
@@ -218,6 +233,21 @@ def run_workers(
         display.close()
 
 
+def _note_not_finite(run: RunDirectory) -> None:
+    """If the last job ended because it was not finite, note which checkpoints that makes doubtful."""
+    with contextlib.suppress(UserError):  # there is no error; or the next start notes it
+        if (step := read_json(run.error).get("not_finite")) is not None:
+            doubt(run.checkpoints, step)
+
+
+def _worker_error(run: RunDirectory, node: Node) -> UserError | RunFailure:
+    """What a worker left as its one-line error."""
+    if node.rank == 0:
+        _note_not_finite(run)
+    error = read_json(run.error)
+    return (UserError if error["user"] else RunFailure)(error["message"])
+
+
 def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
     finished_at, error_at, count = None, None, workers.count
     # Several servers share the folder. On one, whatever RANK_ID the environment had before does not matter.
@@ -241,8 +271,7 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
         elif run.error.exists():
             error_at = error_at or time.monotonic()
             if ended or time.monotonic() - error_at > GRACE_SECONDS:
-                error = read_json(run.error)
-                raise (UserError if error["user"] else RunFailure)(error["message"])
+                raise _worker_error(run, node)
         elif ended > done or launcher_ended:
             raise RunFailure(f"a worker ended before its work was done, the others were ended; {workers.last_lines()}")
         if others:

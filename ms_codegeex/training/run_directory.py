@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,6 +30,7 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml", doc="the resolved configuration")
     environment = property(lambda self: self.path / "environment.json", doc="versions and machine")
     log = property(lambda self: self.path / "log.jsonl", doc="one JSON object per logged step")
+    events = property(lambda self: self.path / "events.jsonl", doc="what happened to the run, only ever appended to")
     plot = property(lambda self: self.path / "loss.png", doc="loss curves")
     tensorboard = property(lambda self: self.path / "tensorboard", doc="TensorBoard events")
     checkpoints = property(lambda self: self.path / "checkpoints", doc="step-* directories")
@@ -52,6 +56,12 @@ class RunDirectory:
             return build_run_config(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
+
+    def add_event(self, event: str, **content: Any) -> None:
+        """Append an event with the time of the clock, in seconds since 1970. `OSError` if it cannot be written."""
+        line = json.dumps({"event": event, "time": time.time(), **content}) + "\n"
+        with self.events.open("a", encoding="utf-8") as stream:
+            stream.write(line)
 
     def write_environment(self) -> None:
         """Versions of what computes, and the machine."""

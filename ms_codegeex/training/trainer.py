@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,8 +20,9 @@ from mindspore.nn.utils import no_init_parameters
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.batches import Batch, Sequences, shuffle_context, unigram_entropy
 from ms_codegeex.data.blend import Blend
+from ms_codegeex.data.datasets import content_hashes
 from ms_codegeex.data.prefetch import read_ahead
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
@@ -52,6 +56,9 @@ class Callback:
     def status(self, text: str) -> None:
         """Something that takes a while begins."""
 
+    def warning(self, text: str) -> None:
+        """Something went wrong that does not end the run."""
+
     def step(self, trainer: Trainer, record: Record) -> None:
         """A step has ended."""
 
@@ -65,7 +72,7 @@ class Progress:
 
     step: int = 0
     samples: int = 0  # global sample number the next step starts at
-    tokens: int = 0  # counted by the loss
+    tokens: int = 0  # trained on: counted by the loss, in steps that were not skipped
 
 
 class Trainer:
@@ -139,6 +146,11 @@ class Trainer:
                 slices[name] = Slice(shape, offset, parameter.asnumpy())
         return slices
 
+    @functools.cached_property
+    def datasets(self) -> dict[str, str]:
+        """Hashes of what the run trains on: a resume compares them, because a path may hold other data by then."""
+        return content_hashes(self.config.data)
+
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
         state."""
@@ -150,6 +162,7 @@ class Trainer:
             },
             "samples": self.progress.samples,
             "tokens": self.progress.tokens,
+            "datasets": self.datasets,
             "rng": {"seed": self.config.seed},
             "config": self.config.to_dict(),
             "tokenizer": self.data.info.get("tokenizer"),
@@ -190,20 +203,41 @@ class Trainer:
         for callback in self.callbacks:
             callback.status(text)
 
+    def warn(self, text: str) -> None:
+        """Tell the callbacks what went wrong and does not end the run."""
+        for callback in self.callbacks:
+            callback.warning(text)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has had its steps or, with `training.tokens`, its tokens."""
+        tokens = self.config.training.tokens
+        return self.progress.tokens >= tokens if tokens else self.progress.step >= self.config.steps
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to come; with `training.tokens` an estimate."""
+        tokens, done = self.config.training.tokens, self.progress
+        if not tokens:
+            return max(0, self.config.steps - done.step)
+        slots = self.config.training.global_batch * self.config.seq_length
+        return math.ceil(max(0, tokens - done.tokens) / (done.tokens / done.step if done.tokens else slots))
+
     def run(self) -> None:
-        """Train up to `config.steps`, with the next batches read while a step computes."""
-        every, last = self.config.training.evaluate_every, self.config.steps
-        if self.progress.step < last:
+        """Train to the end, with the next batches read while a step computes."""
+        every = self.config.training.evaluate_every
+        if not self.finished:
             self.status("compiling the training graph")
-        first, batch = self.progress.samples, self.config.training.global_batch
-        positions = range(first, first + (last - self.progress.step) * batch, batch)
+        positions = itertools.count(self.progress.samples, self.config.training.global_batch)
+        if not self.config.training.tokens:
+            positions = itertools.islice(positions, self.steps_left)
         with read_ahead(self._local_batch, positions, self.config.data.workers) as batches:
-            while self.progress.step < last:
+            while not self.finished:
                 began = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - began
                 record = self._step(batch, began, waited)
-                if record.step == last or (every and record.step % every == 0):
+                if self.finished or (every and record.step % every == 0):
                     record.validation_loss = self.validation_loss()
                 self.compiled = True
                 for callback in self.callbacks:
@@ -225,13 +259,15 @@ class Trainer:
         progress = self.progress
         progress.step += 1
         progress.samples += self.config.training.global_batch
-        progress.tokens += round(count)
+        progress.tokens += round(count) if finite else 0
         seconds = time.perf_counter() - began
         if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
-            raise RunFailure(
+            raise NotFinite(
                 f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
                 "Lower training.schedule.learning_rate, or look at the data around sample "
-                f"{progress.samples - self.config.training.global_batch}"
+                f"{progress.samples - self.config.training.global_batch}; --resume auto goes on from the last "
+                "checkpoint that finite steps followed",
+                progress.step,
             )
         return self._record(loss, norm if finite else None, rate, scale, not finite, seconds, waited)
 

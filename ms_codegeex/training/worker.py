@@ -6,6 +6,7 @@ engine.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import sys
@@ -13,9 +14,9 @@ import time
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
 
@@ -88,7 +89,8 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
     from ms_codegeex.data.datasets import training_data, validation_data
     from ms_codegeex.data.tokenizer.recorded import keep_files
-    from ms_codegeex.training.callbacks import Checkpoints, JsonLog, LossPlot, TensorBoard, cut_log
+    from ms_codegeex.training.callbacks import JsonLog, LossPlot, TensorBoard, cut_log
+    from ms_codegeex.training.saving import Checkpoints
     from ms_codegeex.training.trainer import Trainer
 
     config = run_directory.read_config()
@@ -98,17 +100,15 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     if rank == 0:
         keep_files(data.directory, run_directory.path)
         cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
-        callbacks.append(JsonLog(run_directory, config.logging.every, config.steps))
-    if rank == 0 or config.partitioned:
-        root, saving = run_directory.checkpoints, config.checkpoint
-        restored = checkpoint.step if checkpoint and checkpoint.path.parent == root else None
-        cut = {"writers": config.devices, "barrier": _barrier} if config.partitioned else {}
-        callbacks.append(Checkpoints(root, saving.every, saving.keep, restored, **cut))
-    if rank == 0:
+        callbacks.append(JsonLog(run_directory, config.logging.every))
         if config.logging.tensorboard:
             callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step + 1 if checkpoint else 0))
         if config.logging.plots:
             callbacks.append(LossPlot(run_directory))
+    if rank == 0 or config.partitioned:
+        root, saving = run_directory.checkpoints, config.checkpoint
+        sharded = {"writers": config.devices, "barrier": _barrier} if config.partitioned else {}
+        callbacks.append(Checkpoints(root, saving.every, saving.keep, checkpoint, **sharded))
     trainer = Trainer(
         config,
         data,
@@ -132,7 +132,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
                 "steps": trainer.progress.step,
                 "devices": config.devices,
                 "matmul_peak_flops": trainer.matmul_peak * config.devices,
-                "checkpoint": str(run_directory.checkpoints / f"step-{trainer.progress.step:08d}"),
+                "checkpoint": str(run_directory.checkpoints / step_name(trainer.progress.step)),
             },
         )
 
@@ -144,8 +144,11 @@ def main() -> int:
     try:
         run(run_directory, Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None)
     except (UserError, RunFailure) as error:
-        write_json(run_directory.error, {"message": str(error), "user": isinstance(error, UserError)})
         print(error, file=sys.stderr, flush=True)
+        step = error.step if isinstance(error, NotFinite) else None
+        with contextlib.suppress(UserError):  # a full disk: the launcher says so
+            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step}
+            write_json(run_directory.error, content)
         return 2
     rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})

@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import checkpoint as module
-from ms_codegeex.formats.checkpoint import (
-    Checkpoint,
-    Slice,
+from ms_codegeex.formats.checkpoint import Checkpoint, Slice, write_checkpoint
+from ms_codegeex.formats.checkpoint_folder import (
+    DOUBTFUL,
+    GOOD,
+    SoundCheckpoints,
+    doubt,
     list_checkpoints,
     newest_sound,
+    note_outcome,
+    outcome,
     prune,
     resolve,
-    write_checkpoint,
+    set_aside,
 )
 
 TENSORS = {
@@ -219,6 +224,7 @@ def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point
     assert found is not None and found.tensor("w").tolist() in ([0] * 4, [1] * 4)
     assert not complete or found.tensor("w").tolist() == [1] * 4
     write_checkpoint(tmp_path, 3, {"w": np.full(4, 3.0)}, {})  # what the dead left is not in the way
+    note_outcome(tmp_path / "step-00000003", GOOD, 13)
     prune(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
@@ -267,16 +273,115 @@ def test_tensors_of_another_checkpoint_are_noticed(tmp_path):
         Checkpoint(a).tensor("w")
 
 
+def steps(root):
+    return [int(path.name[5:]) for path in list_checkpoints(root)]
+
+
+def written(root, *numbers, good=()):
+    for step in numbers:
+        path = write_checkpoint(root, step, TENSORS, STATE)
+        if step in good:
+            note_outcome(path, GOOD, step + 10)
+
+
 def test_prune_keeps_the_newest_readable_ones(tmp_path):
-    for step in range(1, 6):
-        write_checkpoint(tmp_path, step, TENSORS, STATE)
+    written(tmp_path, 1, 2, 3, 4, 5, good=(1, 2, 3, 4))
     (tmp_path / "step-00000005" / "rank_00000.safetensors").unlink()
     (tmp_path / "notes").mkdir()
     assert [path.name for path in prune(tmp_path, 2)] == ["step-00000002", "step-00000001"]
-    assert [path.name for path in list_checkpoints(tmp_path)] == [f"step-0000000{step}" for step in (3, 4, 5)]
+    assert steps(tmp_path) == [3, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir())[0] == "notes"
     with pytest.raises(UserError, match=r"checkpoint\.keep"):
         prune(tmp_path, 0)
+
+
+def test_a_damaged_newest_checkpoint_never_costs_a_sound_one(tmp_path):
+    written(tmp_path, 1, 2, 3, good=(1, 2))
+    flip(tmp_path / "step-00000003" / "rank_00000.safetensors")
+    prune(tmp_path, 1)
+    assert steps(tmp_path) == [2, 3] and newest_sound(tmp_path).step == 2
+
+
+def test_prune_notices_damage_after_it_has_hashed(tmp_path):
+    sound = SoundCheckpoints()
+    written(tmp_path, 1, 2, 3, good=(1, 2, 3))
+    prune(tmp_path, 2, sound)
+    assert steps(tmp_path) == [2, 3]
+    flip(tmp_path / "step-00000003" / "rank_00000.safetensors")
+    prune(tmp_path, 1, sound)
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_prune_keeps_the_last_good_one_and_the_next_that_can_become_good(tmp_path):
+    written(tmp_path, *range(1, 9), good=(1, 2, 3))
+    prune(tmp_path, 2)
+    assert steps(tmp_path) == [3, 4, 7, 8]
+    for step in (7, 8):  # the run ended in gradients that were not finite
+        note_outcome(tmp_path / f"step-{step:08d}", DOUBTFUL, 9)
+    prune(tmp_path, 1)
+    assert steps(tmp_path) == [3, 4, 7, 8]
+    reasons = []
+    assert newest_sound(tmp_path, reasons).step == 4
+    assert len(reasons) == 2 and "not finite (step 9)" in reasons[0]
+    written(tmp_path, 9, 10, good=(9, 10))
+    prune(tmp_path, 1)
+    assert steps(tmp_path) == [10]
+
+
+def test_after_an_end_that_was_not_finite_only_good_checkpoints_are_taken(tmp_path):
+    written(tmp_path, 1, 2, 3, 4, good=(2,))
+    doubt(tmp_path, 5)
+    assert newest_sound(tmp_path).step == 2
+    with pytest.raises(UserError, match="doubtful"):
+        shutil.rmtree(tmp_path / "step-00000002")
+        resolve(tmp_path)
+    assert resolve(tmp_path / "step-00000004").step == 4  # named, it is taken
+
+
+def test_an_outcome_belongs_to_its_own_checkpoint(tmp_path):
+    written(tmp_path, 1, good=(1,))
+    path = tmp_path / "step-00000001"
+    kept = (path / "outcome.json").read_text()
+    assert outcome(path) == GOOD
+    written(tmp_path, 1)
+    (path / "outcome.json").write_text(kept)
+    assert outcome(path) == GOOD  # the same content
+    write_checkpoint(tmp_path, 1, TENSORS, {**STATE, "samples": 1})
+    (path / "outcome.json").write_text(kept)
+    assert outcome(path) is None
+    (path / "outcome.json").write_text("[")
+    assert outcome(path) is None
+
+
+def test_every_way_to_read_hashes_what_it_reads(tmp_path):
+    path = write_checkpoint(tmp_path, 7, TENSORS, STATE)
+    flip(path / "rank_00000.safetensors")  # the last tensor in the file: half
+    checkpoint = Checkpoint(path)
+    assert checkpoint.tensor("w").tolist() == TENSORS["w"].tolist()
+    for read in (
+        checkpoint.tensor,
+        lambda name: checkpoint.lazy(name).array(),
+        lambda name: checkpoint.tensor(name, [(0, 1)]),
+    ):
+        with pytest.raises(UserError, match=r"rank_00000\.safetensors: tensor half at offset \[0\] is damaged"):
+            read("half")
+
+
+def test_name_and_manifest_must_agree(tmp_path):
+    path = write_checkpoint(tmp_path, 2, TENSORS, STATE)
+    shutil.copytree(path, tmp_path / "step-00000099")
+    shutil.copytree(path, tmp_path / "best")
+    with pytest.raises(UserError, match="step-00000099: holds step 2, not the step of its name"):
+        resolve(tmp_path / "step-00000099")
+    assert newest_sound(tmp_path).path == path
+    assert resolve(tmp_path / "best").step == 2
+
+
+def test_what_is_set_aside_never_collides(tmp_path):
+    for _ in range(3):
+        set_aside(write_checkpoint(tmp_path, 2, TENSORS, STATE), "damaged")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["damaged-step-00000002", "damaged-step-00000002.2", "damaged-step-00000002.3"]
 
 
 def test_resolve_takes_a_checkpoint_or_a_run(tmp_path):

@@ -10,7 +10,8 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.datasets import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.training.callbacks import read_log
 from ms_codegeex.training.run_directory import RunDirectory
 

@@ -11,8 +11,10 @@ from ms_codegeex.data.datasets import training_data, validation_data
 from ms_codegeex.data.indexed import IndexedDataset
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.training.callbacks import Checkpoints, read_log
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.training.callbacks import read_log
+from ms_codegeex.training.saving import Checkpoints
 from ms_codegeex.training.trainer import Callback, Trainer
 
 

@@ -1,0 +1,150 @@
+"""The checkpoints of a run: which there are, which are sound and which good, which to continue from, which may go.
+
+*Sound*: every hash fits. *Good*: later finite steps followed it. *Doubtful*: the steps after it were not finite before
+it could become good. What is known of the steps after a checkpoint stands in its `outcome.json`, beside the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.checkpoint import MANIFEST, NAME, Checkpoint
+
+OUTCOME = "outcome.json"
+GOOD, DOUBTFUL = "good", "doubtful"
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
+    found: dict[int, Path] = {}
+    for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
+        if (match := NAME.fullmatch(path.name)) and path.is_dir():
+            found.setdefault(int(match[1]), path)
+    return [found[step] for step in sorted(found)]
+
+
+def outcome(path: Path) -> str | None:
+    """GOOD or DOUBTFUL; None if nothing is known yet of the steps after the checkpoint at `path`, or of another one."""
+    try:
+        noted, manifest = read_json(path / OUTCOME), read_json(path / MANIFEST)
+        return noted["outcome"] if noted["manifest"] == manifest["sha256"] else None
+    except (UserError, TypeError, KeyError):
+        return None
+
+
+def note_outcome(path: Path, found: str, step: int) -> None:
+    """Record that the steps up to `step` showed the checkpoint at `path` to be GOOD or DOUBTFUL."""
+    write_json(path / OUTCOME, {"outcome": found, "step": step, "manifest": read_json(path / MANIFEST)["sha256"]})
+
+
+def doubt(root: Path, step: int) -> None:
+    """After a run ended at `step` because it was not finite: nothing that is not known to be good is to be trusted."""
+    for path in list_checkpoints(root):
+        if outcome(path) is None and (path / MANIFEST).is_file():
+            note_outcome(path, DOUBTFUL, step)
+
+
+def newest_sound(root: Path, reasons: list[str] | None = None) -> Checkpoint | None:
+    """The newest checkpoint in `root` whose every hash fits and which is not doubtful, or None.
+
+    Why later ones were passed over is added to `reasons`.
+    """
+    for path in reversed(list_checkpoints(root)):
+        try:
+            if outcome(path) == DOUBTFUL:
+                step = read_json(path / OUTCOME).get("step")
+                raise UserError(f"{path}: doubtful, the steps after it were not finite (step {step})")
+            checkpoint = Checkpoint(path)
+            checkpoint.verify()
+            return checkpoint
+        except UserError as error:
+            if reasons is not None:
+                reasons.append(str(error))
+    return None
+
+
+def resolve(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return Checkpoint(path)
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    reasons: list[str] = []
+    if (checkpoint := newest_sound(root, reasons)) is None:
+        why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
+        raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
+    return checkpoint
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a checkpoint that is passed over, so that a later one of its step has room; returns the new path."""
+    number, target = 1, path.with_name(f"{why}-{path.name}")
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{why}-{path.name}.{number}")
+    os.replace(path, target)
+    return target
+
+
+class SoundCheckpoints:
+    """Hashes checkpoints and remembers the sound ones, so that each is read again only when its files change."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[object, ...]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        signature = tuple(
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino)
+            for file in sorted(path.iterdir())
+            if file.name != OUTCOME
+        )
+        if self._seen.get(path) != signature:
+            try:
+                Checkpoint(path).verify()
+            except UserError:
+                return False
+            self._seen[path] = signature
+        return True
+
+
+def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[Path]:
+    """Delete checkpoints that are no longer needed and what killed writes left; returns the deleted, newest first.
+
+    Needed are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
+    it: the next that can become good. What is damaged or doubtful never counts as kept, and goes when all that is
+    needed is newer. `sound` remembers from call to call what has been hashed.
+    """
+    if keep < 1:
+        raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
+    sound, found = sound or SoundCheckpoints(), list_checkpoints(root)
+    superseded = set(Path(root).glob("step-*.replaced")) - set(found)
+    doomed = _not_needed(found, keep, sound) if len(found) > keep else []
+    for path in doomed:
+        # a half-deleted checkpoint must not look like a damaged one
+        os.replace(path, path.with_name(f".{path.name}.deleted"))
+    for leftover in (*Path(root).glob(".step-*.deleted"), *Path(root).glob(".step-*.tmp"), *superseded):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return doomed
+
+
+def _not_needed(found: list[Path], keep: int, sound: SoundCheckpoints) -> list[Path]:
+    """What of `found`, oldest first, may go; newest first."""
+    candidates, good = [], None  # sound and not doubtful, newest first; the newest good one of them
+    for path in reversed(found):
+        if good is not None and len(candidates) >= keep:
+            break
+        known = outcome(path)
+        if known != DOUBTFUL and path in sound:
+            candidates.append(path)
+            good = good or (path if known == GOOD else None)
+    if len(candidates) < keep:
+        return []
+    # up to the newest good one; the one before it in this list is the next that can become good
+    last = candidates.index(good) if good else len(candidates)
+    needed = {*candidates[:keep], *candidates[max(0, last - 1) : last + 1]}
+    older = found[: min(map(found.index, needed))]  # sound or not
+    return [path for path in reversed(found) if path not in needed and (path in candidates or path in older)]

@@ -1,0 +1,113 @@
+"""When a run saves, and what becomes known of a checkpoint by the steps that follow it.
+
+A run that diverges must not save over its sound checkpoints: nothing is saved after a step that was skipped, a
+checkpoint becomes good when finite steps have followed it, and pruning always keeps the last good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ms_codegeex.errors import NotFinite, UserError
+from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
+from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
+from ms_codegeex.training.trainer import Callback, Record, Trainer
+
+GOOD_AFTER = 10  # finite steps; fewer where checkpoints are closer together, or none would become good in time
+STREAK = 3  # skipped steps in a row; one or two are how a loss scale finds its place
+
+
+class Checkpoints(Callback):
+    """Saves every `every` steps and at the end, keeps the newest `keep` and the last good one.
+
+    Where tensors are sharded, every rank has one of these and writes its own parts; `barrier` waits for all `writers`.
+    Replicas are equal, so on data-parallel processes rank 0 alone writes.
+
+    Args:
+        root: the folder of the checkpoints.
+        every: steps between two of them, 0 for the end only. A save that falls on a skipped step waits for the next
+            finite one.
+        keep: how many stay.
+        restored: what the run continues from.
+        writers: ranks that write.
+        barrier: waits for all of them.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        every: int,
+        keep: int,
+        restored: Checkpoint | None = None,
+        *,
+        writers: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+    ):
+        self.root, self.every, self.keep = root, every, keep
+        self.writers, self.barrier = writers, barrier
+        self.good_after = min(every or GOOD_AFTER, GOOD_AFTER)
+        self.sound = SoundCheckpoints()
+        self.due, self.skipped = False, 0
+        self.followers: dict[Path, int] = {}  # finite steps after each checkpoint that is not known to be good
+        self.saved: int | None = None
+        if restored is not None and restored.path.parent == root:
+            self.saved = restored.step
+            if outcome(restored.path) != GOOD:
+                self.followers[restored.path] = 0
+
+    def step(self, trainer: Trainer, record: Record) -> None:
+        """Note what the step says of earlier checkpoints; save if it is time."""
+        self.skipped = self.skipped + 1 if record.skipped else 0
+        if trainer.rank == 0:
+            self._judge(trainer, record)
+        self.due = self.due or bool(self.every and record.step % self.every == 0)
+        if self.due and not record.skipped:
+            self._save(trainer)
+
+    def end(self, trainer: Trainer) -> None:
+        """Save the last step unless it is there. `NotFinite` if the run ends skipping and has saved before."""
+        if self.saved == trainer.progress.step:
+            return
+        if self.skipped >= STREAK and self.saved is not None:
+            raise NotFinite(
+                f"the last {self.skipped} steps were skipped, because gradients were not finite; the run has not "
+                f"converged, and nothing was saved after step {self.saved}. Lower "
+                "training.schedule.learning_rate and go on with --resume auto --allow-change training.schedule",
+                trainer.progress.step,
+            )
+        self._save(trainer)
+
+    def _judge(self, trainer: Trainer, record: Record) -> None:
+        for path in list(self.followers):
+            if not path.exists():
+                del self.followers[path]
+            elif self.skipped == STREAK:
+                self._note(trainer, path, DOUBTFUL, record.step)
+            elif not record.skipped:
+                self.followers[path] += 1
+                if self.followers[path] == self.good_after and self._note(trainer, path, GOOD, record.step):
+                    del self.followers[path]
+
+    @staticmethod
+    def _note(trainer: Trainer, path: Path, found: str, step: int) -> bool:
+        try:
+            note_outcome(path, found, step)
+        except UserError as error:  # a full disk
+            trainer.warn(str(error))
+            return False
+        return True
+
+    def _save(self, trainer: Trainer) -> None:
+        path = write_checkpoint(
+            self.root,
+            trainer.progress.step,
+            trainer.own_slices(),
+            trainer.scalars(),
+            rank=trainer.rank,
+            world_size=self.writers,
+            barrier=self.barrier,
+        )
+        self.saved, self.due, self.followers[path] = trainer.progress.step, False, 0
+        if trainer.rank == 0:
+            prune(self.root, self.keep, self.sound)
