@@ -1,5 +1,6 @@
 """`ms-codegeex train` as a user runs it: real processes, real data parallelism."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, VOCABULARY, command, small_run, write_config
+from conftest import ROOT, VOCABULARY, command, small_run, write_config, write_dataset
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -329,3 +330,149 @@ def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(run
     result = train(tmp_path, small_run(dataset, path), "--resume", step)
     assert result.returncode == 2 and f"later than {before[0]}" in result.stderr
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
+
+
+def flip(directory):
+    """One bit of the checkpoint's numbers."""
+    path = directory / "rank_00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def trained(runs, tmp_path):
+    """A copy of the run on one worker: checkpoints at 8 and 10."""
+    return shutil.copytree(runs[1][1], tmp_path / "trained")
+
+
+@pytest.mark.parametrize("verb", ["resume", "generate", "convert", "evaluate"])
+def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_path, verb):
+    step = trained / "checkpoints" / "step-00000010"
+    flip(step)
+    arguments = {
+        "resume": ("train", "--config", trained / "config.yaml", "--resume", step, f"output={tmp_path / 'on'}"),
+        "generate": ("generate", "--model", step, "--prompt", "x"),
+        "convert": ("convert", "--model", step, "--to", "megatron", "--output", tmp_path / "out.pt"),
+        "evaluate": ("evaluate", "perplexity", "--model", step, "--data", dataset, "--output", tmp_path / "out"),
+    }[verb]
+    if verb != "resume":  # what is damaged must be a weight there
+        damage_weight(step)
+    result = command(*arguments)
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not fit" in line]
+    assert len(errors) == 1 and "rank_00000.safetensors: tensor " in errors[0] and "Traceback" not in result.stderr
+    assert not (tmp_path / "on").exists() and not (tmp_path / "out.pt").exists()
+
+
+def damage_weight(step):
+    """Flip a bit of the first weight that is no moment."""
+    from safetensors import safe_open
+
+    path = step / "rank_00000.safetensors"
+    content = bytearray(path.read_bytes())
+    with safe_open(path, "numpy") as opened:
+        name = next(name for name in opened.keys() if not name.startswith("optimizer."))  # noqa: SIM118
+        value = opened.get_tensor(name).tobytes()
+    content[content.index(value)] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=20)
+    values["checkpoint"].update(every=1)
+    assert train(tmp_path, values, "training.steps=6").returncode == 0
+    wild = ["training.schedule.learning_rate=1e18", "--allow-change", "training.schedule"]
+    diverged = train(tmp_path, values, "--resume", "auto", *wild)
+    assert diverged.returncode == 1, diverged.stderr
+    assert "nothing was saved from this step" in diverged.stderr and "Traceback" not in diverged.stderr
+    checkpoints = [Checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    largest = {c.step: max(float(np.abs(c.tensor(name)).max()) for name in c.names) for c in checkpoints}
+    assert largest[6] < 100 and largest[7] > 1e6
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
+    assert again.returncode == 0, again.stderr
+    assert "step-00000007: doubtful, the steps after it were not finite (step 8)" in again.stderr
+    assert "continuing from step 6" in again.stderr
+    listed = json.loads(command("checkpoint", "list", tmp_path / "run", "--json").stdout)["checkpoints"]
+    assert [(report["step"], report["outcome"]) for report in listed] == [(9, "good"), (10, None)]
+    assert (tmp_path / "run" / "checkpoints" / "doubtful-step-00000007").is_dir()
+
+
+def test_the_lock_comes_before_the_choice_of_a_checkpoint(trained, dataset, tmp_path):
+    """A second launcher must not touch the checkpoints of a running job, even damaged ones."""
+    flip(trained / "checkpoints" / "step-00000010")
+    before = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    with open(trained / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = train(tmp_path, small_run(dataset, trained), "--resume", "auto")
+    assert result.returncode == 2 and "another job is running" in result.stderr and "skipped" not in result.stderr
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == before
+
+
+def test_resuming_from_elsewhere_leaves_the_runs_own_checkpoints(trained, dataset, tmp_path):
+    shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "best")
+    shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "a-good-one")
+    values = small_run(dataset, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    values["checkpoint"]["keep"] = 9
+    for place in ("best", "a-good-one"):
+        result = train(tmp_path, values, "--resume", tmp_path / place)
+        assert result.returncode == 0, result.stderr
+        assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
+
+
+def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
+    checkpoints = trained / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000099")
+    values = small_run(dataset, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    result = train(tmp_path, values, "--resume", "auto", "training.steps=11")
+    assert result.returncode == 0, result.stderr
+    assert "step-00000099: holds step 8, not the step of its name" in result.stderr
+    assert "continuing from step 10" in result.stderr
+
+
+def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path):
+    moved = shutil.copytree(dataset, tmp_path / "moved")
+    values = small_run(moved, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    refused = train(tmp_path, values, "--resume", "auto", "training.steps=11", "training.dropout=0.5")
+    assert refused.returncode == 2
+    assert "training.dropout: 0.5, but" in refused.stderr and "--allow-change training.dropout" in refused.stderr
+    arguments = ("training.dropout=0.5", "--allow-change", "training.dropout", "training.steps=11", "logging.every=2")
+    accepted = train(tmp_path, values, "--resume", "auto", *arguments)
+    assert accepted.returncode == 0, accepted.stderr
+    assert "changed since step-00000010: training.dropout from 0.0 to 0.5" in accepted.stderr
+    events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events] == [0, 10]
+    changed = {change["key"]: (change["before"], change["now"]) for change in events[1]["changed"]}
+    assert changed["logging.every"] == (1, 2) and changed["training.steps"] == (10, 11)
+    assert {key for key in changed if key.startswith("training.")} == {"training.dropout", "training.steps"}
+    assert changed["training.dropout"] == (0.0, 0.5)
+    write_dataset(moved, seed=5)
+    other = train(tmp_path, values, "--resume", "auto", "training.steps=12", "training.dropout=0.5")
+    assert other.returncode == 2 and "data.train:" in other.stderr and "--allow-change data.train" in other.stderr
+    wrong = train(tmp_path, values, "--resume", "auto", "--allow-change", "training.droput")
+    assert wrong.returncode == 2 and "did you mean training.dropout?" in wrong.stderr
+
+
+def test_tokens_are_those_trained_on_whatever_the_batch(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=None, tokens=500)
+    assert train(tmp_path, values).returncode == 0
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert log[-1]["tokens"] >= 500 > log[-2]["tokens"]
+    again = train(tmp_path, values, "--resume", "auto")
+    assert "nothing left to train" in again.stderr
+    arguments = ("training.tokens=1500", "training.global_batch=8", "--allow-change", "training.global_batch")
+    assert train(tmp_path, values, "--resume", "auto", *arguments).returncode == 0
+    longer = read_log(tmp_path / "run" / "log.jsonl")
+    assert longer[: len(log)] == log and longer[-1]["tokens"] >= 1500 > longer[-2]["tokens"]
+
+
+def test_an_output_on_a_read_only_disk_is_one_line(tmp_path, dataset):
+    """/proc refuses every file, also to root."""
+    result = train(tmp_path, small_run(dataset, "/proc/self"))
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]) == 1

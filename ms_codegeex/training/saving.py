@@ -76,6 +76,10 @@ class Checkpoints(Callback):
                 "training.schedule.learning_rate and go on with --resume auto --allow-change training.schedule",
                 trainer.progress.step,
             )
+        if trainer.rank == 0:  # the run has reached its end: fewer steps are enough now
+            for path, followers in self.followers.items():
+                if followers and path.exists():
+                    self._note(trainer, path, GOOD, trainer.progress.step)
         self._save(trainer)
 
     def _judge(self, trainer: Trainer, record: Record) -> None:
