@@ -1,4 +1,4 @@
-"""docs/cluster.md: its job files are the generated ones, its commands are understood, its samples exist."""
+"""docs/cluster.md and unverified.md: job files are the generated ones, commands are understood, samples exist."""
 
 import re
 import shlex
@@ -12,7 +12,8 @@ from ms_codegeex.cli import parse
 from ms_codegeex.config import load_config
 from ms_codegeex.training.job_files import job_file
 
-DOCUMENT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+PAGES = ("cluster.md", "unverified.md")
+DOCUMENT = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES)
 
 
 @pytest.mark.parametrize("kind, language", [("slurm", "bash"), ("volcano", "yaml")])

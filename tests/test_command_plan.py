@@ -8,6 +8,7 @@ from conftest import ROOT, command
 
 from ms_codegeex import cli
 from ms_codegeex.commands.plan import _configuration
+from ms_codegeex.config import load_config
 from ms_codegeex.parallel.search import search
 from ms_codegeex.parallel.search import to_dict as search_to_dict
 
@@ -28,7 +29,10 @@ def test_the_papers_recipe_in_tables():
         "codegeex 13b on 1,536 x ascend910: data 192 x tensor 8 x pipeline 1, optimizer shards 16",
         "12,873,943,040 parameters; 516.75 PFLOP a step, 685.63 PFLOP executed (+32.7%)",
         "GiB, of 30.0 a run may use: fits",
-        "the one free factor",
+        "x 1.748 outside the roofline (fitted)",
+        "this configuration, packed data     135,100     849.98 G           849.98 G            1.00 x",
+        "packed data, the published steps    213,000       1.34 T             1.34 T            1.58 x",
+        "published: padded data, 63% filled  213,000       1.34 T           850.00 G            1.00 x",
         "54.30 G token slots a day",
         "fused attention",
         "seven tuned products",
@@ -50,6 +54,35 @@ def test_json_has_the_promised_keys():
     assert plan["communication"]["optimizer"]["link"] == "cluster"
     assert plan["days"] == pytest.approx(850 / 54.3, rel=0.01)
     assert plan["device_hours"] == pytest.approx(plan["days"] * 24 * 1536)
+
+
+@pytest.mark.parametrize(
+    "name,steps,tokens,decay",
+    [("codegeex_13b", 135_100, 850e9, 126_850), ("codegeex_13b_published_steps", 213_000, 1.34e12, 200_000)],
+    ids=("packed", "published steps"),
+)
+def test_both_recipes_of_the_13b_beside_the_published_figures(name, steps, tokens, decay):
+    path = ROOT / "configs" / f"{name}.yaml"
+    _, plan = as_json("--config", path)
+    assert plan["steps"] == steps and plan["tokens"] == pytest.approx(tokens, rel=1e-3)
+    published = plan["published"]
+    assert published == {"steps": 213_000, "slots": 213_000 * 3072 * 2048, "tokens": 850e9, "packed_steps": 135_104}
+    assert (published["packed_steps"] - 1) * 3072 * 2048 < 850e9 <= published["packed_steps"] * 3072 * 2048
+    schedule = load_config(path).training.schedule
+    assert schedule.decay_steps == decay
+    assert schedule.decay_steps / steps == pytest.approx(200_000 / 213_000, rel=1e-4)
+    assert schedule.warmup_steps == 2000 and schedule.learning_rate == 1e-4 and schedule.end_learning_rate == 1e-6
+
+
+def test_models_without_a_published_run_print_none():
+    assert as_json("--config", BASE)[1]["published"] is None
+    assert "beside the published run" not in command("plan", "--config", BASE).stdout
+
+
+def test_a_device_without_a_factor_says_whose_it_borrows():
+    words = ["--config", ROOT / "configs" / "codegeex_13b_64.yaml"]
+    assert "(borrowed from ascend910: ascend910b has no factor of its own)" in command("plan", *words).stdout
+    assert as_json(*words)[1]["outside_roofline_measured_on"] == "ascend910"
 
 
 def test_devices_hardware_and_overrides_change_the_plan():

@@ -136,7 +136,8 @@ def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sourc
 
     budget = tokens or plan.config.steps * plan.step_tokens
     blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
-    blocks += [report.time_table(plan), report.budget(plan, budget), report.improvement_table(plan)]
+    blocks += [report.time_table(plan), report.recipe_table(plan), report.budget(plan, budget)]
+    blocks.append(report.improvement_table(plan))
     if found:
         blocks.insert(0, report.search_table(found))
     if sources:

@@ -48,6 +48,11 @@ def attention_obstacle(config: RunConfig) -> str | None:
     return None
 
 
+def dropout_must_be_fused(config: RunConfig) -> bool:
+    """Whether the run has dropout in a partitioned graph: composed of elementary operators, it cannot be split."""
+    return config.partitioned and config.training.dropout > 0
+
+
 def check_kernels(config: RunConfig) -> None:
     """A `UserError` names the key of a fusion that was asked for and cannot be had, or that cannot be left out."""
     fusion = config.parallel.fusion
@@ -59,7 +64,7 @@ def check_kernels(config: RunConfig) -> None:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
-    if config.partitioned and config.training.dropout > 0 and "dropout" not in chosen_kernels(config):
+    if dropout_must_be_fused(config) and "dropout" not in chosen_kernels(config):
         raise UserError(
             "parallel.fusion.dropout: composed dropout cannot be cut over devices; leave the key out, or set "
             "training.dropout to 0"

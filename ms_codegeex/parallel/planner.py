@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -10,10 +11,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.calibration import OUTSIDE_ROOFLINE
+from ms_codegeex.parallel.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.parallel.communication import Collective, collectives
 from ms_codegeex.parallel.hardware import GIB, Device, device
-from ms_codegeex.parallel.kernels import fused_kernels
+from ms_codegeex.parallel.kernels import dropout_must_be_fused, fused_kernels
 from ms_codegeex.parallel.memory import StageMemory, stage_memory
 from ms_codegeex.parallel.mesh import check_mesh
 from ms_codegeex.parallel.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
@@ -131,9 +132,14 @@ class Plan:
         return executed_flops(self.config, self.chip)
 
     @property
+    def factor(self) -> Factor:
+        """What a step takes over its roofline."""
+        return outside_roofline(self.chip)
+
+    @property
     def step_seconds(self) -> float:
-        """Roofline times the free factor."""
-        return self.time.total * OUTSIDE_ROOFLINE
+        """Roofline times the factor."""
+        return self.time.total * self.factor.value
 
     def mfu_of(self, step_seconds: float) -> float:
         """Share of the devices' peak that goes into model FLOPs at that step time."""
@@ -193,6 +199,8 @@ def improvements(plan: Plan) -> list[Improvement]:
     active = fused_kernels(config, plan.chip.fused)
     changes: list[tuple[str, dict[str, Any], bool]] = []
     for name, text in FUSION_NAMES.items():
+        if name == "dropout" and name in active and dropout_must_be_fused(config):
+            continue  # the launcher refuses the run without it
         keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
         if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel drops nothing
             keys["training__dropout"] = 0.0
@@ -226,7 +234,7 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     result = []
     for name, saved in savings.items():
         if saved > 1e-3 * time.total:
-            seconds = (time.total - saved) * OUTSIDE_ROOFLINE
+            seconds = (time.total - saved) * plan.factor.value
             result.append(Improvement(name, seconds, plan.mfu_of(seconds), plan.fits, bound=True))
     return result
 
@@ -309,18 +317,30 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         },
         "communication": communication_by_group(plan),
         "roofline_seconds": time.total,
-        "outside_roofline": OUTSIDE_ROOFLINE,
+        "outside_roofline": plan.factor.value,
+        "outside_roofline_measured_on": plan.factor.measured_on,
         "step_seconds": plan.step_seconds,
         "bubble": time.bubble,
         "mfu": plan.mfu,
         "tokens_per_day": plan.tokens_per_day,
+        "steps": config.steps,
         "tokens": budget,
+        "published": published_to_dict(plan),
         "days": days,
         "device_hours": days * 24 * config.devices,
         "improvements": [asdict(x) for x in improvements(plan)],
         "fits": plan.fits,
         "problems": problems(plan),
     }
+
+
+def published_to_dict(plan: Plan) -> dict[str, Any] | None:
+    """The published run of the model: steps, slots, tokens; and the steps in which packed data have as many tokens."""
+    run = published_run(plan.config)
+    if run is None:
+        return None
+    packed = math.ceil(run.tokens / plan.step_tokens)
+    return {"steps": run.steps, "slots": run.slots, "tokens": run.tokens, "packed_steps": packed}
 
 
 def communication_by_group(plan: Plan) -> dict[str, Any]:

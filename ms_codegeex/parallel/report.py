@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.calibration import OUTSIDE_ROOFLINE, product_errors
+from ms_codegeex.parallel.calibration import product_errors, published_run
 from ms_codegeex.parallel.hardware import GIB, Device
-from ms_codegeex.parallel.planner import Improvement, Plan, communication_by_group, improvements
+from ms_codegeex.parallel.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.parallel.search import SearchResult, keys_of
 
 if TYPE_CHECKING:
@@ -116,13 +116,37 @@ def time_table(plan: Plan) -> str:
     }
     rows = [(name, f"{seconds:.3f}", f"{seconds / total:.1%}") for name, seconds in parts.items() if seconds]
     rows.append(("roofline", f"{total:.3f}", "100.0%"))
-    rows.append(
-        (f"x {OUTSIDE_ROOFLINE:.3f} outside the roofline (the one free factor)", f"{plan.step_seconds:.3f}", "")
-    )
+    rows.append((f"x {plan.factor.value:.3f} outside the roofline ({_origin(plan)})", f"{plan.step_seconds:.3f}", ""))
     text = table(("time of a step, slowest stage", "seconds", "share"), rows)
     return f"{text}\n  MFU {plan.mfu:.1%} of {plan.chip.peak(plan.config.training.precision) / 1e12:.0f} TFLOP/s; " + (
         f"pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else "no pipeline"
     )
+
+
+def _origin(plan: Plan) -> str:
+    own = plan.factor.measured_on == plan.chip.name
+    return "fitted" if own else f"borrowed from {plan.factor.measured_on}: {plan.chip.name} has no factor of its own"
+
+
+def recipe_table(plan: Plan) -> str:
+    """Steps and tokens of the configuration beside those of the model's published run; empty if none is known."""
+    run = published_run(plan.config)
+    if run is None:
+        return ""
+    steps = plan.config.steps
+    packed = published_to_dict(plan)["packed_steps"]
+    recipes = (
+        ("this configuration, packed data", steps, steps * plan.step_tokens, steps * plan.step_tokens),
+        ("packed data, the published tokens", packed, packed * plan.step_tokens, packed * plan.step_tokens),
+        ("packed data, the published steps", run.steps, run.slots, run.slots),
+        (f"published: padded data, {run.filled:.0%} filled", run.steps, run.slots, run.tokens),
+    )
+    rows = [
+        (name, f"{count:,}", _count(slots).strip(), _count(tokens).strip(), f"{tokens / run.tokens:.2f} x")
+        for name, count, slots, tokens in recipes
+    ]
+    header = ("recipe", "steps", "token slots", "tokens trained on", "of the published")
+    return f"tokens, beside the published run\n{table(header, rows)}"
 
 
 def budget(plan: Plan, tokens: float) -> str:
@@ -153,9 +177,9 @@ def calibration(plan: Plan) -> str:
     """How far the roofline is trusted."""
     worst = max(product_errors().values(), key=abs)
     return (
-        f"Calibrated on Ascend 910: the seven tuned products of the CodeGeeX release within {abs(worst):.0%}; the free "
-        f"factor {OUTSIDE_ROOFLINE:.3f}\nmakes its recipe take its published time (54.3 G token slots a day on 1,536 "
-        "devices). A roofline is an estimate; only hardware\nshows times."
+        "Fitted on Ascend 910: clock, share of peak and starting length to the seven tuned products of the CodeGeeX "
+        f"release (within {abs(worst):.0%}),\nthe factor {plan.factor.value:.3f} to its 54.3 G token slots a day on "
+        "1,536 devices: neither confirms the other figures. A roofline\nis an estimate; only hardware shows times."
     )
 
 

@@ -6,11 +6,11 @@ A matrix product takes the longer of its arithmetic and its traffic. Arithmetic 
 
 MATMUL_PEAK is what a tuned product of the paper reaches with a long inner dimension (0.89 of 315 TFLOP/s), K_START the
 inner length at which loading the first tiles costs as much as the arithmetic, fill the share of useful work after
-rounding m and n up to tiles of 128. The two constants fit the seven tuned products of the CodeGeeX
-release (`calibration.py`); bandwidth is taken as published, with no factor. Vector work takes its bytes at full
-bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
+rounding m and n up to tiles of 128. The two constants, and the clock in the peak of the Ascend 910, are fitted to the
+seven tuned products of the CodeGeeX release (`calibration.py`); bandwidth is taken as published, with no factor. Vector
+work takes its bytes at full bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
 
-What then remains between this and the paper's 10 s per step is the one free factor, `calibration.OUTSIDE_ROOFLINE`.
+What then remains between this and the paper's 10 s per step is a fourth fitted number, `calibration.OUTSIDE_ROOFLINE`.
 """
 
 from __future__ import annotations

@@ -4,17 +4,28 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config import load_config
+from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.calibration import (
     OUTSIDE_ROOFLINE,
     SLOTS_PER_DAY,
     STEP_SECONDS,
     TUNED_PRODUCTS,
+    outside_roofline,
     product_errors,
 )
-from ms_codegeex.parallel.hardware import ASCEND_910, device
+from ms_codegeex.parallel.hardware import ASCEND_910, DEVICES, GIB, device
+from ms_codegeex.parallel.kernels import check_kernels
 from ms_codegeex.parallel.operators import MatMul, executed_products, parts_of
 from ms_codegeex.parallel.planner import change, improvements, make_plan
-from ms_codegeex.parallel.roofline import executed_flops, matmul_flops, matmul_seconds, model_flops
+from ms_codegeex.parallel.roofline import (
+    K_START,
+    MATMUL_PEAK,
+    executed_flops,
+    matmul_flops,
+    matmul_seconds,
+    model_flops,
+)
+from ms_codegeex.parallel.search import search
 from ms_codegeex.parallel.sharding import layouts_of
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -39,10 +50,10 @@ def paper():
 
 
 @pytest.mark.parametrize("product", TUNED_PRODUCTS, ids=lambda pair: pair[0].name)
-def test_tuned_products_of_the_release_within_15_percent(product):
+def test_tuned_products_of_the_release_within_7_percent(product):
     matmul, measured = product
-    assert matmul_seconds(matmul, ASCEND_910, "fp16") == pytest.approx(measured, rel=0.15)
-    assert abs(product_errors()[matmul.name]) < 0.15
+    assert matmul_seconds(matmul, ASCEND_910, "fp16") == pytest.approx(measured, rel=0.07)
+    assert abs(product_errors()[matmul.name]) < 0.07
 
 
 def test_the_calibration_holds_the_published_table():
@@ -76,7 +87,7 @@ def test_products_slow_down_where_tiles_are_not_full_or_short():
     assert rate(8192, 8192, 8192) < 0.9 * ASCEND_910.peak_fp16
 
 
-def test_the_papers_throughput_with_the_one_free_factor(paper):
+def test_the_papers_throughput_with_the_fitted_factor(paper):
     assert pytest.approx(54.3e9) == SLOTS_PER_DAY
     assert pytest.approx(10.01, rel=1e-3) == STEP_SECONDS  # 3072 · 2048 · 86400 / 54.3e9
     assert paper.tokens_per_day == pytest.approx(SLOTS_PER_DAY, rel=0.01)
@@ -174,12 +185,101 @@ def test_every_fusion_saves_time():
         assert off.time.total > make_plan(config).time.total, name
 
 
-def test_all_fusions_together_bring_what_was_reported():
-    """The talk of 2023 gives 2.5 times for operator fusion, the README three times with tuned products."""
-    config, names = load_config(PAPER), ("graph_kernel", "norm", "dropout", "optimizer")
-    off = change(config, **{f"parallel__fusion__{name}": False for name in names})
-    ratio = make_plan(off).time.total / make_plan(config).time.total
-    assert 1.8 < ratio < 3.0
+def without(config, *names):
+    return change(config, **{f"parallel__fusion__{name}": False for name in names})
+
+
+def test_what_the_fusions_bring_that_a_partitioned_run_can_do_without():
+    """The talk of 2023 gives 2.5 times for operator fusion; the roofline does not reproduce it."""
+    config = load_config(PAPER)
+    can_run = without(config, "graph_kernel", "norm", "optimizer")
+    check_kernels(can_run)
+    whole = make_plan(config).time.total
+    assert make_plan(can_run).time.total / whole == pytest.approx(1.566, abs=0.002)
+    refused = without(can_run, "dropout")
+    assert make_plan(refused).time.total / whole == pytest.approx(2.183, abs=0.002)
+    with pytest.raises(UserError, match=r"parallel\.fusion\.dropout: composed dropout cannot be"):
+        check_kernels(refused)
+
+
+def test_no_improvement_is_printed_that_the_launcher_refuses(paper):
+    assert not any("dropout)" in item.name and item.active for item in improvements(paper))
+    single = make_plan(tiny("parallel.fusion.dropout=true"))
+    assert any("fused dropout" in item.name and item.active for item in improvements(single))
+
+
+def test_only_the_papers_device_has_a_factor_of_its_own():
+    own = {name for name, chip in DEVICES.items() if outside_roofline(chip).measured_on == name}
+    assert own == {"ascend910"}
+    assert {outside_roofline(chip).value for chip in DEVICES.values()} == {OUTSIDE_ROOFLINE}
+
+
+def test_the_910b_figures_that_were_published_agree_on_no_factor():
+    """MindFormers' fine-tuning on Atlas 800T A2, tokens/s a device: CodeGeeX2-6B 2,167, GLM2-6B 815, GLM3-6B 3,450."""
+    keys = {"devices": 8, "parallel.tensor": 1, "parallel.pipeline": 1, "parallel.optimizer_shard": 8}
+    keys |= {"parallel.hardware": "ascend910b", "training.global_batch": 32, "training.micro_batch": 4}
+    overrides = [f"{key}={value}" for key, value in keys.items()]
+    plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", overrides))
+    rate = plan.step_tokens / 8 / plan.time.total  # of the roofline, on one device
+    assert rate == pytest.approx(5201, rel=1e-3)
+    assert [round(rate / measured, 1) for measured in (3450, 2167, 815)] == [1.5, 2.4, 6.4]
+
+
+@pytest.mark.parametrize(
+    "name,paper_mesh,seconds",
+    [
+        ("codegeex_13b_planned", "codegeex_13b", (6.28, 10.01)),
+        ("codegeex_13b_64_planned", "codegeex_13b_64", (72.4, 126.4)),
+    ],
+    ids=("1536 devices", "64 devices"),
+)
+def test_the_planned_meshes_beside_the_papers(name, paper_mesh, seconds):
+    planned, given = (make_plan(load_config(ROOT / "configs" / f"{x}.yaml")) for x in (name, paper_mesh))
+    assert planned.fits and given.fits
+    assert (planned.step_seconds, given.step_seconds) == pytest.approx(seconds, rel=2e-3)
+    assert planned.step_tokens == given.step_tokens and planned.config.steps == given.config.steps
+    check_kernels(planned.config)
+
+
+@pytest.mark.parametrize(
+    "name,start",
+    [
+        pytest.param("codegeex_13b_64_planned", "codegeex_13b_64", id="64 devices"),
+        pytest.param("codegeex_13b_planned", "codegeex_13b", id="1536 devices"),
+    ],
+)
+def test_the_planned_meshes_are_what_the_search_finds(name, start):
+    best = search(load_config(ROOT / "configs" / f"{start}.yaml")).ranked[0].config
+    shipped = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert (best.mesh, best.micro_batch, best.training.recompute) == (
+        (shipped.mesh, shipped.micro_batch, shipped.training.recompute)
+    )
+
+
+def test_the_page_prints_the_figures_of_the_code(paper):
+    """docs/plan.md: what is fitted, what is not confirmed, the planned meshes."""
+    page = " ".join((ROOT / "docs" / "plan.md").read_text().split())
+    whole = paper.time.total
+    ratio = make_plan(without(paper.config, "graph_kernel", "norm", "optimizer")).time.total / whole
+    refused = make_plan(without(paper.config, "graph_kernel", "norm", "optimizer", "dropout")).time.total / whole
+    assert f"without graph kernels, fused LayerNorm and fused AdamW the roofline is {ratio:.2f} times longer" in page
+    assert f"{refused:.2f} times" in page and "2.2 times longer" not in page
+    assert f"{MATMUL_PEAK} of peak" in page and f"k / (k + {K_START})" in page
+    rows = [
+        (name, make_plan(load_config(ROOT / "configs" / f"{name}.yaml")))
+        for name in ("codegeex_13b", "codegeex_13b_planned", "codegeex_13b_64", "codegeex_13b_64_planned")
+    ]
+    for name, plan in rows:
+        assert (
+            f"| `{name}.yaml` | {plan.config.mesh.data} x {plan.config.mesh.tensor} x {plan.config.mesh.pipeline} |"
+            in page
+        )
+        assert (
+            f"| {plan.step_seconds:.1f} s | {plan.mfu:.1%} | {max(x.total for x in plan.memory) / GIB:.1f} |".replace(
+                "%", " %"
+            )
+            in page
+        )
 
 
 def test_improvements_say_what_is_in_force_and_what_fits(paper):

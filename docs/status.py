@@ -1,0 +1,152 @@
+"""Writes README's tables "What runs where" and "Status" and docs/unverified.md from docs/status.yaml.
+
+python docs/status.py            # writes them
+python docs/status.py --check    # writes nothing; exit status 1 and the names of the files that differ
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from ms_codegeex.config import check_tree, validated
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_file
+from ms_codegeex.parallel.calibration import outside_roofline
+from ms_codegeex.parallel.hardware import DEVICES
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS = ("not verified", "not seen", "not run", "not reproduced")
+SECTIONS = {"## What runs where": ("device", "devices"), "## Status": ("capability", "capabilities")}
+
+
+@dataclass(frozen=True)
+class Check:
+    """How one would verify a part on devices: what to do, what to see."""
+
+    part: str
+    do: str
+    see: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of README: its name, what is tested, what is not and in which way (one of `MARKS`)."""
+
+    name: str
+    state: str
+    unverified: dict[str, str] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """State and what is not verified, as README has it."""
+        return "; ".join([self.state, *(f"{what} **{mark}**" for what, mark in self.unverified.items())])
+
+
+def read_status(path: Path) -> dict[str, list[Row]]:
+    """Rows by section; a mark that is not one of `MARKS`, or checks of a row without `unverified`, is a `UserError`."""
+    tables: dict[str, list[Row]] = {}
+    for _, key in SECTIONS.values():
+        tables[key] = []
+        for values in yaml.safe_load(path.read_text(encoding="utf-8"))[key]:
+            check_tree(Row, values, key)
+            row = validated(Row, values, f"{key}.")
+            wrong = [mark for mark in row.unverified.values() if mark not in MARKS]
+            if wrong:
+                raise UserError(f"{path}: {row.name}: '{wrong[0]}'; write one of {', '.join(MARKS)}")
+            if "**" in row.state or (row.checks and not row.unverified):
+                raise UserError(f"{path}: {row.name}: name what is not verified under `unverified`")
+            tables[key].append(row)
+    return tables
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table, its header first; bars inside cells are escaped."""
+    header, *rest = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join([header, "|" + "---|" * len(rows[0]), *rest])
+
+
+def readme(text: str, tables: dict[str, list[Row]]) -> str:
+    """README with both tables as the status has them."""
+    for heading, (column, key) in SECTIONS.items():
+        pattern = re.compile(rf"(?<={re.escape(heading)}\n\n)\|.*?\n(?=\n)", re.DOTALL)
+        if not pattern.search(text):
+            raise UserError(f"README.md: no table below '{heading}'; put one line `|` there")
+        rows = ((row.name, row.text) for row in tables[key])
+        text = pattern.sub(lambda _, rows=rows, column=column: table((column, "state"), *rows) + "\n", text, count=1)
+    return text
+
+
+def unverified_page(tables: dict[str, list[Row]]) -> str:
+    """docs/unverified.md."""
+    rows = [row for key in tables for row in tables[key]]
+    # links of README start at the root, this page lies in docs/: they are left out
+    open_items = [
+        (re.sub(r" \(\[docs/.*?\)\)", "", row.name), what, mark)
+        for row in rows
+        for what, mark in row.unverified.items()
+    ]
+    checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
+    figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(chip.uncertain))) for chip in DEVICES.values()]
+    borrowed = [chip.name for chip in DEVICES.values() if outside_roofline(chip).measured_on != chip.name]
+    return f"""# What is not verified
+
+Made from `docs/status.yaml` by `python docs/status.py`, as are the tables of the README; change it there.
+
+{table(("of", "what", "state"), *open_items)}
+
+## How to verify it on devices
+
+Nobody has run these parts on an Ascend device or a real network. On this side they are covered by tests with stand-in
+processes, by two `msrun` launchers on one machine, and by the rehearsal. What would verify each of them:
+
+{table(("part", "command", "what to see"), *checks)}
+
+## Figures of devices that no source settles
+
+`plan --sources` prints each with what it rests on. {" and ".join(borrowed)} have no measured factor
+between roofline and step either ([plan.md](plan.md)).
+
+{table(("device", "uncertain"), *figures)}
+"""
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """What README and the list should read."""
+    tables = read_status(root / "docs" / "status.yaml")
+    path = root / "README.md"
+    return {
+        path: readme(path.read_text(encoding="utf-8"), tables),
+        root / "docs/unverified.md": unverified_page(tables),
+    }
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write the pages, or with --check say which differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page differs")
+    check, changed = parser.parse_args(arguments).check, 0
+    try:
+        for path, text in pages(root).items():
+            if path.exists() and path.read_text(encoding="utf-8") == text:
+                continue
+            changed += 1
+            if check:
+                print(f"{path.relative_to(root)}: differs from docs/status.yaml; run python docs/status.py")
+                continue
+            with atomic_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except UserError as error:
+        print(f"status: {error}", file=sys.stderr)
+        return 2
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

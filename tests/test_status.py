@@ -1,0 +1,100 @@
+"""README's tables and docs/unverified.md say what docs/status.yaml says, and nothing else does."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from ms_codegeex.parallel.calibration import FACTORS
+from ms_codegeex.parallel.hardware import DEVICES
+
+SCRIPT = ROOT / "docs" / "status.py"
+MARK = r"\*\*(not verified|not seen|not run|not reproduced)\*\*"
+
+
+@pytest.fixture
+def status(monkeypatch):
+    spec = importlib.util.spec_from_file_location("status_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The pages and their source, to be changed."""
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/status.yaml", "docs/unverified.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_pages_agree_with_their_source():
+    result = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "name,old,new",
+    [
+        ("README.md", "real network **not verified**", "real network tested"),
+        ("README.md", "| GPU |", "| TPU |"),
+        ("docs/unverified.md", "| released weights | not seen |", ""),
+        ("docs/status.yaml", "HCCL and a real network: not verified", "HCCL: not verified"),
+    ],
+    ids=("a claim in README", "a device in README", "an item of the list", "the source"),
+)
+def test_a_change_on_one_side_is_found_and_mended(status, copy, capsys, name, old, new):
+    text = (copy / name).read_text()
+    assert old in text
+    (copy / name).write_text(text.replace(old, new))
+    assert status.main(["--check"], copy) == 1
+    assert "differs from docs/status.yaml" in capsys.readouterr().out
+    assert status.main([], copy) == 0
+    assert status.main(["--check"], copy) == 0
+
+
+def test_the_list_has_every_mark_of_the_readme_and_no_other():
+    text = (ROOT / "README.md").read_text()
+    listed = re.findall(r"^\| .* \| (.*) \| (not \w+) \|$", (ROOT / "docs" / "unverified.md").read_text(), re.MULTILINE)
+    assert len(listed) == len(re.findall(MARK, text)) > 10
+    assert all(f"{what} **{mark}**" in text for what, mark in listed)
+
+
+def test_no_other_page_makes_such_a_claim():
+    pages = {path: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    assert [path.name for path, text in pages.items() if re.search(MARK, text)] == []
+
+
+def test_the_list_has_the_devices_figures_without_a_source():
+    page = (ROOT / "docs" / "unverified.md").read_text()
+    for name, chip in DEVICES.items():
+        row = re.search(rf"^\| {name} \| (.*) \|$", page, re.MULTILINE)[1]
+        assert set(row.split(", ")) == {f"`{figure}`" for figure in chip.uncertain}
+    borrowers = re.search(r"rests on\. (.*) have no measured factor", page)[1]
+    assert set(borrowers.split(" and ")) == DEVICES.keys() - FACTORS
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"unverified": {"all": "not tried"}}, "write one of not verified"),
+        ({"state": "tested; **not verified**"}, "name what is not verified under `unverified`"),
+        ({"unverfied": {}}, "unverfied"),
+    ],
+    ids=("an unknown mark", "a mark in the text", "an unknown key"),
+)
+def test_mistakes_in_the_source_are_one_line_and_2(status, copy, capsys, change, message):
+    path = copy / "docs" / "status.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["devices"][0] |= change
+    path.write_text(yaml.safe_dump(values))
+    assert status.main(["--check"], copy) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
