@@ -244,7 +244,7 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
                 error = read_json(run.error)
                 raise (UserError if error["user"] else RunFailure)(error["message"])
         elif ended > done or launcher_ended:
-            raise RunFailure(f"a worker ended before its work was done, the others were ended; {workers.last_lines()}")
+            raise RunFailure(f"a worker ended before its work was done, the others were ended: {workers.failure()}")
         if others:
             others.beat()
         time.sleep(POLL_SECONDS)
