@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import process_guard
 import pytest
 import yaml
 
@@ -18,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
+pytest_configure = process_guard.install
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
 
