@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+PYTEST = (sys.executable, "-m", "pytest")
 
 
 def collected(**environment: str | None) -> list[str]:
     """The names of all tests, slow ones too, in the order in which they would run; None removes a variable."""
     settings = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
     done = subprocess.run(
-        [*PYTEST, "--collect-only", "-q", "-m", "slow or not slow", "tests"],
+        [*PYTEST, "-p", "no:cacheprovider", "--collect-only", "-q", "-m", "slow or not slow", "tests"],
         cwd=ROOT,
         env=settings,
         capture_output=True,
@@ -154,3 +154,41 @@ def test_an_interrupt_works_in_the_background_of_a_script(suite):
     process = suite(body, shell='"$@" & wait $!')
     output, _ = process.communicate()
     assert process.returncode == 2 and "1 passed" in output and "KeyboardInterrupt" in output, output
+
+
+# --- what was skipped ---
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_what_was_skipped_runs_once_it_can(suite, tmp_path, words):
+    shutil.copy(ROOT / "tests" / "skipped_before.py", tmp_path)
+    with open(tmp_path / "conftest.py", "a") as file:
+        file.write(
+            textwrap.dedent("""
+                import skipped_before
+                pytest_addoption = skipped_before.add_option
+                def pytest_configure(config):
+                    config.pluginmanager.register(skipped_before.SkippedBefore(config))
+            """)
+        )
+    body = """
+        import pytest
+        from pathlib import Path
+
+        def test_plain():
+            pass
+
+        @pytest.mark.parametrize("name", ["here", "missing"])
+        def test_tool(name):
+            if not Path(name).exists():
+                pytest.skip("install it")
+    """
+    (tmp_path / "here").touch()
+    expected = [("2 passed, 1 skipped", ()), ("1 passed", ("--skipped-before",)), ("", ("--skipped-before",))]
+    for number, (counts, options) in enumerate(expected):
+        process = suite(body, *words, *options)
+        output, _ = process.communicate()
+        assert process.returncode == (0 if counts else 5), output
+        assert counts in output.splitlines()[-1], output
+        assert "test_plain" not in output and ("skipped" in output) == (number == 0)
+        (tmp_path / "missing").touch()
