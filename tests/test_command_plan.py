@@ -112,7 +112,7 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
         (["--config", PAPER, "parallel.tensr=8"], "parallel.tensr: unknown key"),
         (["--config", BASE, "--plot", "/nowhere/memory.png"], "--plot: /nowhere/memory.png cannot be written"),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(str(getattr(word, "name", word)) for word in value) if isinstance(value, list) else "",
 )
 def test_mistakes_end_with_one_line_and_2(words, message):
     result = command("plan", *words)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.training.processes import die_with_parent, ending
 
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 POLL_SECONDS = 0.05
@@ -49,6 +50,7 @@ class Task:
                 cwd=self.directory,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
     def last_lines(self, lines: int = 8) -> str:
@@ -72,7 +74,7 @@ def run_tasks(tasks: Sequence[Task], at_once: int, done: Callable[[Task], None] 
             # of several that failed, the one that stopped first says why: the others waited for it
             for task, process in sorted(ended, key=lambda pair: pair[0].log.stat().st_mtime):
                 if process.returncode:
-                    raise RunFailure(f"{task.name} ended with {process.returncode}: {task.last_lines()}")
+                    raise RunFailure(f"{task.name} {ending(process.returncode)}: {task.last_lines()}")
                 done(task)
     finally:
         for _, process in running:

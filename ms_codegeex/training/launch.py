@@ -273,7 +273,7 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
             if ended or time.monotonic() - error_at > GRACE_SECONDS:
                 raise _worker_error(run, node)
         elif ended > done or launcher_ended:
-            raise RunFailure(f"a worker ended before its work was done, the others were ended; {workers.last_lines()}")
+            raise RunFailure(f"a worker ended before its work was done, the others were ended: {workers.failure()}")
         if others:
             others.beat()
         time.sleep(POLL_SECONDS)

@@ -210,6 +210,7 @@ def node_processes(
         f"--master_port={port}",
         f"--log_dir={run.logs}",
         "--join=True",
+        f"--tail_worker_log={config.devices}",  # of no worker: the `tail -f` of each would outlive a killed msrun
         *_bind(config, node, cores),
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH

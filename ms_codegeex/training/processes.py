@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import shlex
 import signal
 import socket
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ms_codegeex.errors import RunFailure
 
 PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
 GRACE_SECONDS = 5.0
+STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 
 
 @contextlib.contextmanager
@@ -58,6 +60,17 @@ def die_with_parent(launcher: int | None = None) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if launcher is not None and not psutil.pid_exists(launcher):
         sys.exit(1)
+
+
+def ending(status: int | None) -> str:
+    """How a process ended, in words; `status` is that of `Popen.returncode`, None if it is not known."""
+    if status is None:
+        return "ended"
+    if status >= 0:
+        return f"exited with status {status}"
+    with contextlib.suppress(ValueError):  # a real-time signal has no name
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,20 @@ class ProcessSpec:
 
 
 class Workers:
-    """The processes of `specs` and all that they start; a context that ends them all."""
+    """The processes of `specs` and all that they start; a context that ends them all.
+
+    `workers` and `ranks` (of the whole job) are known by process id once `refresh` has found them; `statuses` of those
+    that have ended, where it could be read; `stopped` are those that were suspended when last seen alive.
+    """
 
     def __init__(self, specs: Sequence[ProcessSpec]):
         self.specs = list(specs)
         self.roots: list[subprocess.Popen[bytes]] = []
         self.workers: dict[int, psutil.Process] = {}
         self.family: dict[int, psutil.Process] = {}
+        self.ranks: dict[int, str] = {}
+        self.statuses: dict[int, int] = {}
+        self.stopped: set[int] = set()
         self.count = sum(len(spec.worker_logs) for spec in self.specs)
 
     def __enter__(self) -> Workers:
@@ -143,6 +163,7 @@ class Workers:
         self.family[root.pid] = psutil.Process(root.pid)
         if spec.is_worker:
             self.workers[root.pid] = self.family[root.pid]
+            self.ranks[root.pid] = spec.environment.get("RANK_ID", "0")
 
     def __exit__(self, *_: object) -> None:
         self.end()
@@ -159,20 +180,35 @@ class Workers:
                     self.family[process.pid] = process
                     if not spec.is_worker and process.pid not in self.workers:
                         with contextlib.suppress(psutil.Error):
-                            if process.environ().get("MS_ROLE") == "MS_WORKER" and process.ppid() == root.pid:
+                            environment = process.environ()
+                            if environment.get("MS_ROLE") == "MS_WORKER" and process.ppid() == root.pid:
                                 self.workers[process.pid] = process
+                                self.ranks[process.pid] = environment.get("RANK_ID", "?")
 
     def ended(self) -> int:
         """How many workers have ended, well or badly."""
         self._reap()
-        return sum(not _alive(process) for process in self.workers.values())
+        return sum(not self._watched(process) for process in self.workers.values())
+
+    def _watched(self, process: psutil.Process) -> bool:
+        """Whether a worker is alive; keeps what is needed to say how it ended."""
+        if not _alive(process):
+            if process.pid not in self.statuses and (status := _zombie_status(process.pid)) is not None:
+                self.statuses[process.pid] = status
+            return False
+        with contextlib.suppress(psutil.Error):
+            (self.stopped.add if process.status() in STOPPED else self.stopped.discard)(process.pid)
+        return True
 
     def launcher_ended(self) -> bool:
         """Whether all processes started here (msrun, or the workers) have ended."""
         return all(self._reap())
 
     def _reap(self) -> list[bool]:
-        return [root.poll() is not None for root in self.roots]
+        for root in self.roots:
+            if root.poll() is not None:
+                self.statuses[root.pid] = root.returncode
+        return [root.returncode is not None for root in self.roots]
 
     def end(self) -> None:
         """End every process of the job: asked first, killed after a grace period. Returns when none is left."""
@@ -191,14 +227,70 @@ class Workers:
         for root in self.roots:
             root.wait()
 
-    def last_lines(self, lines: int = 12) -> str:
-        """The end of a log, for an error message: that of a worker that failed, else of the one that wrote last."""
-        pairs = list(zip(self.specs, self.roots, strict=False))
-        failed = [spec for spec, root in pairs if spec.is_worker and root.returncode not in (None, 0)]
-        written = [log for spec in failed or self.specs for log in spec.worker_logs if log.exists()]
-        log = max(written, key=lambda path: path.stat().st_mtime) if written else self.specs[0].log
+    def failure(self) -> str:
+        """What is known of a failure, for an error message: the rank that failed first and how it ended, the
+        scheduler's own line, and the end of that rank's log."""
+        lost, said = self._scheduler_line()
+        at_fault = self._at_fault(lost)
+        parts = [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
+        if lost and not parts:
+            parts = [f"rank {lost}, on another server, was lost"]
+        if said:
+            parts.append(f"the scheduler says: {said}")
+        return "; ".join([*parts, self._last_lines({self.ranks[pid] for pid in at_fault})])
+
+    def _at_fault(self, lost: str | None) -> list[int]:
+        """Process ids of the workers to blame. The scheduler knows best (`lost`), then msrun, which kills all others
+        once it has seen one end; then what was seen here."""
+        if lost is not None:
+            return [pid for pid, rank in self.ranks.items() if rank == lost]
+        for spec in self.specs:
+            with contextlib.suppress(OSError):
+                for found in re.finditer(
+                    r"Worker process (\d+) exit with exception\. Error code: (-?\d+)",
+                    spec.log.read_text(encoding="utf-8", errors="replace"),
+                ):
+                    if (pid := int(found[1])) in self.workers:
+                        self.statuses[pid] = int(found[2])
+                        return [pid]
+        dead = [pid for pid, process in self.workers.items() if not _alive(process)]
+        return [pid for pid in dead if self.statuses.get(pid) != 0] or dead
+
+    def _fate(self, pid: int) -> str:
+        if pid in self.stopped:
+            return "was stopped and did not go on (by SIGSTOP or a debugger)"
+        if _alive(self.workers[pid]):
+            return "did not answer any more"
+        return ending(self.statuses.get(pid))
+
+    def _scheduler_line(self) -> tuple[str | None, str | None]:
+        """The rank that MindSpore's scheduler missed first, and its line about it; (None, None) if it missed none."""
+        for folder in dict.fromkeys(spec.log.parent for spec in self.specs):
+            with contextlib.suppress(OSError):
+                text = (folder / "scheduler.log").read_text(encoding="utf-8", errors="replace")
+                if found := re.search(r"The node: (\d+) is timed out[^\n]*", text):
+                    return found[1], found[0].rstrip(".")
+        return None, None
+
+    def _last_lines(self, ranks: Collection[str], lines: int = 12) -> str:
+        """The end of a log: of the one of `ranks` that wrote last, of any worker if none of them did."""
+        logs = [log for spec in self.specs for log in spec.worker_logs if log.exists()]
+        names = [f"worker_{rank}.log" for rank in ranks]
+        logs = [log for log in logs if log.name in names] or logs
+        log = max(logs, key=lambda path: path.stat().st_mtime) if logs else self.specs[0].log
         text = log.read_text(encoding="utf-8", errors="replace").rstrip() if log.exists() else ""
+        if not text:
+            return f"{log} is empty"
         return f"last lines of {log}:\n" + "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+
+
+def _zombie_status(pid: int) -> int | None:
+    """The status of an ended process that its parent has not asked for yet: Linux shows it to the same user."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        if fields[0] == "Z":
+            return os.waitstatus_to_exitcode(int(fields[49]))  # exit_code, the 52nd field of proc(5)
+    return None
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -69,10 +69,19 @@ def test_bad_rows_are_told_with_their_line(tmp_path: Path, line: str, told: str)
     assert f"{path}:{told}" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8bnothing", gzip.compress(b"x" * 99)[:-9], b"\xff\xfe", b"\n\n"])
-def test_bad_files_are_told(tmp_path: Path, content: bytes):
+BAD_FILES = {
+    "empty": b"",
+    "no gzip after its magic number": b"\x1f\x8bnothing",
+    "gzip that breaks off": gzip.compress(b"x" * 99, mtime=0)[:-9],
+    "not UTF-8": b"\xff\xfe",
+    "empty lines": b"\n\n",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_files_are_told(tmp_path: Path, kind: str):
     path = tmp_path / "python.jsonl.gz"
-    path.write_bytes(content)
+    path.write_bytes(BAD_FILES[kind])
     with pytest.raises(UserError, match=r"python\.jsonl\.gz"):
         data.read(tmp_path)
 

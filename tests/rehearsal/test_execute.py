@@ -148,5 +148,5 @@ def test_a_wrong_plan_fails(mistake):
 
 
 def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words():
-    with pytest.raises(RunFailure, match=r"ended with 1: .*KeyError"):
+    with pytest.raises(RunFailure, match=r"exited with status 1: .*KeyError"):
         rehearsed(2, {"tensor": 2}, {}, worker=(str(BROKEN), "no_such_mistake"))

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,16 +152,78 @@ def test_run_distributed_forwards_arguments_and_status(checkout):
     assert result.stdout == f"<train><--config><my config.yaml><a.b=c d>{checkout.venv}/bin/python\n"
 
 
-@pytest.mark.parametrize("default, slow, expected", [(0, 0, 0), (1, 0, 1), (0, 5, 0), (0, 1, 1), (0, 124, 0)])
-def test_ci_status(tmp_path, default, slow, expected):
-    """Status 5: pytest found no slow test; 124: `timeout` cut them."""
+# --- .ci/run ---
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """Runs `.ci/run` with stand-ins that note their calls; `tests/run.sh` ends with the status of its kind of tests."""
     for name in (".ci", "tests"):
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
-    (tmp_path / "tests/run.sh").write_text(f'if [[ "$*" == *"-m slow"* ]]; then exit {slow}; else exit {default}; fi\n')
-    result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True)
-    assert result.returncode == expected
-    assert ("did NOT run" in result.stdout) == (slow == 124)
+    calls = tmp_path / "calls"
+
+    def run(default: int = 0, skipped: int = 0, slow: int = 0, toolchains: int = 0):
+        note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n'
+        (tmp_path / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
+        cases = f"*-before*) exit {skipped} ;; *slow*) exit {slow} ;; *) exit {default} ;;"
+        (tmp_path / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
+        result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True)
+        return result, [line.strip() for line in calls.read_text().splitlines()]
+
+    return run
+
+
+def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
+    readme = (ROOT / "README.md").read_text()
+    assert "\nbash tests/run.sh  " in readme
+    _, calls = ci()
+    assert calls == ["run.sh", "toolchains", "run.sh --skipped-before -x", "run.sh -m slow -x"]
+
+
+@pytest.mark.parametrize(
+    "statuses, expected, cut",
+    [
+        ({}, 0, 0),
+        ({"default": 1}, 1, 0),
+        ({"default": 5}, 0, 0),  # 5: pytest found no such test
+        ({"default": 124}, 124, 1),  # 124: `timeout` ended it
+        ({"toolchains": 1}, 0, 0),
+        ({"skipped": 5, "slow": 5}, 0, 0),
+        ({"skipped": 1}, 1, 0),
+        ({"slow": 1}, 1, 0),
+        ({"skipped": 124, "slow": 137}, 0, 2),
+    ],
+    ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
+)
+def test_ci_status(ci, statuses, expected, cut):
+    result, calls = ci(**statuses)
+    assert result.returncode == expected, result.stdout
+    assert result.stdout.count("did NOT run") == cut
+    assert len(calls) == (1 if statuses.get("default", 5) != 5 else 3 if "skipped" in statuses and expected else 4)
+
+
+def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
+    """Also in the background of a script, where a shell makes all that it starts ignore SIGINT."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "tests").mkdir()
+    for name in ("process_guard.py", "process_watcher.py"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
+    (tmp_path / "tests/conftest.py").write_text("import process_guard\npytest_configure = process_guard.install\n")
+    (tmp_path / "tests/test_long.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "def test_short(): pass\ndef test_long(): Path('began').touch(); time.sleep(5432)\n"
+    )
+    (tmp_path / "tests/run.sh").write_text(f'exec "{sys.executable}" -m pytest -q tests/test_long.py\n')
+    words = ["bash", "-c", '"$@" & wait $!', "bash", str(tmp_path / ".ci/run")]
+    ci = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "began").exists() and ci.poll() is None:
+        time.sleep(0.05)
+    (timer,) = [each for each in psutil.Process(ci.pid).children(recursive=True) if each.name() == "timeout"]
+    timer.send_signal(signal.SIGALRM)  # as when its time is over
+    output, _ = ci.communicate()
+    assert ci.returncode == 124 and "1 passed" in output, output
+    assert "were cut" in output.splitlines()[-1]
 
 
 # --- setup.sh ---

@@ -141,6 +141,7 @@ def test_one_machine_is_as_it_was(tmp_path):
         "--master_port=21000",
         f"--log_dir={tmp_path}/logs",
         "--join=True",
+        "--tail_worker_log=2",
         "python",
         "-m",
         node_module.WORKER,
