@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -55,7 +56,8 @@ class JsonLog(Callback):
 
     def warning(self, text: str) -> None:
         """Show it, and leave it in the worker's log."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # that log may lie on the full disk too
+            print(f"warning: {text}", file=sys.stderr, flush=True)
         self._event({"event": "warning", "text": text, "time": time.time()})
 
     def step(self, trainer: Trainer, record: Record) -> None:

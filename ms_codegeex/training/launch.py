@@ -35,6 +35,7 @@ from ms_codegeex.training.resume import Change
 from ms_codegeex.training.run_directory import RunDirectory
 
 POLL_SECONDS = 0.1
+DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
 
 
 def required_memory(config: RunConfig) -> int:
@@ -248,8 +249,33 @@ def _worker_error(run: RunDirectory, node: Node) -> UserError | RunFailure:
     return (UserError if error["user"] else RunFailure)(error["message"])
 
 
+class _Disk:
+    """Whether the run's disk is full, which its workers have no place left to say."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.next_look, self.full = folder, 0.0, False
+
+    def look(self) -> None:
+        """Warn when it has become full."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + DISK_SECONDS
+        before, self.full = self.full, self._is_full()
+        if self.full and not before:
+            print(f"warning: the disk of {self.folder} is full; the log waits for room", file=sys.stderr, flush=True)
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.folder).free < DISK_ROOM
+        return False
+
+    def reason(self) -> str:
+        """For the end of an error message."""
+        return f"\nthe disk of {self.folder} is full; free some space" if self._is_full() else ""
+
+
 def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
-    finished_at, error_at, count = None, None, workers.count
+    finished_at, error_at, count, disk = None, None, workers.count, _Disk(run.path)
     # Several servers share the folder. On one, whatever RANK_ID the environment had before does not matter.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
@@ -273,7 +299,9 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
             if ended or time.monotonic() - error_at > GRACE_SECONDS:
                 raise _worker_error(run, node)
         elif ended > done or launcher_ended:
-            raise RunFailure(f"a worker ended before its work was done, the others were ended: {workers.failure()}")
+            why = workers.failure() + disk.reason()
+            raise RunFailure(f"a worker ended before its work was done, the others were ended: {why}")
         if others:
             others.beat()
+        disk.look()
         time.sleep(POLL_SECONDS)
