@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandbox_attacks import Attack
 
-from ms_codegeex.evaluation.sandbox import End, Execution
+from ms_codegeex.evaluation.sandbox import End, Execution, Sandbox
+from ms_codegeex.evaluation.sandbox.interpreter import find_interpreter
+from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
+from ms_codegeex.evaluation.sandbox.supervisors import ForkServers
 
 
 class World:
@@ -121,22 +127,51 @@ def open_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def fake_bwrap(directory: Path, script: str) -> str:
-    """A PATH on which bwrap is this shell script; @real@ is the true one."""
-    real = shutil.which("bwrap")
-    assert real is not None
-    path = directory / "bwrap"
-    path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
-    path.chmod(0o755)
-    return f"{directory}:/usr/bin:/bin"
-
-
-# bwrap where namespaces cannot be nested: it always does what keeps them from being.
-NOT_NESTED = """case "$*" in
-    --help|*--disable-userns*) exec @real@ "$@";;
-    *) exec @real@ --disable-userns "$@";;
-esac
+REFUSING = """#!@python@ -IS
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+code = ctypes.create_string_buffer(@code@)
+program = (ctypes.c_uint64 * 2)(len(code) // 8, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv("@python@", ["@python@", *sys.argv[1:]])
 """
+
+
+def refusing_python(directory: Path) -> str:
+    """A Python whose processes' kernel makes no namespaces, as in a container with Docker's filter."""
+    unshare = MACHINES[platform.machine()].number("unshare")
+    assert unshare is not None
+    code = [instruction(LOAD, NUMBER), *when(unshare, [refuse(errno.EPERM)]), instruction(RETURN, ALLOW)]
+    path = directory / "refusing-python"
+    text = REFUSING.replace("@python@", find_interpreter().path).replace("@code@", repr(b"".join(code)) + f", {8 * len(code)}")
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def servers(sandbox: Sandbox) -> list[int]:
+    """The numbers of the processes that wait outside for its fork servers."""
+    supervisors = sandbox._supervisors
+    assert isinstance(supervisors, ForkServers)
+    return [server.pid for server in supervisors._servers.values()]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def child_of(pid: int) -> int:
+    """The first process that it has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def accepts(listener: socket.socket) -> bool:

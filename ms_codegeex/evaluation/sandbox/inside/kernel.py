@@ -19,6 +19,7 @@ MNT_DETACH = 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, of two words
 CAPABILITIES = 64  # the most there can be
+CAP_SETFCAP = 1 << 31  # of the first 32: needed to make a user namespace in which user 0 is user 0
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -104,11 +105,14 @@ def restrict(ruleset: int, filter_code: bytes) -> None:
 
 def write(path: str, content: bytes, directory: int) -> None:
     """One write to a file below this directory."""
-    descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
     try:
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
 
 
 def unshare(kinds: int) -> None:
@@ -157,10 +161,10 @@ def name_host(name: bytes) -> None:
     checked(LIBC.sethostname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))), "sethostname")
 
 
-def drop_capabilities() -> None:
-    """Give all capabilities up, and the right to get any by a program."""
+def drop_capabilities(kept: int = 0) -> None:
+    """Give all capabilities up but those (of the first 32, a bit each), and the right to get any by a program."""
     for number in range(CAPABILITIES):
         if LIBC.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
             break  # the last one was the last
-    header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
-    checked(LIBC.capset(header, none), "capset")
+    header, words = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept)
+    checked(LIBC.capset(header, words), "capset")

@@ -80,13 +80,13 @@ def wait_outside() -> None:
     os._exit(1 if status else 0)
 
 
-def settle(view: dict) -> None:
-    """As PID 1: see what the view says, and no more; give all rights up."""
+def settle(view: dict, user: int) -> None:
+    """As PID 1: see what the view says, and no more; give all rights up, but that of making namespaces."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     os.setsid()
     kernel.name_host(b"sandbox")
     rootfs.make(view)
-    kernel.drop_capabilities()
+    kernel.drop_capabilities(0 if user else kernel.CAP_SETFCAP)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
@@ -119,7 +119,7 @@ def main(descriptors: list) -> None:
         if os.fork():
             channel.close()
             wait_outside()
-        settle(view)
+        settle(view, user)
         serve(channel, user, group)
     except BaseException as error:
         os.write(2, supervisor.described(error) + b"\n")
