@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
+pytest_plugins = ["strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
 

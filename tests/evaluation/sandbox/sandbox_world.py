@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import platform
 import secrets
 import shutil
 import signal
@@ -19,8 +17,6 @@ from pathlib import Path
 from sandbox_attacks import Attack
 
 from ms_codegeex.evaluation.sandbox import End, Execution, Sandbox
-from ms_codegeex.evaluation.sandbox.interpreter import find_interpreter
-from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
 from ms_codegeex.evaluation.sandbox.supervisors import ForkServers
 
 
@@ -125,28 +121,6 @@ def open_directory() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
-
-
-REFUSING = """#!@python@ -IS
-import ctypes, errno, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-code = ctypes.create_string_buffer(@code@)
-program = (ctypes.c_uint64 * 2)(len(code) // 8, ctypes.addressof(code))
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
-os.execv("@python@", ["@python@", *sys.argv[1:]])
-"""
-
-
-def refusing_python(directory: Path) -> str:
-    """A Python whose processes' kernel makes no namespaces, as in a container with Docker's filter."""
-    unshare = MACHINES[platform.machine()].number("unshare")
-    assert unshare is not None
-    code = [instruction(LOAD, NUMBER), *when(unshare, [refuse(errno.EPERM)]), instruction(RETURN, ALLOW)]
-    path = directory / "refusing-python"
-    text = REFUSING.replace("@python@", find_interpreter().path).replace("@code@", repr(b"".join(code)) + f", {8 * len(code)}")
-    path.write_text(text)
-    path.chmod(0o755)
-    return str(path)
 
 
 def servers(sandbox: Sandbox) -> list[int]:

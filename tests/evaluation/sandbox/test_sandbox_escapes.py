@@ -14,6 +14,7 @@ from sandbox_suite import ATTACKS, attempt_all, lacking, outside, with_room
 
 from ms_codegeex.evaluation.sandbox import open_sandbox
 
+pytestmark = pytest.mark.strict_sandbox
 NOBODY = 65534
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandbox_world import open_directory, refusing_python, survivors
+from sandbox_world import open_directory, survivors
+from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import (
@@ -27,6 +29,7 @@ from ms_codegeex.evaluation.sandbox import (
 )
 from ms_codegeex.evaluation.sandbox.told import crowd
 
+ROOT = Path(__file__).resolve().parents[3]
 MIB = 1 << 20
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
 
@@ -45,7 +48,13 @@ def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
     )[0]
 
 
-def test_here_every_layer_is_active() -> None:
+def test_every_layer_is_active_where_the_kernel_has_it() -> None:
+    """By what another tool can do: else a sandbox that is broken would be taken for a kernel that refuses."""
+    identity = {"user": layers.NOBODY, "group": layers.NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
+    kinds = ("--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc")
+    done = subprocess.run(["unshare", *kinds, "true"], capture_output=True, text=True, **identity)
+    if done.returncode or landlock.abi() == 0:
+        pytest.skip(f"the kernel refuses: {done.stderr.strip() or 'Landlock'}")
     states = open_sandbox().layers
     assert set(states) == {"unprivileged user", "namespaces", "seccomp", "Landlock"}
     assert set(states.values()) == {"active"}
@@ -86,6 +95,37 @@ def test_a_kernel_without_namespaces() -> None:
     assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
 
 
+def asking(python: str) -> subprocess.CompletedProcess[str]:
+    """The documentation's command."""
+    words = [python, "-m", "ms_codegeex.evaluation.sandbox"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.strict_sandbox
+def test_asking_where_nothing_is_missing() -> None:
+    done = asking(sys.executable)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_asking_where_namespaces_are_refused(shown: Path) -> None:
+    done = asking(refusing_python(shown))
+    assert done.returncode == 1 and done.stdout.startswith("namespaces: ") and done.stdout.count("\n") == 1, done
+
+
+def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None:
+    """The last lines of the whole suite, here of one file."""
+    names = ("test_sandbox_rootfs.py", "test_sandbox_seccomp.py")
+    words = ["-m", "pytest", "-p", "no:cacheprovider", *(str(Path(__file__).with_name(name)) for name in names)]
+    done = subprocess.run(
+        [refusing_python(shown, sys.executable), *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout
+    told, last = done.stdout.splitlines()[-2:]
+    count = re.search(r" (\d+) skipped", last)[1]
+    assert int(count) > 10 and " passed" in last
+    assert re.fullmatch(rf"{count} tests were skipped, .*: namespaces: .* {re.escape(layers.advice())}", told), told
+
+
 @pytest.mark.parametrize("name", layers.SWITCHES)
 def test_what_enables_namespaces_is_one_command(tmp_path: Path, name: str) -> None:
     setting = tmp_path / "sys" / name
@@ -97,11 +137,12 @@ def test_what_enables_namespaces_is_one_command(tmp_path: Path, name: str) -> No
     assert layers.advice(tmp_path) == f"as root: sysctl -w {name.replace('/', '.')}={allowing}"
 
 
+@pytest.mark.strict_sandbox
 def test_a_kernel_that_allows_no_more_namespaces() -> None:
     """As root of a user namespace that may have none within; it cannot become nobody there, either."""
-    script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\""
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     words = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", OPENING]
-    done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done
     assert "unprivileged user: root cannot become nobody" in done.stdout
     assert "No space left on device; as root: sysctl -w user.max_user_namespaces=15000" in done.stdout
@@ -119,6 +160,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.strict_sandbox
 def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
@@ -153,6 +195,7 @@ def unfiltered(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return sandbox
 
 
+@pytest.mark.strict_sandbox
 def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
     sandbox = unfiltered
     for kind in "user", "mount", "net", "pid":
@@ -165,6 +208,7 @@ def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
     assert sandbox.run([command], {})[0].stdout.split() == [str(errno.EPERM).encode()] * 5
 
 
+@pytest.mark.strict_sandbox
 def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
     """Also below those that every program has of its own."""
     (shown / "tools").mkdir()

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
-from sandbox_world import open_directory, refusing_python, survivors
+from sandbox_world import open_directory, survivors
+from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
 
+pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
 PYTHON = "python3"
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)

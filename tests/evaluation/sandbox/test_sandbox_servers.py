@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sandbox_world import child_of, gone, open_directory, refusing_python, servers
+from sandbox_world import child_of, gone, open_directory, servers
+from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.evaluation.sandbox import (
@@ -27,8 +28,9 @@ from ms_codegeex.evaluation.sandbox import (
     open_sandbox,
     runner,
 )
-from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne
+from ms_codegeex.evaluation.sandbox.supervisors import OneByOne
 
+pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
 PYTHON = "python3"
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
@@ -136,9 +138,7 @@ def test_a_server_that_does_not_answer_is_no_verdict(sandbox: Sandbox, monkeypat
         os.kill(server, signal.SIGCONT)
 
 
-def test_what_keeps_us_from_starting_a_program_is_no_verdict(
-    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
-) -> None:
+def test_what_keeps_us_from_starting_a_program_is_no_verdict(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "limits_of", lambda *_: {"rlimits": [("RLIMIT_NONE", 1, 1)], "wall": 9})
         with pytest.raises(RunFailure, match=r"a sandbox failed: AttributeError.*RLIMIT_NONE"):

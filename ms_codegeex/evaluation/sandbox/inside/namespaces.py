@@ -22,9 +22,9 @@ def enter(user: int, group: int) -> None:
 
 
 def settle(homes: list, covered: list, user: int, group: int) -> None:
-    """As the first process of a program's: empty file systems, homes of (path, bytes), and our own /proc over those that
-    we have copied, with what these cover and the program is to see on top again; then a last user namespace, which no
-    other can follow, and there give all rights up, those over the mounts included. Every step is needed: one that
+    """As the first process of a program's: empty file systems, homes of (path, bytes), and our own /proc over those
+    that we have copied, with what these cover and the program is to see on top again; then a last user namespace, which
+    no other can follow, and there give all rights up, those over the mounts included. Every step is needed: one that
     fails is an OSError."""
     kernel.make_private()
     proc = kernel.open_proc()  # ours can only be read

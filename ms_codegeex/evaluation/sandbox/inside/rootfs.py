@@ -13,16 +13,16 @@ OUTSIDE = "/.outside"
 FLAGS = {b"ro": MS_RDONLY, b"nosuid": MS_NOSUID, b"nodev": MS_NODEV, b"noexec": MS_NOEXEC}
 
 
-def unveil(sources: list) -> list:
-    """As root: files and directories that only root may walk to, shown to this process and its children where everybody
-    may: their paths there."""
+def unveil(shown: list) -> list:
+    """As root: what the view shows, with sources that everybody may walk to; only this process and its children see
+    these."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.make_private()
-    opened = [(f"{STAGE}/{index}", os.open(source, os.O_PATH)) for index, source in enumerate(sources)]
+    opened = [(path, f"{STAGE}/{index}", os.open(source, os.O_PATH)) for index, (path, source) in enumerate(shown)]
     kernel.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    for place, descriptor in opened:
+    for _, place, descriptor in opened:
         show(place, descriptor)
-    return [place for place, _ in opened]
+    return [(path, place) for path, place, _ in opened]
 
 
 def make(view: dict) -> None:

@@ -65,8 +65,7 @@ def give_up_root(view: dict) -> None:
     if view["user"] is None:
         return
     if view["veiled"]:
-        places = rootfs.unveil([source for _, source in view["shown"]])
-        view["shown"] = [(path, place) for (path, _), place in zip(view["shown"], places)]
+        view["shown"] = rootfs.unveil(view["shown"])
     os.setgroups([])
     os.setgid(view["user"])
     os.setuid(view["user"])
@@ -83,7 +82,6 @@ def wait_outside() -> None:
 def settle(view: dict, user: int) -> None:
     """As PID 1: see what the view says, and no more; give all rights up, but that of making namespaces."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
-    os.setsid()
     kernel.name_host(b"sandbox")
     rootfs.make(view)
     kernel.drop_capabilities(0 if user else kernel.CAP_SETFCAP)
