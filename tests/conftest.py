@@ -21,6 +21,7 @@ from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
 pytest_addoption = skipped_before.add_option
+pytest_plugins = ["strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
 

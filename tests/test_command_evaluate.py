@@ -55,6 +55,7 @@ def evaluate(tmp_path, capsys):
 SHORT = ("--n", 2, "--temperature", 0.8, "--max-new-tokens", 6, "--workers", 2)
 
 
+@pytest.mark.strict_sandbox
 def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     report = evaluate("humaneval", "--model", model, "--data", data, *SHORT, "--check-references")
@@ -79,6 +80,7 @@ def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
     assert "model.sha256 is" in evaluate("humaneval", "--model", other, "--data", data, status=2)
 
 
+@pytest.mark.strict_sandbox
 def test_humaneval_x_in_two_languages_and_between_them(model, evaluate, tmp_path):
     data = small_benchmarks.humaneval_x(tmp_path)
     report = evaluate(
@@ -91,6 +93,7 @@ def test_humaneval_x_in_two_languages_and_between_them(model, evaluate, tmp_path
     assert prompts[0].startswith("# language: Python\n") and prompts[-1].startswith("// language: JavaScript\n")
 
 
+@pytest.mark.strict_sandbox
 def test_translation(model, evaluate, tmp_path):
     data = small_benchmarks.humaneval_x(tmp_path)
     words = ("--model", model, "--data", data, *SHORT, "--translate-from", "python", "--language", "js")
@@ -101,6 +104,7 @@ def test_translation(model, evaluate, tmp_path):
     assert any("Translation from Python" in table["title"] for table in report["published"])
 
 
+@pytest.mark.strict_sandbox
 @pytest.mark.parametrize("turns", ["multi", "single"])
 def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):
     data = small_benchmarks.mtpb(tmp_path)
@@ -113,6 +117,7 @@ def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):
     assert list(report["scores"]["published"]["by"]["category"]) == ["math"]
 
 
+@pytest.mark.strict_sandbox
 def test_prompt_perplexity_beside_the_scores(model, evaluate, tmp_path):
     data = small_benchmarks.mtpb(tmp_path)
     words = ("--model", model, "--data", data, "--temperature", 0.8, "--limit", 1, "--prompt-perplexity")
@@ -135,6 +140,7 @@ def test_perplexity_of_a_corpus(model, evaluate, tmp_path):
     assert "gives no probabilities" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
 
 
+@pytest.mark.strict_sandbox
 def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
     data = small_benchmarks.ds1000(tmp_path)
     report = evaluate("ds1000", "--model", model, "--data", data, *SHORT, "--check-references")
@@ -143,6 +149,7 @@ def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
     assert set(by["perturbation"]) == {"Origin", "Surface"} and by["library"]["Numpy"]["samples"] == 4
 
 
+@pytest.mark.strict_sandbox
 def test_a_server_and_a_process_of_its_own(tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     key = tmp_path / "key"
@@ -192,6 +199,7 @@ def test_an_interrupted_command_goes_on(tmp_path):
     assert samples[0] == samples[1]
 
 
+@pytest.mark.strict_sandbox
 def test_references_alone(evaluate, tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     report = evaluate("humaneval", "--data", data, "--check-references")
@@ -203,6 +211,7 @@ def test_references_alone(evaluate, tmp_path):
     assert "data.problems is" in told  # the same directory, other problems
 
 
+@pytest.mark.strict_sandbox
 def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     data.write_text(data.read_text().replace("2 * x", "3 * x"))
@@ -230,5 +239,5 @@ def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
 )
 def test_mistakes_are_told_in_a_line(evaluate, tmp_path, words, message):
     data = small_benchmarks.humaneval(tmp_path)
-    told = evaluate("humaneval", "--data", data, *words, status=2)
+    told = evaluate("humaneval", "--data", data, "--sandbox", "best-effort", *words, status=2)
     assert message in told and len(told.strip().splitlines()) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox_attacks import BRIEF, family, prelude
 
-SLEEPER = "['/usr/bin/python3', '-c', 'import time; time.sleep(600)', '@marker@']"
+SLEEPER = "[sys.executable, '-c', 'import time; time.sleep(600)', '@marker@']"
 SURVIVORS = [
     *family(
         "survivors",

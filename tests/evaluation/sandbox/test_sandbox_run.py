@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
 from sandbox_world import open_directory, survivors
+from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
 
+pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
-PYTHON = "/usr/bin/python3"
+PYTHON = "python3"
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
 
 
@@ -240,7 +242,7 @@ def test_the_next_program_finds_nothing_of_the_last(sandbox: Sandbox) -> None:
 HOST = """
 import sys
 from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
-words = ["/usr/bin/python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
+words = ["python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
 open_sandbox(sys.argv[1]).run([Command(words, Limits(wall=600))], {})
 """
 
@@ -263,13 +265,12 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("mode", ["strict", "without bwrap"])
+@pytest.mark.parametrize("mode", ["strict", "without namespaces"])
 def test_programs_die_with_who_runs_them(mode: str, shown: Path) -> None:
     marker = f"orphan{os.getpid()}{mode.split()[0]}"
     environment = {**os.environ, "TMPDIR": str(shown)}
-    if mode != "strict":
-        environment["PATH"] = str(shown)
-    words = [sys.executable, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
+    python = sys.executable if mode == "strict" else refusing_python(shown)
+    words = [python, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
     runner = subprocess.Popen(words, cwd=Path(__file__).resolve().parents[3], env=environment)
     assert appears(marker, True)
     runner.send_signal(signal.SIGKILL)
