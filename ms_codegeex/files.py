@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -172,3 +174,29 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def user_cache() -> Path:
+    """Where the user keeps what can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or in `~/.cache`.
+
+    Without a home, or where it is read-only, a directory in the system's temporary one that only this user can enter;
+    `UserError` if what is there is not that.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "ms_codegeex"
+    with suppress(RuntimeError, OSError):  # RuntimeError: no HOME, and no such user
+        cache = Path.home() / ".cache" / "ms_codegeex"
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK | os.X_OK):
+            return cache
+    cache = Path(tempfile.gettempdir()) / f"ms_codegeex-{os.getuid()}"
+    with suppress(OSError):
+        cache.mkdir(mode=0o700, exist_ok=True)
+        found = cache.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return cache
+    raise UserError(
+        f"{cache}: expected a directory that only this user can enter, for want of a home directory that can be "
+        "written; set XDG_CACHE_HOME to a directory that can"
+    )
