@@ -207,6 +207,8 @@ def _print_job(arguments: argparse.Namespace, config) -> int:
     words = ["--config", arguments.config, *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
+    for key in arguments.allow_change:
+        words += ["--allow-change", key]
     print(job_file(arguments.job, config, words, arguments.rank_table), end="")
     return 0
 
