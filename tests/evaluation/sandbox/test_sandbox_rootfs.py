@@ -104,6 +104,7 @@ def test_who_makes_the_namespaces_keeps_no_rights(sandbox: Sandbox) -> None:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(status[name], 16) == 0, name
+        assert status["Groups"].split() == [] or os.geteuid() != 0
         assert status["NoNewPrivs"] == "1" and "0" not in status["Uid"].split(), status
         assert os.stat(f"/proc/{process}/environ").st_uid == 0  # not dumpable: nobody may trace it
     if os.geteuid() == 0:
@@ -200,6 +201,15 @@ def test_a_place_within_what_is_readable_is_not_made_there(sandbox: Sandbox, sho
     assert os.listdir(shown) == ["tools"]
     both = {"/given": shown, "/given/tools": shown / "tools"}
     assert sandbox.run([Command(["/bin/ls", "/given"], SHORT)], {}, both)[0].stdout == b"tools\n"
+
+
+def test_a_place_may_be_reached_by_a_link(sandbox: Sandbox, shown: Path) -> None:
+    """/bin is one to usr/bin where the two are merged."""
+    (shown / "file").write_text("another env")
+    (shown / "file").chmod(0o666)
+    command = Command(["/bin/sh", "-c", "cat /bin/env; echo x > /bin/env"], SHORT)
+    done = sandbox.run([command], {}, {"/bin/env": shown / "file"})[0]
+    assert done.stdout == b"another env" and b"Read-only file system" in done.stderr, done
 
 
 def test_devices_are_there_and_work(sandbox: Sandbox) -> None:
