@@ -52,9 +52,9 @@ def test_every_layer_is_active_where_the_kernel_has_it() -> None:
     """By what another tool can do: else a sandbox that is broken would be taken for a kernel that refuses."""
     identity = {"user": layers.NOBODY, "group": layers.NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
     kinds = ("--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc")
-    done = subprocess.run(["unshare", *kinds, "true"], capture_output=True, text=True, **identity)
-    if done.returncode or landlock.abi() == 0:
-        pytest.skip(f"the kernel refuses: {done.stderr.strip() or 'Landlock'}")
+    refusal = layers.attempt(["unshare", *kinds, "true"], identity)
+    if refusal or landlock.abi() == 0:
+        pytest.skip(f"the kernel refuses: {refusal or 'Landlock'}")
     states = open_sandbox().layers
     assert set(states) == {"unprivileged user", "namespaces", "seccomp", "Landlock"}
     assert set(states.values()) == {"active"}
@@ -92,7 +92,7 @@ def test_a_kernel_without_namespaces() -> None:
     lines = done.stdout.decode().split()
     assert lines[0].endswith("/program") and not Path(lines[0]).exists()
     assert lines[1] == lines[0].removesuffix("program") + "tmp"
-    assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
+    assert lines[2] == str(layers.find_layers().user)
 
 
 def asking(python: str) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def test_asking_where_nothing_is_missing() -> None:
 
 def test_asking_where_namespaces_are_refused(shown: Path) -> None:
     done = asking(refusing_python(shown))
-    assert done.returncode == 1 and done.stdout.startswith("namespaces: ") and done.stdout.count("\n") == 1, done
+    assert done.returncode == 1 and "namespaces: " in done.stdout and done.stdout.count("\n") == 1, done
 
 
 def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None:
@@ -123,7 +123,7 @@ def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None
     told, last = done.stdout.splitlines()[-2:]
     count = re.search(r" (\d+) skipped", last)[1]
     assert int(count) > 10 and " passed" in last
-    assert re.fullmatch(rf"{count} tests were skipped, .*: namespaces: .* {re.escape(layers.advice())}", told), told
+    assert re.fullmatch(rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}", told), told
 
 
 @pytest.mark.parametrize("name", layers.SWITCHES)
