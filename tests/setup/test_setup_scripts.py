@@ -212,7 +212,7 @@ def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
     (tmp_path / "tests").mkdir()
     for name in ("process_guard.py", "process_watcher.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "tests/conftest.py").write_text("import process_guard\npytest_configure = process_guard.install\n")
+    (tmp_path / "tests/conftest.py").write_text("pytest_plugins = ['process_guard']\n")
     (tmp_path / "tests/test_long.py").write_text(
         "import time\nfrom pathlib import Path\n"
         "def test_short(): pass\ndef test_long(): Path('began').touch(); time.sleep(5432)\n"
