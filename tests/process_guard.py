@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -68,7 +69,12 @@ class ProcessGuard:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
         yield
-        if (nextitem is None or nextitem.path != item.path) and (lines := self.clear()):
+        if nextitem is not None and nextitem.path == item.path:
+            return
+        if self._descendants():  # those of a fixture may end with the last reference to it, as a sandbox's do
+            getattr(item, "funcargs", {}).clear()
+            gc.collect()
+        if lines := self.clear():
             pytest.fail("\n".join([f"{item.path.name} left processes behind, now killed:", *lines]), pytrace=False)
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # after the workers of pytest-xdist, before the summary
