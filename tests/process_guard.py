@@ -71,8 +71,9 @@ class ProcessGuard:
         yield
         if nextitem is not None and nextitem.path == item.path:
             return
-        getattr(item, "funcargs", {}).clear()  # a sandbox's servers end when nobody holds the sandbox any more
-        gc.collect()
+        if self._descendants():  # those of a fixture may end with the last reference to it, as a sandbox's do
+            getattr(item, "funcargs", {}).clear()
+            gc.collect()
         if lines := self.clear():
             pytest.fail("\n".join([f"{item.path.name} left processes behind, now killed:", *lines]), pytrace=False)
 

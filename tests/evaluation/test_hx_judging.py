@@ -13,7 +13,7 @@ from ms_codegeex.evaluation import judging
 from ms_codegeex.evaluation.sandbox import End, Execution, Verdict, open_sandbox
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox():
     return open_sandbox()
 
