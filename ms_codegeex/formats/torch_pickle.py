@@ -147,10 +147,6 @@ class _Global:
     name: str
 
 
-def _printable(text: str) -> str:
-    return text if text.isprintable() and len(text) <= LONGEST_NAME else ascii(text[:LONGEST_NAME])
-
-
 def _is_inert(found: _Global) -> bool:
     return (found.module, found.name) in _INERT or found.module.split(".")[0] in _INERT_PROGRAMS
 
@@ -272,7 +268,7 @@ class _Machine:
         found = _Global(module, name)
         if not ((module, name) in _CALLS or (module, name) in _STORAGE_TYPES or _is_inert(found)):
             raise UserError(
-                f"{self._where}: refused, because loading it would call {_printable(f'{module}.{name}')}; only plain "
+                f"{self._where}: refused, because loading it would call {f'{module}.{name}'[:LONGEST_NAME]}; only plain "
                 "state dicts of tensors, numbers and strings are read. Save the state dict alone"
             )
         self._stack.append(found)
@@ -425,5 +421,5 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = _printable(f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"[:LONGEST_NAME]
         raise UserError(f"{where}: its data.pkl is damaged ({reason}); copy it again") from None
