@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="hf: the tokenizer that goes with the model (default: the one recorded or lying beside IN)",
     )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
-    parser.add_argument("--replace", action="store_true", help="replace a converted model that is already at OUT")
+    parser.add_argument("--replace", action="store_true", help="replace what a conversion has written at OUT")
     parser.add_argument(
         "--set",
         action="append",
@@ -106,6 +106,15 @@ def run(arguments: argparse.Namespace) -> int:
                 "or convert with --tokenizer NAME|DIR",
                 file=sys.stderr,
             )
+        if result["guessed"]:
+            sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
+            print(
+                f"guessed, because IN does not record it: {sizes} (of the preset with the same width and depth); if "
+                "the model has others, convert again with --set NAME=VALUE",
+                file=sys.stderr,
+            )
+        for warning in result["warnings"]:
+            print(f"{result['output']}: {warning}", file=sys.stderr)
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
             print(f"left out, no parameter: {result['skipped'][0]}{others}", file=sys.stderr)

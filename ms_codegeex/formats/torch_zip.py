@@ -8,6 +8,7 @@ of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<s
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -23,7 +24,9 @@ from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 ALIGNMENT = 64
+_WRITER = b"ms-codegeex"  # comment of our archives; whoever saves one again leaves it out
 _LOCAL_HEADER = 30  # bytes before the record's name
+_END_RECORD = 22  # bytes of the end of an archive, before its comment
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
 MOST_VALUES = 1_000_000  # of a tree, counted where they are and not once
@@ -56,6 +59,16 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
         for key, tensor in enumerate(tensors):
             _write_record(archive, f"{path.stem}/data/{key}", tensor.nbytes, byte_blocks(tensor.array()))
         _write_record(archive, f"{path.stem}/version", 2, [b"3\n"])
+        archive.comment = _WRITER
+
+
+def is_written_by_us(path: Path) -> bool:
+    """Whether `write_torch` wrote the file at `path`, as far as its end says."""
+    with open(path, "rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - len(_WRITER) - _END_RECORD))
+        end = stream.read()
+    return end.startswith(b"PK\x05\x06") and end.endswith(struct.pack("<H", len(_WRITER)) + _WRITER)
 
 
 class _Archive:
