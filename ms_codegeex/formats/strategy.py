@@ -319,7 +319,8 @@ def merge_slices(
     `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
     for files in which optimizer shards have been put together: the release's step from 128 files to 8 keeps the
-    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs.
+    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs; the first time also as
+    much of every file as shows that none is a copy of another one, which is a `UserError`.
 
     Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
     strategy does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with

@@ -2,13 +2,12 @@
 
 The archive is an uncompressed zip: `<stem>/data.pkl`, `<stem>/byteorder`, `<stem>/data/<key>` with the raw elements
 of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<stem>/version`
-(PyTorch, caffe2/serialize/inline_container.cc).
+(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch passes over.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zipfile
 import zlib
@@ -24,9 +23,9 @@ from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 ALIGNMENT = 64
-_WRITER = b"ms-codegeex"  # comment of our archives; whoever saves one again leaves it out
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
+_MARK, _WRITER = "written_by", b"ms-codegeex"  # a record of our archives; whoever saves one again leaves it out
 _LOCAL_HEADER = 30  # bytes before the record's name
-_END_RECORD = 22  # bytes of the end of an archive, before its comment
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
 MOST_VALUES = 1_000_000  # of a tree, counted where they are and not once
@@ -59,16 +58,17 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
         for key, tensor in enumerate(tensors):
             _write_record(archive, f"{path.stem}/data/{key}", tensor.nbytes, byte_blocks(tensor.array()))
         _write_record(archive, f"{path.stem}/version", 2, [b"3\n"])
-        archive.comment = _WRITER
+        _write_record(archive, f"{path.stem}/{_MARK}", len(_WRITER), [_WRITER])
 
 
 def is_written_by_us(path: Path) -> bool:
-    """Whether `write_torch` wrote the file at `path`, as far as its end says."""
-    with open(path, "rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - len(_WRITER) - _END_RECORD))
-        end = stream.read()
-    return end.startswith(b"PK\x05\x06") and end.endswith(struct.pack("<H", len(_WRITER)) + _WRITER)
+    """Whether `write_torch` wrote the file at `path`, and nobody has saved it again since."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            marks = [info for info in archive.infolist() if info.filename.partition("/")[2] == _MARK]
+            return [info.file_size for info in marks] == [len(_WRITER)] and archive.read(marks[0]) == _WRITER
+    except (OSError, *_DAMAGE):
+        return False
 
 
 class _Archive:
@@ -91,8 +91,7 @@ class _Archive:
                     raise UserError(f"{path}: written on a big-endian machine, which is not supported")
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
-        # a RuntimeError says "encrypted"
-        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error) as error:
+        except _DAMAGE as error:
             raise UserError(
                 f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
                 "copy it again, or save it with PyTorch 1.6 or newer"
