@@ -20,7 +20,7 @@ from ms_codegeex.formats import layout
 from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.output import check_target, resolved, write_record
+from ms_codegeex.formats.output import check_target, naming, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import cut
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
@@ -224,13 +224,13 @@ def convert(
     if tensor_parallel != 1 and to not in _RANK_FILES:
         raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
     model = source if isinstance(source, Source) else open_source(Path(source))
-    target = _target(Path(output), to, model.family.name, tensor_parallel)
     directory = to == "hf" or tensor_parallel > 1
-    if target.is_symlink():
-        target = resolved(target)  # the link stays
+    with naming(output):
+        target = _target(Path(output), to, model.family.name, tensor_parallel)
+        target = resolved(target) if target.is_symlink() else target
+        remove_leftovers(target)
+        check_target(target, model.path, replace, directory)
     parts = _parts(model, to, dtype, tensor_parallel)
-    remove_leftovers(target)
-    check_target(target, model.path, replace, directory)
 
     def finish(temporary: Path) -> None:
         if verify:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,21 @@ def _foreign(target: Path) -> list[str]:
     return [] if ours else [target.name]
 
 
+@contextmanager
+def naming(output: Path) -> Iterator[None]:
+    """What the system says against a path in the meantime becomes a `UserError` about `output`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
+
+
 def resolved(target: Path) -> Path:
-    """Where a symbolic link leads; `UserError` if that is to itself."""
+    """The path that a symbolic link leads to, which then stays; `UserError` if that is the link itself."""
     try:
         return target.resolve()
-    except (RuntimeError, OSError):  # a RuntimeError is how `resolve` says so
-        raise UserError(f"{target}: is a symbolic link that leads nowhere; choose another --output") from None
+    except RuntimeError:  # how `resolve` says so
+        raise UserError(f"{target}: is a symbolic link that leads to itself; choose another --output") from None
 
 
 def _check_apart(target: Path, source: Path) -> None:
@@ -96,13 +106,6 @@ def check_target(target: Path, source: Path, replace: bool, directory: bool) -> 
 
     `directory`: whether a directory will be written there. Raises `UserError` naming the files that are in the way.
     """
-    try:
-        _check_target(target, source, replace, directory)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be used ({error.strerror}); choose another --output") from None
-
-
-def _check_target(target: Path, source: Path, replace: bool, directory: bool) -> None:
     if target.name in ("", ".."):
         raise UserError(f"{target}: is no name of its own to write to; choose another --output")
     _check_apart(target, source)
