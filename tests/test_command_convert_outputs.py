@@ -166,7 +166,9 @@ def test_other_files_in_a_model_directory_are_not_deleted(tmp_path, to, ranks):
 def test_files_that_were_edited_since_are_not_replaced(tmp_path):
     run, out = run_of(tmp_path), tmp_path / "hf"
     convert(run, "hf", out)
-    (out / "config.json").write_text((out / "config.json").read_text().replace('"eos_token_id": 5', '"eos_token_id": 6'))
+    (out / "config.json").write_text(
+        (out / "config.json").read_text().replace('"eos_token_id": 5', '"eos_token_id": 6')
+    )
     with pytest.raises(UserError, match=r"config\.json \(changed since\)"):
         convert(run, "hf", out, replace=True)
     (out / "config.json").unlink()

@@ -185,7 +185,9 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size, e.g. num_heads=40")
-    used = "the tokenizer that goes with the model" if to == "hf" else "without effect: no file of a tokenizer is written"
+    used = (
+        "the tokenizer that goes with the model" if to == "hf" else "without effect: no file of a tokenizer is written"
+    )
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
     _originals_options(parser)
     fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "save_name": None}

@@ -213,8 +213,8 @@ def convert(
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
     keeps them. `verify` reads the result back and compares all bytes. `replace` allows to replace what a conversion has
     written. Returns what was done: paths, tensors, parameters, bytes, seconds; sizes that were guessed, and sentences
-    about what the other side's software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for the
-    dtype; the output appears whole or not at all.
+    about what the other side's software cannot run. Raises `UserError` for anything missing, unexpected, in the way or
+    too large for the dtype; the output appears whole or not at all.
     """
     begin = time.monotonic()
     if to not in LAYOUTS:

@@ -78,18 +78,17 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
         )
 
 
-def _megatron_sizes(tree: Any) -> dict[str, Any]:
+def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """What the file says of the model: our own `config`, or the arguments of the training program."""
-    if not isinstance(tree, Mapping):
-        return {}
     config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
     found = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
-    return found | (config if isinstance(config, dict) else {})
+    found |= config if isinstance(config, dict) else {}
+    return {name: value for name, value in found.items() if type(value) in (int, float, bool, str)}
 
 
-def _model_tensors(tree: Any) -> tuple[dict[Foreign, LazyTensor], list[str]]:
+def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[Foreign, LazyTensor], list[str]]:
     """A file's tensors by their paths, and the names of those that a training program put beside the model's."""
-    if isinstance(tree, Mapping) and isinstance(tree.get("model"), Mapping) and "module" not in tree:
+    if isinstance(tree.get("model"), Mapping) and "module" not in tree:
         tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
     found, beside = {}, []
     for name, tensor in nested_tensors(tree):
@@ -103,6 +102,8 @@ def _model_tensors(tree: Any) -> tuple[dict[Foreign, LazyTensor], list[str]]:
 def _read_torch(files: Sequence[Path]) -> RawModel:
     trees = [read_torch(file) for file in files]
     for rank, (tree, file) in enumerate(zip(trees, files, strict=True)):
+        if not isinstance(tree, Mapping):
+            raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
         _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
     tensors = [_model_tensors(tree) for tree in trees]
     return RawModel(

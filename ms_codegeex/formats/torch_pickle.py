@@ -265,11 +265,11 @@ class _Machine:
         self._find(module, name)
 
     def _find(self, module: str, name: str) -> None:
-        found = _Global(module, name)
+        found, called = _Global(module, name), f"{module}.{name}"[:LONGEST_NAME]
         if not ((module, name) in _CALLS or (module, name) in _STORAGE_TYPES or _is_inert(found)):
             raise UserError(
-                f"{self._where}: refused, because loading it would call {f'{module}.{name}'[:LONGEST_NAME]}; only plain "
-                "state dicts of tensors, numbers and strings are read. Save the state dict alone"
+                f"{self._where}: refused, because loading it would call {called}; only plain state dicts of tensors, "
+                "numbers and strings are read. Save the state dict alone"
             )
         self._stack.append(found)
 
@@ -290,7 +290,7 @@ class _Machine:
         found = self._stack[-1]
         if type(found) is _Inert:
             found.state = state
-        elif type(found) is not dict:  # of a dictionary: attributes such as a state dict's _metadata, of no use here
+        elif type(found) is not dict:  # whose attributes, such as a state dict's _metadata, are of no use here
             raise ValueError(f"a {type(found).__name__} cannot be altered")
 
     def storage(self, _: None) -> None:

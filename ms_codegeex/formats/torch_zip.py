@@ -29,6 +29,7 @@ _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
 MOST_VALUES = 1_000_000  # of a tree, counted where they are and not once
+_LONGEST_REASON = 200  # characters
 MOST_AXES = 32  # NumPy's limit
 REPEATED = 4  # times the size of the file that all its tensors together may have: tied weights share a storage
 
@@ -93,7 +94,7 @@ class _Archive:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except _DAMAGE as error:
             raise UserError(
-                f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
+                f"{path}: damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]}); "
                 "copy it again, or save it with PyTorch 1.6 or newer"
             ) from None
         self._sound: set[str] = set()

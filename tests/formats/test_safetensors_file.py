@@ -75,7 +75,7 @@ def test_a_tensor_that_another_program_edited(ours):
     save_file(arrays | {"a": arrays["a"] * 2}, path, metadata)
     file = SafetensorsFile(path)
     assert file.tensor("b").tobytes() == arrays["b"].tobytes()
-    with pytest.raises(UserError, match="tensor a was edited: another program saved .* save it without the metadata"):
+    with pytest.raises(UserError, match=r"tensor a was edited: another program saved .* save it without the metadata"):
         file.tensor("a")
     save_file(arrays | {"a": arrays["a"] * 2}, path, {"format": "pt"})  # the remedy
     assert SafetensorsFile(path).tensor("a").tobytes() == (arrays["a"] * 2).tobytes() == load_file(path)["a"].tobytes()
@@ -92,7 +92,7 @@ def test_a_changed_byte_is_damage(ours):
 
 def test_mutated_headers_end_in_one_line(ours):
     """Whatever is read is what the library reads, too, and anything else is a `UserError` of one line."""
-    path, arrays = ours
+    path, _ = ours
     original, generator = path.read_bytes(), random.Random(7)
     length = 8 + struct.unpack("<Q", original[:8])[0]
     read = 0

@@ -70,8 +70,8 @@ def _limits(config: Any) -> list[str]:
     if config.num_heads % GROUPS == 0:
         return []
     return [
-        f"the original's classes and transformers cannot run it: they share the heads out to {GROUPS} groups, and there "
-        f"are {config.num_heads}"
+        f"the original's classes and transformers cannot run it: they share the heads out to {GROUPS} groups, and "
+        f"there are {config.num_heads}"
     ]
 
 
