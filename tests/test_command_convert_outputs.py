@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -134,6 +136,10 @@ def test_missing_classes_and_limits_are_printed(tmp_path, capsys):
     run = run_of(tmp_path, "codegeex2")
     assert main(["convert", "--model", str(run), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
     assert "copy configuration_chatglm.py and modeling_chatglm.py of the release into it" in capsys.readouterr().err
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    for number, auto_map in enumerate(([3], {"AutoModel": "THUDM/codegeex2-6b--modeling_chatglm.X", "Other": ["a.b"]})):
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
+        assert convert(tmp_path / "hf", "hf", tmp_path / f"again{number}")["warnings"] == []
     words = ["--model", str(run_of(tmp_path, "codegeex")), "--to", "megatron", "--output", str(tmp_path / "a.pt")]
     assert main(["convert", *words]) == 0
     assert "make the feed-forward layers 4 x hidden_size = 32 wide, not 16" in capsys.readouterr().err
@@ -458,3 +464,23 @@ def test_the_originals_command_lines(tmp_path, capsys, monkeypatch):
     assert "is split over 2 ranks, --source-tensor-model-parallel-size says 4" in capsys.readouterr().err
     assert script("hf", "", argv=[*words[:2], "--save-ckpt-path", str(tmp_path / "hf"), "--num-layers", "3"]) == 2
     assert "missing tensor" in capsys.readouterr().err
+
+
+def test_the_scripts_commands_on_the_page(tmp_path, monkeypatch):
+    """Those of docs/convert.md, with the sizes of a small model."""
+    root, small = Path(__file__).parents[1], {"39": "2", "5120": "8", "40": "4", "2048": "8"}
+    convert(run_of(tmp_path, "codegeex"), "mindspore", tmp_path / "m.ckpt")
+    (tmp_path / "npy").mkdir()
+    for name, tensor in read_mindspore(tmp_path / "m.ckpt").items():
+        np.save(tmp_path / "npy" / f"{name}.npy", tensor.array())
+    text = (root / "docs" / "convert.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("python converters/")]
+    monkeypatch.chdir(tmp_path)
+    for _, program, *words in commands:
+        words = [small.get(word, word) for word in words]
+        extra = ["--set", "eos_token_id=10"] if "--npy-ckpt-path" in words else []
+        monkeypatch.setattr(sys, "argv", [program, *words, *extra])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(root / program), run_name="__main__")
+    assert len(commands) == 3 and len(list((tmp_path / "mp4").glob("*.pt"))) == 4
+    assert (tmp_path / "merged" / "codegeex_13b.pt").read_bytes() == (tmp_path / "codegeex_13b.pt").read_bytes()

@@ -187,8 +187,9 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
 
 def _missing_classes(target: Path, to: str) -> list[str]:
     """A sentence if the classes that a model directory asks for are not in it."""
-    modules = read_json(target / CONFIG).get("auto_map", {}).values() if to == "hf" else ()
-    files = dict.fromkeys(f"{module.split('.')[0]}.py" for module in modules if isinstance(module, str))
+    auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
+    modules = [name for name in auto_map.values() if isinstance(name, str)] if isinstance(auto_map, dict) else []
+    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # --: of the hub
     missing = [file for file in files if not (target / file).is_file()]
     if not missing:
         return []
