@@ -161,6 +161,8 @@ def cut(path):
         (cut, r"layernorm\.beta\.npy: not a sound"),
         (lambda path: path.write_bytes(path.read_bytes() + b"more"), r"layernorm\.beta\.npy: has .* bytes"),
         (lambda path: path.write_bytes(b"hello"), r"layernorm\.beta\.npy: not a sound"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"(8,)", b"(" + b"9" * 40)), r"\.npy: not a sound"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"}", b"{")), r"layernorm\.beta\.npy: not a sound"),
         (lambda path: np.save(path, np.array([{}])), r"layernorm\.beta\.npy: not a sound.*Python objects"),
         (lambda path: np.save(path, np.zeros(8, complex)), r"layernorm\.beta\.npy: .*complex128"),
         (lambda path: np.save(path, np.zeros(8, np.int32)), r"backbone\.layernorm\.beta has dtype int32"),
