@@ -196,6 +196,15 @@ def _missing_classes(target: Path, to: str) -> list[str]:
     return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
 
 
+def _check_request(to: str, dtype: str | None, ranks: int) -> None:
+    if to not in LAYOUTS:
+        raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
+    if dtype is not None and dtype not in SHORT_NAMES:
+        raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
+    if ranks != 1 and to not in _RANK_FILES:
+        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
+
+
 def convert(
     source: Path | Source,
     to: str,
@@ -218,12 +227,7 @@ def convert(
     too large for the dtype; the output appears whole or not at all.
     """
     begin = time.monotonic()
-    if to not in LAYOUTS:
-        raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
-    if dtype is not None and dtype not in SHORT_NAMES:
-        raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
-    if tensor_parallel != 1 and to not in _RANK_FILES:
-        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
+    _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
     directory = to == "hf" or tensor_parallel > 1
     with naming(output):

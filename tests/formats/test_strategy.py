@@ -232,7 +232,10 @@ def layouts(draw):
         free = [a for a in free if a != axis]
     order = sorted(len(devices) - 1 - a for a in free)  # the grid axes of the replicas
     shards = step = 0
-    if order and draw(st.booleans()):
+    # where the replicas are the first grid axis, MindSpore's transformation takes the cuts in the order of the tensor's
+    # axes, whatever the tensor map says (_construct_tensor_layout_for_opt_shard)
+    cut = [axis for axis in axes if axis != -1]
+    if order and (order != [0] or cut == sorted(cut, reverse=True)) and draw(st.booleans()):
         shards, step = math.prod(devices[k] for k in order), math.prod(devices[order[-1] + 1 :])
     return tuple(devices), tuple(axes), shards, step
 
