@@ -17,8 +17,7 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16
-  ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.schedule \\
-      training.schedule.learning_rate=5e-5
+  ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 

@@ -6,12 +6,13 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-import torch
 from small_models import FIELDS, equal, foreign, parameters
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
+
+torch = pytest.importorskip("torch")
 
 KNOWN = FIELDS["codegeex"]  # what a file without a configuration does not say
 

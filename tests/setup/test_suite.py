@@ -53,10 +53,11 @@ CONFTEST = """
     pytest_plugins = ["process_guard", "skipped_before"]
 """
 ABANDONED = """
-    import os, subprocess, time
+    import os, subprocess, sys, time
 
     def abandon():
-        subprocess.run(["bash", "-c", "(setsid sleep 5432 &)"], check=True)
+        code = "import subprocess; subprocess.Popen(['sleep', '5432'], start_new_session=True)"
+        subprocess.run([sys.executable, "-c", code], check=True)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,8 @@ assert {path.read_text() for path in top.glob("*/file")} == {"as it was"}
 
 def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
     """Whatever it was, and without being given back a flag that it had; nor do mounts of later arrive."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here (util-linux)")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared"]
     words += [sys.executable, "-c", MOUNTING, str(shown)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
