@@ -114,7 +114,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
 
     Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
-    (each stage forms the mask), labels and loss mask on the last stage.
+    (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
     """
     calls: Counter[tuple] = Counter()
     mesh, rows = config.mesh, config.training.global_batch
@@ -123,6 +123,8 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     for stage in range(mesh.pipeline if config.partitioned else 0):
         if len(group_ranks(mesh, group, stage)) > 1:
             calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
+            if config.training.dropout > 0:
+                calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
             if stage == last:
                 calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
     if mesh.data > 1 and config.partitioned:

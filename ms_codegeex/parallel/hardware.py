@@ -75,7 +75,7 @@ ASCEND_910 = Device(
     server_bandwidth=32e9,
     cluster_bandwidth=12.5e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    fused=frozenset({"graph_kernel", "norm", "optimizer"}),
     sources={
         "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part "
         "Ascend910PremiumA in a table of the unit tests of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The "
@@ -122,7 +122,7 @@ ASCEND_910B = Device(
     server_bandwidth=196e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout", "attention"}),
+    fused=frozenset({"graph_kernel", "norm", "optimizer", "attention"}),
     sources={
         "peak_fp16": CLOUDMATRIX + "; slower bins exist, 313 TFLOP/s (910B3) and 280 (910B4) in secondary sources",
         "peak_bf16": CLOUDMATRIX,
@@ -154,7 +154,7 @@ A100 = Device(
     server_bandwidth=300e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    fused=frozenset({"graph_kernel", "norm", "optimizer"}),
     sources={
         "peak_fp16": AMPERE,
         "peak_bf16": AMPERE,

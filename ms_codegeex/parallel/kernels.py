@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
-# There is a kernel for norm and dropout too: the one is slower than elementary operators, the other's numbers depend on
-# the number of devices. Graph kernels move results by 1e-4 (facts: fusion switches).
+# There is a kernel for norm too: it is slower than elementary operators. Graph kernels move results by 1e-4 (facts:
+# fusion switches). Dropout is no device's default: its kernel's numbers are no function of the sample.
 CPU = frozenset({"optimizer"})
 HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # of fused attention
 
@@ -48,9 +48,19 @@ def attention_obstacle(config: RunConfig) -> str | None:
     return None
 
 
-def dropout_must_be_fused(config: RunConfig) -> bool:
-    """Whether the run has dropout in a partitioned graph: composed of elementary operators, it cannot be split."""
-    return config.partitioned and config.training.dropout > 0
+def dropout_obstacle(config: RunConfig) -> str | None:
+    """Why the engine's dropout kernel cannot serve this run, as what to change; None if it can.
+
+    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). So a copy of an activation on
+    another device, or a forward that is computed again, may lose other elements.
+    """
+    if config.training.dropout == 0:
+        return None
+    if config.partitioned:
+        return "devices that hold copies of an activation have to drop the same elements"
+    if config.training.recompute != "none":
+        return f"training.recompute: {config.training.recompute} has to drop the same elements again"
+    return None
 
 
 def check_kernels(config: RunConfig) -> None:
@@ -64,8 +74,9 @@ def check_kernels(config: RunConfig) -> None:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
-    if dropout_must_be_fused(config) and "dropout" not in chosen_kernels(config):
+    obstacle = dropout_obstacle(config) if fusion.dropout else None
+    if obstacle:
         raise UserError(
-            "parallel.fusion.dropout: composed dropout cannot be cut over devices; leave the key out, or set "
-            "training.dropout to 0"
+            f"parallel.fusion.dropout: {obstacle}, and the kernel's seeds have no effect on Ascend; leave the key out: "
+            "composed dropout is a function of seed, sample and place"
         )

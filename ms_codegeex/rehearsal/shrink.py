@@ -9,7 +9,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
-FUSED = ("graph_kernel", "attention", "norm", "dropout")  # have no kernel on a CPU, or move results on it
+FUSED = ("graph_kernel", "attention", "norm")  # have no kernel on a CPU, or move results on it
+DROPPED = 0.25  # of the activations, where the plan drops any
 
 
 def small_mesh(mesh: Mesh) -> Mesh:
@@ -58,7 +59,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         tokens=None,
         global_batch=micro * accumulation * mesh.data,
         micro_batch=micro,
-        dropout=0.0,
+        dropout=DROPPED if config.training.dropout else 0.0,
         loss_chunk=0,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},

@@ -1,8 +1,10 @@
 """`python broken_worker.py MISTAKE ROLE …`: a rehearsal's process that makes one mistake, for tests of the verdict."""
 
+import os
 import sys
 from dataclasses import replace
 
+from ms_codegeex.models.layers import Dropout
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.strategies import Cuts
 from ms_codegeex.rehearsal import worker
@@ -42,6 +44,14 @@ def norm_that_counts_copies():
         return right if right.weights is None else replace(right, weights=(1.0,) * len(right.weights))
 
     build.step_settings = counted
+
+
+def masks_of_each_rank():
+    """Every device drops other elements, as a kernel does whose seeds have no effect."""
+    initialise, rank = Dropout.__init__, int(os.environ.get("RANK_ID", "0"))
+    Dropout.__init__ = lambda self, probability, shape, site, seed: initialise(
+        self, probability, shape, site, seed + rank
+    )
 
 
 def missing_reduction():
