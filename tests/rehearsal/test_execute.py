@@ -137,7 +137,7 @@ MISTAKES = {  # plan, and what the verdict says
     ),
     "missing_reduction": ((2, {}, {}), "of its movement away from one device"),
     "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
-    "masks_of_each_rank": ((2, {"tensor": 2}, {}), "hold the same part with different values"),
+    "masks_of_each_rank": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
 }
 ALWAYS_TRIED = ("averaged_gradients", "masks_of_each_rank")
 
