@@ -131,7 +131,7 @@ def test_executed_on_two_processes(small):
 def finished(config, problems):
     """An execution of `config` on two processes that ended with these problems."""
     errors = (ParameterError("blocks.0.attention.query.weight", 1, 0.5 if problems else 1e-7),)
-    found = Comparison(5, 0, 5, 0.05, 1e-7, errors, not problems, problems)
+    found = Comparison(5, 0, 3, 2, 1e-6, 0.9, 0.05, 1e-7, errors, not problems, problems)
     return execute.Execution(config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40})
 
 
@@ -185,5 +185,5 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert small.mesh == Mesh(4, 2, 2, 2) and small.devices == 16
     assert (small.parallel.sequence, small.parallel.vocabulary) == (True, True)
     assert (small.training.recompute, small.training.precision) == ("full", "fp16")
-    assert small.accumulation == 4 and small.training.clip_norm > 0 and small.training.dropout == 0
+    assert small.accumulation == 4 and small.training.clip_norm > 0 and small.training.dropout == 0.25
     assert small.model_config().parameter_count() < 200_000

@@ -15,7 +15,7 @@ from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.mesh import Mesh
-from ms_codegeex.rehearsal.compare import LIMITS, Comparison, compare
+from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, LIMITS, Comparison, compare
 from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
@@ -65,6 +65,9 @@ class Execution:
             "replicas_equal": found.replicas_equal,
             "skipped_steps": found.skipped_steps,
             "clipped_steps": found.clipped_steps,
+            "unclipped_steps": found.unclipped_steps,
+            "adamw_relative_error": found.adamw_error,
+            "loss_fall": found.loss_fall,
             "compile_seconds": self.compile_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "collectives": self.collectives,
@@ -142,10 +145,16 @@ def report(execution: Execution) -> str:
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
         ("model", _sizes(config), ""),
-        ("steps", f"{found.steps}, {found.clipped_steps} clipped, {found.skipped_steps} skipped", ""),
+        (
+            "steps",
+            f"{found.steps}: {found.clipped_steps} clipped, {found.unclipped_steps} not, {found.skipped_steps} skipped",
+            "",
+        ),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {limits.loss:.0e}"),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {limits.parameter:.0e}"),
+        ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
+        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient promised", "limits {} to {}".format(*FALL)),
         ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),

@@ -46,6 +46,22 @@ class Job:
         return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
 
 
+UNCLIPPED = 1e30
+OVERFLOW_STEP = 7  # in FP16; the last step of shorter executions
+EQUAL_STEPS = 4  # that have the same batch
+
+
+def clip_of(config: RunConfig, step: int) -> float:
+    """Largest norm in a step, or what clips none: clipping hides the scale of the gradients. The first update with a
+    learning rate is among those, and so small that the loss falls in proportion."""
+    return config.training.clip_norm if step % 4 in (0, 3) else UNCLIPPED
+
+
+def overflows_in(config: RunConfig, steps: int) -> int | None:
+    """The step in which the gradient of one parameter overflows on the last rank alone; none without a loss scale."""
+    return min(OVERFLOW_STEP, steps - 1) if config.training.precision == "fp16" else None
+
+
 def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """FP32 weights that are neither small nor equal, so that every gradient counts."""
     generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
@@ -56,7 +72,10 @@ def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
-    """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks."""
+    """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks.
+
+    A batch serves `EQUAL_STEPS` steps, so that the fall of its loss can be held against the gradient.
+    """
     generator = np.random.default_rng(SEED)
     model, batch, seq = config.model_config(), config.training.global_batch, config.seq_length
     ids = generator.integers(0, model.vocab_size, (steps, batch, seq + 1)).astype(np.int32)
@@ -65,7 +84,8 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
     share = generator.random((steps, batch, 1)) * 0.8 + 0.1  # of the tokens that count, another for each sample
     mask = (generator.random((steps, batch, seq)) < share).astype(np.float32)
     samples = np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
-    return [np.ascontiguousarray(a) for a in (ids[:, :, :-1], ids[:, :, 1:], mask, samples)]
+    order = np.arange(steps) // EQUAL_STEPS
+    return [np.ascontiguousarray(a[order]) for a in (ids[:, :, :-1], ids[:, :, 1:], mask, samples)]
 
 
 def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:

@@ -46,9 +46,9 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
     scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
     """
-    accumulation = mesh.pipeline if mesh.pipeline > 1 else min(config.accumulation, 4)
-    if mesh.pipeline > 1:
-        accumulation = max(accumulation, min(config.accumulation, 2 * mesh.pipeline))
+    accumulation = min(config.accumulation, 2)  # each takes time to compile
+    if mesh.pipeline > 1:  # one more than stages: each stage goes back and forth in between
+        accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + 1))
     micro = 2 * mesh.tensor
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
@@ -63,7 +63,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         loss_chunk=0,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
-        schedule={"learning_rate": 0.25, "end_learning_rate": 0.125, "warmup_steps": 1, "decay_steps": 16},
+        schedule={"learning_rate": 0.15, "end_learning_rate": 0.1, "warmup_steps": 4, "decay_steps": 16},
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)
