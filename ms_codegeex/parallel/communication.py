@@ -136,7 +136,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     return calls
 
 
-def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
+def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
     its gradient is reduced in FP32."""
     size = FP32 * layout.local_size(mesh)
@@ -162,7 +162,7 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[Collectiv
     chip, mesh = chip or device(config.parallel.hardware), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout in layouts_of(config):
-        for op, group, size, dtype, purpose in _parameter(layout, mesh, config.training.precision):
+        for op, group, size, dtype, purpose in parameter_collectives(layout, mesh, config.training.precision):
             calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
         if layout.copy_of:  # owner and copy add their gradients, so that both stay equal
             for stage in (0, layout.stage):

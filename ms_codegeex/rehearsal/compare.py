@@ -12,6 +12,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
+from ms_codegeex.rehearsal.traffic import execution_problems
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3
@@ -75,6 +76,7 @@ def compare(job: Job) -> Comparison:
     runs = [read_json(job.file("run.json", rank)) for rank in range(mesh.world)]
     outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
+    problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
     loss_error, scalar_problems = _scalars(reference, outputs, limits)
     errors, replica_problems = _parameters(job, plan, facts, final, limits.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from right_report import right
 
 from ms_codegeex.config import build_run_config
 from ms_codegeex.parallel.mesh import Mesh
@@ -50,7 +51,8 @@ class Files:
         self.job.file("json").write_text(json.dumps({"outputs": self.reference}))
         np.savez(self.job.file("npz"), **self.final)
         for rank, windows in enumerate(self.windows):
-            self.job.file("json", rank).write_text(json.dumps({"windows": windows}))
+            facts = {"windows": windows, "collectives": right(self.config, rank)}
+            self.job.file("json", rank).write_text(json.dumps(facts))
             self.job.file("run.json", rank).write_text(
                 json.dumps({"outputs": self.outputs[rank], "adamw": self.adamw[rank]})
             )
