@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import Device, device
+from ms_codegeex.parallel.hardware import Device, hardware_of
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.operators import parts_of
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
@@ -159,7 +159,7 @@ def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -
 def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:
     """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
     step, activations once a micro-batch."""
-    chip, mesh = chip or device(config.parallel.hardware), config.mesh
+    chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout in layouts_of(config):
         for op, group, size, dtype, purpose in parameter_collectives(layout, mesh, config.training.precision):

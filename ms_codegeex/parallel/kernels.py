@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import device as hardware
+from ms_codegeex.parallel.hardware import running_on
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -21,14 +21,15 @@ def chosen_kernels(config: RunConfig) -> frozenset[str]:
     """Names of the fusions in force on `config.device`."""
     if config.device == "cpu":
         return fused_kernels(config, CPU)
-    own = hardware(config.parallel.hardware).fused
-    return fused_kernels(config, own if config.device == "ascend" else own - {"attention"})
+    return fused_kernels(config, running_on(config).fused)
 
 
 def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str]:
     """Names of the fusions in force where those in `available` are the default."""
     if attention_obstacle(config):
         available = available - {"attention"}
+    if config.model_config().rms_norm and "rms_norm" not in available:
+        available = available - {"norm"}
     settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
@@ -70,10 +71,15 @@ def check_kernels(config: RunConfig) -> None:
         obstacle = attention_obstacle(config)
         if config.device != "ascend":
             obstacle = f"there is no such kernel for device: {config.device}, only for ascend; set it"
-        elif "attention" not in hardware(config.parallel.hardware).fused:
+        elif config.parallel.hardware and "attention" not in running_on(config).fused:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
+    if fusion.norm and config.device != "ascend" and config.model_config().rms_norm:
+        raise UserError(
+            f"parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {config.device}; leave the "
+            "key out"
+        )
     obstacle = dropout_obstacle(config) if fusion.dropout else None
     if obstacle:
         raise UserError(

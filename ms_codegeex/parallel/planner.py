@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.parallel.communication import Collective, collectives
-from ms_codegeex.parallel.hardware import GIB, Device, device
+from ms_codegeex.parallel.hardware import GIB, Device, hardware_of
 from ms_codegeex.parallel.kernels import dropout_obstacle, fused_kernels
 from ms_codegeex.parallel.memory import StageMemory, stage_memory
 from ms_codegeex.parallel.mesh import check_mesh
@@ -165,7 +165,7 @@ class Plan:
 def make_plan(config: RunConfig) -> Plan:
     """The plan of a checked configuration on `parallel.hardware`; unknown hardware or a precision it lacks is a
     `UserError`."""
-    chip = device(config.parallel.hardware)
+    chip = hardware_of(config)
     chip.peak(config.training.precision)
     return Plan(config, chip)
 

@@ -21,7 +21,7 @@ import psutil
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.hardware import device
+from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.roofline import matmul_flops
 from ms_codegeex.parallel.sharding import layouts_of
@@ -229,7 +229,7 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
 
 def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
     """Parameters, matrix products and collectives of one graph."""
-    mesh, chip = config.mesh, device(config.parallel.hardware)
+    mesh, chip = config.mesh, hardware_of(config)
     planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     checks = [

@@ -288,7 +288,7 @@ class Trainer:
             tokens_per_second=slots / seconds,
             mfu=flops / peak if peak else 0.0,
             data_wait_percent=100 * waited / seconds,
-            memory_bytes=psutil.Process().memory_info().rss,
+            memory_bytes=used_memory(self.config.device),
             step_seconds=seconds,
             compiling=not self.compiled,
         )
@@ -331,6 +331,11 @@ class Trainer:
             "unigram_entropy": unigram_entropy(self.validation),
             "shuffled_context_loss": self.evaluate(shuffled=True) if self.evaluates else None,
         }
+
+
+def used_memory(device: str) -> int:
+    """Bytes that this rank uses: of the host on a CPU, else the most that tensors took of the device so far."""
+    return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()
 
 
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:

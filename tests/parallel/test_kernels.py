@@ -23,8 +23,12 @@ def chosen(*overrides):
         (["device=cpu"], {"optimizer"}),
         (["device=cpu", "parallel.hardware=ascend910b"], {"optimizer"}),
         (["device=gpu", "parallel.hardware=a100"], REST),
+        (["device=gpu"], REST),
         (["device=gpu", "parallel.hardware=ascend910b"], REST),  # its fused attention is Ascend's
+        (["device=gpu", "model.family=codegeex2", "model.preset=6b"], REST - {"norm"}),  # so is RMSNorm's kernel
         (["device=ascend"], REST),
+        (["device=ascend", "parallel.hardware=a100"], REST),
+        (["device=ascend", "model.family=codegeex2", "model.preset=6b"], REST),
         (ON_910B, {*REST, "attention"}),
         ([*ON_910B, "training.dropout=0.1"], REST),
         ([*ON_910B, "training.precision=fp32"], REST),
@@ -55,7 +59,7 @@ def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
     [
         (["device=cpu"], "there is no such kernel for device: cpu"),
         (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
-        (["device=ascend"], "parallel.hardware: ascend910 has no such kernel"),
+        (["device=ascend", "parallel.hardware=ascend910"], "parallel.hardware: ascend910 has no such kernel"),
         ([*ON_910B, "training.dropout=0.1"], "set training.dropout: 0.1 to 0"),
         ([*ON_910B, "training.precision=fp32"], "set training.precision: fp32 to fp16"),
         ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
@@ -66,6 +70,14 @@ def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message
     with pytest.raises(UserError, match=f"^parallel.fusion.attention: .*{message}") as error:
         chosen(*overrides, "parallel.fusion.attention=true")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_kernel_of_rms_norm_is_refused_off_an_ascend(device):
+    two = [f"device={device}", "model.family=codegeex2", "model.preset=6b", "parallel.fusion.norm=true"]
+    with pytest.raises(UserError, match=r"^parallel.fusion.norm: RMSNorm's kernel exists on Ascend only"):
+        chosen(*two)
+    assert "norm" in chosen("device=ascend", *two[1:])
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ MISTAKES = [
     ),
     (
         SERVER,
-        "parallel.fusion.attention=true training.dropout=0",
+        "parallel.fusion.attention=true training.dropout=0 parallel.hardware=ascend910",
         "parallel.fusion.attention",
         "parallel.hardware: ascend910 has no such kernel",
         "leave the key out",
