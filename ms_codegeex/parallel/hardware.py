@@ -238,7 +238,7 @@ def driver_hardware(config: RunConfig, driver: str) -> str:
         )
     if found and named and found != named:
         raise UserError(
-            f"parallel.hardware: {named}, but the driver says {driver}, which is {found}; set it to {found} or leave it "
-            "out"
+            f"parallel.hardware: {named}, but the driver says {driver}, which is {found}; set it to {found} or leave "
+            "it out"
         )
     return named or found

@@ -13,6 +13,7 @@ from ms_codegeex.files import read_json
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
 from ms_codegeex.rehearsal.traffic import execution_problems
+from ms_codegeex.training.placement import Placement
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3
@@ -189,13 +190,13 @@ def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
     """What the engine gave a rank against what the plan says; the first parameter that differs."""
-    stage = config.mesh.coordinates(rank)[0]
-    mine = {name: layout for name, layout in plan.items() if layout.stage == stage}
-    for name in sorted(set(mine) ^ set(windows)):
+    stage, place = config.mesh.coordinates(rank)[0], Placement(config, rank)
+    mine = {name for name in plan if place.here(name)}
+    for name in sorted(mine ^ set(windows)):
         where = "should not be" if name in windows else "is missing"
         return [f"{name}: {where} on rank {rank}, which is of stage {stage}"]
-    for name, layout in mine.items():
-        expected = [[part.start, part.stop] for part in layout.window(config.mesh, rank)]
+    for name in (name for name in plan if name in mine):
+        expected = [[part.start, part.stop] for part in place.window(name)]
         if windows[name] != expected:
             found, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
             return [f"{name}: the engine gave rank {rank} the part {found}, the plan says {wanted}"]

@@ -26,6 +26,7 @@ from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.roofline import matmul_flops
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import memory_of_stages, not_compiled
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.rehearsal.traffic import (
@@ -125,6 +126,7 @@ class CompileReport:
             "compile_seconds": max(x.compile_seconds for x in self.ranks),
             "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
             "problems": self.problems,
+            "not_executed": not_compiled(self.config),
         }
 
 
@@ -155,6 +157,7 @@ def compile_ranks(
     for rank in chosen:
         if not 0 <= rank < config.devices:
             raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
+    checks = [_memory_check(*stage) for stage in memory_of_stages(config)]
     config = compiled_config(config)
     few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
@@ -162,10 +165,18 @@ def compile_ranks(
         if few:
             jobs.append((Job(Path(folder) / "few", few, 1), chosen[0], "inline"))
         compiled = _run(jobs, progress or (lambda done, total: None))
-    checks = list(_checks(config, [x for x in compiled if not x.inlined]))
+    checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
     return CompileReport(config, compiled, checks)
+
+
+def _memory_check(stage: int, needed: float, usable: float) -> Check:
+    """That the run as it is planned fits a device of this stage; GiB."""
+    limit = f"at most {usable:.1f} GiB"
+    return Check(
+        f"stage {stage}, memory of a device by the plan", limit, limit if needed <= usable else f"{needed:.1f} GiB"
+    )
 
 
 def compiled_config(config: RunConfig) -> RunConfig:

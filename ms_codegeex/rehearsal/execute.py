@@ -17,6 +17,7 @@ from ms_codegeex.files import read_json
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, LIMITS, Comparison, compare
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import not_executed
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import simulation_environment
@@ -46,6 +47,7 @@ class Execution:
     compile_seconds: float  # of the slowest rank
     peak_memory_bytes: int  # of all ranks together, while they live at once
     collectives: dict[str, int]  # communication nodes of all ranks by kind
+    left_out: tuple[str, ...] = ()  # what the verdict does not cover
 
     @property
     def passed(self) -> bool:
@@ -72,6 +74,7 @@ class Execution:
             "peak_memory_bytes": self.peak_memory_bytes,
             "collectives": self.collectives,
             "problems": list(found.problems),
+            "not_executed": list(self.left_out),
         }
 
 
@@ -117,10 +120,10 @@ def execute(
         )
         progress(f"executing {job.steps} steps on {world} processes", world + 1, world + 1)
         run_tasks([task("run", rank) for rank in range(world)], world)
-        return _collect(job, config.mesh)
+        return _collect(job, config)
 
 
-def _collect(job: Job, planned: Mesh) -> Execution:
+def _collect(job: Job, planned: RunConfig) -> Execution:
     ranks = range(job.config.mesh.world)
     facts = [read_json(job.file("json", rank)) for rank in ranks]
     kinds: dict[str, int] = {}
@@ -128,12 +131,13 @@ def _collect(job: Job, planned: Mesh) -> Execution:
         for collective in fact["collectives"]:
             kinds[collective["op"]] = kinds.get(collective["op"], 0) + collective["calls"]
     return Execution(
-        planned=planned,
+        planned=planned.mesh,
         config=job.config,
         comparison=compare(job),
         compile_seconds=max(fact["compile_seconds"] for fact in facts),
         peak_memory_bytes=sum(read_json(job.file("run.json", rank))["peak_memory_bytes"] for rank in ranks),
         collectives=kinds,
+        left_out=tuple(not_executed(planned, job.config)),
     )
 
 
@@ -162,6 +166,7 @@ def report(execution: Execution) -> str:
     ]
     lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
     lines += [f"  problem: {problem}" for problem in found.problems]
+    lines += [f"  not executed: {line}" for line in execution.left_out]
     verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
     return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])
 

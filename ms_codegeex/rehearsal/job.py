@@ -14,6 +14,7 @@ import numpy as np
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.training import placement
 
 SEED = 20230603
 
@@ -89,10 +90,8 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
 
 
 def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
-    """The rows of a global batch that this rank loads: its stage's devices share them in equal parts."""
-    size, place = config.mesh.stage_size, rank % config.mesh.stage_size
-    rows = len(array) // size
-    return array[place * rows : (place + 1) * rows]
+    """The rows of a global batch that this rank of a run loads."""
+    return array[placement.loaded_rows(config, rank)]
 
 
 def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[int, ...], shard: int) -> list[slice]:

@@ -20,7 +20,6 @@ import numpy as np
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
-from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.exchange import Exchange
 from ms_codegeex.rehearsal.job import (
     Job,
@@ -31,6 +30,7 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     overflows_in,
 )
+from ms_codegeex.training.placement import Placement
 from ms_codegeex.training.processes import die_with_parent
 
 MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
@@ -50,6 +50,7 @@ def reference(job: Job) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
+    from ms_codegeex.data.batches import Batch
     from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW, build_probed, marked_parameter
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -60,12 +61,13 @@ def reference(job: Job) -> None:
         parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
     built.step.set_train(True)
     probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW)}
-    data, micro, outputs = batches(config, job.steps), config.micro_batch, []
+    data, outputs = batches(config, job.steps), []
     for step in range(job.steps):
         _set_probes(probes, job, step, overflows=True)
-        for i in range(config.accumulation - 1):
-            built.accumulate_step(*[Tensor(a[step, i * micro : (i + 1) * micro]) for a in data])
-        outputs.append(built.step(*[Tensor(a[step, -micro:]) for a in data]).asnumpy().tolist())
+        *others, last = Batch(*[a[step] for a in data]).parts(config.accumulation)
+        for part in others:
+            built.accumulate_step(*map(Tensor, part.arrays()))
+        outputs.append(built.step(*map(Tensor, last.arrays())).asnumpy().tolist())
     np.savez(job.file("npz"), **{p.name: p.asnumpy() for p in built.optimizer.parameters})
     write_json(job.file("json"), {"outputs": outputs, **_resources()})
 
@@ -136,16 +138,16 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     from ms_codegeex.rehearsal.mindir import parameter_name
     from ms_codegeex.rehearsal.probe import COPY
 
-    copies = {layout.name: layout.copy_of for layout in layouts_of(config)}
-    replica, windows = config.mesh.coordinates(rank)[1], {}
+    place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = parameter_name(proto.name), tuple(proto.dims)
         weight = name.removeprefix(COPY)  # AdamW's copies begin as the weights do
-        value = initial_value(copies[weight] or weight, full[name].shape) if weight in copies else full[name]
+        known = weight in place.layouts
+        value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
             window = engine_window(engine[name], rank, value.shape, local, replica)
             value = value[tuple(window)]
-            if name in copies:
+            if name in place.layouts:
                 windows[name] = [[part.start, part.stop] for part in window]
         if value.shape != local:
             raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")

@@ -26,7 +26,7 @@ from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
-from ms_codegeex.training.placement import Placement
+from ms_codegeex.training.placement import Placement, loaded_rows
 
 
 @dataclass
@@ -246,15 +246,15 @@ class Trainer:
             callback.end(self)
 
     def _local_batch(self, first: int) -> Batch:
-        local = self.config.training.global_batch // self.loaders
-        return self.data.training_batch(first + self.rank % self.loaders * local, local)
+        rows = loaded_rows(self.config, self.rank)
+        return self.data.training_batch(first + rows.start, rows.stop - rows.start)
 
     def _step(self, batch: Batch, began: float, waited: float) -> Record:
         self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
-        size = len(batch.samples) // self.built.accumulation
-        for start in range(0, len(batch.samples) - size, size):
-            self.built.accumulate_step(*_tensors(batch.rows(start, start + size)))
-        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - size, len(batch.samples))))
+        *others, last = batch.parts(self.built.accumulation)
+        for part in others:
+            self.built.accumulate_step(*_tensors(part))
+        outputs = self.train_step(*_tensors(last))
         loss, count, norm, rate, scale, finite = outputs.asnumpy().tolist()
         progress = self.progress
         progress.step += 1

@@ -12,8 +12,9 @@ from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
-from ms_codegeex.rehearsal.compile import Check, compile_ranks, distinct_ranks
+from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import memory_of_stages
 from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -150,9 +151,10 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
     names = {check.name.rpartition(", ")[2] for check in report.checks}
     assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
-    assert "parameters: all shards over their replication" in names
+    assert "parameters: all shards over their replication" in names and "memory of a device by the plan" in names
     values = json.loads(json.dumps(report.to_json()))
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
+    assert values["not_executed"] and f"not shown: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
 
 
@@ -238,6 +240,17 @@ def test_halves_of_an_all_reduce_count_as_one_only_where_one_was_planned():
     assert joined(planned, missing) != planned
     other = Counter({("ReduceScatter", *key): 2, ("AllGather", (0, 1, 2, 3), "float32", 64): 3})
     assert joined(planned, other)[("AllReduce", *key)] == 0
+
+
+def test_a_plan_that_does_not_fit_its_devices_fails():
+    """35.6 GiB on a device with 30: it compiles, and would not run."""
+    config = load_config(PAPER, ["training.recompute=selective"])
+    checks = [compile_module._memory_check(*stage) for stage in memory_of_stages(config)]
+    assert [check.ok for check in checks] == [False] and checks[0].expected == "at most 30.0 GiB"
+    report = CompileReport(config, [], checks)
+    assert not report.ok and "stage 0, memory of a device by the plan: expected at most 30.0" in report.problems[0]
+    fits = [compile_module._memory_check(*stage) for stage in memory_of_stages(load_config(PAPER))]
+    assert all(check.ok for check in fits)
 
 
 def test_a_check_holds_only_for_equal_figures():

@@ -144,6 +144,7 @@ MISTAKES = {  # plan, and what the verdict says
     ),
     "decays_twice": ((2, {"tensor": 2}, {}), "of its movement away from the formula"),
     "gradients_of_twice_the_size": ((2, {"tensor": 2}, {}), "the gradients have a wrong scale, or their norm"),
+    "rows_of_the_next_rank": ((2, {"optimizer_shard": 2}, {}), "loss: rank 0 has"),
     "masks_of_each_rank": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
 }
 ALWAYS_TRIED = ("verdict_of_each_rank", "decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
