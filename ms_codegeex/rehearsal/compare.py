@@ -18,7 +18,7 @@ from ms_codegeex.training.placement import Placement
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3
 ADAMW_LIMIT = 1e-4  # of the movement, against the formula in float64
-FALL = (0.65, 1.35)  # of the loss, beside rate·norm², which holds for a short step
+FALL = (0.7, 1.3)  # of the loss, over what the gradient promises for a short step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Comparison:
     clipped_steps: int
     unclipped_steps: int
     adamw_error: float  # of a parameter's movement, against the formula
-    loss_fall: float  # after a short unclipped step, over rate·norm²; nan if there was none
+    loss_fall: float  # in a short step, over what the gradient promised; nan if there was none
     update: float  # norm of the weights' change over the weights' norm
     loss_error: float
     parameter_errors: tuple[ParameterError, ...]  # worst first
@@ -141,19 +141,19 @@ def _adamw(errors: list[dict[str, float]]) -> tuple[float, list[str]]:
 
 
 def _fall(config: RunConfig, reference: np.ndarray) -> tuple[float, list[str]]:
-    """How far the loss of a batch fell in the shortest step that was not clipped, over what the gradient promises:
-    rate·norm². It is the one test of the gradients' scale that a mistake in the step, which all share, cannot pass."""
+    """How far the loss of a batch fell in the shortest step, over what the gradient promises: its norm times the length
+    of the step. It is the one test of the gradients' scale that a mistake in the step, which all share, cannot pass."""
     loss, norms, rates, finite = reference[:, 0], reference[:, 2], reference[:, 3], reference[:, 5] > 0
+    lengths = [rates[k] * min(norms[k], clip_of(config, k) or UNCLIPPED) for k in range(len(reference))]
     usable = [
         step
         for step in range(len(reference) - 1)
-        if finite[step] and rates[step] > 0 and clip_of(config, step) in (0, UNCLIPPED)
-        if step // EQUAL_STEPS == (step + 1) // EQUAL_STEPS
+        if finite[step] and rates[step] > 0 and step // EQUAL_STEPS == (step + 1) // EQUAL_STEPS
     ]
     if not usable:
-        return float("nan"), ["no step without clipping is followed by one with the same batch; give more --steps"]
-    step = min(usable, key=lambda x: rates[x])
-    promised = rates[step] * norms[step] ** 2
+        return float("nan"), ["no update is followed by a step with the same batch; give more --steps"]
+    step = min(usable, key=lambda x: lengths[x])
+    promised = lengths[step] * norms[step]
     fall = float((loss[step] - loss[step + 1]) / promised)
     if FALL[0] <= fall <= FALL[1]:
         return fall, []

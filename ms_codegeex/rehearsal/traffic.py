@@ -93,10 +93,10 @@ def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Bucke
 
 
 def found_calls(listed: Iterable[Mapping[str, Any]]) -> Calls:
-    """Those of a graph, without Receive, which is another rank's Send."""
+    """Those of a graph, without Receive, which is another rank's Send, and groups of one, in which nothing moves."""
     found: Calls = Counter()
     for x in listed:
-        if x["op"] != "Receive":
+        if x["op"] != "Receive" and len(x["ranks"]) > 1:
             found[x["op"], tuple(x["ranks"]), x["dtype"], x["bytes"]] += x["calls"]
     return found
 
@@ -105,7 +105,7 @@ def found_buckets(listed: Iterable[Mapping[str, Any]]) -> Buckets:
     """The collectives of a graph that have a fusion id."""
     found: Buckets = Counter()
     for x in listed:
-        if x["fusion"]:
+        if x["fusion"] and len(x["ranks"]) > 1:
             found[x["op"], tuple(x["ranks"]), x["fusion"]] += x["calls"]
     return found
 

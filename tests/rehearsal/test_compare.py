@@ -15,7 +15,7 @@ from ms_codegeex.rehearsal.shrink import shrunk
 
 QUERY, KEY_BIAS = "blocks.0.attention.query.weight", "blocks.0.attention.key.bias"
 STEP = [4.0, 50.0, 2.0, 0.1, 1.0, 1.0]  # loss, tokens, norm, rate, scale, finite
-LOSSES = [4.0, 4.0, 3.6, 3.6, 3.6]  # the second step is not clipped, and promises 0.1 · 2²
+LOSSES = [4.0, 4.0, 3.9, 3.9, 3.9]  # the second step is clipped to 0.5, and promises 0.1 · 0.5 · 2
 
 
 class Files:
@@ -73,7 +73,7 @@ def problem(comparison):
 def test_a_right_execution_has_no_problems(files):
     found = files.verdict()
     assert found.problems == () and found.replicas_equal and found.loss_error == found.parameter_error == 0
-    assert (found.steps, found.skipped_steps, found.clipped_steps, found.unclipped_steps) == (5, 0, 3, 2)
+    assert (found.steps, found.skipped_steps, found.clipped_steps, found.unclipped_steps) == (5, 0, 2, 3)
     assert found.loss_fall == pytest.approx(1.0) and found.adamw_error == 1e-6
 
 
@@ -110,7 +110,7 @@ def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        (0, 3.6001, "loss: rank 1 has 3.6001 in step 3, one device 3.6"),
+        (0, 3.9001, "loss: rank 1 has 3.9001 in step 3, one device 3.9"),
         (0, np.nan, "loss: rank 1 has nan in step 3"),
         (1, 51.0, "counted tokens: rank 1 has 51"),
         (2, 2.001, "gradient norm: rank 1 has 2.001"),
@@ -155,18 +155,18 @@ def test_adamw_is_held_against_its_formula_on_every_rank(files, value):
     assert problem(files.verdict()).startswith(f"AdamW, {QUERY}: rank 1 is ")
 
 
-@pytest.mark.parametrize("loss", [3.2, 3.85])
+@pytest.mark.parametrize("loss", [3.8, 3.95])
 def test_the_loss_has_to_fall_as_the_gradient_promised(files, loss):
     for outputs in (files.reference, *files.outputs):
         for output in outputs[2:]:
             output[0] = loss
-    assert problem(files.verdict()).startswith(f"step 2: the loss fell by {4 - loss:.3g}, its gradient promised 0.4")
+    assert problem(files.verdict()).startswith(f"step 2: the loss fell by {4 - loss:.3g}, its gradient promised 0.1")
 
 
 def test_a_rank_that_does_not_skip_what_overflowed_elsewhere_is_named(tmp_path):
     files = Files(tmp_path, Mesh(tensor=2), "fp16")
     for outputs in (files.reference, files.outputs[0]):
-        outputs[4] = [3.6, 50.0, float("nan"), 0.0, 1.0, 0.0]
+        outputs[4] = [3.9, 50.0, float("nan"), 0.0, 1.0, 0.0]
     assert any(p.startswith("gradient norm: rank 1 has 2 in step 5") for p in files.verdict().problems)
 
 
@@ -177,10 +177,10 @@ def test_an_execution_that_could_not_show_errors_does_not_pass(tmp_path):
     for outputs in (files.reference, *files.outputs):
         outputs[:3] = [list(skipped)] * 3
     problems = files.verdict().problems
-    assert len(problems) == 2 and problems[0].startswith("no step without clipping is followed by one with the same")
+    assert problems[0].startswith("no update is followed by a step with the same batch")
     assert problems[1].startswith("2 of 5 steps updated the weights")
     for outputs in (files.reference, *files.outputs):
-        outputs[1:3] = [[4.0, *STEP[1:]], [3.6, *STEP[1:]]]
+        outputs[1:3] = [[4.0, *STEP[1:]], [3.9, *STEP[1:]]]
     assert files.verdict().problems == ()
     for outputs in (files.reference, *files.outputs):
         for output in outputs:

@@ -40,10 +40,10 @@ def test_the_writers_parts_cover_every_weight_exactly_once():
     placements = [Placement(config, rank) for rank in range(8)]
     for name, layout in placements[0].layouts.items():
         written = np.zeros(layout.shape, int)
-        for placement in placements:
-            if placement.writes(name):
-                assert placement.here(name)
-                written[placement.window(name)] += 1
+        for place in placements:
+            if place.writes(name):
+                assert place.here(name)
+                written[place.window(name)] += 1
         assert (written == (0 if layout.copy_of else 1)).all(), name
         assert placements[0].stored_name(f"optimizer.m.{name}") == f"optimizer.m.{layout.copy_of or name}"
 
