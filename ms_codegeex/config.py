@@ -117,7 +117,7 @@ class ParallelConfig:
     vocabulary: bool = True  # word table, head and loss are sharded over `tensor`
     micro_batches: Positive | None = None  # of a step; none: what training.micro_batch makes of it
     server_devices: Positive = 8
-    hardware: str = "ascend910"  # what `plan` costs and its memory rule means
+    hardware: str | None = None  # none: `plan` assumes ascend910 (a100 for device: gpu), a run asks the driver
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
 

@@ -25,7 +25,7 @@ from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
-from ms_codegeex.training.placement import Placement
+from ms_codegeex.training.placement import Placement, loaded_rows
 
 EMPTY_STEPS = 100
 
@@ -245,15 +245,15 @@ class Trainer:
             callback.end(self)
 
     def _local_batch(self, first: int) -> Batch:
-        local = self.config.training.global_batch // self.loaders
-        return self.data.training_batch(first + self.rank % self.loaders * local, local)
+        rows = loaded_rows(self.config, self.rank)
+        return self.data.training_batch(first + rows.start, rows.stop - rows.start)
 
     def _step(self, batch: Batch, began: float, waited: float) -> Record:
         self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
-        size = len(batch.samples) // self.built.accumulation
-        for start in range(0, len(batch.samples) - size, size):
-            self.built.accumulate_step(*_tensors(batch.rows(start, start + size)))
-        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - size, len(batch.samples))))
+        *others, last = batch.parts(self.built.accumulation)
+        for part in others:
+            self.built.accumulate_step(*_tensors(part))
+        outputs = self.train_step(*_tensors(last))
         loss, count, norm, rate, scale, finite = outputs.asnumpy().tolist()
         progress = self.progress
         progress.step += 1
@@ -293,7 +293,7 @@ class Trainer:
             tokens_per_second=slots / seconds,
             mfu=flops / peak if peak else 0.0,
             data_wait_percent=100 * waited / seconds,
-            memory_bytes=psutil.Process().memory_info().rss,
+            memory_bytes=used_memory(self.config.device),
             step_seconds=seconds,
             compiling=not self.compiled,
         )
@@ -336,6 +336,11 @@ class Trainer:
             "unigram_entropy": unigram_entropy(self.validation),
             "shuffled_context_loss": self.evaluate(shuffled=True) if self.evaluates else None,
         }
+
+
+def used_memory(device: str) -> int:
+    """Bytes that this rank uses: of the host on a CPU, else the most that tensors took of the device so far."""
+    return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()
 
 
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
