@@ -35,6 +35,7 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both 
     "training.loss_scale",
     "training.optimizer",
     "training.schedule",
+    "parallel.fusion.dropout",
 )
 REPORTED = (
     "device",
@@ -104,6 +105,8 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
     now["data.seq_length"] = config.seq_length
     defaults = dict(flattened(asdict(RunConfig())))  # for keys that did not exist when the checkpoint was written
+    for values in (before, now):  # no device has this kernel by default
+        values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [
         Change(key, before.get(key, defaults.get(key)), now.get(key))
         for key in sorted({*before, *now})
