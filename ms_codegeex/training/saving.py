@@ -86,10 +86,12 @@ class Checkpoints(Callback):
         if not present:
             self._save(trainer)
         loss = trainer.validation_loss()
-        if trainer.rank == 0 and self.settled and loss is not None and math.isfinite(loss):
-            for path in self.followers:  # nothing will follow the last one, but it was evaluated
-                if path.name == step_name(trainer.progress.step):
-                    self._note(trainer, path, GOOD, trainer.progress.step)
+        if trainer.rank == 0:
+            if self.settled and loss is not None and math.isfinite(loss):
+                for path in self.followers:  # nothing will follow the last one, but it was evaluated
+                    if path.name == step_name(trainer.progress.step):
+                        self._note(trainer, path, GOOD, trainer.progress.step)
+            self._prune(trainer)
 
     def _judge(self, trainer: Trainer, record: Record) -> None:
         for path in list(self.followers):
@@ -126,7 +128,10 @@ class Checkpoints(Callback):
         if trainer.rank == 0:
             self.followers[path] = 0
             self.sound.written(path)
-            try:
-                prune(self.root, self.keep, self.sound)
-            except OSError as error:
-                trainer.warn(f"{self.root}: old checkpoints could not be deleted ({error.strerror})")
+            self._prune(trainer)
+
+    def _prune(self, trainer: Trainer) -> None:
+        try:
+            prune(self.root, self.keep, self.sound)
+        except OSError as error:
+            trainer.warn(f"{self.root}: old checkpoints could not be deleted ({error.strerror})")

@@ -88,7 +88,7 @@ def test_the_search_for_a_loss_scale_says_nothing_of_the_checkpoint_it_starts_fr
     path = write_checkpoint(tmp_path, 10, {}, {})
     trainer = Stepped()
     trainer.progress.step = 10
-    trainer.run(Checkpoints(tmp_path, 10, 1, Checkpoint(path)), "s" * 14 + ".", end=True)
+    trainer.run(Checkpoints(tmp_path, 10, 2, Checkpoint(path)), "s" * 14 + ".", end=True)
     assert steps(tmp_path) == [10, 25] and outcomes(tmp_path) == [GOOD, GOOD]
 
 
@@ -127,6 +127,11 @@ def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
     """A short trial in FP16 ends while the loss scale still looks for its place; nothing has been trained."""
     Stepped().run(Checkpoints(tmp_path, 2, 2), "s" * 9, end=True)
     assert steps(tmp_path) == [9]
+
+
+def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
+    assert steps(tmp_path) == [8, 9] and outcomes(tmp_path) == [GOOD, GOOD]
 
 
 def test_the_end_is_saved_once(tmp_path):
