@@ -177,8 +177,7 @@ def test_an_execution_that_could_not_show_errors_does_not_pass(tmp_path):
     for outputs in (files.reference, *files.outputs):
         outputs[:3] = [list(skipped)] * 3
     problems = files.verdict().problems
-    assert problems[0].startswith("no update is followed by a step with the same batch")
-    assert problems[1].startswith("2 of 5 steps updated the weights")
+    assert problems[-1].startswith("2 of 5 steps updated the weights")
     for outputs in (files.reference, *files.outputs):
         outputs[1:3] = [[4.0, *STEP[1:]], [3.9, *STEP[1:]]]
     assert files.verdict().problems == ()
