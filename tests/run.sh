@@ -10,6 +10,7 @@ usage: bash tests/run.sh [pytest arguments]
 
   bash tests/run.sh                       # the default suite
   bash tests/run.sh -m slow               # the slow tests
+  bash tests/run.sh --skipped-before      # those that the run before skipped, after what they lacked was installed
   bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
 
 Two test files run at a time where there are two cores (pytest-xdist; -n 0 for one); slow tests run one by one, because

@@ -16,7 +16,7 @@ from ms_codegeex.files import read_json
 made_by_setup = pytest.mark.skipif(
     not (Path(sys.prefix) / ".ms_codegeex").is_dir(), reason="needs the environment that tests/run.sh makes"
 )
-pytestmark = [pytest.mark.slow, made_by_setup]
+pytestmark = [pytest.mark.slow, made_by_setup, pytest.mark.strict_sandbox]
 SAMPLING = ("--n", "2", "--temperature", "0.8", "--top-p", "0.95", "--max-new-tokens", "48")
 
 

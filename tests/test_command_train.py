@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -500,3 +501,60 @@ def test_an_output_on_a_read_only_disk_is_one_line(tmp_path, dataset):
     result = train(tmp_path, small_run(dataset, "/proc/self"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]) == 1
+
+
+MOUNTED = """
+import ctypes, os, sys
+
+libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments):
+        sys.exit(f"mount: {name}: {os.strerror(ctypes.get_errno())}")
+
+call("unshare", 0x10000000 | 0x00020000)  # CLONE_NEWUSER | CLONE_NEWNS
+for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    with open(f"/proc/self/{file}", "w") as stream:
+        stream.write(text)
+call("mount", b"none", sys.argv[1].encode(), b"tmpfs", 0, b"size=16m")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
+    """On a file system of 16 MiB of its own, that is filled while the run goes on and emptied again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    values = small_run(dataset, run)
+    values["training"].update(steps=LONG)
+    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(tmp_path / "run.yaml", values)]
+    job = subprocess.Popen(
+        [sys.executable, "-c", MOUNTED, str(run), *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    inside = Path(f"/proc/{job.pid}/root{run}")
+    try:
+        wait_until(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
+        if job.poll() is not None and "mount" in (text := job.stderr.read()):
+            pytest.skip(f"this machine refuses a file system of one's own: {text.strip()}")
+        with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        lines = []
+        while "is full; the log waits for room" not in (line := job.stderr.readline()):
+            lines.append(line)
+            assert line, lines
+        files = inside / "log.jsonl", inside / "logs" / "progress.jsonl"
+        wait_until(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
+        filled = len(read_log(inside / "log.jsonl"))
+        (inside / "filler").unlink()
+        wait_until(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
+        steps = [line["step"] for line in read_log(inside / "log.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+    finally:
+        job.send_signal(signal.SIGTERM)
+        _, rest = job.communicate(timeout=60)
+    assert "log.jsonl: could not be written (No space left on device)" in rest and "Traceback" not in rest

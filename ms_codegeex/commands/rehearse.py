@@ -177,10 +177,13 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
     return report
 
 
-def _graph_kernels(quiet: bool) -> GraphKernelReport:
+def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     """What graph-kernel fusion makes of one block on this CPU, whose back end is the only one here that fuses."""
-    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report
+    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
 
+    if missing := missing_programs():
+        print(f"graph-kernel fusion of one block was not tried: {', '.join(missing)} not on PATH", file=sys.stderr)
+        return None
     report = graph_kernel_report()
     if not quiet:
         print(

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import atomic_directory
+from ms_codegeex.files import atomic_directory, user_cache
 
 MACHINES = ("x86_64", "aarch64")
 PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
@@ -61,7 +61,7 @@ def stub_libraries() -> Path:
     """The folder that holds the stub libraries of the installed MindSpore, made on the first call; safe to call at
     once from many processes."""
     plugin = _mindspore_directory() / PLUGIN
-    directory = _cache_directory() / f"stubs-{_fingerprint(plugin)}"
+    directory = user_cache() / f"stubs-{_fingerprint(plugin)}"
     if not directory.is_dir():
         with _locked(directory.with_suffix(".lock")):
             if not directory.is_dir():
@@ -186,11 +186,6 @@ def _mindspore_directory() -> Path:
                 "GPU plugin to simulate a cluster with; install the wheel of PyPI (requirements.txt)"
             )
     return directory
-
-
-def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ms-codegeex"
 
 
 def _fingerprint(plugin: Path) -> str:

@@ -16,7 +16,7 @@ import psutil
 
 from ms_codegeex.config import RunConfig, flattened
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json
+from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import (
     DOUBTFUL,
@@ -35,6 +35,7 @@ from ms_codegeex.training.resume import Change
 from ms_codegeex.training.run_directory import RunDirectory
 
 POLL_SECONDS = 0.1
+DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
 
 
 def required_memory(config: RunConfig) -> int:
@@ -105,17 +106,21 @@ def _newest_start(run: RunDirectory, existing: list[Path]) -> Start:
         print(f"skipped: {reason}", file=sys.stderr, flush=True)
     later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
     passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
-    if checkpoint is None and any(why == "damaged" for _, why in passed_over):
-        raise UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
     if checkpoint is None and passed_over:
-        print("no checkpoint was followed by finite steps: starting again from step 0", file=sys.stderr, flush=True)
+        doubtful = [path for path, why in passed_over if why == DOUBTFUL]
+        way = f"go on from one of them all the same with --resume {doubtful[0]}, or " if doubtful else ""
+        raise UserError(
+            f"output: no checkpoint in {run.checkpoints} is {'free of doubt' if doubtful else 'sound'}; {way}choose "
+            "another output"
+        )
     return Start(checkpoint, passed_over)
 
 
 @contextlib.contextmanager
 def held_run(run: RunDirectory) -> Iterator[None]:
-    """Hold the run directory against other jobs. What this made is removed again if nothing else was written there."""
+    """Hold the run directory against other jobs. What this made is removed again if the run is not opened."""
     made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    new = not (run.path / ".lock").exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = _locked(run.path / ".lock")
@@ -127,10 +132,10 @@ def held_run(run: RunDirectory) -> Iterator[None]:
         _note_not_finite(run)
         yield
     finally:
-        if made and [path.name for path in run.path.iterdir()] == [".lock"]:
-            (run.path / ".lock").unlink()
-            for folder in made:
-                with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # somebody has removed it, or filled it
+            if new and not run.config.exists():  # it was not opened
+                (run.path / ".lock").unlink()
+                for folder in made:
                     folder.rmdir()
         os.close(lock)
 
@@ -235,9 +240,11 @@ def run_workers(
 
 def _note_not_finite(run: RunDirectory) -> None:
     """If the last job ended because it was not finite, note which checkpoints that makes doubtful."""
-    with contextlib.suppress(UserError):  # there is no error; or the next start notes it
-        if (step := read_json(run.error).get("not_finite")) is not None:
-            doubt(run.checkpoints, step)
+    with contextlib.suppress(UserError):  # there is no error
+        error = read_json(run.error)
+        if error.get("not_finite") is not None and not error.get("noted"):
+            doubt(run.checkpoints, error["since"], error["not_finite"])
+            write_json(run.error, {**error, "noted": True})  # once, though both its end and the next start ask for it
 
 
 def _worker_error(run: RunDirectory, node: Node) -> UserError | RunFailure:
@@ -248,8 +255,33 @@ def _worker_error(run: RunDirectory, node: Node) -> UserError | RunFailure:
     return (UserError if error["user"] else RunFailure)(error["message"])
 
 
+class _Disk:
+    """Whether the run's disk is full, which its workers have no place left to say."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.next_look, self.full = folder, 0.0, False
+
+    def look(self) -> None:
+        """Warn when it has become full."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + DISK_SECONDS
+        before, self.full = self.full, self._is_full()
+        if self.full and not before:
+            print(f"warning: the disk of {self.folder} is full; the log waits for room", file=sys.stderr, flush=True)
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.folder).free < DISK_ROOM
+        return False
+
+    def reason(self) -> str:
+        """For the end of an error message."""
+        return f"\nthe disk of {self.folder} is full; free some space" if self._is_full() else ""
+
+
 def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
-    finished_at, error_at, count = None, None, workers.count
+    finished_at, error_at, count, disk = None, None, workers.count, _Disk(run.path)
     # Several servers share the folder. On one, whatever RANK_ID the environment had before does not matter.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
@@ -273,7 +305,9 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
             if ended or time.monotonic() - error_at > GRACE_SECONDS:
                 raise _worker_error(run, node)
         elif ended > done or launcher_ended:
-            raise RunFailure(f"a worker ended before its work was done, the others were ended: {workers.failure()}")
+            why = workers.failure() + disk.reason()
+            raise RunFailure(f"a worker ended before its work was done, the others were ended: {why}")
         if others:
             others.beat()
+        disk.look()
         time.sleep(POLL_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -27,6 +26,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
 from ms_codegeex.training.placement import Placement, loaded_rows
+
+EMPTY_STEPS = 100
 
 
 @dataclass
@@ -95,6 +96,9 @@ class Trainer:
         self.progress = Progress()
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = False
+        self.empty_steps = 0  # in a row, without a token that counts
+        # what the run trains on, before it starts: a path may hold other data later. Rank 0's state is the one saved
+        self.datasets = content_hashes(config.data) if rank == 0 else {}
         self.model_config = config.model_config()
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
@@ -145,11 +149,6 @@ class Trainer:
                 offset = tuple(part.start for part in window) if window else (0,) * len(shape)
                 slices[name] = Slice(shape, offset, parameter.asnumpy())
         return slices
-
-    @functools.cached_property
-    def datasets(self) -> dict[str, str]:
-        """Hashes of what the run trains on: a resume compares them, because a path may hold other data by then."""
-        return content_hashes(self.config.data)
 
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
@@ -260,13 +259,19 @@ class Trainer:
         progress.step += 1
         progress.samples += self.config.training.global_batch
         progress.tokens += round(count) if finite else 0
+        self.empty_steps = 0 if count else self.empty_steps + 1
+        if self.empty_steps == EMPTY_STEPS:
+            raise UserError(
+                f"data: the last {EMPTY_STEPS} steps held no token that the loss counts; look at the dataset with "
+                "`ms-codegeex inspect --sample`"
+            )
         seconds = time.perf_counter() - began
         if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             raise NotFinite(
                 f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
-                "Lower training.schedule.learning_rate, or look at the data around sample "
-                f"{progress.samples - self.config.training.global_batch}; --resume auto goes on from the last "
-                "checkpoint that finite steps followed",
+                f"Look at the data around sample {progress.samples - self.config.training.global_batch}, or go on from "
+                "the last checkpoint that finite steps followed, at a lower rate: --resume auto --allow-change "
+                "training.schedule training.schedule.learning_rate=…",
                 progress.step,
             )
         return self._record(loss, norm if finite else None, rate, scale, not finite, seconds, waited)

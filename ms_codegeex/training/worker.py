@@ -26,7 +26,7 @@ from ms_codegeex.training.run_directory import RunDirectory
 def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32") -> float:
     """FLOP/s of matrix products in this process while the other ranks do the same: what MFU on a CPU or GPU refers to.
 
-    Median over `seconds`, behind a barrier, because ranks on one machine share its cores.
+    Median over `seconds`, after a barrier, because ranks on one machine share its cores.
     """
     import numpy as np
     from mindspore import Tensor, ops
@@ -167,14 +167,16 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
 def main() -> int:
     """Exit status 0 when this rank did its part; a one-line error is left for the launcher otherwise."""
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    run_directory = RunDirectory(Path(sys.argv[1]))
+    run_directory, since = RunDirectory(Path(sys.argv[1])), 0
     try:
-        run(run_directory, Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None)
+        checkpoint = Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None
+        since = checkpoint.step if checkpoint else 0
+        run(run_directory, checkpoint)
     except (UserError, RunFailure) as error:
         print(error, file=sys.stderr, flush=True)
         step = error.step if isinstance(error, NotFinite) else None
         with contextlib.suppress(UserError):  # a full disk: the launcher says so
-            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step}
+            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step, "since": since}
             write_json(run_directory.error, content)
         return 2
     rank = os.environ.get("RANK_ID", "0")

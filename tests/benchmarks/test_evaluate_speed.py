@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 
+import pytest
 import small_benchmarks
 from conftest import ROOT
 
 
+@pytest.mark.strict_sandbox
 def test_both_sides_run(tmp_path):
     data = small_benchmarks.humaneval_x(tmp_path)
     words = ["--data", data, "--language", "python", "--all", "python", "--quick"]

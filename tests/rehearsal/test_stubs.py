@@ -32,7 +32,7 @@ ZIG = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="th
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ms-codegeex"
+    return tmp_path / "cache" / "ms_codegeex"
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:

@@ -1,5 +1,6 @@
 """`.ci/toolchains` with stand-ins for the programs that it calls."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -31,7 +32,7 @@ def machine(tmp_path):
     Machine.path.mkdir()
     machine = Machine()
     for tool in TOOLS:
-        (machine.path / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+        (machine.path / tool).symlink_to(shutil.which(tool))
     return machine
 
 
@@ -48,9 +49,9 @@ def complete(machine, installed="installed", npm_root=None):
 def test_missing_packages_and_js_md5_are_installed(machine):
     complete(machine, installed="not-installed")
     result = machine.run()
-    assert result.returncode == 0 and "installing bubblewrap g++" in result.stdout, result.stderr
+    assert result.returncode == 0 and "installing g++" in result.stdout, result.stderr
     (install,) = [call for call in machine.called() if call.startswith("apt-get") and " install " in call]
-    for package in ("bubblewrap", "libssl-dev", "default-jdk-headless", "golang-go", "librust-md5-dev"):
+    for package in ("g++", "libssl-dev", "default-jdk-headless", "golang-go", "librust-md5-dev"):
         assert package in install.split()
     assert any("install --global" in call and "js-md5@0.7.3" in call for call in machine.called())
 

@@ -4,6 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from strict_sandbox import refusing_python
+
+from ms_codegeex.evaluation.sandbox.layers import advice
 
 PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
 _spec = importlib.util.spec_from_file_location("preflight", PATH)
@@ -59,3 +62,19 @@ def test_main_reports_everything_at_once(tmp_path, monkeypatch, capsys):
     assert status == 2
     assert len(lines) == 2 and all(line.startswith("preflight: ") for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.strict_sandbox
+def test_nothing_is_said_where_the_sandbox_is_possible(tmp_path, capsys):
+    assert preflight.main([str(tmp_path), "--disk", "0", "--memory", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_kernel_that_refuses_the_sandbox_is_a_line_and_no_obstacle(tmp_path, capsys, monkeypatch):
+    python = refusing_python(tmp_path)
+    check = preflight.check_sandbox
+    monkeypatch.setattr(preflight, "check_sandbox", lambda: check(python))
+    assert preflight.main([str(tmp_path), "--disk", "0", "--memory", "0"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("preflight: `evaluate` cannot judge programs in its strict sandbox here")
+    assert "namespaces: " in line and advice() in line

@@ -28,12 +28,20 @@ case "$*" in
     *"-m venv "*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"; : >"${{@: -1}}/pyvenv.cfg" ;;
     *"-m pip install"*"$PIP_KILLED"*) if [[ -n $PIP_KILLED ]]; then kill -9 $PPID $$; fi
         sleep "${{PIP_SECONDS:-0}}"
-        if [[ -n $PIP_FAILS && "$*" == *"$PIP_FAILS_ON"* ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi ;;
+        until [[ -z $PIP_WAITS || -e $PIP_WAITS ]]; do sleep 0.05; done
+        if [[ -n $PIP_FAILS && "$*" == *"$PIP_FAILS_ON"* ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi
+        if [[ "$*" == *" -e "* ]]; then
+            printf '%s' "$COMMAND" >"${{0%/*}}/ms-codegeex"
+            chmod +x "${{0%/*}}/ms-codegeex"
+        fi ;;
     *"-m pip"*) ;;
     *"import torch"*) exit "${{TORCH_FAILS:-0}}" ;;
     *) exec {python} "$@" ;;
 esac
 """
+
+# In place of the command that pip makes: prints its arguments and its Python.
+COMMAND = '#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n'
 
 
 class Checkout:
@@ -56,8 +64,10 @@ class Checkout:
             "PATH": os.environ["PATH"],
             "PYTHON": str(stand_in),
             "CALLS": str(self.calls),
+            "COMMAND": COMMAND,
             "MS_CODEGEEX_PREFLIGHT": "skip",
             "PIP_KILLED": "",
+            "PIP_WAITS": "",
             "PIP_FAILS": "",
             "PIP_FAILS_ON": "",
         }
@@ -76,12 +86,6 @@ class Checkout:
         process = self.start(*arguments, **keywords)
         output, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-    def make_command(self) -> None:
-        """The command that the stand-in's `pip install -e` does not make; it prints its arguments and its Python."""
-        command = self.venv / "bin/ms-codegeex"
-        command.write_text('#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n')
-        command.chmod(0o755)
 
     def taken_calls(self) -> list[str]:
         """How pip was asked to install since the last time."""
@@ -146,7 +150,6 @@ def test_dry_run_prints_the_commands():
 
 def test_run_distributed_forwards_arguments_and_status(checkout):
     assert checkout.run().returncode == 0
-    checkout.make_command()
     result = checkout.run("--config", "my config.yaml", "a.b=c d", script="ascend_scripts/run_distributed.sh")
     assert result.returncode == 7
     assert result.stdout == f"<train><--config><my config.yaml><a.b=c d>{checkout.venv}/bin/python\n"
@@ -209,7 +212,7 @@ def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
     (tmp_path / "tests").mkdir()
     for name in ("process_guard.py", "process_watcher.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "tests/conftest.py").write_text("import process_guard\npytest_configure = process_guard.install\n")
+    (tmp_path / "tests/conftest.py").write_text("pytest_plugins = ['process_guard']\n")
     (tmp_path / "tests/test_long.py").write_text(
         "import time\nfrom pathlib import Path\n"
         "def test_short(): pass\ndef test_long(): Path('began').touch(); time.sleep(5432)\n"
@@ -242,6 +245,24 @@ def test_second_run_installs_nothing(checkout):
     assert checkout.taken_calls() == []
 
 
+@pytest.mark.parametrize("home", [None, "nowhere", "a file"])
+@pytest.mark.parametrize("first", ["ascend_scripts/run_distributed.sh", "tests/run.sh"])
+def test_the_commands_of_the_readme_in_either_order_and_again(checkout, tmp_path, first, home):
+    """Without a home too, or with one where nothing can be written."""
+    (tmp_path / "a file").touch()
+    environment = {} if home is None else {"HOME": str(tmp_path / home)}
+    scripts = ["ascend_scripts/run_distributed.sh", "tests/run.sh"]
+    installed = []
+    for script in [first, *(other for other in scripts if other != first), *scripts]:
+        train = script != "tests/run.sh"
+        result = checkout.run(*([] if train else ["--version"]), script=script, **environment)
+        assert result.returncode == (7 if train else 0), result.stderr
+        assert ("<train>" if train else "pytest ") in result.stdout
+        installed.append(len(checkout.taken_calls()))
+    assert installed == ([5, 0, 0, 0] if first == "tests/run.sh" else [3, 2, 0, 0])
+    assert not (tmp_path / "nowhere").exists()
+
+
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-source.txt", "requirements-test.txt"])
 def test_only_what_changed_is_installed(checkout, name):
     checkout.run("--tests")
@@ -263,7 +284,6 @@ def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
         "setup: jieba could not be had: mindformers' Trainer will not be available, everything else will"
     ]
     assert [call.rsplit("/")[-1] for call in checkout.taken_calls()][-2:] == ["requirements-source.txt", "a checkout"]
-    checkout.make_command()
     result = checkout.run("a=1", script="ascend_scripts/run_distributed.sh", **broken)
     assert result.returncode == 7
     config = checkout.root / "configs/codegeex_tiny.yaml"
@@ -323,11 +343,12 @@ def test_lock_of_a_dead_process_is_taken_over(checkout):
     assert checkout.run().returncode == 0
 
 
-def test_interrupt_ends_with_130_and_releases_the_lock(checkout):
-    process = checkout.start(PIP_SECONDS="1")
-    while not checkout.calls.exists() or "pip install" not in checkout.calls.read_text():
+def test_interrupt_ends_with_130_and_releases_the_lock(checkout, tmp_path):
+    process = checkout.start(PIP_WAITS=str(tmp_path / "go on"))
+    while process.poll() is None and not (checkout.calls.exists() and "pip install" in checkout.calls.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
+    (tmp_path / "go on").touch()  # bash acts once the program it waits for has ended
     process.communicate()
     assert process.returncode == 130
     assert not (checkout.venv / ".ms_codegeex/lock").is_symlink()

@@ -14,7 +14,7 @@ from ms_codegeex.errors import RunFailure
 
 SYSTEM = "/usr/bin/python3"
 LEAST = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
-MODULES = ("kernel", "namespaces", "supervisor", "server")  # of inside/, in the order of their imports
+MODULES = ("kernel", "rootfs", "namespaces", "supervisor", "server")  # of inside/, in the order of their imports
 ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # what is sent; the last one's `main` is called
 COMPILE = (
     "import marshal,sys;"
@@ -35,11 +35,9 @@ module.main([socket.detach(), *map(int, sys.argv[3:])])
 
 @dataclass(frozen=True)
 class Interpreter:
-    """Its path, the prefix that a sandbox must show (None for the system's), and the code of each of `MODULES` compiled
-    by it: every start would pay for compiling it again."""
+    """Its path, and the code of each of `MODULES` compiled by it: every start would pay for compiling it again."""
 
     path: str
-    prefix: str | None
     codes: Mapping[str, bytes]
 
     def bundle(self, names: tuple[str, ...]) -> bytes:
@@ -53,15 +51,13 @@ class Interpreter:
 
 
 def find_interpreter() -> Interpreter:
-    """The system's Python, which every sandbox shows anyway, or the one we run on."""
-    path, prefix = SYSTEM, None
-    if not suits(SYSTEM):
-        path, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
+    """The system's Python, which everybody may run, or the one we run on."""
+    path = SYSTEM if suits(SYSTEM) else os.path.realpath(sys.executable)
     sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
     done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)
     if done.returncode != 0:
         raise RunFailure(f"{path} does not compile the sandbox's supervisor: {done.stderr.decode(errors='replace')!r}")
-    return Interpreter(path, prefix, marshal.loads(done.stdout))
+    return Interpreter(path, marshal.loads(done.stdout))
 
 
 def suits(path: str) -> bool:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ms_codegeex.evaluation.sandbox import landlock, seccomp
-from ms_codegeex.evaluation.sandbox.bubblewrap import Bubblewrap, system_view
 
 NOBODY = 65534  # the user and group that everybody's programs run as when we are root
 ACTIVE = "active"
-INSTALL = "apt-get install bubblewrap"
 SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
-PROBE_SIZE = 1 << 20
-OPTIONS = ("tmpfs sizes", "no further namespaces")  # what newer versions of bubblewrap know
+# Settings below /proc/sys that keep ordinary users from namespaces: the value that does, and one that does not.
+SWITCHES = {
+    "user/max_user_namespaces": (0, 15000),
+    "kernel/unprivileged_userns_clone": (0, 1),  # Debian's
+    "kernel/apparmor_restrict_unprivileged_userns": (1, 0),  # Ubuntu's
+}
+CONTAINER = (
+    "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt "
+    "systempaths=unconfined"
+)
 
 
 @dataclass
@@ -27,12 +34,10 @@ class Layers:
     do."""
 
     states: dict[str, str] = field(default_factory=dict)
-    bubblewrap: Bubblewrap | None = None
     filter: bytes = b""  # the system call filter, empty for none
     landlock: int = 0  # the ABI's version
     identity: dict[str, Any] = field(default_factory=dict)  # how Popen gives root up
-    nested: bool = False  # whether namespaces can be made within bubblewrap's
-    flat: str = ""  # why they cannot
+    namespaces: bool = False
 
     @property
     def user(self) -> int:
@@ -43,21 +48,15 @@ class Layers:
         """Note a layer; `problem` is empty for one that is there."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
 
-    def nest(self) -> None:
-        """Note that namespaces can be nested: we need nothing else of bubblewrap then."""
-        for name in OPTIONS:
-            self.state(name, "")
-
     def missing(self) -> Mapping[str, str]:
         """The layers that are not there, each with its reason and remedy."""
         return {name: state.removeprefix("missing: ") for name, state in self.states.items() if state != ACTIVE}
 
 
 def find_layers() -> Layers:
-    """Try everything once."""
+    """Try everything once, but namespaces: those a first program tries (`runner.best`)."""
     layers = Layers()
     find_identity(layers)
-    find_bubblewrap(layers)
     find_seccomp(layers)
     layers.landlock = landlock.abi()
     layers.state(
@@ -89,43 +88,13 @@ def find_identity(layers: Layers) -> None:
     layers.identity = {} if problem else identity
 
 
-def find_bubblewrap(layers: Layers) -> None:
-    """bubblewrap, and whether the kernel lets it make namespaces."""
-    names = ("namespaces", *OPTIONS)
-    path = shutil.which("bwrap")
-    if path is None:
-        for name in names:
-            layers.state(name, f"bwrap is not on PATH; {INSTALL}")
-        return
-    plain = Bubblewrap(path, system_view(), sizes=False, disable_userns=False)
-    problem = attempt([*plain.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
-    if problem:
-        advice = "allow unprivileged user namespaces (in a container: run outside it, or give it the right)"
-        for name in names:
-            layers.state(name, f"bwrap fails ({problem}); {advice}")
-        return
-    layers.bubblewrap = plain
-    layers.state("namespaces", "")
-
-
-def find_options(layers: Layers) -> None:
-    """Which of its options bubblewrap has, where namespaces of ours cannot take their place."""
-    if layers.bubblewrap is None:
-        return
-    path, system = layers.bubblewrap.path, layers.bubblewrap.system
-    options = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=30)
-    known = options.stdout + options.stderr
-    sizes = "--size " in known
-    plain = layers.bubblewrap = Bubblewrap(path, system, sizes, disable_userns=False)
-    remedy = f"{INSTALL} of version 0.8 or later, or let namespaces be nested ({layers.flat})"
-    layers.state("tmpfs sizes", "" if sizes else f"this bwrap has no --size; {remedy}")
-    problem = f"this bwrap has no --disable-userns; {remedy}"
-    if "--disable-userns" in known:
-        closed = Bubblewrap(path, system, sizes, disable_userns=True)
-        complaint = attempt([*closed.for_program(PROBE_SIZE, {}), "/bin/true"], layers.identity)
-        problem = complaint and f"bwrap --disable-userns fails ({complaint}); use a later kernel"
-        layers.bubblewrap = plain if complaint else closed
-    layers.state("no further namespaces", problem)
+def advice(proc: Path = Path("/proc")) -> str:
+    """How to have the kernel make namespaces for an ordinary user."""
+    for name, (refusing, value) in SWITCHES.items():
+        with suppress(OSError, ValueError):
+            if int((proc / "sys" / name).read_text()) == refusing:
+                return f"as root: sysctl -w {name.replace('/', '.')}={value}"
+    return f"in a container: start it by {CONTAINER}, or judge outside it"
 
 
 def find_seccomp(layers: Layers) -> None:

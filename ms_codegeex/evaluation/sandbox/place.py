@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
 import stat
@@ -14,22 +15,19 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
-from ms_codegeex.evaluation.sandbox.bubblewrap import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
-
-STAGE = "/tmp"  # it is everywhere, and everybody may walk to it; only unveil.py's own namespace sees it covered
+from ms_codegeex.evaluation.sandbox.view import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes, system_view
 
 
 @dataclass(frozen=True)
 class Place:
-    """The words that lead to a program, who starts them, and what the supervisor must know."""
+    """Where its directory is, and what the supervisor and the fork server must know."""
 
-    lead: list[str]
     directory: str
     job: dict[str, Any]
-    identity: Mapping[str, Any]  # for Popen
-    names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
+    view: bytes = b""  # what a fork server is told, marshalled
     shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable: its name may be given anew
+    names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
 
     def local(self, text: str) -> str:
         """A word or a variable, its paths of the inside replaced by those of this place."""
@@ -64,26 +62,17 @@ def veiled(path: str) -> bool:
     return any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
 
 
-def isolated(layers: Layers, disk: int, readable: Mapping[str, Path], python: str) -> Place:
-    """In namespaces of its own, by bubblewrap, or, where these can be nested, by a fork server that bubblewrap starts;
-    `python` is a Python outside."""
-    bubblewrap = layers.bubblewrap
-    assert bubblewrap is not None
+def isolated(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Place:
+    """In namespaces of its own, within those of a fork server that shows the system and what is readable."""
     sources = resolved(readable)
     shown = tuple((state.st_dev, state.st_ino) for state in map(os.stat, sources.values()))
     writable = [path for path, _ in homes(disk)]
     job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
     covered = [path for path in readable if any(f"{path}/".startswith(f"{home}/") for home in writable)]
     job.update(homes=homes(disk), covered=covered)
-    lead: list[str] = []
-    identity = layers.identity
-    if identity and any(map(veiled, sources.values())):
-        script = str(Path(__file__).with_name("unveil.py"))
-        lead = [python, "-I", "-S", script, str(NOBODY), STAGE, str(len(sources)), *sources.values()]
-        sources = {inside: f"{STAGE}/{index}" for index, inside in enumerate(sources)}
-        identity = {}
-    lead += bubblewrap.for_server(sources) if layers.nested else bubblewrap.for_program(disk, sources)
-    return Place(lead, DIRECTORY, job, identity, shown=shown)
+    user = layers.identity.get("user")
+    view = {**system_view(sources), "user": user, "veiled": any(map(veiled, sources.values()))}
+    return Place(DIRECTORY, job, marshal.dumps(view, 2), shown)
 
 
 @contextmanager
@@ -99,6 +88,6 @@ def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
         seen = rules(layers, ["/dev", *sources.values()], [str(top)])
-        yield Place([], names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, layers.identity, names)
+        yield Place(names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, names=names)
     finally:
         shutil.rmtree(top, ignore_errors=True)

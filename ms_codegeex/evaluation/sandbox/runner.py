@@ -15,11 +15,19 @@ from typing import Any
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation.sandbox.channel import Collector, Stream
 from ms_codegeex.evaluation.sandbox.interpreter import Interpreter, find_interpreter
-from ms_codegeex.evaluation.sandbox.layers import Layers, find_layers, find_options
+from ms_codegeex.evaluation.sandbox.layers import Layers, advice, find_layers
 from ms_codegeex.evaluation.sandbox.limits import Limits
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 from ms_codegeex.evaluation.sandbox.place import Place, isolated, plain
-from ms_codegeex.evaluation.sandbox.supervisors import ForkServers, OneByOne, Origin, ServerLost, Supervisors, send
+from ms_codegeex.evaluation.sandbox.supervisors import (
+    ForkServers,
+    OneByOne,
+    Origin,
+    ServerLost,
+    Supervisors,
+    message,
+    send,
+)
 from ms_codegeex.evaluation.sandbox.told import crowd, limits_of
 
 MODES = ("strict", "best-effort")
@@ -44,8 +52,10 @@ class Sandbox:
     """
 
     def __init__(self, layers: Layers, interpreter: Interpreter) -> None:
-        self._parts, self._interpreter = layers, interpreter
-        self._supervisors: Supervisors = ForkServers(interpreter) if layers.nested else OneByOne(interpreter)
+        self._parts = layers
+        self._supervisors: Supervisors = (
+            ForkServers(interpreter) if layers.namespaces else OneByOne(interpreter, layers.identity)
+        )
 
     @property
     def layers(self) -> Mapping[str, str]:
@@ -102,18 +112,16 @@ class Sandbox:
             ]
             allowed = sum(command.limits.wall for command in commands)
             collector = stack.enter_context(Collector(ours, streams, allowed))
-            data = marshal.dumps(job, 2)
-            send(ours, len(data).to_bytes(8, "little") + data)
+            send(ours, message(marshal.dumps(job, 2)))
             collector.collect()
             return found(collector, origin)
 
     def _place(self, commands: Sequence[Command], readable: Mapping[str, Path]) -> AbstractContextManager[Place]:
         """Namespaces where there are any."""
-        if self._parts.bubblewrap is None:
+        if not self._parts.namespaces:
             return plain(self._parts, readable)
         disk = max((command.limits.disk for command in commands), default=1)
-        extra = {prefix: Path(prefix) for prefix in (self._interpreter.prefix,) if prefix}
-        return nullcontext(isolated(self._parts, disk, {**extra, **readable}, self._interpreter.path))
+        return nullcontext(isolated(self._parts, disk, readable))
 
     def _job(self, place: Place, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """What the supervisor is told."""
@@ -241,17 +249,14 @@ def open_sandbox(mode: str = "strict") -> Sandbox:
 
 
 def best(layers: Layers, interpreter: Interpreter) -> Sandbox:
-    """With fork servers where namespaces can be nested, which an empty program shows, else with what bubblewrap's
-    options offer."""
-    if layers.bubblewrap:
-        layers.nested = True
-        sandbox = Sandbox(layers, interpreter)
-        try:
-            sandbox.run([], {})
-        except RunFailure as error:
-            layers.nested, layers.flat = False, str(error)
-        else:
-            layers.nest()
-            return sandbox
-    find_options(layers)
-    return Sandbox(layers, interpreter)
+    """With namespaces where the kernel lets us make them, which an empty program shows."""
+    layers.namespaces = True
+    sandbox = Sandbox(layers, interpreter)
+    try:
+        sandbox.run([], {})
+    except RunFailure as error:
+        layers.namespaces = False
+        layers.state("namespaces", f"{error}; {advice()}")
+        return Sandbox(layers, interpreter)
+    layers.state("namespaces", "")
+    return sandbox

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
@@ -47,13 +47,15 @@ class Supervisors(Protocol):
 
 
 class Process:
-    """An interpreter that we have started in a place, and what it or bubblewrap writes to its standard error."""
+    """An interpreter that we have started, and what it writes to its standard error. `identity` is for Popen."""
 
-    def __init__(self, place: Place, interpreter: Interpreter, names: tuple[str, ...], *descriptors: int) -> None:
+    def __init__(
+        self, interpreter: Interpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
+    ) -> None:
         self._lock, self._said = threading.Lock(), ""
         self.bundle = interpreter.bundle(names)
         self._process = subprocess.Popen(
-            [*place.lead, *interpreter.words(self.bundle, descriptors)],
+            interpreter.words(self.bundle, descriptors),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -61,7 +63,7 @@ class Process:
             cwd="/",
             env={},
             start_new_session=True,  # an interrupt from the terminal is ours to pass on
-            **place.identity,
+            **identity,
         )
         self.pid = self._process.pid
 
@@ -89,7 +91,7 @@ class Process:
         return self._said or f"exit status {self._process.returncode}"
 
     def finish(self) -> None:
-        """See it end, by itself or by force: bubblewrap's death is that of everybody inside."""
+        """See it end, by itself or by force: its death is that of everybody inside."""
         ended = self.has_ended()
         with self._lock:
             if not ended:
@@ -103,15 +105,15 @@ class Process:
 
 
 class OneByOne:
-    """An interpreter for each program, by bubblewrap where there is one."""
+    """An interpreter for each program, with this identity (for Popen); where the kernel makes no namespaces."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
+    def __init__(self, interpreter: Interpreter, identity: Mapping[str, Any]) -> None:
+        self._interpreter, self._identity = interpreter, identity
 
     @contextmanager
     def one(self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]) -> Iterator[Origin]:
         """See `Supervisors`."""
-        process = Single(place, self._interpreter, ONE_BY_ONE, theirs.fileno(), *passed)
+        process = Single(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
         try:
             send(ours, process.bundle)
             yield process
@@ -128,15 +130,15 @@ class Single(Process):
 
 
 class Server(Process):
-    """A fork server."""
+    """A fork server. It is started as ourselves and gives root up itself: nobody may be unable to run our Python."""
 
-    def __init__(self, place: Place, interpreter: Interpreter) -> None:
+    def __init__(self, view: bytes, interpreter: Interpreter) -> None:
         self._channel, theirs = socket.socketpair()
         self._sending = threading.Lock()
         try:
             with theirs:
-                super().__init__(place, interpreter, SERVER, theirs.fileno())
-            send(self._channel, self.bundle)
+                super().__init__(interpreter, SERVER, {}, theirs.fileno())
+            send(self._channel, self.bundle + message(view))
         except BaseException:
             self._channel.close()
             raise
@@ -195,10 +197,10 @@ class ForkServers:
 
     def _server(self, place: Place) -> Server:
         """The one for this place."""
-        key = (*place.lead, place.shown)
+        key = place.view, place.shown
         with self._lock:
             if key not in self._servers:
-                self._servers[key] = Server(place, self._interpreter)
+                self._servers[key] = Server(place.view, self._interpreter)
             return self._servers[key]
 
     def _forget(self, dead: Server) -> None:
@@ -212,6 +214,11 @@ def close_all(servers: dict[Any, Server], owner: int) -> None:
     """Close them, and forget them; but not from a fork of the process that owns them."""
     while servers and os.getpid() == owner:
         servers.popitem()[1].close()
+
+
+def message(marshalled: bytes) -> bytes:
+    """What `message` of inside/supervisor.py reads."""
+    return len(marshalled).to_bytes(8, "little") + marshalled
 
 
 def send(control: socket.socket, data: bytes) -> None:

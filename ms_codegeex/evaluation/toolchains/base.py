@@ -25,6 +25,7 @@ from typing import ClassVar
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation import judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
+from ms_codegeex.files import user_cache
 
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -90,7 +91,7 @@ class ToolChain(ABC):
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when it asked for memory in vain
 
     def __init__(self, cache: Path | None = None) -> None:
-        self._root = cache or user_cache()
+        self._root = cache or user_cache() / "toolchains"
         self._lock = threading.Lock()
         self._prepared: Path | None = None
 
@@ -190,12 +191,6 @@ def judge(
     if program.only_compiles and len(executions) > job.compiling:
         published = Verdict.PASSED
     return {"strict": chain.strict(job, executions, witness), "published": published}
-
-
-def user_cache() -> Path:
-    """Where prepared tool chains stay."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ms_codegeex" / "toolchains"
 
 
 @contextmanager

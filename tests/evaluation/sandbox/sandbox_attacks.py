@@ -73,7 +73,7 @@ def prelude() -> str:
 
 EXTENSIONS = {"python": "py", "shell": "sh", "bash": "sh", "c": "c", "node": "js"}
 STEPS = {
-    "python": [["/usr/bin/python3", "NAME.py"]],
+    "python": [["python3", "NAME.py"]],
     "shell": [["/bin/sh", "NAME.sh"]],
     "bash": [["/bin/bash", "NAME.sh"]],
     "c": [["gcc", "-w", "-pthread", "-o", "NAME", "NAME.c"], ["./NAME"]],

@@ -175,7 +175,7 @@ WRITING = [
             "system directories": """
 for path in ('/usr/bin/x', '/usr/x', '/etc/x', '/bin/x', '/lib/x', '/x', '/dev/x', '/proc/x', '/usr/local/bin/x'):
     quietly(lambda: escaped(path, open(path, 'w')))
-for path in ('/usr/bin/python3', '/bin/sh', '/etc/alternatives'):
+for path in ('/usr/bin/env', '/bin/sh', '/etc/alternatives'):
     quietly(lambda: escaped(path, os.chmod(path, 0o777)))
     quietly(lambda: escaped(path, os.rename(path, path + '~')))
 """,
@@ -197,7 +197,7 @@ quietly(lambda: (open('/proc/1/oom_score_adj', 'w').write('1000'), escaped()))
 for name in ('uid_map', 'gid_map', 'setgroups'):
     quietly(lambda: (open('/proc/self/' + name, 'w').write('0 0 1'), escaped(name)))
 """,
-            "hard links to system files": "quietly(lambda: escaped(os.link('/usr/bin/python3', '/program/p')))",
+            "hard links to system files": "quietly(lambda: escaped(os.link('/usr/bin/env', '/program/p')))",
             "control groups": """
 for path in ('/sys/fs/cgroup', '/program/cgroup'):
     os.makedirs('/program/cgroup', exist_ok=True)

@@ -9,13 +9,15 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandbox_attacks import Attack
 
-from ms_codegeex.evaluation.sandbox import End, Execution
+from ms_codegeex.evaluation.sandbox import End, Execution, Sandbox
+from ms_codegeex.evaluation.sandbox.supervisors import ForkServers
 
 
 class World:
@@ -121,22 +123,29 @@ def open_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def fake_bwrap(directory: Path, script: str) -> str:
-    """A PATH on which bwrap is this shell script; @real@ is the true one."""
-    real = shutil.which("bwrap")
-    assert real is not None
-    path = directory / "bwrap"
-    path.write_text("#!/bin/sh\n" + script.replace("@real@", real))
-    path.chmod(0o755)
-    return f"{directory}:/usr/bin:/bin"
+def servers(sandbox: Sandbox) -> list[int]:
+    """The numbers of the processes that wait outside for its fork servers."""
+    supervisors = sandbox._supervisors
+    assert isinstance(supervisors, ForkServers)
+    return [server.pid for server in supervisors._servers.values()]
 
 
-# bwrap where namespaces cannot be nested: it always does what keeps them from being.
-NOT_NESTED = """case "$*" in
-    --help|*--disable-userns*) exec @real@ "$@";;
-    *) exec @real@ --disable-userns "$@";;
-esac
-"""
+def gone(pid: int) -> bool:
+    """Whether a process ends."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def child_of(pid: int) -> int:
+    """The first process that it has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def accepts(listener: socket.socket) -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from sandbox_suite import ATTACKS, attempt_all, lacking, outside, with_room
-from sandbox_world import NOT_NESTED, fake_bwrap, open_directory
 
 from ms_codegeex.evaluation.sandbox import open_sandbox
 
+pytestmark = pytest.mark.strict_sandbox
 NOBODY = 65534
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -59,16 +59,6 @@ def achieved() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def achieved_one_by_one() -> dict[str, list[str]]:
-    """The same where namespaces cannot be nested."""
-    with open_directory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", fake_bwrap(directory, NOT_NESTED))
-        sandbox = open_sandbox()
-        patch.undo()
-        return attempt_all(sandbox)
-
-
-@pytest.fixture(scope="module")
 def achieved_without_root() -> dict[str, list[str]]:
     """The same for a user without rights, where we are root."""
     if os.geteuid() != 0:
@@ -81,14 +71,6 @@ def test_no_attack_succeeds(name: str, achieved: dict[str, list[str]]) -> None:
     if lacking(ATTACKS[name]):
         pytest.skip(f"no {lacking(ATTACKS[name])} on this machine")
     assert achieved[name] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_succeeds_one_by_one(name: str, achieved_one_by_one: dict[str, list[str]]) -> None:
-    if lacking(ATTACKS[name]):
-        pytest.skip(f"no {lacking(ATTACKS[name])} on this machine")
-    assert achieved_one_by_one[name] == []
 
 
 @pytest.mark.slow

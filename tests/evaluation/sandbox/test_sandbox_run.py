@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
 from sandbox_world import open_directory, survivors
+from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
 
+pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
-PYTHON = "/usr/bin/python3"
+PYTHON = "python3"
 SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
 
 
@@ -161,9 +163,9 @@ def test_output_up_to_the_cap_is_none_too_many(sandbox: Sandbox) -> None:
 
 
 def test_time_is_measured_for_each_command(sandbox: Sandbox) -> None:
-    done = shell(sandbox, "sleep 0.3", "true")
-    assert 0.3 <= done[0].seconds < 20
-    assert 0 < done[1].seconds < done[0].seconds
+    done = shell(sandbox, "sleep 1", "true")
+    assert done[0].seconds >= 1
+    assert 0 < done[1].seconds < done[0].seconds  # each from its own start
 
 
 def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, shown: Path) -> None:
@@ -240,7 +242,7 @@ def test_the_next_program_finds_nothing_of_the_last(sandbox: Sandbox) -> None:
 HOST = """
 import sys
 from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
-words = ["/usr/bin/python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
+words = ["python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
 open_sandbox(sys.argv[1]).run([Command(words, Limits(wall=600))], {})
 """
 
@@ -263,13 +265,12 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("mode", ["strict", "without bwrap"])
+@pytest.mark.parametrize("mode", ["strict", "without namespaces"])
 def test_programs_die_with_who_runs_them(mode: str, shown: Path) -> None:
     marker = f"orphan{os.getpid()}{mode.split()[0]}"
     environment = {**os.environ, "TMPDIR": str(shown)}
-    if mode != "strict":
-        environment["PATH"] = str(shown)
-    words = [sys.executable, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
+    python = sys.executable if mode == "strict" else refusing_python(shown)
+    words = [python, "-c", HOST, "strict" if mode == "strict" else "best-effort", marker]
     runner = subprocess.Popen(words, cwd=Path(__file__).resolve().parents[3], env=environment)
     assert appears(marker, True)
     runner.send_signal(signal.SIGKILL)
@@ -286,4 +287,4 @@ def test_a_sandbox_killed_from_outside_is_a_killed_program(sandbox: Sandbox) -> 
         child = survivors(marker)[0]
         supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(supervisor, signal.SIGKILL)
-        assert [one.end for one in running.result(timeout=30)] == [End.KILLED]
+        assert [one.end for one in running.result(timeout=300)] == [End.KILLED]

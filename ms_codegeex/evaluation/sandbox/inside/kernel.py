@@ -14,10 +14,12 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 SIGKILL = 9
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, of two words
 CAPABILITIES = 64  # the most there can be
+CAP_SETFCAP = 1 << 31  # of the first 32: needed to make a user namespace in which user 0 is user 0
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -101,34 +103,68 @@ def restrict(ruleset: int, filter_code: bytes) -> None:
         prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
 
 
-def write(path: str, content: bytes) -> None:
-    """One write to a file of /proc."""
-    descriptor = os.open(path, os.O_WRONLY)
+def write(path: str, content: bytes, directory: int) -> None:
+    """One write to a file below this directory."""
     try:
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
 
 
-def enter_namespaces(kinds: int, user: int, group: int) -> None:
-    """Namespaces of our own, of these kinds and of users; of users it has this one, who stays who he is outside."""
-    checked(LIBC.unshare(ctypes.c_int(kinds | CLONE_NEWUSER)), "new namespaces (limits: /proc/sys/user/max_*)")
-    write("/proc/self/setgroups", b"deny")
-    write("/proc/self/uid_map", b"%d %d 1" % (user, user))
-    write("/proc/self/gid_map", b"%d %d 1" % (group, group))
+def unshare(kinds: int) -> None:
+    """Namespaces of our own, of these kinds."""
+    checked(LIBC.unshare(ctypes.c_int(kinds)), "new namespaces (limits: /proc/sys/user/max_*)")
+
+
+def enter_namespaces(kinds: int, user: int, group: int, proc: int) -> None:
+    """Namespaces of our own, of these kinds and of users; of users it has this one, who stays who he is outside. `proc`
+    is a descriptor of a /proc that can be written to."""
+    unshare(kinds | CLONE_NEWUSER)
+    write("self/setgroups", b"deny", proc)
+    write("self/uid_map", b"%d %d 1" % (user, user), proc)
+    write("self/gid_map", b"%d %d 1" % (group, group), proc)
+
+
+def open_proc() -> int:
+    """A descriptor of the present /proc, for `enter_namespaces`."""
+    return os.open("/proc", os.O_PATH | os.O_DIRECTORY)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str | None = None) -> None:
     """One mount(2)."""
     options = None if data is None else data.encode()
     done = LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options)
-    checked(done, f"mount {source} on {target}")
+    checked(done, f"mount {source or 'again'} on {target}")
 
 
-def drop_capabilities() -> None:
-    """Give all capabilities up, and the right to get any by a program."""
+def make_private() -> None:
+    """What is mounted outside from now on is not mounted here, nor the other way round."""
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2): the mount `new` becomes the root, what was the root is at `old`."""
+    checked(LIBC.pivot_root(new.encode(), old.encode()), "pivot_root")
+
+
+def detach(path: str) -> None:
+    """Unmount what is mounted there, and all within, for everybody who has not opened it."""
+    checked(LIBC.umount2(path.encode(), ctypes.c_int(MNT_DETACH)), f"umount {path}")
+
+
+def name_host(name: bytes) -> None:
+    """What this machine is called in its namespace."""
+    checked(LIBC.sethostname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))), "sethostname")
+
+
+def drop_capabilities(kept: int = 0) -> None:
+    """Give all capabilities up but those (of the first 32, a bit each), and the right to get any by a program."""
     for number in range(CAPABILITIES):
         if LIBC.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
             break  # the last one was the last
-    header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
-    checked(LIBC.capset(header, none), "capset")
+    header, words = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept)
+    checked(LIBC.capset(header, words), "capset")

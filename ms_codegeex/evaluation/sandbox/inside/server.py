@@ -1,8 +1,8 @@
 """A process that forks supervisors, each in namespaces of its own, for programs that see the same directories.
 
-bubblewrap starts it, as PID 1 of namespaces that no program ever runs in. What a program pays for is a fork instead of
-bubblewrap and an interpreter. It reads nothing but descriptors: jobs go to the supervisors. Whoever forked it hangs up
-to end it and everything that came of it.
+It is PID 1 of namespaces that no program ever runs in; the process that made these waits for it outside. What a program
+pays for is a fork instead of an interpreter and a root file system. It reads nothing but what programs see, once, and
+descriptors: jobs go to the supervisors. Whoever started it hangs up to end it and everything that came of it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import _socket
 import gc
 import os
 import sys
+import warnings  # noqa: F401 - os.execvpe needs it, when the interpreter's files may be out of sight
 
 import kernel
 import namespaces
+import rootfs
 import supervisor
 
 MOST = 250  # descriptors in a message; the kernel takes 253
@@ -58,14 +60,37 @@ def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group
         os._exit(0)
 
 
-def main(descriptors: list) -> None:
-    """Serve until the other end hangs up; then PID 1 ends, and with it everybody."""
-    kernel.be_called(b"sandbox-server")
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)  # bubblewrap's death is ours
+def give_up_root(view: dict) -> None:
+    """Become the view's user, if it names one, who is to see the view's files wherever they are."""
+    if view["user"] is None:
+        return
+    if view["veiled"]:
+        view["shown"] = rootfs.unveil(view["shown"])
+    os.setgroups([])
+    os.setgid(view["user"])
+    os.setuid(view["user"])
+
+
+def wait_outside() -> None:
+    """The process that has made the namespaces: its death is theirs, and theirs its own."""
+    kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _, status = os.wait()
+    os._exit(1 if status else 0)
+
+
+def settle(view: dict, user: int) -> None:
+    """As PID 1: see what the view says, and no more; give all rights up, but that of making namespaces."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
+    kernel.name_host(b"sandbox")
+    rootfs.make(view)
+    kernel.drop_capabilities(0 if user else kernel.CAP_SETFCAP)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def serve(channel: _socket.socket, user: int, group: int) -> None:
+    """Fork supervisors until the other end hangs up; then PID 1 ends, and with it everybody."""
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # nobody needs to be waited for
-    channel, user, group = _socket.socket(fileno=descriptors[0]), os.getuid(), os.getgid()
     gc.freeze()  # a collection in a child would copy every page
     while True:
         passed = received(channel)
@@ -74,3 +99,27 @@ def main(descriptors: list) -> None:
         fork_supervisor(channel, passed, user, group)
         for descriptor in passed:
             os.close(descriptor)
+
+
+def main(descriptors: list) -> None:
+    """Make namespaces with the root file system that we are told, and serve in them; what keeps us from it is told on
+    standard error."""
+    try:
+        kernel.be_called(b"sandbox-server")
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        os.umask(0o022)
+        channel = _socket.socket(fileno=descriptors[0])
+        view = supervisor.message(channel)
+        give_up_root(view)
+        user, group = os.getuid(), os.getgid()
+        namespaces.enter(user, group)
+        if os.fork():
+            channel.close()
+            wait_outside()
+        settle(view, user)
+        serve(channel, user, group)
+    except BaseException as error:
+        os.write(2, supervisor.described(error) + b"\n")
+    finally:
+        os._exit(1)

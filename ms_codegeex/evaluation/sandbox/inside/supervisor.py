@@ -1,9 +1,9 @@
 # ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """The first process of a sandbox: it runs the commands of one program and ends everything they leave behind.
 
-It is PID 1 of its own namespaces: forked by server.py, or, where namespaces cannot be nested, started by `python3 -I
--S` for this one program, which then pays for that start; so nothing here imports more than the standard library's C
-modules and ctypes. Its job comes over a control socket and so do its reports; the programs inherit neither. It trusts
+It is PID 1 of its own namespaces, forked by server.py, or, where the kernel makes none, started by `python3 -I -S` for
+this one program, which then pays for that start; so nothing here imports more than the standard library's C modules and
+ctypes. Its job comes over a control socket and so do its reports; the programs inherit neither. It trusts
 nothing that a program writes.
 """
 
@@ -253,10 +253,15 @@ def run(job: dict, ruleset: int, control: _socket.socket) -> None:
             return
 
 
+def message(channel: _socket.socket) -> dict:
+    """What we are told: its size in 8 bytes, then itself."""
+    size = int.from_bytes(channel.recv(8, _socket.MSG_WAITALL), "little")
+    return marshal.loads(channel.recv(size, _socket.MSG_WAITALL))
+
+
 def received(control: _socket.socket, descriptors: list) -> dict:
-    """The job: its size in 8 bytes, then itself; what it says of descriptors are places in the list."""
-    size = int.from_bytes(control.recv(8, _socket.MSG_WAITALL), "little")
-    job = marshal.loads(control.recv(size, _socket.MSG_WAITALL))
+    """The job; what it says of descriptors are places in the list."""
+    job = message(control)
     for command in job["commands"]:
         for name in ("stdin", "stdout", "stderr"):
             command[name] = descriptors[command[name]] if command[name] >= 0 else -1

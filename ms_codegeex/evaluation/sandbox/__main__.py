@@ -1,0 +1,18 @@
+"""`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line and
+ends with status 1; or nothing. It needs the standard library only: preflight.py asks before anything is installed."""
+
+import sys
+
+from ms_codegeex.evaluation.sandbox import open_sandbox
+
+
+def main() -> int:
+    """See above."""
+    missing = open_sandbox("best-effort").missing
+    if missing:
+        print("; ".join(f"{name}: {problem}" for name, problem in missing.items()))
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Tests that are marked `strict_sandbox`, or ask for a fixture `sandbox`, are skipped where the kernel refuses a layer
+of it; the last lines say how many, why, and what enables them. `test_sandbox_layers.py` says whether the sandbox itself
+is what is broken."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import platform
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.evaluation.sandbox import open_sandbox
+from ms_codegeex.evaluation.sandbox.interpreter import find_interpreter
+from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
+
+MARK, REASON = "strict_sandbox", "the strict sandbox is not possible here: "
+
+
+@functools.cache
+def refused() -> str:
+    """What this machine lacks, each layer with its reason and remedy; "" for nothing."""
+    return "; ".join(f"{name}: {problem}" for name, problem in open_sandbox("best-effort").missing.items())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture."""
+    needed = item.get_closest_marker(MARK) or "sandbox" in getattr(item, "fixturenames", ())
+    if needed and refused():
+        pytest.skip(REASON + refused())
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """After all others; nothing where nothing was skipped for that."""
+    yield
+    skipped = terminalreporter.getreports("skipped")
+    told = [one.longrepr[2] for one in skipped if isinstance(one.longrepr, tuple)]
+    reasons = [reason.partition(REASON)[2] for reason in told if REASON in reason]
+    if reasons:
+        terminalreporter.section("strict sandbox", sep="-")
+        terminalreporter.write_line(f"{len(reasons)} tests were skipped, {REASON}{reasons[0]}")
+
+
+REFUSING = '''#!/bin/sh
+""":"
+exec "@python@" -IS "$0" "$@"
+":"""
+import ctypes, os, sys
+libc, code = ctypes.CDLL(None, use_errno=True), @code@
+filter = ctypes.create_string_buffer(code, len(code))
+program = (ctypes.c_uint64 * 2)(len(code) // 8, ctypes.addressof(filter))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv("@python@", ["@python@", *sys.argv[1:]])
+'''
+
+
+def refusing_python(directory: Path, python: str | None = None) -> str:
+    """A Python whose kernel makes no namespaces, as in a container with Docker's filter; as the sandbox's if none is
+    named."""
+    unshare = MACHINES[platform.machine()].number("unshare")
+    assert unshare is not None
+    code = [instruction(LOAD, NUMBER), *when(unshare, [refuse(errno.EPERM)]), instruction(RETURN, ALLOW)]
+    path = directory / "refusing-python"
+    text = REFUSING.replace("@python@", python or find_interpreter().path).replace("@code@", repr(b"".join(code)))
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
