@@ -220,5 +220,5 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert small.mesh == Mesh(4, 2, 2, 2) and small.devices == 16
     assert (small.parallel.sequence, small.parallel.vocabulary) == (True, True)
     assert (small.training.recompute, small.training.precision) == ("full", "fp16")
-    assert small.accumulation == 3 and small.training.clip_norm > 0 and small.training.dropout == 0.25
+    assert small.accumulation == 2 and small.training.clip_norm > 0 and small.training.dropout == 0.25
     assert small.model_config().parameter_count() < 200_000

@@ -10,6 +10,7 @@ from ms_codegeex.parallel.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
 FUSED = ("graph_kernel", "attention", "norm")  # have no kernel on a CPU, or move results on it
+FEW_RANKS = 4  # that may take longer to compile
 DROPPED = 0.25  # of the activations, where the plan drops any
 
 
@@ -47,8 +48,9 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
     """
     accumulation = min(config.accumulation, 2)  # each takes time to compile
-    if mesh.pipeline > 1:  # one more than stages: each stage goes back and forth in between
-        accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + 1))
+    if mesh.pipeline > 1:  # with one more than stages, each stage goes back and forth in between
+        more = 1 if mesh.world <= FEW_RANKS else 0
+        accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
     micro = 2 * mesh.tensor
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world

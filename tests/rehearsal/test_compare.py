@@ -98,6 +98,19 @@ def test_errors_below_the_limit_pass(files):
     assert found.problems == () and 0 < found.parameter_error <= 1e-4
 
 
+@pytest.mark.parametrize(("numbers", "passes"), [(1, True), (4, False)])
+def test_the_next_fp32_number_is_no_error_however_little_a_weight_moved(files, numbers, passes):
+    """A weight of about 1 that moved by 4e-4: the next number is 1.2e-7 away, 3e-4 of the movement."""
+    name, place = "final_norm.weight", 1
+    first = initial_value(name, files.final[name].shape)
+    files.final[name] = (first + 4e-4).astype(np.float32)
+    for values in files.values:
+        values[name] = files.final[name].copy()
+        for _ in range(numbers):
+            values[name][place] = np.nextafter(values[name][place], np.float32(9))
+    assert (files.verdict().problems == ()) == passes
+
+
 def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
     for values in files.values:
         values[KEY_BIAS] += np.float32(1e-8)  # much more than it moved, nothing beside the others
@@ -177,8 +190,7 @@ def test_an_execution_that_could_not_show_errors_does_not_pass(tmp_path):
     for outputs in (files.reference, *files.outputs):
         outputs[:3] = [list(skipped)] * 3
     problems = files.verdict().problems
-    assert problems[0].startswith("no update is followed by a step with the same batch")
-    assert problems[1].startswith("2 of 5 steps updated the weights")
+    assert problems[-1].startswith("2 of 5 steps updated the weights")
     for outputs in (files.reference, *files.outputs):
         outputs[1:3] = [[4.0, *STEP[1:]], [3.9, *STEP[1:]]]
     assert files.verdict().problems == ()
