@@ -20,6 +20,7 @@ from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
 
 INSIDE = Path(__file__).with_name("inside")
 SYSTEM = (Path("/usr"), Path("/usr/local"))  # seen in every sandbox
+PARTS = ("lib", "lib64", "pyvenv.cfg")  # of a prefix
 PLACE = "/judge"  # where that is in the sandbox
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of a set is the same every time, and so is the verdict
@@ -64,6 +65,13 @@ class Interpreter:
         return self.ask(script, *modules)
 
 
+def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
+    """What a sandbox must show of an interpreter: itself and its libraries, not all of its prefix, which may be a home
+    directory or ~/.local."""
+    needed = [executable, *(prefix / part for prefix in prefixes for part in PARTS)]
+    return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
+
+
 @dataclass(frozen=True)
 class Report:
     """What became of one program. `ended` says what kept it from its end ("error", "exit", "time", ...), None if
@@ -105,7 +113,7 @@ class Runner:
         places = [place for place in dict.fromkeys(prefixes) if place not in SYSTEM]
         if not any(executable.is_relative_to(place) for place in (*places, *SYSTEM)):
             executable = prefixes[0] / "bin" / executable.resolve().name
-        return cls(Interpreter(executable), {**{str(place): place for place in places}, PLACE: INSIDE})
+        return cls(Interpreter(executable), {**readable_parts(executable, prefixes), PLACE: INSIDE})
 
     def command(
         self,

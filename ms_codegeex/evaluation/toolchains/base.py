@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ms_codegeex.files import user_cache
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CPU = 4  # CPU seconds per second of wall clock: virtual machines use threads; the wall clock is what limits
+LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 COMPLETE = "complete"  # a file in a cache that is whole
 
 
@@ -227,6 +229,19 @@ def output_of(*words: str | Path) -> str | None:
     return lines[0] if done.returncode == 0 and lines else None
 
 
-def outside_system(path: Path) -> dict[str, Path]:
-    """For `readable`: a directory that the sandbox does not show anyway."""
-    return {} if path.is_relative_to("/usr") else {str(path): path}
+def outside_system(*paths: Path) -> dict[str, Path]:
+    """For `readable`: those of the paths that exist and that the sandbox does not show anyway."""
+    return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
+
+
+def parts_of(root: Path, *names: str) -> dict[str, Path]:
+    """For `readable`: what a tool needs of the directory that it is installed in. That may be a home directory, or hold
+    much else that is nobody's business."""
+    return outside_system(*(root / name for name in names))
+
+
+def with_libraries(program: Path) -> dict[str, Path]:
+    """For `readable`: a program, which may lie among a user's own, and the shared libraries that it is linked with."""
+    told = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
+    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(told))
+    return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))

@@ -17,8 +17,8 @@ from ms_codegeex.evaluation.toolchains.base import (
     Seconds,
     ToolChain,
     output_of,
-    outside_system,
     program_of,
+    with_libraries,
 )
 
 MD5 = "js-md5"
@@ -55,7 +55,7 @@ class JavaScript(ToolChain):
             shutil.copytree(self.md5, cache / "node_modules" / MD5)
 
     def readable(self) -> dict[str, Path]:
-        return {**super().readable(), **outside_system(self.node.parent.parent)}
+        return {**super().readable(), **with_libraries(self.node)}
 
     @property
     def node(self) -> Path:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation import judging, python_program
 from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, outside_system
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # sets in the same order every time
@@ -37,10 +37,7 @@ class Python(ToolChain):
 
     def readable(self) -> dict[str, Path]:
         prefixes = (Path(sys.prefix), Path(sys.base_prefix))
-        return {
-            **super().readable(),
-            **{name: path for each in prefixes for name, path in outside_system(each).items()},
-        }
+        return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         words = [sys.executable, "-s", f"{self.inside}/run_python.py"]

@@ -14,7 +14,7 @@ from ms_codegeex.evaluation.toolchains.base import (
     Seconds,
     ToolChain,
     output_of,
-    outside_system,
+    parts_of,
     program_of,
 )
 
@@ -59,7 +59,7 @@ class Rust(ToolChain):
     offered over Debian's 0.8 by a crate of ours."""
 
     language = "rust"
-    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-md5-dev"
+    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
     compile_seconds = 300.0
     sources = ("witness.rs", "rand.rs")
     failed_assertion = (
@@ -100,7 +100,7 @@ class Rust(ToolChain):
         shutil.rmtree(cache / "target")
 
     def readable(self) -> dict[str, Path]:
-        return {**super().readable(), **outside_system(self.root or Path("/usr"))}
+        return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         root = self.root or Path("/usr")
