@@ -18,7 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -32,15 +32,17 @@ INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CPU = 4  # CPU seconds per second of wall clock: virtual machines use threads; the wall clock is what limits
 LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
+ALONE = 2  # processes: the sandbox's first and the program, which so can try nothing out in a copy of itself
 COMPLETE = "complete"  # a file in a cache that is whole
 
 
 @dataclass(frozen=True)
 class Program:
-    """A source text in two parts with the witness between them.
+    """A source text in two parts with the witness between them, and other texts.
 
     Attributes:
         before, call, after: `call` has a `%s` for the token, or is empty where the runner needs none.
+        others: files beside it, by name: what must not share a scope with it.
         libraries: for the linker.
         only_compiles: the benchmark has no tests for it: `published` is satisfied when it compiles.
         check: it has to compile without tests too.
@@ -52,16 +54,23 @@ class Program:
     libraries: tuple[str, ...] = ()
     only_compiles: bool = False
     check: bool = False
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, token: str) -> bytes:
         """The text with a token."""
         call = self.call % token if self.call else ""
         return f"{self.before}{call}{self.after}".encode("utf-8", "replace")
 
+    def files(self, name: str, token: str) -> dict[str, bytes]:
+        """All texts, the one with the token under this name."""
+        others = {other: text.encode("utf-8", "replace") for other, text in self.others.items()}
+        return {name: self.source(token), **others}
+
     @property
     def fingerprint(self) -> str:
         """What is judged, whatever the token."""
-        text = "\0".join((self.before, self.call, self.after, *self.libraries))
+        others = (part for pair in sorted(self.others.items()) for part in pair)
+        text = "\0".join((self.before, self.call, self.after, *self.libraries, *others))
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 

@@ -73,7 +73,7 @@ class Go(ToolChain):
         return {**super().readable(), **outside_system(Path(self.go)), **parts_of(self.root, *PARTS)}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        build = Command([self.go, *BUILD], self.limits(seconds.compile), self.environment(self.inside))
+        build = Command([self.go, *BUILD, *program.others], self.limits(seconds.compile), self.environment(self.inside))
         words = ["./main.test", "-test.paniconexit0"]  # as `go test` does: leaving with status 0 is no success
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], {"main_test.go": program.source(token)}, compiling=1)
+        return Job([build, run], program.files("main_test.go", token), compiling=1)

@@ -72,12 +72,21 @@ class Java(ToolChain):
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
-        words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
+        words = [
+            str(program_of("javac")),
+            *options,
+            "-encoding",
+            "UTF-8",
+            "-proc:none",
+            "-nowarn",
+            "Main.java",
+            *program.others,
+        ]
         build = Command(words, self.limits(seconds.compile))
         classes = f"{self.inside}/witness.jar:."
         words = [str(program_of("java")), *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], {"Main.java": program.source(token)}, compiling=1)
+        return Job([build, run], program.files("Main.java", token), compiling=1)
 
 
 def home(program: Path) -> Path:

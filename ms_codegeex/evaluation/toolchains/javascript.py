@@ -68,7 +68,7 @@ class JavaScript(ToolChain):
         options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
         environment = {"NODE_PATH": f"{self.inside}/node_modules"}
         run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
-        return Job([run], {"test.js": program.source(token)})
+        return Job([run], program.files("test.js", token))
 
     def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """It ends, and has written nothing but our witness; the exit status does not count."""

@@ -114,4 +114,4 @@ class Rust(ToolChain):
         build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
         build.append(Command([*words, "--test", "-o", "main"], limits, environment))
         run = Command(["./main", "--test-threads=1"], self.limits(seconds.run), {}, challenge)
-        return Job([*build, run], {"main.rs": program.source(token)}, compiling=len(build))
+        return Job([*build, run], program.files("main.rs", token), compiling=len(build))
