@@ -130,15 +130,15 @@ def rust(row: Row, answer: str) -> Program:
     known = f"{declaration}{row.prompt}"
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(known))
-    named = [name for name, _, _ in functions if re.search(rf"\b{name}\b", tests)]
-    types = RUST_TYPE.findall(known)
-    taken = ", ".join([*named, *(name for name in types if re.search(rf"\b{name}\b", known + tests))])
+    solved = f"{known}{row.solution}"  # some tests call what only an answer defines
+    defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
+    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", tests)]
     checks = "\n".join(
         f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
         for name, generic, rest in functions
         if name in named
     )
-    tests = tests.replace("use super::*;", f"use super::{{{taken}}};\n{imports}\n{checks}", 1)
+    tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
     head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
     check = re.search(r"\bcfg\b", answer) is not None
     call = f';\n::{CALL}::tell("%s");\n'
