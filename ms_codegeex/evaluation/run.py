@@ -19,13 +19,12 @@ from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
-from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 
 Work, Result = TypeVar("Work"), TypeVar("Result")
 Key = tuple[str, int]
 MODES = ("strict", "published")
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that tell how a text came about and do not bear on its verdict
-UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
 
 
 def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
@@ -39,10 +38,61 @@ def key(row: Mapping[str, Any]) -> Key:
     return row["task_id"], row["completion_id"]
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "task_id": (str,),
+    "completion_id": (int,),
+    "prompt": (str,),
+    "generation": (str,),
+    "finish": (str,),
+    "extra": (dict,),
+    "verdicts": (dict,),
+    "seconds": (int, float),
+    "exit_code": (int, type(None)),
+    "stderr": (str,),
+    "sample": (str,),
+}
+SAMPLE = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
+JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "stderr", "extra", "sample")
+
+
+def flaws(task: Task, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], str]:
+    """What says why a row with these keys is none about the task; "" for one that is."""
+    known = {problem.id for problem in task.problems}
+
+    def flaw(row: Mapping[str, Any]) -> str:
+        for name in keys:
+            value = row.get(name)
+            if name not in row or not isinstance(value, KINDS[name]) or isinstance(value, bool):
+                kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in KINDS[name])
+                return f"{name} is {json.dumps(value)[:60] if name in row else 'missing'}, expected {kinds}"
+        if row["task_id"] not in known:
+            return f"task_id {row['task_id'][:60]!r} is no problem of {task.name}"
+        if row["completion_id"] < 0:
+            return f"completion_id is {row['completion_id']}, expected 0 or more"
+        return _flaw_of_verdicts(row) if "verdicts" in keys else task.flaw(sample_from(row))
+
+    return flaw
+
+
+def _flaw_of_verdicts(row: Mapping[str, Any]) -> str:
+    known = [verdict.value for verdict in Verdict]
+    for mode, verdict in row["verdicts"].items():
+        if mode not in MODES or verdict not in known:
+            return f"verdicts has {mode[:60]} {json.dumps(verdict)[:60]}, expected one of {', '.join(known)}"
+    if set(row["verdicts"]) != set(MODES):
+        return f"verdicts is of {', '.join(row['verdicts']) or 'nothing'}, expected {', '.join(MODES)}"
+    return "" if 0 <= row["seconds"] < float("inf") else f"seconds is {row['seconds']}, expected 0 or more"
+
+
+def judged(samples: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The results that are about these samples, as their texts are now."""
+    prints = {key(row): fingerprint(sample_from(row)) for row in samples}
+    return [row for row in results if prints.get(key(row)) == row["sample"]]
+
+
 def sample_from(row: Mapping[str, Any]) -> Sample:
     """The sample in a row of `samples.jsonl`."""
-    fields = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
-    return Sample(**{name: row[name] for name in fields})
+    return Sample(**{name: row[name] for name in SAMPLE})
 
 
 def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ms_codegeex.evaluation import budget, given, perplexities, published, refer
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.record import Record, versions
 from ms_codegeex.evaluation.references import Findings
-from ms_codegeex.evaluation.rows import RowFile
+from ms_codegeex.evaluation.rows import RowFile, sole_writer
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Task
@@ -70,8 +70,9 @@ class Session:
             print(line, file=sys.stderr, flush=True)
 
     def file(self, name: str) -> RowFile:
-        """One of the directory's files of rows."""
-        return RowFile(self.options.output / name)
+        """One of the directory's files of rows; of samples and results of other problems, or damaged, a `UserError`."""
+        keys = run.SAMPLE if name == SAMPLES else run.JUDGEMENT
+        return RowFile(self.options.output / name, run.flaws(self.task, keys))
 
     def open_sampler(self) -> Sampler:
         """What draws samples, made once; only where there is one."""
@@ -88,6 +89,11 @@ class Session:
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     """Do what is asked and not done yet; the report. What cannot be judged here is told, never scored."""
+    with sole_writer(options.output):
+        return _evaluate(task, recipe, options)
+
+
+def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     problems = list(selected(task, options.limit))
     session = Session(task, recipe, options, Record(options.output), problems)
     if options.given is None and options.references != "only":
@@ -227,7 +233,8 @@ def judge_samples(session: Session, sandbox: Sandbox) -> None:
 
 def finish(session: Session) -> dict[str, Any]:
     """`report.json` and `report.html` of what there is."""
-    samples, results = session.file(SAMPLES).rows, session.file(RESULTS).rows
+    samples = session.file(SAMPLES).rows
+    results = run.judged(samples, session.file(RESULTS).rows)
     result = report.build(session.task, session.problems, samples, results)
     result |= {
         "output": str(session.options.output),

@@ -1,7 +1,8 @@
 """DS-1000's results as plain data: values of Python and of the benchmark's libraries, and no code.
 
 A pickle may name any class or function, and unpickling it calls them. What is loaded here names data types only, so it
-runs nothing of the program's and equals nothing but its like. Tensors, whose own pickles are programs, travel as arrays.
+runs nothing of the program's and equals nothing but its like. Tensors, whose own pickles are programs, travel as
+arrays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import importlib
 import pickle
 import sys
 
-BUILTINS = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple".split()
+BUILTINS = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
+    "slice", "str", "tuple",
+)  # fmt: skip
 EXACT = {
     ("_codecs", "encode"),
     ("copyreg", "_reconstructor"),
