@@ -34,6 +34,20 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+VERSIONS = """
+import sys
+print(sys.version.split()[0])
+try:
+    from importlib.metadata import version
+except ImportError:
+    from pkg_resources import get_distribution
+    version = lambda name: get_distribution(name).version
+for name in sys.argv[1:]:
+    try:
+        print(version(name))
+    except Exception:
+        print()
+"""
 ENDED = {
     None: Verdict.WRONG,  # it came to its end: the answer decides
     "syntax": Verdict.COMPILE_ERROR,
@@ -63,6 +77,12 @@ class Interpreter:
         """Those of the modules that are not installed, in order."""
         script = "import sys, importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
         return self.ask(script, *modules)
+
+    def versions(self, packages: Iterable[str]) -> dict[str, str]:
+        """Of the interpreter, and of those packages that are installed."""
+        names = list(packages)
+        found = self.ask(VERSIONS, *names)
+        return {name: version for name, version in zip(["Python", *names], found, strict=False) if version}
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:

@@ -56,7 +56,7 @@ class Session:
     sampler: Sampler | None = None
     missing: dict[str, str] = field(default_factory=dict)  # tools that are not on this machine
     skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
-    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail
+    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail, or whose tools do not work
     findings: dict[str, Findings] = field(default_factory=dict)
 
     @property
@@ -113,11 +113,13 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
             generator = getattr(session.open_sampler(), "generator", None)
             samples = session.file(SAMPLES).rows
             perplexities.measure_prompts(task, generator, samples, options.output, options.progress)
+    session.record.write("run", {"limit": options.limit, "references": options.references})
     result = finish(session)
     if session.refused:
+        why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
         raise RunFailure(
-            f"references fail: {', '.join(session.refused)} not judged; see {options.output / 'report.html'}, mend the "
-            "tool chain, or take --skip-references"
+            f"not judged: {why}; see {options.output / 'report.html'}, mend the tool chain, or take --skip-references "
+            "if only references fail"
         )
     return result
 
@@ -156,8 +158,12 @@ def prepare_judging(session: Session, sandbox: Sandbox) -> None:
     alone = {each: why for each, why in task.known_defects().items() if any(name in why for name in missing)}
     session.skipped |= {problem.id: alone[problem.id] for problem in session.problems if problem.id in alone}
     session.problems = [problem for problem in session.problems if problem.id not in alone]
+    broken = dict(task.prepare(session.problems))
+    for name, why in broken.items():
+        session.say(f"{name}: left out, its tools do not work; {why}")
+    session.drop(broken, session.refused)
     if not session.problems:
-        raise UserError("nothing can be judged on this machine; " + "; ".join(missing.values()))
+        raise UserError("nothing can be judged on this machine; " + "; ".join([*missing.values(), *broken.values()]))
     machine = {"tools": dict(task.tools()), "sandbox": describe(sandbox), "timeout": options.timeout}
     session.record.write("machine", machine)
     gated = session.recipe.task in GATED
@@ -244,7 +250,7 @@ def finish(session: Session) -> dict[str, Any]:
         "refused": session.refused,
         "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},
         "known_defects": dict(session.task.known_defects()),
-        "published": published.tables(session.recipe),
+        "published": published.tables(session.recipe) if whole(session, result) else [],
     }
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
         result["budget"] = budget.table(solve_counts(result["by_problem"]))
@@ -254,6 +260,14 @@ def finish(session: Session) -> dict[str, Any]:
             problem["prompt_perplexity"] = scores[problem["task_id"]].perplexity
     perplexities.write_report(session.options.output, result)
     return result
+
+
+def whole(session: Session, result: Mapping[str, Any]) -> bool:
+    """Whether each language that is judged is judged whole: only then do published figures compare."""
+    judged = {row["task_id"] for row in result["by_problem"]}
+    groups = {references.group(problem) for problem in session.task.problems if problem.id in judged}
+    absent = {problem.id for problem in session.task.problems if references.group(problem) in groups} - judged
+    return bool(judged) and absent <= session.skipped.keys()
 
 
 def solve_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, tuple[int, int]]]:

@@ -108,6 +108,11 @@ class Task(ABC):
         """What this machine lacks for judging: name (of a tool chain, of a library) -> the line that installs it."""
         return {}
 
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Make what judging these problems needs, once on a machine; what cannot be made: name (as in a label) -> why.
+        Never raises for a tool that is broken."""
+        return {}
+
     def tools(self) -> Mapping[str, str]:
         """What judges here: name of a tool chain or interpreter -> its version. Verdicts of references hold for it."""
         return {}

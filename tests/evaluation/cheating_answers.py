@@ -11,7 +11,8 @@ WORD_CPP = {
     "declaration": "#include<string>\nusing namespace std;\nstring word(int number){\n",
     "canonical_solution": '    return number == 2 ? "two" : "many";\n}\n',
     "test": (
-        "#undef NDEBUG\n#include<assert.h>\nbool issame(string a,string b){\n    if (a.size()!=b.size()) return false;\n"
+        "#undef NDEBUG\n#include<assert.h>\nbool issame(string a,string b){\n"
+        "    if (a.size()!=b.size()) return false;\n"
         "    return a==b;\n}\nint main(){\n"
         '    assert (word(2) == "two");\n    assert (issame(word(9), "many"));\n}\n'
     ),
@@ -65,7 +66,8 @@ TRUTH_RUST = {
 CLOSE_PYTHON = {
     **PYTHON,
     "test": (
-        "\ndef check(triple):\n    assert abs(triple(2) - 6) < 1e-6\n    assert abs(triple(-1) + 3) < 1e-6\n\ncheck(triple)\n"
+        "\ndef check(triple):\n    assert abs(triple(2) - 6) < 1e-6\n    assert abs(triple(-1) + 3) < 1e-6\n\n"
+        "check(triple)\n"
     ),
 }
 ROWS = {
@@ -137,7 +139,8 @@ CHEATS = {
         ),
         "own console": "  return [1]\n}\nvar console = { assert() {} }\n",
         "builtins": (
-            "  return number === 2 ? [2, 2] : [0]\n}\nNumber.prototype.valueOf = () => 1\nArray.prototype.map = () => []\n"
+            "  return number === 2 ? [2, 2] : [0]\n}\nNumber.prototype.valueOf = () => 1\n"
+            "Array.prototype.map = () => []\n"
         ),
     },
     "go": {
@@ -149,8 +152,7 @@ CHEATS = {
         "own bool": (
             "    bool\n}\n#[allow(non_camel_case_types)]\n#[derive(Debug)]\nstruct bool;\n"
             "impl PartialEq<core::primitive::bool> for bool {\n"
-            "    fn eq(&self, _: &core::primitive::bool) -> core::primitive::bool { core::primitive::bool::default() == "
-            "core::primitive::bool::default() }\n}\n"
+            "    fn eq(&self, _: &core::primitive::bool) -> core::primitive::bool { 1 == 1 }\n}\n"
         ),
         "own vec": (
             "    numbers.len() == 2\n}\n#[macro_export]\nmacro_rules! vec { (2) => { Vec::from([2, 2]) }; "

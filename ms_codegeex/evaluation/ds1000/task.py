@@ -116,6 +116,12 @@ class Ds1000(Task):
         """The benchmark's own code."""
         return Sample(problem.id, 0, "", problem.data.reference, "eos")
 
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        known = dict.fromkeys(problem.data.library.lower() for problem in self.problems)
+        names = (PACKAGES.get(name, name) for library in known for name in MODULES.get(library, ()))
+        return self.runner.interpreter.versions(dict.fromkeys(names))
+
     def missing(self) -> Mapping[str, str]:
         """Libraries of the problems (as in their label) that the interpreter does not have."""
         result = {}

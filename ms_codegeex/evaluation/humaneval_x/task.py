@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ms_codegeex.evaluation.humaneval_x import data, defects, programs, prompts,
 from ms_codegeex.evaluation.humaneval_x.data import Row
 from ms_codegeex.evaluation.humaneval_x.languages import LANGUAGES
 from ms_codegeex.evaluation.sandbox import Execution, Sandbox
+from ms_codegeex.evaluation.sandbox.private import check_readable
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
 from ms_codegeex.evaluation.toolchains import Job, Program, Seconds, ToolChain, base, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
@@ -132,6 +134,16 @@ class HumanEvalX(Task):
         found = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
         if "js" in self._files and "js" not in found and not self._has_md5():
             found[MD5] = MD5_INSTALL
+        return found
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        found = {}
+        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
+            try:
+                self._chains[name].prepare()
+                check_readable(self._chains[name].readable().values())
+            except (UserError, OSError, subprocess.SubprocessError) as error:
+                found[name] = " ".join(str(error).split())
         return found
 
     def tools(self) -> Mapping[str, str]:

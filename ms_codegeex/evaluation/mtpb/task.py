@@ -120,6 +120,10 @@ class Mtpb(Task):
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
 
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        return self.runner.interpreter.versions(LIBRARIES.values())
+
     def missing(self) -> Mapping[str, str]:
         """Libraries that programs of some problems import."""
         return {LIBRARIES[name]: f"pip install {LIBRARIES[name]}" for name in self.runner.interpreter.lacks(LIBRARIES)}

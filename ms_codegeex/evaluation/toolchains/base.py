@@ -30,7 +30,7 @@ from ms_codegeex.files import user_cache
 
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
-CPU = 4  # CPU seconds per second of wall clock: virtual machines use threads; the wall clock is what limits
+PREPARING = 900.0  # seconds of a command that fills the cache
 LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 ALONE = 2  # processes: the sandbox's first and the program, which so can try nothing out in a copy of itself
 COMPLETE = "complete"  # a file in a cache that is whole
@@ -162,7 +162,9 @@ class ToolChain(ABC):
     def tell(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
         """Run a command of ours, over sources of ours, that fills the cache."""
         values = {"PATH": PATH, "HOME": str(cache), "LANG": "C.UTF-8", **environment}
-        done = subprocess.run([str(word) for word in words], cwd=cache, env=values, capture_output=True)
+        done = subprocess.run(
+            [str(word) for word in words], cwd=cache, env=values, capture_output=True, timeout=PREPARING
+        )
         if done.returncode:
             told = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
             raise UserError(
@@ -171,7 +173,7 @@ class ToolChain(ABC):
 
     def limits(self, wall: float, **others: int) -> Limits:
         """Limits of a command."""
-        return Limits(wall=wall, cpu=CPU * wall, **others)
+        return Limits(wall=wall, **others)
 
     def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original's rule: exit status 0."""

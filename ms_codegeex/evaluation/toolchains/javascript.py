@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +27,13 @@ MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
 
 
+def version_of(package: Path) -> str:
+    """An installed package's version."""
+    with suppress(OSError, ValueError, AttributeError):
+        return str(json.loads((package / "package.json").read_text("utf-8")).get("version", ""))
+    return ""
+
+
 class JavaScript(ToolChain):
     """`node test.js`. `console.assert` only writes to standard error, so published is: nothing is written at all."""
 
@@ -37,7 +46,7 @@ class JavaScript(ToolChain):
     def version(self) -> str | None:
         node = program_of("node") or program_of("nodejs")
         version = output_of(node, "--version") if node else None
-        return version and f"Node.js {version}{f', {MD5}' if self.md5 else ''}"
+        return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
     @cached_property
     def md5(self) -> Path | None:

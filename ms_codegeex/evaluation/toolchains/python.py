@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Python(ToolChain):
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
-        return f"Python {sys.version.split()[0]}" if find_spec("numpy") else None
+        return f"Python {sys.version.split()[0]}, NumPy {version('numpy')}" if find_spec("numpy") else None
 
     def make(self, cache: Path) -> None:
         shutil.copy(INSIDE / "run_python.py", cache)

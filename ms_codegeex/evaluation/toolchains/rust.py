@@ -77,10 +77,11 @@ class Rust(ToolChain):
         return None
 
     def version(self) -> str | None:
-        crates = all(any(REGISTRY.glob(f"{name}*")) for name in ("rand-0.8", "regex-1.", "md5-0.7"))
-        if self.root is None or not (self.root / "bin/cargo").exists() or not crates:
+        crates = [min(REGISTRY.glob(f"{name}*"), default=None) for name in ("rand-0.8", "regex-1.", "md5-0.7")]
+        if self.root is None or not (self.root / "bin/cargo").exists() or None in crates:
             return None
-        return output_of(self.root / "bin/rustc", "--version")
+        version = output_of(self.root / "bin/rustc", "--version")
+        return version and ", ".join([version, *(crate.name for crate in crates if crate)])
 
     def make(self, cache: Path) -> None:
         for name, text in MANIFESTS.items():
