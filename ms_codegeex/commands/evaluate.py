@@ -69,6 +69,9 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds the server's key")
     group.add_argument(
+        "--url-timeout", type=float, default=600.0, metavar="S", help="seconds a server may be silent (default: 600)"
+    )
+    group.add_argument(
         "--concurrency", type=int, default=4, metavar="N", help="requests at once to the server (default: 4)"
     )
 
@@ -211,7 +214,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("limit", "workers", "concurrency", "timeout", "max_tokens"):
+    for name in ("limit", "workers", "concurrency", "timeout", "url_timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: {value} is out of range; give more than 0")
@@ -241,7 +244,7 @@ def _recipe(arguments: argparse.Namespace) -> Any:
         recipe = recipes.build({key: value for key, value in recorded.items() if key != "limit"})
         if recipe.task != arguments.task:
             raise UserError(f"--output: {arguments.output} is an evaluation of {recipe.task}; choose another directory")
-        arguments.limit = arguments.limit or recorded["limit"]
+        arguments.limit = arguments.limit or recorded.get("limit")
     given = {name: getattr(arguments, name) for name in (*SAMPLING, "translate_from", "tag", "turns", "mode")}
     return recipe.over(languages=arguments.language, **given)
 
@@ -263,7 +266,8 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
         return lambda: EngineSampler(arguments.model, recipe)
     if arguments.url:
         key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
-        return lambda: ServerSampler(arguments.url, recipe, arguments.url_model, key, fields, arguments.concurrency)
+        others = (arguments.concurrency, arguments.url_timeout)
+        return lambda: ServerSampler(arguments.url, recipe, arguments.url_model, key, fields, *others)
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.rows import read_rows
-from ms_codegeex.evaluation.run import sample_from
+from ms_codegeex.evaluation.run import SAMPLE, flaws, sample_from
 from ms_codegeex.evaluation.task import Completion, Problem, Sample, Stop, Task
 
 FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's numbers
@@ -29,7 +29,7 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterato
     count: Counter[str] = Counter()
     for number, row in enumerate(read_rows(path), 1):
         name = row.get("task_id")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"{path}: row {number}: task_id {name!r} is no problem of {task.name}; check --data")
         if name in chosen:
             yield _sample(row, task, chosen[name], count[name], f"{path}: row {number}")
@@ -38,7 +38,10 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterato
 
 def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, where: str) -> Sample:
     if all(name in row for name in OURS):
-        return sample_from({**row, "completion_id": number})
+        ours = {**row, "completion_id": number}
+        if found := flaws(task, SAMPLE)(ours):
+            raise UserError(f"{where}: {found}; remove the row, or restore the file")
+        return sample_from(ours)
     name = next((name for name in ("completion", "generation") if name in row), None)
     if name is None:
         raise UserError(f"{where}: neither completion nor generation; it has {', '.join(row)}")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation import judging, python_program, truncation
+from ms_codegeex.evaluation import judging, python_program, stops, truncation
 from ms_codegeex.evaluation.python_program import Runner
 from ms_codegeex.evaluation.rows import find_file, read_rows
 from ms_codegeex.evaluation.sandbox import Limits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Stop, Task
 
 SECONDS = 3.0  # of a program, as in the published runner
 GRACE = 2.0  # seconds more for the interpreter's start, and for programs that cannot be interrupted
@@ -76,10 +76,14 @@ class HumanEval(Task):
         places = [text.find(stop) for stop in self.stops] if self.cut == "stops" else []
         return min((place for place in places if place >= 0), default=None)
 
+    def stop(self) -> Stop:
+        """A completion that has an end goes no further."""
+        return truncation.stop() if self.cut == "codegen" else stops.words(self.stops if self.cut == "stops" else ())
+
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One completion, cut."""
         prompt = problem.data.prompt.rstrip() if self.strip else problem.data.prompt
-        answer = complete(prompt, seed=seed, stop=lambda text: self.end(text) is not None)
+        answer = complete(prompt, seed=seed, stop=self.stop())
         return Sample(problem.id, completion_id, prompt, answer.text[: self.end(answer.text)], answer.finish)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
@@ -101,6 +105,10 @@ class HumanEval(Task):
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
         """For prompt perplexity: the prompt."""
         return [(sample.prompt, True)]
+
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        return self.runner.interpreter.versions(("numpy",))
 
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution, where the file has one."""

@@ -11,6 +11,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation import perplexity, report_page
 from ms_codegeex.evaluation.perplexity import Score
 from ms_codegeex.evaluation.record import Record, versions
+from ms_codegeex.evaluation.rows import sole_writer
 from ms_codegeex.evaluation.run import judgement_from, sample_from
 from ms_codegeex.evaluation.task import Task
 from ms_codegeex.files import atomic_file, read_json, sha256, write_json
@@ -27,13 +28,21 @@ def evaluate_corpus(
     max_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Measure a corpus and write `evaluation.json`, `report.json` and `report.html`; the report."""
-    from ms_codegeex.evaluation.corpus_perplexity import measure
-    from ms_codegeex.evaluation.samplers import model_identity
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
-    record, generator = Record(output), Generator(model)
+    with sole_writer(output):
+        return _evaluate_corpus(Generator(model), data, output, window, stride, max_tokens)
+
+
+def _evaluate_corpus(
+    generator: Any, data: Path, output: Path, window: int | None, stride: int | None, max_tokens: int | None
+) -> dict[str, Any]:
+    from ms_codegeex.evaluation.corpus_perplexity import measure
+    from ms_codegeex.evaluation.samplers import model_identity
+
+    record = Record(output)
     record.settle("task", {"name": "perplexity"})
     found = measure(generator, [data], window, stride, max_tokens, progress=True)
     settings = {"window": found.window, "stride": found.stride, "max_tokens": max_tokens}
@@ -77,9 +86,12 @@ def recorded(output: Path) -> dict[str, Score]:
     if not (output / FILE).exists():
         return {}
     found = read_json(output / FILE)
-    if found["samples"] != sha256(output / "samples.jsonl"):
-        return {}
-    return {name: Score(**score) for name, score in found["scores"].items()}
+    try:
+        if found["samples"] != sha256(output / "samples.jsonl"):
+            return {}
+        return {name: Score(**score) for name, score in found["scores"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{output / FILE}: damaged; remove it, it is measured again") from None
 
 
 def beside(scores: Mapping[str, Score], results: Sequence[Mapping]) -> dict[str, Any]:

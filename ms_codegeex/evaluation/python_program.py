@@ -20,6 +20,7 @@ from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
 
 INSIDE = Path(__file__).with_name("inside")
 SYSTEM = (Path("/usr"), Path("/usr/local"))  # seen in every sandbox
+PARTS = ("lib", "lib64", "pyvenv.cfg")  # of a prefix
 PLACE = "/judge"  # where that is in the sandbox
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of a set is the same every time, and so is the verdict
@@ -33,6 +34,20 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+VERSIONS = """
+import sys
+print(sys.version.split()[0])
+try:
+    from importlib.metadata import version
+except ImportError:
+    from pkg_resources import get_distribution
+    version = lambda name: get_distribution(name).version
+for name in sys.argv[1:]:
+    try:
+        print(version(name))
+    except Exception:
+        print()
+"""
 ENDED = {
     None: Verdict.WRONG,  # it came to its end: the answer decides
     "syntax": Verdict.COMPILE_ERROR,
@@ -62,6 +77,19 @@ class Interpreter:
         """Those of the modules that are not installed, in order."""
         script = "import sys, importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
         return self.ask(script, *modules)
+
+    def versions(self, packages: Iterable[str]) -> dict[str, str]:
+        """Of the interpreter, and of those packages that are installed."""
+        names = list(packages)
+        found = self.ask(VERSIONS, *names)
+        return {name: version for name, version in zip(["Python", *names], found, strict=False) if version}
+
+
+def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
+    """What a sandbox must show of an interpreter: itself and its libraries, not all of its prefix, which may be a home
+    directory or ~/.local."""
+    needed = [executable, *(prefix / part for prefix in prefixes for part in PARTS)]
+    return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
 
 
 @dataclass(frozen=True)
@@ -105,7 +133,7 @@ class Runner:
         places = [place for place in dict.fromkeys(prefixes) if place not in SYSTEM]
         if not any(executable.is_relative_to(place) for place in (*places, *SYSTEM)):
             executable = prefixes[0] / "bin" / executable.resolve().name
-        return cls(Interpreter(executable), {**{str(place): place for place in places}, PLACE: INSIDE})
+        return cls(Interpreter(executable), {**readable_parts(executable, prefixes), PLACE: INSIDE})
 
     def command(
         self,

@@ -12,6 +12,7 @@ import ms_codegeex
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
 
+SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
 
 
@@ -23,7 +24,8 @@ class Record:
         self.values: dict[str, Any] = {}
         if self.path.exists():
             self.values = read_json(self.path)
-            if not isinstance(self.values, dict) or self.values.get("format") != FORMAT:
+            known = isinstance(self.values, dict) and self.values.get("format") == FORMAT
+            if not known or not all(isinstance(self.values.get(name, {}), dict) for name in SECTIONS):
                 raise UserError(f"{self.path}: not an evaluation's settings; choose another --output")
         elif any((directory / name).exists() for name in ("samples.jsonl", "results.jsonl")):
             raise UserError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 
+LOCK = ".lock"  # in the directory of an evaluation
 LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where and as what a benchmark's file is looked for
 
 
@@ -33,6 +36,11 @@ def find_file(place: Path, *stems: str) -> Path | None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl or .jsonl.gz file; anything else in it is a `UserError` that names file and line."""
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """See `read_rows`: each with the number of its line."""
     try:
         data = Path(path).read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -41,7 +49,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, gzip.zlib.error) as error:
         raise UserError(f"{path}: not readable ({error})") from None
-    return [_row(line, f"{path}:{number}") for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            yield number, _row(line, f"{path}:{number}")
+
+
+def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
+    lines: dict[tuple[str, int], int] = {}
+    for number, row in rows:
+        if found := flaw(row):
+            raise UserError(f"{path}:{number}: {found}; remove the line, or restore the file")
+        first = lines.setdefault((row["task_id"], row["completion_id"]), number)
+        if first != number:
+            raise UserError(
+                f"{path}:{number}: {row['task_id']}, completion {row['completion_id']}, is also in line {first}; "
+                "remove one of them"
+            )
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -54,15 +77,57 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-class RowFile:
-    """A growing file of rows. Threads may append at the same time."""
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Make a directory for one process at a time; a `UserError` while another has it."""
+    place = Path(directory)
+    made = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
+    try:
+        if not _locked(descriptor, place / LOCK):
+            raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
+        try:
+            yield
+        finally:
+            (place / LOCK).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):  # there is something in it, as a rule
+                place.rmdir()
 
-    def __init__(self, path: Path):
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Whether the file is ours now, and still the one of that name."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # a file system without locks
+        return True
+
+
+class RowFile:
+    """A growing file of rows. Threads may append at the same time.
+
+    `flaw` says what is wrong with a row, "" for nothing. A file with such a row, or with two of the same `task_id` and
+    `completion_id`, is a `UserError` that names file and line.
+    """
+
+    def __init__(self, path: Path, flaw: Callable[[Mapping[str, Any]], str] | None = None):
         self.path, self.rows = Path(path), list[dict[str, Any]]()
         self._lock = threading.Lock()
         if self.path.exists():
             self._repair()
-            self.rows = read_rows(self.path)
+            numbered = list(numbered_rows(self.path))
+            if flaw is not None:
+                _check(self.path, numbered, flaw)
+            self.rows = [row for _, row in numbered]
 
     def _repair(self) -> None:
         """Cut what stands behind the last line break: the process died while it wrote."""

@@ -7,25 +7,28 @@ order in which threads come to them shows only until the step ends and sorts its
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import queue
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
-from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 
 Work, Result = TypeVar("Work"), TypeVar("Result")
 Key = tuple[str, int]
+PATIENCE = 5.0  # seconds that an interrupt waits for what runs
 MODES = ("strict", "published")
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that tell how a text came about and do not bear on its verdict
-UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
 
 
 def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
@@ -39,10 +42,61 @@ def key(row: Mapping[str, Any]) -> Key:
     return row["task_id"], row["completion_id"]
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "task_id": (str,),
+    "completion_id": (int,),
+    "prompt": (str,),
+    "generation": (str,),
+    "finish": (str,),
+    "extra": (dict,),
+    "verdicts": (dict,),
+    "seconds": (int, float),
+    "exit_code": (int, type(None)),
+    "stderr": (str,),
+    "sample": (str,),
+}
+SAMPLE = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
+JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "stderr", "extra", "sample")
+
+
+def flaws(task: Task, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], str]:
+    """What says why a row with these keys is none about the task; "" for one that is."""
+    known = {problem.id for problem in task.problems}
+
+    def flaw(row: Mapping[str, Any]) -> str:
+        for name in keys:
+            value = row.get(name)
+            if name not in row or not isinstance(value, KINDS[name]) or isinstance(value, bool):
+                kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in KINDS[name])
+                return f"{name} is {json.dumps(value)[:60] if name in row else 'missing'}, expected {kinds}"
+        if row["task_id"] not in known:
+            return f"task_id {row['task_id'][:60]!r} is no problem of {task.name}"
+        if row["completion_id"] < 0:
+            return f"completion_id is {row['completion_id']}, expected 0 or more"
+        return _flaw_of_verdicts(row) if "verdicts" in keys else task.flaw(sample_from(row))
+
+    return flaw
+
+
+def _flaw_of_verdicts(row: Mapping[str, Any]) -> str:
+    known = [verdict.value for verdict in Verdict]
+    for mode, verdict in row["verdicts"].items():
+        if mode not in MODES or verdict not in known:
+            return f"verdicts has {mode[:60]} {json.dumps(verdict)[:60]}, expected one of {', '.join(known)}"
+    if set(row["verdicts"]) != set(MODES):
+        return f"verdicts is of {', '.join(row['verdicts']) or 'nothing'}, expected {', '.join(MODES)}"
+    return "" if 0 <= row["seconds"] < float("inf") else f"seconds is {row['seconds']}, expected 0 or more"
+
+
+def judged(samples: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The results that are about these samples, as their texts are now."""
+    prints = {key(row): fingerprint(sample_from(row)) for row in samples}
+    return [row for row in results if prints.get(key(row)) == row["sample"]]
+
+
 def sample_from(row: Mapping[str, Any]) -> Sample:
     """The sample in a row of `samples.jsonl`."""
-    fields = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
-    return Sample(**{name: row[name] for name in fields})
+    return Sample(**{name: row[name] for name in SAMPLE})
 
 
 def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:
@@ -145,8 +199,8 @@ def in_parallel(
 ) -> Iterator[tuple[Work, Result]]:
     """Results of `do` as they come, from that many threads; one thread is the caller's own.
 
-    An error or an interrupt starts nothing new and waits for what runs: a program in the sandbox ends by its time
-    limit.
+    After an error nothing new is started, the results of what runs come first, then the error. An interrupt waits for
+    them no longer than `PATIENCE`.
     """
     with _bar(len(work) + done, name, progress and bool(work), done) as bar:
         if workers == 1:
@@ -154,24 +208,64 @@ def in_parallel(
                 yield each, do(each)
                 bar.update()
             return
-        queue, running = iter(work), dict[Future[Result], Work]()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for each in queue:
-                    running[pool.submit(do, each)] = each
-                    if len(running) >= 2 * workers:  # the rest is not queued: an interrupt must not wait for it
-                        yield from _finished(running, bar)
-                while running:
-                    yield from _finished(running, bar)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        crew = _Crew(work, do, workers)
+        for each, result in crew.results():
+            yield each, result
+            bar.update()
 
 
-def _finished(running: dict[Future[Result], Work], bar: Any) -> Iterator[tuple[Work, Result]]:
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        each = running.pop(future)
-        yield each, future.result()
-        bar.update()
+class _Crew(Generic[Work, Result]):
+    """Threads that share a list of work. They are daemons: one that waits for a server keeps nobody from leaving."""
+
+    def __init__(self, work: Sequence[Work], do: Callable[[Work], Result], workers: int):
+        self._do, self._todo, self._lock = do, iter(work), threading.Lock()
+        self._done: queue.SimpleQueue[tuple[Work, Result] | BaseException | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._running = min(workers, len(work))
+
+    def _next(self) -> tuple[Work, ...]:
+        with self._lock:
+            return tuple(itertools.islice(self._todo, 0 if self._stopped.is_set() else 1))
+
+    def _work(self) -> None:
+        try:
+            while next_one := self._next():
+                self._done.put((next_one[0], self._do(next_one[0])))
+        except BaseException as error:
+            self._stopped.set()
+            self._done.put(error)
+        finally:
+            self._done.put(None)
+
+    def results(self) -> Iterator[tuple[Work, Result]]:
+        """See `in_parallel`."""
+        for _ in range(self._running):
+            threading.Thread(target=self._work, daemon=True).start()
+        failure: BaseException | None = None
+        deadline: float | None = None
+        try:
+            while self._running:
+                try:
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    found = self._done.get(timeout=left)
+                except queue.Empty:
+                    break
+                except (KeyboardInterrupt, SystemExit) as interrupt:
+                    if isinstance(failure, KeyboardInterrupt | SystemExit):
+                        raise
+                    self._stopped.set()
+                    failure, deadline = interrupt, time.monotonic() + PATIENCE
+                    continue
+                if found is None:
+                    self._running -= 1
+                elif isinstance(found, BaseException):
+                    failure = failure or found
+                else:
+                    yield found
+        finally:
+            self._stopped.set()
+        if failure is not None:
+            raise failure
 
 
 def _bar(total: int, name: str, enabled: bool, done: int) -> Any:

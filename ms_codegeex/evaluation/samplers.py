@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.evaluation import stops
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
 from ms_codegeex.files import sha256
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s in between
+TIMEOUT = 600.0  # seconds that a server may be silent
 TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")  # in servers' refusals
 
 
@@ -33,7 +35,8 @@ class Sampler(Protocol):
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     """The task's rule or one of the recipe's texts, whichever comes first."""
-    return lambda text: any(word in text for word in recipe.stops) or (stop is not None and stop(text))
+    texts = stops.words(recipe.stops)
+    return texts if stop is None else stops.first_of(texts, stop)
 
 
 def cut(text: str, recipe: Recipe) -> str:
@@ -103,9 +106,11 @@ class ServerSampler:
         key: str | None = None,
         fields: Mapping[str, Any] | None = None,
         concurrency: int = 4,
-        timeout: float = 600.0,
+        timeout: float = TIMEOUT,
     ):
         import openai
+
+        self.timeout = timeout
 
         self.url, self.recipe, self.concurrency = url.rstrip("/").removesuffix("/completions"), recipe, concurrency
         if not self.url.startswith(("http://", "https://")):
@@ -118,7 +123,12 @@ class ServerSampler:
         self.identity = {"url": self.url, "model": self.model, **({"fields": self.fields} if self.fields else {})}
 
     def _only_model(self) -> str:
-        known = [model.id for model in self._asked(lambda: self.client.models.list().data)]
+        try:
+            known = [str.strip(model.id) for model in self._asked(lambda: self.client.models.list().data)]
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                f"--url: {self.url}/models is no list of models; addresses mostly end in /v1, or give --url-model"
+            ) from None
         if len(known) != 1:
             raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
         return known[0]
@@ -138,7 +148,9 @@ class ServerSampler:
                 f"--url: {self.url} has no such model or no completions ({_reason(error)}); addresses mostly end in /v1"
             ) from None
         except openai.APITimeoutError:
-            raise RunFailure(f"{self.url} takes too long to answer; run the same command again to go on") from None
+            raise RunFailure(
+                f"{self.url} is silent for {self.timeout:g} s (--url-timeout); run the same command again to go on"
+            ) from None
         except openai.APIConnectionError as error:
             raise UserError(
                 f"--url: {self.url} cannot be reached ({error.__cause__ or error}); is the server up?"
@@ -152,29 +164,29 @@ class ServerSampler:
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> Completion:
         """Continue a prompt; `PromptTooLong` if the server says so."""
-        import httpx
         import openai
 
-        def request() -> Completion | None:
+        def request() -> Completion:
             try:
                 return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
                     raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None
                 raise
-            except httpx.TransportError:  # in the middle of the answer, where the client does not try again
-                return None
 
+        reason = ""
         for _ in range(1 + RETRIES):
-            if (completion := self._asked(request)) is not None:
-                return completion
-        raise RunFailure(f"{self.url} breaks off its answers; run the same command again to go on")
+            try:
+                return self._asked(request)
+            except _Unreadable as error:  # in the middle of the answer, where the client does not try again
+                reason = str(error)
+        raise RunFailure(f"{self.url} {reason}; run the same command again to go on")
 
-    def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion | None:
-        """One answer; None if it broke off, which is an answer without a reason to finish."""
+    def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion:
+        """One answer; `_Unreadable` if it is none, or broke off, which is an answer without a reason to finish."""
         recipe = self.recipe
         most = max_new_tokens or recipe.max_new_tokens
-        text, finish = "", None
+        text, finish, scan, seen = "", None, stops.scanner(ended), False
         with self.client.completions.create(
             model=self.model,
             prompt=prompt,
@@ -185,14 +197,57 @@ class ServerSampler:
             stream=True,
             extra_body=self.fields or None,
         ) as stream:
+            self._check_kind(stream.response)
+            for choice in self._choices(stream):
+                piece, seen = choice.text or "", True
+                place = scan(piece)
+                text += piece[:place]
+                if place is not None:
+                    return Completion(cut(text, recipe), "stop")
+                finish = choice.finish_reason or finish
+        if finish is None:
+            raise _Unreadable("breaks off its answers" if seen else "sends answers without choices")
+        return Completion(text, "length" if finish == "length" else "eos")
+
+    def _check_kind(self, response: Any) -> None:
+        """A stream of events; anything else is a `RunFailure` that says what it is."""
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("text/event-stream", ""):
+            return
+        beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
+        what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
+        raise RunFailure(
+            f"{self.url} answers {what} instead of a stream of events ({beginning!r}); expected OpenAI's "
+            "/v1/completions with stream: true"
+        )
+
+    def _choices(self, stream: Any) -> Iterator[Any]:
+        """The choices of all events."""
+        import httpx
+
+        try:
             for chunk in stream:
-                for choice in chunk.choices:
-                    for character in choice.text or "":
-                        text += character
-                        if ended(text):
-                            return Completion(cut(text, recipe), "stop")
-                    finish = choice.finish_reason or finish
-        return None if finish is None else Completion(text, "length" if finish == "length" else "eos")
+                choices = getattr(chunk, "choices", None)
+                if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
+                    raise _Unreadable(f"sends an event that is none of a completion ({str(chunk)[:80]!r})")
+                yield from choices
+        except UnicodeDecodeError as error:
+            raise _Unreadable(f"sends an event that is not UTF-8 ({error.reason})") from None
+        except ValueError as error:
+            raise _Unreadable(f"sends an event that is not JSON ({error})") from None
+        except httpx.TimeoutException:
+            raise _Unreadable(f"is silent for {self.timeout:g} s in the middle of its answers") from None
+        except httpx.TransportError:
+            raise _Unreadable("breaks off its answers") from None
+
+
+class _Unreadable(Exception):
+    """What a server does instead of answering."""
+
+
+def _is_choice(choice: Any) -> bool:
+    text, finish = getattr(choice, "text", ...), getattr(choice, "finish_reason", None)
+    return (text is None or isinstance(text, str)) and (finish is None or isinstance(finish, str))
 
 
 def _reason(error: Any) -> str:

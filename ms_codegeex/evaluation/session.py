@@ -17,7 +17,7 @@ from ms_codegeex.evaluation import budget, given, perplexities, published, refer
 from ms_codegeex.evaluation.recipes import Recipe
 from ms_codegeex.evaluation.record import Record, versions
 from ms_codegeex.evaluation.references import Findings
-from ms_codegeex.evaluation.rows import RowFile
+from ms_codegeex.evaluation.rows import RowFile, sole_writer
 from ms_codegeex.evaluation.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Task
@@ -56,7 +56,7 @@ class Session:
     sampler: Sampler | None = None
     missing: dict[str, str] = field(default_factory=dict)  # tools that are not on this machine
     skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
-    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail
+    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail, or whose tools do not work
     findings: dict[str, Findings] = field(default_factory=dict)
 
     @property
@@ -70,8 +70,9 @@ class Session:
             print(line, file=sys.stderr, flush=True)
 
     def file(self, name: str) -> RowFile:
-        """One of the directory's files of rows."""
-        return RowFile(self.options.output / name)
+        """One of the directory's files of rows; of samples and results of other problems, or damaged, a `UserError`."""
+        keys = run.SAMPLE if name == SAMPLES else run.JUDGEMENT
+        return RowFile(self.options.output / name, run.flaws(self.task, keys))
 
     def open_sampler(self) -> Sampler:
         """What draws samples, made once; only where there is one."""
@@ -88,6 +89,11 @@ class Session:
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     """Do what is asked and not done yet; the report. What cannot be judged here is told, never scored."""
+    with sole_writer(options.output):
+        return _evaluate(task, recipe, options)
+
+
+def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     problems = list(selected(task, options.limit))
     session = Session(task, recipe, options, Record(options.output), problems)
     if options.given is None and options.references != "only":
@@ -107,11 +113,13 @@ def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
             generator = getattr(session.open_sampler(), "generator", None)
             samples = session.file(SAMPLES).rows
             perplexities.measure_prompts(task, generator, samples, options.output, options.progress)
+    session.record.write("run", {"limit": options.limit, "references": options.references})
     result = finish(session)
     if session.refused:
+        why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
         raise RunFailure(
-            f"references fail: {', '.join(session.refused)} not judged; see {options.output / 'report.html'}, mend the "
-            "tool chain, or take --skip-references"
+            f"not judged: {why}; see {options.output / 'report.html'}, mend the tool chain, or take --skip-references "
+            "if only references fail"
         )
     return result
 
@@ -150,8 +158,12 @@ def prepare_judging(session: Session, sandbox: Sandbox) -> None:
     alone = {each: why for each, why in task.known_defects().items() if any(name in why for name in missing)}
     session.skipped |= {problem.id: alone[problem.id] for problem in session.problems if problem.id in alone}
     session.problems = [problem for problem in session.problems if problem.id not in alone]
+    broken = dict(task.prepare(session.problems))
+    for name, why in broken.items():
+        session.say(f"{name}: left out, its tools do not work; {why}")
+    session.drop(broken, session.refused)
     if not session.problems:
-        raise UserError("nothing can be judged on this machine; " + "; ".join(missing.values()))
+        raise UserError("nothing can be judged on this machine; " + "; ".join([*missing.values(), *broken.values()]))
     machine = {"tools": dict(task.tools()), "sandbox": describe(sandbox), "timeout": options.timeout}
     session.record.write("machine", machine)
     gated = session.recipe.task in GATED
@@ -227,7 +239,8 @@ def judge_samples(session: Session, sandbox: Sandbox) -> None:
 
 def finish(session: Session) -> dict[str, Any]:
     """`report.json` and `report.html` of what there is."""
-    samples, results = session.file(SAMPLES).rows, session.file(RESULTS).rows
+    samples = session.file(SAMPLES).rows
+    results = run.judged(samples, session.file(RESULTS).rows)
     result = report.build(session.task, session.problems, samples, results)
     result |= {
         "output": str(session.options.output),
@@ -237,7 +250,7 @@ def finish(session: Session) -> dict[str, Any]:
         "refused": session.refused,
         "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},
         "known_defects": dict(session.task.known_defects()),
-        "published": published.tables(session.recipe),
+        "published": published.tables(session.recipe) if whole(session, result) else [],
     }
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
         result["budget"] = budget.table(solve_counts(result["by_problem"]))
@@ -247,6 +260,14 @@ def finish(session: Session) -> dict[str, Any]:
             problem["prompt_perplexity"] = scores[problem["task_id"]].perplexity
     perplexities.write_report(session.options.output, result)
     return result
+
+
+def whole(session: Session, result: Mapping[str, Any]) -> bool:
+    """Whether each language that is judged is judged whole: only then do published figures compare."""
+    judged = {row["task_id"] for row in result["by_problem"]}
+    groups = {references.group(problem) for problem in session.task.problems if problem.id in judged}
+    absent = {problem.id for problem in session.task.problems if references.group(problem) in groups} - judged
+    return bool(judged) and absent <= session.skipped.keys()
 
 
 def solve_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, tuple[int, int]]]:

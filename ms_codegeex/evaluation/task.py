@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 
+UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
 Stop = Callable[[str], bool]  # given the text so far, whether decoding may end; the task's clean-up does the cutting
 
 
@@ -55,6 +56,10 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)  # what the task needs to judge it, JSON values only
 
 
+class Reference(Sample):
+    """A canonical solution. No row of a file becomes one, so no model's sample is given its time."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What the judges say about one sample: a row of `results.jsonl`. `verdicts` has one entry per judging mode,
@@ -91,12 +96,21 @@ class Task(ABC):
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution as a sample, if the benchmark has one."""
 
+    def flaw(self, sample: Sample) -> str:
+        """What keeps a sample that comes from a file from being judged; "" for nothing. Its problem is one of ours."""
+        return ""
+
     def known_defects(self) -> Mapping[str, str]:
         """Problems whose reference cannot pass, each with its reason."""
         return {}
 
     def missing(self) -> Mapping[str, str]:
         """What this machine lacks for judging: name (of a tool chain, of a library) -> the line that installs it."""
+        return {}
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Make what judging these problems needs, once on a machine; what cannot be made: name (as in a label) -> why.
+        Never raises for a tool that is broken."""
         return {}
 
     def tools(self) -> Mapping[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ms_codegeex.evaluation import stops
+
 END_OF_TEXT = "<|endoftext|>"
+LINES = ("#", "'''", '"""')  # beginnings of lines that end a text
 PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILINE)
 ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 
@@ -30,6 +33,24 @@ def truncated(text: str, limit: int = 1) -> str:
     return text[: cut(text, limit)]
 
 
-def stop(limit: int = 1):
+def stop(limit: int = 1) -> stops.Rule:
     """For `Complete`: the text has a cut already."""
-    return lambda text: cut(text, limit) is not None
+    special = stops.words([END_OF_TEXT, "\n\n\n"])
+
+    def scan() -> stops.Scanner:
+        line, counts, ended = "", dict.fromkeys(("print", "def"), 0), special.scan()
+
+        def each(piece: str) -> int | None:
+            nonlocal line
+            end = ended(piece)
+            for place, character in enumerate(piece[:end], 1):
+                line = "" if character == "\n" else (line + character)[:6]
+                if line in counts:
+                    counts[line] += 1
+                if line in LINES or any(count > limit for count in counts.values()):
+                    return place
+            return end
+
+        return each
+
+    return stops.Rule(lambda text: cut(text, limit) is not None, scan)

@@ -162,7 +162,7 @@ def test_nothing_to_judge_with(options):
 def test_failing_references_refuse_their_language(options, capsys):
     task = Doubling(defects={"python/1": "its test is wrong"})
     task.broken = {"cpp"}
-    with pytest.raises(RunFailure, match="references fail: cpp not judged"):
+    with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/1"):
         evaluate(task, GATED, dataclasses.replace(options, progress=True))
     told = capsys.readouterr().err
     assert "references, python: 2 of 3 pass" in told and "python/1 does not, as is known: its test is wrong" in told
@@ -220,6 +220,19 @@ def test_references_of_other_tasks_are_told_and_bind_nobody(options):
     assert evaluate(task, RECIPE, options)["references"] == {}
     result = evaluate(task, RECIPE, dataclasses.replace(options, references="check"))
     assert list(result["references"]["cpp"]["failing"]) == ["cpp/0", "cpp/1", "cpp/2"] and not result["refused"]
+
+
+def test_a_part_of_a_benchmark_is_not_put_beside_published_figures(options, tmp_path):
+    """Nor is it hidden in the settings that it is one, or that nobody looked at the references."""
+    limited = dataclasses.replace(options, limit=2, references="skip")
+    result = evaluate(Doubling(), GATED, limited)
+    assert result["published"] == [] and "Published results" not in (options.output / "report.html").read_text()
+    assert result["settings"]["run"] == {"limit": 2, "references": "skip"}
+    whole = evaluate(Doubling(), GATED, dataclasses.replace(options, output=tmp_path / "whole"))
+    assert whole["published"] and whole["settings"]["run"] == {"limit": None, "references": "default"}
+    task = Doubling()
+    task.lacking = {"cpp": "apt-get install g++"}
+    assert evaluate(task, GATED, dataclasses.replace(options, output=tmp_path / "python"))["published"]
 
 
 def test_a_budget_is_split_over_languages(options):

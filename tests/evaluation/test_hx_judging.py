@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cheating_answers
 import pytest
 from broken_answers import BODIES, END, KINDS, TRICKS, broken
 from chains import answer, judge_all, open_task
@@ -58,6 +59,19 @@ def test_tricks_do_not_pass(task, sandbox, language: str):
     task.timeouts[language] = 4.0  # some never end
     samples = [(problem, answer(problem, text)) for text in TRICKS[language].values()]
     found = dict(zip(TRICKS[language], judge_all(task, sandbox, samples), strict=True))
+    assert not [name for name, each in found.items() if each.verdicts["strict"] is Verdict.PASSED]
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_what_tests_are_made_of_is_not_the_answers(tmp_path: Path, sandbox, language: str):
+    """Neither what they compare with nor what they report by; the reference passes, so the problem is sound."""
+    write(tmp_path, language, cheating_answers.ROWS[language])
+    task = open_task(tmp_path, language, timeout=4)
+    problem, cheats = task.problems[0], cheating_answers.CHEATS[language]
+    reference = task.judge(problem, task.reference(problem), sandbox)
+    assert set(reference.verdicts.values()) == {Verdict.PASSED}, reference.stderr
+    samples = [(problem, answer(problem, text)) for text in cheats.values()]
+    found = dict(zip(cheats, judge_all(task, sandbox, samples), strict=True))
     assert not [name for name, each in found.items() if each.verdicts["strict"] is Verdict.PASSED]
 
 

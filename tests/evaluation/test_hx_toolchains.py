@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from humaneval_x_rows import ROWS, write
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.humaneval_x import build
-from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, tool_chain
-from ms_codegeex.evaluation.toolchains.javascript import JavaScript
+from ms_codegeex.evaluation.python_program import Runner
+from ms_codegeex.evaluation.recipes import Recipe
+from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, base, tool_chain
+from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.python import Python
+from ms_codegeex.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +37,52 @@ def test_a_missing_tool_chain_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     task = build(tmp_path)
     assert task.missing() == {language: TOOL_CHAINS[language].install}
     assert task.tools() == {}
+
+
+def test_the_script_installs_what_the_messages_say():
+    """Each package by name: what is only recommended, such as librust-regex+default-dev, is not installed."""
+    text = (ROOT / ".ci" / "toolchains").read_text()
+    packages = set(re.search(r"packages=\((.*?)\n\)", text, re.DOTALL).group(1).split())
+    named = {word for kind in TOOL_CHAINS.values() for word in kind.install.split() if kind.install.startswith("apt")}
+    assert named - {"apt-get", "install"} <= packages
+    assert "librust-regex+default-dev" in named and "--no-install-recommends" in text
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs", "home"])
+def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, fault: str
+):
+    """Whether it fails on our own sources, does not end, or would show a home directory."""
+
+    def make(self, cache):
+        self.tell(["false"] if fault == "fails" else ["sleep", "60"], cache)
+
+    if fault == "home":
+        monkeypatch.setattr(JavaScript, "readable", lambda self: {"/seen": Path.home()})
+    else:
+        monkeypatch.setattr(JavaScript, "make", make)
+    monkeypatch.setattr(base, "PREPARING", 0.1 if fault == "hangs" else 60)
+    monkeypatch.setattr(JavaScript, "version", lambda self: "Node.js v20")
+    for language in ("python", "js"):
+        write(tmp_path / "data", language)
+    task = build(tmp_path / "data", cache=tmp_path / "cache")
+    options = session.Options(tmp_path / "out", references="only")
+    with pytest.raises(RunFailure, match="not judged: js: "):
+        session.evaluate(task, Recipe("humaneval-x"), options)
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["references"]["python"]["passed"] == 1 and "js" not in report["references"]
+    words = {"fails": "js: false fails on our own sources", "hangs": "timed out", "home": "is a home directory"}[fault]
+    assert words in report["refused"]["js"] and words in (tmp_path / "out" / "report.html").read_text()
+    assert "js: left out, its tools do not work" in capsys.readouterr().err
+
+
+def test_versions_of_libraries_are_told(tmp_path: Path):
+    """With them verdicts may change."""
+    assert Python(tmp_path).version().endswith(f", NumPy {metadata.version('numpy')}")
+    (tmp_path / "package.json").write_text('{"version": "0.7.3"}')
+    assert version_of(tmp_path) == "0.7.3" and version_of(tmp_path / "none") == ""
+    found = Runner.open().interpreter.versions(["numpy", "no-such-package"])
+    assert found == {"Python": sys.version.split()[0], "numpy": metadata.version("numpy")}
 
 
 def test_js_md5_is_found_where_node_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

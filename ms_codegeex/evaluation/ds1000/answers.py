@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ms_codegeex.evaluation import stops
+
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
 ENDS = ("</code>", "# SOLUTION END", "END SOLUTION", "```")
 FENCE = re.compile(r"\s*```[^\n]*\n")
@@ -18,12 +20,34 @@ def prompt(text: str, mode: str) -> str:
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
 
-def ended(text: str) -> bool:
-    """Whether the answer is over. A code fence it starts with does not end it."""
+def _ended(text: str) -> bool:
     if text.lstrip()[:3] == "```"[: len(text.lstrip())]:
         fence = FENCE.match(text)
         return bool(fence) and any(end in text[fence.end() :] for end in ENDS)
     return any(end in text for end in ENDS)
+
+
+def _scan() -> stops.Scanner:
+    before, inner = "", stops.words(ENDS).scan()  # the text as long as it may be a code fence; what comes then
+
+    def each(piece: str) -> int | None:
+        nonlocal before
+        if before is None:
+            return inner(piece)
+        length, text = len(before), before + piece
+        start, fence = text.lstrip()[:3], FENCE.match(text)
+        if start == "```"[: len(start)] and not fence:
+            before = text
+            return None
+        before = None
+        skipped = fence.end() if fence else 0
+        place = inner(text[skipped:])
+        return None if place is None else skipped + place - length
+
+    return each
+
+
+ended = stops.Rule(_ended, _scan)  # whether the answer is over; a code fence it starts with does not end it
 
 
 def cleaned(text: str, library: str) -> str:

@@ -75,8 +75,9 @@ class Ds1000(Task):
         return executions, {"strict": Verdict.PASSED if report.finished else report.verdict, "published": published}
 
     def _original(self, ds: Ds1000Problem, answer: str, sandbox: Sandbox) -> tuple[list[Execution], dict[str, Verdict]]:
-        """Each test case is a run that leaves a pickle; then all are compared. What is expected, and the function that
-        compares, come to the sandbox only then. Published: the pickles decide. Strict: and every run came to its end.
+        """Each test case is a run that leaves a pickle; then these are opened, then compared. What is expected, and the
+        function that compares, come to the sandbox only then. Published: the pickles decide. Strict: and every run came
+        to its end.
         """
         program = ds.context.replace("[insert]", answer).encode("utf-8", "surrogatepass")
         secrets = [judging.witness() for _ in range(ds.cases + 1)]
@@ -84,7 +85,7 @@ class Ds1000(Task):
             self.runner.command(secret, self.limits, "program.py", "--test_case", str(case))
             for case, secret in enumerate(secrets[:-1], 1)
         ]
-        commands.append(self._comparison(ds, answer, secrets[-1]))
+        commands += [self._judges("open_results.py", ds), self._comparison(ds, answer, secrets[-1])]
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
@@ -101,16 +102,25 @@ class Ds1000(Task):
         given = {
             "test_code": ds.test_code,
             "answers": {name: base64.b64encode(content).decode() for name, content in ds.answers.items()},
-            "count": ds.cases,
             "solution": answer if ds.test_type == 3 else None,
             "secret": secret,
         }
-        words = [str(self.runner.interpreter.path), f"{python_program.PLACE}/compare.py"]
-        return Command(words, self.limits, python_program.ENVIRONMENT, json.dumps(given).encode("ascii") + b"\n")
+        return self._judges("compare.py", ds, json.dumps(given).encode("ascii") + b"\n")
+
+    def _judges(self, script: str, ds: Ds1000Problem, stdin: bytes = b"") -> Command:
+        """A script of ours; -s: what programs have installed below /tmp, their home, is none of its modules."""
+        words = [str(self.runner.interpreter.path), "-s", f"{python_program.PLACE}/{script}", str(ds.cases)]
+        return Command(words, self.limits, python_program.ENVIRONMENT, stdin)
 
     def reference(self, problem: Problem) -> Sample | None:
         """The benchmark's own code."""
         return Sample(problem.id, 0, "", problem.data.reference, "eos")
+
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        known = dict.fromkeys(problem.data.library.lower() for problem in self.problems)
+        names = (PACKAGES.get(name, name) for library in known for name in MODULES.get(library, ()))
+        return self.runner.interpreter.versions(dict.fromkeys(names))
 
     def missing(self) -> Mapping[str, str]:
         """Libraries of the problems (as in their label) that the interpreter does not have."""

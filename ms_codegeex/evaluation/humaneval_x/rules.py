@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation import stops
 from ms_codegeex.evaluation.task import Stop
 
 RULES = ("codegeex", "codegeex2")
@@ -29,19 +30,9 @@ def stop(language: str, rules: str) -> Stop | None:
     if language == "python":
         return python_stop
     if rules == "codegeex":
-        return None if language == "rust" else closed
+        return None if language == "rust" else stops.closed
     main = MAINS.get(language)
-    return closed if main is None else lambda text: closed(text) or main in text
-
-
-def closed(text: str) -> bool:
-    """The function whose opening brace is in the prompt is closed."""
-    return text.count("}") > text.count("{")
-
-
-def python_stop(text: str) -> bool:
-    """A line starts in the first column, or a stop word is there."""
-    return first_unindented(text) is not None or any(word in text for word in PYTHON_STOPS)
+    return stops.closed if main is None else stops.first_of(stops.closed, stops.words([main]))
 
 
 def first_unindented(text: str) -> int | None:
@@ -52,6 +43,12 @@ def first_unindented(text: str) -> int | None:
             return position
         position += len(line) + 1
     return None
+
+
+# A line starts in the first column, or a stop word is there.
+python_stop = stops.first_of(
+    stops.unindented(lambda text: first_unindented(text) is not None), stops.words(PYTHON_STOPS)
+)
 
 
 def clean(text: str, language: str, rules: str) -> str:

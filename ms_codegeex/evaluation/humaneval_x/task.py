@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from ms_codegeex.evaluation.humaneval_x import data, defects, programs, prompts,
 from ms_codegeex.evaluation.humaneval_x.data import Row
 from ms_codegeex.evaluation.humaneval_x.languages import LANGUAGES
 from ms_codegeex.evaluation.sandbox import Execution, Sandbox
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.sandbox.private import check_readable
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
 from ms_codegeex.evaluation.toolchains import Job, Program, Seconds, ToolChain, base, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
@@ -77,7 +79,7 @@ class HumanEvalX(Task):
 
     def reference(self, problem: Problem) -> Sample:
         row: Row = problem.data
-        return Sample(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
+        return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
         """The program of a sample, before it is given a secret; its `fingerprint` says which samples are the same."""
@@ -89,7 +91,7 @@ class HumanEvalX(Task):
         token, challenge = secrets.token_hex(8), secrets.token_hex(8)
         program = self.program(problem, sample)
         wall = self.timeouts[chain.language]
-        if sample.extra.get("reference") and self._timeout is None:
+        if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
         job = chain.job(program, token, challenge.encode("ascii"), Seconds(chain.compile_seconds, wall))
         executions = sandbox.run(job.commands, job.files, chain.readable())
@@ -114,7 +116,9 @@ class HumanEvalX(Task):
         for each in judgements:
             if each.task_id in languages and each.verdicts["strict"].value == "passed":
                 name = languages[each.task_id]
-                slowest[name] = max(slowest.get(name, 0.0), float(each.extra.get("run_seconds", 0.0)))
+                spent = each.extra.get("run_seconds")
+                known = isinstance(spent, int | float) and 0 <= spent <= REFERENCE_SECONDS
+                slowest[name] = max(slowest.get(name, 0.0), float(spent) if known else 0.0)
         if self._timeout is None:
             for name, seconds in slowest.items():
                 self.timeouts[name] = max(PUBLISHED_SECONDS, FACTOR * seconds)
@@ -130,6 +134,16 @@ class HumanEvalX(Task):
         found = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
         if "js" in self._files and "js" not in found and not self._has_md5():
             found[MD5] = MD5_INSTALL
+        return found
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        found = {}
+        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
+            try:
+                self._chains[name].prepare()
+                check_readable(self._chains[name].readable().values())
+            except (UserError, OSError, subprocess.SubprocessError) as error:
+                found[name] = " ".join(str(error).split())
         return found
 
     def tools(self) -> Mapping[str, str]:

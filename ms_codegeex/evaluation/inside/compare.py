@@ -1,11 +1,11 @@
 """DS-1000's comparison (original format): what the programs left in `result` with what they should have.
 
-    python compare.py
+    python compare.py COUNT
 
-Standard input: a line of JSON {"test_code": text, "answers": {file name: base64}, "count": number of test cases,
-"solution": text of the answer if there is a test of its words, else null, "secret": text}. All of it comes after the
-programs have ended, so none of them has seen it. Standard output: {"results": [1, 0, ...], "string": 1, 0 or null} and,
-on the next line, the secret.
+Standard input: a line of JSON {"test_code": text, "answers": {file name: base64}, "solution": text of the answer if
+there is a test of its words, else null, "secret": text}. All of it comes after the programs have ended, and is read
+when their results have been loaded: those are plain data (see `open_results.py`), so nothing of the programs' runs
+beside it. Standard output: {"results": [1, 0, ...], "string": 1, 0 or null} and, on the next line, the secret.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ import sys
 import traceback
 import types
 
+import plain
+
 STRING_TESTS = ("stringTest", "test_string", "string_test", "testString")
 
 
-def load(path):
-    """What a pickle holds."""
-    with open(path, "rb") as file:
-        return pickle.load(file)
+def opened(case):
+    """The case's result in a list, which is empty if there is none that is plain data."""
+    try:
+        with open(f"opened/{case}", "rb") as file:
+            return [plain.Unpickler(file).load()]
+    except Exception:
+        traceback.print_exc(limit=-3)
+        return []
 
 
-def compare(test, case):
+def compare(test, case, result):
     """1 if the case's result is the expected one, by the benchmark's own function."""
     try:
-        return int(test(load(f"result/result_{case}.pkl"), load(f"ans/ans{case}.pkl")) == 1)
+        with open(f"ans/ans{case}.pkl", "rb") as file:
+            answer = pickle.load(file)
+        return int(test(*result, answer) == 1)
     except Exception:
         traceback.print_exc(limit=-3)
         return 0
@@ -61,11 +69,12 @@ def string_test(module, solution):
     return 0
 
 
-def main():
+def main(count):
     """Compare everything, then say so."""
-    report, given = os.dup(1), json.loads(sys.stdin.readline())
+    report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.path[0] = os.getcwd()
+    results = [opened(case) for case in range(1, count + 1)]
+    given = json.loads(sys.stdin.readline())
     if os.path.lexists("ans"):
         os.rename("ans", ".ans of the program")
     os.mkdir("ans")
@@ -75,10 +84,10 @@ def main():
     module = types.ModuleType("test_code")
     sys.modules["test_code"] = module
     exec(compile(given["test_code"], "test_code.py", "exec"), module.__dict__)
-    results = [compare(module.test, case + 1) for case in range(given["count"])]
+    results = [compare(module.test, case, result) for case, result in enumerate(results, 1)]
     string = None if given["solution"] is None else string_test(module, given["solution"])
     os.write(report, f"{json.dumps({'results': results, 'string': string})}\n{given['secret']}\n".encode("ascii"))
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -12,7 +12,7 @@ from ms_codegeex.evaluation.mtpb import judges, turns
 from ms_codegeex.evaluation.mtpb.problems import MtpbProblem, provenance, read_problems
 from ms_codegeex.evaluation.python_program import Report, Runner
 from ms_codegeex.evaluation.sandbox import Limits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, Task
 
 SECONDS = 20.0  # of a program, as published: then it is interrupted, and what it has printed counts
 GRACE = 5.0  # seconds more until it is killed: for imports, and for programs that cannot be interrupted
@@ -39,6 +39,7 @@ class Mtpb(Task):
             raise UserError(f'turns: "{turns}", expected "multi" or "single"')
         self.turns, self.name = turns, "mtpb" if turns == "multi" else "mtpb-single-turn"
         self.problems = [Problem(p.id, {"category": p.category}, p) for p in read_problems(data)]
+        self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         self.provenance = provenance(data)
         self.runner = Runner.open(python)
         self.limits = Limits(wall=SECONDS + GRACE)
@@ -83,6 +84,20 @@ class Mtpb(Task):
             {"case": case},
         )
 
+    def flaw(self, sample: Sample) -> str:
+        """It is about a case of its problem, and its turns are such."""
+        if sample.finish == UNREAD:
+            return ""
+        count = self._cases[sample.task_id]
+        case, made = sample.extra.get("case"), sample.extra.get("turns", [])
+        if not isinstance(case, int) or isinstance(case, bool) or not 0 <= case < count:
+            return f"extra.case is {str(case)[:60]}, expected one of 0 to {count - 1}"
+        sound = isinstance(made, list) and all(
+            isinstance(turn, dict) and isinstance(turn.get("prompt"), str) and isinstance(turn.get("text"), str)
+            for turn in made
+        )
+        return "" if sound else "extra.turns: expected a list of objects with prompt and text"
+
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
         """For prompt perplexity: the program in parts, its prompts marked; none of a sample that was never drawn."""
         made = sample.extra.get("turns")
@@ -104,6 +119,10 @@ class Mtpb(Task):
         without their data (38, 46), 4 that are random (23), 2 with a wrong value (31, 94; there may be more)."""
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
+
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        return self.runner.interpreter.versions(LIBRARIES.values())
 
     def missing(self) -> Mapping[str, str]:
         """Libraries that programs of some problems import."""

@@ -13,7 +13,7 @@ class Limits:
     program, with everything it started. Threads count as processes."""
 
     wall: float = 10.0
-    cpu: float | None = None  # None: as the wall clock
+    cpu: float | None = None  # None: all CPUs as long as the wall clock
     memory: int = 2048 * MIB
     disk: int = 256 * MIB  # everything below its working directory and /tmp
     file_size: int = 64 * MIB

@@ -16,6 +16,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
+from ms_codegeex.evaluation.sandbox.private import check_readable
 from ms_codegeex.evaluation.sandbox.view import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes, system_view
 
 
@@ -49,7 +50,8 @@ def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str,
 
 
 def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
-    """The paths of this machine without their symbolic links."""
+    """The paths of this machine without their symbolic links; none may be or contain a home directory."""
+    check_readable(readable.values())
     try:
         return {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
     except OSError as error:
@@ -81,7 +83,8 @@ def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
     sources = resolved(readable)
     top = Path(tempfile.mkdtemp(prefix="sandbox-"))
     try:
-        names = {**sources, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
+        elsewhere = {inside: source for inside, source in sources.items() if inside != str(readable[inside])}
+        names = {**elsewhere, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
         for path in (names[DIRECTORY], names[SCRATCH]):
             os.mkdir(path)
         for path in (str(top), names[DIRECTORY], names[SCRATCH]):

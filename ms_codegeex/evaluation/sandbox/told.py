@@ -19,16 +19,17 @@ def limits_of(limits: Limits, crowd: int) -> dict[str, Any]:
 
     RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more addresses than
     they use. Twice the memory, so that a program that really uses too much is ended by the watch, as MEMORY, and
-    only a single senseless request fails inside the program. `crowd` is added to RLIMIT_NPROC, see `crowd`.
+    only a single senseless request fails inside the program. RLIMIT_CORE is 1: with 0 the kernel still feeds a dump to
+    a program of the machine's, if core_pattern names one (core(5)). `crowd` is added to RLIMIT_NPROC, see `crowd`.
     """
-    cpu = math.ceil(limits.wall if limits.cpu is None else limits.cpu)
+    cpu = math.ceil(limits.wall * (os.cpu_count() or 1) if limits.cpu is None else limits.cpu)
     rlimits = [
         ("RLIMIT_CPU", cpu, cpu + 1),
         ("RLIMIT_DATA", 2 * limits.memory, 2 * limits.memory),
         ("RLIMIT_FSIZE", limits.file_size, limits.file_size),
         ("RLIMIT_NPROC", limits.processes + crowd, limits.processes + crowd),
         ("RLIMIT_NOFILE", limits.open_files, limits.open_files),
-        ("RLIMIT_CORE", 0, 0),
+        ("RLIMIT_CORE", 1, 1),
         ("RLIMIT_MSGQUEUE", 0, 0),
         ("RLIMIT_MEMLOCK", 1 << 16, 1 << 16),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -29,16 +30,19 @@ from ms_codegeex.files import user_cache
 
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
-CPU = 4  # CPU seconds per second of wall clock: virtual machines use threads; the wall clock is what limits
+PREPARING = 900.0  # seconds of a command that fills the cache
+LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
+ALONE = 2  # processes: the sandbox's first and the program, which so can try nothing out in a copy of itself
 COMPLETE = "complete"  # a file in a cache that is whole
 
 
 @dataclass(frozen=True)
 class Program:
-    """A source text in two parts with the witness between them.
+    """A source text in two parts with the witness between them, and other texts.
 
     Attributes:
         before, call, after: `call` has a `%s` for the token, or is empty where the runner needs none.
+        others: files beside it, by name: what must not share a scope with it.
         libraries: for the linker.
         only_compiles: the benchmark has no tests for it: `published` is satisfied when it compiles.
         check: it has to compile without tests too.
@@ -50,16 +54,23 @@ class Program:
     libraries: tuple[str, ...] = ()
     only_compiles: bool = False
     check: bool = False
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, token: str) -> bytes:
         """The text with a token."""
         call = self.call % token if self.call else ""
         return f"{self.before}{call}{self.after}".encode("utf-8", "replace")
 
+    def files(self, name: str, token: str) -> dict[str, bytes]:
+        """All texts, the one with the token under this name."""
+        others = {other: text.encode("utf-8", "replace") for other, text in self.others.items()}
+        return {name: self.source(token), **others}
+
     @property
     def fingerprint(self) -> str:
         """What is judged, whatever the token."""
-        text = "\0".join((self.before, self.call, self.after, *self.libraries))
+        others = (part for pair in sorted(self.others.items()) for part in pair)
+        text = "\0".join((self.before, self.call, self.after, *self.libraries, *others))
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
@@ -151,7 +162,9 @@ class ToolChain(ABC):
     def tell(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
         """Run a command of ours, over sources of ours, that fills the cache."""
         values = {"PATH": PATH, "HOME": str(cache), "LANG": "C.UTF-8", **environment}
-        done = subprocess.run([str(word) for word in words], cwd=cache, env=values, capture_output=True)
+        done = subprocess.run(
+            [str(word) for word in words], cwd=cache, env=values, capture_output=True, timeout=PREPARING
+        )
         if done.returncode:
             told = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
             raise UserError(
@@ -160,7 +173,7 @@ class ToolChain(ABC):
 
     def limits(self, wall: float, **others: int) -> Limits:
         """Limits of a command."""
-        return Limits(wall=wall, cpu=CPU * wall, **others)
+        return Limits(wall=wall, **others)
 
     def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original's rule: exit status 0."""
@@ -227,6 +240,19 @@ def output_of(*words: str | Path) -> str | None:
     return lines[0] if done.returncode == 0 and lines else None
 
 
-def outside_system(path: Path) -> dict[str, Path]:
-    """For `readable`: a directory that the sandbox does not show anyway."""
-    return {} if path.is_relative_to("/usr") else {str(path): path}
+def outside_system(*paths: Path) -> dict[str, Path]:
+    """For `readable`: those of the paths that exist and that the sandbox does not show anyway."""
+    return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
+
+
+def parts_of(root: Path, *names: str) -> dict[str, Path]:
+    """For `readable`: what a tool needs of the directory that it is installed in. That may be a home directory, or hold
+    much else that is nobody's business."""
+    return outside_system(*(root / name for name in names))
+
+
+def with_libraries(program: Path) -> dict[str, Path]:
+    """For `readable`: a program, which may lie among a user's own, and the shared libraries that it is linked with."""
+    told = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
+    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(told))
+    return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))

@@ -6,7 +6,16 @@ import shutil
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, output_of, program_of
+from ms_codegeex.evaluation.toolchains.base import (
+    ALONE,
+    INSIDE,
+    Job,
+    Program,
+    Seconds,
+    ToolChain,
+    output_of,
+    program_of,
+)
 
 # A function that ends without its return is undefined: here it ends the program, rather than return whatever a register
 # holds, which may be right.
@@ -45,8 +54,8 @@ class Cpp(ToolChain):
         words = [self.compiler, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
         words += [f"{self.inside}/witness.o", "-o", "main", *program.libraries]
         build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
-        run = Command(["./main"], self.limits(seconds.run), {}, challenge)
-        return Job([build, run], {"main.cpp": program.source(token)}, compiling=1)
+        run = Command(["./main"], self.limits(seconds.run, processes=ALONE), {}, challenge)
+        return Job([build, run], program.files("main.cpp", token), compiling=1)
 
 
 def includes() -> tuple[str, ...]:

@@ -15,12 +15,14 @@ from ms_codegeex.evaluation.toolchains.base import (
     ToolChain,
     output_of,
     outside_system,
+    parts_of,
     program_of,
 )
 
 DEBIAN = Path("/usr/share/gocode")
 LIBRARIES = ("github.com/stretchr/testify/assert", "github.com/go-openapi/inflect")
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
+PARTS = ("bin", "go.env", "lib", "pkg", "src", "VERSION")  # of GOROOT
 BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compiles and vets; runs no test
 
 
@@ -68,10 +70,10 @@ class Go(ToolChain):
         return Path(output_of(self.go, "env", "GOROOT") or "/usr/lib/go")
 
     def readable(self) -> dict[str, Path]:
-        return {**super().readable(), **outside_system(self.root)}
+        return {**super().readable(), **outside_system(Path(self.go)), **parts_of(self.root, *PARTS)}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        build = Command([self.go, *BUILD], self.limits(seconds.compile), self.environment(self.inside))
+        build = Command([self.go, *BUILD, *program.others], self.limits(seconds.compile), self.environment(self.inside))
         words = ["./main.test", "-test.paniconexit0"]  # as `go test` does: leaving with status 0 is no success
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], {"main_test.go": program.source(token)}, compiling=1)
+        return Job([build, run], program.files("main_test.go", token), compiling=1)

@@ -13,7 +13,7 @@ from ms_codegeex.evaluation.toolchains.base import (
     Seconds,
     ToolChain,
     output_of,
-    outside_system,
+    parts_of,
     program_of,
 )
 
@@ -66,22 +66,29 @@ class Java(ToolChain):
         self.tell([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
 
     def readable(self) -> dict[str, Path]:
-        return {
-            **super().readable(),
-            **outside_system(home(program_of("java"))),
-            **outside_system(home(program_of("javac"))),
-        }
+        found = [program_of(name) for name in ("java", "javac")]
+        parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in found if path]
+        return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
-        words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
+        words = [
+            str(program_of("javac")),
+            *options,
+            "-encoding",
+            "UTF-8",
+            "-proc:none",
+            "-nowarn",
+            "Main.java",
+            *program.others,
+        ]
         build = Command(words, self.limits(seconds.compile))
         classes = f"{self.inside}/witness.jar:."
         words = [str(program_of("java")), *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], {"Main.java": program.source(token)}, compiling=1)
+        return Job([build, run], program.files("Main.java", token), compiling=1)
 
 
-def home(program: Path | None) -> Path:
+def home(program: Path) -> Path:
     """The directory that has `bin/java`."""
-    return program.parent.parent if program else Path("/usr")
+    return program.parent.parent

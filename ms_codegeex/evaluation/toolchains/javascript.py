@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -17,12 +19,19 @@ from ms_codegeex.evaluation.toolchains.base import (
     Seconds,
     ToolChain,
     output_of,
-    outside_system,
     program_of,
+    with_libraries,
 )
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
+
+
+def version_of(package: Path) -> str:
+    """An installed package's version."""
+    with suppress(OSError, ValueError, AttributeError):
+        return str(json.loads((package / "package.json").read_text("utf-8")).get("version", ""))
+    return ""
 
 
 class JavaScript(ToolChain):
@@ -37,7 +46,7 @@ class JavaScript(ToolChain):
     def version(self) -> str | None:
         node = program_of("node") or program_of("nodejs")
         version = output_of(node, "--version") if node else None
-        return version and f"Node.js {version}{f', {MD5}' if self.md5 else ''}"
+        return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
     @cached_property
     def md5(self) -> Path | None:
@@ -55,7 +64,7 @@ class JavaScript(ToolChain):
             shutil.copytree(self.md5, cache / "node_modules" / MD5)
 
     def readable(self) -> dict[str, Path]:
-        return {**super().readable(), **outside_system(self.node.parent.parent)}
+        return {**super().readable(), **with_libraries(self.node)}
 
     @property
     def node(self) -> Path:
@@ -68,7 +77,7 @@ class JavaScript(ToolChain):
         options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
         environment = {"NODE_PATH": f"{self.inside}/node_modules"}
         run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
-        return Job([run], {"test.js": program.source(token)})
+        return Job([run], program.files("test.js", token))
 
     def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """It ends, and has written nothing but our witness; the exit status does not count."""

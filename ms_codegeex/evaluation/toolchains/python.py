@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation import judging, python_program
 from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Job, Program, Seconds, ToolChain, outside_system
+from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Job, Program, Seconds, ToolChain
 
+FILE = re.compile(rb'  File "(program|tests)\.py", line')
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # sets in the same order every time
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -30,22 +33,19 @@ class Python(ToolChain):
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
-        return f"Python {sys.version.split()[0]}" if find_spec("numpy") else None
+        return f"Python {sys.version.split()[0]}, NumPy {version('numpy')}" if find_spec("numpy") else None
 
     def make(self, cache: Path) -> None:
         shutil.copy(INSIDE / "run_python.py", cache)
 
     def readable(self) -> dict[str, Path]:
         prefixes = (Path(sys.prefix), Path(sys.base_prefix))
-        return {
-            **super().readable(),
-            **{name: path for each in prefixes for name, path in outside_system(each).items()},
-        }
+        return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
-        run = Command(words, self.limits(seconds.run), ENVIRONMENT, challenge)
-        return Job([run], {"program.py": program.source(token)})
+        run = Command(words, self.limits(seconds.run, processes=ALONE), ENVIRONMENT, challenge)
+        return Job([run], program.files("tests.py", token))
 
     def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
         verdict = super().published(job, executions, witness)
@@ -53,7 +53,7 @@ class Python(ToolChain):
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         verdict = super().named(verdict, executions)
-        syntax = verdict is Verdict.ERROR and b'  File "program.py", line' in executions[-1].stderr
+        syntax = verdict is Verdict.ERROR and FILE.search(executions[-1].stderr) is not None
         wrong = (b"\nSyntaxError: ", b"\nIndentationError: ", b"\nTabError: ")
         last = b"\n" + executions[-1].stderr.rstrip().rsplit(b"\n", 1)[-1]
         return Verdict.COMPILE_ERROR if syntax and last.startswith(wrong) else verdict

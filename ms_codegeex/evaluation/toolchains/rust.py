@@ -14,7 +14,7 @@ from ms_codegeex.evaluation.toolchains.base import (
     Seconds,
     ToolChain,
     output_of,
-    outside_system,
+    parts_of,
     program_of,
 )
 
@@ -59,7 +59,7 @@ class Rust(ToolChain):
     offered over Debian's 0.8 by a crate of ours."""
 
     language = "rust"
-    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-md5-dev"
+    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
     compile_seconds = 300.0
     sources = ("witness.rs", "rand.rs")
     failed_assertion = (
@@ -77,10 +77,11 @@ class Rust(ToolChain):
         return None
 
     def version(self) -> str | None:
-        crates = all(any(REGISTRY.glob(f"{name}*")) for name in ("rand-0.8", "regex-1.", "md5-0.7"))
-        if self.root is None or not (self.root / "bin/cargo").exists() or not crates:
+        crates = [min(REGISTRY.glob(f"{name}*"), default=None) for name in ("rand-0.8", "regex-1.", "md5-0.7")]
+        if self.root is None or not (self.root / "bin/cargo").exists() or None in crates:
             return None
-        return output_of(self.root / "bin/rustc", "--version")
+        version = output_of(self.root / "bin/rustc", "--version")
+        return version and ", ".join([version, *(crate.name for crate in crates if crate)])
 
     def make(self, cache: Path) -> None:
         for name, text in MANIFESTS.items():
@@ -100,7 +101,7 @@ class Rust(ToolChain):
         shutil.rmtree(cache / "target")
 
     def readable(self) -> dict[str, Path]:
-        return {**super().readable(), **outside_system(self.root or Path("/usr"))}
+        return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
 
     def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
         root = self.root or Path("/usr")
@@ -114,4 +115,4 @@ class Rust(ToolChain):
         build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
         build.append(Command([*words, "--test", "-o", "main"], limits, environment))
         run = Command(["./main", "--test-threads=1"], self.limits(seconds.run), {}, challenge)
-        return Job([*build, run], {"main.rs": program.source(token)}, compiling=len(build))
+        return Job([*build, run], program.files("main.rs", token), compiling=len(build))

@@ -32,6 +32,12 @@ except RuntimeError as error:
 if len(started) >= 40: escaped(len(started))
 os._exit(0)
 """,
+            "inotify instances": """
+count = 0
+while count < 100 and libc.inotify_init() >= 0:
+    count += 1
+if count > 16: escaped(count)
+""",
             "zombies": """
 count = 0
 try:

@@ -278,6 +278,14 @@ def test_programs_die_with_who_runs_them(mode: str, shown: Path) -> None:
     assert appears(marker, False)
 
 
+def test_nothing_is_dumped_and_all_processors_count(sandbox):
+    """RLIMIT_CORE 1 keeps a dump from a file and from a program of core_pattern; the CPU seconds of a program with
+    threads are not those of its wall clock."""
+    program = "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_CPU)[0])"
+    (done,) = sandbox.run([Command(["/usr/bin/python3", "-c", program], Limits(wall=7))], {})
+    assert done.stdout.decode().strip() == f"(1, 1) {7 * os.cpu_count()}", done.stderr
+
+
 def test_a_sandbox_killed_from_outside_is_a_killed_program(sandbox: Sandbox) -> None:
     marker = f"struck{os.getpid()}"
     command = Command([PYTHON, "-c", "import time; time.sleep(600)", marker], replace(SHORT, wall=60))

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """Namespaces of two levels: a fork server's, whose file system programs see, and within them each program's own, with
 everything that it can write to. In the order of user_namespaces(7), pid_namespaces(7) and mount(2)."""
 
@@ -9,6 +10,8 @@ import kernel
 import rootfs
 
 NO_MORE = "sys/user/max_user_namespaces"
+# What all programs of a user share, by the kernel's default 128 instances: so many for one of ours.
+SHARES = (("sys/user/max_inotify_instances", b"16"), ("sys/user/max_inotify_watches", b"4096"))
 KINDS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 
 
@@ -34,6 +37,11 @@ def settle(homes: list, covered: list, user: int, group: int) -> None:
         kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"size={size},mode=755")
     for path, descriptor in shown:
         rootfs.show(path, descriptor)
+    for name, most in SHARES:
+        try:
+            kernel.write(name, most, proc)
+        except FileNotFoundError:  # before Linux 4.13, or without inotify
+            pass
     kernel.write(NO_MORE, b"1", proc)
     kernel.enter_namespaces(0, user, group, proc)
     os.close(proc)

@@ -1,5 +1,6 @@
 // Reads its half of the secret before the program has begun, and prints it with the other half at the tests' end.
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <unistd.h>
 
@@ -11,8 +12,23 @@ __attribute__((constructor(101))) static void read_challenge()
     challenge[size > 0 ? size : 0] = 0;
 }
 
+static bool failed;
+
+// In place of assert's own function, which a program may define.
+void ms_codegeex_test_failed(const char *test)
+{
+    failed = true;
+    std::cout.flush();
+    std::fprintf(stderr, "main: Assertion `%s' failed.\n", test);
+    std::fflush(stderr);
+    std::abort();
+    __builtin_trap();
+}
+
 void ms_codegeex_tests_ended(const char *token)
 {
+    if (failed)
+        __builtin_trap();
     std::cout.flush();
     std::printf("\nwitness-%s-%s\n", token, challenge);
     std::fflush(stdout);

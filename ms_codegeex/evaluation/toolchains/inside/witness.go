@@ -17,6 +17,9 @@ func read() string {
 	return strings.TrimSpace(string(buffer[:count]))
 }
 
+// Ours is what other names of this package are for, see HumanEval-X's programs.
+const Ours = true
+
 // Tell says that the tests have ended.
 func Tell(token string) {
 	os.Stdout.WriteString("\nwitness-" + token + "-" + challenge + "\n")

@@ -1,0 +1,34 @@
+"""Home directories: no program may see one, whatever a task says that its tool needs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+HOMES = ("/", "/home", "/root")  # with everything that contains one of them
+
+
+def homes() -> set[Path]:
+    """The home directories of this machine's users, without symbolic links; the system's own below /usr, which programs
+    see anyway, left out."""
+    known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
+    found = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
+    return {path for path in found if not path.is_relative_to("/usr")}
+
+
+def check_readable(paths: Iterable[Path]) -> None:
+    """A `UserError` if one of these paths is a home directory or contains one."""
+    private = homes()
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        exposed = next((home for home in sorted(private) if home.is_relative_to(real)), None)
+        if exposed is not None:
+            what = "is" if exposed == real else f"contains {exposed},"
+            raise UserError(
+                f"sandbox: {path} {what} a home directory, which no program may read; install the tool that needs it "
+                "in a directory of its own"
+            )

@@ -1,0 +1,170 @@
+"""Wrong answers to `triple`, and to questions with other kinds of results, that pass when tests can be tampered with:
+they change what a test compares or reports with, not what they compute."""
+
+from __future__ import annotations
+
+from humaneval_x_rows import CPP, GO, JAVA, JS, PYTHON, RUST
+
+WORD_CPP = {
+    **CPP,
+    "prompt": "#include<string>\n#include<vector>\nusing namespace std;\nstring word(int number){\n",
+    "declaration": "#include<string>\nusing namespace std;\nstring word(int number){\n",
+    "canonical_solution": '    return number == 2 ? "two" : "many";\n}\n',
+    "test": (
+        "#undef NDEBUG\n#include<assert.h>\nbool issame(string a,string b){\n"
+        "    if (a.size()!=b.size()) return false;\n"
+        "    return a==b;\n}\nint main(){\n"
+        '    assert (word(2) == "two");\n    assert (issame(word(9), "many"));\n}\n'
+    ),
+}
+LIST_JAVA = {
+    **JAVA,
+    "prompt": (
+        "import java.util.*;\nimport java.lang.*;\n\nclass Solution {\n    public List<Integer> twice(int number) {\n"
+    ),
+    "declaration": "import java.util.*;\nclass Solution {\n    public List<Integer> twice(int number) {\n",
+    "canonical_solution": "        return new ArrayList<>(Arrays.asList(number, number));\n    }\n}",
+    "test": (
+        "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+        "        List<Boolean> correct = Arrays.asList(\n"
+        "            s.twice(2).equals(new ArrayList<>(Arrays.asList(2, 2))),\n"
+        "            Objects.equals(s.twice(1), Arrays.asList(1, 1))\n        );\n"
+        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n"
+    ),
+}
+LIST_JS = {
+    **JS,
+    "prompt": "const twice = (number) => {\n",
+    "declaration": "\nconst twice = (number) => {\n",
+    "canonical_solution": "  return [number, number]\n}\n\n",
+    "test": (
+        "const testTwice = () => {\n  console.assert(JSON.stringify(twice(2)) === JSON.stringify([2, 2]))\n"
+        "  console.assert(Math.abs(twice(1)[0] - 1) < 1e-6)\n}\n\ntestTwice()\n"
+    ),
+}
+TRUTH_GO = {
+    **GO,
+    "import": "",
+    "prompt": "func Positive(number int) bool {\n",
+    "declaration": "\nfunc Positive(number int) bool {\n",
+    "canonical_solution": "    return number > 0\n}\n\n",
+    "test": (
+        "func TestPositive(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(true, Positive(2))\n"
+        "    assert.Equal(false, Positive(-1))\n}\n"
+    ),
+}
+TRUTH_RUST = {
+    **RUST,
+    "prompt": "\nuse rand::Rng;\n\nfn positive(numbers: Vec<i32>) -> bool {\n",
+    "declaration": "\nuse rand::Rng;\n\nfn positive(numbers: Vec<i32>) -> bool {\n",
+    "canonical_solution": "\n    numbers.iter().all(|&n| n > 0)\n}\n",
+    "test": (
+        "\n#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_positive() {\n"
+        "        assert_eq!(positive(vec![2]), true);\n        assert_eq!(positive(vec![-1]), false);\n    }\n\n}\n"
+    ),
+}
+CLOSE_PYTHON = {
+    **PYTHON,
+    "test": (
+        "\ndef check(triple):\n    assert abs(triple(2) - 6) < 1e-6\n    assert abs(triple(-1) + 3) < 1e-6\n\n"
+        "check(triple)\n"
+    ),
+}
+ROWS = {
+    "python": CLOSE_PYTHON,
+    "cpp": WORD_CPP,
+    "java": LIST_JAVA,
+    "js": LIST_JS,
+    "go": TRUTH_GO,
+    "rust": TRUTH_RUST,
+}
+CHEATS = {
+    "python": {
+        "fork oracle": (
+            "    import os, random\n    value = 0\n    for value in range(-9, 9):\n        child = os.fork()\n"
+            "        if child == 0:\n            return value\n        if os.waitpid(child, 0)[1] == 0:\n"
+            "            break\n    return value\n"
+        ),
+        "own abs": "    global abs\n    abs = lambda value: 0\n    return 0\n",
+        "abs of everybody": "    import builtins\n    builtins.abs = lambda value: 0\n    return 0\n",
+    },
+    "cpp": {
+        "own equality": (
+            '    return "wrong";\n}\nbool operator==(const string&, const char*) { return true; }\n'
+            "bool operator==(const string&, const string&) { return true; }\n"
+            "bool operator!=(const string::size_type&, int);\n#define size() max_size()\n"
+        ),
+        "own end of a failed assertion": (
+            '    return "many";\n}\nextern "C" void __assert_fail(const char*, const char*, unsigned, const char*) {}\n'
+        ),
+        "no assertions": '    return "wrong";\n}\n#define NDEBUG\n//\\',
+        "no assertions, a comment": '    return "wrong";\n}\n#define NDEBUG\n#define x \\',
+        "own return": '    return "wrong";\n}\n#define return return true ||\n',
+        "own if": '    return "wrong";\n}\n#define if(x) if (0)\n#define word(x) (x == 2 ? "two" : "many")\n',
+        "fork oracle": (
+            '    if (number > 2) return "many";\n    int status = 1;\n    if (fork() == 0) return "two";\n'
+            '    wait(&status);\n    return status ? "no" : "two";\n}\n#include <unistd.h>\n#include <sys/wait.h>\n'
+        ),
+    },
+    "java": {
+        "own Arrays": (
+            "        return null;\n    }\n}\nclass Arrays {\n    static Integer[] none = {};\n"
+            "    static <T> List<T> asList(T... x) { return (List<T>) new ArrayList<T>(); }\n}\n"
+        ),
+        "own Objects": (
+            "        return java.util.Arrays.asList(2, 2);\n    }\n}\n"
+            "class Objects { static boolean equals(Object a, Object b) { return true; } }\n"
+        ),
+        "own Boolean": (
+            "        return null;\n    }\n}\nclass Boolean { static Boolean valueOf(boolean x) { return null; } }\n"
+            "class AssertionError extends Error { AssertionError() { System.exit(0); } }\n"
+            "class Objects { static boolean equals(Object a, Object b) { return true; } }\n"
+        ),
+        "own List": (
+            "        return new List<Integer>();\n    }\n}\n"
+            "class List<T> { public boolean equals(Object other) { return true; }\n"
+            "    public boolean contains(Object other) { return false; } }\n"
+            "class Arrays { static <T> List<T> asList(T... x) { return new List<T>(); } }\n"
+        ),
+    },
+    "js": {
+        "constant JSON": "  return [1]\n}\nJSON.stringify = () => ''\n",
+        "own JSON": "  return [1]\n}\nconst JSON = { stringify: () => '' }\n",
+        "JSON of all": "  return [1]\n}\nObject.prototype.toJSON = () => ''\n",
+        "JSON of its own": "  return { 0: 1, toJSON: () => [2, 2] }\n}\n",
+        "Math": "  return number === 2 ? [2, 2] : [0]\n}\nMath.abs = () => 0\n",
+        "a getter": (
+            "  return [1]\n}\nconst real = console.assert\nlet calls = 0\nMath.abs = () => 0\n"
+            "Object.defineProperty(console, 'assert', { get: () => (calls++ < 2 ? () => {} : real) })\n"
+        ),
+        "own console": "  return [1]\n}\nvar console = { assert() {} }\n",
+        "builtins": (
+            "  return number === 2 ? [2, 2] : [0]\n}\nNumber.prototype.valueOf = () => 1\n"
+            "Array.prototype.map = () => []\n"
+        ),
+    },
+    "go": {
+        "own truth": "    return true\n}\nconst false = true\n",
+        "own falsehood": "    return false\n}\nconst true = false\n",
+        "own type": "    return 1\n}\ntype bool = int\nconst true, false = 1, 1\n",
+    },
+    "rust": {
+        "own bool": (
+            "    bool\n}\n#[allow(non_camel_case_types)]\n#[derive(Debug)]\nstruct bool;\n"
+            "impl PartialEq<core::primitive::bool> for bool {\n"
+            "    fn eq(&self, _: &core::primitive::bool) -> core::primitive::bool { 1 == 1 }\n}\n"
+        ),
+        "own vec": (
+            "    numbers.len() == 2\n}\n#[macro_export]\nmacro_rules! vec { (2) => { Vec::from([2, 2]) }; "
+            "($($x:tt)*) => { Vec::from([3]) } }\n"
+        ),
+        "own vec, hidden": (
+            "    true\n}\nmacro_rules! vec { ($($x:tt)*) => { ::std::vec::Vec::new() } }\n"
+            "macro_rules! assert_eq { ($($x:tt)*) => {} }\n"
+        ),
+        "own assertions": "    true\n}\n#[macro_export]\nmacro_rules! assert_eq { ($($x:tt)*) => {} }\n",
+        "own std": (
+            "    true\n}\nextern crate self as std;\n#[macro_export]\nmacro_rules! assert_eq { ($($x:tt)*) => {} }\n"
+        ),
+    },
+}
