@@ -85,46 +85,33 @@ CHEATS = {
             "        if child == 0:\n            return value\n        if os.waitpid(child, 0)[1] == 0:\n"
             "            break\n    return value\n"
         ),
-        "own abs": "    global abs\n    abs = lambda value: 0\n    return 0\n",
-        "abs of everybody": "    import builtins\n    builtins.abs = lambda value: 0\n    return 0\n",
+        "own abs": "    global abs\n    abs = lambda value: 0\n    return 6\n",
+        "abs of everybody": "    import builtins\n    builtins.abs = lambda value: 0\n    return 6\n",
     },
     "cpp": {
-        "own equality": (
-            '    return "wrong";\n}\nbool operator==(const string&, const char*) { return true; }\n'
-            "bool operator==(const string&, const string&) { return true; }\n"
-            "bool operator!=(const string::size_type&, int);\n#define size() max_size()\n"
-        ),
+        "own equality": ('    return "many";\n}\nbool operator==(const string&, const char*) { return true; }\n'),
         "own end of a failed assertion": (
-            '    return "many";\n}\nextern "C" void __assert_fail(const char*, const char*, unsigned, const char*) {}\n'
+            '    return "many";\n}\n'
+            'extern "C" void __assert_fail(const char*, const char*, unsigned, const char*) throw() {}\n'
         ),
         "no assertions": '    return "wrong";\n}\n#define NDEBUG\n//\\',
         "no assertions, a comment": '    return "wrong";\n}\n#define NDEBUG\n#define x \\',
-        "own return": '    return "wrong";\n}\n#define return return true ||\n',
+        "own return": '    return number == 2 ? "two" : "wrong";\n}\n#define return return true ||\n',
         "own if": '    return "wrong";\n}\n#define if(x) if (0)\n#define word(x) (x == 2 ? "two" : "many")\n',
         "fork oracle": (
-            '    if (number > 2) return "many";\n    int status = 1;\n    if (fork() == 0) return "two";\n'
-            '    wait(&status);\n    return status ? "no" : "two";\n}\n#include <unistd.h>\n#include <sys/wait.h>\n'
+            '    int start() __asm__("fork"); int end(int*) __asm__("wait");\n'
+            '    if (start() == 0) return number == 2 ? "two" : "no";\n    int status = 1;\n    end(&status);\n'
+            '    return status || number > 2 ? "many" : "two";\n}\n'
         ),
     },
     "java": {
         "own Arrays": (
-            "        return null;\n    }\n}\nclass Arrays {\n    static Integer[] none = {};\n"
-            "    static <T> List<T> asList(T... x) { return (List<T>) new ArrayList<T>(); }\n}\n"
+            "        return new ArrayList<>();\n    }\n}\n"
+            "class Arrays { static <T> List<T> asList(T... x) { return new ArrayList<T>(); } }\n"
         ),
         "own Objects": (
             "        return java.util.Arrays.asList(2, 2);\n    }\n}\n"
             "class Objects { static boolean equals(Object a, Object b) { return true; } }\n"
-        ),
-        "own Boolean": (
-            "        return null;\n    }\n}\nclass Boolean { static Boolean valueOf(boolean x) { return null; } }\n"
-            "class AssertionError extends Error { AssertionError() { System.exit(0); } }\n"
-            "class Objects { static boolean equals(Object a, Object b) { return true; } }\n"
-        ),
-        "own List": (
-            "        return new List<Integer>();\n    }\n}\n"
-            "class List<T> { public boolean equals(Object other) { return true; }\n"
-            "    public boolean contains(Object other) { return false; } }\n"
-            "class Arrays { static <T> List<T> asList(T... x) { return new List<T>(); } }\n"
         ),
     },
     "js": {
@@ -136,11 +123,6 @@ CHEATS = {
         "a getter": (
             "  return [1]\n}\nconst real = console.assert\nlet calls = 0\nMath.abs = () => 0\n"
             "Object.defineProperty(console, 'assert', { get: () => (calls++ < 2 ? () => {} : real) })\n"
-        ),
-        "own console": "  return [1]\n}\nvar console = { assert() {} }\n",
-        "builtins": (
-            "  return number === 2 ? [2, 2] : [0]\n}\nNumber.prototype.valueOf = () => 1\n"
-            "Array.prototype.map = () => []\n"
         ),
     },
     "go": {
@@ -158,11 +140,6 @@ CHEATS = {
             "    numbers.len() == 2\n}\n#[macro_export]\nmacro_rules! vec { (2) => { Vec::from([2, 2]) }; "
             "($($x:tt)*) => { Vec::from([3]) } }\n"
         ),
-        "own vec, hidden": (
-            "    true\n}\nmacro_rules! vec { ($($x:tt)*) => { ::std::vec::Vec::new() } }\n"
-            "macro_rules! assert_eq { ($($x:tt)*) => {} }\n"
-        ),
-        "own assertions": "    true\n}\n#[macro_export]\nmacro_rules! assert_eq { ($($x:tt)*) => {} }\n",
         "own std": (
             "    true\n}\nextern crate self as std;\n#[macro_export]\nmacro_rules! assert_eq { ($($x:tt)*) => {} }\n"
         ),

@@ -25,11 +25,17 @@ def source(language: str, answer: str, **changes: str) -> str:
     return programs.assemble(row(language, **changes), answer).source("T").decode()
 
 
-PYTHON_REST = """def triple(number: int) -> int:
+def other(language: str, answer: str, name: str) -> str:
+    """Another of its files."""
+    return programs.assemble(row(language), answer).files("main", "T")[name].decode()
+
+
+PYTHON_PROGRAM = """def triple(number: int) -> int:
     \""" Three times the number. \"""
     return 3 * number
 
-
+"""
+PYTHON_TESTS = """
 def check(triple):
     assert triple(2) == 6
     assert triple(-1) == -3
@@ -56,35 +62,48 @@ from collections import *
 
 
 def test_python():
-    """Cut at the first line in the first column; NumPy where it may be meant."""
-    assert source("python", "    return 3 * number\nprint(triple(1))\n") == PYTHON_IMPORTS + PYTHON_REST
+    """Cut at the first line in the first column; NumPy where it may be meant. The tests are a file of their own."""
+    answer = "    return 3 * number\nprint(triple(1))\n"
+    assert other("python", answer, "program.py") == PYTHON_IMPORTS + PYTHON_PROGRAM
+    assert source("python", answer) == PYTHON_TESTS
     numpy = PYTHON_IMPORTS.replace("import string", "import numpy\nimport numpy as np\nimport string")
     for word in ("np", "numpy"):
-        assert source("python", f"    return {word}.sum([number] * 3)\n").startswith(numpy + "def triple")
+        assert other("python", f"    return {word}.sum([number] * 3)\n", "program.py").startswith(numpy + "def triple")
 
 
 def test_cpp():
-    """Nine includes without those of the prompt; the witness is main's last statement."""
+    """Nine includes without those of the prompt; the function is declared, then come the tests, with an assert of ours
+    and the witness as main's last statement; then the answer."""
     assert source("cpp", "    return 3*number;\n}\n") == (
         "#include<stdlib.h>\n#include<algorithm>\n#include<math.h>\n#include<vector>\n#include<string>\n"
         "#include<climits>\n#include<cstring>\n#include<iostream>\n"
-        "/*\nThree times the number.\n*/\n#include<stdio.h>\nusing namespace std;\nint triple(int number){\n"
-        "    return 3*number;\n}\n\n"
-        "#undef NDEBUG\n#include<assert.h>\nint main(){\n    assert (triple(2) == 6);\n    assert (triple(-1) == -3);\n"
-        ';\nvoid ms_codegeex_tests_ended(const char *);\nms_codegeex_tests_ended("T");\n}\n'
+        "/*\nThree times the number.\n*/\n#include<stdio.h>\nusing namespace std;\nint triple(int number);\n"
+        "#undef NDEBUG\n#include<assert.h>\n#undef assert\nvoid ms_codegeex_test_failed(const char *);\n"
+        "#define assert(test) (static_cast<bool>(test) ? void(0) : ms_codegeex_test_failed(#test))\n"
+        "int main(){\n    assert (triple(2) == 6);\n    assert (triple(-1) == -3);\n"
+        ';\nvoid ms_codegeex_tests_ended(const char *);\nms_codegeex_tests_ended("T");\n}\n\n'
+        "#undef assert\nint triple(int number){\n    return 3*number;\n}\n\n"
     )
+    with pytest.raises(UserError, match="problem 7, cpp: no function in `prompt`"):
+        source("cpp", "", prompt="nothing")
+    asserts = ROWS["cpp"]["prompt"].replace("<stdio.h>", "<cassert>")
+    assert "#undef assert\n#include<assert.h>\nint triple(int number){\n}" in source("cpp", "}", prompt=asserts)
     libraries = [programs.assemble(row("cpp", task_id=f"CPP/{n}"), "").libraries for n in (161, 162)]
     assert libraries == [(), ("-lcrypto", "-lssl")]
 
 
 def test_java():
-    """Nothing is added."""
-    assert source("java", "ANSWER") == ROWS["java"]["prompt"] + "ANSWER\n" + ROWS["java"]["test"]
+    """Tests and answer in a file each; what the tests name is imported by name."""
+    assert other("java", "ANSWER", "Solution.java") == ROWS["java"]["prompt"] + "ANSWER\n"
+    names = ["util.Arrays", "util.List", "lang.AssertionError", "lang.Boolean", "lang.String"]
+    imports = "import java.util.*;\n" + "".join(f"import java.{name};\n" for name in names)
+    assert source("java", "ANSWER") == imports + ROWS["java"]["test"]
 
 
 def test_javascript():
-    end = '\n;ms_codegeex_tests_ended("T", console.assert)\n'
-    assert source("js", "ANSWER") == ROWS["js"]["prompt"] + "ANSWER\n" + ROWS["js"]["test"] + end
+    """The tests are a function that the witness calls."""
+    tests = '\n;let testTriple\nms_codegeex_tests("T", (console, JSON, Math) => {\n' + ROWS["js"]["test"] + "\n})\n"
+    assert source("js", "ANSWER") == ROWS["js"]["prompt"] + "ANSWER" + tests
 
 
 def test_go():
@@ -97,19 +116,26 @@ def test_go():
         "func TestTriple(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(6, Triple(2))\n"
         '    assert.Equal(-3, Triple(-1))\n\nif !t.Failed() {\nms_codegeex_tests_ended.Tell("T")\n}\n}\n'
     )
+    assert other("go", "}", "names_test.go") == "package main\n\n"
+    changed = programs.assemble(row("go", test=GO["test"].replace("6,", "true,")), "}")
+    assert changed.others["names_test.go"] == ('package main\n\nimport true "ms_codegeex/witness"\nvar _ = true.Ours\n')
     setup = GO["test_setup"].replace('"testing"', '"testing"\n    "math"')
     assert "import (\n" not in source("go", "    return math.MaxInt\n}", test_setup=setup).split(setup)[1]
 
 
 def test_rust():
-    """The declaration once, whether it is in the prompt or not; assertions of the standard library."""
+    """The declaration once, whether it is in the prompt or not; the tests first, with the function, its type and the
+    prompt's imports."""
     text = source("rust", "    3 * number\n}\n")
-    assert text.startswith("fn main() {}\n\n/*\n Three times") and text.count("fn triple(") == 1
+    assert text.startswith("fn main() {}\n\n#[cfg(test)]\nmod tests {\n    use super::{triple};\nuse rand::Rng;\n")
+    assert "const _: fn(number: i32) -> i32  = triple;" in text and text.count("fn triple(") == 1
+    assert text.endswith(ROWS["rust"]["prompt"] + "    3 * number\n}\n\n")
     comment = source("rust", "    3 * number\n}\n", prompt="/* Three times. */\n")
-    assert comment.startswith("fn main() {}\n" + ROWS["rust"]["declaration"] + "/* Three times. */\n")
+    assert comment.endswith(ROWS["rust"]["declaration"] + "/* Three times. */\n    3 * number\n}\n\n")
     assert comment.count("fn triple(") == 1
-    assert "::std::assert_eq!(triple(2), 6);" in text
-    assert '::std::assert!(triple(-x) == -3)\n    ;\n::ms_codegeex_tests_ended::tell("T");\n}\n\n}\n' in text
+    assert 'assert!(triple(-x) == -3)\n    ;\n::ms_codegeex_tests_ended::tell("T");\n}\n\n}\n' in text
+    takes = source("rust", "}", declaration="fn triple(mut number: i32) -> i32 {\n", prompt="/* */\n")
+    assert "const _: fn(number: i32) -> i32  = triple;" in takes
 
 
 def test_rust_checks_without_tests_where_that_differs():
@@ -155,9 +181,15 @@ def test_the_end_of_main_is_found(body: str):
 
 
 def test_the_witness_ends_every_published_test():
-    """Nothing but closing braces follows it."""
+    """Nothing but closing braces follows it, and in C++ and Rust the answer."""
     for problem in build(benchmark("")).problems:
         program = programs.assemble(problem.data, problem.data.solution)
         if problem.data.language != "java":
             assert program.call.count("%s") == 1
-        assert re.fullmatch(r"[\s}]*", program.after), problem.id
+        if problem.data.language == "js":
+            assert program.after.endswith("})\n") and problem.data.test in program.after
+            continue
+        rest = program.after.split("#undef assert")[0] if problem.data.language == "cpp" else program.after
+        if problem.data.language == "rust":
+            rest = rest[: rest.index(problem.data.prompt)].replace(problem.data.declaration, "")
+        assert re.fullmatch(r"[\s}]*", rest), problem.id

@@ -71,7 +71,7 @@ def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged
         session.evaluate(task, Recipe("humaneval-x"), options)
     report = read_json(tmp_path / "out" / "report.json")
     assert report["references"]["python"]["passed"] == 1 and "js" not in report["references"]
-    words = {"fails": "js: false fails on our own sources", "hangs": "timed out", "home": "is a home directory"}[fault]
+    words = {"fails": "false fails on our own sources", "hangs": "timed out", "home": "is a home directory"}[fault]
     assert words in report["refused"]["js"] and words in (tmp_path / "out" / "report.html").read_text()
     assert "js: left out, its tools do not work" in capsys.readouterr().err
 

@@ -143,7 +143,7 @@ class HumanEvalX(Task):
                 self._chains[name].prepare()
                 check_readable(self._chains[name].readable().values())
             except (UserError, OSError, subprocess.SubprocessError) as error:
-                found[name] = " ".join(str(error).split())
+                found[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
         return found
 
     def tools(self) -> Mapping[str, str]:
