@@ -38,7 +38,7 @@ class DataConfig:
     blend: Any = None  # instead of `train`: {directory: weight}, or stages of it (data/blend.py)
     validation: str | None = None  # a dataset directory; none: the one of `train`, or the last stage's first
     seq_length: Positive | None = None  # none: the model's max_position_embeddings
-    reset_at_eos: bool = True  # attention and positions restart behind each document's end
+    reset_at_eos: bool = True  # attention and positions restart after each document's end
     tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
     workers: Natural = 1  # threads that read ahead; 0: batches are read when they are needed
 
@@ -117,7 +117,7 @@ class ParallelConfig:
     vocabulary: bool = True  # word table, head and loss are sharded over `tensor`
     micro_batches: Positive | None = None  # of a step; none: what training.micro_batch makes of it
     server_devices: Positive = 8
-    hardware: str = "ascend910"  # what `plan` costs and its memory rule means
+    hardware: str | None = None  # none: `plan` assumes ascend910 (a100 for device: gpu), a run asks the driver
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
 
@@ -293,7 +293,7 @@ def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A dataclass from plain values, checked against its annotations; a `UserError` names the key, behind `prefix`."""
+    """A dataclass from plain values, checked against its annotations; a `UserError` names the key, after `prefix`."""
     try:
         return TypeAdapter(cls, config=None).validate_python(dict(values))
     except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -29,6 +30,84 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _parent(path: Path) -> Iterator[None]:
+    """The directory of `path` is there; on an error those directories that were made for it go again, if empty."""
+    made = [directory for directory in path.absolute().parents if not directory.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for directory in made:
+                directory.rmdir()
+        raise
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor with the lock of a file or directory, None if another process has it or there are no locks here."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, a half-written file or directory: it says that somebody is at work on it."""
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path` beside it; what was there before them comes back if they were killed
+    between the two renamings. A process that is still at work is left alone: it has the lock of what it writes."""
+    name = re.compile(re.escape(f".{path.name}.") + r"\d+\.(tmp|old)")
+    parent = path.absolute().parent
+    found = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
+    for entry in sorted(found):  # `.old` before `.tmp`, whose lock says whether its process lives
+        with suppress(OSError):  # gone meanwhile, or a link
+            writing = entry.with_suffix(".tmp")
+            descriptor = _lock(writing if writing.exists() else entry)
+            if descriptor is None:
+                continue
+            try:
+                if entry.suffix == ".old" and not os.path.lexists(path):
+                    os.replace(entry, path)
+                else:
+                    _remove(entry)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory of ours, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _removed(*paths: Path) -> Iterator[None]:
+    """At the end they are gone."""
+    try:
+        yield
+    finally:
+        for path in paths:
+            _remove(path)
 
 
 @contextmanager
@@ -70,22 +149,33 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> It
     path = Path(path)
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _written_back(temporary):
-            yield temporary
-        _sync(temporary)
-        if check is not None:
-            check(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _parent(path), _removed(temporary):
+            temporary.touch()
+            with _locked(temporary):
+                with _written_back(temporary):
+                    yield temporary
+                _sync(temporary)
+                if check is not None:
+                    check(temporary)
+                os.replace(temporary, path)
+            _sync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror}); the old file is unchanged, "
             "free some space or choose another place"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def _swap(temporary: Path, path: Path, old: Path) -> None:
+    """Put a finished directory at `path`; what is there goes to `old`, and comes back if this fails."""
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
 
 
 @contextmanager
@@ -97,33 +187,24 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        with _written_back(temporary):
-            yield temporary
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-            _sync(file)
-        if check is not None:
-            check(temporary)
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-        _sync(path.parent)
+        with _parent(path), _removed(temporary, old):
+            temporary.mkdir()
+            with _locked(temporary):
+                with _written_back(temporary):
+                    yield temporary
+                for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                    _sync(file)
+                if check is not None:
+                    check(temporary)
+                _swap(temporary, path, old)
+            _sync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror}); what was there before is unchanged, "
             "free some space or choose another place"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 class AppendedFile:

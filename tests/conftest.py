@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import process_guard
 import pytest
-import skipped_before
 import yaml
 
 # Tiny kernels on several threads mostly wait for each other. Set before anything imports MindSpore; workers inherit it.
@@ -20,15 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ms_codegeex.data.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-pytest_addoption = skipped_before.add_option
-pytest_plugins = ["strict_sandbox"]
+pytest_plugins = ["process_guard", "skipped_before", "strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    process_guard.install(config)
-    config.pluginmanager.register(skipped_before.SkippedBefore(config))
 
 
 def write_dataset(directory: Path, documents: int = 400, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:

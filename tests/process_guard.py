@@ -1,4 +1,4 @@
-"""No test leaves a process behind, whatever happens to it: a plugin of pytest, installed by conftest.
+"""No test leaves a process behind, whatever happens to it: a plugin of pytest.
 
 Every process of pytest adopts what its tests abandon, and at the end of each test file nothing may be left: it is
 killed, and the file's last test fails and names it. If pytest itself is killed, `process_watcher` ends what carries the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -26,11 +27,11 @@ GRACE_SECONDS = 60.0  # for what has been told to end and is on its way; nothing
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def install(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """In the process that the user starts, and in each of pytest-xdist's."""
     restore_signals()
     if not config.option.collectonly:
-        config.pluginmanager.register(ProcessGuard(is_worker=hasattr(config, "workerinput")), "process_guard")
+        config.pluginmanager.register(ProcessGuard(is_worker=hasattr(config, "workerinput")))
 
 
 def restore_signals() -> None:
@@ -42,7 +43,7 @@ def restore_signals() -> None:
 
 
 class ProcessGuard:
-    """The plugin; `is_worker`: in a process of pytest-xdist, which has the mark of its session."""
+    """Of one process; `is_worker`: in a process of pytest-xdist, which has the mark of its session."""
 
     def __init__(self, is_worker: bool):
         self.left: list[str] = []  # when the session ends
@@ -68,7 +69,12 @@ class ProcessGuard:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
         yield
-        if (nextitem is None or nextitem.path != item.path) and (lines := self.clear()):
+        if nextitem is not None and nextitem.path == item.path:
+            return
+        if self._descendants():  # those of a fixture may end with the last reference to it, as a sandbox's do
+            getattr(item, "funcargs", {}).clear()
+            gc.collect()
+        if lines := self.clear():
             pytest.fail("\n".join([f"{item.path.name} left processes behind, now killed:", *lines]), pytrace=False)
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # after the workers of pytest-xdist, before the summary

@@ -7,15 +7,18 @@ import pytest
 KEY = "ms_codegeex/skipped"
 
 
-def add_option(parser: pytest.Parser) -> None:
-    """Called by conftest's `pytest_addoption`."""
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--skipped-before", action="store_true", help="run only the tests that were skipped in the session before"
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SkippedBefore(config))
+
+
 class SkippedBefore:
-    """The plugin. The names are in pytest's cache, where `--last-failed` has its own."""
+    """The names are in pytest's cache, where `--last-failed` has its own."""
 
     def __init__(self, config: pytest.Config):
         self.config = config

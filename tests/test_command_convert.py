@@ -30,7 +30,7 @@ FIELDS = {
     "hidden_size": 4,
     "num_layers": 2,
     "num_heads": 2,
-    "intermediate_size": 6,
+    "intermediate_size": 16,
     "max_position_embeddings": 5,
     "layer_norm_eps": 1e-6,
     "eos_token_id": 10,
@@ -82,7 +82,12 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["verified"] and result["kind"] == "checkpoint" and result["dtypes"] == ["float32"]
     assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
-    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == ["config.json", "model.safetensors", "vocab.json"]
+    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
+        ".ms-codegeex.json",
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+    ]
     loaded = load_file(tmp_path / "hf" / "model.safetensors")
     assert len(loaded) == len(parameters)  # no optimizer moments
     assert loaded[LAYER].tobytes() == parameters["blocks.1.feed_forward.down.weight"].tobytes()
@@ -182,9 +187,9 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
     write = module._WRITERS["hf"]
 
-    def careless(target, source, tensors, check):
+    def careless(target, source, tensors, check, place):
         last = list(tensors)[-1]
-        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check)
+        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, place)
 
     convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
     before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}

@@ -8,7 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.cli import main
@@ -21,6 +20,8 @@ from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
+
+torch = pytest.importorskip("torch")
 
 FAMILY = "codegen"
 FIRST, LAST = "transformer.wte.weight", "lm_head.bias"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -176,8 +177,11 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
 def test_an_interrupted_command_goes_on(tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
 
+    asked_before, released = None, threading.Event()
+
     def answer(body):
-        time.sleep(0.1)
+        if asked_before is not None and len(server.requests) > asked_before + 6:
+            released.wait(600)
         return f"    return {body['seed'] % 7}\n", "stop"
 
     with Server(answer) as server:
@@ -185,12 +189,15 @@ def test_an_interrupted_command_goes_on(tmp_path):
         whole = command("evaluate", "humaneval", "--output", tmp_path / "whole", *words)
         assert whole.returncode == 0, whole.stderr
         line = [sys.executable, "-m", "ms_codegeex.cli", "evaluate", "humaneval", "--output", tmp_path / "cut", *words]
-        asked = len(server.requests)
+        asked_before = len(server.requests)  # of those that follow, six are answered
         process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        while len(server.requests) < asked + 6 and process.poll() is None:
+        while len(server.requests) <= asked_before + 6 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[1] == "ms-codegeex evaluate: interrupted\n" and process.returncode == 130
+        released.set()  # it waits for the answers to what it has asked
+        assert process.communicate(timeout=600)[1] == "ms-codegeex evaluate: interrupted\n"
+        assert process.returncode == 130
+        asked_before = None
         left, asked = len(read_rows(tmp_path / "cut" / "samples.jsonl")), len(server.requests)
         assert 0 < left < 24
         assert command("evaluate", "humaneval", "--output", tmp_path / "cut", *words).returncode == 0

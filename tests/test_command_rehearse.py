@@ -8,10 +8,11 @@ from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex import cli
 from ms_codegeex.commands import rehearse
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
+from ms_codegeex.rehearsal.limits import not_executed
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -121,8 +122,9 @@ def test_executed_on_two_processes(small):
     assert (found["verdict"], found["ranks"], found["steps"]) == ("pass", 2, 5)
     assert 0 <= found["loss_relative_error"] <= 1e-5 and 0 <= found["parameter_relative_error"] <= 1e-4
     assert found["replicas_equal"] is True and found["problems"] == []
-    assert 0.1 < found["compile_seconds"] < 300 and 2e8 < found["peak_memory_bytes"] < 8e9
+    assert found["compile_seconds"] > 0 and 2e8 < found["peak_memory_bytes"] < 8e9
     assert found["collectives"]["AllReduce"] > 10 and found["compile"] is None
+    assert any("query and key swapped" in line for line in found["not_executed"]) and found["warnings"] == []
 
 
 # --- verdicts, without their minutes of work ---
@@ -131,7 +133,7 @@ def test_executed_on_two_processes(small):
 def finished(config, problems):
     """An execution of `config` on two processes that ended with these problems."""
     errors = (ParameterError("blocks.0.attention.query.weight", 1, 0.5 if problems else 1e-7),)
-    found = Comparison(5, 0, 5, 0.05, 1e-7, errors, not problems, problems)
+    found = Comparison(5, 0, 3, 2, 1e-6, 0.9, 0.05, 1e-7, errors, not problems, problems)
     return execute.Execution(config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40})
 
 
@@ -160,6 +162,39 @@ def test_the_verdict_is_a_table_and_the_exit_status(small, monkeypatch, capsys, 
     assert answer["replicas_equal"] is not bool(problems)
 
 
+TOO_LARGE = [str(PAPER), "training.recompute=none"]
+WARNING = (
+    "ms-codegeex rehearse: warning: the plan needs 181.2 GiB on a device of stage 0, a run on ascend910 may use 30.0"
+)
+
+
+@pytest.mark.parametrize("words,warned", [(TOO_LARGE, True), ([str(PAPER)], False)], ids=["too large", "fits"])
+def test_a_plan_that_does_not_fit_is_warned_of_before_it_is_executed(monkeypatch, capsys, words, warned):
+    monkeypatch.setattr(execute, "execute", lambda config, mesh, steps, progress: finished(config, ()))
+    monkeypatch.setattr(execute, "check_memory", lambda mesh: None)
+    assert cli.main(["rehearse", "--config", *words, "--execute", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(WARNING) == warned and bool(printed.err) == warned
+    assert len(json.loads(printed.out)["warnings"]) == warned
+
+
+def test_what_is_not_executed_is_printed_beside_the_verdict(small, capsys, monkeypatch):
+    config = load_config(ROOT / "configs" / "codegeex_13b_planned.yaml")
+    lines = not_executed(config, execute.shrunk(config, execute.small_mesh(config.mesh)))
+    for words in ("query and key swapped", "lazy inlining", "fused kernels (graph_kernel, norm)", "the mesh data 128"):
+        assert sum(words in line for line in lines) == 1
+
+    def stand_in(config, mesh, steps, progress):
+        return replace(finished(config, ()), left_out=tuple(lines))
+
+    monkeypatch.setattr(execute, "execute", stand_in)
+    assert cli.main(["rehearse", "--config", str(small), "--execute"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"  not executed: {line}" in table for line in lines)
+    assert cli.main(["rehearse", "--config", str(small), "--execute", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_executed"] == lines
+
+
 def test_the_default_mesh_keeps_every_axis_and_says_so(monkeypatch, capsys):
     def stand_in(config, mesh, steps, progress):
         assert mesh is None and steps is None
@@ -185,5 +220,5 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert small.mesh == Mesh(4, 2, 2, 2) and small.devices == 16
     assert (small.parallel.sequence, small.parallel.vocabulary) == (True, True)
     assert (small.training.recompute, small.training.precision) == ("full", "fp16")
-    assert small.accumulation == 4 and small.training.clip_norm > 0 and small.training.dropout == 0
+    assert small.accumulation == 2 and small.training.clip_norm > 0 and small.training.dropout == 0.25
     assert small.model_config().parameter_count() < 200_000

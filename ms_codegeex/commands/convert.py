@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="hf: the tokenizer that goes with the model (default: the one recorded or lying beside IN)",
     )
     parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
-    parser.add_argument("--replace", action="store_true", help="replace a converted model that is already at OUT")
+    parser.add_argument("--replace", action="store_true", help="replace what a conversion has written at OUT")
     parser.add_argument(
         "--set",
         action="append",
@@ -64,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a size that IN does not record, e.g. num_heads=40",
     )
     parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    parser.set_defaults(source_ranks=None)
 
 
 def _known(settings: list[str]) -> dict[str, Any]:
@@ -83,6 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.sources import open_source
 
     source = open_source(arguments.model, _known(arguments.set))
+    if arguments.source_ranks not in (None, source.ranks):
+        raise UserError(
+            f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
+            f"{arguments.source_ranks}; is a file missing, or one too many?"
+        )
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -106,6 +112,15 @@ def run(arguments: argparse.Namespace) -> int:
                 "or convert with --tokenizer NAME|DIR",
                 file=sys.stderr,
             )
+        if result["guessed"]:
+            sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
+            print(
+                f"guessed, because IN does not record it: {sizes} (of the preset with the same width and depth); if "
+                "the model has others, convert again with --set NAME=VALUE",
+                file=sys.stderr,
+            )
+        for warning in result["warnings"]:
+            print(f"{result['output']}: {warning}", file=sys.stderr)
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
             print(f"left out, no parameter: {result['skipped'][0]}{others}", file=sys.stderr)
@@ -117,24 +132,69 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# Options of the original's command lines: sizes, which the tensors must have, and what no conversion depends on.
+_SIZES = {
+    "--num-layers": ("num_layers", int),
+    "--hidden-size": ("hidden_size", int),
+    "--num-attention-heads": ("num_heads", int),
+    "--max-position-embeddings": ("max_position_embeddings", int),
+    "--padded-vocab-size": ("vocab_size", int),
+    "--layernorm-epsilon": ("layer_norm_eps", float),
+}
+_UNUSED = (
+    *("--load", "--make-vocab-size-divisible-by", "--micro-batch-size", "--seq-length", "--tokenizer-type"),
+    *("--ws-encoding-start-id", "--ws-encoding-length"),
+)
+_UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
+
+
+def _originals_options(parser: argparse.ArgumentParser) -> None:
+    """Accept what the original's programs are called with."""
+    group = parser.add_argument_group("sizes of the model, where IN does not record them")
+    for option, (field, kind) in _SIZES.items():
+        group.add_argument(option, type=kind, metavar="N", dest=f"size_{field}")
+    group = parser.add_argument_group("without effect, for the command lines of the original's tools (see --dtype)")
+    for option in _UNUSED:
+        group.add_argument(option, metavar="X")
+    for option in _UNUSED_FLAGS:
+        group.add_argument(option, action="store_true")
+
+
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
     """The body of a script in `converters/`: one direction, with the option names of the original tools.
 
     `ranks`: how many tensor-parallel files are written unless the user says so.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--load-ckpt-path", "--npy-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
     parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT", dest="output")
+    parser.add_argument(
+        "--source-tensor-model-parallel-size",
+        type=int,
+        metavar="N",
+        dest="source_ranks",
+        help="number of rank files in IN, checked",
+    )
     if to != "hf":
         parser.add_argument(
             "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
         )
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
-    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
-    parser.add_argument("--verify", action="store_true")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "tokenizer": None, "save_name": None}
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
+    parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size, e.g. num_heads=40")
+    used = (
+        "the tokenizer that goes with the model" if to == "hf" else "without effect: no file of a tokenizer is written"
+    )
+    parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
+    _originals_options(parser)
+    fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "save_name": None}
     arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
+    arguments.tokenizer = arguments.tokenizer_path if to == "hf" else None
+    sizes = {field: getattr(arguments, f"size_{field}") for field, _ in _SIZES.values()}
+    arguments.set = [f"{field}={size}" for field, size in sizes.items() if size is not None] + arguments.set
     if arguments.save_name is not None:
         arguments.output = arguments.output / arguments.save_name
     try:

@@ -59,12 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if both or arguments.execute:
         _check_executable(config, mesh)
+    warning = _memory_warning(config)
     compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
     kernels = _graph_kernels(arguments.json) if compiled else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        print(json.dumps(_as_json(compiled, kernels, execution, passed)))
+        print(json.dumps({**_as_json(compiled, kernels, execution, passed), "warnings": [warning] if warning else []}))
     return 0 if passed else 1
 
 
@@ -110,6 +111,16 @@ def _mesh(text: str | None):
     from ms_codegeex.rehearsal.shrink import parse_mesh
 
     return None if text is None else parse_mesh(text)
+
+
+def _memory_warning(config: RunConfig) -> str | None:
+    """Print, before minutes of work, that the plan does not fit; a compilation also fails for it."""
+    from ms_codegeex.rehearsal.limits import memory_warning
+
+    warning = memory_warning(config)
+    if warning:
+        print(f"ms-codegeex rehearse: warning: {warning}", file=sys.stderr, flush=True)
+    return warning
 
 
 def _check_executable(config: RunConfig, mesh) -> None:
@@ -166,10 +177,13 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
     return report
 
 
-def _graph_kernels(quiet: bool) -> GraphKernelReport:
+def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     """What graph-kernel fusion makes of one block on this CPU, whose back end is the only one here that fuses."""
-    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report
+    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
 
+    if missing := missing_programs():
+        print(f"graph-kernel fusion of one block was not tried: {', '.join(missing)} not on PATH", file=sys.stderr)
+        return None
     report = graph_kernel_report()
     if not quiet:
         print(

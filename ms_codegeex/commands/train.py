@@ -17,13 +17,11 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16
-  ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.schedule \\
-      training.schedule.learning_rate=5e-5
+  ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-LONGER = "training.steps=… or training.tokens=…"
 SAMPLE_PROMPT = "# language: Python\n"
 
 
@@ -116,7 +114,7 @@ def _configured(arguments: argparse.Namespace):
     """The run's configuration, with all overrides of the command line, and the paths of its corpus."""
     from ms_codegeex.config import load_config
 
-    # `--corpus a b key=value`: an override behind the paths is one all the same
+    # `--corpus a b key=value`: an override after the paths is one all the same
     corpus = [word for word in arguments.corpus if Path(word).exists() or not OVERRIDE.match(word)]
     overrides = [*arguments.overrides, *(word for word in arguments.corpus if word not in corpus)]
     if arguments.devices is not None:
@@ -134,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.training.run_directory import RunDirectory
 
     config, corpus = _configured(arguments)
-    check_allowed(arguments.allow_change)
+    check_allowed(config, arguments.allow_change)
     if arguments.job:
         return _print_job(arguments, config)
     config = replace(config, output=str(Path(config.output).absolute()))
@@ -158,14 +156,17 @@ def run(arguments: argparse.Namespace) -> int:
         for change in changes:
             _say(f"changed since {start.checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
         if start.checkpoint and is_finished(config, start.checkpoint):
-            _say(f"already at step {start.checkpoint.step}: nothing left to train (more: {LONGER})")
+            longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
+            _say(f"already at step {start.checkpoint.step}: nothing left to train (more: {longer})")
         with launch.meeting(run_directory, node, start.checkpoint) as others:
             launch.run_workers(config, run_directory, start.checkpoint, node, others)
         summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
     else:
-        _print_summary(summary, run_directory)
+        tokens = config.training.tokens
+        longer = f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"
+        _print_summary(summary, run_directory, longer)
     return 0
 
 
@@ -207,6 +208,8 @@ def _print_job(arguments: argparse.Namespace, config) -> int:
     words = ["--config", arguments.config, *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
+    for key in arguments.allow_change:
+        words += ["--allow-change", key]
     print(job_file(arguments.job, config, words, arguments.rank_table), end="")
     return 0
 
@@ -217,6 +220,7 @@ def _say(text: str) -> None:
 
 def _finish(config, run_directory) -> dict[str, Any]:
     """Export the checkpoint, sample from the export, write summary.json."""
+    from ms_codegeex.errors import UserError
     from ms_codegeex.files import read_json, write_json
     from ms_codegeex.training.callbacks import read_log
 
@@ -236,9 +240,13 @@ def _finish(config, run_directory) -> dict[str, Any]:
             ("hf", "huggingface", run_directory.huggingface),
             ("megatron", "pytorch", run_directory.pytorch(config.family)),
         ):
-            summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
-        _say("generating a sample …")
-        summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
+            try:
+                summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
+            except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
+                _say(f"not exported: {error}")
+        if summary["huggingface"]:
+            _say("generating a sample …")
+            summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
     write_json(run_directory.summary, summary)
     return summary
 
@@ -252,8 +260,8 @@ def _sample(model: Path, seed: int) -> str:
     )
 
 
-def _print_summary(summary: dict[str, Any], run_directory) -> None:
-    """The figures, the sample, where things are, and what to try next."""
+def _print_summary(summary: dict[str, Any], run_directory, longer: str) -> None:
+    """The figures, the sample, where things are, and what to try next; `longer`: an override for a longer run."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
     if loss is None:
         print(f"\n{summary['steps']} steps; not evaluated, which MindSpore cannot in a pipeline\n")
@@ -284,5 +292,5 @@ def _print_summary(summary: dict[str, Any], run_directory) -> None:
     print(
         f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
         f"  {program} {look}\n"
-        f"  {program} train --config {config} --resume auto training.steps={2 * summary['steps']}"
+        f"  {program} train --config {config} --resume auto {longer}"
     )

@@ -30,6 +30,11 @@ class Batch:
         """The sequences start..stop-1."""
         return Batch(*(getattr(self, name)[start:stop] for name in ("inputs", "labels", "loss_mask", "samples")))
 
+    def parts(self, count: int) -> list[Batch]:
+        """`count` batches of equal size, in order."""
+        size = len(self.samples) // count
+        return [self.rows(i * size, (i + 1) * size) for i in range(count)]
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """In the order the networks take them."""
         return self.inputs, self.labels, self.loss_mask, self.samples

@@ -48,9 +48,9 @@ from ms_codegeex.data.shards import (
 from ms_codegeex.data.tally import EXAMPLES, Tally
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.data.workers import Progress, open_mapper
-from ms_codegeex.data.workspace import remove, remove_half_written, sweep
+from ms_codegeex.data.workspace import remove, sweep
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, sha256, write_json
+from ms_codegeex.files import atomic_directory, remove_leftovers, sha256, write_json
 
 SHARD_VERSION = 3
 NOT_SAMPLED = "not sampled"
@@ -121,7 +121,7 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         remove(work)  # other input or other settings are needed
         raise
     progress.say(f"writing {output}")
-    remove_half_written(output)
+    remove_leftovers(output)
     with atomic_directory(output) as directory:
         dtype = token_dtype(request.tokenizer.vocab_size)
         write_splits(directory, documents, placed, SPLITS, dtype)

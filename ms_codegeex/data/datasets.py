@@ -16,6 +16,8 @@ from ms_codegeex.data.packing import KIND, FineTuningRows
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256
 
+SAMPLES, BLOCK = 64, 1 << 16  # of a file whose whole would take too long to hash at every start
+
 if TYPE_CHECKING:
     from ms_codegeex.config import DataConfig, RunConfig
 
@@ -95,16 +97,28 @@ def content_hashes(data: DataConfig) -> dict[str, str]:
 
 
 def _content_hash(directory: Path) -> str:
-    """From the hashes in dataset.json where they are recorded for files of this size, else from the files."""
-    recorded, digest = read_info(directory).get("files") or {}, hashlib.sha256()
-    names = {name for name in recorded if name.startswith("train.")} or {"train.bin", "train.idx"}
+    """From the hashes that dataset.json records, and from samples of the files themselves, which may be others."""
+    recorded, digest = read_info(directory).get("files"), hashlib.sha256()
+    entries = recorded if isinstance(recorded, dict) else {}
+    names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
     for name in sorted(names - set(TABLES)):
-        entry, path = recorded.get(name, {}), directory / name
+        entry, path = entries.get(name), directory / name
         try:
-            known = entry.get("sha256") if entry.get("bytes") == path.stat().st_size else None
-            digest.update(f"{name} {known or sha256(path)}\n".encode())
+            known = entry.get("sha256") if isinstance(entry, dict) else None
+            digest.update(f"{name} {known or sha256(path)} {_sampled_hash(path)}\n".encode())
         except OSError as error:
             raise UserError(f"{path}: not readable ({error.strerror}); prepare the dataset again") from None
+    return digest.hexdigest()
+
+
+def _sampled_hash(path: Path) -> str:
+    """Of a file's size and of up to `SAMPLES` blocks spread over it, the whole of a small one."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    digest.update(str(size).encode())
+    with open(path, "rb") as stream:
+        for number in range(SAMPLES):
+            stream.seek(max(0, size - BLOCK) * number // (SAMPLES - 1))
+            digest.update(stream.read(BLOCK))
     return digest.hexdigest()
 
 

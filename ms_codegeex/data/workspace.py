@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -71,14 +70,6 @@ def sweep(path: Path, keep: Collection[str]) -> None:
         if entry.name not in names:
             with contextlib.suppress(OSError):
                 entry.unlink()
-
-
-def remove_half_written(output: Path) -> None:
-    """Remove what killed runs left beside `output` in `atomic_directory`; only for who holds its work directory."""
-    name = re.compile(re.escape(f".{output.name}.") + r"\d+\.tmp")
-    for entry in output.absolute().parent.iterdir():
-        if name.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
-            remove(entry)
 
 
 def remove(path: Path) -> None:

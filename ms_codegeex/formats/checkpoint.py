@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _OURS = ("format", "step", "world_size", "tensors", "files", "sha256")  # manifest keys that are not the caller's state
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
+_LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 
 @dataclass(frozen=True)
@@ -204,16 +205,25 @@ class Checkpoint:
         if manifest.get("sha256") != _digest(manifest):
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not fit)")
         self.manifest: dict[str, Any] = manifest
-        for file, size in manifest["files"].items():
+        try:
+            self._check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
+
+    def _check(self) -> None:
+        for file, size in self.manifest["files"].items():
+            if Path(file).name != file:
+                raise ValueError(f"file {file}")
             found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
             if found != size:
                 raise UserError(
                     f"{self.path / file}: "
                     + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
                 )
-        for name, tensor in manifest["tensors"].items():
+        for name, tensor in self.manifest["tensors"].items():
             check_coverage(name, tensor, str(self.path))
-        if (named := NAME.fullmatch(self.path.name)) and int(named[1]) != self.step:
+        named = _LIKE_A_NAME.fullmatch(self.path.resolve().name)
+        if named and int(named[1]) != self.step:
             raise UserError(
                 f"{self.path}: holds step {self.step}, not the step of its name; it was copied or renamed, name it "
                 f"{step_name(self.step)} again"

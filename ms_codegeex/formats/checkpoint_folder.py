@@ -1,14 +1,18 @@
 """The checkpoints of a run: which there are, which are sound and which good, which to continue from, which may go.
 
 *Sound*: every hash fits. *Good*: later finite steps followed it. *Doubtful*: the steps after it were not finite before
-it could become good. What is known of the steps after a checkpoint stands in its `outcome.json`, beside the manifest.
+it could become good, or two jobs that went on from it ended so. What is known of the steps after a checkpoint stands in
+its `outcome.json`, next to the manifest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
@@ -29,35 +33,61 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 def outcome(path: Path) -> str | None:
     """GOOD or DOUBTFUL; None if nothing is known yet of the steps after the checkpoint at `path`, or of another one."""
+    return _noted(path).get("outcome")
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """The content of `outcome.json`, empty if it is missing, damaged or of another checkpoint."""
     try:
-        noted, manifest = read_json(path / OUTCOME), read_json(path / MANIFEST)
-        return noted["outcome"] if noted["manifest"] == manifest["sha256"] else None
+        noted = read_json(path / OUTCOME)
+        return noted if noted["manifest"] == _manifest_hash(path) and noted["outcome"] in (GOOD, DOUBTFUL) else {}
     except (UserError, TypeError, KeyError):
-        return None
+        return {}
 
 
-def note_outcome(path: Path, found: str, step: int) -> None:
-    """Record that the steps up to `step` showed the checkpoint at `path` to be GOOD or DOUBTFUL."""
-    write_json(path / OUTCOME, {"outcome": found, "step": step, "manifest": read_json(path / MANIFEST)["sha256"]})
+def _manifest_hash(path: Path) -> str:
+    manifest = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or "sha256" not in manifest:
+        raise UserError(f"{path / MANIFEST}: not a checkpoint manifest")
+    return manifest["sha256"]
 
 
-def doubt(root: Path, step: int) -> None:
-    """After a run ended at `step` because it was not finite: nothing that is not known to be good is to be trusted."""
-    for path in list_checkpoints(root):
-        if outcome(path) is None and (path / MANIFEST).is_file():
-            note_outcome(path, DOUBTFUL, step)
+def note_outcome(path: Path, found: str, step: int, failures: int = 0) -> None:
+    """Record that the steps up to `step` showed the checkpoint at `path` to be GOOD or DOUBTFUL.
+
+    `failures`: how many jobs have gone on from it and ended without a better one. Raises `UserError` if it cannot be
+    written, or there is no manifest.
+    """
+    content = {"outcome": found, "step": step, "failures": failures, "manifest": _manifest_hash(path)}
+    write_json(path / OUTCOME, content)
 
 
-def newest_sound(root: Path, reasons: list[str] | None = None) -> Checkpoint | None:
-    """The newest checkpoint in `root` whose every hash fits and which is not doubtful, or None.
+def doubt(root: Path, since: int, step: int) -> None:
+    """After a job that went on from step `since` ended at `step`, because that was not finite: what it saved and is not
+    good becomes doubtful. So does what it began with, unless that is good and this the first time: the same job started
+    again would end in the same way for ever."""
+    job = {path: int(match[1]) for path in list_checkpoints(root) if (match := NAME.fullmatch(path.name))}
+    job = {path: number for path, number in job.items() if number >= since}
+    progress = any(number > since and outcome(path) == GOOD for path, number in job.items())
+    for path, number in job.items():
+        noted = _noted(path)
+        with contextlib.suppress(UserError):  # what is damaged is not chosen anyway
+            if not noted:
+                note_outcome(path, DOUBTFUL, step)
+            elif number == since and not progress and noted["outcome"] == GOOD:
+                failures = noted.get("failures", 0) + 1
+                note_outcome(path, DOUBTFUL if failures > 1 else GOOD, step, failures)
+
+
+def newest_sound(root: Path, reasons: list[str] | None = None, doubtful: bool = False) -> Checkpoint | None:
+    """The newest checkpoint in `root` whose every hash fits and which is not doubtful (unless `doubtful`), or None.
 
     Why later ones were passed over is added to `reasons`.
     """
     for path in reversed(list_checkpoints(root)):
         try:
-            if outcome(path) == DOUBTFUL:
-                step = read_json(path / OUTCOME).get("step")
-                raise UserError(f"{path}: doubtful, the steps after it were not finite (step {step})")
+            if outcome(path) == DOUBTFUL and not doubtful:
+                raise UserError(f"{path}: doubtful, the steps after it were not finite (step {_noted(path)['step']})")
             checkpoint = Checkpoint(path)
             checkpoint.verify()
             return checkpoint
@@ -68,13 +98,19 @@ def newest_sound(root: Path, reasons: list[str] | None = None) -> Checkpoint | N
 
 
 def resolve(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
+    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder).
+
+    Where all are doubtful the newest of them is taken, and standard error says so.
+    """
     path = Path(path)
     if (path / MANIFEST).is_file():
         return Checkpoint(path)
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     reasons: list[str] = []
-    if (checkpoint := newest_sound(root, reasons)) is None:
+    checkpoint = newest_sound(root, reasons)
+    if checkpoint is None and (checkpoint := newest_sound(root, doubtful=True)) is not None:
+        print(f"warning: {'; '.join(reasons)}; taking {checkpoint.path.name} all the same", file=sys.stderr)
+    if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
     return checkpoint
@@ -96,18 +132,23 @@ class SoundCheckpoints:
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[object, ...]] = {}
 
+    def written(self, path: Path) -> None:
+        """The checkpoint at `path` has just been written by this process: its hashes are those of what was written."""
+        self._seen[path] = self._signature(path)
+
+    @staticmethod
+    def _signature(path: Path) -> tuple[object, ...]:
+        files = ((file, file.stat()) for file in sorted(path.iterdir()) if file.name != OUTCOME)
+        return tuple((file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for file, stat in files)
+
     def __contains__(self, path: Path) -> bool:
-        signature = tuple(
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino)
-            for file in sorted(path.iterdir())
-            if file.name != OUTCOME
-        )
-        if self._seen.get(path) != signature:
-            try:
+        try:
+            signature = self._signature(path)
+            if self._seen.get(path) != signature:
                 Checkpoint(path).verify()
-            except UserError:
-                return False
-            self._seen[path] = signature
+                self._seen[path] = signature
+        except (UserError, OSError):
+            return False
         return True
 
 
@@ -115,8 +156,8 @@ def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[
     """Delete checkpoints that are no longer needed and what killed writes left; returns the deleted, newest first.
 
     Needed are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
-    it: the next that can become good. What is damaged or doubtful never counts as kept, and goes when all that is
-    needed is newer. `sound` remembers from call to call what has been hashed.
+    it: the next that can become good. What is damaged or doubtful never counts as kept, and goes only when it is older
+    than a good one that stays. `sound` remembers from call to call what has been hashed.
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
@@ -146,5 +187,5 @@ def _not_needed(found: list[Path], keep: int, sound: SoundCheckpoints) -> list[P
     # up to the newest good one; the one before it in this list is the next that can become good
     last = candidates.index(good) if good else len(candidates)
     needed = {*candidates[:keep], *candidates[max(0, last - 1) : last + 1]}
-    older = found[: min(map(found.index, needed))]  # sound or not
+    older = found[: found.index(good)] if good else []  # sound or not
     return [path for path in reversed(found) if path not in needed and (path in candidates or path in older)]

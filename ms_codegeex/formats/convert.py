@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,26 +15,25 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory
+from ms_codegeex.files import atomic_directory, read_json, remove_leftovers
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors
+from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
-from ms_codegeex.formats.model_directory import ModelDirectory, is_model_directory, write_model_directory
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
+from ms_codegeex.formats.output import check_target, naming, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import cut
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
-from ms_codegeex.models.registry import FAMILIES
 
 AHEAD = 2  # tensors that are loaded while one is written
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
-# all that a folder of rank files holds if we wrote it
-_OURS = re.compile(rf"mp_rank_\d+_model_states\.pt|rank_\d+/({'|'.join(FAMILIES)})\.ckpt")
 
 Part = dict[layout.Foreign, LazyTensor]  # what one file holds
 Check = Callable[[Path], object] | None
+Place = Mapping[str, int]  # which rank's a file is, recorded in it
 
 
 def _nested(tensors: Mapping[layout.Foreign, LazyTensor]) -> dict[str, Any]:
@@ -55,37 +52,6 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
     if to == "hf" or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
         return output
     return output / f"{family}{_SUFFIXES[to][0]}"
-
-
-def _is_converted(target: Path, directory: bool) -> bool:
-    """Whether what is there looks like something this module wrote, a directory or a file."""
-    if target.is_dir() != directory:
-        return False
-    if directory:
-        files = [path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()]
-        return is_model_directory(target) or all(map(_OURS.fullmatch, files))
-    try:
-        return zipfile.is_zipfile(target) or bool(target.suffix == MINDSPORE_SUFFIX and read_mindspore(target))
-    except UserError:
-        return False
-
-
-def _check_target(target: Path, source: Path, replace_old: bool, directory: bool) -> None:
-    """Refuse to touch what is there, unless asked to and it is a model (never any other directory or file)."""
-    if target.name in ("", ".."):
-        raise UserError(f"{target}: is no name of its own to write to; choose another --output")
-    here, there = target.resolve(), source.resolve()
-    if here == there or here in there.parents:
-        raise UserError(f"{target}: is or lies around the model that is being converted; choose another --output")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    ours = _is_converted(target, directory)
-    if not replace_old:
-        raise UserError(f"{target}: exists already; choose another --output" + (" or add --replace" if ours else ""))
-    if not ours:
-        raise UserError(
-            f"{target}: exists and is not a converted model, so --replace leaves it alone; choose another --output"
-        )
 
 
 class _ReadAhead:
@@ -138,7 +104,7 @@ def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[lis
         yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
 
 
-def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check) -> None:
+def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check, _place: Place) -> None:
     config = source.family.weights.FORMATS.sizes.to_json(source.config, source.config_json)
     dtype = min(tensor.dtype for tensor in tensors.values())
     write_model_directory(
@@ -146,13 +112,14 @@ def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check
     )
 
 
-def _write_megatron(target: Path, source: Source, tensors: Part, check: Check) -> None:
+def _write_megatron(target: Path, source: Source, tensors: Part, check: Check, place: Place) -> None:
     # "config" lies beside "module", where other loaders do not look: the head count leaves no trace in the tensors
-    write_torch(target, _nested(tensors) | {"config": {"family": source.family.name, **source.fields}}, check)
+    config = {"family": source.family.name, **source.fields, **place}
+    write_torch(target, _nested(tensors) | {"config": config}, check)
 
 
-def _write_mindspore(target: Path, _source: Source, tensors: Part, check: Check) -> None:
-    write_mindspore(target, tensors, check=check)
+def _write_mindspore(target: Path, _source: Source, tensors: Part, check: Check, place: Place) -> None:
+    write_mindspore(target, tensors, check=check, origin=place)
 
 
 def _read_huggingface(target: Path) -> Part:
@@ -195,11 +162,11 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
 def _write(target: Path, to: str, source: Source, parts: Sequence[Part], check: Check) -> None:
     """`check(temporary)` is called when everything is written and nothing is renamed yet."""
     if len(parts) == 1:
-        _WRITERS[to](target, source, parts[0], check)
+        _WRITERS[to](target, source, parts[0], check, rank_record(0, 1))
         return
     with atomic_directory(target, check) as directory:
-        for file, part in zip(_files(directory, to, source.family.name, len(parts)), parts, strict=True):
-            _WRITERS[to](file, source, part, None)
+        for rank, file in enumerate(_files(directory, to, source.family.name, len(parts))):
+            _WRITERS[to](file, source, parts[rank], None, rank_record(rank, len(parts)))
 
 
 def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[Part], progress: bool) -> None:
@@ -218,6 +185,26 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                     )
 
 
+def _missing_classes(target: Path, to: str) -> list[str]:
+    """A sentence if the classes that a model directory asks for are not in it."""
+    auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
+    modules = [name for name in auto_map.values() if isinstance(name, str)] if isinstance(auto_map, dict) else []
+    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # --: of the hub
+    missing = [file for file in files if not (target / file).is_file()]
+    if not missing:
+        return []
+    return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
+
+
+def _check_request(to: str, dtype: str | None, ranks: int) -> None:
+    if to not in LAYOUTS:
+        raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
+    if dtype is not None and dtype not in SHORT_NAMES:
+        raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
+    if ranks != 1 and to not in _RANK_FILES:
+        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
+
+
 def convert(
     source: Path | Source,
     to: str,
@@ -234,27 +221,31 @@ def convert(
 
     `source` is anything `open_source` reads, or what it gave; optimizer moments are left out. With `tensor_parallel`
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
-    keeps them. `verify` reads the result back and compares all bytes. Returns what was done: paths, tensors,
-    parameters, bytes, seconds. Raises `UserError` for anything missing, unexpected, in the way or too large for the
-    dtype; the output appears whole or not at all.
+    keeps them. `verify` reads the result back and compares all bytes. `replace` allows to replace what a conversion has
+    written. Returns what was done: paths, tensors, parameters, bytes, seconds; sizes that were guessed, and sentences
+    about what the other side's software cannot run. Raises `UserError` for anything missing, unexpected, in the way or
+    too large for the dtype; the output appears whole or not at all.
     """
     begin = time.monotonic()
-    if to not in LAYOUTS:
-        raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
-    if dtype is not None and dtype not in SHORT_NAMES:
-        raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
-    if tensor_parallel != 1 and to not in _RANK_FILES:
-        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
+    _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
-    target = _target(Path(output), to, model.family.name, tensor_parallel)
-    _check_target(target, model.path, replace, to == "hf" or tensor_parallel > 1)
+    directory = to == "hf" or tensor_parallel > 1
+    with naming(output):
+        target = _target(Path(output), to, model.family.name, tensor_parallel)
+        target = resolved(target) if target.is_symlink() else target
+        remove_leftovers(target)
+        check_target(target, model.path, replace, directory)
     parts = _parts(model, to, dtype, tensor_parallel)
 
-    def compare(temporary: Path) -> None:
-        _verify(temporary, target, to, model.family.name, parts, progress)
+    def finish(temporary: Path) -> None:
+        if verify:
+            _verify(temporary, target, to, model.family.name, parts, progress)
+        check_target(target, model.path, replace, directory)  # much may have happened meanwhile
+        if directory:
+            write_record(temporary)
 
     with _measured(parts, f"convert to {to}", progress) as measured:
-        _write(target, to, model, measured, compare if verify else None)
+        _write(target, to, model, measured, finish)
     written = [tensor for part in parts for tensor in part.values()]
     return {
         "source": str(model.path),
@@ -267,6 +258,8 @@ def convert(
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),
+        "guessed": {name: model.fields[name] for name in model.guessed},
+        "warnings": [*model.family.weights.FORMATS.limits(model.config), *_missing_classes(target, to)],
         "parameters": sum(tensor.size for tensor in model.tensors.values()),
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,

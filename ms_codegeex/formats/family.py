@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,8 @@ class FamilyFormats:
     `shapes`: config -> our parameters and their shapes. `visible`: field -> the tensor of ours and the axis whose
     length it is; a `{i}` stands for block 0. `presets`: the family's, for sizes that leave no trace in the shapes.
     `axes`: our patterns -> the axis that tensor-parallel ranks share; others are held whole by every rank.
-    `ranks`: config -> a number that the ranks must divide and what it is.
+    `ranks`: config -> a number that the ranks must divide and what it is. `limits`: config -> sentences that say what
+    the original software cannot run of a model of these sizes.
     """
 
     sizes: Sizes
@@ -61,6 +62,7 @@ class FamilyFormats:
     visible: Mapping[str, tuple[str, int]]
     axes: Mapping[str, int]
     ranks: Callable[[Any], tuple[int, str]]
+    limits: Callable[[Any], Sequence[str]]
 
     def layout(self, kind: str) -> Layout:
         """The layout of that kind which we write."""
@@ -100,6 +102,14 @@ class FamilyFormats:
                     raise UserError(f"{name}: shape {list(shape)} cannot be cut into {ranks} slices along axis {axis}")
                 shapes[name] = tuple(n // ranks if k == axis else n for k, n in enumerate(shape))
         return shapes
+
+    def guessed(self, known: Collection[str]) -> tuple[str, ...]:
+        """The sizes that `infer` takes from a preset: they leave no trace in the shapes, and nobody has said them."""
+        return tuple(
+            field
+            for field in self.sizes.fields
+            if field not in known and field not in self.visible and field != "num_layers"
+        )
 
     def infer(
         self, layout: Layout, shapes: Mapping[Foreign, Shape], known: Mapping[str, Any], ranks: int = 1

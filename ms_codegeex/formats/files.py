@@ -9,17 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import Foreign
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
+from ms_codegeex.formats.layout import Foreign, shown
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
 from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIX = ".ckpt"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
+_RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
+# sizes that leave no trace in the shapes: ours, the training program's
+_ARGUMENTS = {"num_heads": "num_attention_heads", "layer_norm_eps": "layernorm_epsilon", _RANKS: _RANKS}
+_TRAINING_STATE = frozenset(
+    (
+        *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
+        *("cuda_rng_state", "rng_tracker_states", "rng_state"),
+    )
+)
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may nest itself
 
 
@@ -52,13 +62,55 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
             yield from nested_tensors(value, (*path, str(number)))
 
 
+def rank_record(rank: int, ranks: int) -> dict[str, int]:
+    """What a file of tensor-parallel rank `rank` says of itself."""
+    return {_RANK: rank, _RANKS: ranks}
+
+
+def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) -> None:
+    """`UserError` for a file that says it belongs to another rank, or to another number of ranks."""
+    said = (recorded.get(_RANK, rank), recorded.get(_RANKS, ranks))
+    if said != (rank, ranks):
+        place = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
+        raise UserError(
+            f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; copy all the files of one "
+            "model again, each under its own name, and give their folder"
+        )
+
+
+def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """What the file says of the model: our own `config`, or the arguments of the training program."""
+    config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
+    found = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
+    found |= config if isinstance(config, dict) else {}
+    return {name: value for name, value in found.items() if type(value) in (int, float, bool, str)}
+
+
+def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[Foreign, LazyTensor], list[str]]:
+    """A file's tensors by their paths, and the names of those that a training program put beside the model's."""
+    if isinstance(tree.get("model"), Mapping) and "module" not in tree:
+        tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
+    found, beside = {}, []
+    for name, tensor in nested_tensors(tree):
+        if (name[0] if isinstance(name, tuple) else name) in _TRAINING_STATE:
+            beside.append(shown(name))
+        else:
+            found[name] = tensor
+    return found, beside
+
+
 def _read_torch(files: Sequence[Path]) -> RawModel:
     trees = [read_torch(file) for file in files]
-    recorded = trees[0].get("config") if isinstance(trees[0], Mapping) else None
+    for rank, (tree, file) in enumerate(zip(trees, files, strict=True)):
+        if not isinstance(tree, Mapping):
+            raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
+        _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
+    tensors = [_model_tensors(tree) for tree in trees]
     return RawModel(
-        [dict(nested_tensors(tree)) for tree in trees],
+        [found for found, _ in tensors],
         [str(file) for file in files],
-        recorded=recorded if isinstance(recorded, dict) else {},
+        recorded=_megatron_sizes(trees[0]),
+        skipped=tensors[0][1],
     )
 
 
@@ -101,7 +153,10 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         return RawModel([merged], [str(directory)], "mindspore")
-    parts = [_weights(read_mindspore(file), file) for file in _in_order(files, directory)]
+    parts = []
+    for rank, file in enumerate(_in_order(files, directory)):
+        _check_rank(read_origin(file) or {}, rank, len(files), str(file))
+        parts.append(_weights(read_mindspore(file), file))
     return RawModel(
         [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped
     )
@@ -117,7 +172,10 @@ def read_raw(path: Path) -> RawModel:
     """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
     path = Path(path)
     if path.is_file():
-        return _weights(read_mindspore(path), path) if _is_mindspore(path) else _read_torch([path])
+        if not _is_mindspore(path):
+            return _read_torch([path])
+        _check_rank(read_origin(path) or {}, 0, 1, str(path))
+        return _weights(read_mindspore(path), path)
     if path.is_dir():
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)

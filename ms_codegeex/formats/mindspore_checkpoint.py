@@ -8,6 +8,7 @@ and train/serialization.py).
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,11 +36,13 @@ TYPES = {
     "bool": "Bool",
 }
 DTYPES = {kind: name for name, kind in TYPES.items()}
+_WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is no tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
 VALUE = 1  # of Checkpoint
+ORIGIN = 1000  # of Checkpoint: who wrote the file, which MindSpore does not know and passes over
 TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
 DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
 
@@ -72,11 +75,23 @@ class _Found:
     pieces: list[Span]
 
 
+def _origin(text: str) -> dict[str, int]:
+    """The numbers that our mark of origin says; `WireError` if it is not one of ours."""
+    try:
+        origin = json.loads(text)
+    except (ValueError, RecursionError):
+        origin = None
+    if not isinstance(origin, dict) or origin.pop("writer", None) != _WRITER:
+        raise WireError(f"an unknown field {ORIGIN}")
+    return {key: value for key, value in origin.items() if type(value) is int}
+
+
 class _Checkpoint:
     """A `.ckpt` file whose structure has been read. Its checksum, if it has one, is verified before the first use."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.origin: Mapping[str, int] | None = None
         try:
             with open(path, "rb") as stream:
                 self._size = os.fstat(stream.fileno()).st_size
@@ -106,6 +121,9 @@ class _Checkpoint:
         """All tensors by name, without reading one."""
         reader, found, last = WireReader(stream), {}, None
         for number, value in reader.fields(Span(0, self._size)):
+            if number == ORIGIN:
+                self.origin = _origin(reader.text(value))
+                continue
             if number != VALUE:
                 raise WireError(f"an unknown field {number}")
             name, kind, dims, content = self._value(reader, value)
@@ -193,6 +211,12 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
 
 
+def read_origin(path: Path) -> dict[str, int] | None:
+    """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
+    origin = _Checkpoint(Path(path)).origin
+    return None if origin is None else dict(origin)
+
+
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
     """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore cuts it; an empty one is a `Value` too."""
     tag = name.encode()
@@ -219,14 +243,18 @@ def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | No
 
 
 def write_mindspore(
-    path: Path, tensors: Mapping[str, LazyTensor], checksum: bool = True, check: Callable[[Path], object] | None = None
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    checksum: bool = True,
+    check: Callable[[Path], object] | None = None,
+    origin: Mapping[str, int] | None = None,
 ) -> None:
     """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
 
     One tensor is in memory at a time and the file appears whole or not at all, and only if `check(temporary)` raises
-    nothing. Without `checksum` the file is as
-    MindSpore writes it by default, for old versions that do not know the checksum. Raises `UserError` for an
-    empty vector, which MindSpore would take for the number 0.
+    nothing. Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the
+    checksum. With `origin` a mark says that this program wrote the file, and these numbers; MindSpore passes over it.
+    Raises `UserError` for an empty vector, which MindSpore would take for the number 0.
     """
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
@@ -235,5 +263,8 @@ def write_mindspore(
         crc = 0
         for name, tensor in tensors.items():
             crc = _write(stream, _pieces(name, tensor), crc if checksum else None)
+        if origin is not None:
+            mark = json.dumps({"writer": _WRITER, **origin}).encode()
+            crc = _write(stream, iter([length_field(ORIGIN, len(mark)) + mark]), crc if checksum else None)
         if checksum:
             stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))

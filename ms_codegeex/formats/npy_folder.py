@@ -23,7 +23,7 @@ def _open(file: Path) -> np.ndarray:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError("it does not begin like one")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+    except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
         raise UserError(f"{file}: not a sound .npy file ({error}); copy it again") from None
     if array.offset + array.nbytes != file.stat().st_size:
         raise UserError(

@@ -35,12 +35,13 @@ TAGS = {
 DTYPES = {tag: name for name, tag in TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 100_000_000  # the library's own limit
+_SPACES = 8  # at least, at the end of our headers; the library writes fewer, so its files can be told from ours
 
 
 def _packed(header: Mapping[str, Any]) -> bytes:
     """The beginning of a file: the header behind its length."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % 64)
+    text += b" " * (_SPACES + -(8 + len(text) + _SPACES) % 64)
     return struct.pack("<Q", len(text)) + text
 
 
@@ -124,6 +125,9 @@ class SafetensorsFile:
                 if key.startswith(CHECKSUM)
             }
             self._entries = {name: self._entry(name, value) for name, value in header.items()}
+            self._check_places()
+            # another program that saves the file again keeps our metadata, not our way of writing the header
+            self._rewritten = bool(self._checksums) and _packed(json.loads(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
         self._start = 8 + length
@@ -138,9 +142,20 @@ class SafetensorsFile:
         dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
         begin, end = value["data_offsets"]
         tensor = LazyTensor(dtype, shape, lambda: np.empty(0))
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin)) or end - begin != tensor.nbytes:
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
         return dtype, shape, begin, end
+
+    def _check_places(self) -> None:
+        """The tensors lie back to back from the first byte on, in any order: the format allows nothing else."""
+        position = 0
+        for name, (*_, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
+            if begin != position:
+                raise ValueError(
+                    f"{name}: begins at byte {begin}, "
+                    + ("inside another tensor" if begin < position else f"{begin - position} bytes after the last one")
+                )
+            position = end
 
     @property
     def names(self) -> list[str]:
@@ -163,9 +178,15 @@ class SafetensorsFile:
             checksum = crc32(byte_blocks(data))
             if checksum != expected:
                 self._checksums[name] = expected
+                numbers = f"checksum {checksum:08x}, expected {expected:08x}"
+                if self._rewritten:
+                    raise UserError(
+                        f"{self.path}: tensor {name} was edited: another program saved this file again with other "
+                        f"numbers, but with the checksums of the old ones in its metadata ({numbers}); if that was "
+                        f"meant, save it without the metadata keys that begin with '{CHECKSUM.strip()}'"
+                    )
                 raise UserError(
-                    f"{self.path}: tensor {name} is damaged (checksum {checksum:08x}, expected {expected:08x}); "
-                    "copy the file again"
+                    f"{self.path}: tensor {name} is damaged, or edited in place ({numbers}); copy the file again"
                 )
         return data.view(NUMPY_DTYPES[dtype]).reshape(shape)
 

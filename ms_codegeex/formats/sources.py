@@ -36,7 +36,8 @@ class Source:
     `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
     `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
     tokenizer's files, None if nobody has them. `skipped` names what lies beside the parameters and was left out;
-    `config_json` is a model directory's own.
+    `config_json` is a model directory's own. `guessed` names the sizes that nothing at `path` says and that were taken
+    from a preset. `ranks` is the number of tensor-parallel files.
     """
 
     path: Path
@@ -47,6 +48,8 @@ class Source:
     save_tokenizer: SaveTokenizer | None
     skipped: tuple[str, ...] = ()
     config_json: Mapping[str, Any] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
+    ranks: int = 1
 
     @property
     def config(self) -> Any:
@@ -176,16 +179,16 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     found, its = told
     _check_known(known, found)
+    formats, said = found.weights.FORMATS, {**raw.recorded, **known}
     try:
-        fields = found.weights.FORMATS.infer(
-            its, {name: tensor.shape for name, tensor in names.items()}, {**raw.recorded, **known}, len(raw.ranks)
-        )
+        fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     saver, skipped = _tokenizer_saver(found.name, path), _skipped(raw, its)
-    return Source(path, kind, found, fields, tensors, saver, skipped)
+    guessed = formats.guessed(said)
+    return Source(path, kind, found, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
 
 
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:

@@ -23,7 +23,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensor_parallel import assembled
+from ms_codegeex.formats.tensor_parallel import Distinct, assembled
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, only
 
@@ -319,7 +319,8 @@ def merge_slices(
     `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
     for files in which optimizer shards have been put together: the release's step from 128 files to 8 keeps the
-    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs.
+    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs; the first time also as
+    much of every file as shows that none is a copy of another one, which is a `UserError`.
 
     Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
     strategy does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with
@@ -330,11 +331,11 @@ def merge_slices(
     tensor_ranks = max((layout.slices for layouts in strategy.values() for layout in layouts), default=0)
     if shards_merged and len(files) == tensor_ranks:
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
-    opened, result = _Files(files, keep), {}
+    opened, result, distinct = _Files(files, keep), {}, Distinct()
     for name, layouts in strategy.items():
         if keep(name):
             layout, holders = opened.holders(name, layouts)
-            result[name] = _merged(name, layout, holders, opened)
+            result[name] = _merged(name, layout, holders, opened, distinct)
     for rank, tensors in opened.opened.items():
         for name in tensors:
             if name not in strategy:
@@ -348,7 +349,9 @@ def merge_slices(
     return {name: result[name] for name in order}
 
 
-def _merged(name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files) -> LazyTensor:
+def _merged(
+    name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: Distinct
+) -> LazyTensor:
     """One whole tensor out of equal parts: `holders` says which rank has the part at each place."""
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
     first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
@@ -370,4 +373,6 @@ def _merged(name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...],
             f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
             f"parts and would make {list(shape)}, the strategy says {list(layout.shape)}; the files are not of one run"
         )
-    return assembled(shape, parts)
+    for cell, part in parts.items() if len(parts) > 1 else ():
+        distinct.add(str(files.paths[holders[cell]]), name, part)
+    return assembled(shape, parts, distinct.check)

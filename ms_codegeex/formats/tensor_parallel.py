@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.slices import overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256
 
 
 def cut(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
@@ -21,11 +23,64 @@ def cut(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTens
     return tensor.window(tuple(index))
 
 
-def assembled(shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor]) -> LazyTensor:
-    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets."""
+class Distinct:
+    """The slices that files hold of tensors which they share out, to find a file that is a copy of another one.
+
+    Two ranks may hold the same numbers of a tensor: zeros of a bias. Never do they of all, so the smallest tensor that
+    differs ends the search, and what is read is little unless one is a copy.
+    """
+
+    def __init__(self) -> None:
+        self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # place -> name -> slice
+        self._lock = threading.Lock()
+        self._checked = False
+
+    def add(self, place: str, name: str, tensor: LazyTensor) -> None:
+        """The file at `place` holds this slice of `name`, and no other file holds the same one."""
+        self._slices[place][name] = tensor
+
+    def check(self) -> None:
+        """`UserError` naming two files of which one is a copy; looks once, however many threads ask."""
+        with self._lock:
+            if not self._checked:
+                alike = defaultdict(list)
+                for place, slices in self._slices.items():
+                    alike[frozenset(slices)].append(place)
+                for names, places in alike.items():
+                    self._check(names, places)
+                self._checked = True
+
+    def _check(self, names: Collection[str], places: Sequence[str]) -> None:
+        waiting, telling = [places], False
+        for name in sorted(names, key=lambda name: (self._slices[places[0]][name].nbytes, name)):
+            same = defaultdict(list)
+            for number, group in enumerate(waiting):
+                for place in group:
+                    array = self._slices[place][name].array()
+                    same[number, array_sha256(array)].append(place)
+            waiting = [group for group in same.values() if len(group) > 1]
+            if not waiting:
+                return
+            first = self._slices[waiting[0][0]][name].array().reshape(-1)
+            telling = telling or bool((first != first[:1]).any())  # a network of nothing but zeros is no copy
+        if telling:
+            raise UserError(
+                f"{waiting[0][1]}: holds the same slices as {waiting[0][0]}, so one of them is a copy of the other; "
+                "copy the files of all ranks again"
+            )
+
+
+def assembled(
+    shape: tuple[int, ...],
+    parts: Mapping[tuple[int, ...], LazyTensor],
+    check: Callable[[], object] = lambda: None,
+) -> LazyTensor:
+    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets. `check()` is
+    called before anything is loaded."""
     first = next(iter(parts.values()))
 
     def part(index: Sequence[slice] | None) -> np.ndarray:
+        check()
         ranges = window_ranges(shape, index)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
         for cell, piece in parts.items():
@@ -38,11 +93,11 @@ def assembled(shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor
     return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
 
 
-def _joined(pieces: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """Equal pieces one behind the other along `axis`."""
+def _joined(pieces: Sequence[LazyTensor], axis: int, check: Callable[[], object]) -> LazyTensor:
+    """Equal pieces one after the other along `axis`; `check()` is called before anything is loaded."""
     first = pieces[0].shape
     shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first))
-    return assembled(shape, {tuple(r * (k == axis) for k in range(len(first))): p for r, p in enumerate(pieces)})
+    return assembled(shape, {tuple(r * (k == axis) for k in range(len(first))): p for r, p in enumerate(pieces)}, check)
 
 
 def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
@@ -67,9 +122,10 @@ def merge(
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet.
 
     `axes`: name -> the axis it is cut along, None for a tensor that every rank holds whole. `where` names the ranks'
-    files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that differ.
+    files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that differ
+    and for a file that is a copy of another rank's.
     """
-    result = {}
+    result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]
         for piece, place in zip(pieces, where, strict=True):
@@ -82,5 +138,10 @@ def merge(
             result[name] = first
         else:
             axis = axes.get(name)
-            result[name] = _same(name, pieces, where) if axis is None else _joined(pieces, axis)
+            if axis is None:
+                result[name] = _same(name, pieces, where)
+                continue
+            result[name] = _joined(pieces, axis, distinct.check)
+            for piece, place in zip(pieces, where, strict=True):
+                distinct.add(place, name, piece)
     return result

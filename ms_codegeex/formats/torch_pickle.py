@@ -1,16 +1,16 @@
-"""The pickle inside PyTorch's `.pt`: a small emitter, and an unpickler that cannot run anything.
+"""The pickle inside PyTorch's `.pt`: a small emitter, and a reader that cannot run anything.
 
 Only what a state dict needs is written, in pickle protocol 2 as `torch.save` does. A tensor is a call of
 `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, its storage a persistent id
-`("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py).
+`("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py). Python's own unpickler makes
+whatever objects a pickle asks for and lets it alter them; ours has the operations that plain data needs and no more.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
+import pickletools
 import struct
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -35,11 +35,9 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StorageType:
-    """Stands for a class like `torch.FloatStorage` while reading."""
-
-    dtype: str
+MOST_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
+LONGEST_NUMBER = 1024  # bits
+LONGEST_NAME = 200  # characters of a name in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,56 +126,300 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
     return pickle.PROTO + b"\x02" + body + pickle.STOP, tensors
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the few globals of a state dict. Its callables are bound methods, which a pickle cannot alter."""
+class _Inert:
+    """An object of a class that is no part of a model: its name, what it was made from, and its state.
 
-    def __init__(self, data: bytes, make_tensor: Callable[..., LazyTensor], where: str):
-        super().__init__(io.BytesIO(data))
+    Nothing of the class exists here, so nothing of it can run: the `args` of a training program, a random generator's
+    state.
+    """
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: Any = ()):
+        self.name, self.arguments, self.state = name, arguments, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Global:
+    """A name that the pickle asks for; it is looked up in tables of ours and never imported."""
+
+    module: str
+    name: str
+
+
+def _is_inert(found: _Global) -> bool:
+    return (found.module, found.name) in _INERT or found.module.split(".")[0] in _INERT_PROGRAMS
+
+
+def _checked_key(key: Any) -> Any:
+    """A dictionary's key: text or a number, or a tuple of them. The hash of anything nested may take for ever."""
+    parts = key if type(key) is tuple else (key,)
+    if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
+        raise ValueError("a dictionary whose keys are neither texts nor numbers")
+    return key
+
+
+class _Machine:
+    """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object
+    that a pickle could alter: containers are plain ones, what stands for a class or function is a name."""
+
+    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str):
         self._make_tensor, self._where = make_tensor, where
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []  # the stack under each mark
+        self._memo: dict[int, Any] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("torch._utils", "_rebuild_tensor_v2"): self.rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): self.rebuild_parameter,
-            ("collections", "OrderedDict"): OrderedDict,
-        }
-        known |= {("torch", storage): StorageType(dtype) for dtype, storage in STORAGES.items()}
-        if (module, name) not in known:
+    def run(self, data: bytes) -> Any:
+        """The object that the pickle describes."""
+        for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+            if count == MOST_OPERATIONS:
+                raise ValueError(f"more than {MOST_OPERATIONS} operations")
+            name = operation.name
+            if name == "STOP":
+                (result,) = self._stack
+                return result
+            if name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name]())
+            elif name in _VALUES:
+                if type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
+                    raise ValueError(f"a number of {argument.bit_length()} bits")
+                self._stack.append(argument)
+            elif name in _METHODS:
+                _METHODS[name](self, argument)
+            elif name not in ("PROTO", "FRAME"):
+                raise ValueError(f"the operation {name}, which no state dict needs")
+        raise ValueError("no end")
+
+    def _marked(self) -> list[Any]:
+        """What lies above the latest mark, which is taken away."""
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    def mark(self, _: None) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def make_tuple(self, _: None) -> None:
+        items = tuple(self._marked())
+        self._stack.append(items)
+
+    def make_tuple_of(self, size: int) -> None:
+        if len(self._stack) < size:
+            raise ValueError("a tuple of nothing")
+        items = tuple(self._stack[-size:])
+        self._stack[-size:] = [items]
+
+    def make_list(self, _: None) -> None:
+        items = self._marked()
+        self._stack.append(items)
+
+    def append(self, _: None) -> None:
+        item = self._stack.pop()
+        self._extend([item])
+
+    def appends(self, _: None) -> None:
+        items = self._marked()
+        self._extend(items)
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            raise ValueError("items of something that is no list")
+        self._stack[-1].extend(items)
+
+    def make_dict(self, _: None) -> None:
+        items = self._marked()
+        self._stack.append({})
+        self._set(items)
+
+    def set_item(self, _: None) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set([key, value])
+
+    def set_items(self, _: None) -> None:
+        items = self._marked()
+        self._set(items)
+
+    def _set(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not dict or len(items) % 2:
+            raise ValueError("keys of something that is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._stack[-1][_checked_key(key)] = value
+
+    def put(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def memoize(self, _: None) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def get(self, index: int) -> None:
+        self._stack.append(self._memo[index])
+
+    def find(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        self._find(module, name)
+
+    def find_on_stack(self, _: None) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a global whose name is no text")
+        self._find(module, name)
+
+    def _find(self, module: str, name: str) -> None:
+        found, called = _Global(module, name), f"{module}.{name}"[:LONGEST_NAME]
+        if not ((module, name) in _CALLS or (module, name) in _STORAGE_TYPES or _is_inert(found)):
             raise UserError(
-                f"{self._where}: refused, because loading it would call {module}.{name}; only plain state "
-                "dicts of tensors, numbers and strings are read. Save the state dict alone"
+                f"{self._where}: refused, because loading it would call {called}; only plain state dicts of tensors, "
+                "numbers and strings are read. Save the state dict alone"
             )
-        return known[module, name]
+        self._stack.append(found)
 
-    def persistent_load(self, identity: Any) -> Storage:
-        kind, storage_type, key, _location, numel = identity
-        if kind != "storage" or not isinstance(storage_type, StorageType) or not isinstance(key, str):
+    def call(self, _: None) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if type(function) is not _Global or type(arguments) is not tuple:
+            raise ValueError("a call of something that is no function")
+        make = _CALLS.get((function.module, function.name))
+        if make is not None:
+            self._stack.append(make(self, *arguments))
+        elif _is_inert(function):
+            self._stack.append(_Inert(f"{function.module}.{function.name}", arguments))
+        else:
+            raise ValueError(f"a call of {function.name}")
+
+    def build(self, _: None) -> None:
+        state = self._stack.pop()
+        found = self._stack[-1]
+        if type(found) is _Inert:
+            found.state = state
+        elif type(found) is not dict:  # whose attributes, such as a state dict's _metadata, are of no use here
+            raise ValueError(f"a {type(found).__name__} cannot be altered")
+
+    def storage(self, _: None) -> None:
+        kind, storage_type, key, _location, numel = self._stack.pop()
+        known = type(storage_type) is _Global and _STORAGE_TYPES.get((storage_type.module, storage_type.name))
+        if kind != "storage" or not known or type(key) is not str or type(numel) is not int:
             raise ValueError("unknown persistent id")
-        return Storage(storage_type.dtype, key, int(numel))
+        self._stack.append(Storage(known, key, numel))
 
-    def rebuild_tensor(
-        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *others: Any
-    ) -> LazyTensor:
+    def rebuild_tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> LazyTensor:
         """`torch._utils._rebuild_tensor_v2` without torch; `others`: requires_grad, hooks, metadata."""
-        if not isinstance(storage, Storage):
+        if type(storage) is not Storage:
             raise ValueError("a tensor without a storage")
         if any(others[2:]):
-            raise ValueError(f"a tensor that stands for other numbers than its storage holds ({others[2]})")
+            raise ValueError("a tensor that stands for other numbers than its storage holds")
+        if type(shape) not in (tuple, list) or type(stride) not in (tuple, list):
+            raise ValueError("a tensor without a shape")
         return self._make_tensor(storage, offset, tuple(shape), tuple(stride))
 
-    def rebuild_parameter(self, tensor: LazyTensor, *_unused: Any) -> LazyTensor:
+    def rebuild_parameter(self, tensor: Any, *_unused: Any) -> LazyTensor:
         """`torch._utils._rebuild_parameter`: the tensor itself."""
+        if type(tensor) is not LazyTensor:
+            raise ValueError("a parameter without a tensor")
         return tensor
+
+    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
+        """`collections.OrderedDict`: a dictionary."""
+        return {_checked_key(key): value for key, value in pairs}
+
+    def items(self, items: Any = ()) -> list[Any]:
+        """A set, a `torch.Size`: a list, for which nobody here asks."""
+        if type(items) not in (list, tuple):
+            raise ValueError("a collection without items")
+        return list(items)
+
+
+_CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
+    {
+        ("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
+        ("collections", "OrderedDict"): _Machine.ordered,
+        ("torch", "Size"): _Machine.items,
+        ("builtins", "set"): _Machine.items,
+        ("__builtin__", "set"): _Machine.items,
+    }
+)
+_STORAGE_TYPES = MappingProxyType({("torch", storage): dtype for dtype, storage in STORAGES.items()})
+# What training programs put beside the weights: their arguments, the states of random generators.
+_INERT = frozenset(
+    (
+        ("argparse", "Namespace"),
+        ("_codecs", "encode"),
+        ("torch", "device"),
+        *(("torch", dtype) for dtype in STORAGES),
+        *(("numpy", name) for name in ("ndarray", "dtype")),
+        *(
+            (f"numpy.{core}.multiarray", name)
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar", "_frombuffer")
+        ),
+    )
+)
+_INERT_PROGRAMS = frozenset(("codegeex", "megatron", "deepspeed"))
+_CONSTANTS: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        "NONE": lambda: None,
+        "NEWTRUE": lambda: True,
+        "NEWFALSE": lambda: False,
+        "EMPTY_DICT": dict,
+        "EMPTY_LIST": list,
+        "EMPTY_SET": list,
+        "EMPTY_TUPLE": tuple,
+    }
+)
+_VALUES = frozenset(
+    (
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    )
+)
+_METHODS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
+    {
+        "MARK": _Machine.mark,
+        "TUPLE": _Machine.make_tuple,
+        "TUPLE1": lambda machine, _: machine.make_tuple_of(1),
+        "TUPLE2": lambda machine, _: machine.make_tuple_of(2),
+        "TUPLE3": lambda machine, _: machine.make_tuple_of(3),
+        "LIST": _Machine.make_list,
+        "FROZENSET": _Machine.make_list,
+        "APPEND": _Machine.append,
+        "APPENDS": _Machine.appends,
+        "ADDITEMS": _Machine.appends,
+        "DICT": _Machine.make_dict,
+        "SETITEM": _Machine.set_item,
+        "SETITEMS": _Machine.set_items,
+        "BINPUT": _Machine.put,
+        "LONG_BINPUT": _Machine.put,
+        "MEMOIZE": _Machine.memoize,
+        "BINGET": _Machine.get,
+        "LONG_BINGET": _Machine.get,
+        "GLOBAL": _Machine.find,
+        "STACK_GLOBAL": _Machine.find_on_stack,
+        "REDUCE": _Machine.call,
+        "NEWOBJ": _Machine.call,
+        "BUILD": _Machine.build,
+        "BINPERSID": _Machine.storage,
+    }
+)
+
+
+def namespace(value: Any) -> dict[str, Any] | None:
+    """The attributes of an `argparse.Namespace` in a tree that `load` gave; None if it is anything else."""
+    if type(value) is _Inert and value.name == "argparse.Namespace" and type(value.state) is dict:
+        return {key: item for key, item in value.state.items() if type(key) is str}
+    return None
 
 
 def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any:
-    """Unpickle a state dict; `make_tensor(storage, offset, shape, stride)` makes its tensors (units: elements).
+    """The tree of plain dictionaries, lists, tuples, texts, numbers and tensors that a state dict's pickle describes;
+    `make_tensor(storage, offset, shape, stride)` makes its tensors (units: elements).
 
-    Raises `UserError` naming `where`, and the global if the pickle asks for any but those that rebuild tensors.
+    Containers may be shared, so walk the tree with a limit. Raises `UserError` naming `where`, and the global if the
+    pickle asks for any but those that rebuild tensors and those that training programs are known to save beside them.
     """
     try:
-        return _Unpickler(data, make_tensor, where).load()
+        return _Machine(make_tensor, where).run(data)
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{where}: its data.pkl is damaged ({type(error).__name__}: {error}); copy it again") from None
+        reason = f"{type(error).__name__}: {error}"[:LONGEST_NAME]
+        raise UserError(f"{where}: its data.pkl is damaged ({reason}); copy it again") from None

@@ -2,7 +2,7 @@
 
 The archive is an uncompressed zip: `<stem>/data.pkl`, `<stem>/byteorder`, `<stem>/data/<key>` with the raw elements
 of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<stem>/version`
-(PyTorch, caffe2/serialize/inline_container.cc).
+(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch passes over.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 ALIGNMENT = 64
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
+_MARK, _WRITER = "written_by", b"ms-codegeex"  # a record of our archives; whoever saves one again leaves it out
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
+LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
+MOST_VALUES = 1_000_000  # of a tree, counted where they are and not once
+_LONGEST_REASON = 200  # characters
+MOST_AXES = 32  # NumPy's limit
+REPEATED = 4  # times the size of the file that all its tensors together may have: tied weights share a storage
 
 
 def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterable[bytes | memoryview]) -> None:
@@ -52,6 +59,17 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
         for key, tensor in enumerate(tensors):
             _write_record(archive, f"{path.stem}/data/{key}", tensor.nbytes, byte_blocks(tensor.array()))
         _write_record(archive, f"{path.stem}/version", 2, [b"3\n"])
+        _write_record(archive, f"{path.stem}/{_MARK}", len(_WRITER), [_WRITER])
+
+
+def is_written_by_us(path: Path) -> bool:
+    """Whether `write_torch` wrote the file at `path`, and nobody has saved it again since."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            marks = [info for info in archive.infolist() if info.filename.partition("/")[2] == _MARK]
+            return [info.file_size for info in marks] == [len(_WRITER)] and archive.read(marks[0]) == _WRITER
+    except (OSError, *_DAMAGE):
+        return False
 
 
 class _Archive:
@@ -62,25 +80,34 @@ class _Archive:
         try:
             with zipfile.ZipFile(path) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
+                if len(self._records) != len(archive.infolist()):
+                    raise UserError(f"{path}: two of its records have the same name; copy the file again")
                 pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if len(pickles) != 1:
                     raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
-                if self._records[pickles[0]].compress_type != zipfile.ZIP_STORED:  # might swell to any size
-                    raise UserError(f"{path}: its data.pkl is compressed, which PyTorch never does")
                 self._stem = pickles[0].split("/")[0]
-                self.pickled = archive.read(pickles[0])
+                self.pickled = self._read(archive, pickles[0], LARGEST_PICKLE)
                 order = f"{self._stem}/byteorder"
-                if order in self._records and archive.read(order) != b"little":
+                if order in self._records and self._read(archive, order, len("little")) != b"little":
                     raise UserError(f"{path}: written on a big-endian machine, which is not supported")
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
-        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error) as error:  # Runtime: "encrypted"
+        except _DAMAGE as error:
             raise UserError(
-                f"{path}: damaged, cut off, or not in PyTorch's zip format ({error}); "
+                f"{path}: damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]}); "
                 "copy it again, or save it with PyTorch 1.6 or newer"
             ) from None
         self._sound: set[str] = set()
         self._size = path.stat().st_size
+
+    def _read(self, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
+        """A small record, which must not be able to swell."""
+        info, what = self._records[name], name.partition("/")[2]
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does")
+        if info.file_size > largest:
+            raise UserError(f"{self.path}: its {what} has {info.file_size} bytes, expected at most {largest}")
+        return archive.read(name)
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where a record's data begins; its local header may be longer than its entry in the directory."""
@@ -117,8 +144,10 @@ class _Archive:
                 f"expected {storage.numel * width} uncompressed; copy the file again"
             )
         numbers = (offset, *shape, *stride)
-        if len(shape) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError(f"shape {shape}, stride {stride}, offset {offset}")
+        if len(shape) > MOST_AXES or len(shape) != len(stride):
+            raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
+        if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
+            raise ValueError("a tensor whose shape, strides or offset are not sizes")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if math.prod(shape) > max(storage.numel, self._size // width):  # `expand`, to any amount of memory
             raise ValueError(f"shape {shape} repeats a storage of {storage.numel} to more than the file")
@@ -134,11 +163,36 @@ class _Archive:
         return LazyTensor(storage.dtype, shape, load)
 
 
+def _check_tree(tree: Any, path: Path) -> None:
+    """`UserError` for a tree that is endless to walk, or whose tensors together would be many times the file."""
+    waiting, count, room = [tree], 0, REPEATED * path.stat().st_size + (1 << 20)
+    while waiting:
+        node = waiting.pop()
+        below = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+        count += 1 + len(below)
+        if count > MOST_VALUES:
+            raise UserError(
+                f"{path}: refused, because it holds more than {MOST_VALUES} values, as lists that contain one another; "
+                "save the state dict alone"
+            )
+        waiting.extend(below)
+        if isinstance(node, LazyTensor):
+            room -= node.nbytes
+            if room < 0:
+                raise UserError(
+                    f"{path}: refused, because its tensors repeat the same numbers to more than {REPEATED} times the "
+                    "size of the file; save the state dict alone"
+                )
+
+
 def read_torch(path: Path) -> Any:
     """Read a `.pt` file: the same nesting, with a `LazyTensor` for each tensor (bfloat16 loads as raw uint16).
 
-    Raises `UserError` for a damaged file, at once or when the damaged tensor is loaded, and for a file whose loading
-    would call anything but the functions that rebuild tensors.
+    Raises `UserError` for a damaged file, at once or when the damaged tensor is loaded, for a file whose loading
+    would call anything but the functions that rebuild tensors, and for one that grows out of all proportion.
     """
-    archive = _Archive(Path(path))
-    return torch_pickle.load(archive.pickled, archive.tensor, str(path))
+    path = Path(path)
+    archive = _Archive(path)
+    tree = torch_pickle.load(archive.pickled, archive.tensor, str(path))
+    _check_tree(tree, path)
+    return tree

@@ -47,15 +47,16 @@ class Build:
 
     def drop(self, width: int, site: int) -> Dropout:
         """dropout number `site` of `width` elements a token"""
-        return self.kernels.drop(self.dropout, self.seq_length * width, site, self.seed)
+        return self.kernels.drop(self.dropout, (self.seq_length, width), site, self.seed)
 
     def attention(
         self, heads: Heads, site: int, rotary: bool = False, softmax_fp32: bool = True, scores_fp32: bool = False
     ) -> AttentionCore:
         """attention without its projections; its dropout is number `site`"""
-        softmax, scores = (ms.float32 if wide else self.dtype for wide in (softmax_fp32, scores_fp32))
-        dropout = self.drop(heads.count * self.seq_length, site)
-        return self.kernels.attention_core(heads, self.dtype, softmax, dropout, rotary, scores)
+        softmax, product = (ms.float32 if wide else self.dtype for wide in (softmax_fp32, scores_fp32))
+        scores = (heads.count, self.seq_length, self.seq_length)
+        dropout = self.kernels.drop(self.dropout, scores, site, self.seed)
+        return self.kernels.attention_core(heads, self.dtype, softmax, dropout, rotary, product)
 
 
 class WordEmbedding(nn.Cell):
@@ -67,9 +68,9 @@ class WordEmbedding(nn.Cell):
         self.word = Embedding(vocab_size, hidden_size, init_std)
         self.dropout, self.cast = build.drop(hidden_size, 0), ops.Cast()
 
-    def construct(self, ids, samples):
-        """int32 [batch, seq] -> [batch*seq, H]"""
-        x = self.cast(self.dropout(self.word(ids), samples), self.dtype)
+    def construct(self, ids, sample_keys):
+        """int32 [batch, seq] and [batch] -> [batch*seq, H]"""
+        x = self.cast(self.dropout(self.word(ids), sample_keys), self.dtype)
         return ops.reshape(x, (-1, self.hidden_size))
 
 

@@ -94,7 +94,7 @@ class FusedAttention(AttentionCore):
         self.hide = ops.Less()
         self.repeats = False  # set by a plan that cuts queries into more parts than keys and values
 
-    def construct(self, query, key, value, mask, samples, cos=None, sin=None):
+    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
         [batch*seq, heads*d]; the kernel shares the groups itself"""
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
@@ -109,19 +109,19 @@ class FusedDropout(nn.Cell):
     """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set.
 
     Another mask in every call, but not a function of the sample as in `layers.Dropout`: a resumed run or another number
-    of devices drops other elements. The seed is the same on all devices and never 0: devices that hold copies of an
-    activation have to drop the same elements, and so has the backward pass where it computes the forward again.
+    of devices drops other elements. MindSpore documents that the kernel's seeds have no effect on an Ascend, so no run
+    may need the same mask twice (`parallel/kernels.py`).
     """
 
-    def __init__(self, probability: float, elements: int, site: int, seed: int):
+    def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):
         super().__init__()
         self.active = probability > 0.0
         # all in the first seed: a back end may look at the second only where the first is 0
         mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % 2**31 or 1
         self.kernel = ops.Dropout(1.0 - probability, mixed, site + 1)
 
-    def construct(self, x, samples):
-        """x any shape -> x with elements dropped; `samples` is what `layers.Dropout` draws from"""
+    def construct(self, x, sample_keys):
+        """x any shape -> x with elements dropped; `sample_keys` is what `layers.Dropout` draws from"""
         if not (self.active and self.training):
             return x
         return self.kernel(x)[0]

@@ -120,36 +120,64 @@ class SwiGlu(nn.Cell):
         return self.multiply(self.silu(gate, self.sigmoid(gate)), up)
 
 
-class Dropout(nn.Cell):
-    """Inverted dropout whose mask is a pure function of (seed, site, sample number, element of the sample).
+class SampleKeys(nn.Cell):
+    """An odd 32-bit hash of each sample number: what all dropouts of a model draw from."""
 
-    Acts only while `training` is set (Cell.set_train). No generator state: a resumed run and a run on another number of
-    devices drop the same elements. The mask is a two-round multiply-xorshift hash; `site` tells the dropouts of one
-    model apart.
+    def __init__(self):
+        super().__init__()
+        self.shift, self.xor, self.multiply, self.odd = ops.RightShift(), ops.BitwiseXor(), ops.Mul(), ops.BitwiseOr()
+
+    def _round(self, h, bits, factor):
+        return self.multiply(self.xor(h, self.shift(h, Tensor(bits, ms.int32))), Tensor(factor, ms.int32))
+
+    def construct(self, samples):
+        """int32 [batch] -> int32 [batch]: four rounds of multiply-xorshift"""
+        h = self.multiply(samples, Tensor(0x27D4EB2F, ms.int32))
+        for _ in range(2):
+            h = self._round(self._round(h, 15, 0x2C1B3C6D), 12, 0x297A2D39)
+        return self.odd(h, Tensor(1, ms.int32))
+
+
+class Dropout(nn.Cell):
+    """Inverted dropout whose mask is a pure function of (seed, site, sample's key, place in the sample).
+
+    Acts only while `training` is set (Cell.set_train). No generator state: a resumed run, a run on another number of
+    devices, devices that hold copies of an activation, and a backward pass that computes the forward again all drop the
+    same elements. `site` tells the dropouts of one model apart.
+
+    An element is dropped where the product of two odd 32-bit numbers, modulo 2^32, lies below a threshold. One number
+    belongs to the column; the other is the exclusive or of the sample's key and one number for each other axis. An
+    element thus costs one product and one comparison, and every axis can be sharded.
     """
 
-    def __init__(self, probability: float, elements: int, site: int, seed: int):
+    def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):
+        """`shape`: of one sample's activation, at least two axes, the columns last."""
         super().__init__()
-        self.keep = 1.0 - probability
-        self.active = probability > 0.0
+        self.active, self.shape = probability > 0.0, shape
         if self.active:
-            counter = np.arange(elements, dtype=np.uint64) * 0x9E3779B1 + (site + 1) * 0x85EBCA77 + seed * 0xC2B2AE3D
-            self.counter = Tensor((counter & 0xFFFFFFFF).astype(np.uint32).view(np.int32).reshape(1, elements))
-            self.threshold = int(probability * 2**32) - 2**31
-            self.xor, self.shift = ops.BitwiseXor(), ops.RightShift()
+            self.scale_of_kept, self.threshold = 1.0 / (1.0 - probability), int(probability * 2**32) - 2**31
+            # the raw stream of a bit generator is the same in every version of NumPy
+            raw = np.random.PCG64([seed, site]).random_raw(sum(shape)) >> np.uint64(32)
+            *lines, columns = np.split(raw.astype(np.uint32), np.cumsum(shape)[:-1])
+            self.columns = Tensor((columns | np.uint32(1)).view(np.int32))
+            even = [(line & np.uint32(0xFFFFFFFE)).view(np.int32) for line in lines]  # with an odd key: odd
+            self.lines = [Tensor(line.reshape(-1, *[1] * (len(lines) - i))) for i, line in enumerate(even)]
+            self.key_column, self.combine = (-1, *(1,) * len(shape)), [ops.BitwiseXor() for _ in lines]
+            self.product, self.compare, self.cast = ops.Mul(), ops.GreaterEqual(), ops.Cast()
+            self.scale, self.drop = ops.Mul(), ops.Mul()
 
-    def _mix(self, h):
-        h = self.xor(h, self.shift(h, Tensor(15, ms.int32))) * Tensor(0x2C1B3C6D, ms.int32)
-        return self.xor(h, self.shift(h, Tensor(12, ms.int32))) * Tensor(0x297A2D39, ms.int32)
-
-    def construct(self, x, samples):
-        """x any shape whose first axis is a multiple of the batch, samples int32 [batch] -> x with elements dropped"""
+    def construct(self, x, sample_keys):
+        """x [batch, *shape], or with the batch folded into the first of these axes, sample_keys int32 [batch] -> x with
+        elements dropped"""
         if not (self.active and self.training):
             return x
-        key = self._mix(ops.reshape(samples, (-1, 1)) * Tensor(0x27D4EB2F, ms.int32))
-        h = self._mix(self.xor(self.counter, key))
-        kept = ops.cast(h >= self.threshold, x.dtype) * (1.0 / self.keep)
-        return x * ops.reshape(kept, x.shape)
+        h = ops.reshape(sample_keys, self.key_column)
+        for i in range(len(self.lines)):
+            h = self.combine[i](h, self.lines[i])
+        if x.ndim == len(self.shape):
+            h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
+        kept = self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
+        return self.drop(x, ops.stop_gradient(self.scale(kept, self.scale_of_kept)))
 
 
 class CausalMask(nn.Cell):
@@ -305,7 +333,7 @@ class AttentionCore(nn.Cell):
             return self.turn_query(q, cos, sin), self.turn_key(k, cos, sin), v
         return q, k, v
 
-    def construct(self, query, key, value, mask, samples, cos=None, sin=None):
+    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, memory] ->
         [batch*seq, heads*d]; memory = seq without a cache"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
@@ -315,6 +343,6 @@ class AttentionCore(nn.Cell):
         if self.shared > 1:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))
-        weights = self.dropout(self.down(self.softmax(scores), self.dtype), samples)
+        weights = self.dropout(self.down(self.softmax(scores), self.dtype), sample_keys)
         context = self.context(weights, v)
         return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import Device, device
+from ms_codegeex.parallel.hardware import Device, hardware_of
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.operators import parts_of
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
@@ -114,7 +114,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
 
     Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
-    (each stage forms the mask), labels and loss mask on the last stage.
+    (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
     """
     calls: Counter[tuple] = Counter()
     mesh, rows = config.mesh, config.training.global_batch
@@ -123,6 +123,8 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     for stage in range(mesh.pipeline if config.partitioned else 0):
         if len(group_ranks(mesh, group, stage)) > 1:
             calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
+            if config.training.dropout > 0:
+                calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
             if stage == last:
                 calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
     if mesh.data > 1 and config.partitioned:
@@ -134,7 +136,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     return calls
 
 
-def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
+def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
     its gradient is reduced in FP32."""
     size = FP32 * layout.local_size(mesh)
@@ -157,10 +159,10 @@ def _parameter(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tupl
 def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:
     """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
     step, activations once a micro-batch."""
-    chip, mesh = chip or device(config.parallel.hardware), config.mesh
+    chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout in layouts_of(config):
-        for op, group, size, dtype, purpose in _parameter(layout, mesh, config.training.precision):
+        for op, group, size, dtype, purpose in parameter_collectives(layout, mesh, config.training.precision):
             calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
         if layout.copy_of:  # owner and copy add their gradients, so that both stay equal
             for stage in (0, layout.stage):

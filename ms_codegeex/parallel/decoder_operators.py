@@ -87,15 +87,18 @@ def rms_norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
 
 
 def dropout(name: str, elements: int, byte: int, shape: Shape, recompute: str = "full") -> Vector:
-    """Dropout whose kept-mask is remembered: one bit an element in a kernel, else as wide as the activation."""
+    """A kernel remembers its mask, one bit an element. Composed dropout computes its mask again in the backward pass,
+    where recomputation has not done so: one product and one comparison of int32, cast and scale."""
     if not shape.dropout:
         return Vector(name, 0, 0)
     if "dropout" in shape.fused:
         forward, backward, saved = 2 * byte + 1 / 4, 2 * byte + 1 / 8, 1 / 8
     elif "graph_kernel" in shape.fused:
-        forward, backward, saved = FP32 + 3 * byte, 3 * byte, byte
-    else:  # two rounds of multiply-xorshift in int32, compare, cast, scale, multiply
-        forward, backward, saved = 17 * FP32 + 2 + 6 * byte, 3 * byte, byte
+        forward, backward, saved = 2 * byte, 2 * byte, 0
+    else:
+        mask = 2 * FP32 + 2 + 3 * byte
+        again = 0 if shape.recompute in ("full", recompute) else mask
+        forward, backward, saved = mask + 3 * byte, again + 3 * byte, 0
     return Vector(name, forward * elements, backward * elements, saved * elements, byte * elements, recompute)
 
 
@@ -205,15 +208,15 @@ def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tupl
     """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
 
     The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
-    they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with dropout,
-    whose mask comes with its result, that includes the product in front of it and its sum. Where attention and
-    feed-forward part stand `side_by_side`, they share one input, and without dropout one gradient.
+    they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with a
+    dropout kernel, whose mask comes with its result, that includes the product before it and its sum. Where attention
+    and feed-forward part stand `side_by_side`, they share one input, and without dropout one gradient.
     """
     if shape.tensor == 1:
         return ()
     gathers = 1 if side_by_side else 2
     gradients = 1 if side_by_side and not shape.dropout else 2
-    sums_again = 2 if shape.dropout else 0 if side_by_side else 1
+    sums_again = 2 if shape.mask_needs_input else 0 if side_by_side else 1
     if shape.sequence:
         forward = [("AllGather", gathers), ("ReduceScatter", 2)]
         backward = [("ReduceScatter", gathers), ("AllGather", gradients)]
@@ -245,7 +248,7 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
     exchanges: tuple[Exchange, ...] = ()
     if shape.tensor > 1 and shape.vocabulary:
         exchanges = _lookup_exchanges(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
-    dropped = dropout("embedding dropout", sizes.hidden, FP32, shape)
+    dropped = dropout("embedding dropout", sizes.hidden, FP32, shape, "")
     return Part("embedding", 0, 1, (lookup, dropped), exchanges, recomputed=False)
 
 

@@ -7,9 +7,14 @@ Rates are per device: FLOP/s, bytes, bytes/s in one direction, seconds.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
 
 GIB = 2**30
 
@@ -20,10 +25,12 @@ class Device:
 
     A server may consist of boards: `board_devices` are joined directly (`board_bandwidth`), boards of one server by
     `server_bandwidth`, servers by `cluster_bandwidth`. `usable_memory` is what a run may fill, the rest belongs to
-    driver and runtime. `fused` names the kernels that a run uses when `parallel.fusion.*` is left to the device.
+    driver and runtime. `fused` names the kernels that a run uses when `parallel.fusion.*` is left to the device; `norm`
+    is LayerNorm's, `rms_norm` RMSNorm's.
     """
 
     name: str
+    kind: str  # `device` of a run on it: ascend or gpu
     peak_fp16: float
     peak_bf16: float | None
     peak_fp32: float
@@ -63,6 +70,7 @@ ASSUMED_LATENCY = "assumed: order of magnitude of one step of a collective; matt
 
 ASCEND_910 = Device(
     name="ascend910",
+    kind="ascend",
     peak_fp16=32 * 8192 * 1.2e9,
     peak_bf16=None,
     peak_fp32=32 * 128 * 1.2e9,
@@ -75,7 +83,7 @@ ASCEND_910 = Device(
     server_bandwidth=32e9,
     cluster_bandwidth=12.5e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    fused=frozenset({"graph_kernel", "norm", "rms_norm", "optimizer"}),
     sources={
         "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part "
         "Ascend910PremiumA in a table of the unit tests of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The "
@@ -110,6 +118,7 @@ ASCEND_910 = Device(
 
 ASCEND_910B = Device(
     name="ascend910b",
+    kind="ascend",
     peak_fp16=376e12,
     peak_bf16=376e12,
     peak_fp32=94e12,
@@ -122,7 +131,7 @@ ASCEND_910B = Device(
     server_bandwidth=196e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout", "attention"}),
+    fused=frozenset({"graph_kernel", "norm", "rms_norm", "optimizer", "attention"}),
     sources={
         "peak_fp16": CLOUDMATRIX + "; slower bins exist, 313 TFLOP/s (910B3) and 280 (910B4) in secondary sources",
         "peak_bf16": CLOUDMATRIX,
@@ -142,6 +151,7 @@ ASCEND_910B = Device(
 
 A100 = Device(
     name="a100",
+    kind="gpu",
     peak_fp16=312e12,
     peak_bf16=312e12,
     peak_fp32=19.5e12,
@@ -154,7 +164,7 @@ A100 = Device(
     server_bandwidth=300e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer", "dropout"}),
+    fused=frozenset({"graph_kernel", "norm", "optimizer"}),
     sources={
         "peak_fp16": AMPERE,
         "peak_bf16": AMPERE,
@@ -182,3 +192,53 @@ def device(name: str) -> Device:
         remedy = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(DEVICES)}"
         raise UserError(f"parallel.hardware: '{name}' is unknown; {remedy}")
     return DEVICES[name]
+
+
+ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # where parallel.hardware names none
+# Names of the driver (CANN's SoC versions): 910A, 910B and the Pro and Premium parts are the first generation.
+DRIVER_NAMES = (
+    (re.compile(r"Ascend910(A|B|Pro[AB]|PremiumA)?"), ASCEND_910.name),
+    (re.compile(r"Ascend910B[1-4]\w*"), ASCEND_910B.name),
+)
+
+
+def hardware_of(config: RunConfig) -> Device:
+    """The device that a configuration is planned for: the named one, or the assumed one of its kind."""
+    name = config.parallel.hardware
+    return device(name) if name else ASSUMED[config.device]
+
+
+def running_on(config: RunConfig) -> Device:
+    """The device whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
+    planned = hardware_of(config)
+    return planned if planned.kind == config.device else ASSUMED[config.device]
+
+
+def check_kind(config: RunConfig) -> None:
+    """`UserError` for a run whose `parallel.hardware` is not of the kind that `device` says."""
+    name = config.parallel.hardware
+    if name and config.device != "cpu" and device(name).kind != config.device:
+        known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == config.device))
+        raise UserError(
+            f"parallel.hardware: {name} is not what device: {config.device} runs on; name one of {known}, or leave it "
+            "out"
+        )
+
+
+def driver_hardware(config: RunConfig, driver: str) -> str:
+    """The hardware of a run on an Ascend whose driver calls itself `driver`; `UserError` if it is neither known nor
+    named, or not the one that is named."""
+    named = config.parallel.hardware
+    found = next((name for pattern, name in DRIVER_NAMES if pattern.fullmatch(driver)), None)
+    if found is None and named is None:
+        known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == "ascend"))
+        raise UserError(
+            f"parallel.hardware: the driver's name of this device, '{driver}', is not known; name the one it is most "
+            f"like, of {known}: it decides kernels and memory"
+        )
+    if found and named and found != named:
+        raise UserError(
+            f"parallel.hardware: {named}, but the driver says {driver}, which is {found}; set it to {found} or leave "
+            "it out"
+        )
+    return named or found

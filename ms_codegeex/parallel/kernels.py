@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import device as hardware
+from ms_codegeex.parallel.hardware import running_on
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
-# There is a kernel for norm and dropout too: the one is slower than elementary operators, the other's numbers depend on
-# the number of devices. Graph kernels move results by 1e-4 (facts: fusion switches).
+# There is a kernel for norm too: it is slower than elementary operators. Graph kernels move results by 1e-4 (facts:
+# fusion switches). Dropout is no device's default: its kernel's numbers are no function of the sample.
 CPU = frozenset({"optimizer"})
 HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # of fused attention
 
@@ -21,14 +21,15 @@ def chosen_kernels(config: RunConfig) -> frozenset[str]:
     """Names of the fusions in force on `config.device`."""
     if config.device == "cpu":
         return fused_kernels(config, CPU)
-    own = hardware(config.parallel.hardware).fused
-    return fused_kernels(config, own if config.device == "ascend" else own - {"attention"})
+    return fused_kernels(config, running_on(config).fused)
 
 
 def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str]:
     """Names of the fusions in force where those in `available` are the default."""
     if attention_obstacle(config):
         available = available - {"attention"}
+    if config.model_config().rms_norm and "rms_norm" not in available:
+        available = available - {"norm"}
     settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
@@ -48,9 +49,19 @@ def attention_obstacle(config: RunConfig) -> str | None:
     return None
 
 
-def dropout_must_be_fused(config: RunConfig) -> bool:
-    """Whether the run has dropout in a partitioned graph: composed of elementary operators, it cannot be split."""
-    return config.partitioned and config.training.dropout > 0
+def dropout_obstacle(config: RunConfig) -> str | None:
+    """Why the engine's dropout kernel cannot serve this run, as what to change; None if it can.
+
+    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). So a copy of an activation on
+    another device, or a forward that is computed again, may lose other elements.
+    """
+    if config.training.dropout == 0:
+        return None
+    if config.partitioned:
+        return "devices that hold copies of an activation have to drop the same elements"
+    if config.training.recompute != "none":
+        return f"training.recompute: {config.training.recompute} has to drop the same elements again"
+    return None
 
 
 def check_kernels(config: RunConfig) -> None:
@@ -60,12 +71,18 @@ def check_kernels(config: RunConfig) -> None:
         obstacle = attention_obstacle(config)
         if config.device != "ascend":
             obstacle = f"there is no such kernel for device: {config.device}, only for ascend; set it"
-        elif "attention" not in hardware(config.parallel.hardware).fused:
+        elif config.parallel.hardware and "attention" not in running_on(config).fused:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
-    if dropout_must_be_fused(config) and "dropout" not in chosen_kernels(config):
+    if fusion.norm and config.device != "ascend" and config.model_config().rms_norm:
         raise UserError(
-            "parallel.fusion.dropout: composed dropout cannot be cut over devices; leave the key out, or set "
-            "training.dropout to 0"
+            f"parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {config.device}; leave the "
+            "key out"
+        )
+    obstacle = dropout_obstacle(config) if fusion.dropout else None
+    if obstacle:
+        raise UserError(
+            f"parallel.fusion.dropout: {obstacle}, and the kernel's seeds have no effect on Ascend; leave the key out: "
+            "composed dropout is a function of seed, sample and place"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import device as hardware
+from ms_codegeex.parallel.hardware import hardware_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -99,7 +99,7 @@ def check_world(key: str, world: int) -> None:
 def check_mesh(config: RunConfig) -> None:
     """All rules of meshes in one place; a `UserError` names the key to change."""
     parallel = config.parallel
-    hardware(parallel.hardware)
+    hardware_of(config)
     fixed = parallel.tensor * parallel.pipeline
     if config.devices % fixed:
         raise UserError(

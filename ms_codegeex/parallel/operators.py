@@ -114,6 +114,11 @@ class Shape:
         return self.sequences * self.seq_length
 
     @property
+    def mask_needs_input(self) -> bool:
+        """Whether recomputation has to repeat what a dropout is applied to: a kernel's mask comes with its result."""
+        return self.dropout and "dropout" in self.fused
+
+    @property
     def bytes(self) -> int:
         """Bytes of an activation."""
         return 4 if self.precision == "fp32" else 2

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.parallel.communication import Collective, collectives
-from ms_codegeex.parallel.hardware import GIB, Device, device
-from ms_codegeex.parallel.kernels import dropout_must_be_fused, fused_kernels
+from ms_codegeex.parallel.hardware import GIB, Device, hardware_of
+from ms_codegeex.parallel.kernels import dropout_obstacle, fused_kernels
 from ms_codegeex.parallel.memory import StageMemory, stage_memory
 from ms_codegeex.parallel.mesh import check_mesh
 from ms_codegeex.parallel.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
@@ -165,7 +165,7 @@ class Plan:
 def make_plan(config: RunConfig) -> Plan:
     """The plan of a checked configuration on `parallel.hardware`; unknown hardware or a precision it lacks is a
     `UserError`."""
-    chip = device(config.parallel.hardware)
+    chip = hardware_of(config)
     chip.peak(config.training.precision)
     return Plan(config, chip)
 
@@ -199,8 +199,8 @@ def improvements(plan: Plan) -> list[Improvement]:
     active = fused_kernels(config, plan.chip.fused)
     changes: list[tuple[str, dict[str, Any], bool]] = []
     for name, text in FUSION_NAMES.items():
-        if name == "dropout" and name in active and dropout_must_be_fused(config):
-            continue  # the launcher refuses the run without it
+        if name == "dropout" and dropout_obstacle(config):
+            continue  # the launcher refuses the run with it
         keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
         if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel drops nothing
             keys["training__dropout"] = 0.0

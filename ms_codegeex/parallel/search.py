@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import device
+from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.parallel.planner import Plan, change, overrides
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def search(
 
     `given`: the mesh of `config` is the user's, not a stand-in for one that does not suit the devices.
     """
-    chip = device(config.parallel.hardware)
+    chip = hardware_of(config)
     chip.peak(config.training.precision)
     start = _Candidate(**{field.name: getattr(config, field.name) for field in fields(config)})
     reasons: Counter[str] = Counter()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RMSNorm,
         Rotary,
         RotaryTable,
+        SampleKeys,
         SwiGlu,
     )
     from ms_codegeex.models.losses import CrossEntropy, Sums
@@ -137,10 +138,30 @@ class Cuts:
         for operator in (rotary.up, rotary.down):
             operator.shard((heads,))
 
+    def sample_keys(self, keys: SampleKeys) -> None:
+        """numbers of samples [batch]"""
+        for operator in (keys.shift, keys.multiply, keys.odd):
+            operator.shard(((self.data,), ()))
+        keys.xor.shard(((self.data,), (self.data,)))
+
     def dropout(self, dropout: Dropout, strategy: tuple[int, ...]) -> None:
-        """an engine's dropout; ours has no strategy and is only used on one device"""
-        if dropout.active:
-            dropout.kernel.shard((strategy,))
+        """`strategy`: of the activation. The mask is computed again in the backward pass, which costs less than to keep
+        it."""
+        if not dropout.active:
+            return
+        dp, axes = self.data, len(dropout.shape)
+        # a row's number is whole on every device until the batch is folded into the rows
+        parts = strategy[1:] if len(strategy) > axes else (1,) * axes
+        for i, operator in enumerate(dropout.combine):
+            ones = (1,) * (axes - i - 1)
+            operator.shard(((dp, *parts[:i], 1, *ones), (parts[i], *ones)))
+        dropout.product.shard(((*strategy[:-1], 1), strategy[-1:]))
+        for operator in (dropout.compare, dropout.scale):
+            operator.shard((strategy, ()))
+        dropout.cast.shard((strategy,))
+        dropout.drop.shard((strategy, strategy))
+        for operator in (dropout.product, dropout.compare, dropout.cast, dropout.scale):
+            operator.recompute()
 
     def kv_parts(self, groups: int) -> int:
         """In how many parts the heads of keys and values are cut: not at all where there are fewer than devices."""

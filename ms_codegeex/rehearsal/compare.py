@@ -11,10 +11,14 @@ import numpy as np
 from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
-from ms_codegeex.rehearsal.job import Job, initial_value
+from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
+from ms_codegeex.rehearsal.traffic import execution_problems
+from ms_codegeex.training.placement import Placement
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3
+ADAMW_LIMIT = 1e-4  # of the movement, against the formula in float64
+FALL = (0.7, 1.3)  # of the loss, over what the gradient promises for a short step
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Comparison:
     steps: int
     skipped_steps: int
     clipped_steps: int
+    unclipped_steps: int
+    adamw_error: float  # of a parameter's movement, against the formula
+    loss_fall: float  # in a short step, over what the gradient promised; nan if there was none
     update: float  # norm of the weights' change over the weights' norm
     loss_error: float
     parameter_errors: tuple[ParameterError, ...]  # worst first
@@ -67,11 +74,15 @@ def compare(job: Job) -> Comparison:
         final = dict(file)
     plan = {layout.name: layout for layout in layouts_of(config)}
     facts = [read_json(job.file("json", rank)) for rank in range(mesh.world)]
-    outputs = [np.array(read_json(job.file("run.json", rank))["outputs"]) for rank in range(mesh.world)]
+    runs = [read_json(job.file("run.json", rank)) for rank in range(mesh.world)]
+    outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
+    problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
     loss_error, scalar_problems = _scalars(reference, outputs, limits)
     errors, replica_problems = _parameters(job, plan, facts, final, limits.still)
-    problems += scalar_problems + replica_problems
+    adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
+    fall, fall_problems = _fall(config, reference)
+    problems += scalar_problems + replica_problems + adamw_problems + fall_problems
     order = {name: number for number, name in enumerate(plan)}
     wrong = sorted((e for e in errors if not e.error <= limits.parameter), key=lambda e: order[e.name])
     if wrong:
@@ -82,13 +93,16 @@ def compare(job: Job) -> Comparison:
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
     update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
     finite, norms = reference[:, 5] > 0, reference[:, 2]
-    clip = config.training.clip_norm
-    clipped = int(np.sum(norms[finite] > clip)) if clip else 0
+    clips = np.array([clip_of(config, step) or UNCLIPPED for step in range(len(reference))])
+    clipped = int(np.sum(finite & (norms > clips)))
     problems += _weaknesses(config, update, int(np.sum(finite)), len(reference), clipped)
     return Comparison(
         steps=len(reference),
         skipped_steps=int(np.sum(~finite)),
         clipped_steps=clipped,
+        unclipped_steps=int(np.sum(finite)) - clipped,
+        adamw_error=adamw_error,
+        loss_fall=fall,
         update=update,
         loss_error=loss_error,
         parameter_errors=tuple(sorted(errors, key=lambda e: -e.error)),
@@ -113,6 +127,40 @@ def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clip
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
     return float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays)))
+
+
+def _adamw(errors: list[dict[str, float]]) -> tuple[float, list[str]]:
+    """The worst deviation of AdamW from its formula on any rank, and one problem if it is too large."""
+    rank, name = max(((r, n) for r, found in enumerate(errors) for n in found), key=lambda x: errors[x[0]][x[1]])
+    worst = errors[rank][name]
+    if worst <= ADAMW_LIMIT:
+        return worst, []
+    return worst, [
+        f"AdamW, {name}: rank {rank} is {worst:.1e} of its movement away from the formula (limit {ADAMW_LIMIT:.0e})"
+    ]
+
+
+def _fall(config: RunConfig, reference: np.ndarray) -> tuple[float, list[str]]:
+    """How far the loss of a batch fell in the shortest step, over what the gradient promises: its norm times the length
+    of the step. It is the one test of the gradients' scale that a mistake in the step, which all share, cannot pass."""
+    loss, norms, rates, finite = reference[:, 0], reference[:, 2], reference[:, 3], reference[:, 5] > 0
+    lengths = [rates[k] * min(norms[k], clip_of(config, k) or UNCLIPPED) for k in range(len(reference))]
+    usable = [
+        step
+        for step in range(len(reference) - 1)
+        if finite[step] and rates[step] > 0 and step // EQUAL_STEPS == (step + 1) // EQUAL_STEPS
+    ]
+    if not usable:
+        return float("nan"), ["no update is followed by a step with the same batch; give more --steps"]
+    step = min(usable, key=lambda x: lengths[x])
+    promised = lengths[step] * norms[step]
+    fall = float((loss[step] - loss[step + 1]) / promised)
+    if FALL[0] <= fall <= FALL[1]:
+        return fall, []
+    return fall, [
+        f"step {step + 1}: the loss fell by {loss[step] - loss[step + 1]:.3g}, its gradient promised {promised:.3g}: "
+        "the gradients have a wrong scale, or their norm"
+    ]
 
 
 SCALARS = ("loss", "counted tokens", "gradient norm", "learning rate", "loss scale", "finite gradients")
@@ -142,13 +190,13 @@ def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
     """What the engine gave a rank against what the plan says; the first parameter that differs."""
-    stage = config.mesh.coordinates(rank)[0]
-    mine = {name: layout for name, layout in plan.items() if layout.stage == stage}
-    for name in sorted(set(mine) ^ set(windows)):
+    stage, place = config.mesh.coordinates(rank)[0], Placement(config, rank)
+    mine = {name for name in plan if place.here(name)}
+    for name in sorted(mine ^ set(windows)):
         where = "should not be" if name in windows else "is missing"
         return [f"{name}: {where} on rank {rank}, which is of stage {stage}"]
-    for name, layout in mine.items():
-        expected = [[part.start, part.stop] for part in layout.window(config.mesh, rank)]
+    for name in (name for name in plan if name in mine):
+        expected = [[part.start, part.stop] for part in place.window(name)]
         if windows[name] != expected:
             found, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
             return [f"{name}: the engine gave rank {rank} the part {found}, the plan says {wanted}"]
@@ -171,7 +219,10 @@ def _parameters(
             layout = plan.get(name)
             owner = (layout.copy_of if layout else None) or name
             part = tuple(slice(start, stop) for start, stop in window)
-            error = float(np.max(np.abs(values[name] - final[owner][part]))) / max(movement[owner], least)
+            expected = final[owner][part]
+            # a weight is stored to the next FP32 number; where it moves little, that alone is 1e-4 of its movement
+            error = np.maximum(np.abs(values[name] - expected) - np.spacing(np.abs(expected)), 0.0)
+            error = float(np.max(error)) / max(movement[owner], least)
             error = error if np.isfinite(error) else float("inf")  # not a number is neither more nor less than another
             if name not in worst or error > worst[name].error:
                 worst[name] = ParameterError(name, rank, error)

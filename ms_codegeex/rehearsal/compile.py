@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,24 +21,30 @@ import psutil
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.communication import collectives, group_ranks
-from ms_codegeex.parallel.hardware import device
+from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.roofline import matmul_flops
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import memory_of_stages, not_compiled
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.stubs import simulation_environment
+from ms_codegeex.rehearsal.traffic import (
+    called_blocks,
+    differences,
+    found_buckets,
+    found_calls,
+    joined,
+    planned_buckets,
+    planned_calls,
+)
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
-DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 AT_ONCE = 2
 WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # of a compile of the 13B; with micro-batches
 INLINED_LAYERS = 4
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
-
-Calls = Counter[tuple[str, int, str, int]]  # op, devices of the group, dtype, bytes of the whole tensor -> calls
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,6 @@ class RankReport:
         """Elements of weights on this rank."""
         return sum(math.prod(shape) for shape in self.weights.values())
 
-    @property
-    def calls(self) -> Calls:
-        """Its collectives without Receive, which is another rank's Send."""
-        found: Calls = Counter()
-        for x in self.collectives:
-            if x["op"] != "Receive":
-                size = 2 if x["op"] == "Send" else len(x["ranks"])
-                found[x["op"], size, x["dtype"], x["bytes"]] += x["calls"]
-        return found
-
 
 @dataclass(frozen=True)
 class CompileReport:
@@ -131,6 +126,7 @@ class CompileReport:
             "compile_seconds": max(x.compile_seconds for x in self.ranks),
             "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
             "problems": self.problems,
+            "not_executed": not_compiled(self.config),
         }
 
 
@@ -161,6 +157,7 @@ def compile_ranks(
     for rank in chosen:
         if not 0 <= rank < config.devices:
             raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
+    checks = [_memory_check(*stage) for stage in memory_of_stages(config)]
     config = compiled_config(config)
     few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
@@ -168,10 +165,18 @@ def compile_ranks(
         if few:
             jobs.append((Job(Path(folder) / "few", few, 1), chosen[0], "inline"))
         compiled = _run(jobs, progress or (lambda done, total: None))
-    checks = list(_checks(config, [x for x in compiled if not x.inlined]))
+    checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
     return CompileReport(config, compiled, checks)
+
+
+def _memory_check(stage: int, needed: float, usable: float) -> Check:
+    """That the run as it is planned fits a device of this stage; GiB."""
+    limit = f"at most {usable:.1f} GiB"
+    return Check(
+        f"stage {stage}, memory of a device by the plan", limit, limit if needed <= usable else f"{needed:.1f} GiB"
+    )
 
 
 def compiled_config(config: RunConfig) -> RunConfig:
@@ -235,7 +240,7 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
 
 def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
     """Parameters, matrix products and collectives of one graph."""
-    mesh, chip = config.mesh, device(config.parallel.hardware)
+    mesh, chip = config.mesh, hardware_of(config)
     planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     checks = [
@@ -251,75 +256,26 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]
             f"{rank.matmul_flops:,}",
         ),
     ]
-    planned_calls = planned_collectives(config, rank.stage)
-    if not rank.inlined:
-        planned_calls = called_blocks(config, rank.stage, planned_calls)
-    return [*checks, *_collective_checks(planned_calls, rank.calls, name)]
+    return [*checks, *_collective_checks(config, rank, name)]
 
 
-def _collective_checks(planned: Calls, found: Calls, name: str) -> list[Check]:
-    """One check where all agree, else one for each kind of collective that does not."""
-    found = _joined(planned, found)
-    differing = sorted(key for key in planned.keys() | found.keys() if planned[key] != found[key])
-    total = sum(found.values())
-    if not differing:
-        return [Check(f"{name}collectives", f"{total:,} calls", f"{total:,} calls")]
-    return [
-        Check(
-            f"{name}{op} of {size:,} bytes {dtype} in groups of {devices}",
-            f"{planned[op, devices, dtype, size]} calls",
-            f"{found[op, devices, dtype, size]} calls",
-        )
-        for op, devices, dtype, size in differing
+def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
+    """One check of calls and one of buckets where all agree, else one for each kind that does not."""
+    planned = planned_calls(config, rank.rank)
+    called = not rank.inlined and config.accumulation == 1
+    if called:
+        planned = called_blocks(config, rank.rank, planned)
+    found = joined(planned, found_calls(rank.collectives))
+    checks = [
+        Check(f"{name}{what}", f"{expected} calls", f"{count} calls")
+        for what, expected, count in differences(planned, found)
     ]
-
-
-def _joined(planned: Calls, found: Calls) -> Calls:
-    """Reduce-scatters with an all-gather of the same tensor as the all-reduces that were planned for them.
-
-    They move the same bytes. The engine takes them for the looked-up words or not, by what follows the lookup.
-    """
-    joined = Counter(found)
-    for key in [key for key in planned if key[0] == "AllReduce"]:
-        halves = [(op, *key[1:]) for op in ("ReduceScatter", "AllGather")]
-        pairs = min(planned[key] - joined[key], *(joined[half] - planned[half] for half in halves))
-        if pairs > 0:
-            joined[key] += pairs
-            for half in halves:
-                joined[half] -= pairs
-    return +joined
-
-
-def planned_collectives(config: RunConfig, stage: int) -> Calls:
-    """The plan's collectives of a device of `stage`, as the graph would show them."""
-    calls: Calls = Counter()
-    for x in collectives(config):
-        if x.stage == stage:
-            calls[x.op, len(group_ranks(config.mesh, x.group, stage)), DTYPES[x.dtype], x.bytes_each] += x.count
-    return calls
-
-
-def called_blocks(config: RunConfig, stage: int, planned: Calls) -> Calls:
-    """The plan's collectives where blocks are functions that the graph calls, not inlined.
-
-    The engine then gathers FP32 weights outside the function and casts inside, sums a sharded weight's gradient over
-    replicas inside before it is scattered outside, and the worker lets block inputs whole (the engine cannot slice
-    them there).
-    """
-    if config.accumulation > 1:
-        return planned
-    mesh, changed = config.mesh, Counter(planned)
-    for x in collectives(config):
-        key = (x.op, len(group_ranks(mesh, x.group, stage)), DTYPES[x.dtype], x.bytes_each)
-        moved = None
-        if x.group == "optimizer" and x.op == "AllGather":
-            moved = (x.op, key[1], "float32", x.bytes_each * (1 if x.dtype == "fp32" else 2))
-        elif x.group == "replica":
-            moved = (x.op, key[1], key[2], x.bytes_each * mesh.optimizer_shard)
-        elif x.phase == "recompute" and x.op == "AllGather" and not config.parallel.sequence:
-            moved = ()
-        if x.stage == stage and moved is not None:
-            changed[key] -= x.count
-            if moved:
-                changed[moved] += x.count
-    return +changed
+    total = f"{sum(found.values()):,} calls"
+    checks = checks or [Check(f"{name}collectives", total, total)]
+    wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
+    wrong = [
+        Check(f"{name}{what}", f"{expected} calls", f"{count} calls")
+        for what, expected, count in differences(wanted, seen)
+    ]
+    fused = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
+    return checks + (wrong or [Check(f"{name}fusion", fused, fused)])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ms_codegeex.rehearsal.compile import CompileReport, RankReport
+from ms_codegeex.rehearsal.limits import not_compiled
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -63,4 +64,5 @@ def text(report: CompileReport) -> str:
     lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
     failed = sum(not x.ok for x in report.checks)
     lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
+    lines += [f"not shown: {line}" for line in not_compiled(report.config)]
     return "\n".join(line.rstrip() for line in lines)

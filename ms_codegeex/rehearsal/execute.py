@@ -15,8 +15,9 @@ from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.mesh import Mesh
-from ms_codegeex.rehearsal.compare import LIMITS, Comparison, compare
+from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, LIMITS, Comparison, compare
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import not_executed
 from ms_codegeex.rehearsal.processes import Task, run_tasks
 from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import simulation_environment
@@ -46,6 +47,7 @@ class Execution:
     compile_seconds: float  # of the slowest rank
     peak_memory_bytes: int  # of all ranks together, while they live at once
     collectives: dict[str, int]  # communication nodes of all ranks by kind
+    left_out: tuple[str, ...] = ()  # what the verdict does not cover
 
     @property
     def passed(self) -> bool:
@@ -65,10 +67,14 @@ class Execution:
             "replicas_equal": found.replicas_equal,
             "skipped_steps": found.skipped_steps,
             "clipped_steps": found.clipped_steps,
+            "unclipped_steps": found.unclipped_steps,
+            "adamw_relative_error": found.adamw_error,
+            "loss_fall": found.loss_fall,
             "compile_seconds": self.compile_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "collectives": self.collectives,
             "problems": list(found.problems),
+            "not_executed": list(self.left_out),
         }
 
 
@@ -114,10 +120,10 @@ def execute(
         )
         progress(f"executing {job.steps} steps on {world} processes", world + 1, world + 1)
         run_tasks([task("run", rank) for rank in range(world)], world)
-        return _collect(job, config.mesh)
+        return _collect(job, config)
 
 
-def _collect(job: Job, planned: Mesh) -> Execution:
+def _collect(job: Job, planned: RunConfig) -> Execution:
     ranks = range(job.config.mesh.world)
     facts = [read_json(job.file("json", rank)) for rank in ranks]
     kinds: dict[str, int] = {}
@@ -125,12 +131,13 @@ def _collect(job: Job, planned: Mesh) -> Execution:
         for collective in fact["collectives"]:
             kinds[collective["op"]] = kinds.get(collective["op"], 0) + collective["calls"]
     return Execution(
-        planned=planned,
+        planned=planned.mesh,
         config=job.config,
         comparison=compare(job),
         compile_seconds=max(fact["compile_seconds"] for fact in facts),
         peak_memory_bytes=sum(read_json(job.file("run.json", rank))["peak_memory_bytes"] for rank in ranks),
         collectives=kinds,
+        left_out=tuple(not_executed(planned, job.config)),
     )
 
 
@@ -142,10 +149,16 @@ def report(execution: Execution) -> str:
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
         ("model", _sizes(config), ""),
-        ("steps", f"{found.steps}, {found.clipped_steps} clipped, {found.skipped_steps} skipped", ""),
+        (
+            "steps",
+            f"{found.steps}: {found.clipped_steps} clipped, {found.unclipped_steps} not, {found.skipped_steps} skipped",
+            "",
+        ),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {limits.loss:.0e}"),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {limits.parameter:.0e}"),
+        ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
+        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient promised", "limits {} to {}".format(*FALL)),
         ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
@@ -153,6 +166,7 @@ def report(execution: Execution) -> str:
     ]
     lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
     lines += [f"  problem: {problem}" for problem in found.problems]
+    lines += [f"  not executed: {line}" for line in execution.left_out]
     verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
     return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])
 

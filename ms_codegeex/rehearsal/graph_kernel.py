@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,11 @@ class GraphKernelReport:
     def fused_kernels(self) -> int:
         """How many of the kernels after fusion are generated ones."""
         return sum(count for name, count in self.after.items() if name.startswith(FUSED))
+
+
+def missing_programs() -> list[str]:
+    """What MindSpore's generator of kernels for a CPU calls and this machine does not have."""
+    return [name for name in ("g++", "grep", "sed") if shutil.which(name) is None]
 
 
 def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.training import placement
 
 SEED = 20230603
 
@@ -46,6 +47,21 @@ class Job:
         return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
 
 
+UNCLIPPED = 1e30
+OVERFLOW_STEP = 7  # in FP16; the last step of shorter executions
+EQUAL_STEPS = 3  # that have the same batch
+
+
+def clip_of(config: RunConfig, step: int) -> float:
+    """Largest norm in a step: every second one is not clipped, because clipping hides the scale of the gradients."""
+    return config.training.clip_norm if step % 2 else UNCLIPPED
+
+
+def overflows_in(config: RunConfig, steps: int) -> int | None:
+    """The step in which the gradient of one parameter overflows on the last rank alone; none without a loss scale."""
+    return min(OVERFLOW_STEP, steps - 1) if config.training.precision == "fp16" else None
+
+
 def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """FP32 weights that are neither small nor equal, so that every gradient counts."""
     generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
@@ -56,7 +72,10 @@ def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
-    """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks."""
+    """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks.
+
+    A batch serves `EQUAL_STEPS` steps, so that the fall of its loss can be held against the gradient.
+    """
     generator = np.random.default_rng(SEED)
     model, batch, seq = config.model_config(), config.training.global_batch, config.seq_length
     ids = generator.integers(0, model.vocab_size, (steps, batch, seq + 1)).astype(np.int32)
@@ -65,14 +84,13 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
     share = generator.random((steps, batch, 1)) * 0.8 + 0.1  # of the tokens that count, another for each sample
     mask = (generator.random((steps, batch, seq)) < share).astype(np.float32)
     samples = np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
-    return [np.ascontiguousarray(a) for a in (ids[:, :, :-1], ids[:, :, 1:], mask, samples)]
+    order = np.arange(steps) // EQUAL_STEPS
+    return [np.ascontiguousarray(a[order]) for a in (ids[:, :, :-1], ids[:, :, 1:], mask, samples)]
 
 
 def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
-    """The rows of a global batch that this rank loads: its stage's devices share them in equal parts."""
-    size, place = config.mesh.stage_size, rank % config.mesh.stage_size
-    rows = len(array) // size
-    return array[place * rows : (place + 1) * rows]
+    """The rows of a global batch that this rank of a run loads."""
+    return array[placement.loaded_rows(config, rank)]
 
 
 def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[int, ...], shard: int) -> list[slice]:

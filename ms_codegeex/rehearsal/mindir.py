@@ -103,7 +103,7 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
         found.append(
             Collective(
                 op=node.op,
-                ranks=ranks,
+                ranks=ranks if peer is None else tuple(sorted((rank, peer))),
                 shape=node.output.shape,
                 input_shape=given.shape if given else (),
                 dtype=node.output.dtype,

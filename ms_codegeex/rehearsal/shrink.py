@@ -9,7 +9,9 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
-FUSED = ("graph_kernel", "attention", "norm", "dropout")  # have no kernel on a CPU, or move results on it
+FUSED = ("graph_kernel", "attention", "norm")  # have no kernel on a CPU, or move results on it
+FEW_RANKS = 4  # that may take longer to compile
+DROPPED = 0.25  # of the activations, where the plan drops any
 
 
 def small_mesh(mesh: Mesh) -> Mesh:
@@ -45,9 +47,10 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
     scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
     """
-    accumulation = mesh.pipeline if mesh.pipeline > 1 else min(config.accumulation, 4)
-    if mesh.pipeline > 1:
-        accumulation = max(accumulation, min(config.accumulation, 2 * mesh.pipeline))
+    accumulation = min(config.accumulation, 2)  # each takes time to compile
+    if mesh.pipeline > 1:  # with one more than stages, each stage goes back and forth in between
+        more = 1 if mesh.world <= FEW_RANKS else 0
+        accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
     micro = 2 * mesh.tensor
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
@@ -58,11 +61,11 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         tokens=None,
         global_batch=micro * accumulation * mesh.data,
         micro_batch=micro,
-        dropout=0.0,
+        dropout=DROPPED if config.training.dropout else 0.0,
         loss_chunk=0,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
-        schedule={"learning_rate": 0.25, "end_learning_rate": 0.125, "warmup_steps": 1, "decay_steps": 16},
+        schedule={"learning_rate": 0.12, "end_learning_rate": 0.06, "warmup_steps": 4, "decay_steps": 16},
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)

@@ -20,9 +20,17 @@ import numpy as np
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
-from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.exchange import Exchange
-from ms_codegeex.rehearsal.job import Job, batches, engine_window, initial_value, local_rows
+from ms_codegeex.rehearsal.job import (
+    Job,
+    batches,
+    clip_of,
+    engine_window,
+    initial_value,
+    local_rows,
+    overflows_in,
+)
+from ms_codegeex.training.placement import Placement
 from ms_codegeex.training.processes import die_with_parent
 
 MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
@@ -42,22 +50,38 @@ def reference(job: Job) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
-    from ms_codegeex.training.build import build
+    from ms_codegeex.data.batches import Batch
+    from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW, build_probed, marked_parameter
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     config = single_device(job.config)
-    built = build(config, momentum=True)
+    built = build_probed(config, marked_parameter(job.config))
     for parameter in built.optimizer.parameters:
         parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
     built.step.set_train(True)
-    data, micro, outputs = batches(config, job.steps), config.micro_batch, []
+    probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW)}
+    data, outputs = batches(config, job.steps), []
     for step in range(job.steps):
-        for i in range(config.accumulation - 1):
-            built.accumulate_step(*[Tensor(a[step, i * micro : (i + 1) * micro]) for a in data])
-        outputs.append(built.step(*[Tensor(a[step, -micro:]) for a in data]).asnumpy().tolist())
+        _set_probes(probes, job, step, overflows=True)
+        *others, last = Batch(*[a[step] for a in data]).parts(config.accumulation)
+        for part in others:
+            built.accumulate_step(*map(Tensor, part.arrays()))
+        outputs.append(built.step(*map(Tensor, last.arrays())).asnumpy().tolist())
     np.savez(job.file("npz"), **{p.name: p.asnumpy() for p in built.optimizer.parameters})
     write_json(job.file("json"), {"outputs": outputs, **_resources()})
+
+
+def _set_probes(probes: dict[str, Any], job: Job, step: int, overflows: bool) -> None:
+    """Clipping of this step, and the overflow where this process has it."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW
+
+    probes[CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
+    infinite = overflows and step == overflows_in(job.config, job.steps)
+    probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
 def export(job: Job, rank: int) -> None:
@@ -91,11 +115,11 @@ def partitioned_step(config: RunConfig, rank: int) -> Any:
     from mindspore.communication import init
 
     from ms_codegeex.parallel import context
-    from ms_codegeex.training.build import build
+    from ms_codegeex.rehearsal.probe import build_probed, marked_parameter
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
-    built = build(config, momentum=True, tied_group=context.enter(config, rank))
+    built = build_probed(config, marked_parameter(config), context.enter(config, rank))
     return built.step.set_train(True)
 
 
@@ -112,16 +136,18 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     `engine`: the layouts the engine chose; `full`: whole values as they were built.
     """
     from ms_codegeex.rehearsal.mindir import parameter_name
+    from ms_codegeex.rehearsal.probe import COPY
 
-    copies = {layout.name: layout.copy_of for layout in layouts_of(config)}
-    replica, windows = config.mesh.coordinates(rank)[1], {}
+    place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = parameter_name(proto.name), tuple(proto.dims)
-        value = initial_value(copies[name] or name, full[name].shape) if name in copies else full[name]
+        weight = name.removeprefix(COPY)  # AdamW's copies begin as the weights do
+        known = weight in place.layouts
+        value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
             window = engine_window(engine[name], rank, value.shape, local, replica)
             value = value[tuple(window)]
-            if name in copies:
+            if name in place.layouts:
                 windows[name] = [[part.start, part.stop] for part in window]
         if value.shape != local:
             raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")
@@ -135,6 +161,7 @@ def run(job: Job, rank: int) -> None:
     from mindspore import Tensor, nn
 
     from ms_codegeex.rehearsal.mindir import Collective, parameter_name
+    from ms_codegeex.rehearsal.probe import COPY, GRADIENT, AdamWFormula, parameters_of
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
@@ -145,12 +172,17 @@ def run(job: Job, rank: int) -> None:
     exchange = Exchange(job.messages, rank, MESSAGE_SECONDS)
     exchange.register([Collective(**_tuples(values)) for values in facts["collectives"]])
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
+    held = {parameter_name(name): p for name, p in network.parameters_dict().items()}
+    formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
+        _set_probes(held, job, step, overflows=rank == job.config.mesh.world - 1)
         outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
-    values = {parameter_name(name): p.asnumpy() for name, p in network.parameters_dict().items()}
-    np.savez(job.file("npz", rank), **{name: values[name] for name in facts["windows"]})
-    write_json(job.file("run.json", rank), {"outputs": outputs, **_resources()})
+        if outputs[-1][5]:
+            formula.update(outputs[-1][3], parameters_of(held, GRADIENT))
+    np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in facts["windows"]})
+    errors = formula.errors(parameters_of(held, COPY))
+    write_json(job.file("run.json", rank), {"outputs": outputs, "adamw": errors, **_resources()})
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

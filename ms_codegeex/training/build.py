@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -13,7 +14,7 @@ from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.kernels import chosen_kernels
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.training.optimizer import AdamW, Momentum
+from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
 DTYPES = {"fp32": ms.float32, "fp16": ms.float16}
@@ -51,10 +52,20 @@ def build_network(config: RunConfig) -> nn.Cell:
     return network
 
 
+def adamw(config: RunConfig, parameters: list[ms.Parameter]) -> AdamW:
+    """The run's optimizer."""
+    training = config.training
+    return AdamW(parameters, training.optimizer, training.schedule, fused="optimizer" in chosen_kernels(config))
+
+
 def build(
-    config: RunConfig, momentum: bool = False, tied_group: str | None = None, compile_once: bool = False
+    config: RunConfig,
+    tied_group: str | None = None,
+    compile_once: bool = False,
+    optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] = adamw,
+    step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
 ) -> Built:
-    """Everything a rank runs. `momentum`: SGD with momentum, for comparisons: Adam hides a wrong gradient scale.
+    """Everything a rank runs. A rehearsal has its own `optimizer` and `step`.
 
     `compile_once`: a network that a step runs for each micro-batch is compiled once and called, not inlined each time;
     the time to compile would grow with their number. A graph exported in that form has lost the order of its sends and
@@ -63,14 +74,12 @@ def build(
     network = build_network(config)
     if compile_once and config.partitioned and config.accumulation > 1:
         call_not_inline(network)
-    arguments = network.trainable_params(), config.training.optimizer, config.training.schedule
-    optimizer = Momentum(*arguments) if momentum else AdamW(*arguments, fused="optimizer" in chosen_kernels(config))
-    settings = step_settings(config, [p.name for p in optimizer.parameters], tied_group)
-    split = _split(network, config)
-    step = TrainStep(split, optimizer, settings)
-    accumulate = AccumulateStep(step) if settings.accumulation > 1 else None
+    updates = optimizer(config, network.trainable_params())
+    settings = step_settings(config, [p.name for p in updates.parameters], tied_group)
+    train = step(_split(network, config), updates, settings)
+    accumulate = AccumulateStep(train) if settings.accumulation > 1 else None
     evaluation = EvaluationStep(network, 1 if config.partitioned else settings.world)
-    return Built(network, optimizer, step, settings.accumulation, accumulate, evaluation)
+    return Built(network, updates, train, settings.accumulation, accumulate, evaluation)
 
 
 def call_not_inline(network: nn.Cell) -> None:

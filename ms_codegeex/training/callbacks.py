@@ -64,7 +64,7 @@ class JsonLog(Callback):
         """Show every step, log every `logging.every`-th, evaluated, skipped and the last one."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
         line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
-        self._event({"event": "step", **line})
+        self._event({"event": "step", "steps_left": trainer.steps_left, **line})
         if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.finished:
             failed = self.log.write(json.dumps(line))
             if failed and not self.warned:
@@ -161,7 +161,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_log(path: Path, last_step: int) -> None:
-    """Drop the lines behind `last_step`: a resumed run writes them anew."""
+    """Drop the lines after `last_step`: a resumed run writes them anew."""
     kept = [record for record in read_log(path) if record["step"] <= last_step]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")

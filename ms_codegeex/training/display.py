@@ -90,19 +90,20 @@ class Display:
         if event["event"] == "warning":
             tqdm.write(f"warning: {event['text']}", file=sys.stderr)
             return
+        self.steps = event["step"] + event["steps_left"]  # an estimate, where the run's length is in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
             compiled = f"  (compiled in {duration(time.monotonic() - self.waiting[1])})"
         self.waiting = None
         if self.terminal:
             bar = self._bar()
-            bar.n, bar.total = event["step"], max(event["step"], self.steps)
+            bar.n, bar.total = event["step"], self.steps
             bar.set_description_str("training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
         elif (
             compiled
             or event["step"] % self.every == 0
-            or event["step"] >= self.steps
+            or not event["steps_left"]
             or event["validation_loss"] is not None
         ):
             print(

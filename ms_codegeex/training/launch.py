@@ -16,7 +16,7 @@ import psutil
 
 from ms_codegeex.config import RunConfig, flattened
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json
+from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import (
     DOUBTFUL,
@@ -106,17 +106,21 @@ def _newest_start(run: RunDirectory, existing: list[Path]) -> Start:
         print(f"skipped: {reason}", file=sys.stderr, flush=True)
     later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
     passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
-    if checkpoint is None and any(why == "damaged" for _, why in passed_over):
-        raise UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
     if checkpoint is None and passed_over:
-        print("no checkpoint was followed by finite steps: starting again from step 0", file=sys.stderr, flush=True)
+        doubtful = [path for path, why in passed_over if why == DOUBTFUL]
+        way = f"go on from one of them all the same with --resume {doubtful[0]}, or " if doubtful else ""
+        raise UserError(
+            f"output: no checkpoint in {run.checkpoints} is {'free of doubt' if doubtful else 'sound'}; {way}choose "
+            "another output"
+        )
     return Start(checkpoint, passed_over)
 
 
 @contextlib.contextmanager
 def held_run(run: RunDirectory) -> Iterator[None]:
-    """Hold the run directory against other jobs. What this made is removed again if nothing else was written there."""
+    """Hold the run directory against other jobs. What this made is removed again if the run is not opened."""
     made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    new = not (run.path / ".lock").exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = _locked(run.path / ".lock")
@@ -128,10 +132,10 @@ def held_run(run: RunDirectory) -> Iterator[None]:
         _note_not_finite(run)
         yield
     finally:
-        if made and [path.name for path in run.path.iterdir()] == [".lock"]:
-            (run.path / ".lock").unlink()
-            for folder in made:
-                with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # somebody has removed it, or filled it
+            if new and not run.config.exists():  # it was not opened
+                (run.path / ".lock").unlink()
+                for folder in made:
                     folder.rmdir()
         os.close(lock)
 
@@ -236,9 +240,11 @@ def run_workers(
 
 def _note_not_finite(run: RunDirectory) -> None:
     """If the last job ended because it was not finite, note which checkpoints that makes doubtful."""
-    with contextlib.suppress(UserError):  # there is no error; or the next start notes it
-        if (step := read_json(run.error).get("not_finite")) is not None:
-            doubt(run.checkpoints, step)
+    with contextlib.suppress(UserError):  # there is no error
+        error = read_json(run.error)
+        if error.get("not_finite") is not None and not error.get("noted"):
+            doubt(run.checkpoints, error["since"], error["not_finite"])
+            write_json(run.error, {**error, "noted": True})  # once, though both its end and the next start ask for it
 
 
 def _worker_error(run: RunDirectory, node: Node) -> UserError | RunFailure:

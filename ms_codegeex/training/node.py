@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import check_kind
 from ms_codegeex.parallel.rank_table import RankTable, check_against_config, read_rank_table
 from ms_codegeex.training.processes import ProcessSpec
 from ms_codegeex.training.run_directory import RunDirectory
@@ -55,6 +56,7 @@ def resolve_node(
     master: str | None = None,
 ) -> Node:
     """This server's part. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
+    check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
         if master is not None:

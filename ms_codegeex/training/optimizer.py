@@ -49,10 +49,6 @@ def decays(name: str) -> bool:
 
 
 # Mapped over the parameters, not looped: the engine nests a call for each turn of a loop, and 1,000 calls at most.
-def _momentum(kernel, rate, beta, parameter, v, gradient):
-    return kernel(parameter, v, rate, gradient, beta)
-
-
 def _fused_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, parameter, m, v, gradient):
     return kernel(parameter, m, v, rate, beta1, beta2, epsilon, decay * factor, gradient)[0]
 
@@ -64,28 +60,6 @@ def _composed_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, paramete
     new_v = beta2 * old_v + (1.0 - beta2) * gradient * gradient
     new = parameter - rate * (new_m / (ops.sqrt(new_v) + epsilon) + decay * factor * parameter)
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
-
-
-class Momentum(nn.Cell):
-    """v = βv + g; w -= lr·v. For comparisons of gradients, with the interface of `AdamW`; no decay, no moments in
-    `m`."""
-
-    def __init__(self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig):
-        super().__init__(auto_prefix=False)
-        self.parameters, self.beta = ParameterTuple(parameters), config.beta1
-        self.v = self.parameters.clone(prefix="optimizer.v", init="zeros")
-        self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
-        self.schedule = WarmupCosine(schedule)
-        self.kernel = ops.ApplyMomentum()  # one operator: a pipeline drops what is done to other stages' parameters
-        self.map = ops.HyperMap()
-
-    def construct(self, gradients):
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
-        lr = self.schedule(self.step)
-        update = ops.partial(_momentum, self.kernel, lr, self.beta)
-        done = self.map(update, self.parameters, self.v, gradients)
-        lr = ops.depend(lr, done)
-        return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
 
 class AdamW(nn.Cell):

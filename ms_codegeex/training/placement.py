@@ -1,4 +1,5 @@
-"""Which part of each tensor of the training state this rank holds, and which of the holders writes it."""
+"""Which rows of a batch this rank loads, which part of each tensor of the training state it holds, and which of the
+holders writes it."""
 
 from __future__ import annotations
 
@@ -6,6 +7,13 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
+
+
+def loaded_rows(config: RunConfig, rank: int) -> slice:
+    """The rows of a global batch that a rank loads: the devices of its stage share them in equal parts."""
+    devices = config.mesh.stage_size
+    local = config.training.global_batch // devices
+    return slice(rank % devices * local, (rank % devices + 1) * local)
 
 
 class Placement:

@@ -32,8 +32,10 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both 
     "training.precision",
     "training.dropout",
     "training.clip_norm",
+    "training.loss_scale",
     "training.optimizer",
     "training.schedule",
+    "parallel.fusion.dropout",
 )
 REPORTED = (
     "device",
@@ -47,7 +49,6 @@ REPORTED = (
     "training.evaluate_every",
     "training.evaluate_samples",
     "training.loss_chunk",
-    "training.loss_scale",
     "parallel",
     "checkpoint.every",
     "checkpoint.keep",
@@ -70,11 +71,11 @@ def _covers(section: str, key: str) -> bool:
     return key == section or key.startswith(f"{section}.")
 
 
-def check_allowed(allowed: Collection[str]) -> None:
+def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
     """`UserError` for an `--allow-change` that names neither a key nor a section that could be refused."""
-    known = {*REFUSED, *(key for key in flattened(asdict(RunConfig())) if any(_covers(r, key) for r in REFUSED))}
+    known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
     for key in allowed:
-        if key not in known and not key.startswith("model."):
+        if key not in known:
             close = difflib.get_close_matches(key, sorted(known), 1, 0.5)
             hint = f"did you mean {close[0]}?" if close else f"these can be refused: {', '.join(REFUSED)}"
             raise UserError(f"--allow-change {key}: no key whose change is refused; {hint}")
@@ -86,7 +87,7 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
     Raises:
         UserError: a difference is refused and `allowed` (keys or sections) does not name it; or the tokenizer differs.
     """
-    check_allowed(allowed)
+    check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:
         refused = any(_covers(section, change.key) for section in REFUSED)
@@ -104,6 +105,8 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
     now["data.seq_length"] = config.seq_length
     defaults = dict(flattened(asdict(RunConfig())))  # for keys that did not exist when the checkpoint was written
+    for values in (before, now):  # no device has this kernel by default
+        values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [
         Change(key, before.get(key, defaults.get(key)), now.get(key))
         for key in sorted({*before, *now})

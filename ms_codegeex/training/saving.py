@@ -6,16 +6,17 @@ checkpoint becomes good when finite steps have followed it, and pruning always k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from ms_codegeex.errors import NotFinite, UserError
-from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, step_name, write_checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
 from ms_codegeex.training.trainer import Callback, Record, Trainer
 
-GOOD_AFTER = 10  # finite steps; fewer where checkpoints are closer together, or none would become good in time
-STREAK = 3  # skipped steps in a row; one or two are how a loss scale finds its place
+GOOD_AFTER = range(5, 11)  # finite steps; few where checkpoints are close together, so that fewer have to stay
+STREAK = 3  # skipped steps in a row; one or two are how a loss scale finds its place again
 
 
 class Checkpoints(Callback):
@@ -46,19 +47,22 @@ class Checkpoints(Callback):
     ):
         self.root, self.every, self.keep = root, every, keep
         self.writers, self.barrier = writers, barrier
-        self.good_after = min(every or GOOD_AFTER, GOOD_AFTER)
+        self.good_after = min(max(every, GOOD_AFTER[0]), GOOD_AFTER[-1]) if every else GOOD_AFTER[-1]
         self.sound = SoundCheckpoints()
-        self.due, self.skipped = False, 0
+        self.due = self.settled = False  # a save waits; a step of this job was finite
+        self.skipped = 0  # steps in a row, after the first finite one: at the start a loss scale looks for its place
         self.followers: dict[Path, int] = {}  # finite steps after each checkpoint that is not known to be good
+        self.doubted: set[Path] = set()
         self.saved: int | None = None
-        if restored is not None and restored.path.parent == root:
+        if restored is not None and restored.path.resolve().parent == root.resolve():
             self.saved = restored.step
             if outcome(restored.path) != GOOD:
                 self.followers[restored.path] = 0
 
     def step(self, trainer: Trainer, record: Record) -> None:
         """Note what the step says of earlier checkpoints; save if it is time."""
-        self.skipped = self.skipped + 1 if record.skipped else 0
+        self.settled = self.settled or not record.skipped
+        self.skipped = self.skipped + 1 if record.skipped and self.settled else 0
         if trainer.rank == 0:
             self._judge(trainer, record)
         self.due = self.due or bool(self.every and record.step % self.every == 0)
@@ -67,30 +71,38 @@ class Checkpoints(Callback):
 
     def end(self, trainer: Trainer) -> None:
         """Save the last step unless it is there. `NotFinite` if the run ends skipping and has saved before."""
-        if self.saved == trainer.progress.step:
-            return
-        if self.skipped >= STREAK and self.saved is not None:
+        present = self.saved == trainer.progress.step
+        if self.skipped >= STREAK and self.saved is not None and not present:
             raise NotFinite(
                 f"the last {self.skipped} steps were skipped, because gradients were not finite; the run has not "
                 f"converged, and nothing was saved after step {self.saved}. Lower "
                 "training.schedule.learning_rate and go on with --resume auto --allow-change training.schedule",
                 trainer.progress.step,
             )
-        if trainer.rank == 0:  # the run has reached its end: fewer steps are enough now
-            for path, followers in self.followers.items():
-                if followers and path.exists():
-                    self._note(trainer, path, GOOD, trainer.progress.step)
-        self._save(trainer)
+        if trainer.rank == 0 and not self.skipped:  # the run has reached its end: fewer steps are enough now
+            for path in [path for path, followers in self.followers.items() if followers and path.exists()]:
+                if self._note(trainer, path, GOOD, trainer.progress.step):
+                    del self.followers[path]
+        if not present:
+            self._save(trainer)
+        loss = trainer.validation_loss()
+        if trainer.rank == 0:
+            if self.settled and loss is not None and math.isfinite(loss):
+                for path in self.followers:  # nothing will follow the last one, but it was evaluated
+                    if path.name == step_name(trainer.progress.step):
+                        self._note(trainer, path, GOOD, trainer.progress.step)
+            self._prune(trainer)
 
     def _judge(self, trainer: Trainer, record: Record) -> None:
         for path in list(self.followers):
             if not path.exists():
                 del self.followers[path]
-            elif self.skipped == STREAK:
-                self._note(trainer, path, DOUBTFUL, record.step)
+            elif self.skipped >= STREAK:
+                if path not in self.doubted and self._note(trainer, path, DOUBTFUL, record.step):
+                    self.doubted.add(path)
             elif not record.skipped:
                 self.followers[path] += 1
-                if self.followers[path] == self.good_after and self._note(trainer, path, GOOD, record.step):
+                if self.followers[path] >= self.good_after and self._note(trainer, path, GOOD, record.step):
                     del self.followers[path]
 
     @staticmethod
@@ -112,6 +124,14 @@ class Checkpoints(Callback):
             world_size=self.writers,
             barrier=self.barrier,
         )
-        self.saved, self.due, self.followers[path] = trainer.progress.step, False, 0
+        self.saved, self.due = trainer.progress.step, False
         if trainer.rank == 0:
+            self.followers[path] = 0
+            self.sound.written(path)
+            self._prune(trainer)
+
+    def _prune(self, trainer: Trainer) -> None:
+        try:
             prune(self.root, self.keep, self.sound)
+        except OSError as error:
+            trainer.warn(f"{self.root}: old checkpoints could not be deleted ({error.strerror})")

@@ -102,7 +102,7 @@ class TrainStep(nn.TrainOneStepCell):
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings):
         super().__init__(network, optimizer)
-        self.slots, self.clip = float(settings.slots), settings.clip_norm
+        self.slots, self.clips, self.clip = float(settings.slots), settings.clip_norm > 0, settings.clip_norm
         scaling = settings.loss_scale
         self.scaled = scaling is not None
         scaling = scaling or LossScaleConfig(initial=1.0)
@@ -145,6 +145,10 @@ class TrainStep(nn.TrainOneStepCell):
             gradients = self.map(ops.partial(_tie, self.tie), self.tied, gradients)
         return sums, gradients
 
+    def probe(self, gradients):
+        """As they are; a rehearsal makes one overflow."""
+        return gradients
+
     def _global_sums(self, sums, gradients, scale):
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
         unscale = 1.0 / scale if self.scaled else None
@@ -171,12 +175,13 @@ class TrainStep(nn.TrainOneStepCell):
         scale = self.scale + 0.0  # a copy: the parameter changes below
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
+        gradients = self.probe(gradients)
         loss, count, square = self._global_sums(sums, gradients, scale)
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         norm = ops.sqrt(square) * (self.slots / tokens)  # not a number after an overflow anywhere
         finite = ops.isfinite(norm)
         factor = self.slots / (scale * tokens)
-        if self.clip > 0:
+        if self.clips:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_scale, factor), gradients)
         rate = Tensor(0.0, ms.float32)

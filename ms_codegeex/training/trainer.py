@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -26,7 +25,9 @@ from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
-from ms_codegeex.training.placement import Placement
+from ms_codegeex.training.placement import Placement, loaded_rows
+
+EMPTY_STEPS = 100
 
 
 @dataclass
@@ -95,6 +96,9 @@ class Trainer:
         self.progress = Progress()
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = False
+        self.empty_steps = 0  # in a row, without a token that counts
+        # what the run trains on, before it starts: a path may hold other data later. Rank 0's state is the one saved
+        self.datasets = content_hashes(config.data) if rank == 0 else {}
         self.model_config = config.model_config()
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
@@ -145,11 +149,6 @@ class Trainer:
                 offset = tuple(part.start for part in window) if window else (0,) * len(shape)
                 slices[name] = Slice(shape, offset, parameter.asnumpy())
         return slices
-
-    @functools.cached_property
-    def datasets(self) -> dict[str, str]:
-        """Hashes of what the run trains on: a resume compares them, because a path may hold other data by then."""
-        return content_hashes(self.config.data)
 
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
@@ -246,27 +245,33 @@ class Trainer:
             callback.end(self)
 
     def _local_batch(self, first: int) -> Batch:
-        local = self.config.training.global_batch // self.loaders
-        return self.data.training_batch(first + self.rank % self.loaders * local, local)
+        rows = loaded_rows(self.config, self.rank)
+        return self.data.training_batch(first + rows.start, rows.stop - rows.start)
 
     def _step(self, batch: Batch, began: float, waited: float) -> Record:
         self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
-        size = len(batch.samples) // self.built.accumulation
-        for start in range(0, len(batch.samples) - size, size):
-            self.built.accumulate_step(*_tensors(batch.rows(start, start + size)))
-        outputs = self.train_step(*_tensors(batch.rows(len(batch.samples) - size, len(batch.samples))))
+        *others, last = batch.parts(self.built.accumulation)
+        for part in others:
+            self.built.accumulate_step(*_tensors(part))
+        outputs = self.train_step(*_tensors(last))
         loss, count, norm, rate, scale, finite = outputs.asnumpy().tolist()
         progress = self.progress
         progress.step += 1
         progress.samples += self.config.training.global_batch
         progress.tokens += round(count) if finite else 0
+        self.empty_steps = 0 if count else self.empty_steps + 1
+        if self.empty_steps == EMPTY_STEPS:
+            raise UserError(
+                f"data: the last {EMPTY_STEPS} steps held no token that the loss counts; look at the dataset with "
+                "`ms-codegeex inspect --sample`"
+            )
         seconds = time.perf_counter() - began
         if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             raise NotFinite(
                 f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
-                "Lower training.schedule.learning_rate, or look at the data around sample "
-                f"{progress.samples - self.config.training.global_batch}; --resume auto goes on from the last "
-                "checkpoint that finite steps followed",
+                f"Look at the data around sample {progress.samples - self.config.training.global_batch}, or go on from "
+                "the last checkpoint that finite steps followed, at a lower rate: --resume auto --allow-change "
+                "training.schedule training.schedule.learning_rate=…",
                 progress.step,
             )
         return self._record(loss, norm if finite else None, rate, scale, not finite, seconds, waited)
@@ -288,7 +293,7 @@ class Trainer:
             tokens_per_second=slots / seconds,
             mfu=flops / peak if peak else 0.0,
             data_wait_percent=100 * waited / seconds,
-            memory_bytes=psutil.Process().memory_info().rss,
+            memory_bytes=used_memory(self.config.device),
             step_seconds=seconds,
             compiling=not self.compiled,
         )
@@ -331,6 +336,11 @@ class Trainer:
             "unigram_entropy": unigram_entropy(self.validation),
             "shuffled_context_loss": self.evaluate(shuffled=True) if self.evaluates else None,
         }
+
+
+def used_memory(device: str) -> int:
+    """Bytes that this rank uses: of the host on a CPU, else the most that tensors took of the device so far."""
+    return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()
 
 
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:

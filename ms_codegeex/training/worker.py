@@ -11,25 +11,28 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
+from ms_codegeex.parallel.hardware import GIB
 from ms_codegeex.training.processes import die_with_parent
 from ms_codegeex.training.run_directory import RunDirectory
 
 
-def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6) -> float:
-    """FLOP/s of FP32 matrix products in this process while the other ranks do the same: what MFU on a CPU refers to.
+def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32") -> float:
+    """FLOP/s of matrix products in this process while the other ranks do the same: what MFU on a CPU or GPU refers to.
 
-    Median over `seconds`, behind a barrier, because ranks on one machine share its cores.
+    Median over `seconds`, after a barrier, because ranks on one machine share its cores.
     """
     import numpy as np
     from mindspore import Tensor, ops
 
-    a, matmul, times = Tensor(np.ones((size, size), np.float32)), ops.MatMul(), []
+    number = {"fp32": np.float32, "fp16": np.float16}[precision]
+    a, matmul, times = Tensor(np.ones((size, size), number)), ops.MatMul(), []
     matmul(a, a).asnumpy()
     if ranks > 1:
         ops.AllReduce()(Tensor(np.zeros(1, np.float32))).asnumpy()
@@ -41,23 +44,22 @@ def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6) 
     return 2 * size**3 / statistics.median(times)
 
 
-def _initialise(config: RunConfig) -> tuple[int, str | None]:
-    """Choose device and graph mode, join the other ranks; returns this rank and the group of the tied word table."""
+def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:
+    """Choose device and graph mode, join the other ranks; returns the configuration with the hardware that the driver
+    names, this rank and the group of the tied word table."""
     import mindspore as ms
     from mindspore import communication
 
     from ms_codegeex.parallel import context
-    from ms_codegeex.parallel.kernels import chosen_kernels
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    if "graph_kernel" in chosen_kernels(config):
-        ms.set_context(enable_graph_kernel=True)
     if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # else msrun gives each process its device
         ms.set_device("Ascend", int(os.environ["DEVICE_ID"]))
     else:
         ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
+    config = _on_this_device(config)
     if config.devices == 1:
-        return 0, None
+        return config, 0, None
     communication.init()
     if communication.get_group_size() != config.devices:
         raise RunFailure(
@@ -65,16 +67,41 @@ def _initialise(config: RunConfig) -> tuple[int, str | None]:
             "table, and that every server has its share of the devices"
         )
     rank = communication.get_rank()
-    return rank, context.enter(config, rank) if config.partitioned else None
+    return config, rank, context.enter(config, rank) if config.partitioned else None
+
+
+def _on_this_device(config: RunConfig) -> RunConfig:
+    """The configuration with its Ascend named, its kernels checked again; sets what depends on both: the memory that
+    the plan counts with, and fusion of element-wise chains."""
+    import mindspore as ms
+
+    from ms_codegeex.parallel.hardware import driver_hardware, running_on
+    from ms_codegeex.parallel.kernels import check_kernels, chosen_kernels
+
+    if config.device == "ascend":
+        hardware = driver_hardware(config, ms.hal.get_device_name(device_target="Ascend"))
+        config = replace(config, parallel=replace(config.parallel, hardware=hardware))
+        check_kernels(config)
+    if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps what it has
+        ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB")
+    if "graph_kernel" in chosen_kernels(config):
+        if config.device == "cpu":  # there the level fuses nothing (MindSpore 2.9), and the deprecated switch does
+            ms.set_context(enable_graph_kernel=True)
+        else:
+            ms.set_context(jit_config={"jit_level": "O1"})
+    return config
 
 
 def _matmul_peak(config: RunConfig) -> float:
-    """FLOP/s of a device that MFU refers to: published for an Ascend, measured elsewhere."""
-    if config.device != "ascend":
-        return measure_matmul_peak(config.devices)
-    from ms_codegeex.parallel.hardware import device as hardware
+    """FLOP/s of a device in the precision of the run, to which MFU refers: published for an Ascend, else measured."""
+    from ms_codegeex.parallel.hardware import running_on
 
-    return hardware(config.parallel.hardware).peak(config.training.precision)
+    precision = config.training.precision
+    if config.device == "ascend":
+        return running_on(config).peak(precision)
+    if config.device == "gpu":
+        return measure_matmul_peak(config.devices, size=8192, precision=precision)
+    return measure_matmul_peak(config.devices)
 
 
 def _barrier() -> None:
@@ -94,7 +121,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     from ms_codegeex.training.trainer import Trainer
 
     config = run_directory.read_config()
-    rank, tied_group = _initialise(config)
+    config, rank, tied_group = _initialise(config)
     data, validation = training_data(config), validation_data(config)
     callbacks = []
     if rank == 0:
@@ -140,14 +167,16 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
 def main() -> int:
     """Exit status 0 when this rank did its part; a one-line error is left for the launcher otherwise."""
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    run_directory = RunDirectory(Path(sys.argv[1]))
+    run_directory, since = RunDirectory(Path(sys.argv[1])), 0
     try:
-        run(run_directory, Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None)
+        checkpoint = Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None
+        since = checkpoint.step if checkpoint else 0
+        run(run_directory, checkpoint)
     except (UserError, RunFailure) as error:
         print(error, file=sys.stderr, flush=True)
         step = error.step if isinstance(error, NotFinite) else None
         with contextlib.suppress(UserError):  # a full disk: the launcher says so
-            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step}
+            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step, "since": since}
             write_json(run_directory.error, content)
         return 2
     rank = os.environ.get("RANK_ID", "0")

@@ -13,7 +13,7 @@ def test_results_come_in_order_whichever_is_read_first(workers):
 
     def read(position):
         if workers > 1:  # the first waits for the second
-            late.wait(30) if position == 10 else late.set()
+            late.wait(600) if position == 10 else late.set()
         return position * 2
 
     with read_ahead(read, range(10, 40, 3), workers) as results:
@@ -30,10 +30,10 @@ def test_reading_is_bounded_and_goes_on_behind_the_callers_back(workers):
 
     with read_ahead(read, range(100), workers) as results:
         for _ in range(2 * workers):
-            assert enough.acquire(timeout=30)
+            assert enough.acquire(timeout=600)
         assert not enough.acquire(timeout=0.05) and sorted(began) == list(range(2 * workers))
         next(results)
-        assert enough.acquire(timeout=30)
+        assert enough.acquire(timeout=600)
         assert not enough.acquire(timeout=0.05) and len(began) == 2 * workers + 1
 
 

@@ -25,15 +25,30 @@ from ms_codegeex.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0)
-# The command, with small units; `keep` leaves the work directory there.
+# The command, with small units. `keep` leaves the work directory there; `two` makes two shards and waits for ever with
+# the third; `held` waits for ever once a worker has made the first.
 DRIVER = """
-import sys
+import sys, time
 from ms_codegeex.cli import main
-from ms_codegeex.data import building, records
+from ms_codegeex.data import building, records, workers
+make, track, made = building.make_shard, workers.Progress.track, []
+def two(*arguments):
+    if len(made) == 2:
+        time.sleep(5432)
+    made.append(make(*arguments))
+    return made[-1]
+def held(*arguments):
+    for pair in track(*arguments):
+        yield pair
+        time.sleep(5432)
 if __name__ == "__main__":
     records._UNIT_FILES = 2
     if sys.argv[1] == "keep":
         building.remove = lambda path: None
+    elif sys.argv[1] == "two":
+        building.make_shard = two
+    elif sys.argv[1] == "held":
+        workers.Progress.track = held
     sys.exit(main(["prepare", *sys.argv[2:]]))
 """
 
@@ -75,11 +90,11 @@ def shards(work):
 def undisturbed(place):
     """The files of a run that nothing disturbs, and how many files of shards it made."""
     process = start(place, place / "whole", 2, mode="keep")
-    assert process.wait(120) == 0, process.stderr.read()
+    assert process.wait(600) == 0, process.stderr.read()
     return content(place / "whole"), len(shards(work_path(place / "whole")))
 
 
-def gone(processes, seconds=20):
+def gone(processes, seconds=600):
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return not alive
 
@@ -102,7 +117,7 @@ def kill_and_go_on(place, output, undisturbed, finished, delay, workers):
         assert content(output) == undisturbed
     before = shards(work_path(output))
     process = start(place, output, workers, mode="keep")
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert content(output) == undisturbed
     after = shards(work_path(output))
@@ -130,18 +145,18 @@ def test_a_run_killed_at_any_moment_goes_on(place, tmp_path, undisturbed):
 
 
 def test_a_run_that_is_killed_with_shards_finished(place, tmp_path, undisturbed):
-    """Killed as soon as the first shards are there: these are not made again."""
+    """These are not made again."""
     output = tmp_path / "out"
-    process = start(place, output, 1)
+    process = start(place, output, 1, mode="two")
     while process.poll() is None and len(shards(work_path(output))) < 4:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = shards(work_path(output))
-    assert 4 <= len(before) < 2 * 15  # of fifteen trees' units and three archives
+    assert len(before) == 4  # of fifteen trees' units and three archives
     finished = {name for name in before if name.endswith(".npz")}
     process = start(place, output, 2, mode="keep")
-    assert process.wait(120) == 0, process.stderr.read()
+    assert process.wait(600) == 0, process.stderr.read()
     after = shards(work_path(output))
     assert {name: after[name] for name in finished} == {name: before[name] for name in finished}
     assert content(output) == undisturbed[0] and len(after) == 2 * 18
@@ -150,7 +165,7 @@ def test_a_run_that_is_killed_with_shards_finished(place, tmp_path, undisturbed)
 def test_two_commands_on_one_output(place, tmp_path, undisturbed):
     output = tmp_path / "out"
     processes = [start(place, output, 1, "--json") for _ in range(2)]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert sorted(json.loads(result)["cached"] for result, _ in results) == [False, True]
     assert any("another process prepares it; waiting" in error or "already prepared" in error for _, error in results)
@@ -161,15 +176,13 @@ def test_two_commands_on_one_output(place, tmp_path, undisturbed):
 @pytest.mark.parametrize("to_all", [False, True])
 def test_an_interrupt_ends_all_workers(place, tmp_path, to_all):
     """Ctrl-C reaches every process of the terminal; `kill -INT` only one. Both end all of them, with one line."""
-    process = start(place, tmp_path / "out", 2)
-    children = []
-    while process.poll() is None and len(children) < 2:
-        children = psutil.Process(process.pid).children(recursive=True)
+    process = start(place, tmp_path / "out", 2, mode="held")
+    while process.poll() is None and not shards(work_path(tmp_path / "out")):
         time.sleep(0.01)
-    while process.poll() is None and not work_path(tmp_path / "out").is_dir():
-        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 130 and gone(children)
     assert error.splitlines()[-1] == "ms-codegeex prepare: interrupted" and "Traceback" not in error
     assert not (tmp_path / "out").exists()
@@ -183,11 +196,11 @@ def test_a_dead_worker_is_told(place, tmp_path, undisturbed):
             child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
         ]
     victims[0].kill()
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 2, error
     assert "worker processes was ended from outside" in error.splitlines()[-1]
     process = start(place, tmp_path / "out", 2)
-    assert process.wait(120) == 0 and content(tmp_path / "out") == undisturbed[0]
+    assert process.wait(600) == 0 and content(tmp_path / "out") == undisturbed[0]
 
 
 class TestFullDisk:

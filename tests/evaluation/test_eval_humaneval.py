@@ -123,9 +123,9 @@ def test_verdicts(tmp_path, sandbox):
 
 
 def test_time_is_up(tmp_path, sandbox, monkeypatch):
-    monkeypatch.setattr(humaneval, "GRACE", 3.5)
-    task = humaneval.build(write(tmp_path / "h.jsonl", ROW), timeout=0.5)
-    assert task.limits.wall == 4 and humaneval.build(tmp_path / "h.jsonl").timeout == 3
+    monkeypatch.setattr(humaneval, "GRACE", 8.0)
+    task = humaneval.build(write(tmp_path / "h.jsonl", ROW), timeout=2)
+    assert task.limits.wall == 10 and humaneval.build(tmp_path / "h.jsonl").timeout == 3
     endless = "    return 2 * x\nimport threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda text: judged(task, sandbox, text), ["    while True: pass", endless]))

@@ -328,14 +328,61 @@ def test_prune_keeps_the_last_good_one_and_the_next_that_can_become_good(tmp_pat
     assert steps(tmp_path) == [10]
 
 
-def test_after_an_end_that_was_not_finite_only_good_checkpoints_are_taken(tmp_path):
+def test_after_an_end_that_was_not_finite_what_the_job_saved_is_taken_only_if_it_is_good(tmp_path, capsys):
     written(tmp_path, 1, 2, 3, 4, good=(2,))
-    doubt(tmp_path, 5)
+    doubt(tmp_path, 1, 5)  # a job that began at step 1
+    assert [outcome(path) for path in list_checkpoints(tmp_path)] == [DOUBTFUL, GOOD, DOUBTFUL, DOUBTFUL]
     assert newest_sound(tmp_path).step == 2
-    with pytest.raises(UserError, match="doubtful"):
-        shutil.rmtree(tmp_path / "step-00000002")
-        resolve(tmp_path)
-    assert resolve(tmp_path / "step-00000004").step == 4  # named, it is taken
+    shutil.rmtree(tmp_path / "step-00000002")
+    assert newest_sound(tmp_path) is None
+    assert resolve(tmp_path).step == 4 and "warning:" in (told := capsys.readouterr().err) and "doubtful" in told
+    assert resolve(tmp_path / "step-00000003").step == 3  # named, it is taken
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_there_before_the_job_is_not_doubted(tmp_path):
+    """Also checkpoints of before there were outcomes."""
+    written(tmp_path, 1, 2, 3)
+    doubt(tmp_path, 3, 5)
+    assert [outcome(path) for path in list_checkpoints(tmp_path)] == [None, None, DOUBTFUL]
+
+
+def test_a_good_checkpoint_is_doubted_when_a_second_job_ends_after_it(tmp_path):
+    written(tmp_path, 1, 2, good=(1, 2))
+    doubt(tmp_path, 2, 5)
+    assert newest_sound(tmp_path).step == 2
+    doubt(tmp_path, 2, 5)
+    assert newest_sound(tmp_path).step == 1
+    written(tmp_path, 3, good=(3,))
+    for _ in range(3):
+        doubt(tmp_path, 1, 5)  # these jobs left a good one
+    assert newest_sound(tmp_path).step == 3 and outcome(tmp_path / "step-00000001") == GOOD
+
+
+def test_damaged_manifests_stop_neither_doubt_nor_the_search(tmp_path):
+    written(tmp_path, 1, 2, 3, 4, good=(1,))
+    (tmp_path / "step-00000002" / "manifest.json").write_text("{}")
+    (tmp_path / "step-00000003" / "manifest.json").write_text("[1")
+    doubt(tmp_path, 1, 5)
+    assert outcome(tmp_path / "step-00000004") == DOUBTFUL and newest_sound(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("change", ["no files", "files elsewhere", "a tensor that is none", "no step"])
+def test_manifests_with_a_fitting_hash_and_odd_content_are_refused(tmp_path, change):
+    path = write_checkpoint(tmp_path, 1, TENSORS, STATE)
+    manifest = json.loads((path / "manifest.json").read_text())
+    if change == "no files":
+        del manifest["files"]
+    elif change == "files elsewhere":
+        manifest["files"] = {"../../secret": 1}
+    elif change == "a tensor that is none":
+        manifest["tensors"]["w"] = []
+    else:
+        del manifest["step"]
+    manifest["sha256"] = module._digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
+        Checkpoint(path)
 
 
 def test_an_outcome_belongs_to_its_own_checkpoint(tmp_path):
@@ -370,6 +417,9 @@ def test_every_way_to_read_hashes_what_it_reads(tmp_path):
 def test_name_and_manifest_must_agree(tmp_path):
     path = write_checkpoint(tmp_path, 2, TENSORS, STATE)
     shutil.copytree(path, tmp_path / "step-00000099")
+    shutil.copytree(path, tmp_path / "step-9")
+    with pytest.raises(UserError, match="step-9: holds step 2"):
+        resolve(tmp_path / "step-9")
     shutil.copytree(path, tmp_path / "best")
     with pytest.raises(UserError, match="step-00000099: holds step 2, not the step of its name"):
         resolve(tmp_path / "step-00000099")

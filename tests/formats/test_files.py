@@ -3,7 +3,11 @@
 import errno
 import os
 import pwd
+import shutil
+import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -117,3 +121,55 @@ def test_a_temporary_cache_of_somebody_else_is_refused(tmp_path, without_home, k
         without_home.chmod(0o777)
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         files.user_cache()
+
+
+def killed(path, appear):
+    """A process that writes `path` and is killed in the middle; returns what it left behind."""
+    code = (
+        "import os, signal, pathlib\n"
+        f"from ms_codegeex.files import {appear}\n"
+        f"with {appear}(pathlib.Path({str(path)!r})) as temporary:\n"
+        "    target = temporary / 'a' if temporary.is_dir() else temporary\n"
+        "    target.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = [entry for entry in path.parent.iterdir() if entry.name.startswith(".")]
+    return left
+
+
+@pytest.mark.parametrize("appear", ["atomic_file", "atomic_directory"])
+def test_what_a_killed_process_left_is_removed(tmp_path, appear):
+    left = killed(tmp_path / "out", appear)
+    (tmp_path / ".out.77.txt").touch()
+    (tmp_path / ".other.77.tmp").touch()
+    files.remove_leftovers(tmp_path / "out")
+    assert not left.exists() and sorted(entry.name for entry in tmp_path.iterdir()) == [".other.77.tmp", ".out.77.txt"]
+
+
+@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+def test_a_process_at_work_is_left_alone(tmp_path, appear):
+    with appear(tmp_path / "out") as temporary:
+        files.remove_leftovers(tmp_path / "out")
+        assert temporary.exists()
+    assert (tmp_path / "out").exists()
+
+
+def test_killed_between_the_renamings(tmp_path):
+    left = killed(tmp_path / "out", "atomic_directory")
+    old = left.with_suffix(".old")
+    old.mkdir()
+    (old / "a").write_text("old")
+    files.remove_leftovers(tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    shutil.copytree(tmp_path / "out", old)  # killed while the old one was being removed
+    files.remove_leftovers(tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+def test_directories_made_for_a_failed_output_go_again(tmp_path, appear):
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ValueError, match="no"), appear(tmp_path / "kept" / "new" / "er" / "out"):
+        raise ValueError("no")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["kept"]

@@ -36,7 +36,28 @@ def test_a_window_reads_only_the_ranks_it_meets():
 
     whole = merge([slice_of(rank) for rank in range(4)], {"x": 0}, list("abcd"))["x"]
     again = cut(whole, 0, 1, 4)
-    assert not read and np.array_equal(again.array(), np.ones((2, 3))) and read == [1]
+    assert not read and np.array_equal(again.array(), np.ones((2, 3)))
+    assert sorted(read) == [0, 1, 1, 2, 3]  # the first time every rank's smallest tensor, to find copies
+    read.clear()
+    assert np.array_equal(again.array(), np.ones((2, 3))) and read == [1]
+
+
+def ranks_of(bias, weight):
+    """Ranks with these slices of a bias and of a weight."""
+    return [{"bias": from_array(b), "weight": from_array(w)} for b, w in zip(bias, weight, strict=True)]
+
+
+def test_a_copy_of_another_ranks_slices_is_found():
+    zeros, weights = [np.zeros(2, np.float32)] * 3, list(np.arange(12, dtype=np.float32).reshape(3, 2, 2))
+    axes = {"bias": 0, "weight": 0}
+    whole = merge(ranks_of(zeros, weights), axes, "abc")  # equal biases are no copy
+    assert np.array_equal(whole["weight"].array(), np.arange(12).reshape(6, 2))
+    ones = [np.ones((2, 2), np.float32)] * 3  # nor is a network of constants
+    assert merge(ranks_of(zeros, ones), axes, "abc")["weight"].array().sum() == 12
+    copied = merge(ranks_of(zeros, [weights[0], weights[1], weights[0]]), axes, "abc")
+    for name in axes:
+        with pytest.raises(UserError, match="c: holds the same slices as a, so one of them is a copy of the other"):
+            copied[name].window(tuple(slice(0, 1) for _ in copied[name].shape)).array()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import math
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from ms_codegeex.models.layers import (
     RMSNorm,
     Rotary,
     RotaryTable,
+    SampleKeys,
     SwiGlu,
 )
 
@@ -196,7 +199,7 @@ def test_attention_core_equals_the_formula_and_fp16_stays_finite(generator):
             scores = q[rows, columns].astype(np.float64) @ k[rows, columns].T / np.sqrt(d) + mask[0, 0]
             expected[rows, columns] = twin.softmax(scores) @ v[rows, columns]
     samples = np.zeros(batch, np.int32)
-    off = Dropout(0.0, heads * n * n, 0, 0)
+    off = Dropout(0.0, (1, 1), 0, 0)
     core = AttentionCore(Heads(heads, d, heads), ms.float32, ms.float32, off)
     np.testing.assert_allclose(array(core, q, k, v, mask, samples), expected, atol=1e-5)
     half = AttentionCore(Heads(heads, d, heads), ms.float16, ms.float32, off)
@@ -219,7 +222,7 @@ def test_query_heads_share_groups_in_consecutive_runs(generator, count, groups):
                 result[b, :, h] = twin.softmax(scores) @ v[b, :, group_of(h)]
         return result.reshape(batch * n, count * d)
 
-    core = AttentionCore(Heads(count, d, groups), ms.float32, ms.float32, Dropout(0.0, count * n * n, 0, 0))
+    core = AttentionCore(Heads(count, d, groups), ms.float32, ms.float32, Dropout(0.0, (1, 1), 0, 0))
     flat = [x.reshape(batch * n, -1) for x in (q, k, v)]
     result = array(core, *flat, mask, np.zeros(batch, np.int32))
     np.testing.assert_allclose(result, attention(lambda h: h // (count // groups)), atol=1e-5)
@@ -233,7 +236,7 @@ def test_attention_core_turns_queries_and_keys_but_not_values(generator):
     positions = np.array([[0, 1, 0, 1, 2]], np.int32)
     mask = np.where(np.tril(np.ones((n, n))), 0, -10000.0).astype(np.float32)
     cos, sin = RotaryTable(8, d, 4)(Tensor(positions))
-    core = AttentionCore(Heads(count, d, count), ms.float32, ms.float32, Dropout(0.0, 1, 0, 0), rotary=True)
+    core = AttentionCore(Heads(count, d, count), ms.float32, ms.float32, Dropout(0.0, (1, 1), 0, 0), rotary=True)
     given_ = [Tensor(x.reshape(n, -1)) for x in (q, k, v)]
     result = core(*given_, Tensor(mask), Tensor(np.zeros(1, np.int32)), cos, sin).asnumpy().reshape(n, count, d)
     qt, kt = (turned(x.swapaxes(1, 2), positions, 4)[0] for x in (q, k))
@@ -243,12 +246,15 @@ def test_attention_core_turns_queries_and_keys_but_not_values(generator):
 
 
 class TestDropout:
-    ELEMENTS = 40_000
+    SHAPE = (200, 250)
 
-    def dropped(self, probability=0.3, site=1, seed=5, samples=(0, 1), train=True):
-        cell = Dropout(probability, self.ELEMENTS, site, seed)
+    def dropped(self, probability=0.3, site=1, seed=5, samples=(0, 1), train=True, shape=SHAPE, folded=False):
+        """[samples, *shape], also of an activation with samples and rows in one axis"""
+        cell, keys = Dropout(probability, shape, site, seed), SampleKeys()
         cell.set_train(train)
-        return array(cell, np.ones((len(samples), self.ELEMENTS), np.float32), np.array(samples, np.int32))
+        given = (len(samples) * shape[0], *shape[1:]) if folded else (len(samples), *shape)
+        y = cell(Tensor(np.ones(given, np.float32)), keys(Tensor(np.array(samples, np.int32))))
+        return y.asnumpy().reshape(len(samples), *shape)
 
     def test_share_and_scale(self):
         y = self.dropped()
@@ -265,10 +271,43 @@ class TestDropout:
         a, b = self.dropped() == 0, self.dropped(**change) == 0
         assert (a & b).mean() == pytest.approx(0.09, abs=0.01)  # independent: 0.3²
 
-    def test_samples_and_neighbours_are_independent(self):
-        y = self.dropped() == 0
+    @pytest.mark.parametrize("samples", [(0, 1), (7, 7 + 2**30), (1000, 1002)])
+    def test_samples_and_neighbours_are_independent(self, samples):
+        y = self.dropped(samples=samples) == 0
         assert (y[0] & y[1]).mean() == pytest.approx(0.09, abs=0.01)
         assert (y[0, 1:] & y[0, :-1]).mean() == pytest.approx(0.09, abs=0.01)
+        assert (y[0, :, 1:] & y[0, :, :-1]).mean() == pytest.approx(0.09, abs=0.01)
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_shares_of_rows_columns_and_samples_spread_as_independent_elements_do(self, axis):
+        y = self.dropped(samples=range(60), shape=(64, 80)) == 0
+        shares = y.mean(tuple(i for i in range(3) if i != axis))
+        expected = math.sqrt(0.3 * 0.7 / (y.size / y.shape[axis]))
+        assert shares.std() == pytest.approx(expected, rel=0.3) and abs(shares.mean() - 0.3) < 0.005
+
+    def test_no_two_rows_or_columns_are_alike(self):
+        y = (self.dropped(samples=(3,), shape=(512, 512)) == 0)[0].astype(np.float64) - 0.3
+        for lines in (y, y.T):
+            correlation = lines @ lines.T / (0.21 * 512)
+            assert np.abs(correlation - np.diag(np.diag(correlation))).max() < 7 / math.sqrt(512)
+
+    def test_the_batch_may_be_folded_into_the_rows(self):
+        np.testing.assert_array_equal(self.dropped(folded=True), self.dropped())
+
+    def test_is_the_documented_function(self):
+        """In NumPy, with unsigned arithmetic that wraps around."""
+        seed, site, shape, samples = 11, 4, (3, 5, 7), np.array([6, 2**31 - 1], np.uint32)
+        raw = (np.random.PCG64([seed, site]).random_raw(15) >> np.uint64(32)).astype(np.uint32)
+        heads, rows, columns = np.split(raw, [3, 8])
+        key = samples * np.uint32(0x27D4EB2F)
+        for _ in range(2):
+            for bits, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39)):
+                key = (key ^ (key.view(np.int32) >> bits).view(np.uint32)) * np.uint32(factor)
+        odd = (key | 1)[:, None, None] ^ (heads & ~np.uint32(1))[:, None] ^ (rows & ~np.uint32(1))
+        h = (odd[..., None] * (columns | 1)).view(np.int32)
+        expected = np.where(h < int(0.3 * 2**32) - 2**31, 0.0, 1 / 0.7)
+        found = self.dropped(seed=seed, site=site, shape=shape, samples=samples.astype(np.int32))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def test_off_outside_training_and_at_zero(self):
         assert (self.dropped(train=False) == 1).all()

@@ -2,13 +2,23 @@ from dataclasses import fields
 
 import pytest
 
+from ms_codegeex.config import load_config
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import DEVICES, GIB, device
+from ms_codegeex.parallel.hardware import (
+    DEVICES,
+    GIB,
+    check_kind,
+    device,
+    driver_hardware,
+    hardware_of,
+    running_on,
+)
+from ms_codegeex.training.node import resolve_node
 
 
 @pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)
 def test_every_figure_has_a_source(chip):
-    numbers = {field.name for field in fields(chip)} - {"name", "fused", "sources", "uncertain"}
+    numbers = {field.name for field in fields(chip)} - {"name", "kind", "fused", "sources", "uncertain"}
     assert set(chip.sources) == numbers
     assert all(len(text) > 10 for text in chip.sources.values())
     assert chip.uncertain <= numbers
@@ -34,3 +44,43 @@ def test_unknown_devices_and_precisions_are_the_users_mistake():
         device("tpu")
     with pytest.raises(UserError, match=r"training\.precision: ascend910 has no bf16"):
         device("ascend910").peak("bf16")
+
+
+def run(device, name=None):
+    return load_config(None, ["training.steps=1", f"device={device}", f"parallel.hardware={name or 'null'}"])
+
+
+def test_a_configuration_that_names_none_is_planned_for_one_of_its_kind():
+    assert [hardware_of(run(kind)).name for kind in ("cpu", "ascend", "gpu")] == ["ascend910", "ascend910", "a100"]
+    assert hardware_of(run("gpu", "ascend910b")).name == "ascend910b"  # a plan may ask what if
+    assert running_on(run("gpu", "ascend910b")).name == "a100" and running_on(run("ascend", "a100")).kind == "ascend"
+
+
+@pytest.mark.parametrize("device,name", [("gpu", "ascend910b"), ("ascend", "a100")])
+def test_a_run_on_another_kind_of_device_than_it_names_is_refused(device, name):
+    with pytest.raises(UserError, match=f"^parallel.hardware: {name} is not what device: {device} runs on"):
+        resolve_node(run(device, name))
+    check_kind(run("cpu", name))
+
+
+@pytest.mark.parametrize(
+    "driver,expected",
+    [
+        ("Ascend910A", "ascend910"),
+        ("Ascend910PremiumA", "ascend910"),
+        ("Ascend910B", "ascend910"),  # a part of the first generation
+        ("Ascend910B1", "ascend910b"),
+        ("Ascend910B2C", "ascend910b"),
+        ("Ascend910B4", "ascend910b"),
+    ],
+)
+def test_the_driver_names_the_hardware(driver, expected):
+    assert driver_hardware(run("ascend"), driver) == driver_hardware(run("ascend", expected), driver) == expected
+
+
+def test_an_unknown_or_contradicting_driver_is_refused_unless_the_hardware_is_named():
+    with pytest.raises(UserError, match=r"^parallel.hardware: the driver's name of this device, 'Ascend310P3', is not"):
+        driver_hardware(run("ascend"), "Ascend310P3")
+    assert driver_hardware(run("ascend", "ascend910b"), "Ascend910_9392") == "ascend910b"
+    with pytest.raises(UserError, match=r"^parallel.hardware: ascend910, but the driver says Ascend910B2, which"):
+        driver_hardware(run("ascend", "ascend910"), "Ascend910B2")

@@ -10,7 +10,7 @@ from ms_codegeex.parallel.operators import shape_of
 
 RUN = ("model.preset=base", "training.steps=1", "training.precision=fp16", "training.dropout=0", "devices=1")
 ON_910B = ("device=ascend", "parallel.hardware=ascend910b")
-REST = {"graph_kernel", "norm", "optimizer", "dropout"}
+REST = {"graph_kernel", "norm", "optimizer"}
 
 
 def chosen(*overrides):
@@ -23,8 +23,12 @@ def chosen(*overrides):
         (["device=cpu"], {"optimizer"}),
         (["device=cpu", "parallel.hardware=ascend910b"], {"optimizer"}),
         (["device=gpu", "parallel.hardware=a100"], REST),
+        (["device=gpu"], REST),
         (["device=gpu", "parallel.hardware=ascend910b"], REST),  # its fused attention is Ascend's
+        (["device=gpu", "model.family=codegeex2", "model.preset=6b"], REST - {"norm"}),  # so is RMSNorm's kernel
         (["device=ascend"], REST),
+        (["device=ascend", "parallel.hardware=a100"], REST),
+        (["device=ascend", "model.family=codegeex2", "model.preset=6b"], REST),
         (ON_910B, {*REST, "attention"}),
         ([*ON_910B, "training.dropout=0.1"], REST),
         ([*ON_910B, "training.precision=fp32"], REST),
@@ -55,7 +59,7 @@ def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
     [
         (["device=cpu"], "there is no such kernel for device: cpu"),
         (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
-        (["device=ascend"], "parallel.hardware: ascend910 has no such kernel"),
+        (["device=ascend", "parallel.hardware=ascend910"], "parallel.hardware: ascend910 has no such kernel"),
         ([*ON_910B, "training.dropout=0.1"], "set training.dropout: 0.1 to 0"),
         ([*ON_910B, "training.precision=fp32"], "set training.precision: fp32 to fp16"),
         ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
@@ -68,13 +72,34 @@ def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message
     assert "\n" not in str(error.value)
 
 
-def test_composed_dropout_is_refused_where_the_engine_cuts_the_graph():
-    cut = ["device=ascend", "devices=2", "parallel.fusion.dropout=false", "training.dropout=0.1"]
-    with pytest.raises(UserError, match=r"^parallel.fusion.dropout: .*leave the key out"):
-        chosen(*cut)
-    assert "dropout" not in chosen(*cut[:-1], "training.dropout=0")
-    assert "dropout" not in chosen("device=ascend", "devices=1", *cut[2:])
-    assert "dropout" not in chosen("device=cpu", "devices=2", *cut[2:])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_kernel_of_rms_norm_is_refused_off_an_ascend(device):
+    two = [f"device={device}", "model.family=codegeex2", "model.preset=6b", "parallel.fusion.norm=true"]
+    with pytest.raises(UserError, match=r"^parallel.fusion.norm: RMSNorm's kernel exists on Ascend only"):
+        chosen(*two)
+    assert "norm" in chosen("device=ascend", *two[1:])
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["device=ascend", "devices=2"], "copies of an activation"),
+        (["device=gpu", "devices=2"], "copies of an activation"),
+        (["device=ascend", "training.recompute=full"], "training.recompute: full has to drop the same elements again"),
+        (["device=cpu", "training.recompute=selective"], "training.recompute: selective has to"),
+    ],
+    ids=["copies on ascend", "copies on gpu", "full recomputation", "selective recomputation"],
+)
+def test_no_run_may_need_the_same_mask_of_the_dropout_kernel_twice(overrides, message):
+    kernel = ["parallel.fusion.dropout=true", "training.dropout=0.1"]
+    with pytest.raises(UserError, match=f"^parallel.fusion.dropout: .*{message}.*leave the key out"):
+        chosen(*overrides, *kernel)
+    assert "dropout" not in chosen(*overrides, "training.dropout=0.1")
+    assert "dropout" in chosen(*overrides, kernel[0], "training.dropout=0")
+
+
+def test_a_single_device_that_forgets_nothing_may_use_the_dropout_kernel():
+    assert "dropout" in chosen("device=ascend", "parallel.fusion.dropout=true", "training.dropout=0.1")
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.1"])

@@ -92,7 +92,7 @@ MISTAKES = [
     ),
     (
         SERVER,
-        "parallel.fusion.attention=true training.dropout=0",
+        "parallel.fusion.attention=true training.dropout=0 parallel.hardware=ascend910",
         "parallel.fusion.attention",
         "parallel.hardware: ascend910 has no such kernel",
         "leave the key out",
@@ -104,7 +104,7 @@ MISTAKES = [
         "no such kernel for device: gpu",
         "leave the key out",
     ),
-    (SERVER, "parallel.fusion.dropout=false", "parallel.fusion.dropout", "cannot be cut", "leave the key out"),
+    (SERVER, "parallel.fusion.dropout=true", "parallel.fusion.dropout", "copies of an activation", "leave the key out"),
     (SERVER, "parallel.fusion.allreduce_groups=-1", "parallel.fusion.allreduce_groups", "found -1", "greater"),
     (SERVER, "parallel.hardware=ascend911 training.dropout=0", "parallel.hardware", "'ascend911'", "did you mean"),
     (SERVER, "parallel.hardware=tpu training.dropout=0", "parallel.hardware", "'tpu' is unknown", "choose one of"),

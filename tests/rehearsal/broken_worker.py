@@ -1,13 +1,19 @@
 """`python broken_worker.py MISTAKE ROLE …`: a rehearsal's process that makes one mistake, for tests of the verdict."""
 
+import os
 import sys
 from dataclasses import replace
 
+from mindspore import ops
+
+from ms_codegeex.models.layers import Dropout
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.strategies import Cuts
 from ms_codegeex.rehearsal import worker
 from ms_codegeex.rehearsal.exchange import Exchange
-from ms_codegeex.training import build
+from ms_codegeex.training import build, placement, step
+from ms_codegeex.training.optimizer import AdamW
+from ms_codegeex.training.step import TrainStep, _square
 
 
 def change_engine(**changes):
@@ -42,6 +48,60 @@ def norm_that_counts_copies():
         return right if right.weights is None else replace(right, weights=(1.0,) * len(right.weights))
 
     build.step_settings = counted
+
+
+def verdict_of_each_rank():
+    """Each rank looks only at its own gradients to decide whether to skip; an overflow everywhere hides that."""
+    TrainStep._global_sums = _sums_with_a_verdict_of_its_own
+
+
+def _sums_with_a_verdict_of_its_own(self, sums, gradients, scale):
+    unscale = 1.0 / scale if self.scaled else None
+    square = ops.addn(self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients))
+    own = ops.select(ops.isfinite(square), square, ops.zeros_like(square))
+    packed = sums * self.sum_share + self.square_place * own
+    if self.world > 1:
+        packed = self.reduce(packed)
+    return packed[0], packed[1], ops.select(ops.isfinite(square), packed[2], square)
+
+
+def decays_twice():
+    """AdamW pulls weights to zero once more."""
+    initialise = AdamW.__init__
+
+    def twice(self, *arguments, **options):
+        initialise(self, *arguments, **options)
+        self.decay = tuple(2 * decay for decay in self.decay)
+
+    AdamW.__init__ = twice
+
+
+def gradients_of_twice_the_size():
+    """On one device as well; the norm is that of the right ones, and where a step is clipped all still agree."""
+    step._scale = _scale_twice
+
+
+def _scale_twice(factor, gradient):
+    return gradient * (2.0 * factor)
+
+
+def rows_of_the_next_rank():
+    """The trainer's slices of a batch are shifted: what two devices load overlaps."""
+    right = placement.loaded_rows
+
+    def shifted(config, rank):
+        rows = right(config, rank)
+        return rows if rank == 0 else slice(rows.start - 1, rows.stop - 1)
+
+    placement.loaded_rows = shifted
+
+
+def masks_of_each_rank():
+    """Every device drops other elements, as a kernel does whose seeds have no effect."""
+    initialise, rank = Dropout.__init__, int(os.environ.get("RANK_ID", "0"))
+    Dropout.__init__ = lambda self, probability, shape, site, seed: initialise(
+        self, probability, shape, site, seed + rank
+    )
 
 
 def missing_reduction():

@@ -25,23 +25,14 @@ def main(path: str, rank: int) -> dict:
     cell = build(config, tied_group=context.enter(config, rank)).step.set_train(True)
     cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
     model = mindir.parse(exported(cell))
-    types, constants = mindir._types(model), {}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = [a.i for a in node.attribute if a.name == "value"]
-    inputs, seeds = {}, {}
+    types, inputs = mindir._types(model), {}
     for _, node, primitive in mindir._nodes(model):
         tensors = [types[name] for name in node.input if name in types and types[name].shape]
         inputs[primitive.op_type] = [[list(tensor.shape), tensor.dtype] for tensor in tensors]
-        if primitive.op_type == "Dropout":
-            place = node.domain.rpartition("/")[0]
-            seed = [value for name in node.input[2:] for value in constants.get(name, [])]
-            assert seeds.setdefault(place, seed) == seed, f"{place}: computed again with another seed"
     names = list(mindir.parameters(model))
     return {
         "counts": mindir.node_counts(model),
         "inputs": {op: inputs.get(op) for op in ("FlashAttentionScore", "LayerNorm")},
-        "seeds": seeds,
         "moments": sum(name.startswith(("optimizer.m.", "optimizer.v.")) for name in names),
         "parameters": sum(not name.startswith(("optimizer.", "accu", "loss_scale.")) for name in names),
     }

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from right_report import right
 
 from ms_codegeex.config import build_run_config
 from ms_codegeex.parallel.mesh import Mesh
@@ -13,7 +14,8 @@ from ms_codegeex.rehearsal.job import Job, initial_value
 from ms_codegeex.rehearsal.shrink import shrunk
 
 QUERY, KEY_BIAS = "blocks.0.attention.query.weight", "blocks.0.attention.key.bias"
-STEP = [4.0, 50.0, 2.0, 0.1, 1.0, 1.0]  # loss, tokens, norm (clipped), rate, scale, finite
+STEP = [4.0, 50.0, 2.0, 0.1, 1.0, 1.0]  # loss, tokens, norm, rate, scale, finite
+LOSSES = [4.0, 4.0, 3.9, 3.9, 3.9]  # the second step is clipped to 0.5, and promises 0.1 · 0.5 · 2
 
 
 class Files:
@@ -30,13 +32,14 @@ class Files:
         self.job = Job(directory, self.config, 5)
         layouts = layouts_of(self.config)
         generator = np.random.default_rng(3)
-        self.reference = [list(STEP) for _ in range(5)]
+        self.reference = [[loss, *STEP[1:]] for loss in LOSSES]
         self.final = {}
         for layout in layouts:
             if not layout.copy_of:
                 moved = generator.normal(0, 1e-2, layout.shape) * (1e-6 if layout.name.endswith("key.bias") else 1)
                 self.final[layout.name] = (initial_value(layout.name, layout.shape) + moved).astype(np.float32)
-        self.outputs = [[list(STEP) for _ in range(5)] for _ in range(mesh.world)]
+        self.outputs = [[list(step) for step in self.reference] for _ in range(mesh.world)]
+        self.adamw = [{QUERY: 1e-7, KEY_BIAS: 1e-6} for _ in range(mesh.world)]
         self.windows, self.values = [], []
         for rank in range(mesh.world):
             mine = [x for x in layouts if x.stage == mesh.coordinates(rank)[0]]
@@ -48,8 +51,11 @@ class Files:
         self.job.file("json").write_text(json.dumps({"outputs": self.reference}))
         np.savez(self.job.file("npz"), **self.final)
         for rank, windows in enumerate(self.windows):
-            self.job.file("json", rank).write_text(json.dumps({"windows": windows}))
-            self.job.file("run.json", rank).write_text(json.dumps({"outputs": self.outputs[rank]}))
+            facts = {"windows": windows, "collectives": right(self.config, rank)}
+            self.job.file("json", rank).write_text(json.dumps(facts))
+            self.job.file("run.json", rank).write_text(
+                json.dumps({"outputs": self.outputs[rank], "adamw": self.adamw[rank]})
+            )
             np.savez(self.job.file("npz", rank), **self.values[rank])
         return compare(self.job)
 
@@ -67,7 +73,8 @@ def problem(comparison):
 def test_a_right_execution_has_no_problems(files):
     found = files.verdict()
     assert found.problems == () and found.replicas_equal and found.loss_error == found.parameter_error == 0
-    assert (found.steps, found.skipped_steps, found.clipped_steps) == (5, 0, 5)
+    assert (found.steps, found.skipped_steps, found.clipped_steps, found.unclipped_steps) == (5, 0, 2, 3)
+    assert found.loss_fall == pytest.approx(1.0) and found.adamw_error == 1e-6
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -91,6 +98,19 @@ def test_errors_below_the_limit_pass(files):
     assert found.problems == () and 0 < found.parameter_error <= 1e-4
 
 
+@pytest.mark.parametrize(("numbers", "passes"), [(1, True), (4, False)])
+def test_the_next_fp32_number_is_no_error_however_little_a_weight_moved(files, numbers, passes):
+    """A weight of about 1 that moved by 4e-4: the next number is 1.2e-7 away, 3e-4 of the movement."""
+    name, place = "final_norm.weight", 1
+    first = initial_value(name, files.final[name].shape)
+    files.final[name] = (first + 4e-4).astype(np.float32)
+    for values in files.values:
+        values[name] = files.final[name].copy()
+        for _ in range(numbers):
+            values[name][place] = np.nextafter(values[name][place], np.float32(9))
+    assert (files.verdict().problems == ()) == passes
+
+
 def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
     for values in files.values:
         values[KEY_BIAS] += np.float32(1e-8)  # much more than it moved, nothing beside the others
@@ -103,7 +123,7 @@ def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        (0, 4.0001, "loss: rank 1 has 4.0001 in step 3, one device 4"),
+        (0, 3.9001, "loss: rank 1 has 3.9001 in step 3, one device 3.9"),
         (0, np.nan, "loss: rank 1 has nan in step 3"),
         (1, 51.0, "counted tokens: rank 1 has 51"),
         (2, 2.001, "gradient norm: rank 1 has 2.001"),
@@ -142,20 +162,42 @@ def test_parts_and_stages_must_be_those_of_the_plan(files):
     assert problem(files.verdict()).startswith(f"{QUERY}: is missing on rank 1")
 
 
+@pytest.mark.parametrize("value", [1e-3, float("inf")])
+def test_adamw_is_held_against_its_formula_on_every_rank(files, value):
+    files.adamw[1][QUERY] = value
+    assert problem(files.verdict()).startswith(f"AdamW, {QUERY}: rank 1 is ")
+
+
+@pytest.mark.parametrize("loss", [3.8, 3.95])
+def test_the_loss_has_to_fall_as_the_gradient_promised(files, loss):
+    for outputs in (files.reference, *files.outputs):
+        for output in outputs[2:]:
+            output[0] = loss
+    assert problem(files.verdict()).startswith(f"step 2: the loss fell by {4 - loss:.3g}, its gradient promised 0.1")
+
+
+def test_a_rank_that_does_not_skip_what_overflowed_elsewhere_is_named(tmp_path):
+    files = Files(tmp_path, Mesh(tensor=2), "fp16")
+    for outputs in (files.reference, files.outputs[0]):
+        outputs[4] = [3.9, 50.0, float("nan"), 0.0, 1.0, 0.0]
+    assert any(p.startswith("gradient norm: rank 1 has 2 in step 5") for p in files.verdict().problems)
+
+
 def test_an_execution_that_could_not_show_errors_does_not_pass(tmp_path):
     files = Files(tmp_path, Mesh(tensor=2), "fp16")
     assert problem(files.verdict()).startswith("no step overflowed")
     skipped = [4.0, 50.0, np.nan, 0.0, 8.0, 0.0]
     for outputs in (files.reference, *files.outputs):
         outputs[:3] = [list(skipped)] * 3
-    assert problem(files.verdict()).startswith("2 of 5 steps updated the weights")
+    problems = files.verdict().problems
+    assert problems[-1].startswith("2 of 5 steps updated the weights")
     for outputs in (files.reference, *files.outputs):
-        outputs[1:3] = [list(STEP)] * 2
+        outputs[1:3] = [[4.0, *STEP[1:]], [3.9, *STEP[1:]]]
     assert files.verdict().problems == ()
     for outputs in (files.reference, *files.outputs):
         for output in outputs:
             output[2] = 0.1
-    assert problem(files.verdict()).startswith("no step was clipped")
+    assert files.verdict().problems[-1].startswith("no step was clipped")
     for name, value in files.final.items():
         files.final[name] = initial_value(name, value.shape)
     assert any("too little to show an error" in p for p in files.verdict().problems)

@@ -12,8 +12,10 @@ from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
-from ms_codegeex.rehearsal.compile import Check, called_blocks, compile_ranks, distinct_ranks, planned_collectives
+from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
 from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.limits import memory_of_stages
+from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 SMALL = [
@@ -148,10 +150,11 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     mesh = config.mesh
     report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
     names = {check.name.rpartition(", ")[2] for check in report.checks}
-    assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives"} < names
-    assert "parameters: all shards over their replication" in names
+    assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
+    assert "parameters: all shards over their replication" in names and "memory of a device by the plan" in names
     values = json.loads(json.dumps(report.to_json()))
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
+    assert values["not_executed"] and f"not shown: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
 
 
@@ -203,7 +206,9 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
     config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
     jobs = [(Job(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
-    tensors = [{k: n for k, n in x.calls.items() if k[3] > 4} for x in (once, inlined)]  # inlined, one scalar is merged
+    tensors = [
+        {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
+    ]  # inlined, one scalar is merged
     assert tensors[0] and tensors[0] == tensors[1]
     assert once.matmul_flops == inlined.matmul_flops and once.parameters == inlined.parameters
     assert once.nodes < inlined.nodes
@@ -211,26 +216,41 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
 
 def test_blocks_that_are_called_move_weights_in_another_way():
     config = load_config(PAPER)
-    planned = planned_collectives(config, 0)
+    mesh, planned = config.mesh, planned_calls(config, 0)
     called = called_blocks(config, 0, planned)
+    shards, replicas = tuple(mesh.optimizer_group(0)), tuple(mesh.replica_group(0))
+    assert (len(shards), len(replicas)) == (16, 12)
     small_weight, large = 5120 * 5120 // 8, 5120 * 20480 // 8
-    assert planned["AllGather", 16, "float16", 2 * small_weight] == called["AllGather", 16, "float32", 4 * small_weight]
-    assert called["AllReduce", 12, "float32", 4 * large] == 80 == planned["AllReduce", 12, "float32", 4 * large // 16]
+    assert planned["AllGather", shards, "float16", 2 * small_weight] == 160
+    assert called["AllGather", shards, "float32", 4 * small_weight] == 160
+    assert called["AllReduce", replicas, "float32", 4 * large] == 80
+    assert planned["AllReduce", replicas, "float32", 4 * large // 16] == 80
     assert sum(planned.values()) - sum(called.values()) == 38  # inputs of blocks that are not sliced
     many = load_config(PAPER, ["training.micro_batch=8"])
-    assert called_blocks(many, 0, planned_collectives(many, 0)) == planned_collectives(many, 0)
+    assert called_blocks(many, 0, planned_calls(many, 0)) == planned_calls(many, 0)
 
 
 def test_halves_of_an_all_reduce_count_as_one_only_where_one_was_planned():
-    key = (2, "float32", 64)
+    key = ((0, 1), "float32", 64)
     planned = Counter({("AllReduce", *key): 2, ("AllGather", *key): 1})
     halves = Counter({("ReduceScatter", *key): 2, ("AllGather", *key): 3})
-    assert compile_module._joined(planned, halves) == planned
-    assert compile_module._joined(planned, planned) == planned
+    assert joined(planned, halves) == planned
+    assert joined(planned, planned) == planned
     missing = halves - Counter({("ReduceScatter", *key): 1})
-    assert compile_module._joined(planned, missing) != planned
-    other = Counter({("ReduceScatter", *key): 2, ("AllGather", 4, "float32", 64): 3})
-    assert compile_module._joined(planned, other)[("AllReduce", *key)] == 0
+    assert joined(planned, missing) != planned
+    other = Counter({("ReduceScatter", *key): 2, ("AllGather", (0, 1, 2, 3), "float32", 64): 3})
+    assert joined(planned, other)[("AllReduce", *key)] == 0
+
+
+def test_a_plan_that_does_not_fit_its_devices_fails():
+    """35.6 GiB on a device with 30: it compiles, and would not run."""
+    config = load_config(PAPER, ["training.recompute=selective"])
+    checks = [compile_module._memory_check(*stage) for stage in memory_of_stages(config)]
+    assert [check.ok for check in checks] == [False] and checks[0].expected == "at most 30.0 GiB"
+    report = CompileReport(config, [], checks)
+    assert not report.ok and "stage 0, memory of a device by the plan: expected at most 30.0" in report.problems[0]
+    fits = [compile_module._memory_check(*stage) for stage in memory_of_stages(load_config(PAPER))]
+    assert all(check.ok for check in fits)
 
 
 def test_a_check_holds_only_for_equal_figures():

@@ -37,7 +37,7 @@ def together(directory: Path, nodes: dict[int, Collective], values: dict[int, np
     """Every rank's results of `steps` runs of its node, each rank in its own thread, values growing by 1 each step."""
 
     def rank(number: int) -> list:
-        run = Exchange(directory, number, seconds=20).function(nodes[number])
+        run = Exchange(directory, number, seconds=600).function(nodes[number])
         return [run(value if (value := values[number]) is None else value + step) for step in range(steps)]
 
     with ThreadPoolExecutor(len(nodes)) as pool:
@@ -140,7 +140,7 @@ def test_a_send_does_not_wait_for_its_reader(tmp_path):
     for value in range(3):
         send(np.full(2, value, np.float32))
     assert len(list(tmp_path.iterdir())) == 3
-    receive = Exchange(tmp_path, 1, seconds=5).function(
+    receive = Exchange(tmp_path, 1, seconds=600).function(
         node("Receive", (0, 1), None, (2,), peer=0, tag="Send-0_1-0", dtype="float32")
     )
     assert [receive()[0] for _ in range(3)] == [0, 1, 2]
@@ -152,7 +152,7 @@ def test_tensors_without_axes_come_and_go_as_python_numbers(tmp_path, dtype, kin
     values = {r: np.asarray(r, dtype) for r in ranks}
     nodes = {r: node("AllReduce", ranks, values[r], (), reduce="max") for r in ranks}
     with ThreadPoolExecutor(3) as pool:
-        run = {r: Exchange(tmp_path, r, seconds=20).function(nodes[r]) for r in ranks}
+        run = {r: Exchange(tmp_path, r, seconds=600).function(nodes[r]) for r in ranks}
         results = list(pool.map(lambda r: run[r](values[r].item()), ranks))
     assert results == [kind(values[2])] * 3
     assert all(type(result) is kind for result in results)
@@ -160,7 +160,7 @@ def test_tensors_without_axes_come_and_go_as_python_numbers(tmp_path, dtype, kin
 
 def test_two_nodes_and_two_groups_at_once_do_not_mix(tmp_path):
     def rank(number: int) -> tuple[np.ndarray, np.ndarray]:
-        exchange = Exchange(tmp_path, number, seconds=20)
+        exchange = Exchange(tmp_path, number, seconds=600)
         row = (number // 2 * 2, number // 2 * 2 + 1)
         column = (number % 2, number % 2 + 2)
         value = np.float32([number])
@@ -221,7 +221,7 @@ def test_a_reduce_scatter_then_an_all_gather_is_an_all_reduce(tmp_path_factory, 
 
 def _process(directory: str, rank: int, steps: int) -> None:
     """One rank of `test_processes`: a ring of sends, then a sum, in each step."""
-    exchange, size = Exchange(Path(directory) / "messages", rank, seconds=60), 4
+    exchange, size = Exchange(Path(directory) / "messages", rank, seconds=600), 4
     value = np.full((50, 70), rank, np.float32)
     to, source = (rank + 1) % size, (rank - 1) % size
     send = exchange.function(node("Send", (rank, to), value, value.shape, peer=to, tag=f"p2p-{rank}-{to}"))

@@ -12,7 +12,7 @@ FULL = {"sequence": True, "vocabulary": True}
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD.
 PLANS = {
     "tensor": (2, {"tensor": 2}, {}),
-    "optimizer": (2, {"optimizer_shard": 2}, {}),
+    "optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0}),
     "pipeline": (2, {"pipeline": 2, "micro_batches": 2}, {}),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
 }
@@ -96,12 +96,16 @@ def check(execution, fp16):
     assert found.parameter_error <= (1e-2 if fp16 else 1e-4)
     assert found.replicas_equal and found.update >= 0.01
     assert found.steps - found.skipped_steps >= 4 and (found.skipped_steps >= 1) == fp16
-    assert found.clipped_steps >= 4
+    assert found.clipped_steps >= 2 and found.unclipped_steps >= 2
+    assert found.adamw_error <= 1e-4 and 0.7 <= found.loss_fall <= 1.3
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_trains_as_one_device_does(name):
-    check(rehearsed(*PLANS[name]), fp16=False)
+    execution = rehearsed(*PLANS[name])
+    check(execution, fp16=False)
+    # copies, shards and what is computed again drop what one device drops; one plan is tried without
+    assert execution.config.training.dropout == (0 if name == "optimizer" else 0.25)
 
 
 @pytest.mark.slow
@@ -134,11 +138,20 @@ MISTAKES = {  # plan, and what the verdict says
     ),
     "missing_reduction": ((2, {}, {}), "of its movement away from one device"),
     "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
+    "verdict_of_each_rank": (
+        (2, {"tensor": 2}, {"precision": "fp16"}),
+        "in step 8, one device inf",
+    ),
+    "decays_twice": ((2, {"tensor": 2}, {}), "of its movement away from the formula"),
+    "gradients_of_twice_the_size": ((2, {"tensor": 2}, {}), "the gradients have a wrong scale, or their norm"),
+    "rows_of_the_next_rank": ((2, {"optimizer_shard": 2}, {}), "loss: rank 0 has"),
+    "masks_of_each_rank": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
 }
+ALWAYS_TRIED = ("verdict_of_each_rank", "decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 
 
 @pytest.mark.parametrize(
-    "mistake", [m if i < 1 else pytest.param(m, marks=pytest.mark.slow) for i, m in enumerate(MISTAKES)]
+    "mistake", [m if m in ALWAYS_TRIED else pytest.param(m, marks=pytest.mark.slow) for m in MISTAKES]
 )
 def test_a_wrong_plan_fails(mistake):
     plan, message = MISTAKES[mistake]

@@ -118,7 +118,7 @@ def run(rank: int) -> None:
     """Run rank's graph for some steps; write what it returns and its parameters."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     model = mindir.parse(Path(f"step{rank}.mindir").read_bytes())
-    Exchange(Path("messages"), rank, seconds=60).register(mindir.collectives(model, rank))
+    Exchange(Path("messages"), rank, seconds=600).register(mindir.collectives(model, rank))
     mindir.rewrite(model)
     data = np.load("data.npz")
     values = {

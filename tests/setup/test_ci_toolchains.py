@@ -1,5 +1,6 @@
 """`.ci/toolchains` with stand-ins for the programs that it calls."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -31,7 +32,7 @@ def machine(tmp_path):
     Machine.path.mkdir()
     machine = Machine()
     for tool in TOOLS:
-        (machine.path / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+        (machine.path / tool).symlink_to(shutil.which(tool))
     return machine
 
 

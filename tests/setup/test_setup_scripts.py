@@ -28,6 +28,7 @@ case "$*" in
     *"-m venv "*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python"; : >"${{@: -1}}/pyvenv.cfg" ;;
     *"-m pip install"*"$PIP_KILLED"*) if [[ -n $PIP_KILLED ]]; then kill -9 $PPID $$; fi
         sleep "${{PIP_SECONDS:-0}}"
+        until [[ -z $PIP_WAITS || -e $PIP_WAITS ]]; do sleep 0.05; done
         if [[ -n $PIP_FAILS && "$*" == *"$PIP_FAILS_ON"* ]]; then echo "ERROR: $PIP_FAILS"; exit 1; fi
         if [[ "$*" == *" -e "* ]]; then
             printf '%s' "$COMMAND" >"${{0%/*}}/ms-codegeex"
@@ -66,6 +67,7 @@ class Checkout:
             "COMMAND": COMMAND,
             "MS_CODEGEEX_PREFLIGHT": "skip",
             "PIP_KILLED": "",
+            "PIP_WAITS": "",
             "PIP_FAILS": "",
             "PIP_FAILS_ON": "",
         }
@@ -210,7 +212,7 @@ def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
     (tmp_path / "tests").mkdir()
     for name in ("process_guard.py", "process_watcher.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "tests/conftest.py").write_text("import process_guard\npytest_configure = process_guard.install\n")
+    (tmp_path / "tests/conftest.py").write_text("pytest_plugins = ['process_guard']\n")
     (tmp_path / "tests/test_long.py").write_text(
         "import time\nfrom pathlib import Path\n"
         "def test_short(): pass\ndef test_long(): Path('began').touch(); time.sleep(5432)\n"
@@ -341,11 +343,12 @@ def test_lock_of_a_dead_process_is_taken_over(checkout):
     assert checkout.run().returncode == 0
 
 
-def test_interrupt_ends_with_130_and_releases_the_lock(checkout):
-    process = checkout.start(PIP_SECONDS="1")
+def test_interrupt_ends_with_130_and_releases_the_lock(checkout, tmp_path):
+    process = checkout.start(PIP_WAITS=str(tmp_path / "go on"))
     while process.poll() is None and not (checkout.calls.exists() and "pip install" in checkout.calls.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
+    (tmp_path / "go on").touch()  # bash acts once the program it waits for has ended
     process.communicate()
     assert process.returncode == 130
     assert not (checkout.venv / ".ms_codegeex/lock").is_symlink()

@@ -50,20 +50,21 @@ def test_names_of_tests_are_constants():
 CONFTEST = """
     import process_guard
     process_guard.GRACE_SECONDS = 1.0
-    pytest_configure = process_guard.install
+    pytest_plugins = ["process_guard", "skipped_before"]
 """
 ABANDONED = """
-    import os, subprocess, time
+    import os, subprocess, sys, time
 
     def abandon():
-        subprocess.run(["bash", "-c", "(setsid sleep 5432 &)"], check=True)
+        code = "import subprocess; subprocess.Popen(['sleep', '5432'], start_new_session=True)"
+        subprocess.run([sys.executable, "-c", code], check=True)
 """
 
 
 @pytest.fixture
 def suite(tmp_path):
     """Starts pytest on a suite of its own; returns the process. `shell`: by way of this script."""
-    for name in ("process_guard.py", "process_watcher.py"):
+    for name in ("process_guard.py", "process_watcher.py", "skipped_before.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)
     (tmp_path / "conftest.py").write_text(textwrap.dedent(CONFTEST))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -161,16 +162,6 @@ def test_an_interrupt_works_in_the_background_of_a_script(suite):
 
 @pytest.mark.parametrize("words", [(), ("-n", "1")], ids=["alone", "xdist"])
 def test_what_was_skipped_runs_once_it_can(suite, tmp_path, words):
-    shutil.copy(ROOT / "tests" / "skipped_before.py", tmp_path)
-    with open(tmp_path / "conftest.py", "a") as file:
-        file.write(
-            textwrap.dedent("""
-                import skipped_before
-                pytest_addoption = skipped_before.add_option
-                def pytest_configure(config):
-                    config.pluginmanager.register(skipped_before.SkippedBefore(config))
-            """)
-        )
     body = """
         import pytest
         from pathlib import Path

@@ -144,7 +144,7 @@ def test_display_on_a_terminal_is_one_live_bar(run, capsys, monkeypatch):
     log.status("compiling the training graph")
     display.poll()
     for step in range(1, 5):
-        log.step(Watched(), record(step, skipped=step == 2, gradient_norm=None if step == 2 else 1.0))
+        log.step(Watched(step, 4), record(step, skipped=step == 2, gradient_norm=None if step == 2 else 1.0))
     display.poll()
     display.close()
     shown = capsys.readouterr().err

@@ -2,14 +2,18 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ms_codegeex.config import build_run_config
+from ms_codegeex.data.batches import Batch
 from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.rehearsal.job import local_rows
 from ms_codegeex.rehearsal.stubs import simulation_environment
+from ms_codegeex.training import placement, trainer
 from ms_codegeex.training.initialise import initial_weight
 from ms_codegeex.training.placement import Placement
 
@@ -36,10 +40,10 @@ def test_the_writers_parts_cover_every_weight_exactly_once():
     placements = [Placement(config, rank) for rank in range(8)]
     for name, layout in placements[0].layouts.items():
         written = np.zeros(layout.shape, int)
-        for placement in placements:
-            if placement.writes(name):
-                assert placement.here(name)
-                written[placement.window(name)] += 1
+        for place in placements:
+            if place.writes(name):
+                assert place.here(name)
+                written[place.window(name)] += 1
         assert (written == (0 if layout.copy_of else 1)).all(), name
         assert placements[0].stored_name(f"optimizer.m.{name}") == f"optimizer.m.{layout.copy_of or name}"
 
@@ -110,3 +114,24 @@ def test_a_rank_without_a_pipeline_can_evaluate(tmp_path):
     parallel = {"tensor": 2, "optimizer_shard": 2}
     arrays, _ = held(tmp_path, 3, values={**VALUES, "devices": 4, "parallel": parallel})
     assert arrays["held:blocks.0.attention.query.weight"].shape == (8, 32)
+
+
+def test_trainer_and_rehearsal_load_the_same_rows(monkeypatch):
+    """Devices of a stage share a batch; what the trainer slices is what an executed plan is given."""
+    config = build_run_config(VALUES)
+    loaded = [placement.loaded_rows(config, rank) for rank in range(8)]
+    assert [(rows.start, rows.stop) for rows in loaded] == [(0, 4), (4, 8), (8, 12), (12, 16)] * 2
+    stand_in, asked = types.SimpleNamespace(config=config, rank=6), []
+    stand_in.data = types.SimpleNamespace(training_batch=lambda *given: asked.append(given))
+    monkeypatch.setattr(placement, "loaded_rows", lambda config, rank: slice(3, 5))
+    monkeypatch.setattr(trainer, "loaded_rows", placement.loaded_rows)
+    trainer.Trainer._local_batch(stand_in, 32)
+    assert asked == [(35, 2)]
+    assert local_rows(config, 6, np.arange(16)).tolist() == [3, 4]
+
+
+def test_micro_batches_are_the_batch_in_order():
+    batch = Batch(*(np.arange(6) * factor for factor in (1, 2, 3, 4)))
+    parts = batch.parts(3)
+    assert [part.samples.tolist() for part in parts] == [[0, 4], [8, 12], [16, 20]]
+    assert batch.parts(1)[0].inputs.tolist() == batch.inputs.tolist()

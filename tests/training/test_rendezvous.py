@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -19,84 +18,90 @@ from ms_codegeex.training import rendezvous
 from ms_codegeex.training.rendezvous import Rendezvous
 
 
+class Clock:
+    """In place of `time`: it moves only when somebody sleeps, and `meanwhile` is what the others do then."""
+
+    def __init__(self):
+        self.now, self.meanwhile = 0.0, lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
 @pytest.fixture
-def quick(monkeypatch):
-    """Servers that look at each other often and lose patience soon."""
-    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(rendezvous, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(rendezvous, "JOIN_SECONDS", 0.3)
+def clock(monkeypatch):
+    """The servers' time, which the test makes."""
+    clock = Clock()
+    monkeypatch.setattr(rendezvous, "time", clock)
+    return clock
 
 
-def joined(folder: Path, first: Rendezvous, rank: int, count: int) -> Rendezvous:
+def joined(clock: Clock, folder: Path, first: Rendezvous, rank: int, count: int) -> Rendezvous:
     """Server `rank` enters while server 0 keeps counting."""
-    other, stop = Rendezvous(folder, rank, count), threading.Event()
-
-    def keep_counting():
-        while not stop.wait(0.01):
-            first._write()
-
-    thread = threading.Thread(target=keep_counting)
-    thread.start()
-    try:
-        return other.__enter__()
-    finally:
-        stop.set()
-        thread.join()
+    clock.meanwhile = first._write
+    other = Rendezvous(folder, rank, count).__enter__()
+    clock.meanwhile = lambda: None
+    return other
 
 
-def beat_until(servers, condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
+def beat_until(clock, servers, condition):
+    for _ in range(1000):
+        if condition():
+            return
         for server in servers:
             server.beat()
-        time.sleep(0.005)
+        clock.sleep(rendezvous.BEAT_SECONDS)
+    raise AssertionError("did not happen")
 
 
-def test_servers_meet_learn_the_checkpoint_and_finish(tmp_path, quick):
+def test_servers_meet_learn_the_checkpoint_and_finish(tmp_path, clock):
     with Rendezvous(tmp_path, 0, 3, "checkpoints/step-4") as first:
-        others = [joined(tmp_path, first, rank, 3) for rank in (1, 2)]
+        others = [joined(clock, tmp_path, first, rank, 3) for rank in (1, 2)]
         assert [server.checkpoint for server in others] == ["checkpoints/step-4"] * 2
         assert not first.all_finished() and others[0].all_finished()
         for server in others:
             server.done()
-        beat_until([first], first.all_finished)
+        beat_until(clock, [first], first.all_finished)
 
 
-def test_what_an_earlier_job_left_is_not_joined(tmp_path, quick):
+def test_what_an_earlier_job_left_is_not_joined(tmp_path, clock):
     old = Rendezvous(tmp_path, 0, 2).__enter__()  # killed: its file says running for ever
     with pytest.raises(RunFailure, match="opened no job"):
         Rendezvous(tmp_path, 1, 2).__enter__()
     new = Rendezvous(tmp_path, 0, 2).__enter__()
-    assert joined(tmp_path, new, 1, 2).job == new.job != old.job
+    assert joined(clock, tmp_path, new, 1, 2).job == new.job != old.job
 
 
-def test_a_failure_of_one_ends_all(tmp_path, quick):
+def test_a_failure_of_one_ends_all(tmp_path, clock):
     first = Rendezvous(tmp_path, 0, 3).__enter__()
-    second, third = (joined(tmp_path, first, rank, 3) for rank in (1, 2))
+    second, third = (joined(clock, tmp_path, first, rank, 3) for rank in (1, 2))
     second.__exit__(RunFailure, RunFailure("device 4 is lost"), None)
     with pytest.raises(RunFailure, match=r"server 1 ended.*device 4 is lost") as error:
-        beat_until([first, third], lambda: False)
+        beat_until(clock, [first, third], lambda: False)
     first.__exit__(RunFailure, error.value, None)
     with pytest.raises(RunFailure, match=r"server 0 ended.*server 1 ended.*device 4 is lost"):
-        beat_until([third], lambda: False)
+        beat_until(clock, [third], lambda: False)
 
 
 @pytest.mark.parametrize("silent, left", [(1, 0), (0, 1)])
-def test_a_server_that_falls_silent_ends_the_job(tmp_path, quick, silent, left):
+def test_a_server_that_falls_silent_ends_the_job(tmp_path, clock, silent, left):
     first = Rendezvous(tmp_path, 0, 2).__enter__()
-    servers = [first, joined(tmp_path, first, 1, 2)]
-    beat_until(servers, lambda: first.beats > 20)
+    servers = [first, joined(clock, tmp_path, first, 1, 2)]
+    beat_until(clock, servers, lambda: first.beats > 20)
     with pytest.raises(RunFailure, match=rf"server {silent} has not been heard of"):
-        beat_until([servers[left]], lambda: False)
+        beat_until(clock, [servers[left]], lambda: False)
 
 
-def test_another_job_in_the_same_directory_ends_this_one(tmp_path, quick):
+def test_another_job_in_the_same_directory_ends_this_one(tmp_path, clock):
     first = Rendezvous(tmp_path, 0, 2).__enter__()
-    second = joined(tmp_path, first, 1, 2)
+    second = joined(clock, tmp_path, first, 1, 2)
     Rendezvous(tmp_path, 0, 2).__enter__()
     with pytest.raises(RunFailure, match="another job"):
-        beat_until([second], lambda: False)
+        beat_until(clock, [second], lambda: False)
 
 
 # --- the command on two servers, both of them here ---
@@ -178,7 +183,8 @@ def logs_of(run: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (run / "logs").glob("worker_*.log")}
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=600):
+    """Only a hang lasts so long."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen"
@@ -211,13 +217,13 @@ def test_two_servers_run_one_job(cluster, tmp_path):
 
     wait_for(lambda: state()["state"] == "done")
     beats = state()["beat"]
-    wait_for(lambda: state()["beat"] > beats + 2, 20)  # it waits: a checkpoint is of all servers
+    wait_for(lambda: state()["beat"] > beats + 2)  # it waits: a checkpoint is of all servers
     assert not (run / "summary.json").exists()
     (run / "hold").unlink()
-    output, errors = first.communicate(timeout=60)
+    output, errors = first.communicate(timeout=600)
     assert first.returncode == 0, errors
     assert json.loads(output)["steps"] == 1
-    output, errors = second.communicate(timeout=60)
+    output, errors = second.communicate(timeout=600)
     assert second.returncode == 0, errors
     assert output == "" and "starting 2 workers on server 1 of 2" in errors
 
@@ -227,7 +233,7 @@ def test_a_dead_process_on_one_server_ends_both(cluster, tmp_path):
     run = tmp_path / "run"
     wait_for(lambda: all_started(run))
     (run / "go").write_text("3")
-    errors = [job.communicate(timeout=30)[1] for job in jobs]
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [1, 1]
     assert "a worker ended before its work was done" in errors[1] and "worker_3.log" in errors[1]
     assert "server 1 ended" in errors[0] and "device lost" in errors[0]
@@ -244,23 +250,23 @@ def test_a_killed_launcher_leaves_no_process(cluster, tmp_path):
 
 def test_servers_must_be_given_the_same(cluster, tmp_path):
     jobs = [cluster(0), cluster(1, "seed=8")]
-    errors = [job.communicate(timeout=60)[1] for job in jobs]
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert jobs[1].returncode == 2 and "seed: 8, but server 0 runs with 1234" in errors[1]
     assert jobs[0].returncode == 1 and "server 1 ended" in errors[0]
 
 
 def test_servers_need_a_prepared_dataset(cluster):
     job = cluster(0, "data.train=null")
-    assert "data.train: 2 servers need the same prepared dataset" in job.communicate(timeout=60)[1]
+    assert "data.train: 2 servers need the same prepared dataset" in job.communicate(timeout=600)[1]
     assert job.returncode == 2
 
 
-def test_silence_of_a_file_system_counts_too(tmp_path, quick):
+def test_silence_of_a_file_system_counts_too(tmp_path, clock):
     first = Rendezvous(tmp_path, 0, 2).__enter__()
-    second = joined(tmp_path, first, 1, 2)
+    second = joined(clock, tmp_path, first, 1, 2)
     (tmp_path / "000000.json").unlink()
     with pytest.raises(RunFailure, match="server 0 has not been heard of"):
-        beat_until([second], lambda: False)
+        beat_until(clock, [second], lambda: False)
 
 
 # --- MindSpore's own launcher, twice ---
@@ -316,6 +322,6 @@ def test_two_launchers_train_as_one_does(dataset, tmp_path):
                 jobs = [
                     subprocess.Popen([*words, str(rank), str(port)], cwd=tmp_path, env=environment) for rank in (0, 1)
                 ]
-                assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+                assert [job.wait(timeout=600) for job in jobs] == [0, 0]
         losses[name] = [record["loss"] for record in read_log(tmp_path / name / "log.jsonl")]
     assert losses["one"] == losses["two"] and len(losses["one"]) == 10

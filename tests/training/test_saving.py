@@ -2,9 +2,10 @@
 
 import pytest
 
-from ms_codegeex.errors import NotFinite
+from ms_codegeex.errors import NotFinite, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
+from ms_codegeex.training import saving as module
 from ms_codegeex.training.saving import Checkpoints
 from ms_codegeex.training.trainer import Progress
 
@@ -12,7 +13,7 @@ from ms_codegeex.training.trainer import Progress
 class Stepped:
     """A trainer of one number, which `run` steps: "." is a finite step, "s" a skipped one."""
 
-    rank = 0
+    rank, loss = 0, 3.0
 
     def __init__(self):
         self.progress, self.warnings = Progress(), []
@@ -27,6 +28,9 @@ class Stepped:
 
     def warn(self, text):
         self.warnings.append(text)
+
+    def validation_loss(self):
+        return self.loss
 
     def run(self, saving, steps, end=False):
         for kind in steps:
@@ -65,25 +69,69 @@ def test_nothing_is_saved_after_a_skipped_step(tmp_path):
 
 
 def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
-    saving = Checkpoints(tmp_path, 2, 2)
+    saving = Checkpoints(tmp_path, 5, 1)
     trainer = Stepped()
-    trainer.run(saving, "......." + "s" * 24)
-    assert steps(tmp_path) == [4, 6] and outcomes(tmp_path) == [GOOD, DOUBTFUL]
-    assert newest_sound(tmp_path).step == 4
-    with pytest.raises(NotFinite, match=r"the last 24 steps were skipped.*nothing was saved after step 6") as caught:
+    trainer.run(saving, "." * 13 + "s" * 24)
+    assert steps(tmp_path) == [5, 10] and outcomes(tmp_path) == [GOOD, DOUBTFUL]
+    assert newest_sound(tmp_path).step == 5
+    with pytest.raises(NotFinite, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
         trainer.run(saving, "", end=True)
-    assert caught.value.step == 31
+    assert caught.value.step == 37
 
 
 def test_a_checkpoint_can_become_good_after_a_streak(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 3, 2), "..." + "sss" + "...")
+    Stepped().run(Checkpoints(tmp_path, 7, 2), "." * 7 + "sss" + "." * 7)
     assert outcomes(tmp_path)[0] == GOOD
+
+
+def test_the_search_for_a_loss_scale_says_nothing_of_the_checkpoint_it_starts_from(tmp_path):
+    path = write_checkpoint(tmp_path, 10, {}, {})
+    trainer = Stepped()
+    trainer.progress.step = 10
+    trainer.run(Checkpoints(tmp_path, 10, 2, Checkpoint(path)), "s" * 14 + ".", end=True)
+    assert steps(tmp_path) == [10, 25] and outcomes(tmp_path) == [GOOD, GOOD]
+
+
+def test_a_note_that_a_full_disk_refused_is_made_later(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("outcome.json: could not be written")
+
+    saving, trainer = Checkpoints(tmp_path, 5, 2), Stepped()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "note_outcome", full)
+        trainer.run(saving, "." * 12)
+    assert len(trainer.warnings) == 3 and outcomes(tmp_path) == [None, None]
+    trainer.run(saving, ".")
+    assert outcomes(tmp_path) == [GOOD, None]
+
+
+@pytest.mark.parametrize(("loss", "known"), [(3.0, GOOD), (float("nan"), None), (None, None)])
+def test_the_last_checkpoint_is_good_if_it_evaluates(tmp_path, loss, known):
+    trainer = Stepped()
+    trainer.loss = loss
+    trainer.run(Checkpoints(tmp_path, 0, 2), "...", end=True)
+    assert outcomes(tmp_path) == [known]
+
+
+def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "prune", refused)
+    trainer = Stepped()
+    trainer.run(Checkpoints(tmp_path, 5, 1), "." * 5)
+    assert len(trainer.warnings) == 1 and "could not be deleted (Permission denied)" in trainer.warnings[0]
 
 
 def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
     """A short trial in FP16 ends while the loss scale still looks for its place; nothing has been trained."""
     Stepped().run(Checkpoints(tmp_path, 2, 2), "s" * 9, end=True)
     assert steps(tmp_path) == [9]
+
+
+def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
+    assert steps(tmp_path) == [8, 9] and outcomes(tmp_path) == [GOOD, GOOD]
 
 
 def test_the_end_is_saved_once(tmp_path):
@@ -99,13 +147,13 @@ def test_what_a_run_continues_from_becomes_good_too(tmp_path, known):
         note_outcome(path, known, 4)
     trainer = Stepped()
     trainer.progress.step = 4
-    trainer.run(Checkpoints(tmp_path, 2, 1, Checkpoint(path)), ".")
+    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".")
     assert outcome(path) == known
-    trainer.run(Checkpoints(tmp_path, 2, 3, Checkpoint(path)), "..")
+    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".....")
     assert outcome(path) == GOOD
 
 
 def test_a_checkpoint_from_elsewhere_is_not_marked(tmp_path):
     path = write_checkpoint(tmp_path / "other", 4, {}, {})
-    Stepped().run(Checkpoints(tmp_path / "run", 2, 1, Checkpoint(path)), "...")
+    Stepped().run(Checkpoints(tmp_path / "run", 2, 1, Checkpoint(path)), "......")
     assert outcome(path) is None

@@ -1,5 +1,5 @@
-"""`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line, and ends
-with status 1; or nothing. It needs the standard library only: preflight.py asks before anything is installed."""
+"""`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line and
+ends with status 1; or nothing. It needs the standard library only: preflight.py asks before anything is installed."""
 
 import sys
 

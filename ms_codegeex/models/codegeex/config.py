@@ -42,6 +42,11 @@ class CodeGeeXConfig:
         """Whether queries meet keys in FP32 in an FP16 run."""
         return False
 
+    @property
+    def rms_norm(self) -> bool:
+        """Whether its normalisation is RMSNorm, not LayerNorm."""
+        return False
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values."""
         return self.init_std

@@ -13,7 +13,7 @@ from mindspore import nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.layers import CausalMask, Embedding, FastGelu, Heads, Linear
+from ms_codegeex.models.layers import CausalMask, Embedding, FastGelu, Heads, Linear, SampleKeys
 
 
 class Attention(nn.Cell):
@@ -29,9 +29,9 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, softmax_fp32=config.softmax_fp32)
 
-    def construct(self, query, memory, mask, samples):
+    def construct(self, query, memory, mask, sample_keys):
         """query and memory [batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(query), self.key(memory), self.value(memory), mask, samples))
+        return self.output(self.core(self.query(query), self.key(memory), self.value(memory), mask, sample_keys))
 
 
 class FeedForward(nn.Cell):
@@ -64,13 +64,13 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, samples, query=None):
+    def construct(self, x, mask, sample_keys, query=None):
         """x [batch*seq, H] -> [batch*seq, H]"""
         memory = self.attention_norm(x)
-        attended = self.attention(memory if query is None else query, memory, mask, samples)
-        x = self.add_attention(x, self.attention_dropout(attended, samples))
+        attended = self.attention(memory if query is None else query, memory, mask, sample_keys)
+        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         fed = self.feed_forward(self.feed_forward_norm(x))
-        return self.add_feed_forward(x, self.feed_forward_dropout(fed, samples))
+        return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
 
 
 class InputEmbedding(nn.Cell):
@@ -84,9 +84,9 @@ class InputEmbedding(nn.Cell):
         self.dropout = build.drop(config.hidden_size, 0)
         self.add, self.cast = ops.Add(), ops.Cast()
 
-    def construct(self, ids, positions, samples):
+    def construct(self, ids, positions, sample_keys):
         """int32 [batch, seq] twice -> [batch*seq, H]"""
-        x = self.dropout(self.add(self.word(ids), self.position(positions)), samples)
+        x = self.dropout(self.add(self.word(ids), self.position(positions)), sample_keys)
         return ops.reshape(self.cast(x, self.dtype), (-1, self.hidden_size))
 
 
@@ -96,6 +96,7 @@ class CodeGeeX(nn.Cell):
     def __init__(self, config: CodeGeeXConfig, build: Build):
         super().__init__()
         self.dtype, self.hidden_size = build.dtype, config.hidden_size
+        self.hash_samples = SampleKeys()
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
@@ -108,12 +109,13 @@ class CodeGeeX(nn.Cell):
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)
-        x = self.embedding(ids, positions, samples)
+        x = self.embedding(ids, positions, sample_keys)
         for block in self.blocks:
-            x = block(x, mask, samples)
+            x = block(x, mask, sample_keys)
         query = self.cast_query(self.top_query_embedding(positions), self.dtype)
-        return self.top_query_layer(self.final_norm(x), mask, samples, ops.reshape(query, (-1, self.hidden_size)))
+        return self.top_query_layer(self.final_norm(x), mask, sample_keys, ops.reshape(query, (-1, self.hidden_size)))
 
 
 class Loss(CausalLoss):

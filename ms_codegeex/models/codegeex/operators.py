@@ -24,7 +24,7 @@ def _block(model: CodeGeeXConfig, shape: Shape, sizes: o.Sizes) -> tuple[MatMul 
         o.norm("feed-forward norm", sizes.stream, byte, shape),
         *o.linear("up", rows, h, model.intermediate_size // t, shape, gathered),
         o.activation("fast_gelu", gelu, sizes),
-        *o.linear("down", rows, model.intermediate_size // t, h, shape, last=not shape.dropout),
+        *o.linear("down", rows, model.intermediate_size // t, h, shape, last=not shape.mask_needs_input),
         o.dropout("feed-forward dropout", sizes.stream, byte, shape),
         o.residual(sizes, shape, last=True),
     )

@@ -65,6 +65,7 @@ def parameter_layouts(config: CodeGeeXConfig, mesh: Mesh, vocabulary: bool = Tru
 def apply(network: Loss, config: CodeGeeXConfig, mesh: Mesh, run: RunConfig) -> None:
     """Set strategies, stages, recompute, fusion groups and optimizer-shard exclusions on a built `Loss`."""
     cuts, model = decoder.cuts_of(mesh, run.parallel), network.model
+    cuts.sample_keys(model.hash_samples)
     cuts.causal_mask(model.mask)
     _shard_embedding(cuts, model.embedding)
     for block in (*model.blocks, model.top_query_layer):

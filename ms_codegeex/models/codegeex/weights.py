@@ -122,6 +122,16 @@ def _axes() -> dict[str, int]:
     return axes
 
 
+def _limits(config: Any) -> list[str]:
+    wide = 4 * config.hidden_size
+    if config.intermediate_size == wide:
+        return []
+    return [
+        f"the original's classes cannot load it: they make the feed-forward layers 4 x hidden_size = {wide} wide, not "
+        f"{config.intermediate_size}"
+    ]
+
+
 FORMATS = FamilyFormats(
     sizes=Sizes(
         build=build_config,
@@ -156,4 +166,5 @@ FORMATS = FamilyFormats(
     },
     axes=_axes(),
     ranks=lambda config: (config.num_heads, "number of heads"),
+    limits=_limits,
 )

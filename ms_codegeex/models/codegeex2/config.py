@@ -55,6 +55,11 @@ class CodeGeeX2Config:
         """Whether queries meet keys in FP32 in an FP16 run."""
         return False
 
+    @property
+    def rms_norm(self) -> bool:
+        """Whether its normalisation is RMSNorm, not LayerNorm."""
+        return True
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values."""
         return self.init_std

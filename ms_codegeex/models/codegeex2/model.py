@@ -14,7 +14,7 @@ from mindspore import nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
-from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SwiGlu
+from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SampleKeys, SwiGlu
 
 
 class Attention(nn.Cell):
@@ -30,9 +30,9 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         self.core = build.attention(heads, site, rotary=True, softmax_fp32=config.softmax_fp32)
 
-    def construct(self, x, mask, samples, cos, sin):
+    def construct(self, x, mask, sample_keys, cos, sin):
         """[batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, samples, cos, sin))
+        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
 
 
 class FeedForward(nn.Cell):
@@ -64,12 +64,12 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, samples, cos, sin):
+    def construct(self, x, mask, sample_keys, cos, sin):
         """x [batch*seq, H] -> [batch*seq, H]"""
-        attended = self.attention(self.attention_norm(x), mask, samples, cos, sin)
-        x = self.add_attention(x, self.attention_dropout(attended, samples))
+        attended = self.attention(self.attention_norm(x), mask, sample_keys, cos, sin)
+        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         fed = self.feed_forward(self.feed_forward_norm(x))
-        return self.add_feed_forward(x, self.feed_forward_dropout(fed, samples))
+        return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
 
 
 class CodeGeeX2(nn.Cell):
@@ -77,6 +77,7 @@ class CodeGeeX2(nn.Cell):
 
     def __init__(self, config: CodeGeeX2Config, build: Build):
         super().__init__()
+        self.hash_samples = SampleKeys()
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
         self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
@@ -87,11 +88,12 @@ class CodeGeeX2(nn.Cell):
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)
         cos, sin = self.rotary(positions)
-        x = self.embedding(ids, samples)
+        x = self.embedding(ids, sample_keys)
         for block in self.blocks:
-            x = block(x, mask, samples, cos, sin)
+            x = block(x, mask, sample_keys, cos, sin)
         return self.final_norm(x)
 
 

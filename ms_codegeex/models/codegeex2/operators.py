@@ -26,7 +26,7 @@ def _block(model: CodeGeeX2Config, shape: Shape, sizes: o.Sizes) -> tuple[MatMul
         *o.linear("gate", rows, h, f // t, shape, gathered, bias=False),
         *o.linear("up", rows, h, f // t, shape, bias=False),
         o.activation("swiglu", swiglu, sizes),
-        *o.linear("down", rows, f // t, h, shape, last=not shape.dropout, bias=False),
+        *o.linear("down", rows, f // t, h, shape, last=not shape.mask_needs_input, bias=False),
         o.dropout("feed-forward dropout", sizes.stream, byte, shape),
         o.residual(sizes, shape, last=True),
     )

@@ -54,6 +54,7 @@ def parameter_layouts(config: CodeGeeX2Config, mesh: Mesh, vocabulary: bool = Tr
 def apply(network: Loss, config: CodeGeeX2Config, mesh: Mesh, run: RunConfig) -> None:
     """Set strategies, stages, recompute, fusion groups and optimizer-shard exclusions on a built `Loss`."""
     cuts, model = decoder.cuts_of(mesh, run.parallel), network.model
+    cuts.sample_keys(model.hash_samples)
     cuts.causal_mask(model.mask)
     cuts.rotary_table(model.rotary)
     cuts.word_embedding(model.embedding)

@@ -70,7 +70,33 @@ def _written(config: Any) -> dict[str, Any]:
             f"rotary_dim: {config.rotary_dim} of {head} channels; ChatGLM2's configuration has no such key and its "
             "software turns half of a head's channels, so this model cannot become a model directory"
         )
-    return {"architectures": ["ChatGLMModel"], "kv_channels": head, "apply_query_key_layer_scaling": True}
+    return {
+        "architectures": ["ChatGLMModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+            **dict.fromkeys(
+                ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"),
+                "modeling_chatglm.ChatGLMForConditionalGeneration",
+            ),
+        },
+        "kv_channels": head,
+        "apply_query_key_layer_scaling": True,
+        "bias_dropout_fusion": True,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "rotary_percent": 0.5,
+        "use_cache": True,  # neither the release's configuration class nor that of transformers has a default for it
+    }
+
+
+def _limits(config: Any) -> list[str]:
+    half = config.hidden_size // config.num_heads // 2
+    if config.rotary_dim == half:
+        return []
+    return [
+        f"the original's classes compute something else from it: they turn {half} channels of a head, half of them, "
+        f"not {config.rotary_dim}"
+    ]
 
 
 FORMATS = FamilyFormats(
@@ -116,6 +142,7 @@ FORMATS = FamilyFormats(
             "tie_word_embeddings": False,
             "quantization_bit": 0,
             "pre_seq_len": None,
+            "prefix_projection": False,
         },
         written=_written,
         read=_complete,
@@ -143,4 +170,5 @@ FORMATS = FamilyFormats(
         "head.weight": 0,
     },
     ranks=lambda config: (config.num_kv_groups, "number of groups of keys and values"),
+    limits=_limits,
 )

@@ -40,6 +40,11 @@ class CodeGenConfig:
         """Heads of keys and values: each query head has its own."""
         return self.num_heads
 
+    @property
+    def rms_norm(self) -> bool:
+        """Whether its normalisation is RMSNorm, not LayerNorm."""
+        return False
+
     def initial_std(self, name: str) -> float:
         """Standard deviation of a weight's first values: the release scales what writes into the residual stream by
         depth (JAXformer; facts: optimiser table)."""

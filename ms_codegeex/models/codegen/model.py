@@ -13,7 +13,7 @@ from mindspore import nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable
+from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SampleKeys
 
 
 class Attention(nn.Cell):
@@ -29,9 +29,9 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
 
-    def construct(self, x, mask, samples, cos, sin):
+    def construct(self, x, mask, sample_keys, cos, sin):
         """[batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, samples, cos, sin))
+        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
 
 
 class FeedForward(nn.Cell):
@@ -61,11 +61,11 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, samples, cos, sin):
+    def construct(self, x, mask, sample_keys, cos, sin):
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
-        attended = self.attention_dropout(self.attention(y, mask, samples, cos, sin), samples)
-        fed = self.feed_forward_dropout(self.feed_forward(y), samples)
+        attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
+        fed = self.feed_forward_dropout(self.feed_forward(y), sample_keys)
         return self.add_feed_forward(self.add_attention(x, attended), fed)
 
 
@@ -74,6 +74,7 @@ class CodeGen(nn.Cell):
 
     def __init__(self, config: CodeGenConfig, build: Build):
         super().__init__()
+        self.hash_samples = SampleKeys()
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, config.rotary_dim)
         self.embedding = WordEmbedding(
@@ -85,11 +86,12 @@ class CodeGen(nn.Cell):
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)
         cos, sin = self.rotary(positions)
-        x = self.embedding(ids, samples)
+        x = self.embedding(ids, sample_keys)
         for block in self.blocks:
-            x = block(x, mask, samples, cos, sin)
+            x = block(x, mask, sample_keys, cos, sin)
         return self.final_norm(x)
 
 

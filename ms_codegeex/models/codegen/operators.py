@@ -11,7 +11,7 @@ from ms_codegeex.parallel.operators import MatMul, Part, Shape, Vector
 def _block(model: CodeGenConfig, shape: Shape, sizes: o.Sizes) -> tuple[MatMul | Vector, ...]:
     h, t, byte, rows = model.hidden_size, shape.tensor, shape.bytes, shape.rows
     gathered = byte * sizes.hidden if shape.sequence else 0  # the whole rows, kept beside the shard
-    again = shape.dropout  # without it, nothing of the backward pass needs the two results
+    again = shape.mask_needs_input  # else nothing of the backward pass needs the two results
     return (
         o.norm("norm", sizes.stream, byte, shape),
         *o.linear("query", rows, h, h // t, shape, gathered, bias=False),

@@ -66,6 +66,15 @@ def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
     return config_json
 
 
+def _limits(config: Any) -> list[str]:
+    if config.num_heads % GROUPS == 0:
+        return []
+    return [
+        f"the original's classes and transformers cannot run it: they share the heads out to {GROUPS} groups, and "
+        f"there are {config.num_heads}"
+    ]
+
+
 FORMATS = FamilyFormats(
     sizes=Sizes(
         build=build_config,
@@ -113,4 +122,5 @@ FORMATS = FamilyFormats(
         "head.bias": 0,
     },
     ranks=lambda config: (GROUPS, "number of groups in its fused matrices"),
+    limits=_limits,
 )

@@ -34,7 +34,7 @@ subprocess.Popen({SLEEPER})
         "survivors",
         {
             "shell": "trap '' HUP TERM\nnohup python3 -c 'import time; time.sleep(600)' @marker@ >/dev/null 2>&1 &\n"
-            "while ! grep -aq @marker@ /proc/$!/cmdline; do sleep 0.02; done"
+            "until case $(tr '\\0' ' ' </proc/$!/cmdline) in *@marker@*) true ;; *) false ;; esac; do sleep 0.02; done"
         },
         language="shell",
         control=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,10 +52,12 @@ def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
 def test_every_layer_is_active_where_the_kernel_has_it() -> None:
     """By what another tool can do: else a sandbox that is broken would be taken for a kernel that refuses."""
     identity = {"user": layers.NOBODY, "group": layers.NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here (util-linux), the other tool")
     kinds = ("--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc")
-    done = subprocess.run(["unshare", *kinds, "true"], capture_output=True, text=True, **identity)
-    if done.returncode or landlock.abi() == 0:
-        pytest.skip(f"the kernel refuses: {done.stderr.strip() or 'Landlock'}")
+    refusal = layers.attempt(["unshare", *kinds, "true"], identity)
+    if refusal or landlock.abi() == 0:
+        pytest.skip(f"the kernel refuses: {refusal or 'Landlock'}")
     states = open_sandbox().layers
     assert set(states) == {"unprivileged user", "namespaces", "seccomp", "Landlock"}
     assert set(states.values()) == {"active"}
@@ -92,7 +95,7 @@ def test_a_kernel_without_namespaces() -> None:
     lines = done.stdout.decode().split()
     assert lines[0].endswith("/program") and not Path(lines[0]).exists()
     assert lines[1] == lines[0].removesuffix("program") + "tmp"
-    assert lines[2] == str(layers.NOBODY if os.geteuid() == 0 else os.getuid())
+    assert lines[2] == str(layers.find_layers().user)
 
 
 def asking(python: str) -> subprocess.CompletedProcess[str]:
@@ -109,7 +112,7 @@ def test_asking_where_nothing_is_missing() -> None:
 
 def test_asking_where_namespaces_are_refused(shown: Path) -> None:
     done = asking(refusing_python(shown))
-    assert done.returncode == 1 and done.stdout.startswith("namespaces: ") and done.stdout.count("\n") == 1, done
+    assert done.returncode == 1 and "namespaces: " in done.stdout and done.stdout.count("\n") == 1, done
 
 
 def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None:
@@ -123,7 +126,7 @@ def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None
     told, last = done.stdout.splitlines()[-2:]
     count = re.search(r" (\d+) skipped", last)[1]
     assert int(count) > 10 and " passed" in last
-    assert re.fullmatch(rf"{count} tests were skipped, .*: namespaces: .* {re.escape(layers.advice())}", told), told
+    assert re.fullmatch(rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}", told), told
 
 
 @pytest.mark.parametrize("name", layers.SWITCHES)
@@ -140,6 +143,8 @@ def test_what_enables_namespaces_is_one_command(tmp_path: Path, name: str) -> No
 @pytest.mark.strict_sandbox
 def test_a_kernel_that_allows_no_more_namespaces() -> None:
     """As root of a user namespace that may have none within; it cannot become nobody there, either."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here (util-linux)")
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     words = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", OPENING]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -241,8 +246,8 @@ def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
 
 def test_with_nothing_at_all_nothing_survives(bare: Sandbox) -> None:
     marker = f"left{os.getpid()}"
-    sleeper = f"python3 -c 'import time; time.sleep(600)' {marker}"
-    assert run(bare, f"setsid {sleeper} >/dev/null 2>&1 & (setsid {sleeper} &) ; sleep 0.2").succeeded
+    sleeper = f"python3 -c 'import os, time; os.fork() or (os.setsid(), time.sleep(600))' {marker}"
+    assert run(bare, f"{sleeper} >/dev/null 2>&1 & ({sleeper} &) ; sleep 0.2").succeeded
     assert survivors(marker) == []
 
 

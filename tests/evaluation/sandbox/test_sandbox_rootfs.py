@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,18 @@ def test_who_makes_the_namespaces_keeps_no_rights(sandbox: Sandbox) -> None:
         assert sorted(os.listdir(f"/proc/{waiting}/fd")) == ["0", "1", "2"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave its groups")
+def test_groups_are_given_up_with_root() -> None:
+    before = os.getgroups()
+    os.setgroups([*before, 12345])
+    try:
+        sandbox = open_sandbox()
+        [waiting] = servers(sandbox)
+        assert "\nGroups:\t \n" in Path(f"/proc/{child_of(waiting)}/status").read_text()
+    finally:
+        os.setgroups(before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_server_ends_with_who_waits_for_it(sandbox: Sandbox, number: int) -> None:
     [waiting] = servers(sandbox)
@@ -171,6 +184,8 @@ assert {path.read_text() for path in top.glob("*/file")} == {"as it was"}
 
 def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
     """Whatever it was, and without being given back a flag that it had; nor do mounts of later arrive."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here (util-linux)")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared"]
     words += [sys.executable, "-c", MOUNTING, str(shown)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -200,6 +215,15 @@ def test_a_place_within_what_is_readable_is_not_made_there(sandbox: Sandbox, sho
     assert os.listdir(shown) == ["tools"]
     both = {"/given": shown, "/given/tools": shown / "tools"}
     assert sandbox.run([Command(["/bin/ls", "/given"], SHORT)], {}, both)[0].stdout == b"tools\n"
+
+
+def test_a_place_may_be_reached_by_a_link(sandbox: Sandbox, shown: Path) -> None:
+    """/bin is one to usr/bin where the two are merged."""
+    (shown / "file").write_text("another env")
+    (shown / "file").chmod(0o666)
+    command = Command(["/bin/sh", "-c", "cat /bin/env; echo x > /bin/env"], SHORT)
+    done = sandbox.run([command], {}, {"/bin/env": shown / "file"})[0]
+    assert done.stdout == b"another env" and b"Read-only file system" in done.stderr, done
 
 
 def test_devices_are_there_and_work(sandbox: Sandbox) -> None:

@@ -163,9 +163,9 @@ def test_output_up_to_the_cap_is_none_too_many(sandbox: Sandbox) -> None:
 
 
 def test_time_is_measured_for_each_command(sandbox: Sandbox) -> None:
-    done = shell(sandbox, "sleep 0.3", "true")
-    assert 0.3 <= done[0].seconds < 20
-    assert 0 < done[1].seconds < done[0].seconds
+    done = shell(sandbox, "sleep 1", "true")
+    assert done[0].seconds >= 1
+    assert 0 < done[1].seconds < done[0].seconds  # each from its own start
 
 
 def test_a_readable_path_is_seen_and_not_written(sandbox: Sandbox, shown: Path) -> None:
@@ -295,4 +295,4 @@ def test_a_sandbox_killed_from_outside_is_a_killed_program(sandbox: Sandbox) -> 
         child = survivors(marker)[0]
         supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(supervisor, signal.SIGKILL)
-        assert [one.end for one in running.result(timeout=30)] == [End.KILLED]
+        assert [one.end for one in running.result(timeout=300)] == [End.KILLED]

@@ -110,7 +110,7 @@ def test_programs_of_a_server_that_has_been_killed_run_again(sandbox: Sandbox, w
         time.sleep(0.5)
         [before] = servers(sandbox)
         os.kill(before if who == "who waits for it" else child_of(before), signal.SIGKILL)
-        done = running.result(timeout=30)
+        done = running.result(timeout=300)
     assert (done.end, done.code, done.stdout) == (End.EXITED, 0, b"1\n2\n")
     [after] = servers(sandbox)
     assert after != before and gone(before)

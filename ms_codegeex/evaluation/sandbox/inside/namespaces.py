@@ -29,7 +29,6 @@ def settle(homes: list, covered: list, user: int, group: int) -> None:
     that we have copied, with what these cover and the program is to see on top again; then a last user namespace, which
     no other can follow, and there give all rights up, those over the mounts included. Every step is needed: one that
     fails is an OSError."""
-    kernel.make_private()
     proc = kernel.open_proc()  # ours can only be read
     flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("proc", "/proc", "proc", flags)

@@ -1,0 +1,123 @@
+"""What an executed step has beside a run's own: an optimizer that hides nothing, and an overflow in one place.
+
+The weights follow plain gradient descent: Adam would hide a wrong scale of the gradients. Beside them the run's own
+AdamW updates copies of the weights from the same gradients, and NumPy does as well.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.parameter import ParameterTuple
+
+from ms_codegeex.config import OptimizerConfig, RunConfig
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.training.build import Built, adamw, build
+from ms_codegeex.training.step import StepSettings, TrainStep
+
+GRADIENT, COPY = "rehearsal.gradient.", "rehearsal.adamw."
+CLIP, OVERFLOW = "rehearsal.clip", "rehearsal.overflow"
+
+
+def _follow(weight, gradient):
+    """The gradient; a pipeline drops what is done for other stages' weights, and finds it by following the weight."""
+    return ops.depend(gradient, weight)
+
+
+def _descend(kernel, rate, weight, kept, gradient):
+    return kernel(weight, kept, rate, gradient, 0.0)  # without momentum, what it keeps is the gradient
+
+
+class Descent(nn.Cell):
+    """w -= lr·g, with g kept; and AdamW on copies of the weights."""
+
+    def __init__(self, config: RunConfig, parameters: list[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.gradients = self.parameters.clone(prefix=GRADIENT[:-1], init="zeros")
+        self.adamw = adamw(config, parameters)
+        self.adamw.parameters = self.parameters.clone(prefix=COPY[:-1], init="zeros")
+        self.kernel, self.map = ops.ApplyMomentum(), ops.HyperMap()
+
+    def construct(self, gradients):
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
+        gradients = self.map(_follow, self.parameters, gradients)
+        rate = self.adamw(gradients)
+        done = self.map(ops.partial(_descend, self.kernel, rate), self.parameters, self.gradients, gradients)
+        return ops.depend(rate, done)
+
+
+def _overflow(value, marked, gradient):
+    if marked:
+        return gradient + value
+    return gradient
+
+
+class ProbedStep(TrainStep):
+    """A step whose clipping can be changed between steps, and that adds `rehearsal.overflow` to one gradient."""
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings, marked: str):
+        super().__init__(network, optimizer, settings)
+        self.clip = Parameter(Tensor(settings.clip_norm, ms.float32), name=CLIP, requires_grad=False)
+        self.overflow = Parameter(Tensor(0.0, ms.float32), name=OVERFLOW, requires_grad=False)
+        self.marked = tuple(weight.name == marked for weight in self.weights)
+
+    def probe(self, gradients):
+        """The marked one made infinite, in the step that has it so."""
+        return self.map(ops.partial(_overflow, self.overflow), self.marked, gradients)
+
+
+def marked_parameter(config: RunConfig) -> str:
+    """The parameter whose gradient overflows on the last rank: the one of its stage that most devices share."""
+    mesh = config.mesh
+    mine = [layout for layout in layouts_of(config) if layout.stage == mesh.pipeline - 1 and not layout.copy_of]
+    return min(mine, key=lambda layout: layout.local_size(mesh) / layout.size).name
+
+
+def build_probed(config: RunConfig, marked: str, tied_group: str | None = None) -> Built:
+    """Everything a run builds, with the step and the optimizer of a rehearsal."""
+    return build(config, tied_group, optimizer=Descent, step=partial(ProbedStep, marked=marked))
+
+
+class AdamWFormula:
+    """AdamW in float64 NumPy: what `optimizer.AdamW` has to do. Matrices and tables decay, vectors do not."""
+
+    def __init__(self, config: OptimizerConfig, weights: dict[str, np.ndarray]):
+        self.config, self.updates = config, 0
+        self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
+        self.first = {name: value.copy() for name, value in self.weights.items()}
+        self.m = {name: np.zeros_like(value) for name, value in self.weights.items()}
+        self.v = {name: np.zeros_like(value) for name, value in self.weights.items()}
+
+    def update(self, rate: float, gradients: dict[str, np.ndarray]) -> None:
+        """One update from gradients as they are after clipping."""
+        c, self.updates = self.config, self.updates + 1
+        corrections = [1 - beta**self.updates if c.bias_correction else 1.0 for beta in (c.beta1, c.beta2)]
+        for name, w in self.weights.items():
+            g = gradients[name].astype(np.float64)
+            m = self.m[name] = c.beta1 * self.m[name] + (1 - c.beta1) * g
+            v = self.v[name] = c.beta2 * self.v[name] + (1 - c.beta2) * g * g
+            direction = m / corrections[0] / (np.sqrt(v / corrections[1]) + c.epsilon)
+            decay = c.weight_decay if w.ndim > 1 else 0.0
+            self.weights[name] = w - rate * (direction + decay * w)
+
+    def errors(self, found: dict[str, np.ndarray]) -> dict[str, float]:
+        """Largest deviation of each weight, relative to how far it moved by the formula."""
+        result = {}
+        for name, expected in self.weights.items():
+            moved = float(np.max(np.abs(expected - self.first[name])))
+            error = float(np.max(np.abs(found[name] - expected)))
+            result[name] = error / moved if moved else 0.0 if error == 0 else math.inf
+            if not math.isfinite(result[name]):
+                result[name] = math.inf
+        return result
+
+
+def parameters_of(found: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """Values of the parameters that begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): p.asnumpy() for name, p in found.items() if name.startswith(prefix)}

@@ -1,0 +1,151 @@
+"""The collectives of one rank: those of the plan, those of a graph, and whether they are the same.
+
+Operation, members of the group, element type, bytes and number of calls have to agree, and the buckets in which the
+back end joins them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.parallel.communication import Collective, collectives, parameter_collectives
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.parallel.sharding import layouts_of
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
+SCALAR_BYTES = 4
+
+Calls = Counter[tuple[str, tuple[int, ...], str, int]]  # op, members, dtype, bytes of the whole tensor -> calls
+Buckets = Counter[tuple[str, tuple[int, ...], int]]  # op, members, fusion id -> calls
+
+
+def members(mesh: Mesh, found: Collective, rank: int) -> tuple[int, ...]:
+    """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
+    if found.group == "world":
+        return tuple(range(mesh.world))
+    if found.group == "pipeline":
+        other = rank + mesh.stage_size * (1 if found.phase == "forward" else -1)
+        return tuple(sorted((rank, other)))
+    return tuple(getattr(mesh, f"{found.group}_group")(rank))
+
+
+def planned_calls(config: RunConfig, rank: int) -> Calls:
+    """The plan's collectives of a rank, as the graph would show them."""
+    calls: Calls = Counter()
+    for x in collectives(config):
+        if x.stage == config.mesh.coordinates(rank)[0]:
+            calls[x.op, members(config.mesh, x, rank), DTYPES[x.dtype], x.bytes_each] += x.count
+    return calls
+
+
+def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
+    """The plan's collectives where blocks are functions that the graph calls, not inlined.
+
+    The engine then gathers FP32 weights outside the function and casts inside, sums a sharded weight's gradient over
+    replicas inside before it is scattered outside, and the worker lets block inputs whole (the engine cannot slice
+    them there).
+    """
+    if config.accumulation > 1:
+        return planned
+    mesh, changed = config.mesh, Counter(planned)
+    for x in collectives(config):
+        if x.stage != mesh.coordinates(rank)[0]:
+            continue
+        key = (x.op, members(mesh, x, rank), DTYPES[x.dtype], x.bytes_each)
+        moved = None
+        if x.group == "optimizer" and x.op == "AllGather":
+            moved = (x.op, key[1], "float32", x.bytes_each * (1 if x.dtype == "fp32" else 2))
+        elif x.group == "replica":
+            moved = (x.op, key[1], key[2], x.bytes_each * mesh.optimizer_shard)
+        elif x.phase == "recompute" and x.op == "AllGather" and not config.parallel.sequence:
+            moved = ()
+        if moved is not None:
+            changed[key] -= x.count
+            if moved:
+                changed[moved] += x.count
+    return +changed
+
+
+def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
+    """The fusion id of a parameter's gradient, and of its gathered weight: by block number, the word table's and the
+    head's in the first, what lies behind the blocks in the last. What called blocks reduce has the first one's."""
+    groups, layers = config.parallel.fusion.allreduce_groups, config.model_config().num_layers
+    part, _, rest = name.partition(".")
+    if part == "blocks":
+        block = 0 if called else int(rest.partition(".")[0])
+        return block * groups // layers + 1 if groups else 0
+    return min(groups, 1) if part in ("embedding", "head") else groups
+
+
+def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Buckets:
+    """What the plan joins: collectives of weights and gradients of the rank's stage that have a fusion id."""
+    mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
+    found: Buckets = Counter()
+    for layout in layouts_of(config):
+        for op, group, *_ in parameter_collectives(layout, mesh, config.training.precision):
+            fusion = bucket_of(config, layout.name, called and op == "AllReduce")
+            if layout.stage == stage and fusion:
+                found[op, tuple(getattr(mesh, f"{group}_group")(rank)), fusion] += 1
+    return found
+
+
+def found_calls(listed: Iterable[Mapping[str, Any]]) -> Calls:
+    """Those of a graph, without Receive, which is another rank's Send, and groups of one, in which nothing moves."""
+    found: Calls = Counter()
+    for x in listed:
+        if x["op"] != "Receive" and len(x["ranks"]) > 1:
+            found[x["op"], tuple(x["ranks"]), x["dtype"], x["bytes"]] += x["calls"]
+    return found
+
+
+def found_buckets(listed: Iterable[Mapping[str, Any]]) -> Buckets:
+    """The collectives of a graph that have a fusion id."""
+    found: Buckets = Counter()
+    for x in listed:
+        if x["fusion"] and len(x["ranks"]) > 1:
+            found[x["op"], tuple(x["ranks"]), x["fusion"]] += x["calls"]
+    return found
+
+
+def joined(planned: Calls, found: Calls) -> Calls:
+    """Reduce-scatters with an all-gather of the same tensor as the all-reduces that were planned for them.
+
+    They move the same bytes. The engine takes them for the looked-up words or not, by what follows the lookup.
+    """
+    result = Counter(found)
+    for key in [key for key in planned if key[0] == "AllReduce"]:
+        halves = [(op, *key[1:]) for op in ("ReduceScatter", "AllGather")]
+        pairs = min(planned[key] - result[key], *(result[half] - planned[half] for half in halves))
+        if pairs > 0:
+            result[key] += pairs
+            for half in halves:
+                result[half] -= pairs
+    return +result
+
+
+def differences(planned: Counter, found: Counter) -> list[tuple[str, int, int]]:
+    """What is called how often by plan and graph, where the two differ."""
+    differing = sorted(key for key in planned.keys() | found.keys() if planned[key] != found[key])
+    return [(_named(*key), planned[key], found[key]) for key in differing]
+
+
+def _named(op: str, ranks: tuple[int, ...], *rest: Any) -> str:
+    shown = ", ".join(map(str, ranks)) if len(ranks) <= 4 else f"{ranks[0]}, {ranks[1]}, … {ranks[-1]}"
+    who = f"of ranks {shown}" + (f" ({len(ranks)} in all)" if len(ranks) > 4 else "")
+    if len(rest) == 1:
+        return f"{op} {who} in bucket {rest[0]}"
+    return f"{op} of {rest[1]:,} bytes {rest[0]} {who}"
+
+
+def execution_problems(config: RunConfig, rank: int, listed: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The first collective of an executed graph that is not the plan's. Scalars are left out: where the network is
+    inlined for each micro-batch, the engine joins some."""
+    listed = list(listed)
+    large = {key: count for key, count in found_calls(listed).items() if key[3] > SCALAR_BYTES}
+    expected = Counter({key: count for key, count in planned_calls(config, rank).items() if key[3] > SCALAR_BYTES})
+    wrong = differences(expected, joined(expected, Counter(large)))
+    wrong += differences(planned_buckets(config, rank), found_buckets(listed))
+    return [f"rank {rank}, {name}: {found} calls a step, the plan has {planned}" for name, planned, found in wrong[:1]]

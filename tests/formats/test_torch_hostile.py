@@ -1,0 +1,200 @@
+"""Small `.pt` files that would cost any amount of time or memory, or alter what reads them; and what is plain data."""
+
+import argparse
+import io
+import pickle
+import random
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import torch_pickle, torch_zip
+from ms_codegeex.formats.files import nested_tensors, read_raw
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.torch_zip import read_torch, write_torch
+
+torch = pytest.importorskip("torch")
+
+
+def archive(path, pickled, records=(), method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("m/data.pkl", pickled)
+        for name, data in records:
+            target.writestr(f"m/{name}", data, method)
+    return path
+
+
+def test_lists_that_contain_one_another(tmp_path):
+    """A kilobyte that says 40 ** 12 values, inside the depth that is allowed."""
+    lists = [[]]
+    for _ in range(12):
+        lists.append([lists[-1]] * 40)
+    path = archive(tmp_path / "a.pt", pickle.dumps({"module": lists[-1]}, protocol=2))
+    assert path.stat().st_size < 4000
+    with pytest.raises(UserError, match=r"a\.pt: refused, because it holds more than 1000000 values"):
+        read_raw(path)
+
+
+def test_a_dictionary_with_an_endless_key(tmp_path):
+    """The hash of tuples that contain one another takes 2 ** 100 steps."""
+    key = ()
+    for _ in range(100):
+        key = (key, key)
+    body = pickle.dumps(key, protocol=2)[:-1]
+    with pytest.raises(UserError, match="keys are neither texts nor numbers"):
+        read_torch(archive(tmp_path / "a.pt", b"\x80\x02}" + body[2:] + b"K\x01s."))
+
+
+def test_a_memo_of_any_size(tmp_path):
+    """An unpickler with an array for its memo would take 2 GB for this index."""
+    import tracemalloc
+
+    path = archive(tmp_path / "a.pt", b"\x80\x02}r" + struct.pack("<I", 1 << 27) + b".")
+    tracemalloc.start()
+    try:
+        assert read_torch(path) == {}
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_operations_and_numbers_are_limited(tmp_path, monkeypatch):
+    number = b"\x80\x02\x8b" + struct.pack("<I", 100_000) + b"\x01" * 100_000 + b"."
+    with pytest.raises(UserError, match=r"a number of \d+ bits"):
+        read_torch(archive(tmp_path / "a.pt", number))
+    monkeypatch.setattr(torch_pickle, "MOST_OPERATIONS", 100)
+    with pytest.raises(UserError, match="more than 100 operations"):
+        read_torch(archive(tmp_path / "b.pt", b"\x80\x02](" + b"K\x01" * 200 + b"e."))
+    monkeypatch.setattr(torch_zip, "LARGEST_PICKLE", 100)
+    with pytest.raises(UserError, match=r"its data\.pkl has 205 bytes, expected at most 100"):
+        read_torch(archive(tmp_path / "b.pt", b"N" * 204 + b"."))
+
+
+def test_a_record_that_swells(tmp_path):
+    """The byte order, a word, as a megabyte of compressed zeros that would make a gigabyte."""
+    path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("byteorder", bytes(1 << 24))], zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="its byteorder is compressed"):
+        read_torch(path)
+    path = archive(tmp_path / "b.pt", b"\x80\x02}.", [("byteorder", bytes(1 << 24))])
+    with pytest.raises(UserError, match="its byteorder has 16777216 bytes"):
+        read_torch(path)
+
+
+def test_two_records_of_one_name(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate"):
+        path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("data/0", b"a"), ("data/0", b"b")])
+    with pytest.raises(UserError, match="two of its records have the same name"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("name", ["items", "get", "values", "__class__"])
+def test_a_dictionary_whose_methods_were_overwritten(tmp_path, name):
+    """An OrderedDict has attributes, and a pickle may set them; ours has none."""
+    state = b"}X" + struct.pack("<I", len(name)) + name.encode() + b"X\x01\x00\x00\x00xs"
+    pickled = b"\x80\x02ccollections\nOrderedDict\n)R" + state + b"b."
+    tree = read_torch(archive(tmp_path / "a.pt", pickled))
+    assert type(tree) is dict and list(nested_tensors(tree)) == [] and tree.get("config") is None
+
+
+def test_a_storage_cannot_be_altered(tmp_path):
+    """Its size was checked; another one afterwards would read beyond the file."""
+    stored = b"(X\x07\x00\x00\x00storagectorch\nCharStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+    state = b"](X\x04\x00\x00\x00int8X\x01\x00\x00\x000J\xff\xff\xff\x7fe"
+    with pytest.raises(UserError, match="a Storage cannot be altered"):
+        read_torch(archive(tmp_path / "a.pt", b"\x80\x02" + stored + state + b"b.", [("data/0", bytes(4))]))
+
+
+def test_few_numbers_under_many_names(tmp_path):
+    """A disk could be filled from a small file."""
+    tensor = torch.arange(250_000, dtype=torch.float32)
+    torch.save({f"t{i}": tensor for i in range(3)}, tmp_path / "tied.pt")
+    assert len(read_torch(tmp_path / "tied.pt")) == 3
+    torch.save({f"t{i}": tensor for i in range(50)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="repeat the same numbers to more than 4 times the size of the file"):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_names_in_messages_stay_in_one_line(tmp_path):
+    pickled = b"\x80\x04\x8c\x02os\x8c\x08sys\ntem\x1b\x93."
+    with pytest.raises(UserError) as caught:
+        read_torch(archive(tmp_path / "a.pt", pickled))
+    assert str(caught.value).isprintable() and "sys" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02(i__main__\nA\n.",  # INST
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 31) + b".",  # a bytearray of 2 GiB
+        b"\x80\x02N0.",  # POP
+        b"\x80\x02e.",
+        b"\x80\x02s.",
+        b"\x80\x02Q.",
+        b"\x80\x02h\x07.",
+        b"\x80\x02NNR.",
+        b"\x80\x02\x87.",
+        b"\x80\x02",
+        b".",
+        b"",
+    ],
+    ids=[str(i) for i in range(12)],
+)
+def test_operations_that_make_no_sense(tmp_path, pickled):
+    with pytest.raises(UserError, match=r"data\.pkl is damaged"):
+        read_torch(archive(tmp_path / "a.pt", pickled))
+
+
+def test_what_training_programs_put_beside_the_weights(tmp_path):
+    """Megatron's own checkpoints hold their arguments and the states of random generators."""
+    arguments = argparse.Namespace(
+        num_attention_heads=4,
+        params_dtype=torch.float16,
+        device=torch.device("cpu"),
+        shape=torch.Size([2]),
+        names={"a"},
+    )
+    state = {
+        "args": arguments,
+        "random_rng_state": random.Random(1).getstate(),
+        "np_rng_state": np.random.RandomState(1).get_state(),
+        "shapes": [OrderedDict(a=torch.Size([3]))],
+        "module": {"x": torch.ones(2)},
+    }
+    for protocol in (2, 4):
+        torch.save(state, tmp_path / "a.pt", pickle_protocol=protocol)
+        tree = read_torch(tmp_path / "a.pt")
+        assert torch_pickle.namespace(tree["args"])["num_attention_heads"] == 4
+        assert torch_pickle.namespace(tree["args"])["shape"] == [2] and torch_pickle.namespace(tree["module"]) is None
+        assert tree["random_rng_state"] == random.Random(1).getstate()
+        assert [name for name, _ in nested_tensors(tree)] == [("module", "x")]
+
+
+def test_mutated_pickles_and_archives_end_in_one_line(tmp_path):
+    """Anything but a tree of tensors or a `UserError` of one line is a mistake of ours."""
+    tree = {"module": {"a": from_array(np.ones((2, 3), np.float32)), "b": from_array(np.arange(4))}, "config": {"n": 2}}
+    write_torch(tmp_path / "a.pt", tree)
+    buffer = io.BytesIO()
+    torch.save({"module": torch.nn.Linear(2, 2).state_dict(), "args": argparse.Namespace(a=1)}, buffer)
+    generator = random.Random(5)
+    for original in ((tmp_path / "a.pt").read_bytes(), buffer.getvalue()):
+        for _ in range(400):
+            data = bytearray(original)
+            for _ in range(generator.randint(1, 4)):
+                data[generator.randrange(len(data))] = generator.randrange(256)
+            (tmp_path / "m.pt").write_bytes(data)
+            try:
+                for _, tensor in nested_tensors(read_torch(tmp_path / "m.pt")):
+                    tensor.array()
+            except UserError as error:
+                assert "\n" not in str(error)
+
+
+def test_a_file_that_is_no_dictionary(tmp_path):
+    torch.save(torch.ones(2), tmp_path / "a.pt")
+    with pytest.raises(UserError, match="holds no dictionary of tensors"):
+        read_raw(tmp_path / "a.pt")
