@@ -223,7 +223,11 @@ def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     data.write_text(data.read_text().replace("2 * x", "3 * x"))
     told = evaluate("humaneval", "--data", data, "--check-references", status=1)
-    assert "HumanEval/1 FAILS (strict " in told and "AssertionError" in told and "not judged: all: references fail: HumanEval/1" in told
+    assert (
+        "HumanEval/1 FAILS (strict " in told
+        and "AssertionError" in told
+        and "not judged: all: references fail: HumanEval/1" in told
+    )
 
 
 @pytest.mark.parametrize(
