@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -173,6 +174,10 @@ def test_a_hanging_server_does_not_keep_anybody_from_leaving(tmp_path):
         command = [sys.executable, "-m", "ms_codegeex.cli", *map(str, words), "--generate-only"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
         assert hanging.wait(120), process.communicate()
+        samples, deadline = output / "samples.jsonl", time.monotonic() + 120  # the two rows may still be on their way
+        while not samples.exists() or samples.read_bytes().count(b"\n") < 2:
+            assert time.monotonic() < deadline, "the rows were not written"
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)  # ten minutes before there was an end to waiting
         assert process.returncode == 128 + signal.SIGTERM
