@@ -71,7 +71,7 @@ def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
 
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
     """The fusion id of a parameter's gradient, and of its gathered weight: by block number, the word table's and the
-    head's in the first, what lies behind the blocks in the last. What called blocks reduce has the first one's."""
+    head's in the first, what follows the blocks in the last. What called blocks reduce has the first one's."""
     groups, layers = config.parallel.fusion.allreduce_groups, config.model_config().num_layers
     part, _, rest = name.partition(".")
     if part == "blocks":

@@ -2,7 +2,7 @@
 
 A run that goes on with other settings is another run: it looks like one curve and cannot be repeated. So everything
 that decides the weights is refused unless `--allow-change KEY` names it; how the same numbers are computed and what is
-written beside them may change. Both are recorded in the run's events.
+written alongside may change. Both are recorded in the run's events.
 """
 
 from __future__ import annotations
