@@ -76,9 +76,9 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     from conftest import small_run
 
     from ms_codegeex.config import build_run_config
-    from ms_codegeex.training.launch import opened_run
-    from ms_codegeex.training.processes import reserved_port
-    from ms_codegeex.training.run_directory import RunDirectory
+    from ms_codegeex.runs.launch import opened_run
+    from ms_codegeex.runs.processes import reserved_port
+    from ms_codegeex.runs.run_directory import RunDirectory
 
     values = small_run(dataset, scratch / f"bare{number}")
     values["devices"] = 2
@@ -96,7 +96,7 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
             "--join=True",
             "python",
             "-m",
-            "ms_codegeex.training.worker",
+            "ms_codegeex.runs.worker",
             str(run.path),
         ]
         return job(command, run.path, time.perf_counter())

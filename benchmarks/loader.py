@@ -32,10 +32,10 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.batches import PackedSequences
-from ms_codegeex.data.blend import Blend, parse_stages
-from ms_codegeex.data.indexed import IndexedWriter
-from ms_codegeex.data.order import stream_seed
+from ms_codegeex.data.datasets.batches import PackedSequences
+from ms_codegeex.data.datasets.blend import Blend, parse_stages
+from ms_codegeex.data.datasets.indexed import IndexedWriter
+from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.files import write_json
 
 VOCABULARY, EOS = 50_400, 50_256
@@ -142,7 +142,7 @@ def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float
     import mindspore as ms
 
     from ms_codegeex.config import build_run_config
-    from ms_codegeex.data.datasets import training_data, validation_data
+    from ms_codegeex.data.datasets.opening import training_data, validation_data
     from ms_codegeex.training.trainer import Callback, Trainer
 
     class Keep(Callback):

@@ -234,7 +234,7 @@ class RunConfig:
                 f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
             )
         if self.data.blend is not None:
-            from ms_codegeex.data.blend import parse_stages
+            from ms_codegeex.data.datasets.blend import parse_stages
 
             if self.data.train is not None:
                 raise UserError("data.blend: data.train is given too; set one of them to null")

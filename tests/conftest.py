@@ -15,7 +15,7 @@ import yaml
 # Tiny kernels on several threads mostly wait for each other. Set before anything imports MindSpore; workers inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ms_codegeex.data.indexed import IndexedWriter
+from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
 pytest_plugins = ["process_guard", "skipped_before", "strict_sandbox"]

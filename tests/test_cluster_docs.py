@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from ms_codegeex.cli import parse
 from ms_codegeex.config import load_config
-from ms_codegeex.training.job_files import job_file
+from ms_codegeex.runs.job_files import job_file
 
 PAGES = ("cluster.md", "unverified.md")
 DOCUMENT = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES)

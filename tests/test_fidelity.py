@@ -9,16 +9,17 @@ from conftest import ROOT
 from ms_codegeex.cli import build_parser
 from ms_codegeex.commands.prepare import DEFAULT_NEAR_DUPLICATES
 from ms_codegeex.config import load_config
-from ms_codegeex.data.batches import PackedSequences
-from ms_codegeex.data.filters import PRESETS as FILTERS
+from ms_codegeex.data.corpus.filters import PRESETS as FILTERS
+from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
-from ms_codegeex.evaluation import humaneval, recipes
+from ms_codegeex.evaluation.benchmarks import humaneval
+from ms_codegeex.evaluation.sampling import recipes
 from ms_codegeex.evaluation.toolchains.base import ToolChain
 from ms_codegeex.evaluation.toolchains.rust import Rust
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.parallel.calibration import published_run
+from ms_codegeex.planning.calibration import published_run
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
 MODELS = ("CodeGeeX-13B", "CodeGen", "CodeGeeX2-6B")

@@ -117,7 +117,7 @@ def our_loss(name, model, batch):
 
 
 def first_batch(dataset, config):
-    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.data.datasets.batches import PackedSequences
 
     data = PackedSequences(dataset, "train", config.train_dataset.data_loader.seq_length, config.seed)
     return data.training_batch(0, config.runner_config.batch_size)
@@ -172,7 +172,7 @@ def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
 
 def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
-    from ms_codegeex.training.callbacks import read_log
+    from ms_codegeex.runs.recording import read_log
 
     values = small_run(dataset, tmp_path / "ours")
     values["training"]["schedule"].update(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0)
@@ -280,7 +280,7 @@ def test_examples_of_fine_tuning_are_refused(dataset, tmp_path):
 def test_the_loader_reads_what_our_trainer_reads(dataset):
     import mindspore as ms
 
-    from ms_codegeex.data.batches import PackedSequences
+    from ms_codegeex.data.datasets.batches import PackedSequences
     from ms_codegeex.mindformers_bridge.dataset import packed_sequences
 
     ms.set_seed(11)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from ms_codegeex.parallel.calibration import FACTORS
 from ms_codegeex.parallel.hardware import DEVICES
+from ms_codegeex.planning.calibration import FACTORS
 
 SCRIPT = ROOT / "docs" / "status.py"
 MARK = r"\*\*(not verified|not seen|not run|not reproduced)\*\*"

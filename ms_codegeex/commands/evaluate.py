@@ -174,8 +174,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.task == "perplexity":
         return _perplexity(arguments)
     recipe = _recipe(arguments)
-    from ms_codegeex.evaluation import report, session
-    from ms_codegeex.evaluation.registry import build_task
+    from ms_codegeex.evaluation import session
+    from ms_codegeex.evaluation.benchmarks.registry import build_task
+    from ms_codegeex.evaluation.reports import report
 
     task = build_task(recipe, arguments.data, arguments.timeout, arguments.python)
     options = session.Options(
@@ -200,7 +201,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _perplexity(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.evaluation.perplexities import evaluate_corpus
+    from ms_codegeex.evaluation.perplexity.report import evaluate_corpus
 
     words = (arguments.window, arguments.stride, arguments.max_tokens)
     result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words)
@@ -234,8 +235,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _recipe(arguments: argparse.Namespace) -> Any:
     """The named recipe, or that of the evaluation which is gone on with, or the defaults; with what the flags say."""
-    from ms_codegeex.evaluation import recipes
     from ms_codegeex.evaluation.record import Record
+    from ms_codegeex.evaluation.sampling import recipes
 
     recorded = Record(arguments.output).values.get("recipe") if arguments.recipe is None else None
     if recorded is None:
@@ -260,7 +261,7 @@ def _references(arguments: argparse.Namespace) -> str:
 
 def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
     """What makes the sampler when it is needed, which for a model takes seconds."""
-    from ms_codegeex.evaluation.samplers import EngineSampler, ServerSampler
+    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 
     if arguments.model:
         return lambda: EngineSampler(arguments.model, recipe)
@@ -279,7 +280,7 @@ def _model(arguments: argparse.Namespace) -> Any:
         return None
 
     def identity() -> dict[str, Any]:
-        from ms_codegeex.evaluation.samplers import model_identity
+        from ms_codegeex.evaluation.sampling.samplers import model_identity
         from ms_codegeex.formats.sources import open_source
 
         return model_identity(open_source(arguments.model).path)

@@ -13,8 +13,8 @@ from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.parallel.planner import Plan
-    from ms_codegeex.parallel.search import SearchResult
+    from ms_codegeex.planning.planner import Plan
+    from ms_codegeex.planning.search import SearchResult
 
 SUMMARY = (
     "Memory, FLOPs, communication and time of a run, from its configuration alone; exit status 1 if it does not fit."
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Cost the plan and print it."""
-    from ms_codegeex.parallel.planner import make_plan, problems
+    from ms_codegeex.planning.planner import make_plan, problems
 
     config, given = _configuration(arguments)
     if arguments.inference:
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from ms_codegeex.parallel.inference import BITS, inference_memory, to_dict
-    from ms_codegeex.parallel.report import inference_table
+    from ms_codegeex.planning.inference import BITS, inference_memory, to_dict
+    from ms_codegeex.planning.report import inference_table
 
     memories = [inference_memory(config, bits, arguments.context) for bits in BITS]
     if arguments.json:
@@ -103,7 +103,7 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
 
 
 def _search(plan: Plan, given: bool) -> SearchResult:
-    from ms_codegeex.parallel.search import search
+    from ms_codegeex.planning.search import search
 
     def show(tried: int) -> None:
         if tried % 100 == 0 and sys.stderr.isatty():
@@ -116,7 +116,7 @@ def _search(plan: Plan, given: bool) -> SearchResult:
 
 
 def _plot(plan: Plan, path: Path) -> None:
-    from ms_codegeex.parallel.report import plot_memory
+    from ms_codegeex.planning.report import plot_memory
 
     try:
         plot_memory(plan, path)
@@ -125,14 +125,14 @@ def _plot(plan: Plan, path: Path) -> None:
 
 
 def _as_json(plan: Plan, tokens: float | None, found: SearchResult | None) -> dict[str, Any]:
-    from ms_codegeex.parallel.planner import to_dict
-    from ms_codegeex.parallel.search import to_dict as search_to_dict
+    from ms_codegeex.planning.planner import to_dict
+    from ms_codegeex.planning.search import to_dict as search_to_dict
 
     return {**to_dict(plan, tokens), **({"search": search_to_dict(found)} if found else {})}
 
 
 def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sources: bool) -> str:
-    from ms_codegeex.parallel import report
+    from ms_codegeex.planning import report
 
     budget = tokens or plan.config.steps * plan.step_tokens
     blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]

@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
         status = other.run(arguments)
         if status is not None:
             return status
-    from ms_codegeex.data.prepare import prepare_dataset
+    from ms_codegeex.data.corpus.prepare import prepare_dataset
 
     result = prepare_dataset(
         arguments.input,
@@ -173,10 +173,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` that the arguments mean."""
-    from ms_codegeex.data.filters import preset
-    from ms_codegeex.data.languages import canonical_languages
-    from ms_codegeex.data.records import Reading
-    from ms_codegeex.data.settings import PrepareSettings
+    from ms_codegeex.data.corpus.filters import preset
+    from ms_codegeex.data.corpus.languages import canonical_languages
+    from ms_codegeex.data.corpus.reading import Reading
+    from ms_codegeex.data.corpus.settings import PrepareSettings
 
     rules = preset(arguments.filters)
     sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}
@@ -215,7 +215,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
 
 def summary_lines(description: dict[str, Any]) -> list[str]:
     """A dataset's description in a few lines for people."""
-    from ms_codegeex.data.corpus import one_line
+    from ms_codegeex.data.corpus.sources import one_line
 
     lines = []
     for split, counts in description["splits"].items():

@@ -65,7 +65,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if not (dataset / "dataset.json").is_file():
         raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
     if arguments.to == "mindrecord":
-        from ms_codegeex.data.mindrecord import export_mindrecord
+        from ms_codegeex.data.interchange.mindrecord import export_mindrecord
 
         result = export_mindrecord(
             dataset,
@@ -77,7 +77,7 @@ def _export(arguments: argparse.Namespace) -> int:
             progress=True,
         )
     else:
-        from ms_codegeex.data.interchange import export_triplet
+        from ms_codegeex.data.interchange.foreign import export_triplet
 
         refuse(arguments, ("files", "order"), "--to mindrecord")
         result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
@@ -91,11 +91,11 @@ def _export(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     options = {"validation_share": arguments.validation_share, "replace": arguments.replace}
     if arguments.from_format == "mindrecord":
-        from ms_codegeex.data.mindrecord import import_mindrecord
+        from ms_codegeex.data.interchange.mindrecord import import_mindrecord
 
         result = import_mindrecord(arguments.input, arguments.output, arguments.tokenizer, **options)
     else:
-        from ms_codegeex.data.interchange import import_triplet
+        from ms_codegeex.data.interchange.foreign import import_triplet
 
         prefix = _one(arguments, "the triplet's path without _input_ids")
         result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     refuse(arguments, OF_CORPORA, "--task pretrain")
     if not arguments.input or not arguments.seq_length:
         raise UserError(f"--task {arguments.task}: needs --input with .jsonl files and --seq-length, for example 2048")
-    from ms_codegeex.data.finetune import FinetuneSettings, prepare_finetune
+    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 
     settings = FinetuneSettings(
         arguments.task,

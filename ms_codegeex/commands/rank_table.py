@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
-    from ms_codegeex.parallel.rank_table import RankTable
+    from ms_codegeex.runs.rank_table import RankTable
 
 SUMMARY = "Make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server."
 EXAMPLES = """\
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
     """Device id -> address, from a comma-separated list or an hccn.conf."""
-    from ms_codegeex.parallel.rank_table import read_hccn_conf
+    from ms_codegeex.runs.rank_table import read_hccn_conf
 
     words = [word.strip() for word in source.split(",")]
     if len(words) == 1 and not _is_address(words[0]):
@@ -120,7 +120,7 @@ def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make, merge or check, and say what the table holds."""
-    from ms_codegeex.parallel import rank_table
+    from ms_codegeex.runs import rank_table
 
     mesh = None
     if arguments.action == "check":

@@ -70,9 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     """Absolute paths of the given dataset directories, or of the corpus prepared beside the run."""
     from ms_codegeex.config import available_cores
-    from ms_codegeex.data.datasets import absolute
-    from ms_codegeex.data.prepare import cached_corpus
-    from ms_codegeex.data.settings import PrepareSettings
+    from ms_codegeex.data.corpus.prepare import cached_corpus
+    from ms_codegeex.data.corpus.settings import PrepareSettings
+    from ms_codegeex.data.datasets.opening import absolute
     from ms_codegeex.errors import UserError
     from ms_codegeex.models.registry import family
 
@@ -101,7 +101,7 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
 
 def _check_data(config) -> None:
     """Problems with the dataset are found here, once, and not in every worker."""
-    from ms_codegeex.data.datasets import rounded_weights, training_data, validation_data
+    from ms_codegeex.data.datasets.opening import rounded_weights, training_data, validation_data
 
     model = config.model_config()
     for data in (training_data(config), validation_data(config)):
@@ -126,10 +126,10 @@ def _configured(arguments: argparse.Namespace):
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything that can be checked, then train, export, sample."""
-    from ms_codegeex.training import launch
-    from ms_codegeex.training.node import resolve_node
-    from ms_codegeex.training.resume import changes_since, check_allowed, is_finished
-    from ms_codegeex.training.run_directory import RunDirectory
+    from ms_codegeex.runs import launch
+    from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.resume import changes_since, check_allowed, is_finished
+    from ms_codegeex.runs.run_directory import RunDirectory
 
     config, corpus = _configured(arguments)
     check_allowed(config, arguments.allow_change)
@@ -172,7 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _help_out(config, corpus: list[str], run_directory, node) -> int:
     """A server other than 0: run its workers in the run that server 0 has opened."""
-    from ms_codegeex.training import launch
+    from ms_codegeex.runs import launch
 
     config = _resolve_data(config, corpus, True, node.count)
     _check_data(config)
@@ -185,7 +185,7 @@ def _help_out(config, corpus: list[str], run_directory, node) -> int:
 
 def _print_job(arguments: argparse.Namespace, config) -> int:
     from ms_codegeex.errors import UserError
-    from ms_codegeex.training.job_files import job_file, servers_of
+    from ms_codegeex.runs.job_files import job_file, servers_of
 
     senseless = {
         "corpus": "the servers need the same prepared dataset; prepare it first and set data.train=DIR",
@@ -222,7 +222,7 @@ def _finish(config, run_directory) -> dict[str, Any]:
     """Export the checkpoint, sample from the export, write summary.json."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.files import read_json, write_json
-    from ms_codegeex.training.callbacks import read_log
+    from ms_codegeex.runs.recording import read_log
 
     result = read_json(run_directory.result)
     log = read_log(run_directory.log)

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.batches import Span
-from ms_codegeex.data.dataset_writer import text_decoder
-from ms_codegeex.data.datasets import open_sequences
-from ms_codegeex.data.documents import documents_path, read_document_row, read_documents
-from ms_codegeex.data.indexed import IndexedDataset
-from ms_codegeex.data.languages import tag_text
-from ms_codegeex.data.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
-from ms_codegeex.data.packing import KIND
+from ms_codegeex.data.corpus.dataset_writer import text_decoder
+from ms_codegeex.data.corpus.languages import tag_text
+from ms_codegeex.data.datasets.batches import Span
+from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
+from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
+from ms_codegeex.data.datasets.opening import open_sequences
+from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
 from ms_codegeex.errors import UserError

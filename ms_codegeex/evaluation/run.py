@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.rows import RowFile
-from ms_codegeex.evaluation.samplers import Sampler
+from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 

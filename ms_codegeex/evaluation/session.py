@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.evaluation import budget, given, perplexities, published, references, report, run
-from ms_codegeex.evaluation.recipes import Recipe
+from ms_codegeex.evaluation import run
+from ms_codegeex.evaluation.judging import references
+from ms_codegeex.evaluation.judging.references import Findings
+from ms_codegeex.evaluation.perplexity import report as perplexities
 from ms_codegeex.evaluation.record import Record, versions
-from ms_codegeex.evaluation.references import Findings
+from ms_codegeex.evaluation.reports import budget, published, report
 from ms_codegeex.evaluation.rows import RowFile, sole_writer
-from ms_codegeex.evaluation.samplers import Sampler
+from ms_codegeex.evaluation.sampling import given
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Task
 

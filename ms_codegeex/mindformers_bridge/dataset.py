@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore.dataset import GeneratorDataset
 
-from ms_codegeex.data.batches import PackedSequences, Sequences
-from ms_codegeex.data.datasets import open_sequences
+from ms_codegeex.data.datasets.batches import PackedSequences, Sequences
+from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.errors import UserError
 
 COLUMNS = ["input_ids", "samples"]

@@ -10,10 +10,10 @@ import numpy as np
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
+from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
 from ms_codegeex.rehearsal.traffic import execution_problems
-from ms_codegeex.training.placement import Placement
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3

@@ -23,8 +23,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.parallel.mesh import Mesh
-from ms_codegeex.parallel.roofline import matmul_flops
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.limits import memory_of_stages, not_compiled
 from ms_codegeex.rehearsal.processes import Task, run_tasks

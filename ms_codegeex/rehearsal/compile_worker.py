@@ -20,7 +20,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.training.processes import die_with_parent
+from ms_codegeex.runs.processes import die_with_parent
 
 
 def compile_rank(job: Job, rank: int, once: bool) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.training.processes import die_with_parent, ending
+from ms_codegeex.runs.processes import die_with_parent, ending
 
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 POLL_SECONDS = 0.05

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.parallel.communication import Collective, collectives, parameter_collectives
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.communication import Collective, collectives, parameter_collectives
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 SCALAR_BYTES = 4

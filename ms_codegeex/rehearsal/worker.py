@@ -20,6 +20,7 @@ import numpy as np
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.rehearsal.exchange import Exchange
 from ms_codegeex.rehearsal.job import (
     Job,
@@ -30,8 +31,7 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     overflows_in,
 )
-from ms_codegeex.training.placement import Placement
-from ms_codegeex.training.processes import die_with_parent
+from ms_codegeex.runs.processes import die_with_parent
 
 MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
 
@@ -50,7 +50,7 @@ def reference(job: Job) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
-    from ms_codegeex.data.batches import Batch
+    from ms_codegeex.data.datasets.batches import Batch
     from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW, build_probed, marked_parameter
 
     ms.set_context(mode=ms.GRAPH_MODE)

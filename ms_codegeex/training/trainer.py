@@ -17,15 +17,15 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.batches import Batch, Sequences, shuffle_context, unigram_entropy
-from ms_codegeex.data.blend import Blend
-from ms_codegeex.data.datasets import content_hashes
-from ms_codegeex.data.prefetch import read_ahead
+from ms_codegeex.data.datasets.batches import Batch, Sequences, shuffle_context, unigram_entropy
+from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.opening import content_hashes
+from ms_codegeex.data.datasets.prefetch import read_ahead
 from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, Slice
+from ms_codegeex.parallel.placement import Placement, loaded_rows
 from ms_codegeex.training.build import build
 from ms_codegeex.training.initialise import initial_weight
-from ms_codegeex.training.placement import Placement, loaded_rows
 
 EMPTY_STEPS = 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ms_codegeex.evaluation.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
 
 KINDS = ("empty", "constant", "loop", "exception", "exit", "success")
 END = {"python": "", "cpp": "}\n", "java": "    }\n}\n", "js": "}\n", "go": "}\n", "rust": "}\n"}

@@ -1,6 +1,6 @@
 """Files laid out as the originals publish them, through our reader into our network: the logits of the twin that made
 them. Back again, the twin loads what we write, strictly. CodeGen's are in tests/generation/test_cache.py and
-tests/test_command_convert_families.py, with transformers itself.
+tests/commands/test_command_convert_families.py, with transformers itself.
 """
 
 import json

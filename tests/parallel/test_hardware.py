@@ -13,7 +13,7 @@ from ms_codegeex.parallel.hardware import (
     hardware_of,
     running_on,
 )
-from ms_codegeex.training.node import resolve_node
+from ms_codegeex.runs.node import resolve_node
 
 
 @pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)

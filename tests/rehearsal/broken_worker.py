@@ -7,11 +7,11 @@ from dataclasses import replace
 from mindspore import ops
 
 from ms_codegeex.models.layers import Dropout
-from ms_codegeex.parallel import context
+from ms_codegeex.parallel import context, placement
 from ms_codegeex.parallel.strategies import Cuts
 from ms_codegeex.rehearsal import worker
 from ms_codegeex.rehearsal.exchange import Exchange
-from ms_codegeex.training import build, placement, step
+from ms_codegeex.training import build, step
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import TrainStep, _square
 

@@ -84,7 +84,7 @@ def test_groups_are_those_of_the_rank(config):
 
 
 def _sends(config, stage):
-    from ms_codegeex.parallel.communication import collectives
+    from ms_codegeex.planning.communication import collectives
 
     return [x for x in collectives(config) if x.op == "Send" and x.stage == stage]
 

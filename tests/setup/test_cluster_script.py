@@ -45,7 +45,7 @@ def test_every_process_of_a_rank_table_is_printed(script, tmp_path):
     result = script(*TABLE, "--node-rank", "1", "training.steps=2")
     assert result.returncode == 0, result.stderr
     assert f"train --config run.yaml {' '.join(TABLE)} --node-rank 1 training.steps=2\n" in result.stdout
-    lines = [line for line in result.stdout.splitlines() if "ms_codegeex.training.worker" in line]
+    lines = [line for line in result.stdout.splitlines() if "ms_codegeex.runs.worker" in line]
     assert len(lines) == 8
     for i, line in enumerate(lines):
         for setting in (f"RANK_ID={8 + i}", f"DEVICE_ID={i}", "RANK_SIZE=16", f"RANK_TABLE_FILE={TABLE[1]}"):

@@ -6,15 +6,15 @@ import pytest
 from conftest import EOS, VOCABULARY, write_dataset
 
 from ms_codegeex.config import build_run_config
-from ms_codegeex.data.batches import unigram_entropy
-from ms_codegeex.data.datasets import training_data, validation_data
-from ms_codegeex.data.indexed import IndexedDataset
+from ms_codegeex.data.datasets.batches import unigram_entropy
+from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.training.callbacks import read_log
-from ms_codegeex.training.saving import Checkpoints
+from ms_codegeex.runs.recording import read_log
+from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.trainer import Callback, Trainer
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
 from ms_codegeex.files import user_cache
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from ms_codegeex.evaluation import judging
+from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import (
     INSIDE,

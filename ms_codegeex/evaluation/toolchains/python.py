@@ -10,7 +10,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from ms_codegeex.evaluation import judging, python_program
+from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Job, Program, Seconds, ToolChain
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex.parallel import stage_of_layer
-from ms_codegeex.parallel import decoder_operators as o
-from ms_codegeex.parallel.operators import MatMul, Part, Shape, Vector
+from ms_codegeex.planning import decoder_costs as o
+from ms_codegeex.planning.cost_model import MatMul, Part, Shape, Vector
 
 
 def _block(model: CodeGeeXConfig, shape: Shape, sizes: o.Sizes) -> tuple[MatMul | Vector, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
-from ms_codegeex.parallel import decoder_operators as o
 from ms_codegeex.parallel.decoder import stage_of_layer
-from ms_codegeex.parallel.operators import MatMul, Part, Shape, Vector
+from ms_codegeex.planning import decoder_costs as o
+from ms_codegeex.planning.cost_model import MatMul, Part, Shape, Vector
 
 
 def _block(model: CodeGeeX2Config, shape: Shape, sizes: o.Sizes) -> tuple[MatMul | Vector, ...]:

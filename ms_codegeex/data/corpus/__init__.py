@@ -1,0 +1,1 @@
+"""From source files, archives and tables to a dataset directory."""

@@ -1,0 +1,284 @@
+"""The stages of making a dataset: search, read in parallel, decide over all documents, write."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.corpus import sources as corpus
+from ms_codegeex.data.corpus.filters import size_rejection
+from ms_codegeex.data.corpus.merge import counts, describe_split, language_counts, length_histogram, write_splits
+from ms_codegeex.data.corpus.reading import Unit, find_units
+from ms_codegeex.data.corpus.report import render
+from ms_codegeex.data.corpus.selection import Documents, join, select
+from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.shards import (
+    ENDINGS,
+    Job,
+    lines_before,
+    load_encoder,
+    make_shard,
+    read_meta,
+    read_shard,
+    shard_name,
+    token_dtype,
+)
+from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
+from ms_codegeex.data.corpus.workers import Progress, open_mapper
+from ms_codegeex.data.corpus.workspace import remove, sweep
+from ms_codegeex.data.datasets.layout import (
+    DATA_FILES,
+    DATASET_JSON,
+    FORMAT,
+    REPORT_FORMAT,
+    REPORT_HTML,
+    REPORT_JSON,
+    REPORT_VERSION,
+    SPLITS,
+    TABLES,
+    VERSION,
+)
+from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory, remove_leftovers, sha256, write_json
+
+SHARD_VERSION = 3
+NOT_SAMPLED = "not sampled"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: `inputs` as given, `roots` they stand for, `settings`, their `key`, and the tokenizer."""
+
+    inputs: Sequence[Path | str] | None
+    roots: Sequence[corpus.Root]
+    settings: PrepareSettings
+    key: str
+    tokenizer: tokenizers.Tokenizer
+
+    @property
+    def places(self) -> str:
+        """The input for messages."""
+        return ", ".join(str(root.path) for root in self.roots)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search found.
+
+    Attributes:
+        units: to read.
+        size: `files` and `bytes` of everything that was found.
+        sampled: the same of what is read of it, or None where `max_bytes` has to be applied to documents later.
+        tally: what was left out so far.
+    """
+
+    units: list[Unit]
+    size: dict[str, int]
+    sampled: dict[str, int] | None
+    tally: Tally
+
+
+@contextlib.contextmanager
+def ready_workers(workers: int, tokenizer: str) -> Iterator[Callable]:
+    """`open_mapper` with processes that load the tokenizer while this one is still busy with other things."""
+    with open_mapper(workers, functools.partial(_load_early, tokenizer)) as mapper:
+        yield mapper
+
+
+def _load_early(tokenizer: str) -> None:
+    with contextlib.suppress(UserError):  # which this process tells
+        load_encoder(tokenizer)
+
+
+def build(request: Request, output: Path, work: Path, mapper: Callable, progress: Progress) -> dict[str, Any]:
+    """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
+    found = _search(request, output, progress)
+    paths = _make_shards(request, found, work, mapper, progress)
+    before = lines_before(found.units, paths)
+    shards = [read_shard(path).moved(lines) for path, lines in zip(paths, before, strict=True)]
+    tally = found.tally
+    for shard in shards:
+        tally.merge(shard.tally)
+    try:
+        if not any(len(shard.columns["bytes"]) for shard in shards):
+            raise _nothing_left(request, found)
+        documents = join(shards)
+        placed, split_by = select(documents, request.settings, found.sampled is None, tally)
+        if (placed < 0).all():
+            raise _nothing_left(request, found)
+    except UserError:
+        remove(work)  # other input or other settings are needed
+        raise
+    progress.say(f"writing {output}")
+    remove_leftovers(output)
+    with atomic_directory(output) as directory:
+        dtype = token_dtype(request.tokenizer.vocab_size)
+        write_splits(directory, documents, placed, SPLITS, dtype)
+        if request.settings.tokenizer not in tokenizers.NAMES:
+            request.tokenizer.save(directory / TOKENIZER)
+        report = _report(request, found, documents, placed)
+        write_json(directory / REPORT_JSON, report)
+        (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+        description = _describe(request, found, documents, placed, split_by, directory)
+        write_json(directory / DATASET_JSON, description)
+    remove(work)
+    return description
+
+
+def _nothing_left(request: Request, found: Found) -> UserError:
+    return UserError(
+        f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
+        f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
+        "--max-bytes"
+    )
+
+
+def _search(request: Request, output: Path, progress: Progress) -> Found:
+    progress.say(f"searching {request.places}")
+    reading, tally = request.settings.reading, Tally()
+    units, rejected, size = find_units(request.roots, reading, output.resolve())
+    for item in rejected:
+        tally.add(item)
+    _stop(request, tally)
+    if not units:
+        left_out = f" (left out: {tally.summary()})" if tally.summary() else ""
+        raise UserError(
+            f"{request.places}: no source file in {', '.join(reading.languages)}{left_out}; "
+            "give --input other paths or --languages others"
+        )
+    if all(unit.kind == "files" for unit in units):
+        units, sampled = _sample_files(units, request.settings, tally, progress)
+        return Found(units, size, sampled, tally)
+    return Found(units, size, None, tally)
+
+
+def _sample_files(
+    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: Progress
+) -> tuple[list[Unit], dict[str, int]]:
+    """Source files are sampled by their sizes, before any is read."""
+    files = [file for unit in units for file in unit.files]
+    fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
+    limit = settings.max_bytes
+    sampled = fitting if limit is None else corpus.sample(fitting, limit, settings.seed)
+    total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
+    if len(sampled) == len(fitting):
+        return list(units), total
+    taken = {file.path for file in sampled}
+    left = [file for file in fitting if file.path not in taken]
+    examples = [{"source": file.identity, "detail": "", "excerpt": ""} for file in left[:EXAMPLES]]
+    tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
+    progress.say(
+        f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} of "
+        f"{sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
+    )
+    gone = {file.path for file in left}
+    smaller = []
+    for unit in units:
+        kept = tuple(file for file in unit.files if file.path not in gone)
+        if kept:
+            smaller.append(replace(unit, files=kept, bytes=sum(file.size for file in kept)))
+    return smaller, total
+
+
+def _stop(request: Request, tally: Tally) -> None:
+    """With `on_error` stop, broken input is a `UserError`."""
+    if request.settings.on_error == "stop" and tally.first is not None:
+        source, problem = tally.first
+        raise UserError(f"{corpus.one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
+
+
+def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, progress: Progress) -> list[Path]:
+    """A shard for every unit, those that are there already included; their paths in the units' order."""
+    settings = request.settings
+    job = Job(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
+    decisive = {
+        "version": SHARD_VERSION,
+        **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),
+        "python": platform.python_version(),  # decides what a letter is
+    }
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    paths = [work / shard_name(key, unit) for unit in found.units]
+    sweep(work, {path.name + ending for path in paths for ending in ENDINGS})
+    results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
+    done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
+    for path, _, lines in zip(paths, done, before, strict=True):
+        if settings.on_error == "stop":
+            tally = Tally.from_json(read_meta(path)["tally"])
+            _stop(request, tally.moved(lines) if lines else tally)
+    return paths
+
+
+def _report(request: Request, found: Found, documents: Documents, placed: np.ndarray) -> dict[str, Any]:
+    """The content of report.json; no times or host names, so that equal requests give equal bytes."""
+    tally, kept = found.tally, placed >= 0
+    total = counts(documents, kept)
+    redacted = documents.column("redacted")[kept].sum(axis=0).tolist()
+    return {
+        "format": REPORT_FORMAT,
+        "version": REPORT_VERSION,
+        "input": {
+            "files": found.size["files"],
+            "documents": total["documents"] + tally.total("documents"),
+            "bytes": total["bytes"] + tally.total("bytes"),
+        },
+        "kept": total,
+        "splits": {split: counts(documents, placed == number) for number, split in enumerate(SPLITS)},
+        "languages": language_counts(documents, kept),
+        "lengths": length_histogram(documents.tokens[kept]),
+        "dropped": dict(sorted(tally.dropped.items())),
+        "problems": dict(sorted(tally.problems.items())),
+        "redacted": dict(zip(request.settings.reading.redact, redacted, strict=True)),
+        "settings": request.settings.record(),
+    }
+
+
+def _describe(
+    request: Request, found: Found, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
+) -> dict[str, Any]:
+    """The content of dataset.json, for the finished files in `directory`; no times or host names either."""
+    tokenizer, tally = request.tokenizer, found.tally
+    left_out = {
+        reason: {"files": entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
+        for entries in (tally.dropped, tally.problems)
+        for reason, entry in entries.items()
+        if reason != NOT_SAMPLED
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "key": request.key,
+        "tokenizer": tokenizer.description(),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "default_corpus": request.inputs is None,
+        "sources": [{"path": corpus.printable(root.path), "label": root.label} for root in request.roots],
+        "split_by": split_by,
+        "splits": {split: describe_split(documents, placed == number) for number, split in enumerate(SPLITS)},
+        "found": found.size,
+        "sampled": found.sampled or _sampled(documents, tally),
+        "dropped": dict(sorted(left_out.items())),
+        "files": {
+            name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
+            for name in (*DATA_FILES, *TABLES)
+        },
+        "settings": request.settings.record(),
+        "python": platform.python_version(),
+    }
+
+
+def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:
+    """How many documents passed the rules, or would have but for what is not sampled."""
+    left = tally.dropped.get(NOT_SAMPLED, {"documents": 0, "bytes": 0})
+    return {"files": len(documents) - left["documents"], "bytes": int(documents.bytes.sum()) - left["bytes"]}

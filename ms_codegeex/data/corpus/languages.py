@@ -1,0 +1,239 @@
+"""Languages: names, tag lines and how a file is recognised.
+
+The 23 training languages of CodeGeeX (paper, section 3.1) and 73 more that CodeGeeX2 knows; both models share the tags
+of the 23. Everything here is data plus a few look-ups. Tags are exact, `!language: Fortran` without a space included:
+released models have seen these lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from ms_codegeex.data.corpus.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
+from ms_codegeex.errors import UserError
+
+HEAD_BYTES = 16_384
+"""How much of a file `detect` wants to see: licence headers are long, the first declaration comes after them."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language.
+
+    Attributes:
+        name: as the paper writes it, for example `C++`.
+        tag: the line put before a document, without its newline.
+        extensions: file name endings that decide by themselves; `.C` differs from `.c`, otherwise case is ignored.
+        aliases: further lower-case names for `find_language`.
+        interpreters: names in a `#!` line that decide for a file without an extension.
+        filenames: whole names, in lower case, that decide before the extension does.
+    """
+
+    name: str
+    tag: str
+    extensions: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    interpreters: tuple[str, ...] = ()
+    filenames: tuple[str, ...] = ()
+
+
+LANGUAGES: tuple[Language, ...] = (
+    Language(
+        "C++",
+        "// language: C++",
+        (".cpp", ".cc", ".cxx", ".c++", ".C", ".H", ".hpp", ".hh", ".hxx", ".h++", ".ipp", ".inl", ".tpp", ".txx"),
+        ("cpp",),
+    ),
+    Language("Python", "# language: Python", (".py", ".pyi", ".pyw"), ("py",), ("python", "pypy")),
+    Language("Java", "// language: Java", (".java",)),
+    Language("JavaScript", "// language: JavaScript", (".js", ".mjs", ".cjs", ".jsx"), ("js",), ("node",)),
+    Language("C", "// language: C", (".c",)),
+    Language("Go", "// language: Go", (".go",), ("golang",)),
+    Language("HTML", "<!--language: HTML-->", (".html", ".htm", ".xhtml")),
+    Language(
+        "Shell",
+        "# language: Shell",
+        (".sh", ".bash", ".zsh", ".ksh"),
+        ("sh", "bash"),
+        ("sh", "bash", "zsh", "ksh", "dash", "ash"),
+    ),
+    Language("PHP", "// language: PHP", (".php", ".phtml", ".php5", ".php7"), (), ("php",)),
+    Language("CSS", "/* language: CSS */", (".css",)),
+    Language("TypeScript", "// language: TypeScript", (".tsx", ".mts", ".cts"), ("typescript", "ts")),
+    Language("SQL", "-- language: SQL", (".sql",)),
+    Language("TeX", "% language: TeX", (".tex", ".ltx", ".sty", ".dtx"), ("latex",)),
+    Language("Rust", "// language: Rust", (".rs",)),
+    Language("Objective-C", "// language: Objective-C", (), ("objc",)),
+    Language("Scala", "// language: Scala", (".scala", ".sc"), (), ("scala",)),
+    Language("Kotlin", "// language: Kotlin", (".kt", ".kts")),
+    Language("Pascal", "// language: Pascal", (".pas", ".dpr", ".lpr")),
+    Language("Fortran", "!language: Fortran", (".f90", ".f95", ".f03", ".f08", ".for", ".f77", ".ftn")),
+    Language("R", "# language: R", (".r",), (), ("rscript",)),
+    Language("Cuda", "// language: Cuda", (".cu", ".cuh")),
+    Language("C#", "// language: C#", (".cs", ".csx"), ("csharp",)),
+    Language("Objective-C++", "// language: Objective-C++", (), ("objective-cpp",)),
+)
+"""The training languages of CodeGeeX, by their share of its corpus."""
+
+ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in FURTHER))
+"""The 96 languages of CodeGeeX2; the first 23 are `LANGUAGES`."""
+
+SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
+"""Which languages a model knows by a tag line; `none`: no tag lines."""
+
+# Space before a word is `[ \t]*`: with `\s*`, which crosses lines, the search would start again on every blank line.
+_OBJECTIVE_C = (
+    rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
+    rb"\bNS_ASSUME_NONNULL"
+)
+_CPP = (
+    rb"(?m)^[ \t]*(?:(?:class|namespace|template|using|constexpr|inline[ \t]+namespace|virtual|typename)\b|"
+    rb"(?:public|private|protected)[ \t]*:|#[ \t]*include[ \t]*<[a-z_]+>)|"
+    rb"\w::\w|\bnullptr\b|\boperator\s*[=<>+\-*\[(]"
+)
+
+AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
+    # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
+    # None means "not one of ours".
+    ".h": ((_OBJECTIVE_C, "Objective-C"), (rb"\b__(?:global|device|host)__\b", "Cuda"), (_CPP, "C++"), (b"", "C")),
+    ".m": (
+        (_OBJECTIVE_C, "Objective-C"),
+        (rb"\A\s*\(\*", "Mathematica"),
+        (rb"(?m)^\s*(?:%|function\b|classdef\b|clear\b|clc\b)", "Matlab"),
+        (b"", None),
+    ),
+    ".mm": ((rb"\A\s*<", None), (rb"(?m)\A[.'][A-Za-z\\]", None), (b"", "Objective-C++")),  # mind maps, troff macros
+    ".inc": (
+        (rb"<\?php", "PHP"),
+        (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
+        (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"),
+        (_CPP, "C++"),
+        (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"),
+        (b"", None),
+    ),
+    ".ts": (
+        (rb"\A\s*(?:<\?xml|<!DOCTYPE TS|<TS)", None),
+        (rb"\x00|\A\x47[\x40-\x5f]", None),  # Qt translations, video
+        (b"", "TypeScript"),
+    ),
+    ".pp": (
+        (rb"(?im)^\s*(?:unit|program|library)\s+\w+\s*;|^\s*(?:interface|implementation)\s*$", "Pascal"),
+        (b"", None),
+    ),  # otherwise Puppet
+    ".f": ((rb"(?m)^: \S+ ", None), (b"", "Fortran")),  # otherwise Forth
+    ".cls": (
+        (rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"),
+        (rb"\AVERSION 1\.0 CLASS", "Visual Basic"),
+        (b"", None),
+    ),
+    **AMBIGUOUS_FURTHER,
+}
+
+_SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
+
+
+_FILLER = re.compile(r"[\s_-]+(?=\w)")
+
+
+def _key(name: str) -> str:
+    """`Objective-C`, `objective c` and `objectivec` are the same; a final sign, as in `C--`, is another language."""
+    return _FILLER.sub("", name.strip().lower())
+
+
+_KEYS = {_key(key): language for language in ALL_LANGUAGES for key in (language.name, *language.aliases)}
+_EXTENSIONS = {extension: language for language in ALL_LANGUAGES for extension in language.extensions}
+_FILENAMES = {filename: language for language in ALL_LANGUAGES for filename in language.filenames}
+_INTERPRETERS = {program: language for language in ALL_LANGUAGES for program in language.interpreters}
+
+
+def lookup(name: str) -> Language | None:
+    """The language called `name`, or None. Case, spaces, `-` and `_` do not matter; aliases such as `js` are known."""
+    return _KEYS.get(_key(name))
+
+
+def find_language(name: str) -> Language:
+    """The language called `name`, as in `lookup`; unknown: a `UserError` with a suggestion."""
+    language = lookup(name)
+    if language is not None:
+        return language
+    near = difflib.get_close_matches(_key(name), _KEYS, n=1, cutoff=0.5)
+    hint = f"did you mean {_KEYS[near[0]].name}? " if near else ""
+    raise UserError(
+        f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)} "
+        f"and {len(FURTHER)} more of CodeGeeX2"
+    )
+
+
+def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
+    """Canonical names without repetition, in the order of `ALL_LANGUAGES`.
+
+    Args:
+        names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
+        scheme: of `SCHEMES`. A language outside of it is allowed, its documents have no tag line.
+    """
+    _check_scheme(scheme)
+    chosen = {find_language(name).name for name in names} or {language.name for language in SCHEMES[scheme]}
+    return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
+
+
+def tag_text(language: str, scheme: str = "codegeex") -> str:
+    """The tag line of a canonical name, without its newline.
+
+    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen.
+    """
+    _check_scheme(scheme)
+    if not language or scheme == "none":
+        return ""
+    found = find_language(language)
+    return found.tag if found in SCHEMES[scheme] else ""
+
+
+def _check_scheme(scheme: str) -> None:
+    if scheme not in SCHEMES:
+        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}")
+
+
+def needs_head(path: PurePath | str) -> bool:
+    """Whether `detect` needs the file's first bytes: ambiguous extension, or none at all."""
+    path = PurePath(path)
+    if path.name.lower() in _FILENAMES:
+        return False
+    suffix = path.suffix
+    return suffix.lower() in AMBIGUOUS and suffix not in _EXTENSIONS if suffix else True
+
+
+def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
+    """The language of a file, or None when it is not one of the 96.
+
+    Args:
+        path: file name; only its last part is looked at.
+        head: the first bytes of the file (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines.
+    """
+    path = PurePath(path)
+    if path.name.lower() in _FILENAMES:
+        return _FILENAMES[path.name.lower()]
+    suffix = path.suffix
+    if not suffix:
+        return _by_shebang(head)
+    if suffix in _EXTENSIONS:
+        return _EXTENSIONS[suffix]
+    suffix = suffix.lower()
+    for pattern, name in AMBIGUOUS.get(suffix, ()):
+        if re.search(pattern, head):
+            return None if name is None else find_language(name)
+    return _EXTENSIONS.get(suffix)
+
+
+def _by_shebang(head: bytes) -> Language | None:
+    found = _SHEBANG.match(head)
+    if found is None:
+        return None
+    program = found[1].rsplit(b"/", 1)[-1]
+    if program == b"env" and found[2]:
+        program = found[2].rsplit(b"/", 1)[-1]
+    name = re.sub(r"[\d.]+\Z", "", program.decode("ascii", "replace").lower())
+    return _INTERPRETERS.get(name)

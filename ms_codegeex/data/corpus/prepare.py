@@ -1,0 +1,219 @@
+"""Sources to a dataset directory: find, read in parallel, decide over all documents, write.
+
+A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
+`ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
+`report.json` and `report.html` on what was taken and what was not, and `dataset.json`. A document is its language's tag
+line, a newline, the exact text and the end token; a tokenizer's prefix for prompts is not part of it. A tokenizer that
+was given as a directory lies in `tokenizer/`.
+
+The input is read once, in units of some megabytes. Worker processes make a shard of each unit (`shards`) in a work
+directory beside the output (`workspace`), where finished ones outlive a killed run. What concerns all documents is
+decided over columns of numbers (`selection`), and the shards' ids are copied to the dataset in runs (`merge`). Order
+and bytes depend on the input and the settings alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.corpus import sources as corpus
+from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.corpus.workspace import open_workspace, work_path
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORTS, SPLITS, TABLES, VERSION
+from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, sha256
+
+__all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
+
+
+def roots(inputs: Sequence[Path | str] | None) -> list[corpus.Root]:
+    return corpus.default_roots() if inputs is None else corpus.user_roots(inputs)
+
+
+def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) -> str:
+    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
+
+    Equal keys mean equal requests. The sources themselves are not read: that is what makes a cached dataset quick.
+    """
+    directory = Path(settings.tokenizer)
+    tables = {}
+    if settings.tokenizer not in tokenizers.NAMES and directory.is_dir():
+        tables = {name: sha256(directory / name) for name in tokenizers.FILES if (directory / name).is_file()}
+    request = {
+        "format": FORMAT,
+        "version": VERSION,
+        "inputs": [corpus.printable(root.path) for root in roots(inputs)],
+        "settings": settings.record(),
+        "tokenizer": tables,
+        "python": platform.python_version(),
+    }
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _existing(directory: Path) -> dict[str, Any] | None:
+    """The description of a complete dataset in `directory` (files of the recorded sizes), else None."""
+    if not (directory / DATASET_JSON).is_file():
+        return None
+    description = read_json(directory / DATASET_JSON)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        return None
+    files, names = description.get("files", {}), (*DATA_FILES, *TABLES)
+    sizes = {name: (directory / name).stat().st_size for name in names if (directory / name).is_file()}
+    return description if sizes == {name: entry.get("bytes") for name, entry in files.items()} else None
+
+
+def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
+    """The dataset that is there already and fits, None when the way is free, a `UserError` otherwise."""
+    try:
+        if not output.exists():
+            return None
+        if not output.is_dir():
+            raise UserError(f"{output}: is a file; give --output a directory")
+        foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
+    except OSError as error:  # a name too long, no permission
+        raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
+    if foreign:  # replacing a directory deletes it, so it must be ours
+        raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
+    if replace or not any(output.iterdir()):
+        return None
+    description = _existing(output)
+    if description is None:
+        raise UserError(f"{output}: holds an incomplete dataset; prepare it again with --replace")
+    if description.get("key") != key:
+        raise UserError(
+            f"{output}: holds a dataset made from other inputs or settings; add --replace, or give "
+            "--output another directory"
+        )
+    return description
+
+
+def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
+    """What is written is cleared away and renamed: it needs a name, and no input may lie in it."""
+    if output.name in ("", ".."):
+        raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
+    for place in (output.resolve(), work_path(output).resolve()):
+        for root in roots:
+            if root.path.is_relative_to(place):
+                raise UserError(
+                    f"{root.path}: lies in {place}, which is written; give --output or --input another directory"
+                )
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a dataset directory was put there by this module."""
+    if entry.name != TOKENIZER or not entry.is_dir():
+        return entry.name in (*DATA_FILES, *TABLES, *REPORTS, DATASET_JSON)
+    beside_dataset = (entry.parent / DATASET_JSON).is_file()
+    return beside_dataset and all(file.name in tokenizers.FILES for file in entry.iterdir())
+
+
+def prepare_dataset(
+    inputs: Sequence[Path | str] | None,
+    output: Path | str,
+    settings: PrepareSettings,
+    *,
+    workers: int,
+    progress: bool,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
+
+    What a run that ended early has finished lies in `.NAME.work` beside `output`; the same call goes on from there. A
+    second process that is given the same `output` waits for the first.
+
+    Args:
+        inputs: files and directories of sources and archives; None: the running interpreter's libraries.
+        output: the directory to write. One with the same inputs and settings is reused.
+        settings: what decides the content.
+        workers: processes, at least 1; the result does not depend on it.
+        progress: report on standard error.
+        replace: write even if `output` holds a dataset.
+
+    Returns:
+        The content of `dataset.json` and besides `output`, `cached`, `seconds` and `megabytes_per_second`.
+
+    Raises:
+        UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
+            the input is broken and `settings.on_error` is `stop`.
+    """
+    started, output, report = time.perf_counter(), Path(output), Progress(progress)
+    if workers < 1:
+        raise UserError(f"workers {workers}: expected 1 or more processes")
+    key = dataset_key(inputs, settings)
+    description, cached = _check_output(output, key, replace), True
+    if description is None:
+        from ms_codegeex.data.corpus.building import (  # need NumPy, a cached dataset does not
+            Request,
+            build,
+            ready_workers,
+        )
+
+        _check_places(roots(inputs), output)
+        with ready_workers(workers, settings.tokenizer) as mapper:
+            tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+            with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+                description = _check_output(output, key, replace)  # that one may have made it
+                if description is None:
+                    cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
+                    description = build(request, output, work, mapper, report)
+    if cached:
+        report.say(f"{output}: already prepared from the same inputs with the same settings; --replace makes it afresh")
+    seconds = time.perf_counter() - started
+    rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
+    return {
+        **description,
+        "output": corpus.printable(output),
+        "cached": cached,
+        "seconds": round(seconds, 3),
+        "megabytes_per_second": round(rate, 3),
+    }
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process works on the same corpus: two runs started together prepare it once."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def cached_corpus(
+    inputs: Sequence[Path | str] | None, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool
+) -> Path:
+    """The dataset directory for this request under `parent`, prepared on first use.
+
+    Returns `parent/corpus-<12 hex digits of dataset_key>`. When it is complete nothing is searched or read again, also
+    if the sources have changed since: delete the directory to prepare them afresh.
+    """
+    key = dataset_key(inputs, settings)
+    directory = Path(parent) / f"corpus-{key[:12]}"
+    if not _complete(directory, key):
+        with _lock(directory.with_name(f".{directory.name}.lock")):
+            if not _complete(directory, key):
+                prepare_dataset(inputs, directory, settings, workers=workers, progress=progress, replace=True)
+    return directory
+
+
+def _complete(directory: Path, key: str) -> bool:
+    try:
+        description = _existing(directory)
+    except UserError:  # a damaged description: prepared again
+        return False
+    return description is not None and description.get("key") == key

@@ -1,0 +1,328 @@
+"""What one worker reads: units of input, and the documents in them.
+
+A unit is a batch of source files, a part of a `.jsonl` file or some row groups of a `.parquet` file. Units are found
+once, in an order that does not depend on the machine; each is then read on its own, in any process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.corpus.archives import (
+    Broken,
+    Part,
+    Returning,
+    archive_kind,
+    line_parts,
+    read_lines,
+    read_rows,
+    row_parts,
+)
+from ms_codegeex.data.corpus.fields import Fault, Fields, Text
+from ms_codegeex.data.corpus.filters import Rules, rejection, size_rejection
+from ms_codegeex.data.corpus.languages import canonical_languages
+from ms_codegeex.data.corpus.redaction import REDACTIONS, redact
+from ms_codegeex.data.corpus.sources import Root, SourceFile, search
+from ms_codegeex.errors import UserError
+
+_UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
+_EXCERPT, _EXCERPT_HEAD = 200, 4096
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that is kept.
+
+    Attributes:
+        source: `label/relative/path` of a file, `label/x.jsonl:17` of line 17 (from 1, and of a part of a file counted
+            from the part's first line), `label/x.parquet:17` of row 17 of the file (from 0).
+        data: UTF-8, after redaction.
+        language: canonical name, or empty where none is known and that is allowed.
+        group: what must stay together in the split: the package of a file, the repository of a record, else `source`.
+        redacted: kinds of what was replaced and how often.
+    """
+
+    source: str
+    data: bytes
+    language: str
+    group: str
+    redacted: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What is not a document, and why.
+
+    Attributes:
+        source: as in `Document`; a path's identity where no line or row is meant.
+        reason: short, of a fixed set.
+        bytes: size of what is lost, as far as known.
+        detail: one line more, for example where the JSON is wrong.
+        problem: the input is broken; otherwise a rule decided.
+        excerpt: first characters of the text, at most 200.
+    """
+
+    source: str
+    reason: str
+    bytes: int
+    detail: str = ""
+    problem: bool = False
+    excerpt: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of the input that one worker reads at once.
+
+    Attributes:
+        name: unique and stable; may hold slashes, so it is a key and no file name.
+        bytes: of input, for progress.
+        kind: `files`, `jsonl` or `parquet`.
+        label: the identity of the archive, `label/x.jsonl`; empty for files.
+        files: of kind `files`.
+        path: of the archive.
+        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.Part`.
+        stamp: size and time of change of the archive; files carry their own. A change makes a finished result stale.
+    """
+
+    name: str
+    bytes: int
+    kind: str
+    label: str = ""
+    files: tuple[SourceFile, ...] = ()
+    path: Path | None = None
+    part: tuple[int, int] | None = None
+    first: int = 0
+    stamp: tuple = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How input is read; everything that decides which documents there are.
+
+    Attributes:
+        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
+        rules: when a text is dropped.
+        text_field: of a record; None: the first of `text`, `code`, `content` that it has.
+        language_field: None: the first of `language`, `lang`, `programming_language`.
+        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
+        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
+            Source files name none and are not concerned.
+        path_field: decides the language by its ending where no field names it; None: the first of `path`,
+            `max_stars_repo_path`, `file_name`.
+        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
+        redact: of `email`, `secrets`.
+        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
+            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
+        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
+            but pyarrow has held them.
+    """
+
+    languages: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    text_field: str | None = None
+    language_field: str | None = None
+    licence_field: str | None = None
+    licences: tuple[str, ...] = ()
+    path_field: str | None = None
+    group_field: str | None = None
+    redact: tuple[str, ...] = ()
+    all_text: bool = False
+    max_line_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", canonical_languages(self.languages))
+        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
+        unknown = [name for name in self.redact if name not in REDACTIONS]
+        if unknown:
+            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
+        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
+        if self.max_line_bytes < 1:
+            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
+
+
+def find_units(
+    roots: Sequence[Root], reading: Reading, leave_out: Path | None = None
+) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
+    """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
+
+    The directory `leave_out` is not searched.
+
+    Source files come first, then archives. No text is read but the heads of files whose name does not tell enough.
+
+    Returns:
+        The units, what was rejected while searching, and how much was found: `files` and `bytes`.
+    """
+    found = search(roots, reading.languages, reading.all_text, leave_out)
+    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in found.skipped]
+    units = _file_units(found.sources)
+    seen: Counter[str] = Counter()
+    for file in found.archives:
+        seen[file.identity] += 1  # names that are not UTF-8 may look alike
+        name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
+        parts = _parts(file)
+        if isinstance(parts, Rejected):
+            rejected.append(parts)
+        else:
+            units += [_archive_unit(file, name, part) for part in parts]
+    files = [*found.sources, *found.archives]
+    return units, rejected, {"files": len(files), "bytes": sum(file.size for file in files)}
+
+
+def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
+    """`sources` in order, cut into batches of some megabytes."""
+    units: list[Unit] = []
+    batch: list[SourceFile] = []
+    total = 0
+    for file in sources:
+        if batch and (total + file.size > _UNIT_BYTES or len(batch) == _UNIT_FILES):
+            units.append(_file_unit(len(units), batch))
+            batch, total = [], 0
+        batch.append(file)
+        total += file.size
+    return [*units, _file_unit(len(units), batch)] if batch else units
+
+
+def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
+    size = sum(file.size for file in batch)  # each file carries its own time of change
+    return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
+
+
+def _parts(file: SourceFile) -> list[Part] | Rejected:
+    if not file.size:
+        return Rejected(file.identity, "empty", 0)
+    if archive_kind(file.path.name) == "parquet":
+        parts = row_parts(file.path)
+        return _broken(file.identity, parts) if isinstance(parts, Broken) else parts
+    return line_parts(file.path, file.size)
+
+
+def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
+    if part.span is not None:
+        name = f"{name} [{part.span[0]}, {part.span[1]})"
+    kind = archive_kind(file.path.name) or ""
+    stamp = (file.size, file.modified)
+    return Unit(name, part.bytes, kind, file.identity, (), file.path, part.span, part.first, stamp)
+
+
+def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
+    """The documents of a unit in order, and what in it is none. Broken input is told, never raised.
+
+    Returns how many lines of a `.jsonl` file it was: the lines of the part behind it are counted on from there.
+    """
+    if unit.path is None:
+        for file in unit.files:
+            yield _read_file(file, reading)
+        return 0
+    part = Part(unit.part, unit.first, unit.bytes)
+    if unit.kind == "parquet":
+        yield from _read_rows(unit.path, unit.label, part, reading)
+        return 0
+    return (yield from _read_lines(unit.path, unit.label, part, reading))
+
+
+def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
+    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
+    try:
+        with open(file.path, "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size  # it may have grown since it was found
+            if size > limit:
+                return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
+            data = stream.read()
+    except OSError as error:
+        return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
+    return _judge(file.identity, Text(data, file.language, file.package), reading)
+
+
+def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generator[Document | Rejected, None, int]:
+    fields, opens = Fields(reading), part.span is None or not part.span[0]
+    lines = Returning(read_lines(path, part, reading.max_line_bytes))
+    for number, line in lines:
+        source = f"{label}:{number}"
+        if isinstance(line, Broken):
+            yield _broken(source, line, reading)
+            continue
+        # A byte order mark may stand before the first line of a file.
+        record = _parse(line, "utf-8-sig" if opens and number == 1 else "utf-8")
+        if isinstance(record, Fault) and reading.redact:
+            record = replace(record, data=b"")  # escapes hide secrets from redaction
+        text = fields.read(record) if isinstance(record, dict) else record
+        yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
+    return lines.value
+
+
+def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
+    """The JSON object of a line. Numbers that Python refuses and objects nested too deeply are invalid as well."""
+    try:
+        record = json.loads(line.decode(encoding))
+    except UnicodeDecodeError as error:
+        return Fault("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}", True, line)
+    except json.JSONDecodeError as error:
+        return Fault("invalid JSON", f"{error.msg} at column {error.pos + 1}", True, line)
+    except (ValueError, RecursionError) as error:
+        return Fault("invalid JSON", str(error).split("\n", 1)[0][:100], True, line)
+    if isinstance(record, dict):
+        return record
+    return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
+
+
+def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
+    fields = Fields(reading)
+    names: list[str] = []
+
+    def choose(present: Sequence[str]) -> list[str]:
+        names[:] = fields.needed(present)
+        return [] if fields.text_missing(names) else names
+
+    for number, row in read_rows(path, part, choose):
+        source = f"{label}:{number}"
+        if isinstance(row, Broken):
+            yield _broken(source, row, reading)
+            continue
+        if not row:  # no row of this file has a text
+            yield Rejected(label, "missing field", part.bytes, fields.text_missing(names), problem=True)
+            return
+        text = fields.read(dict(zip(names, row, strict=True)))
+        if isinstance(text, Fault):
+            yield _fault(source, text, len(text.data), reading)
+        elif len(text.data) > reading.max_line_bytes:
+            detail = f"more than {reading.max_line_bytes} bytes"
+            yield Rejected(source, "too large", len(text.data), detail, excerpt=_excerpt(text.data, reading))
+        else:
+            yield _judge(source, text, reading)
+
+
+def _judge(source: str, text: Text, reading: Reading) -> Document | Rejected:
+    """The rules, then redaction."""
+    data = text.data
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules)
+    if reason is not None:
+        return Rejected(source, reason, len(data), excerpt=_excerpt(data, reading))
+    redacted: tuple[tuple[str, int], ...] = ()
+    if reading.redact:
+        data, redacted = redact(data, reading.redact)
+    return Document(source, data, text.language, text.group or source, redacted)
+
+
+def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:
+    return Rejected(source, fault.reason, size, fault.detail, fault.problem, _excerpt(fault.data, reading))
+
+
+def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Rejected:
+    hidden = reading is None or bool(reading.redact)  # escapes hide secrets from redaction
+    excerpt = "" if hidden else _excerpt(broken.head, reading)
+    return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.reason != "too large", excerpt)
+
+
+def _excerpt(data: bytes, reading: Reading) -> str:
+    """The first characters for a report: what is not to be in the corpus is not to be there either."""
+    head = data[:_EXCERPT_HEAD]
+    if reading.redact:
+        head, _ = redact(head, reading.redact)
+    return head.decode("utf-8", "replace")[:_EXCERPT]

@@ -1,0 +1,285 @@
+"""What a worker makes of one unit of input: its documents' ids and what is known of each document, in two files.
+
+`NAME.bin` holds the ids of all documents one behind the other, `NAME.npz` the columns and what was rejected. The .npz
+appears last and whole, so a shard without it is not there. Nothing is synced: shards need to survive a killed process,
+not a power cut, and after one their checksums tell.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from isal import isal_zlib
+
+from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.corpus.archives import Returning
+from ms_codegeex.data.corpus.languages import tag_text
+from ms_codegeex.data.corpus.reading import Document, Reading, Unit, read_unit
+from ms_codegeex.data.corpus.tally import Tally, moved
+from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.errors import UserError
+
+ENDINGS = (".bin", ".npz")
+_BUFFER = 1 << 22  # ids that are collected before they are written
+_CHECKED = 1 << 22  # bytes
+_SMALL_VOCABULARY = 1 << 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units have in common.
+
+    Attributes:
+        reading: how input is read.
+        tags: scheme of the language tag lines.
+        tokenizer: name or directory.
+        signatures: whether MinHash signatures are wanted.
+    """
+
+    reading: Reading
+    tags: str
+    tokenizer: str
+    signatures: bool
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The type of ids on disk: uint16 where they fit, int32 otherwise."""
+    return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
+
+
+def shard_name(key: str, unit: Unit) -> str:
+    """Name of a unit's shard without ending: another key, unit or stamp has another name, so a stale shard is never
+    found."""
+    return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
+
+
+@functools.lru_cache(maxsize=1)
+def load_encoder(name: str) -> tuple[Encoder, int, np.dtype]:
+    """Encoder, end token and type of ids of a tokenizer; loaded once per process."""
+    tokenizer = tokenizers.load_tokenizer(name)
+    return Encoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
+
+
+class _Tokens:
+    """Collects ids and writes them in large pieces.
+
+    Attributes:
+        written: ids in the file so far.
+        checksum: CRC-32 of the file so far.
+    """
+
+    def __init__(self, stream: BinaryIO, dtype: np.dtype, eos_id: int) -> None:
+        self._stream, self._eos_id = stream, eos_id
+        self._buffer, self._used = np.empty(_BUFFER, dtype), 0
+        self.checksum = 0
+
+    def add(self, ids: np.ndarray) -> int:
+        """Append one document and its end token; how many ids these are."""
+        count = ids.size + 1
+        if self._used + count > self._buffer.size:
+            self.flush()
+            if count > self._buffer.size:
+                self._buffer = np.empty(count, self._buffer.dtype)
+        end = self._used + count
+        self._buffer[self._used : end - 1] = ids
+        self._buffer[end - 1] = self._eos_id
+        self._used = end
+        return count
+
+    def flush(self) -> None:
+        """Write what is collected."""
+        data = memoryview(self._buffer[: self._used]).cast("B") if self._used else b""
+        self._stream.write(data)
+        self.checksum = isal_zlib.crc32(data, self.checksum)
+        self._used = 0
+
+
+class _Rows:
+    """Collects what is known of each document."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._sources: list[bytes] = []
+        self._languages: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
+        self._numbers: list[tuple[int, int, int, int]] = []
+        self._hashes: list[bytes] = []
+        self._redacted: list[list[int]] = []
+        self._signatures: list[np.ndarray | None] = []
+
+    def add(self, document: Document, tokens: int) -> None:
+        self._sources.append(document.source.encode())
+        language = self._languages.setdefault(document.language, len(self._languages))
+        own = document.group == document.source
+        group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
+        self._numbers.append((language, group, len(document.data), tokens))
+        self._hashes.append(hashlib.sha256(document.data).digest())
+        if self._job.reading.redact:
+            found = dict(document.redacted)
+            self._redacted.append([found.get(kind, 0) for kind in self._job.reading.redact])
+        if self._job.signatures:
+            from ms_codegeex.data.corpus.deduplicate import signature
+
+            self._signatures.append(signature(document.data))
+
+    def names(self) -> dict[str, list[str]]:
+        """What the codes in the columns mean; group -1 is the document itself."""
+        return {"languages": list(self._languages), "groups": list(self._groups)}
+
+    def columns(self) -> dict[str, np.ndarray]:
+        from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
+
+        count, numbers = len(self._sources), np.array(self._numbers, np.int64).reshape(-1, 4)
+        columns = {
+            "source": np.frombuffer(b"".join(self._sources), np.uint8),
+            "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
+            "language": numbers[:, 0],
+            "group": numbers[:, 1],
+            "bytes": numbers[:, 2],
+            "tokens": numbers[:, 3],
+            "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
+            "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._job.reading.redact)),
+        }
+        if self._job.signatures:
+            blank = np.zeros(PERMUTATIONS, np.uint32)
+            rows = [blank if row is None else row for row in self._signatures]
+            columns["signature"] = np.array(rows, np.uint32).reshape(count, PERMUTATIONS)
+            columns["signed"] = np.array([row is not None for row in self._signatures], bool)
+        return columns
+
+
+def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
+    """Read a unit and write its shard, unless a sound one is there already.
+
+    Args:
+        job: what all units have in common.
+        task: the unit, and the shard's path without ending.
+
+    Raises:
+        UserError: the shard could not be written, for example because the disk is full.
+    """
+    unit, path = task
+    if is_sound(path):
+        return
+    temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
+    try:
+        encoder, eos_id, dtype = load_encoder(job.tokenizer)
+        with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
+            tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
+            lines = _fill(unit, job, encoder, tokens, rows, tally)
+            tokens.flush()
+        meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
+        data = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
+        with open(temporary[1], "wb") as stream:
+            np.savez(stream, meta=data, **rows.columns())
+        for name, ending in zip(temporary, ENDINGS, strict=True):
+            os.replace(name, path.with_name(path.name + ending))
+    except OSError as error:
+        for name in temporary:
+            name.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: could not be written ({error.strerror}); what is finished stays there, free some space "
+            "and run the same command again"
+        ) from error
+
+
+def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, tally: Tally) -> int:
+    """Read a unit to its end; how many lines it was."""
+    tags: dict[str, bytes] = {}
+    items = Returning(read_unit(unit, job.reading))
+    for item in items:
+        if not isinstance(item, Document):
+            tally.add(item)
+            continue
+        if item.language not in tags:
+            line = tag_text(item.language, job.tags)
+            tags[item.language] = line.encode() + b"\n" if line else b""
+        rows.add(item, tokens.add(encoder.encode(tags[item.language] + item.data)))
+    return items.value
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a complete, undamaged shard is at `path` (without ending)."""
+    try:
+        with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
+            for name in columns.files:
+                columns[name]  # reading it checks its CRC-32
+            expected = json.loads(columns["meta"].tobytes())["checksum"]
+        found = 0
+        with open(path.with_name(path.name + ".bin"), "rb") as stream:
+            while block := stream.read(_CHECKED):
+                found = isal_zlib.crc32(block, found)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, isal_zlib.error):
+        return False
+    return found == expected
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard.
+
+    Attributes:
+        path: without ending.
+        columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
+            `group` int64 (places in `languages` and `groups`, group -1: the document itself), `bytes` and `tokens`
+            int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if wanted `signature`
+            uint32 `[documents, 128]` with `signed` bool.
+        languages: names.
+        groups: names.
+        tally: what was rejected.
+    """
+
+    path: Path
+    columns: dict[str, np.ndarray]
+    languages: Sequence[str]
+    groups: Sequence[str]
+    tally: Tally
+
+    @property
+    def ids_path(self) -> Path:
+        """The file of ids."""
+        return self.path.with_name(self.path.name + ".bin")
+
+    def moved(self, lines: int) -> Shard:
+        """The same with `lines` added to the line number at the end of every source."""
+        if not lines:
+            return self
+        data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
+        sources = [moved(data[start:end].decode(), lines).encode() for start, end in itertools.pairwise(starts)]
+        ends = np.cumsum([len(source) for source in sources], dtype=np.int64)
+        columns = {**self.columns, "source": np.frombuffer(b"".join(sources), np.uint8), "source_end": ends}
+        return replace(self, columns=columns, tally=self.tally.moved(lines))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a shard says of itself: `lines`, `tally`, `languages`, `groups`."""
+    with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
+        return json.loads(columns["meta"].tobytes())
+
+
+def read_shard(path: Path) -> Shard:
+    """A shard that `make_shard` wrote, without its ids."""
+    with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as stored:
+        columns = {name: stored[name] for name in stored.files}
+    meta = json.loads(columns.pop("meta").tobytes())
+    return Shard(path, columns, meta["languages"], meta["groups"], Tally.from_json(meta["tally"]))
+
+
+def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
+    """For each unit the lines of its file in the parts before it. The shards of the units before are read for that."""
+    lines = 0
+    for unit, path in zip(units, paths, strict=True):
+        cut = unit.kind == "jsonl" and unit.part is not None
+        lines = lines if cut and unit.part[0] else 0
+        yield lines
+        lines += read_meta(path)["lines"] if cut else 0

@@ -1,0 +1,144 @@
+"""Work on many units in worker processes, with results in order and a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ms_codegeex.data.corpus.reading import Unit
+from ms_codegeex.errors import UserError
+
+
+class Progress:
+    """A tqdm bar on a terminal, one line per phase elsewhere, nothing when switched off."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    def say(self, text: str) -> None:
+        if self.enabled:
+            print(text, file=sys.stderr, flush=True)
+
+    def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
+        """Pairs of unit and result while a bar (or a closing line) shows bytes and MB/s."""
+        from tqdm import tqdm
+
+        total, started = sum(unit.bytes for unit in units), time.perf_counter()
+        terminal = self.enabled and sys.stderr.isatty()
+        width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0; tqdm would draw nothing
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc=name,
+            ncols=width,
+            nrows=height,
+            disable=not terminal,
+            file=sys.stderr,
+        ) as bar:
+            for unit, result in zip(units, results, strict=True):
+                yield unit, result
+                bar.update(unit.bytes)
+        if not terminal:
+            seconds = time.perf_counter() - started
+            self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
+
+
+def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
+    """The parent handles an interrupt; a worker ends in mid-work when the other end of `stop` closes, which it does
+    when the parent says so and when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        stop.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    prepare()
+
+
+def _nothing() -> None:
+    """A task whose only purpose is that a worker is started for it."""
+
+
+def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
+    """Start the workers; BrokenProcessPool if one dies meanwhile."""
+    for _ in range(workers):
+        try:
+            pool.submit(_nothing)
+        except OSError:
+            # Either the system starts no more processes, or a worker died and the pool closed its queues while they
+            # were handed to this one. In the second case the pool says so when it is asked again.
+            pool.submit(_nothing)
+            raise
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of the block: a process that is half started complains loudly.
+
+    Processes started meanwhile never see Ctrl-C, which a terminal sends to all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: caught.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in caught:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
+    """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
+
+    These start at once and call `prepare()`, so that they are ready when there is something to do.
+
+    Whatever ends the block early, an interrupt or an error, ends the workers at once. A worker that dies by itself is
+    a `UserError`: systems end processes when memory is short.
+    """
+    if workers < 2:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    watched, stop = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(watched, prepare))
+
+    try:
+        with _interrupts_later():
+            _start_all(pool, workers)
+        yield pool.map
+    except BrokenProcessPool:
+        stop.close()  # a worker that was started while another died is waited for, and by itself never ends
+        raise UserError(
+            f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
+            "same command again, with fewer --workers if that is the reason (what is finished is kept)"
+        ) from None
+    except BaseException:
+        stop.close()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        stop.close()
+        watched.close()

@@ -1,0 +1,1 @@
+"""A dataset directory, and the order in which training reads it."""

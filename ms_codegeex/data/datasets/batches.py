@@ -1,0 +1,235 @@
+"""Batches of packed sequences from an indexed dataset: what each device reads at each step."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
+from ms_codegeex.data.datasets.order import sample_indices
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32
+    [batch]."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    loss_mask: np.ndarray
+    samples: np.ndarray
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The sequences start..stop-1."""
+        return Batch(*(getattr(self, name)[start:stop] for name in ("inputs", "labels", "loss_mask", "samples")))
+
+    def parts(self, count: int) -> list[Batch]:
+        """`count` batches of equal size, in order."""
+        size = len(self.samples) // count
+        return [self.rows(i * size, (i + 1) * size) for i in range(count)]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """In the order the networks take them."""
+        return self.inputs, self.labels, self.loss_mask, self.samples
+
+
+class Span(NamedTuple):
+    """Tokens start..stop-1 of a document of a split, counted from the document's first token."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample, to be looked at: its corpus, which of the corpus's sequences it is, and the documents' parts
+    that follow each other in its seq_length + 1 tokens (of fine-tuning rows, padding comes behind them).
+
+    inputs and labels int32 [seq], loss_mask FP32 [seq].
+    """
+
+    number: int
+    directory: Path
+    index: int
+    inputs: np.ndarray
+    labels: np.ndarray
+    loss_mask: np.ndarray
+    documents: list[Span]
+
+
+class Sequences(ABC):
+    """The sequences of one split of a dataset directory, in the seed's order.
+
+    Attributes:
+        directory, split, seq_length, seed: as given; `seq_length` is what a sequence predicts, it has one token more.
+        info: the content of dataset.json.
+        eos: id that ends documents.
+        tokens: all ids of the split, read-only.
+        size: sequences of an epoch.
+    """
+
+    size: int
+
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+        if seq_length < 1:
+            raise UserError(f"seq_length {seq_length}: expected 1 or more, for example 2048")
+        self.directory, self.split, self.seq_length, self.seed = Path(directory), split, seq_length, seed
+        self.info = read_info(self.directory)
+        self.eos: int = self.info["eos_id"]
+        self.tokens = open_tokens(self.directory / split)
+
+    @abstractmethod
+    def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
+        """The sequences with these indices, int64 [n] in 0..size-1, as the samples with these numbers, int64 [n]."""
+
+    @abstractmethod
+    def documents_of(self, index: int) -> list[Span]:
+        """Which parts of which documents the tokens of sequence `index` are, in its order."""
+
+    @abstractmethod
+    def label_counts(self) -> np.ndarray:
+        """How often the loss counts each id as a label in one epoch, int64 [highest id + 1]."""
+
+    def indices(self, numbers: np.ndarray) -> np.ndarray:
+        """Index of each sample number, int64 [n]: epochs follow each other, each in an order of its own."""
+        return sample_indices(numbers, self.size, self.seed)
+
+    def training_batch(self, first: int, count: int) -> Batch:
+        """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
+        numbers = np.arange(first, first + count, dtype=np.int64)
+        return self.read(self.indices(numbers), numbers)
+
+    def sample(self, number: int) -> Sample:
+        """The training sample with this global number."""
+        index = int(self.indices(np.array([number]))[0])
+        batch = self.read(np.array([index]), np.array([number]))
+        return Sample(
+            number,
+            self.directory,
+            index,
+            batch.inputs[0],
+            batch.labels[0],
+            batch.loss_mask[0],
+            self.documents_of(index),
+        )
+
+    def evaluation_batch(self, rank: int, ranks: int, samples: int) -> Batch:
+        """This rank's share of `samples` evenly spaced sequences; shares are padded with masked sequences to equal
+        size."""
+        samples = min(samples, self.size)
+        share = -(-samples // ranks)
+        numbers = np.arange(rank * share, (rank + 1) * share)
+        batch = self.read(np.minimum(numbers, samples - 1) * self.size // samples, numbers)
+        batch.loss_mask[numbers >= samples] = 0.0
+        return batch
+
+    def check_model(self, vocab_size: int, eos_token_id: int) -> None:
+        """`UserError` if the corpus holds ids beyond the model's table or ends its documents with another token."""
+        if self.info["vocab_size"] > vocab_size:
+            raise UserError(
+                f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
+                f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer"
+            )
+        if self.eos != eos_token_id:
+            raise UserError(
+                f"model.eos_token_id: {eos_token_id}, but the documents of {self.directory} end with {self.eos}; "
+                "set it to the dataset's"
+            )
+
+
+def read_info(directory: Path) -> dict[str, Any]:
+    """The content of a dataset directory's dataset.json; `UserError` if it lacks what training needs."""
+    info = read_json(Path(directory) / "dataset.json")
+    if not isinstance(info, dict) or not all(type(info.get(key)) is int for key in ("vocab_size", "eos_id")):
+        raise UserError(f"{directory}/dataset.json: vocab_size and eos_id are missing; prepare the dataset again")
+    return info
+
+
+class PackedSequences(Sequences):
+    """A split of a dataset directory cut into sequences of `seq_length` + 1 tokens that share their border token.
+
+    No padding; documents are separated by eos. The loss counts a position iff its input is not eos: what follows an eos
+    belongs to another document (CodeGeeX release).
+    """
+
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+        super().__init__(directory, split, seq_length, seed)
+        self.size = (len(self.tokens) - 1) // seq_length
+        if self.size < 1:
+            raise UserError(
+                f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
+                f"{seq_length} (data.seq_length); give more text or a shorter sequence"
+            )
+
+    def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
+        """See `Sequences.read`."""
+        check_whole(self.tokens)
+        starts = indices * self.seq_length
+        rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
+        inputs, labels = rows[:, :-1], rows[:, 1:]
+        return make_batch(inputs, labels, inputs != self.eos, numbers)
+
+    def documents_of(self, index: int) -> list[Span]:
+        """See `Sequences.documents_of`; reads the split's index afresh, which training does not keep."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
+        bounds = np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
+        start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
+        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
+        return [
+            Span(number, max(start, low) - low, min(stop, high) - low)
+            for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first))
+        ]
+
+    def label_counts(self) -> np.ndarray:
+        """See `Sequences.label_counts`."""
+        tokens = np.asarray(self.tokens)
+        return np.bincount(tokens[1:][tokens[:-1] != self.eos])
+
+
+def check_whole(mapped: np.ndarray) -> None:
+    """`UserError` if the file of a map was cut after it was opened: reading behind its end kills the process."""
+    if isinstance(mapped, np.memmap) and mapped.base.size() < mapped.nbytes:
+        raise UserError(
+            f"{mapped.filename}: {mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened; leave "
+            "datasets alone while a run reads them, restore it and continue with --resume auto"
+        )
+
+
+def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numbers: np.ndarray) -> Batch:
+    """A batch of contiguous arrays: int32 inputs and labels [n, seq], `counted` bool [n, seq], numbers int64 [n]."""
+    return Batch(
+        np.ascontiguousarray(inputs),
+        np.ascontiguousarray(labels),
+        counted.astype(np.float32),
+        (numbers % 2**31).astype(np.int32),
+    )
+
+
+def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
+    """The same labels behind inputs whose tokens are permuted inside each document; eos tokens stay where they are.
+
+    A model that uses more than token frequencies gets worse on it.
+    """
+    inputs = batch.inputs.copy()
+    for row, sample in zip(inputs, batch.samples, strict=True):
+        generator = np.random.default_rng([seed, int(sample)])
+        borders = [-1, *np.flatnonzero(row == eos), len(row)]
+        for start, stop in itertools.pairwise(borders):
+            row[start + 1 : stop] = generator.permutation(row[start + 1 : stop])
+    return Batch(inputs, batch.labels, batch.loss_mask, batch.samples)
+
+
+def unigram_entropy(sequences: Sequences) -> float:
+    """Entropy in nats of the tokens that the loss counts, over the whole split: the loss of a table of frequencies."""
+    counts = sequences.label_counts()
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,145 @@
+"""From a run's configuration, or a directory, to what is read in training: the one place that knows the kinds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
+from ms_codegeex.data.datasets.blend import LONGEST_PERIOD, Blend, corpora_of, parse_stages
+from ms_codegeex.data.datasets.layout import TABLES
+from ms_codegeex.data.datasets.order import stream_seed
+from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import sha256
+
+SAMPLES, BLOCK = 64, 1 << 16  # of a file whose whole would take too long to hash at every start
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import DataConfig, RunConfig
+
+
+def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, reset_at_eos: bool = True) -> Sequences:
+    """One split of a dataset directory, as its dataset.json asks for.
+
+    Raises:
+        UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
+            would see each other because `reset_at_eos` is false.
+    """
+    kind = read_info(Path(directory)).get("kind")
+    if kind is None:
+        return PackedSequences(directory, split, seq_length, seed)
+    if kind != KIND:
+        raise UserError(
+            f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
+            "damaged, prepare it again"
+        )
+    if not reset_at_eos:
+        raise UserError(
+            f"data.reset_at_eos: false, but {directory} holds examples of fine-tuning, which share rows and must not "
+            "see each other; set it to true"
+        )
+    return FineTuningRows(directory, split, seq_length, seed)
+
+
+def absolute(data: DataConfig) -> DataConfig:
+    """The same with absolute paths; `UserError` if a directory to train on is no dataset, or is named twice."""
+
+    spelled: dict[Path, str] = {}  # a directory is one corpus, however its path is written
+
+    def checked(name: str, key: str) -> str:
+        directory = Path(name).absolute()
+        if not (directory / "dataset.json").is_file():
+            other = ", or use --corpus PATH" if key == "data.train" else ""
+            raise UserError(
+                f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
+                f"`ms-codegeex prepare --input PATH --output DIR`{other}"
+            )
+        return spelled.setdefault(directory.resolve(), str(directory))
+
+    def resolved(weights: Mapping[str, Any]) -> dict[str, Any]:
+        result = {checked(name, "data.blend"): weight for name, weight in weights.items()}
+        if len(result) < len(weights):
+            raise UserError(f"data.blend: two of {', '.join(weights)} are the same directory; add up their weights")
+        return result
+
+    train, blend = data.train, data.blend
+    if train is not None:
+        train = checked(train, "data.train")
+    elif isinstance(blend, Mapping):
+        blend = resolved(blend)
+    elif blend is not None:
+        blend = [{**stage, "weights": resolved(stage["weights"])} for stage in blend]
+    validation = data.validation and str(Path(data.validation).absolute())
+    return replace(data, train=train, blend=blend, validation=validation)
+
+
+def rounded_weights(data: DataConfig) -> str | None:
+    """What to tell the user if weights of a blend had to be rounded."""
+    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
+    if not rounded:
+        return None
+    steps = ", ".join(str(stage.from_step) for stage in rounded)
+    return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
+
+
+def directories(data: DataConfig) -> list[str]:
+    """Dataset directories whose training split a run reads, as its configuration names them."""
+    return corpora_of(parse_stages(data.blend)) if data.blend is not None else [str(data.train)]
+
+
+def content_hashes(data: DataConfig) -> dict[str, str]:
+    """For each directory that a run trains on, a hash of what its training split holds, wherever it lies."""
+    return {name: _content_hash(Path(name)) for name in directories(data)}
+
+
+def _content_hash(directory: Path) -> str:
+    """From the hashes that dataset.json records, and from samples of the files themselves, which may be others."""
+    recorded, digest = read_info(directory).get("files"), hashlib.sha256()
+    entries = recorded if isinstance(recorded, dict) else {}
+    names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
+    for name in sorted(names - set(TABLES)):
+        entry, path = entries.get(name), directory / name
+        try:
+            known = entry.get("sha256") if isinstance(entry, dict) else None
+            digest.update(f"{name} {known or sha256(path)} {_sampled_hash(path)}\n".encode())
+        except OSError as error:
+            raise UserError(f"{path}: not readable ({error.strerror}); prepare the dataset again") from None
+    return digest.hexdigest()
+
+
+def _sampled_hash(path: Path) -> str:
+    """Of a file's size and of up to `SAMPLES` blocks spread over it, the whole of a small one."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    digest.update(str(size).encode())
+    with open(path, "rb") as stream:
+        for number in range(SAMPLES):
+            stream.seek(max(0, size - BLOCK) * number // (SAMPLES - 1))
+            digest.update(stream.read(BLOCK))
+    return digest.hexdigest()
+
+
+def training_data(config: RunConfig) -> Sequences | Blend:
+    """What a run trains on; `UserError` if a dataset is missing or damaged, or if two do not go together."""
+    data, seq_length = config.data, config.seq_length
+    corpora = {
+        name: open_sequences(
+            Path(name), "train", seq_length, stream_seed(config.seed, number), reset_at_eos=data.reset_at_eos
+        )
+        for number, name in enumerate(directories(data))
+    }
+    if data.blend is None:
+        return corpora[str(data.train)]
+    return Blend(parse_stages(data.blend), corpora, config.training.global_batch)
+
+
+def validation_data(config: RunConfig) -> Sequences:
+    """What a run is evaluated on: `data.validation`, or the validation split of `data.train` or, of a blend, of the
+    first corpus of the last stage."""
+    data = config.data
+    last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
+    directory = Path(data.validation or str(last))
+    return open_sequences(directory, "validation", config.seq_length, config.seed, reset_at_eos=data.reset_at_eos)

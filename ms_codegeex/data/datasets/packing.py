@@ -1,0 +1,140 @@
+"""Rows of whole examples for fine-tuning: no example is cut, prompts are not counted by the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.data.datasets.batches import Batch, Sequences, Span, check_whole, make_batch
+from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.errors import UserError
+
+KIND = "finetune"  # "kind" in dataset.json
+
+
+def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Which items lie in which row: best fit, the longest first, equally long ones in their order.
+
+    Args:
+        sizes: int [items], each in 1..capacity.
+        capacity: what a row holds.
+
+    Returns:
+        Item numbers of each row, in the order they were put there. At most one row is less than half full.
+    """
+    rows: list[list[int]] = []
+    free: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by what they still hold
+    nonempty = 0  # bit s is set where free[s] has a row
+    for item in np.argsort(-np.asarray(sizes, np.int64), kind="stable").tolist():
+        size = int(sizes[item])
+        fitting = nonempty >> size
+        if fitting:
+            space = size + (fitting & -fitting).bit_length() - 1
+            row = free[space].pop()
+            if not free[space]:
+                nonempty &= ~(1 << space)
+        else:
+            space, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(item)
+        if space > size:
+            free[space - size].append(row)
+            nonempty |= 1 << (space - size)
+    return rows
+
+
+class FineTuningRows(Sequences):
+    """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples.
+
+    Examples end with eos, where attention and positions restart; the end of a row is filled with eos. The loss counts a
+    label iff `{split}.mask` has 1 at its place and its input is not eos, so never across the border of two examples.
+    How examples lie in rows depends on the dataset and `seq_length` alone; `seed` orders the rows.
+    """
+
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+        super().__init__(directory, split, seq_length, seed)
+        longest = self.info.get("seq_length")
+        if type(longest) is not int:
+            raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
+        if longest > seq_length:
+            raise UserError(
+                f"data.seq_length: {seq_length}, but {self.directory} has examples of up to {longest} tokens "
+                f"(seq_length in its dataset.json) and none is cut; set it to {longest} or more, or prepare "
+                "shorter examples"
+            )
+        sizes = IndexedDataset(self.directory / split).sizes
+        self._check(sizes, longest)
+        self._mask = self._read_mask()
+        self._starts = np.cumsum(sizes) - sizes
+        self._sizes = sizes
+        rows = pack(sizes, seq_length + 1)
+        self.size = len(rows)
+        self._items = np.array([item for row in rows for item in row], np.int64)
+        self._rows = np.cumsum([0, *map(len, rows)])
+
+    def _check(self, sizes: np.ndarray, longest: int) -> None:
+        name = f"{self.directory}/{self.split}.bin"
+        if not sizes.size:
+            raise UserError(f"{name}: no example in it; give more data")
+        if sizes.max() > longest:
+            raise UserError(
+                f"{name}: example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most "
+                f"{longest}; the dataset is damaged, prepare it again"
+            )
+        unended = np.flatnonzero(self.tokens[np.cumsum(sizes) - 1] != self.eos)
+        if unended.size:
+            raise UserError(
+                f"{name}: example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json); the "
+                "dataset is damaged, prepare it again"
+            )
+
+    def _read_mask(self) -> np.ndarray:
+        path = self.directory / f"{self.split}.mask"
+        if not path.is_file() or path.stat().st_size != len(self.tokens):
+            found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+            raise UserError(
+                f"{path}: {found}, expected one byte for each of the {len(self.tokens)} tokens; the dataset is "
+                "damaged, prepare it again"
+            )
+        mask = np.memmap(path, np.uint8, "r")
+        if not (mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
+            raise UserError(f"{path}: no token counts; give examples with answers")
+        return mask
+
+    def _row(self, index: int) -> list[tuple[int, int]]:
+        """Start in the split and size of each example of a row."""
+        items = self._items[self._rows[index] : self._rows[index + 1]]
+        return [(int(self._starts[item]), int(self._sizes[item])) for item in items]
+
+    def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
+        """See `Sequences.read`."""
+        check_whole(self.tokens)
+        check_whole(self._mask)
+        rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
+        counted = np.zeros(rows.shape, bool)
+        for row, flags, index in zip(rows, counted, indices.tolist(), strict=True):
+            place = 0
+            for start, size in self._row(index):
+                row[place : place + size] = self.tokens[start : start + size]
+                flags[place : place + size] = self._mask[start : start + size]
+                place += size
+        inputs, labels = rows[:, :-1], rows[:, 1:]
+        return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
+
+    def documents_of(self, index: int) -> list[Span]:
+        """See `Sequences.documents_of`; whole examples."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"row {index}: {self.directory}/{self.split} has rows 0..{self.size - 1}")
+        items = self._items[self._rows[index] : self._rows[index + 1]]
+        return [Span(int(item), 0, int(self._sizes[item])) for item in items]
+
+    def label_counts(self) -> np.ndarray:
+        """See `Sequences.label_counts`."""
+        tokens = np.asarray(self.tokens)
+        return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the positions of all rows whose label is no token of an example, in 0..1."""
+        return 1 - float((self._sizes.sum() - self.size) / (self.size * self.seq_length))

@@ -1,0 +1,186 @@
+"""Records of fine-tuning data as pairs of prompt and answer: the text formats, and nothing of tokens or files.
+
+completion: `prompt` or `instruction` (+ `input`), then `completion`, `response` or `output`; with `language` its tag
+    line stands before the prompt.
+chat: `messages`, a list of `{"role": "system" | "user" | "assistant", "content": ...}`. Each message of the assistant
+    is the answer of an example, all before it in a template is the prompt.
+translation: `source_language`, `target_language`, `source`, `target`; the prompt is the line `code translation`, the
+    source below its language, and the other language.
+
+Sources: CodeGeeX's fine-tuning packer and translation prompt; CodeGeeX2's chat template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex.data.corpus import languages
+from ms_codegeex.errors import UserError
+
+PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
+ROLES = ("system", "user", "assistant")
+
+
+class BadRecord(Exception):
+    """A record that gives no example: `reason` is one of a few short words, `detail` says what and where."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model is given and what it shall answer. The loss counts the answer and the end token behind it."""
+
+    prompt: str
+    answer: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written.
+
+    Attributes:
+        opening: before a user's message; `{round}` is its number, from 1.
+        answering: behind it, before the answer.
+        closing: behind an answer, before the next round.
+        system: around a system message; `{text}` is the message.
+    """
+
+    opening: str
+    answering: str
+    closing: str
+    system: str
+
+
+TEMPLATES = {
+    "codegeex2": Template("[Round {round}]\n\n问\uff1a", "\n\n答\uff1a", "\n\n", "{text}\n\n"),  # full-width colons
+    "plain": Template("User:\n", "\n\nAssistant:\n", "\n\n", "System:\n{text}\n\n"),
+}
+
+
+def parse(line: bytes) -> Mapping[str, Any]:
+    """One line of JSON as an object; `BadRecord` for anything else."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRecord("not UTF-8", f"byte {error.start} of the line") from None
+    except json.JSONDecodeError as error:
+        raise BadRecord("invalid JSON", f"{error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise BadRecord("invalid JSON", str(error).splitlines()[0]) from None
+    if not isinstance(record, dict):
+        raise BadRecord("not an object", f"found {type(record).__name__}")
+    return record
+
+
+def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]], list[Example]]:
+    """What turns a record of `task` into its examples; it raises `BadRecord`.
+
+    Args:
+        task: completion, chat or translation.
+        template: a name of `TEMPLATES`, for chat.
+        tags: scheme of the tag line for completions that name their language; `none` writes no tag.
+    """
+    if task == "completion":
+        return lambda record: [_completion(record, tags)]
+    if task == "chat":
+        return lambda record: _chat(record, TEMPLATES[template])
+    return lambda record: [_translation(record)]
+
+
+def _string(record: Mapping[str, Any], name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord("not UTF-8", f"{name} has half of a surrogate pair at character {error.start}") from None
+    return value
+
+
+def _field(record: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of the fields `names` that is there."""
+    found = next((name for name in names if name in record), None)
+    if found is None:
+        raise BadRecord("missing field", " or ".join(names))
+    return _string(record, found)
+
+
+def _answer(text: str, name: str) -> str:
+    if not text:
+        raise BadRecord("empty answer", name)
+    return text
+
+
+def _completion(record: Mapping[str, Any], tags: str) -> Example:
+    prompt = _field(record, PROMPTS)
+    if "prompt" not in record and record.get("input"):
+        prompt += "\n" + _string(record, "input")
+    answer = _answer(_field(record, ANSWERS), "completion")
+    if record.get("language") is None:
+        return Example(prompt, answer)
+    name = _string(record, "language")
+    try:
+        language = languages.find_language(name)
+    except UserError:
+        raise BadRecord("unknown language", name) from None
+    tag = languages.tag_text(language.name, tags)
+    return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
+
+
+def _chat(record: Mapping[str, Any], template: Template) -> list[Example]:
+    """An example for each of the assistant's messages, with all that was said before as its prompt.
+
+    One row for the whole conversation would need an end token behind each answer, and an end token inside a row ends
+    the document: attention starts afresh behind it.
+    """
+    messages = record.get("messages")
+    if not isinstance(messages, list):
+        raise BadRecord("missing field", "messages, a list")
+    examples, prompt, number = [], "", 0
+    for place, (role, content) in enumerate(map(_message, messages)):
+        before = messages[place - 1]["role"] if place else ""
+        if (role, before) in (("user", ""), ("user", "system"), ("user", "assistant")):
+            number += 1
+            prompt += template.opening.replace("{round}", str(number)) + content + template.answering
+        elif (role, before) == ("assistant", "user"):
+            examples.append(Example(prompt, _answer(content, f"message {place}")))
+            prompt += content + template.closing
+        elif (role, before) == ("system", ""):
+            prompt = template.system.replace("{text}", content)
+        else:
+            raise BadRecord("order of roles", f"message {place} is by {role} and follows {before or 'nothing'}")
+    if not examples:
+        raise BadRecord("empty answer", "no message by the assistant")
+    return examples
+
+
+def _message(message: Any) -> tuple[str, str]:
+    if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
+        raise BadRecord("wrong type", f"a message is not an object with role ({', '.join(ROLES)}) and content")
+    return message["role"], _string(message, "content")
+
+
+def translation_name(language: str) -> str:
+    """How the translation prompt writes a language: `C++`, `JavaScript`, `Python`; unknown ones with a capital."""
+    try:
+        return languages.find_language(language).name
+    except UserError:
+        return language.strip()[:1].upper() + language.strip()[1:]
+
+
+def _translation(record: Mapping[str, Any]) -> Example:
+    source, target = _field(record, ("source",)), _field(record, ("target",))
+    names = [translation_name(_field(record, (name,))) for name in ("source_language", "target_language")]
+    for name in names:
+        if not name or "\n" in name:
+            raise BadRecord("unknown language", repr(name))
+    prompt = f"code translation\n{names[0]}:\n{source.rstrip()}\n{names[1]}:\n"
+    return Example(prompt, _answer(target, "target"), names[1])

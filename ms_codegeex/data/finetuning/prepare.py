@@ -1,0 +1,307 @@
+"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, and which of them the loss counts.
+
+Beside `{split}.bin/.idx` lies `{split}.mask`, uint8, one byte per token of the `.bin`: 1 on the answer's tokens and its
+end token, 0 on the prompt. No row is longer than `seq_length`.
+
+Prompt and answer are tokenised each by itself. When the model answers, its prompt has been tokenised alone; ids that
+reach over the border, which tokenising both at once would give, are then never seen.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data import tokenizer as tokenizers
+from ms_codegeex.data.corpus.archives import Broken, Part, Returning, archive_kind, line_parts, read_lines
+from ms_codegeex.data.corpus.dataset_writer import DatasetWriter, file_records, free_output, text_decoder, write_report
+from ms_codegeex.data.corpus.reading import Rejected
+from ms_codegeex.data.corpus.settings import ON_ERROR, TAGS
+from ms_codegeex.data.corpus.sources import Root, printable, user_roots
+from ms_codegeex.data.corpus.tally import Tally
+from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
+from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.finetuning.examples import TEMPLATES, BadRecord, Example, parse, reader
+from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory, write_json
+
+TASKS = ("completion", "chat", "translation")
+MOST_BYTES = 64 << 20  # of a line; a longer one is not held in memory
+_EXCERPT = 200  # characters
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What decides the content of a fine-tuning dataset, apart from its input.
+
+    Attributes:
+        task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
+        seq_length: most tokens of a row, at least 2.
+        tokenizer: a name, or a directory with a tokenizer.
+        overlong: what happens to a longer example: `truncate` cuts the prompt's left end and never the answer (an
+            answer that does not fit by itself is dropped), `drop` drops it.
+        validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
+        seed: changes that choice.
+        template: how conversations are written: a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
+        tags: scheme of the tag line of completions that name their language; `none` writes none.
+        on_error: a bad line is counted and named (`skip`), or ends the work (`stop`).
+    """
+
+    task: str
+    seq_length: int
+    tokenizer: str = "codegeex"
+    overlong: str = "truncate"
+    validation_share: float = 0.05
+    seed: int = 0
+    template: str = "auto"
+    tags: str = "codegeex"
+    on_error: str = "skip"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "task": TASKS,
+            "overlong": ("truncate", "drop"),
+            "template": ("auto", *TEMPLATES),
+            "tags": TAGS,
+            "on_error": ON_ERROR,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if self.tokenizer not in tokenizers.NAMES and Path(self.tokenizer).is_dir():
+            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
+        if self.seq_length < 2:
+            raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
+        if not 0 <= self.validation_share < 1:
+            raise UserError(
+                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
+            )
+
+
+class RowEncoder:
+    """Examples to rows of ids, all with one tokenizer and one limit."""
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.tokenizer = tokenizers.load_tokenizer(settings.tokenizer)
+        self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
+        self._fast = Encoder(self.tokenizer)
+        ids = self.tokenizer.encode("a")
+        # SentencePiece puts a space in front of every text. In the middle of a row it would be part of the answer.
+        self._head = [] if "".join(self.tokenizer.continuation(ids, ids)) == "a" else self.tokenizer.encode("\n")
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer as it stands behind its prompt, without end token."""
+        if self._head:
+            ids = self.tokenizer.encode("\n" + answer)
+            if ids[: len(self._head)] == self._head:
+                return ids[len(self._head) :]
+        return self._fast.encode(answer.encode()).tolist()
+
+    def row(self, example: Example) -> tuple[np.ndarray, np.ndarray, bool] | None:
+        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was cut.
+
+        None if the example is too long.
+        """
+        prompt = [*self.tokenizer.prefix, *self._fast.encode(example.prompt.encode()).tolist()]
+        answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
+        room, least = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
+        cut = len(prompt) > room
+        if cut and (not self.truncate or room < least):
+            return None
+        kept = self.tokenizer.truncate_prompt(prompt, room)
+        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), cut
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A part of a file, at most some ten megabytes of a plain one."""
+
+    identity: str
+    path: Path
+    part: Part
+
+    @property
+    def bytes(self) -> int:
+        return self.part.bytes
+
+
+@dataclass
+class _Found:
+    """What was in the input."""
+
+    files: int = 0
+    documents: int = 0
+    bytes: int = 0
+    truncated: int = 0
+
+
+class _Work:
+    """Everything from the lines of the files to the writer."""
+
+    def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
+        self.settings, self.writer, self.encoder = settings, writer, encoder
+        self.tally, self.found = Tally(), _Found()
+        self._before = 0  # lines of the file in the units that were read
+        self._decode = text_decoder(encoder.tokenizer)
+        template = settings.template
+        if template == "auto":
+            template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
+        self._read = reader(settings.task, template, settings.tags)
+
+    def open(self, identity: str, path: Path) -> list[_Unit]:
+        """The units of a file, none if it cannot be read."""
+        self.found.files += 1
+        try:
+            return [_Unit(identity, path, part) for part in line_parts(path, path.stat().st_size)]
+        except OSError as error:
+            self._bad(identity, Broken("unreadable", error.strerror or str(error)))
+            return []
+
+    def read(self, unit: _Unit) -> None:
+        """Every example of a unit; what gives none is counted, or ends the work."""
+        if unit.part.span is None or not unit.part.span[0]:
+            self._before = 0
+        lines = Returning(read_lines(unit.path, unit.part, MOST_BYTES))
+        for number, line in lines:
+            source = f"{unit.identity}:{self._before + number}"
+            if isinstance(line, Broken):
+                self._bad(source, line)
+                continue
+            if self._before + number == 1:  # a byte order mark may stand before the first line of a file
+                line = line.removeprefix(codecs.BOM_UTF8)
+            self.found.documents += 1
+            self.found.bytes += len(line)
+            try:
+                examples = self._read(parse(line))
+            except BadRecord as bad:
+                self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
+                continue
+            # Rows of one conversation repeat each other, so they stay together in the split.
+            key = "\0".join(text for example in examples for text in (example.prompt, example.answer))
+            for example in examples:
+                self._add(example, source, f"{self.settings.seed}\0{key}".encode())
+        self._before += lines.value
+
+    def _bad(self, source: str, broken: Broken) -> None:
+        if self.settings.on_error == "stop":
+            raise UserError(
+                f"{source}: {broken.reason} ({broken.detail}); mend it, or leave such input out with --on-error skip"
+            )
+        excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
+        self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
+
+    def _add(self, example: Example, source: str, key: bytes) -> None:
+        row = self.encoder.row(example)
+        if row is None:
+            reason = "answer longer than seq_length" if self.encoder.truncate else "longer than seq_length"
+            size = len(example.prompt.encode()) + len(example.answer.encode())
+            self.tally.add(Rejected(source, reason, size, excerpt=example.answer[:_EXCERPT]))
+            return
+        ids, mask, cut = row
+        self.found.truncated += cut
+        text = self._decode(ids[:-1].tolist())  # what is left of it, which can be checked again
+        self.writer.add(ids, mask, text, source, example.language, key)
+
+
+def prepare_finetune(
+    inputs: Sequence[Path | str],
+    output: Path | str,
+    settings: FinetuneSettings,
+    progress: bool = False,
+    *,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Write a fine-tuning dataset directory, whole or not at all, and return what its `dataset.json` says.
+
+    Args:
+        inputs: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are searched for them.
+        output: the directory to write.
+        settings: what decides the content. The result is a pure function of them and the input.
+        progress: a bar on standard error.
+        replace: write even if `output` holds a dataset.
+
+    Returns:
+        The content of `dataset.json` and `output`.
+
+    Raises:
+        UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds
+            something else.
+    """
+    output, places = Path(output), ", ".join(map(str, inputs))
+    free_output(output, replace)
+    roots = user_roots(inputs)
+    files = [file for root in roots for file in _find(root)]
+    if not files:
+        raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give --input others")
+    encoder = RowEncoder(settings)
+    with atomic_directory(output) as directory:
+        with DatasetWriter(directory, encoder.tokenizer.vocab_size, masked=True) as writer:
+            work = _Work(settings, writer, encoder)
+            units = [unit for identity, path in files for unit in work.open(identity, path)]
+            for _ in Progress(progress).track(units, map(work.read, units), "tokenising"):
+                pass
+            if not writer.sizes:
+                raise UserError(
+                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); mend the input"
+                )
+            splits = writer.write(settings.validation_share)
+        if settings.tokenizer not in tokenizers.NAMES:
+            encoder.tokenizer.save(directory / TOKENIZER)
+        description = _describe(directory, work, roots, splits)
+        rest = {
+            "input": description["found"],
+            "truncated": work.found.truncated,
+            "dropped": work.tally.dropped,
+            "problems": work.tally.problems,
+            "settings": asdict(settings),
+        }
+        write_report(directory, splits, writer.sizes, rest)
+        write_json(directory / DATASET_JSON, description)
+    return {**description, "output": str(output)}
+
+
+def _find(root: Root) -> list[tuple[str, Path]]:
+    """Identity and path of each file of examples at or below `root`, in the order of the identities."""
+    if root.path.is_file():
+        return [(f"{root.label}/{printable(root.path.name)}", root.path)]
+    found = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]
+    return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in found)
+
+
+def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
+    """The content of dataset.json; no times or host names, so that equal requests give equal bytes."""
+    settings, tokenizer, tally = work.settings, work.encoder.tokenizer, work.tally
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": KIND,
+        "task": settings.task,
+        "seq_length": settings.seq_length,
+        "tokenizer": tokenizer.description(),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "dtype": work.writer.dtype.name,
+        "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
+        "split_by": "example",
+        "splits": splits,
+        "found": {"files": work.found.files, "documents": work.found.documents, "bytes": work.found.bytes},
+        "truncated": work.found.truncated,
+        "dropped": {
+            reason: {
+                "documents": entry["documents"],
+                "bytes": entry["bytes"],
+                "example": entry["examples"][0]["source"],
+            }
+            for reason, entry in sorted({**tally.dropped, **tally.problems}.items())
+        },
+        "files": file_records(directory, masked=True),
+        "settings": asdict(settings),
+    }

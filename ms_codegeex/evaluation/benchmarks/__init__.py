@@ -1,0 +1,1 @@
+"""The benchmarks: their problems, prompts and rules."""

@@ -1,0 +1,5 @@
+"""DS-1000: data science problems of seven libraries."""
+
+from ms_codegeex.evaluation.benchmarks.ds1000.task import build
+
+__all__ = ["build"]

@@ -1,0 +1,147 @@
+"""DS-1000 as a task, in both of its formats."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ms_codegeex.evaluation.benchmarks.ds1000 import answers
+from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, format_of, read_problems
+from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging import verdicts as judging
+from ms_codegeex.evaluation.judging.python_program import Runner, read_report
+from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox.limits import MIB
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+
+SECONDS = {"original": 60.0, "simplified": 120.0}  # of a test case, of a problem: the formats' own, not to be changed
+MEMORY = 4096 * MIB  # TensorFlow and PyTorch need a gigabyte to be imported
+MODULES = {
+    "matplotlib": ("matplotlib", "numpy", "pandas", "seaborn"),
+    "numpy": ("numpy", "pandas", "scipy"),
+    "pandas": ("pandas", "numpy"),
+    "pytorch": ("torch", "numpy", "pandas"),
+    "scipy": ("scipy", "numpy"),
+    "sklearn": ("sklearn", "numpy", "pandas"),
+    "tensorflow": ("tensorflow", "numpy"),
+}
+PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is another
+
+
+class Ds1000(Task):
+    """Problems of one format and mode."""
+
+    def __init__(self, data: Path, mode: str = "completion", python: Path | None = None):
+        self.mode, self.format = mode, format_of(data)
+        self.name = f"ds1000-{self.format}-{mode}"
+        self.problems = [
+            Problem(p.id, {"library": p.library, "perturbation": p.perturbation}, p) for p in read_problems(data, mode)
+        ]
+        self.runner = Runner.open(python)
+        self.limits = Limits(wall=SECONDS[self.format], memory=MEMORY)
+
+    def samples_per_problem(self, n: int) -> int:
+        """n."""
+        return n
+
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+        """One answer, cleaned."""
+        ds: Ds1000Problem = problem.data
+        prompt = answers.prompt(ds.prompt, self.mode)
+        answer = complete(prompt, seed=seed, stop=answers.ended)
+        return Sample(problem.id, completion_id, prompt, answers.cleaned(answer.text, ds.library), answer.finish)
+
+    def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
+        """Run and compare, both in the sandbox."""
+        judged = self._original if self.format == "original" else self._simplified
+        executions, verdicts = judged(problem.data, sample.generation, sandbox)
+        last = executions[-1]
+        seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
+        return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, last.code, stderr)
+
+    def _simplified(
+        self, ds: Ds1000Problem, answer: str, sandbox: Sandbox
+    ) -> tuple[list[Execution], dict[str, Verdict]]:
+        """No exception passes. The answer is run by the problem's own functions, within one process."""
+        calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
+        program = "\n".join([ds.context, f"code = {answer!r}", *calls, ""])
+        secret = judging.witness()
+        files = {"program.py": program.encode("utf-8", "surrogatepass")}
+        executions = sandbox.run([self.runner.command(secret, self.limits, "program.py")], files, self.runner.readable)
+        report = read_report(executions[-1], secret)
+        # the published script takes a program that leaves without an exception for failed, too: it has said nothing
+        published = Verdict.PASSED if report.ended is None else report.verdict
+        return executions, {"strict": Verdict.PASSED if report.finished else report.verdict, "published": published}
+
+    def _original(self, ds: Ds1000Problem, answer: str, sandbox: Sandbox) -> tuple[list[Execution], dict[str, Verdict]]:
+        """Each test case is a run that leaves a pickle; then these are opened, then compared. What is expected, and the
+        function that compares, come to the sandbox only then. Published: the pickles decide. Strict: and every run came
+        to its end.
+        """
+        program = ds.context.replace("[insert]", answer).encode("utf-8", "surrogatepass")
+        secrets = [judging.witness() for _ in range(ds.cases + 1)]
+        commands = [
+            self.runner.command(secret, self.limits, "program.py", "--test_case", str(case))
+            for case, secret in enumerate(secrets[:-1], 1)
+        ]
+        commands += [self._judges("open_results.py", ds), self._comparison(ds, answer, secrets[-1])]
+        executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
+        reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
+        right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
+        failed = next((report.verdict for report in reports if not report.finished), Verdict.WRONG)
+        if len(executions) == len(commands) and not executions[-1].succeeded:
+            failed = judging.published(executions)
+        strict = right and all(report.finished for report in reports)
+        return executions, {
+            "strict": Verdict.PASSED if strict else failed,
+            "published": Verdict.PASSED if right else failed,
+        }
+
+    def _comparison(self, ds: Ds1000Problem, answer: str, secret: str) -> Command:
+        given = {
+            "test_code": ds.test_code,
+            "answers": {name: base64.b64encode(content).decode() for name, content in ds.answers.items()},
+            "solution": answer if ds.test_type == 3 else None,
+            "secret": secret,
+        }
+        return self._judges("compare.py", ds, json.dumps(given).encode("ascii") + b"\n")
+
+    def _judges(self, script: str, ds: Ds1000Problem, stdin: bytes = b"") -> Command:
+        """A script of ours; -s: what programs have installed below /tmp, their home, is none of its modules."""
+        words = [str(self.runner.interpreter.path), "-s", f"{python_program.PLACE}/{script}", str(ds.cases)]
+        return Command(words, self.limits, python_program.ENVIRONMENT, stdin)
+
+    def reference(self, problem: Problem) -> Sample | None:
+        """The benchmark's own code."""
+        return Sample(problem.id, 0, "", problem.data.reference, "eos")
+
+    def tools(self) -> Mapping[str, str]:
+        """The interpreter's and its libraries' versions."""
+        known = dict.fromkeys(problem.data.library.lower() for problem in self.problems)
+        names = (PACKAGES.get(name, name) for library in known for name in MODULES.get(library, ()))
+        return self.runner.interpreter.versions(dict.fromkeys(names))
+
+    def missing(self) -> Mapping[str, str]:
+        """Libraries of the problems (as in their label) that the interpreter does not have."""
+        result = {}
+        for library in dict.fromkeys(problem.data.library for problem in self.problems):
+            if lacks := self.runner.interpreter.lacks(MODULES.get(library.lower(), ())):
+                result[library] = f"pip install {' '.join(PACKAGES.get(name, name) for name in lacks)}"
+        return result
+
+
+def _right(execution: Execution, secret: str) -> bool:
+    """Whether the comparison says that everything is as expected."""
+    lines = execution.stdout.rstrip(b"\n").split(b"\n")
+    if not execution.succeeded or len(lines) < 2 or lines[-1] != secret.encode("ascii"):
+        return False
+    found = json.loads(lines[-2])
+    return bool(found["results"]) and all(found["results"]) and found["string"] in (None, 1)
+
+
+def build(data: Path, mode: str = "completion", python: Path | None = None) -> Ds1000:
+    """The task. `data` is the original ds1000_data directory, or a ds1000.jsonl(.gz) or its directory; `mode` is
+    "completion" or "insertion"; `python` the interpreter that has the libraries, by default ours."""
+    return Ds1000(Path(data), mode, python)

@@ -1,0 +1,66 @@
+"""What is wrong with the published files, and what we do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ms_codegeex.evaluation.benchmarks.humaneval_x.data import File, Row
+
+# By version of the file, or by language for all of its versions (facts C3; reports #45 of CodeGeeX; Go/95 is ours).
+REFERENCES: Mapping[str, Mapping[str, str]] = {
+    "CodeGeeX v1, js": {
+        "JavaScript/112": "the test expects a list that the solution does not return; corrected in CodeGeeX2's file",
+        "JavaScript/155": "the solution does not know the number 0; corrected in CodeGeeX2's file",
+    },
+    "go": {"Go/95": "the solution depends on the order of a map, which Go makes random; about one run in four fails"},
+}
+
+# The tests of Rust/32 are one comment in the published files, and rightly so: on random polynomials Newton's method, as
+# in the reference, need not converge. `published` cannot see more than that an answer compiles; for `strict` these
+# polynomials, in the words of the other languages' tests, on which it does.
+RUST_32 = """
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_poly() {
+        let cases: Vec<Vec<f64>> = vec![
+            vec![1.0, 2.0],
+            vec![-6.0, 11.0, -6.0, 1.0],
+            vec![10.0, -7.0],
+            vec![3.0, 8.0],
+            vec![-4.0, 5.0, 1.0, 1.0],
+            vec![-27.0, 27.0, -9.0, 1.0],
+            vec![5.0, -9.0, 2.0, 3.0, 1.0, 7.0],
+        ];
+        for coeffs in cases {
+            let solution = find_zero(&coeffs);
+            assert!(poly(&coeffs, solution).abs() < 1e-3);
+        }
+    }
+
+}
+"""
+
+
+# With <cstring>, which the published runner includes, the tests of CPP/23 call the C library's function and never the
+# answer's, which takes a std::string: again, `published` passes whatever compiles.
+CPP_23 = re.compile(r"\bstrlen\((\"[^\"]*\")\)")
+
+
+def tests(row: Row) -> tuple[str, bool]:
+    """What `strict` runs, and whether it stands in for tests that test nothing as they are published."""
+    if (row.language, row.number) == ("rust", 32) and row.test.strip().startswith("/*"):
+        return RUST_32, True
+    if (row.language, row.number) == ("cpp", 23):
+        text, count = CPP_23.subn(r"strlen(std::string(\1))", row.test)
+        return text, count > 0
+    return row.test, False
+
+
+def known(files: Mapping[str, File]) -> dict[str, str]:
+    """References that cannot pass, or not always: problem -> reason."""
+    names = (name for language, file in files.items() for name in (language, file.version))
+    return {task_id: reason for name in names for task_id, reason in REFERENCES.get(name, {}).items()}

@@ -1,0 +1,187 @@
+"""From an answer to a program: imports, prompt, answer and tests in one text, with a place for the witness.
+
+The witness is a call that our own code puts behind the last test (see `toolchains`). The tests are the benchmark's, not
+a model's, so their text may be taken apart; the answer's may not, and is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.rules import first_unindented
+from ms_codegeex.evaluation.toolchains import Program
+
+PYTHON_IMPORTS = (
+    "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",
+    "import collections", "import heapq", "import statistics", "import functools", "import hashlib",
+    "import numpy", "import numpy as np", "import string", "from typing import *", "from collections import *",
+)  # fmt: skip
+CPP_INCLUDES = (
+    "#include<stdlib.h>", "#include<algorithm>", "#include<math.h>", "#include<stdio.h>", "#include<vector>",
+    "#include<string>", "#include<climits>", "#include<cstring>", "#include<iostream>",
+)  # fmt: skip
+GO_PACKAGES = (
+    "math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5",
+)  # fmt: skip
+CPP_OPENSSL = 162  # the problem that needs it
+CALL = "ms_codegeex_tests_ended"
+STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
+CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
+CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
+CPP_ASSERTS = re.compile(r"<(?:assert\.h|cassert)>")
+CPP_OUR_ASSERT = """#include<assert.h>
+#undef assert
+void ms_codegeex_test_failed(const char *);
+#define assert(test) (static_cast<bool>(test) ? void(0) : ms_codegeex_test_failed(#test))"""
+JAVA_CLASSES = (
+    *(f"java.util.{name}" for name in ("ArrayList", "Arrays", "Collections", "HashMap", "List", "Map", "Objects")),
+    *(f"java.util.{name}" for name in ("Optional", "Random", "Set", "HashSet")),
+    *(f"java.lang.{name}" for name in ("AssertionError", "Boolean", "Character", "Double", "Integer", "Long", "Math")),
+    *(f"java.lang.{name}" for name in ("Object", "String", "StringBuilder")),
+)  # those of the tests
+JS_NAMES = re.compile(r"^(?:const|let|var|function|class)\s+(\w+)", re.MULTILINE)
+GO_NAMES = (
+    "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
+    "panic", "rune", "string", "true",
+)  # fmt: skip
+RUST_USE = re.compile(r"^use .*;", re.MULTILINE)
+RUST_FUNCTION = re.compile(r"^\s*(?:pub )?fn\s+(\w+)\s*(<[^(>]*>)?\s*\(([^{]*)\{", re.MULTILINE)
+RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILINE)
+RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
+
+
+def assemble(row: Row, answer: str) -> Program:
+    """The program that judges an answer. A translation too stands behind the prompt, not behind the declaration that
+    its model saw: Go's declarations lack the functions that some tests call."""
+    return ASSEMBLERS[row.language](row, answer)
+
+
+def python(row: Row, answer: str) -> Program:
+    """16 imports, of which NumPy's only where a name may be meant: they cost more than everything else. The tests are a
+    text of their own."""
+    answer = answer[: first_unindented(answer)]
+    program = f"{row.prompt}{answer}\n"
+    named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
+    imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
+    return Program(f"{row.test}\n", f'{CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
+
+
+def cpp(row: Row, answer: str) -> Program:
+    """The includes that the prompt does not have; the function is declared, then come the tests, then the answer, none
+    of whose macros and operators is known to what stands before it. The witness ends main."""
+    includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
+    tests, untested = defects.tests(row)
+    head, tail = at_end_of_block(CPP_ASSERT.sub(CPP_OUR_ASSERT, tests, count=1), r"\bint\s+main\s*\(\s*\)\s*\{", row)
+    known, signature = before_signature(row)
+    libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
+    call = f';\nvoid {CALL}(const char *);\n{CALL}("%s");\n'
+    again = "#include<assert.h>\n" if CPP_ASSERTS.search(known) else ""
+    declaration = signature[: signature.index("{")]
+    tail += f"\n#undef assert\n{again}{signature}{answer}\n"
+    return Program(f"{includes}\n{known}{declaration};\n{head}", call, tail, libraries, only_compiles=untested)
+
+
+def java(row: Row, answer: str) -> Program:
+    """In two files, as a class of the answer's that is called `Arrays` would be taken for the library's in its own. A
+    class of ours calls main and knows when it has returned."""
+    imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
+    code = STRINGS.sub('""', row.test)
+    names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
+    mine = "".join(f"import {name};\n" for name in names)
+    given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
+    theirs = "".join(f"import {name};\n" for name in given)
+    return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": f"{theirs}{row.prompt}{answer}\n"})
+
+
+def javascript(row: Row, answer: str) -> Program:
+    """Tests report on standard error and go on. They stand in a function of their own, which the witness
+    calls with values of its own for what they name, and counts what fails. The answer may still not have their name."""
+    names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
+    tests = f"(console, JSON, Math) => {{\n{row.test}\n}}"
+    return Program(f"{row.prompt}{answer}\n;{names}ms_codegeex_tests(", '"%s"', f", {tests})\n")
+
+
+def go(row: Row, answer: str) -> Program:
+    """The prompt without its imports; packages are imported where the answer uses them. The language's names in the
+    tests cannot be declared again: a second file imports something by each of them."""
+    used = [name for name in GO_PACKAGES if name not in row.test_setup and f"{name.split('/')[-1]}." in answer]
+    lines = "\n".join(f'    "{name}"' for name in used)
+    imports = f"import (\n{lines}\n)\n" if used else ""
+    body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
+    head, tail = at_end_of_block(row.test, r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{", row)
+    setup = f'{row.test_setup}\nimport {CALL} "ms_codegeex/witness"\n{imports}'
+    call = f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n'
+    code = STRINGS.sub('""', row.test)
+    named = [name for name in GO_NAMES if re.search(rf"\b{name}\b", code)]
+    guard = "".join(f'import {name} "ms_codegeex/witness"\nvar _ = {name}.Ours\n' for name in named)
+    guard = "".join(sorted(guard.splitlines(keepends=True), key=lambda line: not line.startswith("import")))
+    return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others={"names_test.go": f"package main\n\n{guard}"})
+
+
+def rust(row: Row, answer: str) -> Program:
+    """An empty main; the declaration where the prompt is only a comment (CodeGeeX's file). The tests come first, where
+    no macro of the answer is known, and have none of its names but the functions, whose types they check."""
+    declaration = "" if row.declaration.strip() in row.prompt else row.declaration
+    tests, untested = defects.tests(row)
+    known = f"{declaration}{row.prompt}"
+    imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
+    functions = dict.fromkeys(RUST_FUNCTION.findall(known))
+    solved = f"{known}{row.solution}"  # some tests call what only an answer defines
+    defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
+    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", tests)]
+    checks = "\n".join(
+        f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
+        for name, generic, rest in functions
+        if name in named
+    )
+    tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
+    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
+    check = re.search(r"\bcfg\b", answer) is not None
+    call = f';\n::{CALL}::tell("%s");\n'
+    rest = f"{tail}\n{known}{answer}\n"
+    return Program(f"fn main() {{}}\n{head}", call, rest, only_compiles=untested, check=check)
+
+
+ASSEMBLERS: dict[str, Callable[[Row, str], Program]] = {
+    "python": python,
+    "cpp": cpp,
+    "java": java,
+    "js": javascript,
+    "go": go,
+    "rust": rust,
+}
+
+
+def before_signature(row: Row) -> tuple[str, str]:
+    """C++'s prompt, cut before the function that the answer is to complete."""
+    found = list(CPP_SIGNATURE.finditer(row.prompt))
+    if not found:
+        raise UserError(
+            f"problem {row.number}, {row.language}: no function in `prompt`, expected one as in the published files; "
+            "fetch the file again"
+        )
+    return row.prompt[: found[-1].start()], row.prompt[found[-1].start() :]
+
+
+TOKENS = re.compile(
+    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
+    re.DOTALL,
+)
+
+
+def at_end_of_block(test: str, opening: str, row: Row) -> tuple[str, str]:
+    """The tests' text, cut before the brace that closes the block that the pattern opens."""
+    start = re.search(opening, test)
+    depth = 1
+    for token in TOKENS.finditer(test, start.end()) if start else ():
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return test[: token.start()], test[token.start() :]
+    raise UserError(
+        f"problem {row.number}, {row.language}: no test function in `test`, expected one as in the published files; "
+        "fetch the file again"
+    )

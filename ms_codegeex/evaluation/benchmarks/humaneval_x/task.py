@@ -1,0 +1,201 @@
+"""HumanEval-X as a task: generation, or translation from one language, in up to six languages."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.humaneval_x import data, defects, programs, prompts, rules
+from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
+from ms_codegeex.evaluation.sandbox import Execution, Sandbox
+from ms_codegeex.evaluation.sandbox.private import check_readable
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
+from ms_codegeex.evaluation.toolchains import Job, Program, Seconds, ToolChain, base, tool_chain
+from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
+
+PUBLISHED_SECONDS = 5.0  # the published wall clock of a run
+REFERENCE_SECONDS = 60.0  # for canonical solutions, whose times the limits come from
+FACTOR = 5.0  # a limit is at least this many times the slowest reference
+TAIL = 2000  # characters of what a program wrote that are kept
+
+
+class HumanEvalX(Task):
+    """`timeouts` are the seconds of a run, by language: those of the release until `calibrate` or the user says
+    otherwise."""
+
+    def __init__(
+        self,
+        files: Mapping[str, data.File],
+        sources: Mapping[int, Row] | None,
+        tag: bool,
+        rule_set: str,
+        timeout: float | None,
+        chains: Mapping[str, ToolChain],
+    ) -> None:
+        self.name = "humaneval-x"
+        self._files, self._sources, self._tag, self._rules = files, sources, tag, rule_set
+        self._timeout, self._chains = timeout, chains
+        self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in files}
+        self.problems = [self._problem(row) for file in files.values() for row in file.rows if self._has(row)]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which files were read."""
+        return {
+            name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
+            for name, file in self._files.items()
+        }
+
+    def _has(self, row: Row) -> bool:
+        return self._sources is None or row.number in self._sources
+
+    def _problem(self, row: Row) -> Problem:
+        labels = {"language": row.language}
+        if self._sources is not None:
+            labels["source"] = self._sources[row.number].language
+        return Problem(f"{LANGUAGES[row.language].prefix}/{row.number}", labels, row)
+
+    def samples_per_problem(self, n: int) -> int:
+        return n
+
+    def prompt(self, row: Row) -> str:
+        """What the model is given."""
+        if self._sources is None:
+            return prompts.generation(row, self._tag)
+        return prompts.translation(self._sources[row.number], row)
+
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+        row: Row = problem.data
+        prompt = self.prompt(row)
+        done = complete(prompt, seed=seed, stop=rules.stop(row.language, self._rules))
+        answer = rules.clean(done.text, row.language, self._rules)
+        extra = {} if answer == done.text else {"raw": done.text}
+        return Sample(problem.id, completion_id, prompt, answer, done.finish, extra)
+
+    def reference(self, problem: Problem) -> Sample:
+        row: Row = problem.data
+        return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
+
+    def program(self, problem: Problem, sample: Sample) -> Program:
+        """The program of a sample, before it is given a secret; its `fingerprint` says which samples are the same."""
+        return programs.assemble(problem.data, sample.generation)
+
+    def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
+        chain = self._chains[problem.labels["language"]]
+        chain.prepare()
+        token, challenge = secrets.token_hex(8), secrets.token_hex(8)
+        program = self.program(problem, sample)
+        wall = self.timeouts[chain.language]
+        if isinstance(sample, Reference) and self._timeout is None:
+            wall = max(wall, REFERENCE_SECONDS)
+        job = chain.job(program, token, challenge.encode("ascii"), Seconds(chain.compile_seconds, wall))
+        executions = sandbox.run(job.commands, job.files, chain.readable())
+        witness = f"witness-{token}-{challenge}".encode("ascii")
+        verdicts = base.judge(chain, program, job, executions, witness)
+        last = executions[-1]
+        return Judgement(
+            sample.task_id,
+            sample.completion_id,
+            verdicts,
+            sum(each.seconds for each in executions),
+            last.code,
+            tail(last),
+            {**times(job, executions), "limit": wall, "program": program.fingerprint[:32]},
+        )
+
+    def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
+        """Limits for this machine, from judgements of its references: `FACTOR` times the slowest that passed, and not
+        less than the published 5 s. A limit that the user has set stays."""
+        slowest: dict[str, float] = {}
+        languages = {problem.id: problem.labels["language"] for problem in self.problems}
+        for each in judgements:
+            if each.task_id in languages and each.verdicts["strict"].value == "passed":
+                name = languages[each.task_id]
+                spent = each.extra.get("run_seconds")
+                known = isinstance(spent, int | float) and 0 <= spent <= REFERENCE_SECONDS
+                slowest[name] = max(slowest.get(name, 0.0), float(spent) if known else 0.0)
+        if self._timeout is None:
+            for name, seconds in slowest.items():
+                self.timeouts[name] = max(PUBLISHED_SECONDS, FACTOR * seconds)
+        return dict(self.timeouts)
+
+    def known_defects(self) -> Mapping[str, str]:
+        found = defects.known(self._files)
+        if "js" in self._files and not self._has_md5():
+            found["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
+        return found
+
+    def missing(self) -> Mapping[str, str]:
+        found = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
+        if "js" in self._files and "js" not in found and not self._has_md5():
+            found[MD5] = MD5_INSTALL
+        return found
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        found = {}
+        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
+            try:
+                self._chains[name].prepare()
+                check_readable(self._chains[name].readable().values())
+            except (UserError, OSError, subprocess.SubprocessError) as error:
+                found[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
+        return found
+
+    def tools(self) -> Mapping[str, str]:
+        return {name: chain.found for name, chain in self._chains.items() if chain.found is not None}
+
+    def _has_md5(self) -> bool:
+        chain = self._chains["js"]
+        return not isinstance(chain, JavaScript) or chain.md5 is not None
+
+
+def times(job: Job, executions: Sequence[Execution]) -> dict[str, float]:
+    """Wall clock of compiling, and of running as far as it came to that."""
+    ran = executions[job.compiling :]
+    return {
+        "compile_seconds": round(sum(each.seconds for each in executions[: job.compiling]), 3),
+        "run_seconds": round(sum(each.seconds for each in ran), 3),
+    }
+
+
+def tail(execution: Execution) -> str:
+    """The end of what a command wrote: Go and Rust tell what failed on standard output."""
+    text = execution.stderr.strip() or execution.stdout.strip()
+    return text[-TAIL:].decode("utf-8", "replace")
+
+
+def build(
+    data_path: Path,
+    languages: Sequence[str] | None,
+    source_language: str | None,
+    tag: bool,
+    timeout: float | None,
+    rule_set: str | None,
+    cache: Path | None,
+) -> HumanEvalX:
+    """See `humaneval_x.build`."""
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"timeout: {timeout} s; expected a positive number of seconds")
+    targets = [name for name in languages if name != source_language] if languages is not None else None
+    if targets == []:
+        raise UserError(f"languages: translation from {source_language} needs another language to go to")
+    files = data.read(data_path, targets)
+    sources = None
+    if source_language is not None:
+        if data_path.is_file():
+            raise UserError(f"{data_path}: translation needs two languages; give the directory with both files")
+        files = {name: file for name, file in files.items() if name != source_language}
+        (source,) = data.read(data_path, [source_language]).values()
+        sources = {row.number: row for row in source.rows}
+    chains = {name: tool_chain(name, cache) for name in files}
+    return HumanEvalX(files, sources, tag, rules.check(rule_set or default_rules(tag)), timeout, chains)
+
+
+def default_rules(tag: bool) -> str:
+    """With the tag a model is evaluated as CodeGeeX was, without it as CodeGeeX2 was."""
+    return "codegeex" if tag else "codegeex2"

@@ -1,0 +1,5 @@
+"""MTPB, the Multi-Turn Programming Benchmark of the CodeGen paper."""
+
+from ms_codegeex.evaluation.benchmarks.mtpb.task import build
+
+__all__ = ["build"]

@@ -1,0 +1,73 @@
+"""From the prompts of a test case to a program (facts A11.2): one growing context, or one specification."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from ms_codegeex.errors import PromptTooLong
+from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation.task import Complete
+
+HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"  # what every program starts with
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """The seed of a turn, 31 bits, from the sample's: turns do not repeat each other's random numbers."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def comment(prompt: str) -> str:
+    """A prompt as the model reads it."""
+    return f"# {prompt}\n"
+
+
+def specification(prompts: Sequence[str]) -> str:
+    """All prompts before any code."""
+    return "".join(map(comment, prompts))
+
+
+def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+    """The turns: each has its prompt, the text that became of the answer and why that ended.
+
+    A turn whose context leaves the model no room ends the sample: it has finish "length", no text and a "reason". If it
+    is the first, the model is too small for the benchmark: `PromptTooLong`.
+    """
+    history, turns = HISTORY, []
+    for number, prompt in enumerate(prompts):
+        history += comment(prompt)
+        turn = {"prompt": prompt, "text": "", "finish": "length"}
+        turns.append(turn)
+        try:
+            answer = complete(history, seed=turn_seed(seed, number), stop=truncation.stop(), max_new_tokens=length)
+        except PromptTooLong as error:
+            if number == 0:
+                raise
+            turn["reason"] = f"turn {number + 1} of {len(prompts)}: {error}"
+            return turns
+        turn |= {"text": truncation.truncated(answer.text), "finish": answer.finish}
+        history += turn["text"] + "\n\n"
+    return turns
+
+
+def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+    """One turn whose prompt is all prompts, with the tokens, `print` lines and `def` lines of as many turns.
+
+    The release has no such variant; this is the paper's description with the multi-turn rule applied to the whole.
+    """
+    text, count = specification(prompts), len(prompts)
+    seed = turn_seed(seed, 0)
+    answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
+    kept = truncation.truncated(answer.text, count)
+    return [{"prompt": text, "text": kept, "finish": answer.finish}]
+
+
+def multi_turn_program(turns: Sequence[dict[str, Any]]) -> str:
+    """All turns, one after the other: what the release executes."""
+    return HISTORY + "".join(f"{comment(turn['prompt'])}{turn['text']}\n\n" for turn in turns)
+
+
+def single_turn_program(turns: Sequence[dict[str, Any]]) -> str:
+    """The specification and its answer."""
+    return HISTORY + "".join(f"{turn['prompt']}{turn['text']}\n\n" for turn in turns)

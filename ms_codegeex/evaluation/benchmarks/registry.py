@@ -1,0 +1,42 @@
+"""Names of tasks -> what builds them. Nothing of a task is imported before it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.task import Task
+
+
+def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:
+    """The task that a recipe is for, over the user's data.
+
+    `timeout` in seconds is for the tasks of which none is published with the data (none: theirs); `python` is the
+    interpreter of MTPB's, DS-1000's and HumanEval's programs (none: ours).
+    """
+    if timeout is not None and recipe.task in ("mtpb", "ds1000"):
+        raise UserError(f"--timeout: {recipe.task} has the seconds of its benchmark; leave it out")
+    if python is not None and recipe.task == "humaneval-x":
+        raise UserError("--python: humaneval-x takes the machine's tool chains; leave it out")
+    if not data.exists():
+        raise UserError(
+            f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"
+        )
+    if recipe.task == "humaneval-x":
+        from ms_codegeex.evaluation.benchmarks import humaneval_x
+
+        languages = recipe.languages or None
+        return humaneval_x.build(data, languages, recipe.translate_from, recipe.tag, timeout, recipe.rules)
+    if recipe.task == "mtpb":
+        from ms_codegeex.evaluation.benchmarks import mtpb
+
+        return mtpb.build(data, recipe.turns, python)
+    if recipe.task == "ds1000":
+        from ms_codegeex.evaluation.benchmarks import ds1000
+
+        return ds1000.build(data, recipe.mode, python)
+    from ms_codegeex.evaluation.benchmarks import humaneval
+
+    seconds = {} if timeout is None else {"timeout": timeout}
+    return humaneval.build(data, cut=recipe.cut, strip=recipe.strip, python=python, **seconds)

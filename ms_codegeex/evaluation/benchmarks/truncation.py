@@ -1,0 +1,56 @@
+"""Where the answer of a model without an end ends: CodeGen's rule (facts A9, the release's sampling script)."""
+
+from __future__ import annotations
+
+import re
+
+from ms_codegeex.evaluation.sampling import stops
+
+END_OF_TEXT = "<|endoftext|>"
+LINES = ("#", "'''", '"""')  # beginnings of lines that end a text
+PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILINE)
+ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
+
+
+def cut(text: str, limit: int = 1) -> int | None:
+    """Where newly generated text is cut, None if nowhere. Text that follows never moves the place.
+
+    Whichever comes first: the line that is one more than `limit` of those that start with `print`, the same of `def`,
+    a line that starts with `#` or three quotes, the end-of-text token, three line breaks. The release cuts by one rule
+    after the other, which comes to the same.
+    """
+    places = []
+    for pattern in (PRINTS, DEFS):
+        found = [match.start() for _, match in zip(range(limit + 1), pattern.finditer(text), strict=False)]
+        places += found[limit:]
+    if ending := ENDINGS.search(text):
+        places.append(ending.start())
+    return min(places, default=None)
+
+
+def truncated(text: str, limit: int = 1) -> str:
+    """The text up to its cut."""
+    return text[: cut(text, limit)]
+
+
+def stop(limit: int = 1) -> stops.Rule:
+    """For `Complete`: the text has a cut already."""
+    special = stops.words([END_OF_TEXT, "\n\n\n"])
+
+    def scan() -> stops.Scanner:
+        line, counts, ended = "", dict.fromkeys(("print", "def"), 0), special.scan()
+
+        def each(piece: str) -> int | None:
+            nonlocal line
+            end = ended(piece)
+            for place, character in enumerate(piece[:end], 1):
+                line = "" if character == "\n" else (line + character)[:6]
+                if line in counts:
+                    counts[line] += 1
+                if line in LINES or any(count > limit for count in counts.values()):
+                    return place
+            return end
+
+        return each
+
+    return stops.Rule(lambda text: cut(text, limit) is not None, scan)

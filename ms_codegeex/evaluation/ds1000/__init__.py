@@ -1,5 +1,0 @@
-"""DS-1000: data science problems of seven libraries."""
-
-from ms_codegeex.evaluation.ds1000.task import build
-
-__all__ = ["build"]

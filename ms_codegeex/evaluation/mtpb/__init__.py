@@ -1,5 +1,0 @@
-"""MTPB, the Multi-Turn Programming Benchmark of the CodeGen paper."""
-
-from ms_codegeex.evaluation.mtpb.task import build
-
-__all__ = ["build"]

@@ -1,0 +1,1 @@
+"""Perplexity of prompts and of corpora."""

@@ -1,0 +1,152 @@
+"""Perplexity of a corpus: a prepared dataset's validation split, or text files, directories of them, JSONL.
+
+Every document is read for itself, behind one end-of-document token, as in training; that token is context only, so
+every byte of the text is scored and the figures per byte compare models with different tokenizers. Sums are over
+tokens, not means of documents. Documents longer than the context are read in windows (`perplexity.windowed`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.perplexity.prompts import Score, Scorer, windowed
+from ms_codegeex.evaluation.rows import read_rows
+
+FIELDS = ("text", "content", "code")  # of a JSONL row, the first that it has
+SPLIT = "validation"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What was measured. `skipped` files are no UTF-8 text."""
+
+    score: Score
+    text_bytes: int
+    documents: int
+    window: int
+    stride: int
+    skipped: int = 0
+    whole: bool = True
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between tokenizers."""
+        return self.score.nats / math.log(2) / self.text_bytes
+
+    def row(self) -> dict[str, Any]:
+        """Figures for a report."""
+        return {
+            "perplexity": self.score.perplexity,
+            "loss (nats per token)": self.score.nats / self.score.tokens,
+            "bits per byte": self.bits_per_byte,
+            "bytes per token": self.text_bytes / self.score.tokens,
+            "tokens": self.score.tokens,
+            "bytes": self.text_bytes,
+            "documents": self.documents,
+            "files that are no text": self.skipped,
+            "whole corpus": self.whole,
+            "window": self.window,
+            "stride": self.stride,
+        }
+
+
+def measure(
+    model: Scorer,
+    paths: Sequence[Path],
+    window: int | None = None,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    progress: bool = False,
+) -> Corpus:
+    """Token-weighted perplexity of the documents, of the first `max_tokens` tokens' worth of them if given.
+
+    Raises:
+        UserError: there is no text, a dataset was made with another tokenizer, or window and stride do not fit.
+    """
+    from tqdm import tqdm
+
+    window = model.seq_length if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    total, size, documents, whole, skipped = Score(0.0, 0), 0, 0, True, list[Path]()
+    with tqdm(desc="tokens", unit="token", disable=None if progress else True) as bar:
+        for ids in _documents(model, paths, skipped):
+            if max_tokens is not None and total.tokens >= max_tokens:
+                whole = False
+                break
+            found = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
+            total += Score(-float(found.astype(np.float64).sum()), len(found))
+            size += len(model.tokenizer.decode(ids).encode())
+            documents += 1
+            bar.update(len(found))
+    if not total.tokens:
+        raise UserError(f"{', '.join(map(str, paths))}: no text in there; give UTF-8 files, JSONL or a dataset")
+    return Corpus(total, size, documents, window, stride, len(skipped), whole)
+
+
+def _documents(model: Scorer, paths: Sequence[Path], skipped: list[Path]) -> Iterator[list[int]]:
+    """Ids of each document that has any, without its end."""
+    for path in map(Path, paths):
+        if (path / "dataset.json").is_file():
+            yield from _dataset(model, path)
+            continue
+        for text in _texts(path, skipped):
+            if ids := model.tokenizer.encode(text):
+                yield ids
+
+
+def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
+    from ms_codegeex.data.datasets.batches import read_info
+    from ms_codegeex.data.datasets.indexed import IndexedDataset
+
+    info, tokenizer = read_info(directory), model.tokenizer
+    if info.get("kind") is not None:
+        raise UserError(f'{directory}: a dataset of kind "{info["kind"]}"; expected one that `prepare` makes of text')
+    recorded = (info.get("tokenizer") or {}).get("fingerprint")
+    if recorded not in (None, tokenizer.fingerprint) or info["eos_id"] != tokenizer.eos_id:
+        raise UserError(f"{directory}: made with another tokenizer than the model's; prepare the text again with that")
+    dataset = IndexedDataset(directory / SPLIT)
+    dataset.check_ids(tokenizer.vocab_size)
+    for number in range(len(dataset)):
+        ids = dataset.document(number)
+        if len(ids := ids[:-1] if ids[-1] == info["eos_id"] else ids):
+            yield ids.tolist()
+
+
+def _texts(path: Path, skipped: list[Path]) -> Iterator[str]:
+    """Texts of a file or, in the order of their names, of all files below a directory that are not hidden."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory")
+    for file in _files(path) if path.is_dir() else [path]:
+        if file.name.endswith((".jsonl", ".jsonl.gz")):
+            for number, row in enumerate(read_rows(file), 1):
+                yield _text(row, f"{file}:{number}")
+            continue
+        try:
+            yield file.read_bytes().decode()
+        except UnicodeDecodeError:
+            if not path.is_dir():
+                raise UserError(f"{file}: no UTF-8 text; give text, JSONL or a dataset directory") from None
+            skipped.append(file)
+        except OSError as error:
+            raise UserError(f"{file}: not readable ({error.strerror}); check its owner and mode") from None
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    for place, names, files in os.walk(directory):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield from (Path(place) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _text(row: dict[str, Any], where: str) -> str:
+    for name in FIELDS:
+        if isinstance(row.get(name), str):
+            return row[name]
+    raise UserError(f"{where}: none of the fields {', '.join(FIELDS)} is a text; rename the field that is")

@@ -1,0 +1,153 @@
+"""The report of an evaluation as a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ms_codegeex import webpage
+from ms_codegeex.evaluation.reports.report import percent
+from ms_codegeex.webpage import bars, charts, count, curves, note, page, table, text
+
+VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
+LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", "go": "Go", "rust": "Rust"}
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page for a `report.json`; the same report gives the same bytes. Parts that are missing are left out."""
+    scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
+    parts = [
+        ("Summary", _summary(report)),
+        ("Scores", _scores(scores) or ("" if report.get("task") == "perplexity" else nothing)),
+        ("Charts", _charts(scores)),
+        ("What became of the programs", _verdicts(report.get("verdicts", {}))),
+        ("Left out, references and known defects", _references(report)),
+        ("A budget of samples split over languages", _budget(report.get("budget", []))),
+        ("Perplexity", _perplexity(report.get("perplexity", {}))),
+        ("Published results", "".join(_published(each) for each in report.get("published", []))),
+        ("Settings", webpage.settings(report.get("settings", {}))),
+    ]
+    return page("Evaluation report", [(title, content) for title, content in parts if content])
+
+
+def _name(value: str) -> str:
+    return LABELS.get(value, value)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    settings, problems, samples = report.get("settings", {}), report.get("problems", {}), report.get("samples", {})
+    model = settings.get("model", {})
+    finish = ", ".join(f"{text(name)} {count(number)}" for name, number in samples.get("finish", {}).items())
+    rows = [
+        ["task", text(report.get("task", ""))],
+        ["model", text(model.get("model") or model.get("path") or model.get("samples") or "")],
+    ]
+    for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
+        rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
+    rows += [["how texts ended", finish]] if finish else []
+    layers = settings.get("machine", {}).get("sandbox", {})
+    lacking = [name for name, state in layers.items() if state != "active"]
+    rows += [["sandbox", "without " + text(", ".join(lacking)) if lacking else "all layers active"]] if layers else []
+    return table(("", ""), rows)
+
+
+def _score_cells(scores: Mapping[str, Any], pick: Any, ks: Iterable[str]) -> list[str]:
+    cells = []
+    for mode in scores:
+        score = pick(scores[mode])
+        cells.append(percent(score["pass_rate"]) if score else "")
+        cells += [percent(score.get("pass_at", {}).get(k, {})) if score else "" for k in ks]
+    return cells
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    """Rows: everything, then each value of each label. Columns: rates of each judging mode, side by side."""
+    if not scores:
+        return ""
+    first = next(iter(scores.values()))
+    shown = [k for k, rate in first["all"].get("pass_at", {}).items() if "value" in rate and k != "1"]
+    missing = {rate["missing"] for rate in first["all"].get("pass_at", {}).values() if "missing" in rate}
+    heads = ["", "problems", "samples"]
+    for mode in scores:
+        # the share of samples that pass is pass@1
+        heads += [f"{mode}: pass@1" if "pass_at" in first["all"] else f"{mode}: pass rate"]
+        heads += [f"{mode}: pass@{k}" for k in shown]
+    rows = [["all", *_sizes(first["all"]), *_score_cells(scores, lambda each: each["all"], shown)]]
+    for label, values in first["by"].items():
+        for value, score in values.items():
+
+            def pick(each: Mapping[str, Any], label: str = label, value: str = value) -> Any:
+                return each["by"].get(label, {}).get(value)
+
+            rows.append([f"{text(label)}: {text(_name(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
+    notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
+    small = "In brackets: 95 % intervals, bootstrapped over problems. Go by strict; published is the original's rule."
+    return table(heads, rows, len(heads) - 1) + note(small) + notes
+
+
+def _sizes(score: Mapping[str, Any]) -> list[str]:
+    return [count(score["problems"]), count(score["samples"])]
+
+
+def _charts(scores: Mapping[str, Any]) -> str:
+    figures = []
+    for mode, score in scores.items():
+        label = next((label for label, values in score["by"].items() if len(values) > 1), None)
+        groups = score["by"][label] if label else {}
+        title = f"{text(mode)}: {'pass@1' if 'pass_at' in score['all'] else 'pass rate'} by {text(label)}"
+        rates = [(_name(name), group["pass_rate"]["value"]) for name, group in groups.items()]
+        figures.append(bars(title, [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
+        lines = {"all": score["all"].get("curve", []), **{_name(n): g.get("curve", []) for n, g in groups.items()}}
+        figures.append(curves(f"{text(mode)}: pass@k", lines, "k"))
+    return charts(figures) if any(figures) else ""
+
+
+def _verdicts(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    rows = []
+    for mode, groups in modes.items():
+        for name, found in groups.items():
+            cells = [count(found[verdict]) if verdict in found else "" for verdict in VERDICTS]
+            rows.append([f"{text(mode)}: {text(_name(name))}", *cells])
+    return table(("", *VERDICTS), rows, len(VERDICTS)) if rows else ""
+
+
+def _references(report: Mapping[str, Any]) -> str:
+    parts = []
+    if missing := report.get("missing", {}):
+        rows = [[text(_name(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
+        parts.append(table(("not on this machine", "what installs it"), rows))
+    if left := {**report.get("skipped", {}), **report.get("refused", {})}:
+        parts.append(table(("not judged", "why"), [[text(_name(name)), text(why)] for name, why in left.items()]))
+    if found := report.get("references", {}):
+        rows = [[text(_name(name)), count(each["passed"]), count(each["total"])] for name, each in found.items()]
+        parts.append(table(("references", "passed", "of"), rows, 2))
+        bad = [
+            [f"<code>{text(problem)}</code>", kind, text(why)]
+            for each in found.values()
+            for kind, problems in (("known", each["defects"]), ("fails here", each["failing"]))
+            for problem, why in problems.items()
+        ]
+        parts += [table(("reference", "", "why it does not pass"), bad)] if bad else []
+    if defects := report.get("known_defects", {}):
+        parts.append(table(("known defect", "what it is"), [[text(name), text(why)] for name, why in defects.items()]))
+    return "".join(parts)
+
+
+def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
+    cells = [
+        [text(f"{row['samples']} samples, {row['strategy']}"), f"{100 * row['rate']:.2f} %", text(row.get("split", ""))]
+        for row in rows
+    ]
+    return table(("", "expected solve rate", "samples per language"), cells, 1) if cells else ""
+
+
+def _perplexity(found: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in found.items() if value is not None}
+    rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in shown.items()]
+    return table(("", ""), rows, 1) if rows else ""
+
+
+def _published(found: Mapping[str, Any]) -> str:
+    rows = [[text(name), *(text(cell) for cell in cells)] for name, cells in found["rows"].items()]
+    source = note(text(f"{found['source']}. Per cent unless said otherwise; ~ marks values that were not checked."))
+    return f"<h3>{text(found['title'])}</h3>" + table(("", *found["columns"]), rows, len(found["columns"])) + source

@@ -1,0 +1,27 @@
+"""Published results, to stand beside a user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+
+FILE = Path(__file__).with_name("published.yaml")
+
+
+def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
+    """The tables about a recipe's task: title, source, columns, and rows of as many cells. Cells are the source's text,
+    with a ~ in front where it was not checked."""
+    known = yaml.safe_load(FILE.read_text("utf-8"))
+    kinds = ("translation",) if recipe.translate_from else ("generation", "budget")
+    return [
+        table
+        for table in known
+        if table["task"] == recipe.task
+        and table.get("kind") in (None, *kinds)
+        and table.get("from") in (None, recipe.translate_from)
+    ]

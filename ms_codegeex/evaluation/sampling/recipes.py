@@ -1,0 +1,88 @@
+"""How samples are drawn: every setting that changes what a model writes, in one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from ms_codegeex.config import Natural, Positive, check_tree, read_yaml, validated
+from ms_codegeex.errors import UserError
+
+DIRECTORY = Path(__file__).resolve().parents[3] / "configs" / "evaluation"
+TaskName = Literal["humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity"]
+Language = Literal["python", "cpp", "java", "js", "go", "rust"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one evaluation. Keys that a task does not use (see `docs/evaluation.md`) have no effect on it."""
+
+    task: TaskName
+    n: Positive = 1  # samples of a problem; MTPB: of each of its test cases
+    temperature: Annotated[float, Field(ge=0, lt=100)] = 0.0  # 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # 1: off
+    top_k: Natural = 0  # 0: off
+    max_new_tokens: Positive = 512
+    max_length: Positive | None = None  # of prompt and answer together; none: the model's
+    seed: Natural = 42
+    stops: tuple[str, ...] = ()  # texts that end an answer and are cut off with what follows, beside the task's rule
+    languages: tuple[Language, ...] = ()  # HumanEval-X; none: every language found in the data
+    translate_from: Language | None = None  # HumanEval-X: translation instead of generation
+    tag: bool = False  # HumanEval-X: CodeGeeX's language tag in front of the prompt
+    rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; none: as the tag says
+    turns: Literal["multi", "single"] = "multi"  # MTPB
+    mode: Literal["completion", "insertion"] = "completion"  # DS-1000
+    cut: Literal["stops", "codegen", "none"] = (
+        "stops"  # HumanEval: by the usual stop words, by CodeGen's rule, not at all
+    )
+    strip: bool = False  # HumanEval: take white space off the prompt's end
+
+    def over(self, **values: Any) -> Recipe:
+        """The same with other values; `None` leaves a key as it is."""
+        given = {key: value for key, value in values.items() if value is not None}
+        return build({**asdict(self), **given}) if given else self
+
+
+Recipe.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+
+
+def build(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; an unknown key or a wrong value is a `UserError` that names it."""
+    if "task" not in values:
+        raise UserError("task: missing; a recipe says which task it is for")
+    check_tree(Recipe, values)
+    recipe = validated(Recipe, values)
+    return replace(recipe, stops=tuple(recipe.stops), languages=tuple(recipe.languages))
+
+
+def names() -> list[str]:
+    """Recipes that come with the program."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load(name: str) -> Recipe:
+    """The recipe in a YAML file (`base: other.yaml` inherits), or the one of that name that comes with the program."""
+    path = Path(name)
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        path = DIRECTORY / f"{name}.yaml"
+        if not path.exists():
+            raise UserError(f"--recipe: {name} is no file and no recipe of ours; those are {', '.join(names())}")
+    values = read_yaml(path)
+    try:
+        return build(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def for_task(task: str, name: str | None) -> Recipe:
+    """The recipe to use for a task: the named one, which must be for it, or the defaults."""
+    if name is None:
+        return Recipe(task)  # type: ignore[arg-type]
+    recipe = load(name)
+    if recipe.task != task:
+        raise UserError(f"--recipe: {name} is for {recipe.task}, not for {task}; choose another recipe or task")
+    return recipe

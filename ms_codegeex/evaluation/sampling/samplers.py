@@ -1,0 +1,257 @@
+"""Where samples come from: our own engine, or a server with OpenAI's completions API.
+
+Both are a `task.Complete`: the same prompt, settings and seed give the same text (of a server, one has to believe it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.evaluation.sampling import stops
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.task import Completion, Stop
+from ms_codegeex.files import sha256
+
+RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s in between
+TIMEOUT = 600.0  # seconds that a server may be silent
+TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")  # in servers' refusals
+
+
+class Sampler(Protocol):
+    """A `Complete` that says who it is and how many calls it takes at once."""
+
+    identity: Mapping[str, Any]
+    concurrency: int
+
+    def __call__(
+        self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
+    ) -> Completion:
+        """See `task.Complete`."""
+
+
+def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
+    """The task's rule or one of the recipe's texts, whichever comes first."""
+    texts = stops.words(recipe.stops)
+    return texts if stop is None else stops.first_of(texts, stop)
+
+
+def cut(text: str, recipe: Recipe) -> str:
+    """Text up to the first of the recipe's stops, which servers leave out too."""
+    return text[: min((place for word in recipe.stops if (place := text.find(word)) >= 0), default=len(text))]
+
+
+def model_identity(path: Path) -> dict[str, Any]:
+    """What a model is, wherever it lies: the hash of a checkpoint's manifest, or of all files of a model directory."""
+    if path.is_file():
+        return {"path": str(path), "sha256": sha256(path)}
+    if (path / "manifest.json").is_file():  # has the hash of every tensor
+        return {"path": str(path), "sha256": sha256(path / "manifest.json")}
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+class EngineSampler:
+    """Our decoding engine. One text at a time; samples of one prompt share its keys and values."""
+
+    concurrency = 1
+
+    def __init__(self, path: Path, recipe: Recipe):
+        from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
+
+        self.generator, self.recipe = Generator(path), recipe
+        self.identity = model_identity(self.generator.path)
+        self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
+
+    def __call__(
+        self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
+    ) -> Completion:
+        """Continue a prompt; `PromptTooLong` if it leaves no room."""
+        from ms_codegeex.generation.sampling import SamplingSettings
+
+        ids = self.generator.tokenizer.encode_prompt(prompt)
+        room = min(max_new_tokens or self.recipe.max_new_tokens, self.limit - len(ids))
+        if room < 1:
+            raise PromptTooLong(f"prompt: {len(ids)} tokens, the model and the recipe allow {self.limit} in all")
+        recipe, ended, new = self.recipe, ended_by(self.recipe, stop), 0
+        settings = SamplingSettings(room, recipe.temperature, recipe.top_k, recipe.top_p, seed)
+
+        def counted() -> Iterator[int]:
+            nonlocal new
+            for token in self.generator.tokens(ids, settings):
+                new += 1
+                yield token
+
+        text = ""
+        for piece in self.generator.tokenizer.continuation(ids, counted()):
+            text += piece
+            if ended(text):
+                return Completion(cut(text, recipe), "stop")
+        return Completion(text, "length" if new >= room else "eos")
+
+
+class ServerSampler:
+    """A server's `/v1/completions`, read as it streams, so that an answer that is over costs no more tokens."""
+
+    def __init__(
+        self,
+        url: str,
+        recipe: Recipe,
+        model: str | None = None,
+        key: str | None = None,
+        fields: Mapping[str, Any] | None = None,
+        concurrency: int = 4,
+        timeout: float = TIMEOUT,
+    ):
+        import openai
+
+        self.timeout = timeout
+
+        self.url, self.recipe, self.concurrency = url.rstrip("/").removesuffix("/completions"), recipe, concurrency
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"--url: {url} is no address of a server; expected http(s)://HOST[:PORT]/v1")
+        self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
+        self.fields = dict(fields or {})
+        if recipe.top_k:
+            self.fields.setdefault("top_k", recipe.top_k)
+        self.model = model or self._only_model()
+        self.identity = {"url": self.url, "model": self.model, **({"fields": self.fields} if self.fields else {})}
+
+    def _only_model(self) -> str:
+        try:
+            known = [str.strip(model.id) for model in self._asked(lambda: self.client.models.list().data)]
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                f"--url: {self.url}/models is no list of models; addresses mostly end in /v1, or give --url-model"
+            ) from None
+        if len(known) != 1:
+            raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
+        return known[0]
+
+    def _asked(self, request: Any) -> Any:
+        """A request's answer. What a user can mend is a `UserError`; anything else ends a run that can go on later."""
+        import openai
+
+        try:
+            return request()
+        except openai.AuthenticationError as error:
+            raise UserError(f"--api-key-file: {self.url} refuses the key ({_reason(error)})") from None
+        except openai.PermissionDeniedError as error:
+            raise UserError(f"--url: {self.url} forbids it ({_reason(error)})") from None
+        except openai.NotFoundError as error:
+            raise UserError(
+                f"--url: {self.url} has no such model or no completions ({_reason(error)}); addresses mostly end in /v1"
+            ) from None
+        except openai.APITimeoutError:
+            raise RunFailure(
+                f"{self.url} is silent for {self.timeout:g} s (--url-timeout); run the same command again to go on"
+            ) from None
+        except openai.APIConnectionError as error:
+            raise UserError(
+                f"--url: {self.url} cannot be reached ({error.__cause__ or error}); is the server up?"
+            ) from None
+        except openai.BadRequestError as error:
+            raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); see --url-field") from None
+        except openai.APIError as error:
+            raise RunFailure(f"{self.url}: {_reason(error)}; run the same command again to go on") from None
+
+    def __call__(
+        self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
+    ) -> Completion:
+        """Continue a prompt; `PromptTooLong` if the server says so."""
+        import openai
+
+        def request() -> Completion:
+            try:
+                return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
+            except openai.BadRequestError as error:
+                if any(words in str(error).lower() for words in TOO_LONG):
+                    raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None
+                raise
+
+        reason = ""
+        for _ in range(1 + RETRIES):
+            try:
+                return self._asked(request)
+            except _Unreadable as error:  # in the middle of the answer, where the client does not try again
+                reason = str(error)
+        raise RunFailure(f"{self.url} {reason}; run the same command again to go on")
+
+    def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion:
+        """One answer; `_Unreadable` if it is none, or broke off, which is an answer without a reason to finish."""
+        recipe = self.recipe
+        most = max_new_tokens or recipe.max_new_tokens
+        text, finish, scan, seen = "", None, stops.scanner(ended), False
+        with self.client.completions.create(
+            model=self.model,
+            prompt=prompt,
+            max_tokens=min(most, recipe.max_length or most),
+            temperature=recipe.temperature,
+            top_p=recipe.top_p if recipe.temperature else 1.0,
+            seed=seed,
+            stream=True,
+            extra_body=self.fields or None,
+        ) as stream:
+            self._check_kind(stream.response)
+            for choice in self._choices(stream):
+                piece, seen = choice.text or "", True
+                place = scan(piece)
+                text += piece[:place]
+                if place is not None:
+                    return Completion(cut(text, recipe), "stop")
+                finish = choice.finish_reason or finish
+        if finish is None:
+            raise _Unreadable("breaks off its answers" if seen else "sends answers without choices")
+        return Completion(text, "length" if finish == "length" else "eos")
+
+    def _check_kind(self, response: Any) -> None:
+        """A stream of events; anything else is a `RunFailure` that says what it is."""
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("text/event-stream", ""):
+            return
+        beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
+        what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
+        raise RunFailure(
+            f"{self.url} answers {what} instead of a stream of events ({beginning!r}); expected OpenAI's "
+            "/v1/completions with stream: true"
+        )
+
+    def _choices(self, stream: Any) -> Iterator[Any]:
+        """The choices of all events."""
+        import httpx
+
+        try:
+            for chunk in stream:
+                choices = getattr(chunk, "choices", None)
+                if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
+                    raise _Unreadable(f"sends an event that is none of a completion ({str(chunk)[:80]!r})")
+                yield from choices
+        except UnicodeDecodeError as error:
+            raise _Unreadable(f"sends an event that is not UTF-8 ({error.reason})") from None
+        except ValueError as error:
+            raise _Unreadable(f"sends an event that is not JSON ({error})") from None
+        except httpx.TimeoutException:
+            raise _Unreadable(f"is silent for {self.timeout:g} s in the middle of its answers") from None
+        except httpx.TransportError:
+            raise _Unreadable("breaks off its answers") from None
+
+
+class _Unreadable(Exception):
+    """What a server does instead of answering."""
+
+
+def _is_choice(choice: Any) -> bool:
+    text, finish = getattr(choice, "text", ...), getattr(choice, "finish_reason", None)
+    return (text is None or isinstance(text, str)) and (finish is None or isinstance(finish, str))
+
+
+def _reason(error: Any) -> str:
+    """A server's own words, in one short line."""
+    body = getattr(error, "body", None)
+    words = body.get("message") if isinstance(body, Mapping) else None
+    return " ".join(str(words or error).split())[:300]

@@ -1,0 +1,175 @@
+"""Every collective of one training step of one device: operation, group, bytes, and the links it crosses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ms_codegeex.parallel.hardware import Device, hardware_of
+from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
+from ms_codegeex.planning.cost_model import parts_of
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied", "pipeline", "world")
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Collective:
+    """`count` equal calls in one step of a device of `stage`.
+
+    `bytes_each` is the whole tensor: the input of AllReduce and ReduceScatter, the output of AllGather, the message of
+    Send. `group`: tensor, data, stage (data x tensor: parameters that tensor parallelism leaves whole), optimizer,
+    replica (devices with the same optimizer shard), tied (first and last stage), pipeline, world. `purpose`:
+    input, activation (forward or backward of a micro-batch), gradient, weight, scalar.
+    """
+
+    op: str
+    group: str
+    group_size: int
+    count: int
+    bytes_each: int
+    dtype: str
+    link: str
+    stage: int
+    purpose: str
+    phase: str = "step"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all calls."""
+        return self.count * self.bytes_each
+
+
+def group_ranks(mesh: Mesh, group: str, stage: int) -> list[int]:
+    """The group's ranks that hold the first device of `stage`."""
+    rank = mesh.rank(stage, 0, 0)
+    if group == "world":
+        return list(range(mesh.world))
+    if group == "pipeline":
+        return [rank, rank + mesh.stage_size if stage + 1 < mesh.pipeline else rank - mesh.stage_size]
+    return getattr(mesh, f"{group}_group")(rank)
+
+
+def spread(ranks: list[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
+    """Members on the first one's board, boards of its server with members, servers with members."""
+    board = [rank for rank in ranks if rank // chip.board_devices == ranks[0] // chip.board_devices]
+    server = [rank for rank in ranks if rank // server_devices == ranks[0] // server_devices]
+    boards = len({rank // chip.board_devices for rank in server})
+    return len(board), boards, len({rank // server_devices for rank in ranks})
+
+
+def link_of(ranks: list[int], server_devices: int) -> str:
+    """`server` if the group stays inside one, else `cluster`."""
+    return "server" if len({rank // server_devices for rank in ranks}) == 1 else "cluster"
+
+
+def seconds(collective: Collective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None) -> float:
+    """Time of all its calls if nothing else uses the links.
+
+    Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
+    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many start
+    after fusion, for the latency.
+    """
+    ranks = group_ranks(mesh, collective.group, collective.stage)
+    if len(set(ranks)) < 2:
+        return 0.0
+    board, boards, servers = spread(ranks, chip, server_devices)
+    if collective.op == "Send":
+        rate = chip.cluster_bandwidth if servers > 1 else chip.server_bandwidth if boards > 1 else chip.board_bandwidth
+        return collective.count * (chip.latency + collective.bytes_each / rate)
+    per_byte = (board - 1) / board / chip.board_bandwidth
+    per_byte += (boards - 1) / boards / board / chip.server_bandwidth
+    per_byte += (servers - 1) / servers / (board * boards) / chip.cluster_bandwidth
+    passes = 2 if collective.op == "AllReduce" else 1
+    latency = chip.latency * passes * math.ceil(math.log2(len(ranks)))
+    started = collective.count if calls is None else min(calls, collective.count)
+    return passes * per_byte * collective.bytes + started * latency
+
+
+def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
+    calls: Counter[tuple] = Counter()
+    mesh = config.mesh
+    for part in parts_of(config, chip):
+        for exchange in part.exchanges:
+            key = (exchange.op, "tensor", exchange.size, exchange.dtype, part.stage, "activation", exchange.phase)
+            calls[key] += part.count * config.accumulation
+    message = config.micro_batch * config.seq_length * config.model_config().hidden_size
+    message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
+    size, dtype = message * (4 if config.training.precision == "fp32" else 2), config.training.precision
+    for stage in range(mesh.pipeline):
+        if stage < mesh.pipeline - 1:
+            calls["Send", "pipeline", size, dtype, stage, "activation", "forward"] += config.accumulation
+        if stage > 0:
+            calls["Send", "pipeline", size, dtype, stage, "activation", "backward"] += config.accumulation
+    return calls
+
+
+def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
+    """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
+
+    Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
+    (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
+    """
+    calls: Counter[tuple] = Counter()
+    mesh, rows = config.mesh, config.training.global_batch
+    last, group = mesh.pipeline - 1, "stage" if config.accumulation > 1 else "tensor"
+    size = FP32 * config.seq_length * (rows if group == "stage" else rows // mesh.data)
+    for stage in range(mesh.pipeline if config.partitioned else 0):
+        if len(group_ranks(mesh, group, stage)) > 1:
+            calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
+            if config.training.dropout > 0:
+                calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
+            if stage == last:
+                calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
+    if mesh.data > 1 and config.partitioned:
+        for phase, count in (("forward", 2), ("backward", 1)):  # masked loss and tokens; the count needs no gradient
+            calls["AllReduce", "data", FP32, "fp32", last, "scalar", phase] += count * config.accumulation
+    if mesh.world > 1:  # loss, tokens, squared gradient norm
+        for stage in range(mesh.pipeline):
+            calls["AllReduce", "world", 3 * FP32, "fp32", stage, "scalar", "step"] += 1
+    return calls
+
+
+def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
+    """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
+    its gradient is reduced in FP32."""
+    size = FP32 * layout.local_size(mesh)
+    calls = []
+    if layout.optimizer_sharded:
+        gathered = size * mesh.optimizer_shard
+        narrow = gathered if precision == "fp32" else gathered // 2
+        calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
+        calls.append(("ReduceScatter", "optimizer", gathered, "fp32", "gradient"))
+        if mesh.data > mesh.optimizer_shard:
+            calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
+    elif layout.tensor_axis is None and mesh.tensor > 1:
+        # MindSpore sums what every tensor-parallel device computed alike over the whole stage and divides
+        calls.append(("AllReduce", "stage", size, "fp32", "gradient"))
+    elif mesh.data > 1:
+        calls.append(("AllReduce", "data", size, "fp32", "gradient"))
+    return calls
+
+
+def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:
+    """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
+    step, activations once a micro-batch."""
+    chip, mesh = chip or hardware_of(config), config.mesh
+    calls = _activations(config, chip) + _inputs_and_sums(config)
+    for layout in layouts_of(config):
+        for op, group, size, dtype, purpose in parameter_collectives(layout, mesh, config.training.precision):
+            calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
+        if layout.copy_of:  # owner and copy add their gradients, so that both stay equal
+            for stage in (0, layout.stage):
+                calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
+    listed = []
+    for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
+        ranks = group_ranks(mesh, group, stage)
+        link = link_of(ranks, config.parallel.server_devices)
+        listed.append(Collective(op, group, len(ranks), count, size, dtype, link, stage, purpose, phase))
+    return sorted(listed, key=lambda c: (c.stage, GROUPS.index(c.group), c.op, -c.bytes_each, c.phase))

@@ -1,0 +1,314 @@
+"""Operators that decoder networks have in common, with their shapes and the bytes they move on one device.
+
+Vector work is counted in bytes through device memory. Composed of elementary operators, every operator reads and
+writes its tensors; with graph-kernel fusion a chain is one kernel, and only what a later kernel or the backward pass
+needs is written; a hand-written kernel (norm, dropout, attention) reads its input and writes its result. The elementary
+operators are those of `models/layers.py` and `models/losses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex.planning.cost_model import Exchange, MatMul, Part, Shape, Vector
+
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Elements of the tensors one device holds, and bytes of one of them."""
+
+    hidden: int  # residual stream behind a row-parallel product, [rows, H]
+    stream: int  # the same where norm, dropout and residual see it: cut by rows under sequence parallelism
+    heads: int  # queries and context, [rows, H / tensor]
+    kv: int  # keys, or values, [rows, groups·d / cuts]
+    scores: int  # [sequences, heads / tensor, seq, seq]
+    wide: int  # [rows, F / tensor]
+    logits: int  # [rows, V / tensor]
+    mask: int  # [sequences, 1, seq, seq]
+    byte: int  # of an activation
+    softmax: int  # of a score inside the softmax
+
+    @staticmethod
+    def of(model: Any, shape: Shape, softmax_fp32: bool = True) -> Sizes:
+        """From the model's sizes and the micro-batch."""
+        hidden, square = shape.rows * model.hidden_size, shape.sequences * shape.seq_length**2
+        return Sizes(
+            hidden=hidden,
+            stream=hidden // shape.tensor if shape.sequence else hidden,
+            heads=hidden // shape.tensor,
+            kv=shape.rows * kv_width(model, shape),
+            scores=square * model.num_heads // shape.tensor,
+            wide=shape.rows * model.intermediate_size // shape.tensor,
+            logits=shape.rows * model.vocab_size // (shape.tensor if shape.vocabulary else 1),
+            mask=square,
+            byte=shape.bytes,
+            softmax=FP32 if softmax_fp32 else shape.bytes,
+        )
+
+
+def kv_width(model: Any, shape: Shape) -> int:
+    """Channels of keys, or values, on one device: cut by groups, or whole where there are fewer groups than devices."""
+    width = model.num_kv_groups * model.head_dim
+    return width // shape.tensor if model.num_kv_groups % shape.tensor == 0 else width
+
+
+def _cast(source: int, target: int) -> int:
+    """Bytes per element of a cast; none if there is nothing to cast."""
+    return source + target if source != target else 0
+
+
+def norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
+    """LayerNorm in FP32. Its backward also adds its gradient to the residual's."""
+    cast = _cast(byte, FP32)
+    if "norm" in shape.fused:  # one pass each way, one for the gradients of weight and bias
+        forward, backward, saved = 2 * byte, 8 * byte, 0
+    elif "graph_kernel" in shape.fused:  # mean, variance, rest; centred and normalised are kept for the backward
+        forward, backward, saved = 4 * byte + 2 * FP32, 5 * byte + 4 * FP32, 2 * FP32
+    else:
+        forward, backward, saved = 2 * cast + 12 * FP32, 2 * cast + 21 * FP32 + 3 * byte, 2 * FP32
+    # the result is kept for the products that follow
+    return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
+
+
+def rms_norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
+    """RMSNorm in FP32: LayerNorm without mean and shift."""
+    cast = _cast(byte, FP32)
+    if "norm" in shape.fused:
+        forward, backward, saved = 2 * byte, 7 * byte, 0
+    elif "graph_kernel" in shape.fused:  # mean of squares, rest; the normalised is kept for the backward
+        forward, backward, saved = 3 * byte + FP32, 5 * byte + 2 * FP32, FP32
+    else:
+        forward, backward, saved = 2 * cast + 7 * FP32, 2 * cast + 15 * FP32 + 3 * byte, 2 * FP32
+    return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
+
+
+def dropout(name: str, elements: int, byte: int, shape: Shape, recompute: str = "full") -> Vector:
+    """A kernel remembers its mask, one bit an element. Composed dropout computes its mask again in the backward pass,
+    where recomputation has not done so: one product and one comparison of int32, cast and scale."""
+    if not shape.dropout:
+        return Vector(name, 0, 0)
+    if "dropout" in shape.fused:
+        forward, backward, saved = 2 * byte + 1 / 4, 2 * byte + 1 / 8, 1 / 8
+    elif "graph_kernel" in shape.fused:
+        forward, backward, saved = 2 * byte, 2 * byte, 0
+    else:
+        mask = 2 * FP32 + 2 + 3 * byte
+        again = 0 if shape.recompute in ("full", recompute) else mask
+        forward, backward, saved = mask + 3 * byte, again + 3 * byte, 0
+    return Vector(name, forward * elements, backward * elements, saved * elements, byte * elements, recompute)
+
+
+def residual(sizes: Sizes, shape: Shape, last: bool = False) -> Vector:
+    """A residual addition; a chain with the dropout before it costs one more read. What the `last` one of a block makes
+    is the next block's input."""
+    size = sizes.byte * sizes.stream
+    forward = (1 if "graph_kernel" in shape.fused else 3) * size
+    if last:
+        return Vector("residual", forward, 0, size, recompute="")
+    return Vector("residual", forward, 0, size, 2 * size)
+
+
+def linear(
+    name: str, rows: int, into: int, out: int, shape: Shape, saved: float = 0.0, last: bool = False, bias: bool = True
+) -> Iterator[MatMul | Vector]:
+    """A product with its weight's casts, and its bias, which graph-kernel fusion puts into the product.
+
+    `last`: nothing of the backward pass needs the result, so recomputation leaves it out.
+    """
+    byte, outputs = shape.bytes, rows * out
+    added = 2 * byte * outputs if bias and "graph_kernel" not in shape.fused else 0
+    summed = byte * outputs if bias else 0
+    cast = _cast(FP32, byte) * into * out
+    again = "" if last else "full"
+    yield MatMul(name, rows, into, out, weight=True, recompute=again, saved=saved)
+    yield Vector(f"{name} cast and bias", cast + added, cast + summed, recompute=again)
+
+
+def activation(name: str, passes: tuple[int, int, int], sizes: Sizes) -> Vector:
+    """Element-wise work of [rows, F / tensor]: tensors moved forward and backward, tensors kept."""
+    size = sizes.byte * sizes.wide
+    forward, backward, saved = passes
+    return Vector(name, forward * size, backward * size, saved * size, 2 * size)
+
+
+def attention(
+    model: Any, shape: Shape, sizes: Sizes, rotary: bool = False, scores_fp32: bool = False
+) -> tuple[MatMul | Vector, ...]:
+    """Between the projections: positions, shared heads, scores, softmax, dropout, context."""
+    heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
+    batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
+    fused, gk = "attention" in shape.fused, "graph_kernel" in shape.fused
+    score = FP32 if scores_fp32 and not fused else byte  # of queries and keys where they meet
+    before = (_turned(sizes, score, gk),) if rotary else ()
+    by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel shares heads itself where they are cut alike
+    repeated = model.num_kv_groups < model.num_heads and not (fused and by_group)
+    memory = sizes.heads if repeated else sizes.kv
+    if repeated:
+        moved = (score + byte) * (sizes.kv + (sizes.heads if by_group else sizes.hidden))
+        before += (Vector("repeat keys and values", moved, moved),)
+    layout = 0 if fused else (4 if gk else 6) * byte * (sizes.heads + sizes.kv)
+    kept = (score + byte) * (sizes.heads + memory)  # query and context, key and value
+    if fused:  # softmax statistics and the dropout's bits; scores never leave the chip
+        bits = sizes.scores / 8 if shape.dropout else 0
+        saved = bits + 8 * shape.rows * heads
+        return (
+            *before,
+            Vector("split and merge heads", layout, layout, kept),
+            MatMul("scores", seq, head, seq, batch, replays=1, stored_output=False),
+            Vector("softmax", 2 * bits, bits, saved),
+            MatMul("context", seq, seq, head, batch, stored_output=False),
+        )
+    up, probability = _cast(score, wide), (byte if wide != byte else 0)
+    if gk:
+        forward, backward = score + wide + probability + FP32 / heads, 2 * byte + wide
+    else:
+        forward = up + _cast(byte, wide) + 4 * wide + 2 * FP32 / heads
+        backward = up + _cast(byte, wide) + 3 * wide
+    saved = wide + probability
+    return (
+        *before,
+        Vector("split and merge heads", layout, layout, kept),
+        MatMul("scores", seq, head, seq, batch, recompute="selective"),
+        Vector(
+            "softmax",
+            forward * sizes.scores,
+            backward * sizes.scores,
+            saved * sizes.scores,
+            2 * wide * sizes.scores,
+            "selective",
+        ),
+        _dropped_scores(sizes.scores, byte, shape),
+        MatMul("context", seq, seq, head, batch),
+    )
+
+
+def _turned(sizes: Sizes, score: int, graph_kernel: bool) -> Vector:
+    """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; backward alike. The
+    swap is a kernel of its own."""
+    byte = sizes.byte
+    per_element = 2 * byte + 2 * FP32 + score if graph_kernel else _cast(byte, FP32) + 11 * FP32 + _cast(FP32, score)
+    moved = per_element * (sizes.heads + sizes.kv)
+    return Vector("rotary positions", moved, moved, transient=2 * FP32 * sizes.heads)
+
+
+def _dropped_scores(scores: int, byte: int, shape: Shape) -> Vector:
+    """Dropout of the attention weights; its result is kept for the product with the values."""
+    dropped = dropout("attention dropout", scores, byte, shape, "selective")
+    result = byte * scores if shape.dropout else 0
+    return Vector(
+        dropped.name, dropped.forward, dropped.backward, dropped.saved + result, dropped.transient, "selective"
+    )
+
+
+def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tuple[Exchange, ...]:
+    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
+
+    The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
+    they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with a
+    dropout kernel, whose mask comes with its result, that includes the product before it and its sum. Where attention
+    and feed-forward part stand `side_by_side`, they share one input, and without dropout one gradient.
+    """
+    if shape.tensor == 1:
+        return ()
+    gathers = 1 if side_by_side else 2
+    gradients = 1 if side_by_side and not shape.dropout else 2
+    sums_again = 2 if shape.mask_needs_input else 0 if side_by_side else 1
+    if shape.sequence:
+        forward = [("AllGather", gathers), ("ReduceScatter", 2)]
+        backward = [("ReduceScatter", gathers), ("AllGather", gradients)]
+        again = [("AllGather", gathers), ("ReduceScatter", sums_again)]
+    else:
+        forward, backward, again = [("AllReduce", 2)], [("AllReduce", gradients)], [("AllReduce", sums_again)]
+    phases = {"forward": forward, "backward": backward, "recompute": again if shape.recompute == "full" else []}
+    return tuple(
+        Exchange(op, size, phase, shape.precision)
+        for phase, ops in phases.items()
+        for op, count in ops
+        for _ in range(count)
+    )
+
+
+def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -> Part:
+    """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast."""
+    cast = _cast(FP32, shape.bytes)
+    table = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
+    passes = (7, 6) if positions else (2, 3)
+    if positions:
+        table += model.max_position_embeddings
+    lookup = Vector(
+        "lookup",
+        (passes[0] * FP32 + cast) * sizes.hidden,
+        (passes[1] * FP32 + cast) * sizes.hidden + FP32 * table * model.hidden_size,
+        transient=FP32 * sizes.hidden,
+    )
+    exchanges: tuple[Exchange, ...] = ()
+    if shape.tensor > 1 and shape.vocabulary:
+        exchanges = _lookup_exchanges(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
+    dropped = dropout("embedding dropout", sizes.hidden, FP32, shape, "")
+    return Part("embedding", 0, 1, (lookup, dropped), exchanges, recomputed=False)
+
+
+def _lookup_exchanges(shape: Shape, sizes: Sizes, cast_at_once: bool) -> tuple[Exchange, ...]:
+    """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
+    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
+    whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
+    if cast_at_once and shape.sequence:
+        return Exchange("ReduceScatter", whole, "forward", "fp32"), Exchange("AllGather", whole, "backward", "fp32")
+    backward = (narrow, "backward", shape.precision) if cast_at_once else (whole, "backward", "fp32")
+    return Exchange("AllReduce", whole, "forward", "fp32"), Exchange("AllReduce", *backward)
+
+
+def mask(shape: Shape, sizes: Sizes, stage: int) -> Part:
+    """The mask, which lives as long as the micro-batch."""
+    passes = 2 if "graph_kernel" in shape.fused else 13  # compare, cast, multiply, subtract, scale, count
+    made = Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)
+    return Part("mask", stage, 1, (made,), recomputed=False)
+
+
+def angles(model: Any, shape: Shape, stage: int) -> Part:
+    """cos and sin of every token, looked up and kept."""
+    elements = shape.rows * model.head_dim
+    made = Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements)
+    return Part("angles", stage, 1, (made,), recomputed=False)
+
+
+def head(
+    model: Any, shape: Shape, sizes: Sizes, stage: int, before: tuple[MatMul | Vector, ...], bias: bool = False
+) -> Part:
+    """What stands `before` it, logits and cross entropy in FP32 over the vocabulary shard."""
+    byte, logits, split = shape.bytes, sizes.logits, shape.tensor > 1 and shape.vocabulary
+    columns = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
+    if "graph_kernel" in shape.fused:  # maximum, sum of exponentials, then gradient; shifted and exponential are kept
+        forward, backward, saved = 2 * byte + 3 * FP32, 3 * FP32 + byte, 2 * FP32
+    else:
+        forward, backward, saved = _cast(byte, FP32) + 13 * FP32, _cast(byte, FP32) + 11 * FP32, 4 * FP32
+        forward, backward = forward + 2 * FP32 * bias, backward + FP32 * bias
+    loss = Vector("cross entropy", forward * logits, backward * logits, saved * logits, 2 * FP32 * logits)
+    product = linear("logits", shape.rows, model.hidden_size, columns, shape, byte * sizes.hidden)
+    exchanges: list[Exchange] = []
+    if split:  # maximum, sum of exponentials, picked logit: one number a row each
+        exchanges += [Exchange("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
+        exchanges += [Exchange("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
+    if shape.sequence:
+        exchanges.append(Exchange("AllGather", byte * sizes.hidden, "forward", shape.precision))
+        exchanges.append(Exchange("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
+    return Part("head", stage, 1, (*before, *product, loss), tuple(exchanges), recomputed=False)
+
+
+def blocks(
+    block: tuple[MatMul | Vector, ...], shape: Shape, sizes: Sizes, stage: int, count: int, exchanges: tuple
+) -> list[Part]:
+    """`count` equal blocks of a stage. Full recomputation keeps a slice of the input on each device and gathers it
+    again; the first block's input comes from outside the recomputed ones and stays whole."""
+    if not count:
+        return []
+    size = shape.bytes * sizes.hidden
+    listed = [Part("block", stage, count, block, exchanges, size / shape.tensor)]
+    if shape.recompute == "full" and shape.tensor > 1 and not shape.sequence:
+        gather = Exchange("AllGather", size, "recompute", shape.precision)
+        listed.append(Part("block inputs", stage, count - 1, (), (gather,)))
+    return listed

@@ -1,0 +1,360 @@
+"""What a run costs: parameters, FLOPs, memory, communication and time, from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import GIB, Device, hardware_of
+from ms_codegeex.parallel.kernels import dropout_obstacle, fused_kernels
+from ms_codegeex.parallel.mesh import check_mesh
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
+from ms_codegeex.planning.communication import Collective, collectives
+from ms_codegeex.planning.memory import StageMemory, stage_memory
+from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+DAY = 86400.0
+
+
+def change(config: RunConfig, **keys: Any) -> RunConfig:
+    """The configuration with dotted keys replaced, dots written as `__`: change(c, training__recompute="full").
+
+    Its mesh is checked: a `UserError` names what does not fit.
+    """
+    for key, value in keys.items():
+        section, _, name = key.partition("__")
+        if not name:
+            config = replace(config, **{section: value})
+            continue
+        part = getattr(config, section)
+        field, _, inner = name.partition("__")
+        changed = replace(part, **{field: replace(getattr(part, field), **{inner: value}) if inner else value})
+        config = replace(config, **{section: changed})
+    check_mesh(config)
+    return config
+
+
+# Which keys `overrides` may print, the telling ones first.
+OVERRIDES = (
+    "parallel.tensor",
+    "parallel.pipeline",
+    "parallel.optimizer_shard",
+    "parallel.sequence",
+    "training.recompute",
+    "training.micro_batch",
+    "parallel.micro_batches",
+    "parallel.data",
+)
+
+
+def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
+    """`key=value …` that makes `start` the plan of `config`: keys that differ, nulls too, and those in `always`.
+
+    Where nothing is known of the start (None) it is all keys.
+    """
+    values, words = attrgetter(*OVERRIDES)(config), []
+    given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
+    for key, value, old in zip(OVERRIDES, values, given, strict=True):
+        if start is None or key in always or value != old:
+            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+    if start and words:
+        # `devices` may be missing in the YAML: then the axes make it, or the cores of this machine
+        derived = _devices_of_axes(start) == start.devices != _devices_of_axes(config)
+        if derived or start.device == "cpu":
+            words.append(f"devices={config.devices}")
+    return " ".join(words)
+
+
+def _devices_of_axes(config: RunConfig) -> int:
+    parallel = config.parallel
+    return (parallel.data or parallel.optimizer_shard) * parallel.tensor * parallel.pipeline
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of `config` on `chip`. Everything follows from the two."""
+
+    config: RunConfig
+    chip: Device
+
+    @cached_property
+    def memory(self) -> list[StageMemory]:
+        """Bytes on one device of each stage."""
+        return stage_memory(self.config, self.chip)
+
+    @cached_property
+    def time(self) -> StepTime:
+        """The roofline of one step."""
+        return step_time(self.config, self.chip)
+
+    @cached_property
+    def collectives(self) -> list[Collective]:
+        """Collectives of one step, stage by stage."""
+        return collectives(self.config, self.chip)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage fits into the memory a run may use."""
+        return all(stage.total <= self.chip.usable_memory for stage in self.memory)
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model, each counted once."""
+        return sum(x.size for x in layouts_of(self.config) if not x.copy_of)
+
+    @property
+    def stage_parameters(self) -> list[int]:
+        """Elements on one device of each stage."""
+        mesh = self.config.mesh
+        return [
+            sum(x.local_size(mesh) for x in layouts_of(self.config) if x.stage == stage)
+            for stage in range(mesh.pipeline)
+        ]
+
+    @cached_property
+    def model_flops(self) -> int:
+        """FLOPs a step needs."""
+        return model_flops(self.config)
+
+    @cached_property
+    def executed_flops(self) -> int:
+        """FLOPs a step executes on all devices, recomputation included."""
+        return executed_flops(self.config, self.chip)
+
+    @property
+    def factor(self) -> Factor:
+        """What a step takes over its roofline."""
+        return outside_roofline(self.chip)
+
+    @property
+    def step_seconds(self) -> float:
+        """Roofline times the factor."""
+        return self.time.total * self.factor.value
+
+    def mfu_of(self, step_seconds: float) -> float:
+        """Share of the devices' peak that goes into model FLOPs at that step time."""
+        peak = self.chip.peak(self.config.training.precision) * self.config.devices
+        return self.model_flops / step_seconds / peak
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation."""
+        return self.mfu_of(self.step_seconds)
+
+    @property
+    def step_tokens(self) -> int:
+        """Token slots of a step."""
+        return self.config.training.global_batch * self.config.seq_length
+
+    @property
+    def tokens_per_day(self) -> float:
+        """Token slots."""
+        return self.step_tokens * DAY / self.step_seconds
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The plan of a checked configuration on `parallel.hardware`; unknown hardware or a precision it lacks is a
+    `UserError`."""
+    chip = hardware_of(config)
+    chip.peak(config.training.precision)
+    return Plan(config, chip)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What a change would bring. `bound`: the most it can, if the overlap is perfect. `active`: it is in force, the
+    figures are those without it. `missing`: the device is not known to have the kernel."""
+
+    name: str
+    step_seconds: float
+    mfu: float
+    fits: bool
+    bound: bool = False
+    active: bool = False
+    missing: bool = False
+
+
+FUSION_NAMES = {
+    "attention": "fused attention (parallel.fusion.attention)",
+    "norm": "fused LayerNorm (parallel.fusion.norm)",
+    "dropout": "fused dropout (parallel.fusion.dropout)",
+    "graph_kernel": "graph-kernel fusion of element-wise chains (parallel.fusion.graph_kernel)",
+    "optimizer": "fused AdamW (parallel.fusion.optimizer)",
+}
+
+
+def improvements(plan: Plan) -> list[Improvement]:
+    """Fusions, recomputation and overlaps with the step time each alone would give, the best first."""
+    config, found = plan.config, []
+    active = fused_kernels(config, plan.chip.fused)
+    changes: list[tuple[str, dict[str, Any], bool]] = []
+    for name, text in FUSION_NAMES.items():
+        if name == "dropout" and dropout_obstacle(config):
+            continue  # the launcher refuses the run with it
+        keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
+        if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel drops nothing
+            keys["training__dropout"] = 0.0
+            text = "fused attention (parallel.fusion.attention, with training.dropout 0)"
+        changes.append((text, keys, name in active))
+    if config.mesh.tensor > 1:
+        on = config.parallel.sequence
+        changes.append(("sequence parallelism (parallel.sequence)", {"parallel__sequence": not on}, on))
+    if config.training.recompute == "full":
+        changes.append(("recompute only the attention scores", {"training__recompute": "selective"}, False))
+    if config.training.recompute != "none":
+        changes.append(("recompute nothing", {"training__recompute": "none"}, False))
+    for text, keys, is_active in changes:
+        other = Plan(change(config, **keys), plan.chip)
+        kernels = {key.rpartition("__")[2] for key in keys if "fusion" in key}
+        missing = not is_active and not kernels <= plan.chip.fused
+        found.append(Improvement(text, other.step_seconds, other.mfu, other.fits, active=is_active, missing=missing))
+    found += _overlaps(plan)
+    return sorted(found, key=lambda x: (x.active, x.step_seconds))
+
+
+def _overlaps(plan: Plan) -> list[Improvement]:
+    """Upper bounds: communication hidden behind computation that does not need it."""
+    time, micro = plan.time, plan.config.accumulation
+    slowest = time.slowest
+    savings = {
+        "overlap of gradient and weight collectives with computation": min(time.gradients, micro * slowest.work.total),
+        "overlap of tensor-parallel collectives with products": micro * min(slowest.activations, slowest.work.total),
+        "no pipeline bubble (interleaved or zero-bubble schedule)": time.bubble * time.pipeline,
+    }
+    result = []
+    for name, saved in savings.items():
+        if saved > 1e-3 * time.total:
+            seconds = (time.total - saved) * plan.factor.value
+            result.append(Improvement(name, seconds, plan.mfu_of(seconds), plan.fits, bound=True))
+    return result
+
+
+def _divisors(number: int) -> list[int]:
+    return [i for i in range(1, number + 1) if number % i == 0]
+
+
+def remedies(plan: Plan) -> list[str]:
+    """Single changes with which the plan fits, the fastest first, as overrides: one key, and others that go with it."""
+    config, mesh = plan.config, plan.config.mesh
+    options: list[dict[str, Any]] = [{"training__recompute": "selective"}, {"training__recompute": "full"}]
+    smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
+    options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
+    shards = [x for x in _divisors(mesh.data) if x > mesh.optimizer_shard]
+    options += [{"parallel__optimizer_shard": x} for x in shards]
+    if mesh.tensor > 1 and not config.parallel.sequence:
+        options.append({"parallel__sequence": True})
+    spread = [x for x in _divisors(config.parallel.server_devices) if x > mesh.tensor]
+    options += [{"parallel__data": None, "parallel__tensor": x} for x in spread]
+    options += [{"parallel__data": None, "parallel__pipeline": x} for x in (2, 4, 8, 16) if x > mesh.pipeline]
+    fitting: list[tuple[float, str]] = []
+    for keys in options:
+        try:
+            other = Plan(change(config, **keys), plan.chip)
+        except UserError:
+            continue
+        if other.fits:
+            fitting.append((other.step_seconds, overrides(other.config, config)))
+    best: dict[str, str] = {}
+    for _, text in sorted(fitting):
+        best.setdefault(text.partition("=")[0], text)
+    return list(best.values())
+
+
+KEYS = {
+    "activations": "training.micro_batch",
+    "workspace": "training.micro_batch",
+    "weights": "parallel.tensor",
+    "gathered_weights": "parallel.tensor",
+    "gradients": "parallel.tensor",
+    "optimizer_state": "parallel.optimizer_shard",
+}
+
+
+def problems(plan: Plan) -> list[str]:
+    """Why the plan cannot run, one line each: the key to change, what was found, and what would make it fit."""
+    worst = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
+    memory, limit = plan.memory[worst], plan.chip.usable_memory
+    if memory.total <= limit:
+        return []
+    category, size = max(asdict(memory).items(), key=lambda item: item[1])
+    ways = remedies(plan)
+    remedy = f"fits with {', or '.join(ways[:3])}" if ways else "no single change fits; try --search, or more devices"
+    key = ways[0].partition("=")[0] if ways else KEYS[category]
+    return [
+        f"{key}: a device of stage {worst} needs {memory.total / GIB:.1f} GiB, a run on {plan.chip.name} may use "
+        f"{limit / GIB:.1f} GiB; the largest part is {category.replace('_', ' ')} with {size / GIB:.1f} GiB; {remedy}"
+    ]
+
+
+def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
+    """Everything as plain values, for `--json`. `tokens`: the budget; none: what the configuration's steps see."""
+    config, time = plan.config, plan.time
+    budget = tokens or config.steps * plan.step_tokens
+    days = budget / plan.tokens_per_day
+    return {
+        "parameters": plan.parameters,
+        "stage_parameters": plan.stage_parameters,
+        "model_flops": plan.model_flops,
+        "executed_flops": plan.executed_flops,
+        "devices": config.devices,
+        "hardware": plan.chip.name,
+        "mesh": asdict(config.mesh),
+        "micro_batch": config.micro_batch,
+        "micro_batches": config.accumulation,
+        "memory_bytes": {
+            str(i): {**asdict(stage), "total": stage.total, "capacity": plan.chip.usable_memory}
+            for i, stage in enumerate(plan.memory)
+        },
+        "communication": communication_by_group(plan),
+        "roofline_seconds": time.total,
+        "outside_roofline": plan.factor.value,
+        "outside_roofline_measured_on": plan.factor.measured_on,
+        "step_seconds": plan.step_seconds,
+        "bubble": time.bubble,
+        "mfu": plan.mfu,
+        "tokens_per_day": plan.tokens_per_day,
+        "steps": config.steps,
+        "tokens": budget,
+        "published": published_to_dict(plan),
+        "days": days,
+        "device_hours": days * 24 * config.devices,
+        "improvements": [asdict(x) for x in improvements(plan)],
+        "fits": plan.fits,
+        "problems": problems(plan),
+    }
+
+
+def published_to_dict(plan: Plan) -> dict[str, Any] | None:
+    """The published run of the model: steps, slots, tokens; and the steps in which packed data have as many tokens."""
+    run = published_run(plan.config)
+    if run is None:
+        return None
+    packed = math.ceil(run.tokens / plan.step_tokens)
+    return {"steps": run.steps, "slots": run.slots, "tokens": run.tokens, "packed_steps": packed}
+
+
+def communication_by_group(plan: Plan) -> dict[str, Any]:
+    """Per group: bytes and seconds of one step on the busiest stage, and every collective of every stage."""
+    groups: dict[str, Any] = {}
+    for collective in plan.collectives:
+        entry = groups.setdefault(collective.group, {"link": collective.link, "stages": {}, "collectives": []})
+        time = collective_seconds(plan.config, plan.chip, collective)
+        stage = entry["stages"].setdefault(collective.stage, [0, 0.0, 0])
+        stage[0] += collective.bytes
+        stage[1] += time
+        stage[2] += collective.count
+        entry["collectives"].append({**asdict(collective), "seconds": time})
+    for entry in groups.values():
+        most = max(entry.pop("stages").values(), key=lambda stage: stage[1])
+        entry["bytes"], entry["seconds"], entry["count"] = most
+    return groups

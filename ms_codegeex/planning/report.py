@@ -1,0 +1,251 @@
+"""A plan as text tables and as a picture of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ms_codegeex.parallel.hardware import GIB, Device
+from ms_codegeex.planning.calibration import product_errors, published_run
+from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
+from ms_codegeex.planning.search import SearchResult, keys_of
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.planning.inference import InferenceMemory
+
+CATEGORIES = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns as wide as their widest cell; the first `left` of them to the left, numbers to the right."""
+    cells = [tuple(header), *map(tuple, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _count(number: float) -> str:
+    """With a decimal unit, ready for a unit's name: `1.50 G`, `12 `."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f} "
+
+
+def heading(plan: Plan) -> str:
+    """What is planned: model, mesh, batch, parameters, FLOPs."""
+    config, training = plan.config, plan.config.training
+    extra = plan.executed_flops / plan.model_flops - 1
+    name = " ".join((config.family, str(config.model.get("preset") or ""))).strip()
+    return "\n".join(
+        (
+            f"{name} on {config.devices:,} x {plan.chip.name}: {config.mesh}",
+            f"  {training.global_batch:,} sequences of {config.seq_length:,} a step, {config.local_batch} a replica in "
+            f"{config.accumulation} micro-batch{'es' if config.accumulation > 1 else ''} of {config.micro_batch}; "
+            f"{training.precision}, recompute {training.recompute}",
+            f"  {plan.parameters:,} parameters; {_count(plan.model_flops)}FLOP a step, "
+            f"{_count(plan.executed_flops)}FLOP executed ({extra:+.1%})",
+        )
+    )
+
+
+def memory_table(plan: Plan) -> str:
+    """GiB of one device of each stage by category."""
+    rows = []
+    for stage, memory in enumerate(plan.memory):
+        sizes = [f"{getattr(memory, name) / GIB:.2f}" for name in CATEGORIES]
+        parameters = f"{plan.stage_parameters[stage]:,}"
+        rows.append((f"{stage}", parameters, *sizes, f"{memory.total / GIB:.2f}"))
+    header = ("stage", "parameters", *(name.replace("_", " ") for name in CATEGORIES), "total")
+    limit = plan.chip.usable_memory / GIB
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    return f"memory of a device, GiB, of {limit:.1f} a run may use: {verdict}\n{table(header, rows)}"
+
+
+def communication_table(plan: Plan) -> str:
+    """Collectives by group, operation and size on the busiest stage."""
+    groups, rows = communication_by_group(plan), []
+    for group, entry in groups.items():
+        busiest = max({c["stage"] for c in entry["collectives"]}, key=lambda s: _stage_seconds(entry, s))
+        for c in entry["collectives"]:
+            if c["stage"] == busiest:
+                rows.append(
+                    (
+                        group,
+                        c["op"],
+                        c["link"],
+                        f"{c['purpose']} {c['phase'] if c['purpose'] == 'activation' else c['dtype']}",
+                        str(c["group_size"]),
+                        str(c["count"]),
+                        _count(c["bytes_each"]) + "B",
+                        _count(c["bytes_each"] * c["count"]) + "B",
+                        f"{c['seconds']:.3f}",
+                    )
+                )
+    header = ("group", "operation", "link", "what", "devices", "calls", "bytes each", "bytes", "seconds")
+    return f"communication of a step, busiest stage of each group\n{table(header, rows, 4)}" if rows else ""
+
+
+def _stage_seconds(entry: dict, stage: int) -> float:
+    return sum(c["seconds"] for c in entry["collectives"] if c["stage"] == stage)
+
+
+def time_table(plan: Plan) -> str:
+    """Where a step's seconds go."""
+    time, micro = plan.time, plan.time.micro_batches
+    work, total = time.slowest.work, plan.time.total
+    parts = {
+        "matrix products, forward": micro * work.matmul_forward,
+        "matrix products, backward": micro * work.matmul_backward,
+        "matrix products, recomputed": micro * work.matmul_recompute,
+        "vector work, forward": micro * work.vector_forward,
+        "vector work, backward": micro * work.vector_backward,
+        "vector work, recomputed": micro * work.vector_recompute,
+        "collectives of activations": micro * time.slowest.activations,
+        "pipeline: filling and draining": time.pipeline - micro * time.slowest.micro_batch,
+        "collectives of weights and gradients": time.gradients,
+        "optimizer": time.update,
+    }
+    rows = [(name, f"{seconds:.3f}", f"{seconds / total:.1%}") for name, seconds in parts.items() if seconds]
+    rows.append(("roofline", f"{total:.3f}", "100.0%"))
+    rows.append((f"x {plan.factor.value:.3f} outside the roofline ({_origin(plan)})", f"{plan.step_seconds:.3f}", ""))
+    text = table(("time of a step, slowest stage", "seconds", "share"), rows)
+    return f"{text}\n  MFU {plan.mfu:.1%} of {plan.chip.peak(plan.config.training.precision) / 1e12:.0f} TFLOP/s; " + (
+        f"pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else "no pipeline"
+    )
+
+
+def _origin(plan: Plan) -> str:
+    own = plan.factor.measured_on == plan.chip.name
+    return "fitted" if own else f"borrowed from {plan.factor.measured_on}: {plan.chip.name} has no factor of its own"
+
+
+def recipe_table(plan: Plan) -> str:
+    """Steps and tokens of the configuration beside those of the model's published run; empty if none is known."""
+    run = published_run(plan.config)
+    if run is None:
+        return ""
+    steps = plan.config.steps
+    packed = published_to_dict(plan)["packed_steps"]
+    recipes = (
+        ("this configuration, packed data", steps, steps * plan.step_tokens, steps * plan.step_tokens),
+        ("packed data, the published tokens", packed, packed * plan.step_tokens, packed * plan.step_tokens),
+        ("packed data, the published steps", run.steps, run.slots, run.slots),
+        (f"published: padded data, {run.filled:.0%} filled", run.steps, run.slots, run.tokens),
+    )
+    rows = [
+        (name, f"{count:,}", _count(slots).strip(), _count(tokens).strip(), f"{tokens / run.tokens:.2f} x")
+        for name, count, slots, tokens in recipes
+    ]
+    header = ("recipe", "steps", "token slots", "tokens trained on", "of the published")
+    return f"tokens, beside the published run\n{table(header, rows)}"
+
+
+def budget(plan: Plan, tokens: float) -> str:
+    """Tokens a day, days and device-hours."""
+    days = tokens / plan.tokens_per_day
+    return (
+        f"{_count(plan.tokens_per_day)} token slots a day; {_count(tokens)} take {days:.1f} days, "
+        f"{days * 24 * plan.config.devices:,.0f} device-hours"
+    )
+
+
+def improvement_table(plan: Plan) -> str:
+    """What each change alone would bring."""
+    rows = [_improvement_row(plan, item) for item in improvements(plan)]
+    header = ("each change alone", "step, s", "MFU", "gain", "memory")
+    return f"what would change the MFU\n{table(header, rows)}"
+
+
+def _improvement_row(plan: Plan, item: Improvement) -> tuple[str, ...]:
+    name = f"in force, without it: {item.name}" if item.active else item.name
+    name += f"; no kernel known on {plan.chip.name}" if item.missing else ""
+    seconds = f"{'>= ' if item.bound else ''}{item.step_seconds:.2f}"
+    gain = item.mfu - plan.mfu
+    return (name, seconds, f"{item.mfu:.1%}", f"{100 * gain:+.1f} points", "fits" if item.fits else "too large")
+
+
+def calibration(plan: Plan) -> str:
+    """How far the roofline is trusted."""
+    worst = max(product_errors().values(), key=abs)
+    return (
+        "Fitted on Ascend 910: clock, share of peak and starting length to the seven tuned products of the CodeGeeX "
+        f"release (within {abs(worst):.0%}),\nthe factor {plan.factor.value:.3f} to its 54.3 G token slots a day on "
+        "1,536 devices: neither confirms the other figures. A roofline\nis an estimate; only hardware shows times."
+    )
+
+
+def sources(chip: Device) -> str:
+    """The device's figures with where each comes from; uncertain ones are marked."""
+    lines = [f"figures of {chip.name} (? uncertain)"]
+    for name, source in chip.sources.items():
+        value = getattr(chip, name)
+        mark = "?" if name in chip.uncertain else " "
+        lines.append(f"{mark} {name} = {value if value is None else f'{value:.4g}'}: {source}")
+    return "\n".join(lines)
+
+
+def search_table(result: SearchResult, most: int = 12) -> str:
+    """The fastest plans that fit, and why the others do not."""
+    rows = [
+        (
+            f"{rank}",
+            keys_of(plan, result.start),
+            f"{plan.step_seconds:.2f}",
+            f"{plan.mfu:.1%}",
+            f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
+        )
+        for rank, plan in enumerate(result.ranked[:most], 1)
+    ]
+    lines = [f"{result.tried:,} plans tried, {len(result.ranked):,} fit"]
+    if rows:
+        lines.append(table(("rank", "plan", "step, s", "MFU", "GiB"), rows, 2))
+    lines += [f"  {count:,} not possible: {reason}" for reason, count in result.reasons.items()]
+    return "\n".join(lines)
+
+
+def plot_memory(plan: Plan, path: Path) -> None:
+    """Stacked bars of every stage's memory and the capacity as a line, as PNG."""
+    from matplotlib.figure import Figure
+
+    stages = plan.memory
+    figure = Figure(figsize=(max(6.0, 3.0 + 0.6 * len(stages)), 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    bottom = [0.0] * len(stages)
+    for name in CATEGORIES:
+        heights = [getattr(stage, name) / GIB for stage in stages]
+        axes.bar(range(len(stages)), heights, bottom=bottom, label=name.replace("_", " "))
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axes.axhline(plan.chip.usable_memory / GIB, color="black", linestyle="--", label="capacity")
+    axes.set_xlabel("pipeline stage")
+    axes.set_ylabel("GiB on one device")
+    axes.set_xticks(range(len(stages)))
+    figure.suptitle(f"{plan.config.family}: {plan.config.mesh} on {plan.chip.name}", fontsize="small")
+    figure.legend(loc="outside right center", fontsize="small")
+    figure.savefig(path, dpi=120, format="png")
+
+
+def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> str:
+    """10^9 bytes of one sequence, for each width of the weights, beside the published figure."""
+    header = ("weights of", "tokens", "weights", "cache", "workspace", "sum", "published", "more")
+    rows = []
+    for m in memories:
+        sizes = [f"{size / 1e9:.2f}" for size in (m.weights + m.scales, m.cache, m.workspace, m.total)]
+        known = ["-", "-"] if m.published is None else [f"{m.published / 1e9:.1f}", f"{m.unexplained / 1e9:+.1f}"]
+        rows.append((f"{m.bits} bits", f"{m.tokens:,}", *sizes, *known))
+    name = " ".join((config.family, str(config.model.get("preset") or ""))).strip()
+    text = f"generating with {name}, one sequence, 10^9 bytes\n{table(header, rows)}"
+    if any(m.published for m in memories):
+        text += (
+            "\n  more: what the published figure has beyond this sum, among it CUDA context, libraries and the"
+            "\n  allocator's reserve, which are not modelled; what grows with the length is copies of the cache"
+        )
+    return text

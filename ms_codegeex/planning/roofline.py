@@ -1,0 +1,203 @@
+"""Time of one training step from a roofline over the real operators.
+
+A matrix product takes the longer of its arithmetic and its traffic. Arithmetic runs at
+
+    peak · MATMUL_PEAK · k / (k + K_START) · fill
+
+MATMUL_PEAK is what a tuned product of the paper reaches with a long inner dimension (0.89 of 315 TFLOP/s), K_START the
+inner length at which loading the first tiles costs as much as the arithmetic, fill the share of useful work after
+rounding m and n up to tiles of 128. The two constants, and the clock in the peak of the Ascend 910, are fitted to the
+seven tuned products of the CodeGeeX release (`calibration.py`); bandwidth is taken as published, with no factor. Vector
+work takes its bytes at full bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
+
+What then remains between this and the paper's 10 s per step is a fourth fitted number, `calibration.OUTSIDE_ROOFLINE`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from ms_codegeex.parallel.hardware import Device
+from ms_codegeex.parallel.kernels import fused_kernels
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.communication import Collective, collectives, seconds
+from ms_codegeex.planning.cost_model import MatMul, Part, Vector, executed_products, parts_of, runs_again
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+MATMUL_PEAK = 0.89
+K_START = 20
+TILE = 128
+
+
+def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
+    """Time of one pass of a product."""
+    byte = 4 if precision == "fp32" else 2
+    fill = math.prod(x / (math.ceil(x / TILE) * TILE) for x in (product.m, product.n))
+    efficiency = MATMUL_PEAK * product.k / (product.k + K_START) * fill
+    arithmetic = product.flops / (chip.peak(precision) * efficiency)
+    elements = product.m * product.k + product.k * product.n + product.m * product.n
+    if not product.stored_output:  # scores of a fused attention: only the narrow operands move
+        elements = min(product.m, product.n, product.k) * (product.m + product.n + product.k)
+    return max(arithmetic, product.batch * elements * byte / chip.memory_bandwidth)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of one device for one micro-batch, by kind and direction; `recompute` is what the backward repeats."""
+
+    matmul_forward: float = 0.0
+    matmul_backward: float = 0.0
+    matmul_recompute: float = 0.0
+    vector_forward: float = 0.0
+    vector_backward: float = 0.0
+    vector_recompute: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(asdict(self).values())
+
+    def plus(self, other: Work, count: int = 1) -> Work:
+        """self + count · other"""
+        mine, theirs = asdict(self), asdict(other)
+        return Work(**{key: mine[key] + count * theirs[key] for key in mine})
+
+
+def part_work(part: Part, chip: Device, precision: str, recompute: str) -> Work:
+    """Time of one such part."""
+    times = dict.fromkeys(asdict(Work()), 0.0)
+    for operator in part.operators:
+        again = runs_again(operator, part, recompute)
+        if isinstance(operator, Vector):
+            times["vector_forward"] += operator.forward / chip.memory_bandwidth
+            times["vector_backward"] += operator.backward / chip.memory_bandwidth
+            times["vector_recompute"] += again * operator.forward / chip.memory_bandwidth
+            continue
+        forward = matmul_seconds(operator, chip, precision)
+        times["matmul_forward"] += forward
+        times["matmul_recompute"] += again * forward
+        times["matmul_backward"] += operator.replays * forward
+        times["matmul_backward"] += sum(matmul_seconds(x, chip, precision) for x in operator.transposed())
+    return Work(**times)
+
+
+def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
+    """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation."""
+    total = 0
+    for part in parts_of(config, chip):
+        if part.stage == stage:
+            total += part.count * sum(x.flops for x in executed_products(part, config.training.recompute))
+    return total * config.accumulation
+
+
+def executed_flops(config: RunConfig, chip: Device) -> int:
+    """FLOPs of matrix products that all devices execute in a step."""
+    mesh = config.mesh
+    return mesh.stage_size * sum(matmul_flops(config, stage, chip) for stage in range(mesh.pipeline))
+
+
+def model_flops(config: RunConfig) -> int:
+    """FLOPs the model needs for a step: no recomputation, nothing counted twice."""
+    tokens = config.training.global_batch * config.seq_length
+    return config.model_config().flops_per_token(config.seq_length) * tokens
+
+
+def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
+    """Gradient norm, scaling and AdamW of one device: bytes over bandwidth."""
+    own = sum(x.local_size(config.mesh) for x in layouts_of(config) if x.stage == stage)
+    fused = fused_kernels(config, chip.fused)
+    adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
+    scaling = 12 if "graph_kernel" in fused else 20
+    accumulate = 12 * config.accumulation if config.accumulation > 1 else 0
+    return own * (adam + scaling + accumulate) / chip.memory_bandwidth
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one device of a stage: `work` and `activations` (its collectives) per micro-batch, the rest per
+    step."""
+
+    work: Work
+    activations: float
+    gradients: float
+    update: float
+
+    @property
+    def micro_batch(self) -> float:
+        """Forward and backward of one micro-batch."""
+        return self.work.total + self.activations
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A step by the roofline, before `OUTSIDE_ROOFLINE`. The slowest stage decides; nothing overlaps."""
+
+    stages: tuple[StageTime, ...]
+    micro_batches: int
+    communication: dict[str, float] = field(default_factory=dict)  # per group, of the slowest stage and one step
+
+    @property
+    def pipeline(self) -> float:
+        """1F1B: the slowest stage's micro-batches, and the others' first and last once."""
+        times = [stage.micro_batch for stage in self.stages]
+        return (self.micro_batches - 1) * max(times) + sum(times)
+
+    @property
+    def bubble(self) -> float:
+        """Share of the pipeline's time in which a stage waits, on average."""
+        busy = self.micro_batches * sum(stage.micro_batch for stage in self.stages) / len(self.stages)
+        return 1.0 - busy / self.pipeline
+
+    @property
+    def gradients(self) -> float:
+        """Collectives of weights and gradients of the slowest stage."""
+        return max(stage.gradients for stage in self.stages)
+
+    @property
+    def update(self) -> float:
+        """Optimizer of the slowest stage."""
+        return max(stage.update for stage in self.stages)
+
+    @property
+    def slowest(self) -> StageTime:
+        """The stage whose micro-batch takes longest."""
+        return max(self.stages, key=lambda stage: stage.micro_batch)
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step by the roofline."""
+        return self.pipeline + self.gradients + self.update
+
+
+def collective_seconds(config: RunConfig, chip: Device, collective: Collective) -> float:
+    """Time of a collective's calls in one step; gradients start once a bucket, not once a parameter."""
+    buckets = None if collective.purpose == "activation" else config.parallel.fusion.allreduce_groups or None
+    return seconds(collective, config.mesh, chip, config.parallel.server_devices, buckets)
+
+
+def step_time(config: RunConfig, chip: Device) -> StepTime:
+    """The roofline of one step."""
+    mesh, training = config.mesh, config.training
+    works = [Work()] * mesh.pipeline
+    for part in parts_of(config, chip):
+        work = part_work(part, chip, training.precision, training.recompute)
+        works[part.stage] = works[part.stage].plus(work, part.count)
+    activations, gradients = [0.0] * mesh.pipeline, [0.0] * mesh.pipeline
+    groups: list[dict[str, float]] = [{} for _ in range(mesh.pipeline)]
+    for collective in collectives(config, chip):
+        time = collective_seconds(config, chip, collective)
+        sums = groups[collective.stage]
+        sums[collective.group] = sums.get(collective.group, 0.0) + time
+        if collective.purpose == "activation":
+            activations[collective.stage] += time / config.accumulation
+        else:
+            gradients[collective.stage] += time
+    stages = tuple(
+        StageTime(works[i], activations[i], gradients[i], update_seconds(config, chip, i)) for i in range(mesh.pipeline)
+    )
+    slowest = max(range(mesh.pipeline), key=lambda i: stages[i].micro_batch)
+    return StepTime(stages, config.accumulation, groups[slowest])

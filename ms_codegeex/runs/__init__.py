@@ -1,0 +1,1 @@
+"""Who starts, watches and records a run: processes, rendezvous, job files, rank tables, the run directory."""

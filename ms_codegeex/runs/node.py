@@ -1,0 +1,259 @@
+"""What one server of a job starts: from configuration, rank table or scheduler address, to the processes themselves.
+
+The same list is started by `train` and printed by `train --dry-run`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_codegeex.config import RunConfig, available_cores
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import check_kind
+from ms_codegeex.runs.processes import ProcessSpec
+from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
+from ms_codegeex.runs.run_directory import RunDirectory
+
+WORKER = "ms_codegeex.runs.worker"
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use.
+
+    `master`: host and port of the scheduler, when there is no rank table and several servers.
+    """
+
+    rank: int
+    count: int
+    ranks: range
+    devices: tuple[int, ...]
+    name: str = "this machine"
+    table: Path | None = None
+    master: tuple[str, int] | None = None
+
+    @property
+    def needs_port(self) -> bool:
+        """Whether the processes meet at a port of this machine that nobody has named."""
+        return self.table is None and self.master is None and len(self.ranks) > 1
+
+
+def resolve_node(
+    config: RunConfig,
+    rank_table: Path | None = None,
+    node_rank: int | None = None,
+    nodes: int | None = None,
+    master: str | None = None,
+) -> Node:
+    """This server's part. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
+    check_kind(config)
+    _check_device(config, rank_table, nodes)
+    if rank_table is not None:
+        if master is not None:
+            raise UserError(
+                "--master-addr: the ranks of a rank table meet without a scheduler; leave one of the two out"
+            )
+        return _node_of_table(config, rank_table, node_rank, nodes)
+    count = nodes or 1
+    if count < 1 or config.devices % count:
+        raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
+    local = config.devices // count
+    if config.device != "cpu" and local > config.parallel.server_devices:
+        raise UserError(
+            f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
+            "(parallel.server_devices); say how many with --nodes N, or give --rank-table FILE"
+        )
+    if local % config.parallel.tensor:
+        raise UserError(
+            f"--nodes: {local} devices a server cut tensor-parallel groups of {config.parallel.tensor} "
+            "(parallel.tensor) in two; use fewer servers or a smaller parallel.tensor"
+        )
+    rank = _node_rank(node_rank, count)
+    if count > 1 and master is None:
+        raise UserError(f"--master-addr: missing; {count} servers without a rank table meet at HOST:PORT of server 0")
+    address = _master(master) if master is not None and count > 1 else None
+    ranks = range(rank * local, (rank + 1) * local)
+    return Node(
+        rank, count, ranks, tuple(range(local)), f"server {rank}" if count > 1 else "this machine", None, address
+    )
+
+
+def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None) -> None:
+    if rank_table is not None and config.device != "ascend":
+        raise UserError(f"--rank-table: rank tables are for Ascend and device is {config.device}; set device=ascend")
+    if config.device != "cpu":
+        return
+    if (nodes or 1) > 1:
+        raise UserError(f"--nodes: {nodes} servers, but device: cpu trains on one machine; set device=ascend")
+    for axis in ("tensor", "pipeline", "optimizer_shard"):
+        size = getattr(config.parallel, axis)
+        if size > 1:
+            raise UserError(
+                f"parallel.{axis}: {size} on device: cpu, where MindSpore has no kernels for that communication; "
+                "rehearse it with `ms-codegeex rehearse`, or set device: ascend"
+            )
+
+
+def _node_rank(node_rank: int | None, count: int) -> int:
+    if node_rank is None and count > 1:
+        raise UserError(f"--node-rank: missing; give this server's number, 0 to {count - 1}")
+    if not 0 <= (node_rank or 0) < count:
+        raise UserError(f"--node-rank: found {node_rank}, expected 0 to {count - 1}, one of the job's servers")
+    return node_rank or 0
+
+
+def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None) -> Node:
+    table: RankTable = read_rank_table(path)
+    try:
+        check_against_config(table, config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    count = len(table.servers)
+    if nodes not in (None, count):
+        raise UserError(f"--nodes: {nodes}, but {path} has {count} servers; leave --nodes out")
+    rank = _node_rank(node_rank, count)
+    server = table.servers[rank]
+    devices = tuple(device.device_id for device in server.devices)
+    return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute())
+
+
+def _master(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    bare_ipv6 = ":" in host and not text.startswith("[")
+    if not host or bare_ipv6 or not re.fullmatch(r"\d{4,5}", port) or not 1024 <= int(port) <= 65535:
+        raise UserError(f"--master-addr: found '{text}', expected HOST:PORT with a port from 1024 to 65535")
+    if re.fullmatch(r"[0-9.]+", host) or ":" in host:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name") from None
+    return host, int(port)
+
+
+# --- cores ---
+
+
+def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
+    """`count` neighbouring blocks of equal size, the remainder left over; empty blocks if there are too few cores.
+
+    Neighbours, because a server's devices and cores are numbered along the same memory nodes.
+    """
+    size = len(cores) // count
+    return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def core_list(cores: Sequence[int]) -> str:
+    """`[0, 1, 2, 5]` -> `0-2,5`, as taskset and msrun write it."""
+    parts: list[list[int]] = []
+    for core in cores:
+        if parts and core == parts[-1][-1] + 1:
+            parts[-1][1:] = [core]
+        else:
+            parts.append([core])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
+
+
+# --- processes ---
+
+
+def _environment(config: RunConfig, local: int, cores: int, log_directory: Path) -> dict[str, str]:
+    """What every worker of this server sees; except for PYTHONPATH, a variable the user has set wins."""
+    values = {"GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, cores // local))}
+    if config.device == "ascend":
+        values |= {
+            "HCCL_CONNECT_TIMEOUT": CONNECT_SECONDS[config.parallel.pipeline > 1],
+            "ASCEND_GLOBAL_LOG_LEVEL": "3",
+            "ASCEND_GLOBAL_EVENT_ENABLE": "1",
+            "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
+            "ASCEND_PROCESS_LOG_PATH": str(log_directory / "ascend"),
+        }
+    values = {name: os.environ.get(name, value) for name, value in values.items()}
+    return {**values, "PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))}
+
+
+def node_processes(
+    config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
+) -> list[ProcessSpec]:
+    """The processes of this server. `arguments` follow the run directory on the workers' command line.
+
+    `port`: where the workers meet when `node.needs_port`.
+    """
+    command = ["-m", WORKER, str(run.path), *arguments]
+    if node.table is not None:
+        return _rank_table_processes(config, node, run, command)
+    logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
+    cores = usable_cores()
+    environment = _environment(config, len(node.ranks), len(cores), run.logs)
+    if node.count == 1 and config.devices == 1:
+        label = f"rank 0 on {node.name}, log {logs[0]}"
+        return [ProcessSpec(label, (sys.executable, *command), environment, run.logs, logs[0], logs)]
+    host, port = node.master or ("127.0.0.1", port or 0)
+    msrun = [
+        f"--worker_num={config.devices}",
+        f"--local_worker_num={len(node.ranks)}",
+        *([f"--node_rank={node.rank}"] if node.count > 1 else []),
+        f"--master_addr={host}",
+        f"--master_port={port}",
+        f"--log_dir={run.logs}",
+        "--join=True",
+        f"--tail_worker_log={config.devices}",  # of no worker: the `tail -f` of each would outlive a killed msrun
+        *_bind(config, node, cores),
+    ]
+    folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
+    log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
+    label = f"{_named(node)}, logs {logs[0]} …"
+    program = str(Path(folder) / "msrun")
+    return [ProcessSpec(label, (program, *msrun, "python", *command), environment, run.logs, log, logs, folder)]
+
+
+def _named(node: Node) -> str:
+    return f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}"
+
+
+def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
+    """msrun's own pinning, told the same even split; CPU workers share all cores as they need them."""
+    blocks = core_blocks(cores, len(node.ranks))
+    if config.device == "cpu" or not blocks[0]:
+        return []
+    pinned = {f"device{device}": [core_list(block)] for device, block in zip(node.devices, blocks, strict=True)}
+    return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
+
+
+def _rank_table_processes(
+    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]
+) -> list[ProcessSpec]:
+    """One process per rank, each in a directory of its own because the compiler leaves files in the working one."""
+    cores = usable_cores()
+    taskset = shutil.which("taskset")
+    specs = []
+    for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
+        directory, log = run.logs / f"rank_{rank}", run.logs / f"worker_{rank}.log"
+        environment: Mapping[str, str] = {
+            **_environment(config, len(node.ranks), len(cores), directory),
+            "RANK_TABLE_FILE": str(node.table),
+            "RANK_SIZE": str(config.devices),
+            "RANK_ID": str(rank),
+            "DEVICE_ID": str(device),
+        }
+        pin = [taskset, "-c", core_list(block)] if taskset and block else []
+        reason = "no taskset here" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
+        where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
+        label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
+        specs.append(ProcessSpec(label, (*pin, sys.executable, *command), environment, directory, log, (log,)))
+    return specs

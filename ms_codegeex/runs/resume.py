@@ -1,0 +1,155 @@
+"""What may be different when a run goes on from a checkpoint, and what may not.
+
+A run that goes on with other settings is another run: it looks like one curve and cannot be repeated. So everything
+that decides the weights is refused unless `--allow-change KEY` names it; how the same numbers are computed and what is
+written alongside may change. Both are recorded in the run's events.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.config import RunConfig, flattened
+from ms_codegeex.data.datasets.blend import mixed_before
+from ms_codegeex.data.datasets.opening import content_hashes, directories
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.formats.checkpoint import Checkpoint
+
+DATASET = ("data.train", "data.blend")
+REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both lists
+    "model",
+    "seed",
+    "data.train",
+    "data.blend",
+    "data.seq_length",
+    "data.reset_at_eos",
+    "training.global_batch",
+    "training.precision",
+    "training.dropout",
+    "training.clip_norm",
+    "training.loss_scale",
+    "training.optimizer",
+    "training.schedule",
+    "parallel.fusion.dropout",
+)
+REPORTED = (
+    "device",
+    "devices",
+    "data.validation",
+    "data.workers",
+    "training.steps",
+    "training.tokens",
+    "training.micro_batch",
+    "training.recompute",
+    "training.evaluate_every",
+    "training.evaluate_samples",
+    "training.loss_chunk",
+    "parallel",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.export",
+    "logging",
+)
+UNRECORDED = ("output", "checkpoint.resume", "data.tokenizer", "model.preset")  # nothing of the run depends on them
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that has another value than in the checkpoint."""
+
+    key: str
+    before: Any
+    now: Any
+
+
+def _covers(section: str, key: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
+
+
+def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
+    """`UserError` for an `--allow-change` that names neither a key nor a section that could be refused."""
+    known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
+    for key in allowed:
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(known), 1, 0.5)
+            hint = f"did you mean {close[0]}?" if close else f"these can be refused: {', '.join(REFUSED)}"
+            raise UserError(f"--allow-change {key}: no key whose change is refused; {hint}")
+
+
+def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> list[Change]:
+    """What differs from the checkpoint's configuration and data, in order of the keys.
+
+    Raises:
+        UserError: a difference is refused and `allowed` (keys or sections) does not name it; or the tokenizer differs.
+    """
+    check_allowed(config, allowed)
+    changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
+    for change in changes:
+        refused = any(_covers(section, change.key) for section in REFUSED)
+        if refused and not any(_covers(section, change.key) for section in allowed):
+            raise UserError(
+                f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; give the same, "
+                f"choose another output, or accept another run with --allow-change {change.key}"
+            )
+    return sorted(changes, key=lambda change: change.key)
+
+
+def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
+    old = checkpoint.state["config"]
+    before, now = dict(flattened(old)), dict(flattened(config.to_dict()))
+    before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
+    now["data.seq_length"] = config.seq_length
+    defaults = dict(flattened(asdict(RunConfig())))  # for keys that did not exist when the checkpoint was written
+    for values in (before, now):  # no device has this kernel by default
+        values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
+    return [
+        Change(key, before.get(key, defaults.get(key)), now.get(key))
+        for key in sorted({*before, *now})
+        if not any(_covers(section, key) for section in (*UNRECORDED, *DATASET))
+        and before.get(key, defaults.get(key)) != now.get(key)
+    ]
+
+
+def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
+    """Whether the samples before the checkpoint's position are others. Only what is in a dataset counts, not where it
+    lies; stages of a blend that begin at the position or after it may differ, and a `data.train` may become the first
+    stage of a blend."""
+    old, samples = checkpoint.state["config"], checkpoint.state["samples"]
+    key = "data.train" if config.data.blend is None else "data.blend"
+    recorded = checkpoint.state.get("datasets")  # not in checkpoints of before 0.1
+    found = content_hashes(config.data) if recorded else {}
+    arguments = (
+        (old["data"], old["training"]["global_batch"], recorded or {}),
+        (asdict(config.data), config.training.global_batch, found),
+    )
+    _check_tokenizer(key, config, checkpoint)
+    contents = [mixed_before(samples, data, batch, hashes) for data, batch, hashes in arguments]
+    if contents[0] == contents[1]:
+        return []
+    names = [mixed_before(samples, data, batch) for data, batch, _ in arguments]
+    if names[0] == names[1]:  # the same paths with other content
+        names = [f"{name} with the content {content}" for name, content in zip(names, contents, strict=True)]
+    return [Change(key, *names)]
+
+
+def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
+    """`UserError` if the ids would mean different texts, which no option makes right."""
+    if recorded := checkpoint.state.get("tokenizer"):
+        found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer") or {}
+        for name in sorted({*recorded, *found}):
+            if recorded.get(name) != found.get(name):
+                raise UserError(
+                    f"{key}: tokenizer {name}: {found.get(name)}, but {checkpoint.path} was trained with "
+                    f"{recorded.get(name)}; choose another output, or give the same"
+                )
+
+
+def is_finished(config: RunConfig, checkpoint: Checkpoint) -> bool:
+    """Whether nothing is left to train after the checkpoint."""
+    tokens = config.training.tokens
+    return checkpoint.state["tokens"] >= tokens if tokens else checkpoint.step >= config.steps

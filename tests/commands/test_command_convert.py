@@ -1,0 +1,338 @@
+"""`ms-codegeex convert` and `checkpoint` end to end on a small model, in every direction we offer."""
+
+import json
+import runpy
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+from safetensors.numpy import load_file
+
+from ms_codegeex.commands import checkpoint as checkpoint_command
+from ms_codegeex.commands import convert as convert_command
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import convert as module
+from ms_codegeex.formats import sources
+from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.torch_zip import read_torch, write_torch
+from ms_codegeex.models.codegeex import weights
+from ms_codegeex.models.codegeex.config import build_config
+
+FIELDS = {
+    "vocab_size": 11,
+    "hidden_size": 4,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 5,
+    "layer_norm_eps": 1e-6,
+    "eos_token_id": 10,
+}
+REAL_SAVER = sources._tokenizer_saver
+LAYER = "language_model.transformer.layers.1.mlp.dense_4h_to_h.weight"
+
+
+@pytest.fixture(autouse=True)
+def _quick_tokenizer(monkeypatch):
+    def saver(*_arguments):
+        return lambda directory: (directory / "vocab.json").write_text("{}")
+
+    monkeypatch.setattr(sources, "_tokenizer_saver", saver)
+
+
+@pytest.fixture
+def parameters():
+    generator = np.random.default_rng(3)
+    return {
+        name: generator.standard_normal(shape).astype(np.float32)
+        for name, shape in weights.expected_shapes(build_config(None, FIELDS)).items()
+    }
+
+
+def save_run(root, parameters, **model):
+    moments = {f"optimizer.{kind}.{name}": array * 0 for kind in "mv" for name, array in parameters.items()}
+    state = {"config": {"model": {"family": "codegeex", "preset": None, **FIELDS, **model}}}
+    write_checkpoint(root / "checkpoints", 4, {**parameters, **moments}, state)
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, parameters):
+    return save_run(tmp_path / "run", parameters)
+
+
+def command(verb, *words):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    verb.configure(parser)
+    return verb.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
+    target = tmp_path / "hf"
+    assert command(convert_command, "--model", run, "--to", "hf", "--output", target, "--verify", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["verified"] and result["kind"] == "checkpoint" and result["dtypes"] == ["float32"]
+    assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
+    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
+        ".ms-codegeex.json",
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+    ]
+    loaded = load_file(tmp_path / "hf" / "model.safetensors")
+    assert len(loaded) == len(parameters)  # no optimizer moments
+    assert loaded[LAYER].tobytes() == parameters["blocks.1.feed_forward.down.weight"].tobytes()
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["torch_dtype"] == "float32" and weights.FORMATS.sizes.from_json(config) == FIELDS
+
+
+def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters):
+    torch = pytest.importorskip("torch")
+    result = convert(run / "checkpoints" / "step-00000004", "megatron", tmp_path / "out", dtype="fp16", verify=True)
+    assert result["output"] == str(tmp_path / "out" / "codegeex.pt") and result["dtypes"] == ["float16"]
+    model = torch.load(result["output"], weights_only=True)["module"]["language_model"]
+    half = {name: array.astype(np.float16).tobytes() for name, array in parameters.items()}
+    assert model["embedding"]["word_embeddings"]["weight"].numpy().tobytes() == half["embedding.word.weight"]
+    assert (
+        model["topQueryEmbedding"]["top_query_embeddings"]["weight"].numpy().tobytes()
+        == half["top_query_embedding.weight"]
+    )
+    assert (
+        model["transformer"]["topQueryLayer.attention.dense.weight"].numpy().tobytes()
+        == half["top_query_layer.attention.output.weight"]
+    )
+    assert model["transformer"].keys() == {
+        entry.foreign[-1]
+        for entry in weights.FORMATS.entries(weights.FORMATS.layout("megatron"), build_config(None, FIELDS))
+        if "transformer" in entry.foreign
+    }
+
+
+def test_all_directions_agree(tmp_path, run):
+    convert(run, "hf", tmp_path / "direct")
+    convert(run, "megatron", tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", "hf", tmp_path / "via-megatron", verify=True)
+    convert(tmp_path / "direct", "megatron", tmp_path / "b" / "a.pt", verify=True)
+    for file in ("model.safetensors", "config.json", "vocab.json"):
+        assert (tmp_path / "direct" / file).read_bytes() == (tmp_path / "via-megatron" / file).read_bytes()
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b" / "a.pt").read_bytes()
+    assert convert(tmp_path / "b", "hf", tmp_path / "c")["kind"] == "megatron"  # a directory with one .pt file
+
+
+def test_a_released_file_without_sizes(tmp_path, run, capsys):
+    convert(run, "megatron", tmp_path / "a.pt")
+    write_torch(tmp_path / "bare.pt", {"module": read_torch(tmp_path / "a.pt")["module"], "iteration": 3})
+    with pytest.raises(UserError, match="--set num_heads"):
+        convert(tmp_path / "bare.pt", "hf", tmp_path / "hf")
+    assert (
+        command(
+            convert_command,
+            "--model",
+            tmp_path / "bare.pt",
+            "--to",
+            "hf",
+            "--output",
+            tmp_path / "hf",
+            *("--set", "num_heads=2", "--set", "eos_token_id=10"),
+        )
+        == 0
+    )
+    assert ModelDirectory(tmp_path / "hf").config["num_attention_heads"] == 2
+    assert "float32" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--set num_head: .*did you mean num_heads\?"):
+        sources.open_source(tmp_path / "bare.pt", {"num_head": 2})
+    with pytest.raises(UserError, match="KEY=NUMBER"):
+        command(convert_command, "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("final_norm.bias"), r"step-00000004: missing tensor final_norm\.bias"),
+        (lambda p: p.update(extra=np.ones(2, np.float32)), "unexpected tensor extra"),
+        (lambda p: p.update({"final_norm.bias": np.ones(3, np.float32)}), r"tensor final_norm\.bias has shape \[3\]"),
+        (lambda p: p.update({"final_norm.bias": np.ones(4, np.int32)}), r"tensor final_norm\.bias has dtype int32"),
+    ],
+)
+def test_every_tensor_is_accounted_for(tmp_path, parameters, change, message):
+    change(parameters)
+    with pytest.raises(UserError, match=message):
+        convert(save_run(tmp_path / "run", parameters), "hf", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
+    convert(run, "megatron", tmp_path / "a.pt")
+    tree = read_torch(tmp_path / "a.pt")
+    transformer = tree["module"]["language_model"]["transformer"]
+    transformer["layers.0.attention.rotary"] = from_array(np.ones(2))
+    write_torch(tmp_path / "more.pt", tree)
+    with pytest.raises(UserError, match=r"unexpected tensor module.*layers\.0\.attention\.rotary"):
+        convert(tmp_path / "more.pt", "hf", tmp_path / "hf")
+    del transformer["layers.0.attention.rotary"], transformer["layers.1.attention.key.bias"]
+    write_torch(tmp_path / "less.pt", tree)
+    with pytest.raises(UserError, match=r"missing tensor module.*layers\.1\.attention\.key\.bias"):
+        convert(tmp_path / "less.pt", "hf", tmp_path / "hf")
+
+
+def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
+    write = module._WRITERS["hf"]
+
+    def careless(target, source, tensors, check, place):
+        last = list(tensors)[-1]
+        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, place)
+
+    convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}
+    monkeypatch.setitem(module._WRITERS, "hf", careless)
+    with pytest.raises(UserError, match="differs from the source"):
+        convert(run, "hf", tmp_path / "hf", verify=True, replace=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_too_large_for_fp16_is_an_error_not_infinity(tmp_path, parameters):
+    parameters["final_norm.weight"][2] = 1e6
+    with pytest.raises(UserError, match=r"final_norm\.weight: holds 1e\+06"):
+        convert(save_run(tmp_path / "run", parameters), "megatron", tmp_path / "a.pt", dtype="fp16")
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_what_is_there_is_not_overwritten(tmp_path, run):
+    convert(run, "hf", tmp_path / "hf")
+    with pytest.raises(UserError, match="add --replace"):
+        convert(run, "hf", tmp_path / "hf")
+    convert(run, "hf", tmp_path / "hf", dtype="fp16", replace=True)
+    assert ModelDirectory(tmp_path / "hf").dtype(LAYER) == "float16"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("ten years")
+    (tmp_path / "training" / "rank_0").mkdir(parents=True)
+    (tmp_path / "training" / "rank_0" / "code-13B0-50.ckpt").write_text("a month of training")
+    for place in ("home", "training"):
+        with pytest.raises(UserError, match="leaves it alone"):
+            convert(run, "hf", tmp_path / place, replace=True)
+    with pytest.raises(UserError, match="leaves it alone"):
+        convert(run, "megatron", (tmp_path / "home" / "thesis.txt").rename(tmp_path / "home" / "t.pt"), replace=True)
+    for target in (run, tmp_path, run / "checkpoints" / "step-00000004"):
+        with pytest.raises(UserError, match="lies around"):
+            convert(run, "hf", target, replace=True)
+    assert (tmp_path / "home" / "t.pt").read_text() == "ten years"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file or directory"),
+        (Path.mkdir, "nothing of these"),
+        (lambda path: path.write_text("hello"), "not in PyTorch's zip format"),
+        (
+            lambda path: write_torch(path, {"state": from_array(np.ones(2))}),
+            "not a checkpoint of a known.*state",
+        ),
+    ],
+)
+def test_an_unknown_source_is_named(tmp_path, make, message):
+    make(tmp_path / "in.pt")
+    with pytest.raises(UserError, match=f"in.pt: .*{message}"):
+        convert(tmp_path / "in.pt", "hf", tmp_path / "hf")
+
+
+def test_a_run_without_a_usable_configuration(tmp_path, parameters):
+    with pytest.raises(UserError, match="family: 'bloom'"):
+        convert(save_run(tmp_path / "a", parameters, family="bloom"), "hf", tmp_path / "hf")
+    with pytest.raises(UserError, match="num_heads: 3 does not divide"):
+        convert(save_run(tmp_path / "b", parameters, num_heads=3), "hf", tmp_path / "hf")
+    for argument in ({"to": "onnx"}, {"to": "hf", "dtype": "int3"}):
+        with pytest.raises(UserError, match="is unknown"):
+            convert(tmp_path / "a", output=tmp_path / "hf", **argument)
+
+
+def test_checkpoint_list_and_verify(tmp_path, run, parameters, capsys):
+    save_run(run, parameters)
+    write_checkpoint(run / "checkpoints", 8, parameters, {})
+    assert command(checkpoint_command, "list", run, "--json") == 0
+    listed = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(entry["step"], entry["sound"]) for entry in listed] == [(4, True), (8, True)]
+    assert command(checkpoint_command, "verify", run) == 0
+    file = run / "checkpoints" / "step-00000008" / "rank_00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert command(checkpoint_command, "verify", file.parent.parent.parent) == 1
+    assert "DAMAGED" in capsys.readouterr().out
+    assert command(checkpoint_command, "verify", run / "checkpoints" / "step-00000004") == 0
+    with pytest.raises(UserError, match="no checkpoints"):
+        command(checkpoint_command, "list", tmp_path)
+
+
+def script(name, *words):
+    return subprocess.run(
+        [sys.executable, Path("converters") / name, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": "."},
+    )
+
+
+def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
+    done = script("codegeex_to_megatron.py", "--load-ckpt-path", run, "--save-ckpt-path", tmp_path / "a.pt", "--verify")
+    assert done.returncode == 0 and "equal byte for byte" in done.stdout and done.stderr == ""  # no bar off a terminal
+    failed = script("megatron_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt", "--save-ckpt-path", tmp_path / "hf")
+    assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
+    wrong = script("codegeex_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt")
+    assert wrong.returncode == 2 and "--save-ckpt-path" in wrong.stderr
+
+
+def test_the_originals_scripts_cut_and_merge(tmp_path, monkeypatch):
+    whole = small_models.save_run(tmp_path / "run", "codegeex", small_models.parameters("codegeex"))
+    convert(whole, "megatron", tmp_path / "a.pt")
+    for name, words in (
+        ("convert_ckpt_parallel", [tmp_path / "a.pt", "--save-ckpt-path", tmp_path / "cut"]),
+        ("merge_ckpt_parallel", [tmp_path / "cut", "--save-ckpt-path", tmp_path / "whole", "--save-name", "a.pt"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [name, "--load-ckpt-path", *map(str, words)])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(Path(__file__).parents[2] / "converters" / f"{name}.py"), run_name="__main__")
+    assert len(list((tmp_path / "cut").glob("mp_rank_0?_model_states.pt"))) == 2
+    assert (tmp_path / "whole" / "a.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_every_script_says_its_own_name():
+    for file in (Path(__file__).parents[2] / "converters").glob("*.py"):
+        source = file.read_text()
+        target = file.stem.rpartition("_to_")[2] if "_to_" in file.stem else "megatron"
+        assert f"python converters/{file.name} " in source and f'script("{target}"' in source
+
+
+def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
+    tokenizer = pytest.importorskip("ms_codegeex.data.tokenizer")
+    monkeypatch.setattr(sources, "_tokenizer_saver", REAL_SAVER)
+    convert(run, "hf", tmp_path / "hf")
+    ids = tokenizer.load_tokenizer("codegeex").encode("def f():\n    return 1")
+    assert tokenizer.load_tokenizer(tmp_path / "hf").encode("def f():\n    return 1") == ids
+
+
+@pytest.mark.parametrize("to", ["hf", "megatron"])
+def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
+    fields = FIELDS | {"hidden_size": 128, "intermediate_size": 512, "num_layers": 12}
+    monkeypatch.setitem(globals(), "FIELDS", fields)
+    shapes = weights.expected_shapes(build_config(None, fields))
+    save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    convert(tmp_path / "run", to, tmp_path / "warm-up")
+    tracemalloc.start()
+    try:
+        result = convert(tmp_path / "run", to, tmp_path / "out", dtype="fp16", verify=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result["bytes"] > 5_000_000 and peak < result["bytes"] / 2

@@ -1,0 +1,486 @@
+"""What a conversion may overwrite, what it leaves behind, and what the original's software finds in the result."""
+
+import json
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import FIELDS, parameters, save_run
+
+from ms_codegeex.cli import main
+from ms_codegeex.commands.convert import script
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import convert as module
+from ms_codegeex.formats import sources
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.torch_zip import read_torch
+from ms_codegeex.models import registry
+
+# What the original's classes read of a configuration. Those of ChatGLM2 have no defaults of their own for the second
+# group; that the library has none either is asserted below.
+READ = {
+    # codegeex/torch/codegeex_model.py of the release: arguments of CodeGeeXModel, by their names in a config.json
+    "codegeex": (
+        *("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"),
+        *("layer_norm_eps", "eos_token_id"),
+    ),
+    # jaxformer/hf/codegen/configuration_codegen.py and modeling_codegen.py of the release
+    "codegen": (
+        *("vocab_size", "n_positions", "n_ctx", "n_embd", "n_layer", "n_head", "n_inner", "rotary_dim"),
+        *("activation_function", "resid_pdrop", "embd_pdrop", "attn_pdrop", "layer_norm_epsilon"),
+        *("scale_attn_weights", "use_cache", "bos_token_id", "eos_token_id"),
+    ),
+    # modeling_chatglm.py of the CodeGeeX2 release
+    "codegeex2": (
+        *("num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads"),
+        *("seq_length", "hidden_dropout", "attention_dropout", "layernorm_epsilon", "rmsnorm"),
+        *("apply_residual_connection_post_layernorm", "post_layer_norm", "add_bias_linear", "add_qkv_bias"),
+        *("interleaved_qkv", "bias_dropout_fusion", "multi_query_attention", "multi_query_group_num"),
+        *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "fp32_residual_connection"),
+        *("quantization_bit", "torch_dtype"),
+        *("use_cache", "original_rope", "pre_seq_len", "prefix_projection"),
+    ),
+}
+LIBRARY = ("output_hidden_states", "use_return_dict", "max_length", "is_encoder_decoder")
+
+
+@pytest.fixture(autouse=True)
+def _no_tokenizer(monkeypatch):
+    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
+
+
+def run_of(tmp_path, family="codegen", seed=3, **fields):
+    return save_run(tmp_path / f"run-{family}-{seed}", family, parameters(family, seed), **fields)
+
+
+@pytest.mark.parametrize("family", list(READ))
+@pytest.mark.parametrize("by", ["run", "megatron", "mindspore"])
+def test_a_written_configuration_has_all_that_the_originals_classes_read(tmp_path, family, by):
+    from transformers import PretrainedConfig
+
+    place = run_of(tmp_path, family)
+    if by != "run":
+        place = Path(convert(place, by, tmp_path / "by")["output"])
+    convert(open_source(place, FIELDS[family]), "hf", tmp_path / "hf")
+    written = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [key for key in READ[family] if key not in written] == []
+    loaded = PretrainedConfig.from_dict(written)
+    for name in (*READ[family], *LIBRARY):
+        getattr(loaded, name)  # raises AttributeError where the class would
+    assert written.get("use_cache", True) is True
+    if family == "codegeex2":
+        assert not hasattr(PretrainedConfig(), "use_cache")
+        assert written["auto_map"]["AutoModel"] == "modeling_chatglm.ChatGLMForConditionalGeneration"
+        assert written["kv_channels"] * written["num_attention_heads"] == written["hidden_size"]
+
+
+def test_transformers_runs_a_written_codegen(tmp_path, monkeypatch):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = convert(run_of(tmp_path), "mindspore", tmp_path / "m.ckpt")["output"]
+    convert(open_source(Path(place), FIELDS["codegen"]), "hf", tmp_path / "hf")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    assert model(torch.arange(5)[None]).past_key_values is not None
+    assert model.config.rotary_dim == 2 and model.config.n_inner == 40 and model.config.eos_token_id == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("codegen", {"num_heads": 2, "rotary_dim": 4}, "share the heads out to 4 groups, and there are 2"),
+        ("codegen", {"num_heads": 6, "hidden_size": 24}, "share the heads out to 4 groups, and there are 6"),
+        ("codegeex", {}, "4 x hidden_size = 32 wide, not 16"),
+        ("codegeex2", {"rotary_dim": 2}, "they turn 4 channels of a head, half of them, not 2"),
+        ("codegen", {}, None),
+        ("codegeex", {"intermediate_size": 32}, None),
+        ("codegeex2", {}, None),
+    ],
+    ids=["two heads", "six heads", "narrow", "rotary", "codegen", "codegeex", "codegeex2"],
+)
+def test_what_the_other_side_cannot_run_is_said(tmp_path, family, fields, message):
+    build, shapes = registry.family(family).config.build_config, registry.family(family).weights.expected_shapes
+    sizes = build(None, FIELDS[family] | fields)
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes(sizes).items()}
+    run = save_run(tmp_path / "run", family, arrays, **fields)
+    for to in ("megatron", "mindspore"):
+        warnings = convert(run, to, tmp_path / to)["warnings"]
+        assert warnings == [] if message is None else message in warnings[0]
+
+
+def test_transformers_cannot_run_two_heads(tmp_path):
+    """What the warning says, said by the original."""
+    import torch
+    from transformers import CodeGenConfig, CodeGenForCausalLM
+
+    for heads in (2, 6, 4):
+        config = CodeGenConfig(vocab_size=8, n_embd=24, n_layer=1, n_head=heads, rotary_dim=2, n_positions=8)
+        if heads == 4:
+            CodeGenForCausalLM(config)(torch.arange(3)[None])
+        else:
+            with pytest.raises((RuntimeError, ValueError)):
+                CodeGenForCausalLM(config)(torch.arange(3)[None])
+
+
+def test_missing_classes_and_limits_are_printed(tmp_path, capsys):
+    run = run_of(tmp_path, "codegeex2")
+    assert main(["convert", "--model", str(run), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
+    assert "copy configuration_chatglm.py and modeling_chatglm.py of the release into it" in capsys.readouterr().err
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    for number, auto_map in enumerate(([3], {"AutoModel": "THUDM/codegeex2-6b--modeling_chatglm.X", "Other": ["a.b"]})):
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
+        assert convert(tmp_path / "hf", "hf", tmp_path / f"again{number}")["warnings"] == []
+    words = ["--model", str(run_of(tmp_path, "codegeex")), "--to", "megatron", "--output", str(tmp_path / "a.pt")]
+    assert main(["convert", *words]) == 0
+    assert "make the feed-forward layers 4 x hidden_size = 32 wide, not 16" in capsys.readouterr().err
+
+
+# --- what may be replaced ---
+
+
+def content(place):
+    return {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(("to", "ranks"), [("hf", 1), ("megatron", 2), ("mindspore", 2)])
+def test_other_files_in_a_model_directory_are_not_deleted(tmp_path, to, ranks):
+    run, out = run_of(tmp_path), tmp_path / "out"
+    convert(run, to, out, tensor_parallel=ranks)
+    convert(run, to, out, tensor_parallel=ranks, replace=True, dtype="fp16")
+    (out / "photos").mkdir()
+    (out / "photos" / "holiday.jpg").write_text("the sea")
+    (out / "notes.txt").write_text("ten years")
+    before = content(out)
+    with pytest.raises(UserError, match=r"\(notes\.txt, photos/holiday\.jpg\), so --replace leaves it alone"):
+        convert(run, to, out, tensor_parallel=ranks, replace=True)
+    assert content(out) == before
+    (out / "notes.txt").unlink()
+    (out / "photos" / "holiday.jpg").unlink()
+    convert(run, to, out, tensor_parallel=ranks, replace=True)
+
+
+def test_files_that_were_edited_since_are_not_replaced(tmp_path):
+    run, out = run_of(tmp_path), tmp_path / "hf"
+    convert(run, "hf", out)
+    (out / "config.json").write_text(
+        (out / "config.json").read_text().replace('"eos_token_id": 5', '"eos_token_id": 6')
+    )
+    with pytest.raises(UserError, match=r"config\.json \(changed since\)"):
+        convert(run, "hf", out, replace=True)
+    (out / "config.json").unlink()
+    (out / "config.json").symlink_to(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\(config\.json\)"):
+        convert(run, "hf", out, replace=True)
+    (out / ".ms-codegeex.json").unlink()
+    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors\)"):
+        convert(run, "hf", out, replace=True)
+
+
+def test_a_model_directory_of_others_is_not_replaced(tmp_path):
+    from safetensors.numpy import save_file
+
+    run, out = run_of(tmp_path), tmp_path / "theirs"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    save_file(parameters("codegen"), out / "model.safetensors")
+    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors\), so --replace leaves it alone"):
+        convert(run, "hf", out, replace=True)
+    (out / ".ms-codegeex.json").write_text('{"files": {"config.json": 1, "model.safetensors": {}}}')
+    with pytest.raises(UserError, match=r"config\.json \(changed since\)"):
+        convert(run, "hf", out, replace=True)
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    import mindspore as ms
+    import torch
+
+    run = run_of(tmp_path)
+    convert(run, "megatron", tmp_path / "ours.pt")
+    torch.save(torch.load(tmp_path / "ours.pt", weights_only=True), tmp_path / "theirs.pt")
+    convert(run, "mindspore", tmp_path / "ours.ckpt")
+    ms.save_checkpoint(ms.load_checkpoint(str(tmp_path / "ours.ckpt")), str(tmp_path / "theirs.ckpt"))
+    with zipfile.ZipFile(tmp_path / "photos.pt", "w") as archive:
+        archive.writestr("holiday.jpg", "the sea")
+    for name, to in (("theirs.pt", "megatron"), ("theirs.ckpt", "mindspore"), ("photos.pt", "megatron")):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UserError, match=rf"\({name}\), so --replace leaves it alone"):
+            convert(run, to, tmp_path / name, replace=True)
+        assert (tmp_path / name).read_bytes() == before
+    for name, to in (("ours.pt", "megatron"), ("ours.ckpt", "mindspore")):
+        convert(run, to, tmp_path / name, replace=True, dtype="fp16")
+
+
+def test_torch_and_mindspore_read_marked_files(tmp_path):
+    import mindspore as ms
+    import torch
+
+    run = run_of(tmp_path)
+    convert(run, "megatron", tmp_path / "m", tensor_parallel=2)
+    convert(run, "mindspore", tmp_path / "s", tensor_parallel=2)
+    for rank in range(2):
+        for mmap in (False, True):
+            file = tmp_path / "m" / f"mp_rank_0{rank}_model_states.pt"
+            assert torch.load(file, weights_only=True, mmap=mmap)["module"]["lm_head.bias"].shape == (12,)
+        found = ms.load_checkpoint(str(tmp_path / "s" / f"rank_{rank}" / "codegen.ckpt"), crc_check=True)
+        assert found["lm_head.bias"].shape == (12,) and len(found) == 8 * 2 + 5
+
+
+def test_the_source_is_never_overwritten(tmp_path):
+    run = run_of(tmp_path)
+    model = tmp_path / "model"
+    convert(run, "megatron", model, tensor_parallel=2)
+    first = model / "mp_rank_00_model_states.pt"
+    (tmp_path / "link").symlink_to(first)
+    before = content(model)
+    for target in (first, tmp_path / "link", model / "new.pt"):
+        with pytest.raises(UserError, match="lies inside the model that is being converted"):
+            convert(model, "megatron", target, replace=True)
+    linked = tmp_path / "linked"  # as in the cache of huggingface_hub
+    linked.mkdir()
+    for file in model.iterdir():
+        (linked / file.name).symlink_to(file)
+    for target, ranks in ((first, 1), (model, 2)):
+        with pytest.raises(UserError, match="leads there, which is being converted"):
+            convert(linked, "megatron", target, replace=True, tensor_parallel=ranks)
+    assert content(model) == before
+
+
+def test_a_file_that_arrives_meanwhile_is_kept(tmp_path, monkeypatch):
+    run, out = run_of(tmp_path), tmp_path / "hf"
+    convert(run, "hf", out)
+    verify = module._verify
+
+    def slow(*arguments):
+        (out / "notes.txt").write_text("written meanwhile")
+        verify(*arguments)
+
+    monkeypatch.setattr(module, "_verify", slow)
+    with pytest.raises(UserError, match=r"\(notes\.txt\)"):
+        convert(run, "hf", out, replace=True, verify=True)
+    assert (out / "notes.txt").read_text() == "written meanwhile" and (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("to", ["hf", "megatron"])
+def test_an_output_that_cannot_be(tmp_path, capsys, to):
+    run, loop = run_of(tmp_path), tmp_path / "loop"
+    loop.symlink_to("loop")
+    for target in (loop, loop / "in", tmp_path / ("x" * 300)):
+        assert main(["convert", "--model", str(run), "--to", to, "--output", str(target), "--replace"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "choose another" in error
+    assert loop.is_symlink()
+
+
+def test_a_link_to_a_converted_file_stays(tmp_path):
+    run = run_of(tmp_path)
+    convert(run, "megatron", tmp_path / "there" / "a.pt")
+    (tmp_path / "link.pt").symlink_to("there/a.pt")
+    convert(run, "megatron", tmp_path / "link.pt", replace=True, dtype="fp16")
+    assert (tmp_path / "link.pt").is_symlink()
+    assert read_torch(tmp_path / "there" / "a.pt")["module"]["lm_head.bias"].dtype == "float16"
+
+
+# --- what is left behind ---
+
+
+@pytest.mark.parametrize(("to", "ranks"), [("hf", 1), ("megatron", 1), ("mindspore", 2)])
+def test_what_a_killed_conversion_left_is_swept_by_the_next(tmp_path, to, ranks):
+    run, out = run_of(tmp_path), tmp_path / "place" / ("out.pt" if to == "megatron" else "out")
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from ms_codegeex.formats import convert as module, sources\n"
+        "sources._tokenizer_saver = lambda *_: None\n"
+        "module._verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"module.convert(Path({str(run)!r}), {to!r}, Path({str(out)!r}), tensor_parallel={ranks}, verify=True)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = out.parent.iterdir()
+    assert left.name.startswith(f".{out.name}.")
+    convert(run, to, out, tensor_parallel=ranks)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_no_empty_directory_is_left_behind(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+
+    def fail(*_):
+        raise UserError("no")
+
+    monkeypatch.setattr(module, "_verify", fail)
+    for to, ranks in (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2)):
+        with pytest.raises(UserError, match="no"):
+            convert(run, to, tmp_path / "new" / "er", tensor_parallel=ranks, verify=True)
+        assert [path.name for path in tmp_path.iterdir()] == [run.name]
+
+
+# --- ranks ---
+
+
+@pytest.fixture(params=["megatron", "mindspore"])
+def ranks(request, tmp_path):
+    out = tmp_path / "ranks"
+    convert(run_of(tmp_path), request.param, out, tensor_parallel=2)
+    return out, sorted(path for path in out.rglob("*") if path.suffix in (".pt", ".ckpt"))
+
+
+def test_a_copy_of_another_ranks_file_is_refused_by_its_record(tmp_path, ranks):
+    out, (first, second) = ranks
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"was written as rank 0 of 2, and here it is rank 1 of 2"):
+        open_source(out, FIELDS["codegen"])
+
+
+def test_files_of_two_ranks_that_changed_places(tmp_path, ranks):
+    out, (first, second) = ranks
+    first.rename(out / "x")
+    second.rename(first)
+    (out / "x").rename(second)
+    with pytest.raises(UserError, match=r"was written as rank 1 of 2, and here it is rank 0 of 2"):
+        open_source(out, FIELDS["codegen"])
+
+
+def test_one_file_of_several_alone(tmp_path, ranks):
+    _, files = ranks
+    with pytest.raises(UserError, match=r"was written as rank 1 of 2, and here it is the only file"):
+        open_source(files[1], FIELDS["codegen"])
+
+
+def test_a_copy_without_a_record_is_refused_by_its_numbers(tmp_path, ranks):
+    """Files of the original's tools do not say which rank they are."""
+    import mindspore as ms
+    import torch
+
+    out, files = ranks
+    for file in files:
+        if file.suffix == ".pt":
+            tree = torch.load(file, weights_only=True)
+            torch.save({"module": tree["module"]}, file)
+        else:
+            ms.save_checkpoint(ms.load_checkpoint(str(file)), str(file))
+            os.chmod(file, 0o644)
+    source = open_source(out, FIELDS["codegen"])
+    convert(source, "hf", tmp_path / "hf")
+    files[1].write_bytes(files[0].read_bytes())
+    for to, count in (("hf", 1), ("megatron", 4)):
+        with pytest.raises(UserError, match="so one of them is a copy of the other; copy the files of all ranks again"):
+            convert(open_source(out, FIELDS["codegen"]), to, tmp_path / "other", tensor_parallel=count)
+
+
+# --- sizes ---
+
+
+def test_guessed_sizes_are_said(tmp_path, monkeypatch, capsys):
+    fields = FIELDS["codegen"] | {"num_heads": 16}
+    formats = open_source(run_of(tmp_path)).family.weights.FORMATS
+    monkeypatch.setitem(formats.presets, "mine", {**fields, "num_heads": 8})
+    ckpt = convert(run_of(tmp_path), "mindspore", tmp_path / "m.ckpt")["output"]
+    words = ["convert", "--model", ckpt, "--to", "hf", "--output"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    error = capsys.readouterr().err
+    assert "guessed, because IN does not record it: num_heads 8, rotary_dim 2," in error and "--set NAME=" in error
+    assert main([*words, str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["guessed"]["num_heads"] == 8
+    settings = [word for key in open_source(Path(ckpt)).guessed for word in ("--set", f"{key}={fields[key]}")]
+    assert main([*words, str(tmp_path / "c"), *settings]) == 0
+    assert "guessed, because" not in capsys.readouterr().err
+    assert open_source(tmp_path / "a").fields["num_heads"] == 8 and open_source(tmp_path / "c").fields == fields
+    assert convert(run_of(tmp_path), "megatron", tmp_path / "m.pt")["guessed"] == {}
+    assert open_source(tmp_path / "m.pt").guessed == ()
+
+
+@pytest.mark.parametrize("deepspeed", [True, False])
+def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed):
+    """Megatron saves its arguments and the states of its random generators beside the model."""
+    import argparse
+
+    import torch
+
+    run = run_of(tmp_path, "codegeex")
+    convert(run, "megatron", tmp_path / "ours.pt")
+    arguments = argparse.Namespace(
+        num_attention_heads=4,
+        layernorm_epsilon=1e-6,
+        tensor_model_parallel_size=1,
+        params_dtype=torch.float16,
+        num_layers=2,
+    )
+    state = {
+        "args": arguments,
+        "checkpoint_version": 3.0,
+        "iteration": 7,
+        "module" if deepspeed else "model": torch.load(tmp_path / "ours.pt", weights_only=True)["module"],
+        "torch_rng_state": torch.get_rng_state(),
+        "rng_tracker_states": {"model-parallel-rng": torch.get_rng_state()},
+        "optimizer": {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+    }
+    torch.save(state, tmp_path / "theirs.pt")
+    source = open_source(tmp_path / "theirs.pt", {"eos_token_id": 10})
+    assert source.fields == FIELDS["codegeex"] and source.guessed == ()
+    assert any("torch_rng_state" in name for name in source.skipped)
+    convert(source, "hf", tmp_path / "hf", verify=True)
+    arguments.tensor_model_parallel_size = 2
+    torch.save(state, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match="was written as rank 0 of 2, and here it is the only file"):
+        open_source(tmp_path / "theirs.pt", {"eos_token_id": 10})
+
+
+# --- the original's command lines ---
+
+
+def test_the_originals_command_lines(tmp_path, capsys, monkeypatch):
+    """Every option in the shell scripts of the release that call these tools."""
+    run = run_of(tmp_path, "codegeex")
+    small = ["--num-layers", "2", "--hidden-size", "8", "--num-attention-heads", "4", "--max-position-embeddings", "8"]
+    common = ["--tokenizer-path", str(tmp_path), "--attention-softmax-in-fp32", "--fp16", "--seq-length", "8"]
+    common += ["--make-vocab-size-divisible-by", "12", "--set", "eos_token_id=10", *small]
+    (tmp_path / "npy").mkdir()
+    convert(run, "mindspore", tmp_path / "m.ckpt")
+    for name, tensor in read_mindspore(tmp_path / "m.ckpt").items():
+        np.save(tmp_path / "npy" / f"{name}.npy", tensor.array())
+    words = ["--npy-ckpt-path", f"{tmp_path}/npy/", "--save-ckpt-path", str(tmp_path / "a.pt"), "--load", "x.pt"]
+    words += ["--layernorm-epsilon", "1e-6", "--ws-encoding-start-id", "10", "--ws-encoding-length", "10"]
+    assert script("megatron", "", argv=[*words, *common]) == 0
+    words = ["--load-ckpt-path", str(tmp_path / "a.pt"), "--save-ckpt-path", str(tmp_path / "mp2")]
+    words += ["--target-tensor-model-parallel-size", "2", "--micro-batch-size", "1"]
+    assert script("megatron", "", 2, [*words, *common]) == 0
+    words = ["--load-ckpt-path", str(tmp_path / "mp2"), "--save-ckpt-path", str(tmp_path / "merged"), "--ln-fp16"]
+    words += ["--save-name", "a.pt", "--micro-batch-size", "1", *common]
+    assert script("megatron", "", argv=[*words, "--source-tensor-model-parallel-size", "2"]) == 0
+    assert read_torch(tmp_path / "merged" / "a.pt")["config"]["num_heads"] == 4
+    assert (tmp_path / "merged" / "a.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+    capsys.readouterr()
+    assert script("megatron", "", argv=[*words, "--source-tensor-model-parallel-size", "4"]) == 2
+    assert "is split over 2 ranks, --source-tensor-model-parallel-size says 4" in capsys.readouterr().err
+    assert script("hf", "", argv=[*words[:2], "--save-ckpt-path", str(tmp_path / "hf"), "--num-layers", "3"]) == 2
+    assert "missing tensor" in capsys.readouterr().err
+
+
+def test_the_scripts_commands_on_the_page(tmp_path, monkeypatch):
+    """Those of docs/convert.md, with the sizes of a small model."""
+    root, small = Path(__file__).parents[2], {"39": "2", "5120": "8", "40": "4", "2048": "8"}
+    convert(run_of(tmp_path, "codegeex"), "mindspore", tmp_path / "m.ckpt")
+    (tmp_path / "npy").mkdir()
+    for name, tensor in read_mindspore(tmp_path / "m.ckpt").items():
+        np.save(tmp_path / "npy" / f"{name}.npy", tensor.array())
+    text = (root / "docs" / "convert.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("python converters/")]
+    monkeypatch.chdir(tmp_path)
+    for _, program, *words in commands:
+        words = [small.get(word, word) for word in words]
+        extra = ["--set", "eos_token_id=10"] if "--npy-ckpt-path" in words else []
+        monkeypatch.setattr(sys, "argv", [program, *words, *extra])
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(root / program), run_name="__main__")
+    assert len(commands) == 3 and len(list((tmp_path / "mp4").glob("*.pt"))) == 4
+    assert (tmp_path / "merged" / "codegeex_13b.pt").read_bytes() == (tmp_path / "codegeex_13b.pt").read_bytes()

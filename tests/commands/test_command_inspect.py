@@ -1,0 +1,391 @@
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from safetensors.numpy import save_file
+from tokenizer_files import write_chatglm
+
+from ms_codegeex.cli import build_parser, main
+from ms_codegeex.commands.inspect import DIM, GREEN, PLAIN, sample_lines
+from ms_codegeex.config import build_run_config
+from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
+from ms_codegeex.data.datasets.opening import open_sequences
+from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
+from ms_codegeex.data.inspection import open_dataset, read_sample
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.files import sha256
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Sources and the dataset made of them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for package in ("one", "two", "three"):
+        (folder / "src" / package).mkdir(parents=True)
+        text = f"def {package}(argument):\n        return '{package} <|endoftext|>'\n"
+        (folder / "src" / package / "module.py").write_text(text)
+        (folder / "src" / package / "code.cpp").write_text(f"class {package} {{\n  int value;\n}};\n")
+    command = ["prepare", "--input", str(folder / "src"), "--output", str(folder / "out"), "--workers", "1"]
+    assert main(command) == 0
+    return folder
+
+
+@pytest.fixture
+def dataset(prepared, tmp_path, capsys):
+    """A copy that may be damaged."""
+    capsys.readouterr()
+    return shutil.copytree(prepared / "out", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    lines = [{"prompt": f"# {n}\n", "completion": f"x = '{n} \x1b[31m é'\n", "language": "python"} for n in range(20)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{\n")
+    prepare_finetune([folder / "a.jsonl"], folder / "out", FinetuneSettings("completion", 48))
+    return folder / "out"
+
+
+@pytest.fixture
+def tuned_copy(tuned, tmp_path):
+    return shutil.copytree(tuned, tmp_path / "tuned")
+
+
+def inspect(capsys, *arguments, status=0):
+    assert main(["inspect", *map(str, arguments)]) == status
+    return capsys.readouterr()
+
+
+def test_a_dataset(dataset, capsys):
+    output = inspect(capsys, dataset).out
+    assert "train: 4 documents" in output and "verified: sizes, offsets, ids, end tokens and hashes are right" in output
+    result = json.loads(inspect(capsys, dataset, "--json").out)
+    assert result["kind"] == "dataset" and result["verified"] is True and result["splits"]["train"]["documents"] == 4
+
+
+def test_a_fine_tuning_dataset(tuned, capsys):
+    output = inspect(capsys, tuned).out
+    assert output.startswith("finetune: completion, at most 48 tokens\ntrain: ") and "of them in answers" in output
+    assert "dropped, invalid JSON: 1, for example" in output and "verified: " in output
+    result = json.loads(inspect(capsys, tuned, "--json").out)
+    assert (result["kind"], result["data"], result["verified"]) == ("dataset", "finetune", True)
+
+
+def test_documents_and_where_they_are_from(dataset, prepared, capsys):
+    found = []
+    for split, count in (("train", 4), ("validation", 2)):
+        for number in range(count):
+            text, said = inspect(capsys, dataset, "--document", number, "--split", split)
+            source = re.search(r": (src/\S+), (Python|C\+\+), sha256 ([0-9a-f]{16})$", said.strip())
+            path = prepared / source[1]
+            assert text.split("\n", 1)[1] == path.read_text() and f"language: {source[2]}" in text
+            assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(source[3])
+            found.append(source[1])
+    assert sorted(found) == sorted(str(path.relative_to(prepared)) for path in (prepared / "src").rglob("*.*"))
+    document = json.loads(inspect(capsys, dataset, "--document", 0, "--json").out)["document"]
+    assert document["source"] == found[0] and len(document["sha256"]) == 64
+    assert "--document 4: train has documents 0..3" in inspect(capsys, dataset, "--document", 4, status=2).err
+    for split in ("train", "validation"):
+        (dataset / f"{split}.documents.parquet").unlink()
+    assert "source not recorded" in inspect(capsys, dataset, "--document", 0).err
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_a_sample_is_what_training_takes(dataset, capsys, number):
+    command = [dataset, "--sample", number, "--seq-length", 16, "--seed", 5]
+    sample = json.loads(inspect(capsys, *command, "--json").out)["sample"]
+    sequences = open_sequences(dataset, "train", 16, 5)
+    batch = sequences.training_batch(number, 1)
+    assert sample["index"] == sequences.indices(np.array([number]))[0] and sample["padding"] == 0
+    assert sample["counted"] == batch.loss_mask.sum()
+    table = pyarrow.parquet.read_table(dataset / "train.documents.parquet").to_pylist()
+    tokens, counted = [], []
+    for part in sample["documents"]:
+        ids = IndexedDataset(dataset / "train").document(part["number"])[part["start"] : part["stop"]].tolist()
+        assert part["source"] == table[part["number"]]["source"]
+        assert part["sha256"] == table[part["number"]]["sha256"].hex()
+        text = "".join("<|endoftext|>" if run.get("end") else run["text"] for run in part["runs"])
+        assert text == load_tokenizer("codegeex").decode(ids)
+        tokens += ids
+        counted += [run["counted"] for run in part["runs"] for _ in range(run["tokens"])]
+    assert tokens == [*batch.inputs[0], batch.labels[0, -1]]
+    assert counted[1:] == batch.loss_mask[0].astype(bool).tolist() and counted[0] is False
+
+
+def test_a_sample_of_fine_tuning(tuned, capsys):
+    output = inspect(capsys, tuned, "--sample", 0).out
+    legend, *parts = output.split("--- ")
+    assert (
+        "with seed 1234" in legend
+        and "not counted: \u27e6like this\u27e7; end of a document: \u27e8eos\u27e9" in legend
+    )
+    assert len(parts) == 3 and parts[-1].startswith("padding: ")
+    for part in parts[:-1]:
+        number = re.search(r"# (\d+)\n", part)[1]
+        expected = f"\u27e6# language: Python\n# {number}\n\u27e7x = '{number} \\x1b[31m é'\n\u27e8eos\u27e9\n"
+        assert part.endswith(expected)
+        assert re.match(rf"document \d+, tokens 0\.\.\d+: \S+/a\.jsonl:{int(number) + 1}, Python, sha256 ", part)
+    assert "\x1b" not in output
+
+
+def test_a_sample_on_a_terminal(tuned):
+    sample = read_sample(open_dataset(tuned), "train", 0, None, 1234)
+    lines = "\n".join(sample_lines(sample, colour=True))
+    assert f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}" in lines and "\u27e6" not in lines
+    assert re.search(rf"{re.escape(DIM)}# language: Python\n# \d+\n{re.escape(PLAIN)}{re.escape(GREEN)}x = ", lines)
+
+
+def test_a_sample_of_another_tokenizer(tmp_path, capsys):
+    """SentencePiece's spaces at the front of a text must not show in the middle of it."""
+    model = write_chatglm(tmp_path / "model")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "def f(x):", "completion": " return x"}\n')
+    settings = FinetuneSettings("completion", 64, str(model), validation_share=0.0)
+    prepare_finetune([tmp_path / "a.jsonl"], tmp_path / "out", settings)
+    assert "\u27e6def f(x):\u27e7 return x\u27e8eos\u27e9" in inspect(capsys, tmp_path / "out", "--sample", 0).out
+    assert "verified" in inspect(capsys, tmp_path / "out", "--deep").out
+
+
+def test_samples_that_are_none(dataset, capsys):
+    for number in (-1, 2**63):
+        assert "numbered from 0" in inspect(capsys, dataset, "--sample", number, status=2).err
+    for seed in (-1, 2**64):
+        assert f"--seed {seed}: " in inspect(capsys, dataset, "--sample", 0, "--seed", seed, status=2).err
+    for length in (0, -1):
+        found = inspect(capsys, dataset, "--sample", 0, "--seq-length", length, status=2).err
+        assert f"seq_length {length}: expected 1 or more" in found
+    assert "less than one sequence of 2048" in inspect(capsys, dataset, "--sample", 0, status=2).err
+
+
+def test_the_default_seed_is_that_of_a_run():
+    run = build_run_config({"training": {"steps": 1}})
+    assert build_parser().parse_args(["inspect", "x"]).seed == run.seed
+
+
+def test_where_the_report_is(dataset, capsys):
+    assert inspect(capsys, dataset, "--report").out == f"{dataset / 'report.html'}\n"
+    (dataset / "report.html").unlink()
+    assert "report.html: no such file" in inspect(capsys, dataset, "--report", status=2).err
+
+
+@pytest.mark.parametrize("tags", ["codegeex", "none"])
+def test_every_document_compared_with_its_hash(prepared, tmp_path, capsys, tags):
+    out = tmp_path / "out"
+    assert (
+        main(["prepare", "--input", str(prepared / "src"), "--output", str(out), "--tags", tags, "--workers", "1"]) == 0
+    )
+    capsys.readouterr()
+    output, said = inspect(capsys, out, "--deep")
+    assert "and the text of every document, are right" in output and "MB/s" in said
+    result = json.loads(inspect(capsys, out, "--deep", "--json").out)
+    assert result["deep"] == {"documents": 6, "not_comparable": 0}
+
+
+def test_deep_on_fine_tuning_data(tuned, capsys):
+    assert "the text of every document" in inspect(capsys, tuned, "--deep").out
+
+
+def test_deep_on_a_prompt_that_was_cut_inside_a_character(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "\U0001f980" * 20, "completion": "crab"}))
+    for length in (10, 11, 12, 13):
+        settings = FinetuneSettings("completion", length, validation_share=0.0)
+        prepare_finetune([tmp_path / "a.jsonl"], tmp_path / f"out{length}", settings)
+        assert "the text of every document" in inspect(capsys, tmp_path / f"out{length}", "--deep").out
+
+
+def test_deep_needs_hashes(dataset, capsys):
+    def forget(description):
+        for split in ("train", "validation"):
+            (dataset / f"{split}.documents.parquet").unlink()
+            description["files"].pop(f"{split}.documents.parquet")
+
+    change_description(forget)(dataset)
+    assert "verified" in inspect(capsys, dataset).out
+    assert "hashes of documents are not recorded" in inspect(capsys, dataset, "--deep", status=2).err
+
+
+def test_deep_finds_what_fits_otherwise(dataset, capsys):
+    """Another id in place of one, and all hashes of files as if it had always been there."""
+    documents = [IndexedDataset(dataset / "train").document(number).tolist() for number in range(4)]
+    documents[2][5] = 11 if documents[2][5] != 11 else 12
+    rewrite(documents)(dataset)
+    assert "verified" in inspect(capsys, dataset).out
+    assert "train.bin: document 2 (src/" in inspect(capsys, dataset, "--deep", status=2).err
+
+
+def test_spaces_that_were_marks_are_not_called_damage(tmp_path, capsys):
+    model = write_chatglm(tmp_path / "model")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("mark = '\u2581'  # of a space\n")
+    (tmp_path / "src" / "b.py").write_text("Quiet = ' '\n")
+    out = tmp_path / "out"
+    command = ["prepare", "--input", str(tmp_path / "src"), "--output", str(out), "--tokenizer", str(model)]
+    assert main([*command, "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert "1 documents have spaces that may have been U+2581" in inspect(capsys, out, "--deep").out
+    # Damage to the other document is.
+    tokenizer, data = load_tokenizer(model), np.fromfile(out / "train.bin", np.uint16)
+    letter = next(number for number in data.tolist() if tokenizer.token_bytes(number) == b"Q")
+    other = next(number for number in range(tokenizer.vocab_size) if tokenizer.token_bytes(number) == b"Z")
+    np.where(data == letter, other, data).astype(np.uint16).tofile(out / "train.bin")
+    change = change_description(lambda it: it["files"]["train.bin"].update(sha256=sha256(out / "train.bin")))
+    change(out)
+    assert "train.bin: document 0 (src/" in inspect(capsys, out, "--deep", status=2).err
+
+
+def change_description(change):
+    def damage(directory):
+        path = directory / "dataset.json"
+        description = json.loads(path.read_text())
+        change(description)
+        path.write_text(json.dumps(description))
+
+    return damage
+
+
+def rewrite(documents):
+    """Replace train by other documents, with hashes and counts that fit: only the content is wrong."""
+
+    def damage(directory):
+        with IndexedWriter(directory / "train", np.uint16) as writer:
+            for document in documents:
+                writer.add(document)
+
+        def change(description):
+            description["splits"]["train"] |= {"documents": len(documents), "tokens": sum(map(len, documents))}
+            for name in ("train.bin", "train.idx"):
+                description["files"][name]["sha256"] = sha256(directory / name)
+
+        change_description(change)(directory)
+
+    return damage
+
+
+def table(change):
+    """Replace the table of train's documents, with a hash that fits."""
+
+    def damage(directory):
+        path = directory / "train.documents.parquet"
+        pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(path)), path)
+        change_description(lambda description: description["files"][path.name].update(sha256=sha256(path)))(directory)
+
+    return damage
+
+
+def flip(name, place):
+    def damage(directory):
+        data = bytearray((directory / name).read_bytes())
+        data[place] ^= 1
+        (directory / name).write_bytes(data)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (flip("train.bin", 4), "train.bin: its sha256"),
+        (flip("validation.bin", 0), "validation.bin: its sha256"),
+        (flip("train.idx", 0), "train.idx: starts with"),
+        (flip("train.idx", 34), "train.idx: "),
+        (lambda directory: (directory / "train.bin").unlink(), "train.bin: no such file"),
+        (lambda directory: (directory / "dataset.json").write_text("{"), "dataset.json: not readable"),
+        (lambda directory: (directory / "dataset.json").write_text("{}"), "dataset.json: not the description"),
+        (change_description(lambda description: description.pop("files")), "'files' is missing"),
+        (change_description(lambda description: description.update(vocab_size="x")), "'vocab_size' is missing, or not"),
+        (change_description(lambda description: description.update(tokenizer=None)), "'tokenizer' is missing, or not"),
+        (change_description(lambda description: description.update(kind=3)), "kind 3, known is 'finetune'"),
+        (
+            change_description(lambda description: description["splits"]["train"].update(tokens=1)),
+            "and 1 tokens in train",
+        ),
+        (lambda directory: (directory / "train.documents.parquet").unlink(), "train.documents.parquet: missing"),
+        (flip("train.documents.parquet", 200), "train.documents.parquet: "),
+        (table(lambda rows: rows.slice(1)), "documents.parquet: 3 rows for 4 documents"),
+        (table(lambda rows: rows.take([1, 0, 2, 3])), "documents.parquet: row 0 says "),
+        (table(lambda rows: rows.drop_columns(["tokens"])), "not the table of this dataset's documents"),
+        (change_description(lambda description: description["files"].update({"../x": {}})), "x: missing, but"),
+        (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
+        (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256"),
+    ],
+)
+def test_damage_is_found(dataset, capsys, damage, message):
+    damage(dataset)
+    output, error = inspect(capsys, dataset, status=2)
+    assert output == "" and message in error and error.count("\n") == 1
+
+
+def test_inspect_other_directories(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "neither a dataset (dataset.json) nor a model (config.json)" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "absent")]) == 2
+    assert "no such directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "codegeex", "hidden_size": 8}))
+    save_file({"a.weight": np.zeros((2, 3), np.float16)}, folder / "model-1.safetensors")
+    save_file({"b.bias": np.zeros(4, np.float32)}, folder / "model-2.safetensors")
+    weights = {"a.weight": "model-1.safetensors", "b.bias": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    return folder
+
+
+def test_inspect_model(model, capsys):
+    assert main(["inspect", str(model), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["kind"] == "model" and result["parameters"] == 10 and result["config"]["hidden_size"] == 8
+    expected = {"name": "a.weight", "shape": [2, 3], "dtype": "float16", "file": "model-1.safetensors"}
+    assert result["tensors"][0] == expected
+    assert main(["inspect", str(model)]) == 0
+    assert "b.bias  float32  [4]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a safetensors file"),
+        (lambda model: (model / "model-2.safetensors").unlink(), "model-2.safetensors: missing, but"),
+        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "expected a weight_map"),
+        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "model-1.safetensors: missing"),
+        (lambda model: [path.unlink() for path in model.glob("model*")], "not a model directory"),
+        (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
+    ],
+)
+def test_inspect_damaged_model(model, capsys, damage, message):
+    damage(model)
+    assert main(["inspect", str(model)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def mask(change):
+    def damage(directory):
+        path = directory / "train.mask"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (mask(lambda data: data[1:]), "train.mask: "),
+        (mask(lambda data: b"\2" + data[1:]), "train.mask: holds other values than 0 and 1"),
+        (mask(lambda data: b"\1" + data[1:]), "train.mask: its sha256"),
+        (lambda directory: (directory / "train.mask").unlink(), "train.mask: missing"),
+    ],
+)
+def test_a_damaged_mask_is_found(tuned_copy, capsys, damage, message):
+    damage(tuned_copy)
+    assert message in inspect(capsys, tuned_copy, status=2).err
+
+
+@pytest.mark.parametrize("option", [["--document", "0"], ["--sample", "0"], ["--deep"], ["--report"]])
+def test_a_model_has_no_documents(model, capsys, option):
+    assert f"leave out {option[0]}" in inspect(capsys, model, *option, status=2).err

@@ -1,0 +1,560 @@
+"""`ms-codegeex train` as a user runs it: real processes, real data parallelism."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT, VOCABULARY, command, small_run, write_config, write_dataset
+
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.recording import read_log
+
+LONG = 50_000  # steps: minutes, when a test needs a moment
+
+
+def train(tmp_path, values, *arguments, **options):
+    return command("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, **options)
+
+
+def start(tmp_path, values, name="run.yaml"):
+    """The command in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(write_config(tmp_path / name, values))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def processes_of(output):
+    """All processes that name the run directory or something in it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()  # empty for a zombie
+            if any(word == str(output) or word.startswith(f"{output}/") for word in words):
+                found.append(process)
+    return found
+
+
+def workers_of(output):
+    """Processes that work for this run."""
+    return [process for process in processes_of(output) if "ms_codegeex.runs.worker" in process.cmdline()]
+
+
+def wait_until(condition, seconds=600):
+    """Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    """The same run on one and on two workers: the same global batch, masks as unequal as the documents."""
+    root = tmp_path_factory.mktemp("runs")
+    results = {}
+    for devices in (1, 2):
+        values = small_run(dataset, root / f"devices{devices}")
+        values["devices"] = devices
+        values["training"].update(clip_norm=0.5, evaluate_every=4)
+        values["logging"] = {}
+        values["checkpoint"].update(every=4)
+        results[devices] = (train(root, values, "--json"), root / f"devices{devices}")
+    return results
+
+
+def test_two_workers_give_the_losses_of_one(runs):
+    for result, _ in runs.values():
+        assert result.returncode == 0, result.stderr
+    one, two = (read_log(path / "log.jsonl") for _, path in runs.values())
+    assert len(one) == len(two) == 10
+    for key in ("loss", "gradient_norm"):  # the norm shows a wrong gradient scale, which Adam would hide
+        np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=1e-5)
+    assert [r["tokens"] for r in one] == [r["tokens"] for r in two]
+    assert one[3]["validation_loss"] == pytest.approx(two[3]["validation_loss"], rel=1e-5)
+    a, b = (Checkpoint(list_checkpoints(path / "checkpoints")[-1]) for _, path in runs.values())
+    for name in a.names:
+        if "key.bias" not in name:  # its gradient is zero but for rounding, which Adam blows up to full steps
+            np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_masks_of_the_two_workers_are_unequal(dataset):
+    """The comparison above means something only if a mean of the workers' means would differ."""
+    from ms_codegeex.data.datasets.batches import PackedSequences
+
+    data = PackedSequences(dataset, "train", 32, 7)
+    counts = [data.training_batch(2 * i, 2).loss_mask.sum() for i in range(20)]
+    assert any(a != b for a, b in zip(counts[::2], counts[1::2], strict=True))
+
+
+def test_what_a_run_leaves(runs):
+    result, path = runs[2]
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((path / "summary.json").read_text())
+    assert set(summary) >= {
+        "parameters",
+        "validation_loss",
+        "unigram_entropy",
+        "shuffled_context_loss",
+        "steps",
+        "tokens_per_second",
+        "mfu",
+        "devices",
+        "checkpoint",
+        "huggingface",
+        "pytorch",
+        "sample",
+    }
+    assert (summary["steps"], summary["devices"]) == (10, 2)
+    for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log", "logs/worker_1.log"):
+        assert (path / name).is_file(), name
+    assert list((path / "tensorboard").iterdir())
+    assert [p.name for p in list_checkpoints(path / "checkpoints")] == ["step-00000008", "step-00000010"]
+    checkpoint = Checkpoint(path / "checkpoints" / "step-00000010")
+    assert checkpoint.verify() and checkpoint.state["samples"] == 40 and checkpoint.state["rng"] == {"seed": 7}
+    line = read_log(path / "log.jsonl")[-1]
+    assert set(line) >= {
+        "step",
+        "loss",
+        "validation_loss",
+        "learning_rate",
+        "gradient_norm",
+        "loss_scale",
+        "skipped",
+        "tokens",
+        "tokens_per_second",
+        "mfu",
+        "data_wait_percent",
+        "memory_bytes",
+        "eta_seconds",
+    }
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["packages"]["mindspore"]
+
+
+def test_terminal_says_what_happens(runs):
+    text = runs[2][0].stderr
+    for words in ("starting 2 workers", "compiling the training graph", "compiled in", "evaluating", "step 10/10"):
+        assert words in text
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_passed_over(dataset, tmp_path, monkeypatch):
+    """With relative paths throughout, as people type them."""
+    shutil.copytree(dataset, tmp_path / "data")
+    values = small_run("data", "run")
+    values["training"].update(steps=4)
+    values["checkpoint"].update(every=2)
+    values["data"]["validation"] = "data"
+    assert train(tmp_path, values, cwd=tmp_path).returncode == 0
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004" / "rank_00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=5", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "skipped:" in again.stderr and "continuing from step 2" in again.stderr
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["damaged-step-00000004", "step-00000004", "step-00000005"]
+    assert Checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004").verify()
+    assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: workers_of(tmp_path / "run") or job.poll() is not None)
+    second = train(tmp_path, values)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=600)
+    assert second.returncode == 2 and "another job is running" in second.stderr
+
+
+def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
+    _, reference = runs[1]
+    values = small_run(dataset, tmp_path / "again")
+    values["training"].update(clip_norm=0.5, evaluate_every=4, steps=5)
+    assert train(tmp_path, values).returncode == 0
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step 5" in again.stderr
+    log, expected = (read_log(p / "log.jsonl") for p in (tmp_path / "again", reference))
+    assert [(r["step"], r["loss"]) for r in log] == [(r["step"], r["loss"]) for r in expected]
+    a, b = (Checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in (tmp_path / "again", reference))
+    for name in a.names:
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+
+
+def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_until(lambda: read_log(log) or job.poll() is not None)
+    victims = [p for p in workers_of(tmp_path / "run") if p.environ().get("MS_ROLE") == "MS_WORKER"]
+    assert len(victims) == 2
+    rank = victims[1].environ()["RANK_ID"]
+    victims[1].kill()
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 1
+    assert "a worker ended before its work was done" in errors and f"rank {rank} was killed by SIGKILL" in errors
+    # we saw it, not msrun's scheduler by its heartbeat
+    assert "the scheduler says" not in errors and "timed out" not in (tmp_path / "run/logs/scheduler.log").read_text()
+    assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.slow  # until the scheduler misses its heartbeat: a minute
+def test_a_stopped_worker_is_named_with_the_schedulers_line(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: read_log(tmp_path / "run" / "log.jsonl") or job.poll() is not None)
+    (victim,) = [p for p in workers_of(tmp_path / "run") if p.environ().get("MS_ROLE") == "MS_WORKER"][1:]
+    rank = victim.environ()["RANK_ID"]
+    victim.suspend()
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 1
+    assert f"rank {rank} was stopped and did not go on" in errors
+    assert f"the scheduler says: The node: {rank} is timed out" in errors
+    assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: len(workers_of(tmp_path / "run")) >= 2 or job.poll() is not None)
+    job.send_signal(number)
+    job.communicate(timeout=600)
+    assert job.returncode == status
+    wait_until(lambda: not processes_of(tmp_path / "run"))  # msrun's children too
+
+
+@pytest.mark.slow  # four workers on the cores of two: half a minute
+def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
+    jobs = []
+    for name in ("a", "b"):
+        values = small_run(dataset, tmp_path / name)
+        values["devices"] = 2
+        values["training"].update(steps=3)
+        jobs.append(start(tmp_path, values, f"{name}.yaml"))
+    results = [job.communicate(timeout=400) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], results
+    a, b = (read_log(tmp_path / name / "log.jsonl") for name in "ab")
+    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+def mistakes(dataset, tmp_path):
+    other_vocabulary = {"model": {"vocab_size": VOCABULARY - 1}}
+    return {
+        "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
+        "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
+        "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),
+        "devices": ({}, ["--devices", "3"], "training.global_batch: 4 does not divide"),
+        "missing corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "nowhere")], "nowhere"),
+        "empty corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "empty")], "empty"),
+        "no dataset": ({"data": {"train": str(tmp_path / "empty")}}, [], "data.train:"),
+        "too little memory": (
+            {
+                "model": {
+                    "preset": "13b",
+                    "hidden_size": 5120,
+                    "num_layers": 39,
+                    "num_heads": 40,
+                    "intermediate_size": 20480,
+                }
+            },
+            [],
+            "model.preset: 12,586,403,840 parameters",
+        ),
+        "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
+        "output is a file": ({"output": str(tmp_path / "file")}, [], "file cannot be made"),
+        "preset is a number": ({}, ["model.preset=13"], "model.preset: '13' is unknown"),
+        "steps and tokens": ({}, ["training.tokens=10"], "training.tokens: training.steps is given too"),
+        "eos": ({}, ["model.eos_token_id=3"], "model.eos_token_id: 3"),
+        "resume from nothing": ({}, ["--resume", str(tmp_path / "nowhere")], "nowhere"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "unknown key",
+        "wrong type",
+        "heads",
+        "devices",
+        "missing corpus",
+        "empty corpus",
+        "no dataset",
+        "too little memory",
+        "vocabulary",
+        "output is a file",
+        "preset is a number",
+        "steps and tokens",
+        "eos",
+        "resume from nothing",
+    ],
+)
+def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    changes, arguments, message = mistakes(dataset, tmp_path)[case]
+    values = small_run(dataset, tmp_path / "out" / "run")
+    for section, content in changes.items():
+        values[section] = {**values[section], **content} if isinstance(content, dict) else content
+    result = train(tmp_path, values, *arguments)
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists() or not [
+        p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.name.endswith(".lock")
+    ]
+
+
+def test_a_corrupt_index_is_named(dataset, tmp_path):
+    broken = shutil.copytree(dataset, tmp_path / "broken")
+    (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
+    values = small_run(broken, tmp_path / "run")
+    result = train(tmp_path, values)
+    assert result.returncode == 2 and "train.idx" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(runs, dataset, tmp_path):
+    _, path = runs[1]
+    before = sorted(p.name for p in (path / "checkpoints").iterdir())
+    values = small_run(dataset, path)
+    result = train(tmp_path, values)
+    assert result.returncode == 2 and "already holds a run" in result.stderr
+    values["model"]["intermediate_size"] = 48
+    result = train(tmp_path, values, "--resume", "auto")
+    assert result.returncode == 2 and "model.intermediate_size: 48" in result.stderr
+    for override, message in (("seed=8", "seed: 8"), ("data.seq_length=16", "data.seq_length: 16")):
+        result = train(tmp_path, small_run(dataset, path), "--resume", "auto", override)
+        assert result.returncode == 2 and message in result.stderr
+    step = path / "checkpoints" / before[0]
+    result = train(tmp_path, small_run(dataset, path), "--resume", step)
+    assert result.returncode == 2 and f"later than {before[0]}" in result.stderr
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
+
+
+def flip(directory):
+    """One bit of the checkpoint's numbers."""
+    path = directory / "rank_00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def trained(runs, tmp_path):
+    """A copy of the run on one worker: checkpoints at 8 and 10."""
+    return shutil.copytree(runs[1][1], tmp_path / "trained")
+
+
+@pytest.mark.parametrize("verb", ["resume", "generate", "convert", "evaluate"])
+def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_path, verb):
+    step = trained / "checkpoints" / "step-00000010"
+    flip(step)
+    arguments = {
+        "resume": ("train", "--config", trained / "config.yaml", "--resume", step, f"output={tmp_path / 'on'}"),
+        "generate": ("generate", "--model", step, "--prompt", "x"),
+        "convert": ("convert", "--model", step, "--to", "megatron", "--output", tmp_path / "out.pt"),
+        "evaluate": ("evaluate", "perplexity", "--model", step, "--data", dataset, "--output", tmp_path / "out"),
+    }[verb]
+    if verb != "resume":  # what is damaged must be a weight there
+        damage_weight(step)
+    result = command(*arguments)
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not fit" in line]
+    assert len(errors) == 1 and "rank_00000.safetensors: tensor " in errors[0] and "Traceback" not in result.stderr
+    assert not (tmp_path / "on").exists() and not (tmp_path / "out.pt").exists()
+
+
+def damage_weight(step):
+    """Flip a bit of the first weight that is no moment."""
+    from safetensors import safe_open
+
+    path = step / "rank_00000.safetensors"
+    content = bytearray(path.read_bytes())
+    with safe_open(path, "numpy") as opened:
+        name = next(name for name in opened.keys() if not name.startswith("optimizer."))  # noqa: SIM118
+        value = opened.get_tensor(name).tobytes()
+    content[content.index(value)] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=20)
+    values["checkpoint"].update(every=1)
+    assert train(tmp_path, values, "training.steps=6").returncode == 0
+    wild = ["training.schedule.learning_rate=1e18", "--allow-change", "training.schedule"]
+    diverged = train(tmp_path, values, "--resume", "auto", *wild)
+    assert diverged.returncode == 1, diverged.stderr
+    assert "nothing was saved from this step" in diverged.stderr and "Traceback" not in diverged.stderr
+    checkpoints = [Checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    largest = {c.step: max(float(np.abs(c.tensor(name)).max()) for name in c.names) for c in checkpoints}
+    assert largest[6] < 100 and largest[7] > 1e6
+    again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
+    assert again.returncode == 0, again.stderr
+    assert "step-00000007: doubtful, the steps after it were not finite (step 8)" in again.stderr
+    assert "continuing from step 6" in again.stderr
+    listed = json.loads(command("checkpoint", "list", tmp_path / "run", "--json").stdout)["checkpoints"]
+    assert [(report["step"], report["outcome"]) for report in listed] == [(9, "good"), (10, "good")]
+    assert (tmp_path / "run" / "checkpoints" / "doubtful-step-00000007").is_dir()
+
+
+def test_the_lock_comes_before_the_choice_of_a_checkpoint(trained, dataset, tmp_path):
+    """A second launcher must not touch the checkpoints of a running job, even damaged ones."""
+    flip(trained / "checkpoints" / "step-00000010")
+    before = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    with open(trained / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = train(tmp_path, small_run(dataset, trained), "--resume", "auto")
+    assert result.returncode == 2 and "another job is running" in result.stderr and "skipped" not in result.stderr
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == before
+
+
+def test_resuming_from_elsewhere_leaves_the_runs_own_checkpoints(trained, dataset, tmp_path):
+    shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "best")
+    shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "a-good-one")
+    values = small_run(dataset, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    values["checkpoint"]["keep"] = 9
+    for place in ("best", "a-good-one"):
+        result = train(tmp_path, values, "--resume", tmp_path / place)
+        assert result.returncode == 0, result.stderr
+        assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
+
+
+def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
+    checkpoints = trained / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000099")
+    values = small_run(dataset, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    result = train(tmp_path, values, "--resume", "auto", "training.steps=11")
+    assert result.returncode == 0, result.stderr
+    assert "step-00000099: holds step 8, not the step of its name" in result.stderr
+    assert "continuing from step 10" in result.stderr
+
+
+def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path):
+    moved = shutil.copytree(dataset, tmp_path / "moved")
+    values = small_run(moved, trained)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    refused = train(tmp_path, values, "--resume", "auto", "training.steps=11", "training.dropout=0.5")
+    assert refused.returncode == 2
+    assert "training.dropout: 0.5, but" in refused.stderr and "--allow-change training.dropout" in refused.stderr
+    arguments = ("training.dropout=0.5", "--allow-change", "training.dropout", "training.steps=11", "logging.every=2")
+    accepted = train(tmp_path, values, "--resume", "auto", *arguments)
+    assert accepted.returncode == 0, accepted.stderr
+    assert "changed since step-00000010: training.dropout from 0.0 to 0.5" in accepted.stderr
+    events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events] == [0, 10]
+    changed = {change["key"]: (change["before"], change["now"]) for change in events[1]["changed"]}
+    assert changed["logging.every"] == (1, 2) and changed["training.steps"] == (10, 11)
+    assert {key for key in changed if key.startswith("training.")} == {"training.dropout", "training.steps"}
+    assert changed["training.dropout"] == (0.0, 0.5)
+    write_dataset(moved, seed=5)
+    other = train(tmp_path, values, "--resume", "auto", "training.steps=12", "training.dropout=0.5")
+    assert other.returncode == 2 and "data.train:" in other.stderr and "--allow-change data.train" in other.stderr
+    wrong = train(tmp_path, values, "--resume", "auto", "--allow-change", "training.droput")
+    assert wrong.returncode == 2 and "did you mean training.dropout?" in wrong.stderr
+
+
+def test_tokens_are_those_trained_on_whatever_the_batch(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=None, tokens=500)
+    assert train(tmp_path, values).returncode == 0
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert log[-1]["tokens"] >= 500 > log[-2]["tokens"]
+    again = train(tmp_path, values, "--resume", "auto")
+    assert "nothing left to train" in again.stderr
+    arguments = ("training.tokens=1500", "training.global_batch=8", "--allow-change", "training.global_batch")
+    assert train(tmp_path, values, "--resume", "auto", *arguments).returncode == 0
+    longer = read_log(tmp_path / "run" / "log.jsonl")
+    assert longer[: len(log)] == log and longer[-1]["tokens"] >= 1500 > longer[-2]["tokens"]
+
+
+def test_an_output_on_a_read_only_disk_is_one_line(tmp_path, dataset):
+    """/proc refuses every file, also to root."""
+    result = train(tmp_path, small_run(dataset, "/proc/self"))
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]) == 1
+
+
+MOUNTED = """
+import ctypes, os, sys
+
+libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments):
+        sys.exit(f"mount: {name}: {os.strerror(ctypes.get_errno())}")
+
+call("unshare", 0x10000000 | 0x00020000)  # CLONE_NEWUSER | CLONE_NEWNS
+for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    with open(f"/proc/self/{file}", "w") as stream:
+        stream.write(text)
+call("mount", b"none", sys.argv[1].encode(), b"tmpfs", 0, b"size=16m")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
+    """On a file system of 16 MiB of its own, that is filled while the run goes on and emptied again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    values = small_run(dataset, run)
+    values["training"].update(steps=LONG)
+    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(tmp_path / "run.yaml", values)]
+    job = subprocess.Popen(
+        [sys.executable, "-c", MOUNTED, str(run), *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    inside = Path(f"/proc/{job.pid}/root{run}")
+    try:
+        wait_until(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
+        if job.poll() is not None and "mount" in (text := job.stderr.read()):
+            pytest.skip(f"this machine refuses a file system of one's own: {text.strip()}")
+        with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        lines = []
+        while "is full; the log waits for room" not in (line := job.stderr.readline()):
+            lines.append(line)
+            assert line, lines
+        files = inside / "log.jsonl", inside / "logs" / "progress.jsonl"
+        wait_until(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
+        filled = len(read_log(inside / "log.jsonl"))
+        (inside / "filler").unlink()
+        wait_until(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
+        steps = [line["step"] for line in read_log(inside / "log.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+    finally:
+        job.send_signal(signal.SIGTERM)
+        _, rest = job.communicate(timeout=60)
+    assert "log.jsonl: could not be written (No space left on device)" in rest and "Traceback" not in rest

@@ -1,0 +1,272 @@
+import gzip
+import io
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.data.corpus import archives
+from ms_codegeex.data.corpus.archives import (
+    Broken,
+    Part,
+    Returning,
+    archive_kind,
+    line_parts,
+    read_lines,
+    read_rows,
+    row_parts,
+)
+
+WHOLE = Part(None, 0, 0)
+MUCH = 1 << 30
+
+
+def lines_of(path, limit=MUCH, part=WHOLE):
+    return list(read_lines(path, part, limit))
+
+
+def lines_of_parts(path, parts, limit=MUCH):
+    """The lines of all parts, each counted on from the parts before."""
+    found, before = [], 0
+    for part in parts:
+        lines = Returning(read_lines(path, part, limit))
+        found += [(before + number, line) for number, line in lines]
+        before += lines.value
+    return found
+
+
+def expected(data):
+    return [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+
+
+def zst(data):
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+def test_kinds():
+    names = ["a.jsonl", "a.JSONL.GZ", "a.jsonl.zst", "a.json.gz", "a.parquet", "a.json", "a.gz", "jsonl", "a.jsonl.bz2"]
+    assert [archive_kind(name) for name in names] == ["jsonl"] * 4 + ["parquet"] + [None] * 4
+
+
+@given(st.lists(st.sampled_from([b"\n", b"a", b"bc" * 9, b" ", b"\r"])).map(b"".join), st.integers(1, 40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_parts_have_every_line_once(tmp_path, data, part_bytes):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(data)
+    parts = line_parts(path, len(data), part_bytes)
+    assert lines_of_parts(path, parts) == expected(data)
+    assert sum(part.bytes for part in parts) == len(data)
+    assert all(part.bytes <= part_bytes for part in parts)
+
+
+def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkeypatch):
+    """The others see at their own end that nothing starts in them; reading on would cost parts times the line."""
+    path, read = tmp_path / "x.jsonl", []
+    path.write_bytes(b"a\n" + b"b" * 5000 + b"\nc\n")
+    parts = line_parts(path, path.stat().st_size, 100)
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            read.append(len(data))
+            return data
+
+    monkeypatch.setattr(archives, "open", lambda name, mode: Counting(name), raising=False)
+    assert [(number, len(line)) for number, line in lines_of_parts(path, parts)] == [(1, 1), (2, 5000), (3, 1)]
+    assert sum(read) < 3 * path.stat().st_size
+
+
+def test_packed_files_are_one_part(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(b"\n" * 100)
+    assert line_parts(path, 100, 10) == [Part(None, 0, 100)]
+
+
+def test_a_file_that_became_shorter(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"ab\n" * 3)
+    parts = line_parts(path, 1000, 4)
+    assert lines_of_parts(path, parts) == expected(b"ab\n" * 3)
+
+
+DATA = b"".join(b'{"number": %d}\n' % number for number in range(60_000)) + b"\n\nlast"
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+PACKED = {
+    "one.jsonl.gz": gzip.compress(DATA),
+    "several.json.gz": gzip.compress(DATA[:50_001]) + gzip.compress(b"") + gzip.compress(DATA[50_001:]),
+    "padded.jsonl.gz": gzip.compress(DATA) + b"\0" * 9000,
+    "one.jsonl.zst": zst(DATA),
+    "several.jsonl.zst": SKIPPABLE + zst(DATA[:50_001]) + zst(b"") + SKIPPABLE + zst(DATA[50_001:]) + SKIPPABLE,
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed(tmp_path, name):
+    (tmp_path / name).write_bytes(PACKED[name])
+    assert lines_of(tmp_path / name) == expected(DATA)
+
+
+@pytest.mark.parametrize("name", ["one.jsonl.gz", "one.jsonl.zst"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 1.0])
+def test_truncated(tmp_path, name, kept):
+    """Everything before the cut is there; half a line is not taken for a whole one."""
+    path, size = tmp_path / name, len(PACKED[name])
+    path.write_bytes(PACKED[name][: max(3, min(int(kept * size), size - 1))])
+    *sound, (number, broken) = lines_of(path)
+    assert (
+        broken.reason == "truncated archive"
+        and sound == expected(DATA)[: len(sound)]
+        and number == len(sound) + 1 + (2 if kept == 1 else 0)
+    )
+    if kept >= 0.3:  # a block of zstd is 128 KiB of text, and half a block is none
+        assert sum(len(line) + 1 for _, line in sound) > 0.75 * kept * len(DATA) - (1 << 17)
+
+
+@pytest.mark.parametrize("name", ["one.jsonl.gz", "one.jsonl.zst"])
+def test_damaged(tmp_path, name):
+    path, data = tmp_path / name, bytearray(PACKED[name])
+    data[-30] ^= 0xFF  # found out by the checksum at the end, or before
+    path.write_bytes(data)
+    *sound, (_, broken) = lines_of(path)
+    assert broken.reason == "damaged archive" and broken.detail and "\n" not in broken.detail
+    assert sound == expected(DATA)[: len(sound)] and len(sound) > 30_000
+    path.write_bytes(b"no archive at all")
+    [(number, broken)] = lines_of(path)
+    assert (number, broken.reason) == (1, "damaged archive")
+
+
+def test_unreadable(tmp_path):
+    assert lines_of(tmp_path / "absent.jsonl") == [(1, Broken("unreadable", "No such file or directory"))]
+    assert lines_of(tmp_path) == [(1, Broken("unreadable", "Is a directory"))]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_long_lines(tmp_path, ending, end):
+    path, pack = tmp_path / f"x.{ending}", {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zst}[ending]
+    path.write_bytes(pack(b"a" * 100 + b"\n" + b"b" * 101 + b"\n" + b"c" * 5_000_000 + b"\nd\n" + b"e" * 101 + end))
+    found = lines_of(path, limit=100)
+    assert [number for number, _ in found] == [1, 2, 3, 4, 5] and found[0][1] == b"a" * 100 and found[3][1] == b"d"
+    sizes = [(item.reason, item.bytes, item.head[:1]) for _, item in found if isinstance(item, Broken)]
+    assert sizes == [("too large", 101, b"b"), ("too large", 5_000_000, b"c"), ("too large", 101, b"e")]
+    assert all(len(item.head) <= 1000 for _, item in found if isinstance(item, Broken))
+
+
+def measured(path, limit):
+    tracemalloc.start()
+    found = lines_of(path, limit)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return found, peak
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_a_long_line_is_not_held(tmp_path, ending):
+    path, pack = tmp_path / f"x.{ending}", {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zst}[ending]
+    path.write_bytes(pack(b"x" * 120_000_000 + b"\ny"))
+    found, peak = measured(path, 1_000_000)
+    assert [(number, getattr(line, "bytes", line)) for number, line in found] == [(1, 120_000_000), (2, b"y")]
+    assert peak < 40_000_000
+
+
+@pytest.mark.slow  # writes a file of 1 GB, though a sparse one, and reads it
+def test_a_line_of_a_gigabyte(tmp_path):
+    path = tmp_path / "x.jsonl"
+    with open(path, "wb") as stream:
+        stream.truncate(1 << 30)
+        stream.seek(1 << 30)
+        stream.write(b"\nlast\n")
+    parts = line_parts(path, path.stat().st_size)
+    found = lines_of_parts(path, parts, 64 << 20)
+    assert [(number, getattr(line, "bytes", line)) for number, line in found] == [(1, 1 << 30), (2, b"last")]
+    assert measured(path, 1 << 20)[1] < 8 << 20
+
+
+def table(rows):
+    return pa.table(
+        {
+            "text": [f"text {row}" for row in range(rows)],
+            "words": pa.array(["é" if row % 2 else None for row in range(rows)]).dictionary_encode(),
+            "raw": pa.array([b"\xff%d" % row for row in range(rows)], pa.large_binary()),
+            "list": [["a", "b"][: row % 3] for row in range(rows)],
+            "large": pa.array([f"l{row}" for row in range(rows)], pa.large_string()),
+        }
+    )
+
+
+def rows_of(path, names, part=WHOLE, **options):
+    return list(read_rows(path, part, lambda present: [name for name in present if name in names], **options))
+
+
+def test_rows(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(table(1000), path, row_group_size=70)
+    parts = row_parts(path, 2000)
+    assert len(parts) > 3 and parts[0].first == 0 and sum(part.bytes for part in parts) <= path.stat().st_size
+    found = [row for part in parts for row in rows_of(path, ("text", "words", "raw", "list", "large"), part)]
+    assert found == [
+        (
+            row,
+            (b"text %d" % row, "é".encode() if row % 2 else None, b"\xff%d" % row, ["a", "b"][: row % 3], b"l%d" % row),
+        )
+        for row in range(1000)
+    ]
+    assert rows_of(path, ("large", "text"), batch_rows=7) == [
+        (row, (b"text %d" % row, b"l%d" % row)) for row in range(1000)
+    ]
+    assert rows_of(path, ()) == [(row, ()) for row in range(1000)]
+    assert row_parts(path, MUCH) == [Part((0, 15), 0, sum(part.bytes for part in parts))]
+
+
+def test_only_the_chosen_columns_are_read(tmp_path):
+    """The other column's pages are overwritten: whoever reads them notices."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(table(500), path, compression="none", use_dictionary=False, write_page_checksum=True)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + 100 : chunk.data_page_offset + 200] = b"\xff" * 100
+    path.write_bytes(data)
+    assert rows_of(path, ("large",)) == [(row, (b"l%d" % row,)) for row in range(500)]
+    [(number, broken)] = rows_of(path, ("text",))
+    assert (number, broken.reason) == (0, "damaged archive") and "\n" not in broken.detail
+
+
+def test_rows_before_and_behind_the_damage(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        table(300), path, row_group_size=100, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"text 150", chunk.data_page_offset)
+    data[place] ^= 1  # only the checksum tells
+    path.write_bytes(data)
+    found = rows_of(path, ("text",), batch_rows=256)
+    number, broken = found.pop(100)
+    assert found == [(row, (b"text %d" % row,)) for row in (*range(100), *range(200, 300))]
+    assert (number, broken.reason) == (100, "damaged archive") and broken.detail.startswith("100 rows from here on")
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all", None])
+def test_no_parquet(tmp_path, data):
+    path = tmp_path / "x.parquet"
+    pq.write_table(table(10), path)
+    path.write_bytes(path.read_bytes()[:-20] if data is None else data)
+    assert row_parts(path).reason == "damaged archive"
+    [(number, broken)] = rows_of(path, ("text",))
+    assert (number, broken.reason) == (0, "damaged archive")
+
+
+def test_a_parquet_file_that_is_gone(tmp_path):
+    assert row_parts(tmp_path / "x.parquet") == Broken("unreadable", "No such file or directory")
+    assert rows_of(tmp_path / "x.parquet", ()) == [(0, Broken("unreadable", "No such file or directory"))]
+
+
+def test_a_file_without_rows(tmp_path):
+    pq.write_table(table(0), tmp_path / "x.parquet")
+    parts = row_parts(tmp_path / "x.parquet")
+    assert [row for part in parts for row in rows_of(tmp_path / "x.parquet", ("text",), part)] == []

@@ -1,0 +1,194 @@
+import hashlib
+import os
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.data.corpus import shards as module
+from ms_codegeex.data.corpus.reading import Document, Reading, Rejected, Unit
+from ms_codegeex.data.corpus.shards import (
+    Job,
+    is_sound,
+    lines_before,
+    make_shard,
+    read_meta,
+    read_shard,
+    shard_name,
+    token_dtype,
+)
+from ms_codegeex.data.corpus.workspace import open_workspace, remove, sweep, work_path
+from ms_codegeex.data.tokenizer import load_tokenizer
+
+UNIT = Unit("unit", 100, "jsonl", stamp=(1, 2))
+JOB = Job(Reading(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
+ITEMS = [
+    Document("a.py", "naïve = '😀'\r\n".encode(), "Python", "package"),
+    Rejected("b:1", "invalid JSON", 12, "at column 3", problem=True, excerpt="{"),
+    Document("ünï.c", b"int main;\n", "C", "ünï.c", (("secrets", 2),)),
+    Document("empty words", b"()\n", "", "package"),
+    Rejected("b:2", "long lines", 500),
+    Rejected("b:3", "invalid JSON", 13, problem=True),
+]
+
+
+HASH = hashlib.sha256(ITEMS[0].data).digest()
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A shard of `ITEMS`."""
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: iter(ITEMS))
+    make_shard(JOB, (UNIT, tmp_path / "shard"))
+    return tmp_path / "shard"
+
+
+def test_a_shard_holds_what_was_read(made):
+    shard, tokenizer = read_shard(made), load_tokenizer("codegeex")
+    documents = [item for item in ITEMS if isinstance(item, Document)]
+    columns = shard.columns
+    assert columns["source"].tobytes().decode() == "a.pyünï.cempty words"
+    assert np.split(columns["source"], columns["source_end"])[1].tobytes().decode() == "ünï.c"
+    assert [shard.languages[code] for code in columns["language"]] == ["Python", "C", ""]
+    assert columns["group"].tolist() == [0, -1, 0] and shard.groups == ["package"]
+    assert columns["bytes"].tolist() == [len(item.data) for item in documents]
+    assert [row.tobytes() for row in columns["sha256"]] == [hashlib.sha256(item.data).digest() for item in documents]
+    assert columns["redacted"].tolist() == [[0, 0], [0, 2], [0, 0]]
+    assert columns["signed"].tolist() == [True, True, False] and columns["signature"].shape == (3, 128)
+    ids = np.split(np.fromfile(shard.ids_path, "<u2"), np.cumsum(columns["tokens"]))
+    tags = ["# language: Python\n", "// language: C\n", ""]
+    for row, (tag, item) in enumerate(zip(tags, documents, strict=True)):
+        assert ids[row].tolist() == [*tokenizer.encode(tag + item.data.decode()), 50256]
+    assert shard.tally.first == ("b:1", "invalid JSON (at column 3)")
+    assert shard.tally.problems["invalid JSON"]["bytes"] == 25 and shard.tally.dropped.keys() == {"long lines"}
+    assert shard.tally.to_json() == read_meta(made)["tally"]
+
+
+def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):
+    def part(start, lines):
+        yield Document("l/x.jsonl:1", b"a = 1\n", "Python", "l/x.jsonl:1")
+        yield Rejected(f"l/x.jsonl:{lines}", "invalid JSON", 1, problem=True)
+        return lines
+
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: part(*unit.part))
+    spans = [None, (0, 3), (7, 5), (8, 2), None, (0, 4), (9, 9)]
+    units = [Unit(str(n), 1, "jsonl", part=span or (0, 1)) for n, span in enumerate(spans)]
+    units = [replace(unit, part=None) if span is None else unit for unit, span in zip(units, spans, strict=True)]
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: part(*(unit.part or (0, 1))))
+    paths = [tmp_path / unit.name for unit in units]
+    for task in zip(units, paths, strict=True):
+        make_shard(JOB, task)
+    before = list(lines_before(units, paths))
+    assert before == [0, 0, 3, 8, 0, 0, 4]
+    shard = read_shard(paths[3]).moved(before[3])
+    assert shard.columns["source"].tobytes() == b"l/x.jsonl:9" and shard.columns["source_end"].tolist() == [11]
+    assert shard.tally.first[0] == shard.tally.problems["invalid JSON"]["examples"][0]["source"] == "l/x.jsonl:10"
+
+
+def test_nothing_but_the_shard_is_left(made):
+    assert {path.name for path in made.parent.iterdir()} == {"shard.bin", "shard.npz"}
+
+
+def test_a_sound_shard_is_left_alone(made, monkeypatch):
+    monkeypatch.setattr(module, "read_unit", None)
+    before = [made.with_suffix(ending).stat().st_mtime_ns for ending in (".bin", ".npz")]
+    make_shard(JOB, (UNIT, made))
+    assert [made.with_suffix(ending).stat().st_mtime_ns for ending in (".bin", ".npz")] == before
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".npz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: flip(path, max(path.read_bytes().find(HASH), 20)),
+    ],
+)
+def test_a_damaged_shard_is_made_again(made, ending, damage):
+    whole = [made.with_suffix(ending).read_bytes() for ending in (".bin", ".npz")]
+    assert is_sound(made)
+    damage(made.with_suffix(ending))
+    assert not is_sound(made)
+    make_shard(JOB, (UNIT, made))
+    assert [made.with_suffix(ending).read_bytes() for ending in (".bin", ".npz")] == whole and is_sound(made)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 64))
+def test_ids_are_written_in_pieces_of_any_size(tmp_path_factory, sizes, buffer):
+    path = tmp_path_factory.mktemp("tokens") / "ids"
+    expected = []
+    with open(path, "wb") as stream:
+        tokens = module._Tokens(stream, np.dtype("<i4"), 7)
+        tokens._buffer = np.empty(buffer, "<i4")
+        for number, size in enumerate(sizes):
+            ids = np.arange(size, dtype=np.uint32) + 1000 * number
+            assert tokens.add(ids) == size + 1
+            expected += [*ids.tolist(), 7]
+        tokens.flush()
+    assert np.fromfile(path, "<i4").tolist() == expected
+
+
+def test_names_tell_requests_and_states_apart():
+    units = [UNIT, Unit("unit", 100, "jsonl", stamp=(1, 3)), Unit("other", 100, "jsonl", stamp=(1, 2))]
+    names = {shard_name(key, unit) for key in ("a", "b") for unit in units}
+    assert len(names) == 6 and all(name.isalnum() for name in names)
+    assert shard_name("a", Unit("unit", 100, "jsonl", stamp=(1, 2))) in names
+
+
+def test_the_type_of_ids():
+    assert [token_dtype(size).name for size in (50400, 65536, 65537)] == ["uint16", "uint16", "int32"]
+
+
+class TestWorkspace:
+    def test_one_at_a_time(self, tmp_path):
+        """Threads stand for processes: the lock belongs to the open directory. A directory that was removed meanwhile
+        is not worked in."""
+        order, waiting = [], threading.Event()
+
+        def second():
+            with open_workspace(tmp_path / "out", waiting.set) as work:
+                order.append("second")
+                assert work.is_dir()
+                (work / "file").write_text("")
+
+        with open_workspace(tmp_path / "out", lambda: order.append("never")) as work:
+            thread = threading.Thread(target=second)
+            thread.start()
+            assert waiting.wait(20)
+            order.append("first")
+            remove(work)
+        thread.join(20)
+        assert order == ["first", "second"] and (work / "file").exists()
+
+    def test_what_is_finished_stays(self, tmp_path):
+        with pytest.raises(ValueError), open_workspace(tmp_path / "out", list) as work:
+            (work / "finished").write_text("")
+            (work / "half.tmp").write_text("")
+            sweep(work, {"finished"})
+            raise ValueError
+        assert work == tmp_path / ".out.work" and [path.name for path in work.iterdir()] == ["finished"]
+
+    def test_an_empty_one_goes(self, tmp_path):
+        with pytest.raises(ValueError), open_workspace(tmp_path / "out", list):
+            raise ValueError
+        assert not list(tmp_path.iterdir())
+
+    def test_a_relative_output(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert work_path(module.Path("out")) == tmp_path / ".out.work"
+        with open_workspace(module.Path("out"), list):
+            assert os.listdir(tmp_path) == [".out.work"]

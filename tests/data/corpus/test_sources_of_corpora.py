@@ -1,0 +1,238 @@
+import os
+import random
+import socket
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.data.corpus.sources import (
+    Root,
+    choose_validation,
+    default_roots,
+    sample,
+    search,
+    user_roots,
+)
+from ms_codegeex.errors import UserError
+
+ALL = ("Python", "C", "C++", "Shell")
+GOOD = b"def function(argument):\n    return argument\n"
+
+
+def put(path, data=GOOD):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def identities(roots, languages=ALL):
+    return [file.identity for file in search(roots, languages).sources]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "project"
+    for name in ("top.py", "b/two.py", "b/deep/three.py", "a/one.c", "a/notes.txt", ".git/x.py", "a/__pycache__/x.py"):
+        put(root / name)
+    put(root / "run", b"#!/bin/sh\nls\n")
+    return root
+
+
+def test_search(tree):
+    found = search(user_roots([tree]), ALL)
+    files = found.sources
+    assert [(file.identity, file.package, file.language) for file in files] == [
+        ("project/a/one.c", "project/a", "C"),
+        ("project/b/deep/three.py", "project/b", "Python"),
+        ("project/b/two.py", "project/b", "Python"),
+        ("project/run", "project", "Shell"),
+        ("project/top.py", "project", "Python"),
+    ]
+    assert found.skipped == [] and files[0].size == len(GOOD)
+    assert identities(user_roots([tree]), ["C"]) == ["project/a/one.c"]
+
+
+def test_listing_order_does_not_matter(tree, monkeypatch):
+    expected, scandir = identities(user_roots([tree])), os.scandir
+
+    class Shuffled:
+        def __init__(self, path):
+            with scandir(path) as entries:
+                self.entries = random.Random(5).sample(found := list(entries), len(found))
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    assert identities(user_roots([tree])) == expected
+
+
+def test_links_and_special_files_are_told(tree):
+    (tree / "loop").symlink_to(tree)
+    (tree / "b/up").symlink_to("..")
+    (tree / "link.py").symlink_to(tree / "top.py")
+    (tree / "self.py").symlink_to("self.py")
+    (tree / "nowhere.jsonl").symlink_to("absent")
+    (tree / "notes.txt").symlink_to(tree / "top.py")  # nothing that would have been read
+    os.mkfifo(tree / "pipe.py")
+    os.mkfifo(tree / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        short = Path(os.path.relpath(tree / "socket.gz"))  # the name of a socket may have 108 bytes
+        server.bind(str(min(short, tree / "socket.gz", key=lambda path: len(str(path)))))
+    (tree / "socket.gz").rename(tree / "socket.jsonl.gz")
+    found = search(user_roots([tree]), ALL)
+    assert len(found.sources) == 5 and not found.archives
+    assert found.skipped == [
+        ("project/b/up", "symbolic link"),
+        ("project/link.py", "symbolic link"),
+        ("project/loop", "symbolic link"),
+        ("project/nowhere.jsonl", "symbolic link"),
+        ("project/pipe.py", "not a regular file"),
+        ("project/self.py", "symbolic link"),
+        ("project/socket.jsonl.gz", "not a regular file"),
+    ]
+
+
+def test_a_directory_called_like_a_source(tmp_path):
+    put(tmp_path / "x/a.py/b.py")
+    put(tmp_path / "x/c.jsonl/d.jsonl.zst")
+    found = search(user_roots([tmp_path / "x"]), ALL)
+    assert [file.identity for file in found.sources + found.archives] == ["x/a.py/b.py", "x/c.jsonl/d.jsonl.zst"]
+    assert found.skipped == []
+
+
+def test_archives(tmp_path):
+    names = ("a.jsonl", "b.jsonl.gz", "c.JSONL.zst", "d.json.gz", "e/f.parquet", "g.json", "h.py.gz", "i.gz", "jsonl")
+    for name in names:
+        put(tmp_path / "x" / name)
+    found = search(user_roots([tmp_path / "x"]), ALL)
+    assert [file.identity for file in found.archives] == [f"x/{name}" for name in sorted(names[:5])]
+    assert found.sources == [] and found.archives[0].size == len(GOOD)
+    assert found.archives[0].modified == (tmp_path / "x/a.jsonl").stat().st_mtime_ns
+    assert search([Root(tmp_path / "x", "x", installed=True)], ALL).archives == []
+    assert [file.identity for file in search(user_roots([tmp_path / "x/a.jsonl"]), ALL).archives] == ["x/a.jsonl"]
+
+
+def test_all_text(tmp_path):
+    for name in ("a.py", "b.java", "c.md", "d", "e.jsonl", ".hidden"):
+        put(tmp_path / "x" / name)
+    for languages, taken in {
+        ("Python",): {"a.py": "Python", "c.md": "", "d": "", ".hidden": ""},
+        ("Python", "Markdown"): {"a.py": "Python", "c.md": "Markdown", "d": "", ".hidden": ""},
+    }.items():
+        found = search(user_roots([tmp_path / "x"]), languages, all_text=True)
+        assert {file.identity[2:]: file.language for file in found.sources} == taken
+        assert search(user_roots([tmp_path / "x"]), ["Python"]).sources == found.sources[1:2]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(tree):
+    (tree / "b/deep").chmod(0)
+    (tree / "run").chmod(0)  # has no ending, so its first line would decide
+    try:
+        found = search(user_roots([tree]), ALL)
+    finally:
+        (tree / "b/deep").chmod(0o755)
+    assert found.skipped == [("project/b/deep", "unreadable"), ("project/run", "unreadable")]
+    assert len(found.sources) == 3
+
+
+def test_what_disappears_meanwhile(tree, monkeypatch):
+    scandir = os.scandir
+
+    def vanishing(folder):
+        if Path(folder).name == "deep":
+            raise FileNotFoundError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    found = search(user_roots([tree]), ALL)
+    assert found.skipped == [("project/b/deep", "unreadable")] and len(found.sources) == 4
+
+
+def test_a_file_counts_once(tree):
+    assert identities(user_roots([tree, tree / "b", tree / "top.py"])) == identities(user_roots([tree]))
+
+
+def test_single_files_and_equal_names(tmp_path):
+    one, two = put(tmp_path / "x/src/a.py"), put(tmp_path / "y/src/a.py")
+    assert identities(user_roots([one, two])) == ["src-2/a.py", "src/a.py"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    folder = os.fsencode(tmp_path)
+    try:
+        with open(folder + b"/\xff.py", "wb") as stream:
+            stream.write(GOOD)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    [file] = search(user_roots([tmp_path]), ALL).sources
+    assert file.identity.endswith("/\ufffd.py") and file.path.read_bytes() == GOOD
+    file.identity.encode()
+
+
+def test_missing_input(tmp_path):
+    with pytest.raises(UserError, match="absent: no such file or directory"):
+        user_roots([tmp_path / "absent"])
+
+
+def test_default_roots_are_the_interpreters_libraries(monkeypatch, tmp_path):
+    roots = {root.label: root for root in default_roots()}
+    assert roots["stdlib"].path == Path(sysconfig.get_path("stdlib")).resolve()
+    assert roots["site-packages"].path == Path(sysconfig.get_path("purelib")).resolve()
+    library = tmp_path / "python3"
+    for name in ("json/decoder.py", "abc.py", "site-packages/numpy/core.py", "site-packages/six.py"):
+        put(library / name)
+    places = [Root(library, "stdlib", True), Root(library / "site-packages", "site-packages", True)]
+    files = search(places, ALL).sources
+    assert {file.identity: file.package for file in files} == {
+        "stdlib/json/decoder.py": "stdlib/json",
+        "stdlib/abc.py": "stdlib/abc",
+        "site-packages/numpy/core.py": "site-packages/numpy",
+        "site-packages/six.py": "site-packages/six",
+    }
+
+
+def test_sample(tmp_path):
+    for number in range(40):
+        put(tmp_path / f"p{number % 5}/m{number}.py", b"#" * 100)
+    files = search(user_roots([tmp_path]), ALL).sources
+    chosen = sample(files, 1050, seed=1)
+    assert len(chosen) == 10 and chosen == [file for file in files if file in chosen]
+    assert sample(files[::-1], 1050, seed=1) == chosen[::-1]
+    assert set(sample(files, 2000, seed=1)) > set(chosen)
+    assert sample(files, 1050, seed=2) != chosen and sample(files, 10**6, seed=1) == files
+
+
+class TestValidation:
+    many = {f"p{number}": 1000 + number for number in range(200)} | {"huge": 400_000}
+
+    def test_several_small_packages_about_the_share(self):
+        chosen = choose_validation(self.many, 0.05, seed=0)
+        share = sum(self.many[name] for name in chosen) / sum(self.many.values())
+        assert len(chosen) >= 3 and "huge" not in chosen and 0.04 < share < 0.07
+        assert choose_validation(dict(reversed(self.many.items())), 0.05, seed=0) == chosen
+        assert choose_validation(self.many, 0.05, seed=1) != chosen
+
+    def test_small_packages_come_before_middling_ones(self):
+        sizes = self.many | {f"middling{number}": 40_000 for number in range(5)}
+        for seed in range(10):
+            chosen = choose_validation(sizes, 0.05, seed)
+            assert len(chosen) >= 3 and max(sizes[name] for name in chosen) <= 0.05 * sum(sizes.values()) / 3
+
+    @pytest.mark.parametrize(
+        "sizes", [{"a": 100, "b": 100}, {"a": 10**6, "b": 10**6, "c": 10**6}, {"a": 1, "b": 10**9}]
+    )
+    def test_both_sides_get_something(self, sizes):
+        for seed in range(5):
+            assert 0 < len(choose_validation(sizes, 0.05, seed)) < len(sizes)
+
+    def test_the_largest_only_if_there_is_no_other_way(self):
+        assert choose_validation({"a": 900, "b": 100}, 0.05, seed=0) == {"b"}
+
+    def test_no_validation(self):
+        assert choose_validation(self.many, 0.0, seed=0) == set()

@@ -1,0 +1,115 @@
+"""`gigatoken` against our own tokenizers, id for id."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizer_files import write_chatglm
+
+from ms_codegeex.data.tokenizer import fast as module
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.fast import Encoder
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = ("codegeex", "codegen-multi", "codegen-nl")
+SPECIAL = ["<|endoftext|>", "<|extratoken_12|>", "<|extratoken_1|>", "<|extratoken_", "<|", "|>"]
+PIECES = (
+    st.text(max_size=6)
+    | st.integers(0, 200).map(" ".__mul__)
+    | st.integers(0, 40).map("\t".__mul__)
+    | st.sampled_from(
+        [*SPECIAL, "\r\n", "\n", "\n\n", "it's", "'ll", "'S", "\u0120", "\u0109", "\ufeff", "\u2028", "\x85"]
+    )
+    | st.characters(min_codepoint=0x10000, exclude_categories=("Cs",))
+    | st.characters(min_codepoint=1, max_codepoint=31)
+    | st.sampled_from(["def name(argument):", "x = 10_000", "é", "ﬁ", "你好", "👩‍💻", "İ", "ß", "٣", "a\u0301"])
+)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request):
+    tokenizer = load_tokenizer(request.param)
+    return tokenizer, Encoder(tokenizer)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=12).map("".join))
+@example("")
+@example(" ")
+@example("a" * 5000)
+@example(" " * 5000 + "a" + "\t" * 500)
+@example("<|endoftext|>")
+@example("x<|endoftext|>  <|extratoken_12|>y")
+@example("".join(chr(code) for code in range(1, 0x300)))
+@example("".join(chr(0x1000 * code + 1) for code in range(0x110) if not 0xD <= code <= 0xF))
+def test_the_same_ids(pair, text):
+    tokenizer, encoder = pair
+    assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
+
+
+def test_the_library_does_the_work(pair, monkeypatch):
+    tokenizer, encoder = pair
+    assert encoder.is_fast
+    monkeypatch.setattr(type(tokenizer), "encode", None)
+    assert encoder.encode(b"def f(x):\n        return x\n").size > 5
+    for text in ("<|endoftext|>", "<|extratoken_12|>"):
+        with pytest.raises(TypeError):
+            encoder.encode(text.encode())  # left to ours
+
+
+def sources(count):
+    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")) + sorted(
+        Path(sysconfig.get_paths()["stdlib"]).glob("*/*.py")
+    )
+    return paths[:: max(len(paths) // count, 1)][:count]
+
+
+def test_the_same_ids_on_source_files(pair):
+    tokenizer, encoder = pair
+    paths, compared = sources(200), 0
+    for path in paths:
+        data = path.read_bytes()[:20_000]
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            continue
+        assert encoder.encode(data).tolist() == tokenizer.encode(text), path
+        compared += 1
+    assert compared > 150
+
+
+def test_sentencepiece_is_left_to_our_tokenizer(tmp_path):
+    tokenizer = load_tokenizer(write_chatglm(tmp_path / "model"))
+    encoder = Encoder(tokenizer)
+    assert not encoder.is_fast
+    assert encoder.encode("def f():\n  ü".encode()).tolist() == tokenizer.encode("def f():\n  ü")
+
+
+def test_a_library_that_disagrees_is_not_used(monkeypatch):
+    tokenizer = load_tokenizer("codegeex")
+
+    class Other:
+        def encode(self, text):
+            return module.np.array(load_tokenizer("codegen-nl").encode(text))
+
+    monkeypatch.setattr(module, "_gigatoken", lambda _: Other())
+    encoder = Encoder(tokenizer)
+    assert not encoder.is_fast and encoder.encode(b"a    b").tolist() == tokenizer.encode("a    b")
+    monkeypatch.setattr(module, "_gigatoken", lambda _: None)
+    assert not Encoder(tokenizer).is_fast
+
+
+def test_it_starts_no_thread_and_says_nothing():
+    """Workers are as many as cores; a thread pool in each would fight for them. Standard output is for results."""
+    code = (
+        "import os; from ms_codegeex.data.tokenizer import load_tokenizer; "
+        "from ms_codegeex.data.tokenizer.fast import Encoder; t = load_tokenizer('codegeex'); "
+        "before = len(os.listdir('/proc/self/task')); e = Encoder(t); e.encode(b'x = 1  # words' * 100000); "
+        "assert len(os.listdir('/proc/self/task')) == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

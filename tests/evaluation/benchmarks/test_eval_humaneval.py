@@ -1,0 +1,227 @@
+"""HumanEval and files of its form."""
+
+import gzip
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from benchmark_data import benchmark
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks import humaneval
+from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.task import Completion, Sample
+
+PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
+ROW = {
+    "task_id": "T/0",
+    "prompt": 'def double(x):\n    """Twice x."""\n',
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+    "entry_point": "double",
+    "canonical_solution": "    return 2 * x\n",
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    return open_sandbox("best-effort")
+
+
+def write(path, *rows):
+    with gzip.open(path, "wt") if path.suffix == ".gz" else open(path, "w") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def judged(task, sandbox, text, number=0):
+    problem = task.problems[number]
+    found = task.judge(problem, Sample(problem.id, 0, problem.data.prompt, text, "eos"), sandbox)
+    return found.verdicts["published"], found.verdicts["strict"]
+
+
+FORGED = """    import os
+    for descriptor in range(9):
+        try:
+            os.write(descriptor, b'{"ended": null, "printed": null}\\n\\n')
+        except OSError:
+            pass
+    os._exit(0)
+"""
+SCAN = """    import os
+    found = b""
+    for descriptor in range(3, 9):
+        try:
+            os.set_blocking(descriptor, False)
+            found += os.read(descriptor, 999)
+        except OSError:
+            pass
+    for descriptor in range(9):
+        try:
+            os.write(descriptor, b'{"ended": null, "printed": null}\\n' + found + b'\\n')
+        except OSError:
+            pass
+    os._exit(0)
+"""
+FRAMES = """    import os, sys
+    frame, texts = sys._getframe(), []
+    while frame:
+        for value in [*frame.f_locals.values(), *vars(frame.f_locals.get("teller", sys)).values()]:
+            texts += [value] if isinstance(value, bytes) else []
+        frame = frame.f_back
+    for text in texts:
+        for descriptor in range(9):
+            try:
+                os.write(descriptor, b'{"ended": null, "printed": null}\\n' + text + b'\\n')
+            except OSError:
+                pass
+    os._exit(0)
+"""
+PATCH = """    import json, os, sys
+    json.dumps = json.encoder.JSONEncoder.encode = lambda *a, **k: '{"ended": null, "printed": null}'
+    os.getpid = lambda: 0
+    sys.exit(0)
+"""
+PROGRAMS = [
+    ("    return 2 * x\n", PASSED, PASSED),
+    ("    return x + x", PASSED, PASSED),
+    ("    import os\n    return len(os.getcwd()) * 0 + 2 * x", PASSED, PASSED),
+    ("    print('much ' * 9000000)\n    return 2 * x", PASSED, PASSED),
+    ("    return 3 * x", WRONG, WRONG),
+    ("    return 4", WRONG, WRONG),
+    ("", WRONG, WRONG),
+    ("    return 2 *", SYNTAX, SYNTAX),
+    ("    raise KeyError", ERROR, ERROR),
+    ("    import sys\n    sys.exit(0)", ERROR, ERROR),
+    ("    exit()", ERROR, ERROR),
+    ("    import os\n    os._exit(0)", ERROR, ERROR),
+    ("    print('passed')\n    import os\n    os._exit(0)", ERROR, ERROR),
+    ("    return 2 * x\nraise SystemExit", ERROR, ERROR),
+    ("    return 2 * x\nimport atexit, os\natexit.register(os._exit, 5)", PASSED, ERROR),
+    (FORGED, ERROR, ERROR),
+    (SCAN, ERROR, ERROR),
+    (FRAMES, ERROR, ERROR),
+    (PATCH, ERROR, ERROR),
+    ("    return x\nclass Same(int):\n    pass\n", WRONG, WRONG),
+]  # fmt: skip
+
+
+def test_the_file_is_found_in_a_directory(tmp_path):
+    place = tmp_path / "human-eval" / "data"
+    place.mkdir(parents=True)
+    write(tmp_path / "humaneval_js.jsonl", {**ROW, "task_id": "another"})
+    with pytest.raises(UserError, match=r"no HumanEval.jsonl.gz there; give the file"):
+        humaneval.build(tmp_path)
+    write(place / "HumanEval.jsonl", ROW)
+    assert humaneval.build(tmp_path).problems == humaneval.build(place / "HumanEval.jsonl").problems
+
+
+def test_verdicts(tmp_path, sandbox):
+    task = humaneval.build(write(tmp_path / "h.jsonl", ROW))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda row: judged(task, sandbox, row[0]), PROGRAMS))
+    assert [pair for pair in zip(PROGRAMS, found, strict=True) if pair[0][1:] != pair[1]] == []
+
+
+def test_time_is_up(tmp_path, sandbox, monkeypatch):
+    monkeypatch.setattr(humaneval, "GRACE", 8.0)
+    task = humaneval.build(write(tmp_path / "h.jsonl", ROW), timeout=2)
+    assert task.limits.wall == 10 and humaneval.build(tmp_path / "h.jsonl").timeout == 3
+    endless = "    return 2 * x\nimport threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda text: judged(task, sandbox, text), ["    while True: pass", endless]))
+    assert found == [(Verdict.TIMEOUT, Verdict.TIMEOUT), (PASSED, Verdict.TIMEOUT)]
+
+
+def test_rows_of_other_forms(tmp_path, sandbox):
+    asserts = {"task_id": 7, "prompt": "x = 1\n", "test": "assert x == y\n"}
+    named = {**ROW, "task_id": "T/1", "test": "assert double(4) == 8\n"}
+    task = humaneval.build(write(tmp_path / "h.jsonl.gz", asserts, named, ROW))
+    assert [p.id for p in task.problems] == ["7", "T/1", "T/0"] and task.reference(task.problems[0]) is None
+    assert judged(task, sandbox, "y = 1") == (PASSED, PASSED) and judged(task, sandbox, "y = 2") == (WRONG, WRONG)
+    assert judged(task, sandbox, "    return 2 * x", 1) == (PASSED, PASSED)
+    reference = task.reference(task.problems[2])
+    assert set(task.judge(task.problems[2], reference, sandbox).verdicts.values()) == {PASSED}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"task_id": "a", "test": ""}], r"h\.jsonl:1: prompt is NoneType"),
+        ([ROW, {**ROW, "task_id": "b", "test": 1}], r"h\.jsonl:2: test is int"),
+        ([{**ROW, "entry_point": ["double"]}], "entry_point is list"),
+        ([ROW, ROW], "task_id T/0 is there twice"),
+        ([], "no problems"),
+    ],
+)
+def test_damage_is_told(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        humaneval.build(write(tmp_path / "h.jsonl", *rows))
+
+
+def test_settings_are_checked(tmp_path):
+    path = write(tmp_path / "h.jsonl", ROW)
+    with pytest.raises(UserError, match="expected one of stops, codegen, none"):
+        humaneval.build(path, cut="cut")
+    with pytest.raises(UserError, match="seconds above 0"):
+        humaneval.build(path, timeout=0)
+
+
+ANSWER = "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\ndef more():\n    pass\nprint(1)\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, "    return helper(x)\n"),
+        ({"cut": "codegen"}, "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\n"),
+        ({"cut": "none"}, ANSWER),
+        ({"stops": ("\nprint",)}, ANSWER[: ANSWER.index("\nprint")]),
+    ],
+)
+def test_completions_are_cut_and_decoding_ends_there(tmp_path, settings, kept):
+    task = humaneval.build(write(tmp_path / "h.jsonl", ROW), **settings)
+    seen = []
+
+    def complete(prompt, *, seed, stop, max_new_tokens=None):
+        seen.append(prompt)
+        assert stop(ANSWER) is (kept != ANSWER) and not stop("    return 1\n")
+        return Completion(ANSWER, "stop")
+
+    sample = task.produce(task.problems[0], 4, 0, complete)
+    assert (sample.generation, sample.completion_id, seen) == (kept, 4, [ROW["prompt"]])
+
+
+def test_a_stripped_prompt_is_part_of_the_program(tmp_path, sandbox):
+    task = humaneval.build(write(tmp_path / "h.jsonl", ROW), strip=True)
+    sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: Completion("\n    return 2 * x", "eos"))
+    assert sample.prompt == ROW["prompt"].rstrip()
+    assert set(task.judge(task.problems[0], sample, sandbox).verdicts.values()) == {PASSED}
+
+
+def humaneval_x(path):
+    """HumanEval-X's Python rows in HumanEval's form: their tests call check themselves."""
+    rows = []
+    with gzip.open(path, "rt") as stream:
+        for row in map(json.loads, stream):
+            test, _, call = row["test"].rstrip().rpartition("\n")
+            assert call.startswith("check(")
+            rows.append({**row, "test": test, "entry_point": call[6:-1]})
+    return rows
+
+
+def test_references_of_the_shared_data_pass_and_empty_bodies_fail(tmp_path, sandbox):
+    rows = humaneval_x(benchmark("humaneval-x/python.jsonl.gz"))
+    task = humaneval.build(write(tmp_path / "h.jsonl", *rows[::16]))
+    for number, problem in enumerate(task.problems):
+        found = task.judge(problem, task.reference(problem), sandbox)
+        assert set(found.verdicts.values()) == {PASSED}, (problem.id, found.stderr)
+        assert PASSED not in judged(task, sandbox, "    pass", number), problem.id
+
+
+@pytest.mark.slow
+def test_all_references_of_the_shared_data_pass(tmp_path, sandbox):
+    rows = humaneval_x(benchmark("humaneval-x/python.jsonl.gz"))
+    task = humaneval.build(write(tmp_path / "h.jsonl", *rows), timeout=20)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda p: task.judge(p, task.reference(p), sandbox), task.problems))
+    assert len(found) == 164 and [one for one in found if set(one.verdicts.values()) != {PASSED}] == []

@@ -1,0 +1,167 @@
+"""The tool chains judge a problem of our own: its solution, six ways of breaking it, and tricks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cheating_answers
+import pytest
+from broken_answers import BODIES, END, KINDS, TRICKS, broken
+from chains import answer, judge_all, open_task
+from humaneval_x_rows import ROWS, write
+
+from ms_codegeex.evaluation.judging import verdicts as judging
+from ms_codegeex.evaluation.sandbox import End, Execution, Verdict, open_sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    return open_sandbox()
+
+
+@pytest.fixture
+def task(tmp_path: Path, language: str):
+    write(tmp_path, language)
+    return open_task(tmp_path, language, timeout=60)
+
+
+WRONG, ERROR, COMPILE = Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
+EXPECTED = {  # of `KINDS`, strict
+    "python": (WRONG, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
+    "cpp": (ERROR, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
+    "java": (COMPILE, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
+    "js": (WRONG, WRONG, Verdict.TIMEOUT, ERROR, ERROR, WRONG),
+    "go": (COMPILE, WRONG, Verdict.TIMEOUT, ERROR, COMPILE, WRONG),
+    "rust": (COMPILE, WRONG, Verdict.TIMEOUT, ERROR, ERROR, ERROR),
+}
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_a_solution_passes_and_what_is_broken_does_not(task, sandbox, language: str):
+    """Verdicts are what became of the program, in both modes; the infinite loop is ended early by a limit of its
+    own."""
+    problem = task.problems[0]
+    reference = task.judge(problem, task.reference(problem), sandbox)
+    assert reference.verdicts == {"strict": Verdict.PASSED, "published": Verdict.PASSED}, reference.stderr
+    samples = [(problem, answer(problem, broken(problem.data, kind))) for kind in KINDS]
+    task.timeouts[language] = 1.0
+    loop = judge_all(task, sandbox, samples[2:3])
+    task.timeouts[language] = 60.0
+    found = judge_all(task, sandbox, samples[:2]) + loop + judge_all(task, sandbox, samples[3:])
+    assert dict(zip(KINDS, (each.verdicts["strict"] for each in found), strict=True)) == dict(
+        zip(KINDS, EXPECTED[language], strict=True)
+    )
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_tricks_do_not_pass(task, sandbox, language: str):
+    problem = task.problems[0]
+    task.timeouts[language] = 4.0  # some never end
+    samples = [(problem, answer(problem, text)) for text in TRICKS[language].values()]
+    found = dict(zip(TRICKS[language], judge_all(task, sandbox, samples), strict=True))
+    assert not [name for name, each in found.items() if each.verdicts["strict"] is Verdict.PASSED]
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_what_tests_are_made_of_is_not_the_answers(tmp_path: Path, sandbox, language: str):
+    """Neither what they compare with nor what they report by; the reference passes, so the problem is sound."""
+    write(tmp_path, language, cheating_answers.ROWS[language])
+    task = open_task(tmp_path, language, timeout=4)
+    problem, cheats = task.problems[0], cheating_answers.CHEATS[language]
+    reference = task.judge(problem, task.reference(problem), sandbox)
+    assert set(reference.verdicts.values()) == {Verdict.PASSED}, reference.stderr
+    samples = [(problem, answer(problem, text)) for text in cheats.values()]
+    found = dict(zip(cheats, judge_all(task, sandbox, samples), strict=True))
+    assert not [name for name, each in found.items() if each.verdicts["strict"] is Verdict.PASSED]
+
+
+@pytest.mark.parametrize("language", ["cpp", "java", "js", "rust"])
+def test_published_believes_who_leaves_early(task, sandbox, language: str):
+    """The difference between the modes. Go's runner and Python's know better."""
+    problem = task.problems[0]
+    found = task.judge(problem, answer(problem, broken(problem.data, "exit")), sandbox)
+    assert found.verdicts == {"strict": Verdict.ERROR, "published": Verdict.PASSED}
+
+
+@pytest.mark.parametrize("language", ["js"])
+def test_javascript_writes_nothing(task, sandbox, language: str):
+    """A right answer that prints does not pass in the published mode, nor in ours."""
+    problem = task.problems[0]
+    for text in ("  console.log(number)\n", "  console.error(number)\n"):
+        found = task.judge(problem, answer(problem, f"{text}  return 3 * number\n}}\n"), sandbox)
+        assert set(found.verdicts.values()) == {Verdict.WRONG}
+
+
+@pytest.mark.parametrize("language", ["python", "cpp", "java", "go", "rust"])
+def test_answers_may_print(task, sandbox, language: str):
+    """Elsewhere they may, with or without the end of a line, buffered or not."""
+    prints = {
+        "python": "    print(number, end='')\n",
+        "cpp": '    ios::sync_with_stdio(false);\n    cout << number; printf("x");\n',
+        "java": '        System.out.print("x");\n',
+        "go": '    fmt.Print("x")\n',
+        "rust": '    print!("x");\n',
+    }
+    problem = task.problems[0]
+    text = prints[language] + problem.data.solution
+    found = task.judge(problem, answer(problem, text), sandbox)
+    assert set(found.verdicts.values()) == {Verdict.PASSED}, found.stderr
+
+
+@pytest.mark.parametrize("language", ["python"])
+def test_memory_and_syntax(task, sandbox, language: str):
+    problem = task.problems[0]
+    texts = {"    return bytes(1 << 40)\n": Verdict.MEMORY, "    return return\n": Verdict.COMPILE_ERROR}
+    for text, verdict in texts.items():
+        assert set(task.judge(problem, answer(problem, text), sandbox).verdicts.values()) == {verdict}
+
+
+@pytest.mark.parametrize("language", ["python"])
+def test_numpy_is_there_for_who_names_it(task, sandbox, language: str):
+    problem = task.problems[0]
+    found = task.judge(problem, answer(problem, "    return int(np.sum([number] * 3))\n"), sandbox)
+    assert found.verdicts["strict"] is Verdict.PASSED, found.stderr
+
+
+@pytest.mark.parametrize("language", ["python"])
+def test_limits_come_from_the_references(tmp_path: Path, sandbox, language: str):
+    """Five times the slowest, not less than the published 5 s; a limit of the user's stays."""
+    write(tmp_path, language)
+    free, fixed = (open_task(tmp_path, language, timeout=timeout) for timeout in (None, 2.0))
+    judgement = free.judge(free.problems[0], free.reference(free.problems[0]), sandbox)
+    assert free.timeouts == {"python": 5.0}
+    assert judgement.extra["limit"] == 60.0
+    assert free.calibrate([judgement]) == {"python": 5.0}
+    judgement.extra["run_seconds"] = 3.0
+    assert free.calibrate([judgement]) == {"python": 15.0} == free.timeouts
+    assert fixed.calibrate([judgement]) == {"python": 2.0}
+    judgement.verdicts["strict"] = Verdict.WRONG
+    assert free.calibrate([judgement]) == {"python": 15.0}
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_the_same_program_has_the_same_fingerprint(task, language: str):
+    """Whatever its secret; another answer has another."""
+    problem = task.problems[0]
+    first, second = (task.program(problem, task.reference(problem)) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert b"token" not in first.source("abc") or first.source("abc") != first.source("abd")
+    other = task.program(problem, answer(problem, BODIES[language]["exception"] + END[language]))
+    assert other.fingerprint != first.fingerprint
+
+
+def test_shared_rules():
+    """`published` and `strict` of all tasks."""
+    secret = judging.witness()
+    good = Execution(End.EXITED, 0, 0.1, f"x\n{secret}\nok\n".encode(), b"")
+    assert judging.published([good]) is judging.strict([good], secret) is Verdict.PASSED
+    assert judging.strict([good], judging.witness()) is Verdict.ERROR
+    glued = Execution(End.EXITED, 0, 0.1, f"x{secret}\n".encode(), b"")
+    assert judging.strict([glued], secret) is Verdict.ERROR
+    failed = Execution(End.EXITED, 1, 0.1, secret.encode(), b"")
+    assert judging.published([failed], 1) is Verdict.COMPILE_ERROR
+    assert judging.published([good, failed], 1) is judging.strict([good, failed], secret, 1) is Verdict.ERROR
+    for end, verdict in judging.ENDS.items():
+        assert judging.published([Execution(end, -9, 0.1, secret.encode(), b"")]) is verdict
+    late = Execution(End.TIMEOUT, -9, 9.0, b"", b"")
+    assert judging.published([late], 1) is Verdict.TIMEOUT

@@ -1,0 +1,195 @@
+"""Programs: what stands in them, and that the witness is behind the last test."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from benchmark_data import benchmark
+from humaneval_x_rows import GO, ROWS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.humaneval_x import build, data, programs
+
+
+def row(language: str, **changes: str) -> data.Row:
+    """Our problem in a language, changed."""
+    return data.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+
+
+def source(language: str, answer: str, **changes: str) -> str:
+    """The program of an answer, with the token T."""
+    return programs.assemble(row(language, **changes), answer).source("T").decode()
+
+
+def other(language: str, answer: str, name: str) -> str:
+    """Another of its files."""
+    return programs.assemble(row(language), answer).files("main", "T")[name].decode()
+
+
+PYTHON_PROGRAM = """def triple(number: int) -> int:
+    \""" Three times the number. \"""
+    return 3 * number
+
+"""
+PYTHON_TESTS = """
+def check(triple):
+    assert triple(2) == 6
+    assert triple(-1) == -3
+
+check(triple)
+
+ms_codegeex_tests_ended("T")
+"""
+PYTHON_IMPORTS = """import math
+import re
+import sys
+import copy
+import datetime
+import itertools
+import collections
+import heapq
+import statistics
+import functools
+import hashlib
+import string
+from typing import *
+from collections import *
+"""
+
+
+def test_python():
+    """Cut at the first line in the first column; NumPy where it may be meant. The tests are a file of their own."""
+    answer = "    return 3 * number\nprint(triple(1))\n"
+    assert other("python", answer, "program.py") == PYTHON_IMPORTS + PYTHON_PROGRAM
+    assert source("python", answer) == PYTHON_TESTS
+    numpy = PYTHON_IMPORTS.replace("import string", "import numpy\nimport numpy as np\nimport string")
+    for word in ("np", "numpy"):
+        assert other("python", f"    return {word}.sum([number] * 3)\n", "program.py").startswith(numpy + "def triple")
+
+
+def test_cpp():
+    """Nine includes without those of the prompt; the function is declared, then come the tests, with an assert of ours
+    and the witness as main's last statement; then the answer."""
+    assert source("cpp", "    return 3*number;\n}\n") == (
+        "#include<stdlib.h>\n#include<algorithm>\n#include<math.h>\n#include<vector>\n#include<string>\n"
+        "#include<climits>\n#include<cstring>\n#include<iostream>\n"
+        "/*\nThree times the number.\n*/\n#include<stdio.h>\nusing namespace std;\nint triple(int number);\n"
+        "#undef NDEBUG\n#include<assert.h>\n#undef assert\nvoid ms_codegeex_test_failed(const char *);\n"
+        "#define assert(test) (static_cast<bool>(test) ? void(0) : ms_codegeex_test_failed(#test))\n"
+        "int main(){\n    assert (triple(2) == 6);\n    assert (triple(-1) == -3);\n"
+        ';\nvoid ms_codegeex_tests_ended(const char *);\nms_codegeex_tests_ended("T");\n}\n\n'
+        "#undef assert\nint triple(int number){\n    return 3*number;\n}\n\n"
+    )
+    with pytest.raises(UserError, match="problem 7, cpp: no function in `prompt`"):
+        source("cpp", "", prompt="nothing")
+    asserts = ROWS["cpp"]["prompt"].replace("<stdio.h>", "<cassert>")
+    assert "#undef assert\n#include<assert.h>\nint triple(int number){\n}" in source("cpp", "}", prompt=asserts)
+    libraries = [programs.assemble(row("cpp", task_id=f"CPP/{n}"), "").libraries for n in (161, 162)]
+    assert libraries == [(), ("-lcrypto", "-lssl")]
+
+
+def test_java():
+    """Tests and answer in a file each; what the tests name is imported by name."""
+    assert other("java", "ANSWER", "Solution.java") == ROWS["java"]["prompt"] + "ANSWER\n"
+    names = ["util.Arrays", "util.List", "lang.AssertionError", "lang.Boolean", "lang.String"]
+    imports = "import java.util.*;\n" + "".join(f"import java.{name};\n" for name in names)
+    assert source("java", "ANSWER") == imports + ROWS["java"]["test"]
+
+
+def test_javascript():
+    """The tests are a function that the witness calls."""
+    tests = '\n;let testTriple\nms_codegeex_tests("T", (console, JSON, Math) => {\n' + ROWS["js"]["test"] + "\n})\n"
+    assert source("js", "ANSWER") == ROWS["js"]["prompt"] + "ANSWER" + tests
+
+
+def test_go():
+    """The prompt's imports go; what the answer uses, and the set-up has not, comes."""
+    assert source("go", "    return int(math.Round(rand.Float64()))\n}\n") == (
+        f'{GO["test_setup"]}\nimport ms_codegeex_tests_ended "ms_codegeex/witness"\n'
+        'import (\n    "math"\n    "math/rand"\n)\n\n'
+        "\n// Three times the number.\nfunc Triple(number int) int {\n"
+        "    return int(math.Round(rand.Float64()))\n}\n\n"
+        "func TestTriple(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(6, Triple(2))\n"
+        '    assert.Equal(-3, Triple(-1))\n\nif !t.Failed() {\nms_codegeex_tests_ended.Tell("T")\n}\n}\n'
+    )
+    assert other("go", "}", "names_test.go") == "package main\n\n"
+    changed = programs.assemble(row("go", test=GO["test"].replace("6,", "true,")), "}")
+    assert changed.others["names_test.go"] == ('package main\n\nimport true "ms_codegeex/witness"\nvar _ = true.Ours\n')
+    setup = GO["test_setup"].replace('"testing"', '"testing"\n    "math"')
+    assert "import (\n" not in source("go", "    return math.MaxInt\n}", test_setup=setup).split(setup)[1]
+
+
+def test_rust():
+    """The declaration once, whether it is in the prompt or not; the tests first, with the function, its type and the
+    prompt's imports."""
+    text = source("rust", "    3 * number\n}\n")
+    assert text.startswith("fn main() {}\n\n#[cfg(test)]\nmod tests {\n    use super::{triple};\nuse rand::Rng;\n")
+    assert "const _: fn(number: i32) -> i32  = triple;" in text and text.count("fn triple(") == 1
+    assert text.endswith(ROWS["rust"]["prompt"] + "    3 * number\n}\n\n")
+    comment = source("rust", "    3 * number\n}\n", prompt="/* Three times. */\n")
+    assert comment.endswith(ROWS["rust"]["declaration"] + "/* Three times. */\n    3 * number\n}\n\n")
+    assert comment.count("fn triple(") == 1
+    assert 'assert!(triple(-x) == -3)\n    ;\n::ms_codegeex_tests_ended::tell("T");\n}\n\n}\n' in text
+    takes = source("rust", "}", declaration="fn triple(mut number: i32) -> i32 {\n", prompt="/* */\n")
+    assert "const _: fn(number: i32) -> i32  = triple;" in takes
+
+
+def test_rust_checks_without_tests_where_that_differs():
+    plain, conditional = (programs.assemble(row("rust"), text) for text in ("}", "}\n#[cfg(test)]\nfn f() {}"))
+    assert (plain.check, conditional.check) == (False, True)
+
+
+def test_a_commented_test_of_rust_is_replaced():
+    """Rust/32 as published."""
+    changed = {"task_id": "Rust/32", "test": f"\n/*{ROWS['rust']['test']}*/\n"}
+    program = programs.assemble(row("rust", **changed), "}")
+    assert (
+        program.only_compiles
+        and b"find_zero(&coeffs)" in program.source("T")
+        and b"triple(2)" not in program.source("T")
+    )
+    assert not programs.assemble(row("rust", task_id="Rust/32"), "}").only_compiles
+
+
+def test_strlen_of_cpp_is_the_answers():
+    """CPP/23: the published tests call the C library."""
+    test = 'int main(){ assert (strlen("") == 0); assert (strlen("x") == 1); }'
+    program = programs.assemble(row("cpp", task_id="CPP/23", test=test), "}")
+    assert program.only_compiles
+    assert program.before.endswith('assert (strlen(std::string("")) == 0); assert (strlen(std::string("x")) == 1); ')
+
+
+def test_tests_without_a_function_are_told():
+    for language in ("cpp", "go", "rust"):
+        with pytest.raises(UserError, match="no test function"):
+            source(language, "", test="nothing {")
+
+
+WORDS = ["{ }", '"}"', "'}'", "// }\n", "/* } */", r'"\"}"', "x", "\n", "{ { } }"]
+
+
+@given(st.lists(st.sampled_from(WORDS)).map(" ".join))
+def test_the_end_of_main_is_found(body: str):
+    """Behind braces in texts, characters and comments."""
+    test = f"int main(){{ {body} }} /* more }} */"
+    head, tail = programs.at_end_of_block(test, r"\bint\s+main\s*\(\s*\)\s*\{", row("cpp"))
+    assert (head, tail) == (f"int main(){{ {body} ", "} /* more } */")
+
+
+def test_the_witness_ends_every_published_test():
+    """Nothing but closing braces follows it, and in C++ and Rust the answer."""
+    for problem in build(benchmark("")).problems:
+        program = programs.assemble(problem.data, problem.data.solution)
+        if problem.data.language != "java":
+            assert program.call.count("%s") == 1
+        if problem.data.language == "js":
+            assert program.after.endswith("})\n") and problem.data.test in program.after
+            continue
+        rest = program.after.split("#undef assert")[0] if problem.data.language == "cpp" else program.after
+        if problem.data.language == "rust":
+            rest = rest[: rest.index(problem.data.prompt)].replace(problem.data.declaration, "")
+        assert re.fullmatch(r"[\s}]*", rest), problem.id

@@ -1,0 +1,105 @@
+"""Interpreters for programs, and what the reports of runs are worth."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.judging.python_program import INSIDE, Runner, read_report
+from ms_codegeex.evaluation.sandbox import End, Execution, Limits, Verdict, open_sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    return open_sandbox("best-effort")
+
+
+def run(runner, sandbox, text, *arguments, **options):
+    command = runner.command("witness-1", Limits(wall=20), "program.py", *arguments, **options)
+    (execution,) = sandbox.run([command], {"program.py": text.encode()}, runner.readable)
+    return read_report(execution, "witness-1")
+
+
+def test_a_link_to_an_interpreter_elsewhere(tmp_path, sandbox):
+    (tmp_path / "python").symlink_to(sys.executable)
+    for python in (None, Path(sys.executable), tmp_path / "python", Path("/usr/bin/python3")):
+        if python and not python.exists():
+            continue
+        runner = Runner.open(python)
+        assert run(runner, sandbox, "import json, os").finished, python
+    assert run(Runner.open(), sandbox, "import numpy").finished
+    assert Runner.open().interpreter.lacks(["numpy", "json", "no_such_library"]) == ["no_such_library"]
+
+
+def test_the_scripts_of_the_sandbox_are_for_old_interpreters_and_import_nothing_else():
+    ours = {path.stem for path in INSIDE.glob("*.py")}
+    for path in INSIDE.glob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 7))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert names - ours - {"numpy"} <= sys.stdlib_module_names, path  # NumPy where a program uses it, for its seed
+
+
+def test_random_numbers_are_the_same_every_time(sandbox):
+    text = "import random\nimport numpy as np\nraise ValueError(random.random(), np.random.rand())"
+    told = {run(Runner.open(), sandbox, text).execution.stderr for _ in range(2)}
+    assert len(told) == 1 and b"ValueError: (0.8444218515250481, 0.5488135039273248)" in told.pop()
+
+
+def test_what_is_no_interpreter(tmp_path):
+    for path in (tmp_path / "none", Path("/bin/false")):
+        with pytest.raises(UserError, match="not a Python that runs"):
+            Runner.open(path)
+
+
+def test_a_program_is_main_with_its_arguments_in_its_own_directory(sandbox):
+    text = """
+import dataclasses, os, pickle, sys
+@dataclasses.dataclass
+class Point:
+    x: int
+assert __name__ == "__main__" and sys.argv == ["program.py", "--case", "3"] and os.listdir() == ["program.py"]
+assert pickle.loads(pickle.dumps(Point(2))) == Point(2) and sys.path[0] == os.getcwd() and "/judge" not in sys.path
+"""
+    report = run(Runner.open(), sandbox, text, "--case", "3")
+    assert report.finished, report.execution.stderr
+
+
+@pytest.mark.parametrize(
+    ("stdout", "ended"),
+    [
+        (b'{"ended": null, "printed": null}\nsecret\n', None),
+        (b'noise\n{"ended": "time", "printed": {}}\nsecret\n', "time"),
+        (b'{"ended": null, "printed": null}\nsecre', "gone"),
+        (b'{"ended": null, "printed": null}\n', "gone"),
+        (b"secret\n", "gone"),
+        (b"", "gone"),
+        (b"[1]\nsecret\n", "gone"),
+        (b'{"ended": [], "printed": null}\nsecret\n', "gone"),
+        (b'{"ended": null, "printed": 3}\nsecret\n', "gone"),
+        (b'{"ended": null, "printed": null}\nsecret\nmore', "gone"),
+    ],
+)
+def test_reports(stdout, ended):
+    assert read_report(Execution(End.EXITED, 0, 0.1, stdout, b""), "secret").ended == ended
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "stdout", "verdict"),
+    [
+        (End.EXITED, 0, b"", Verdict.ERROR),
+        (End.EXITED, 3, b'{"ended": null, "printed": null}\nsecret', Verdict.ERROR),
+        (End.TIMEOUT, -9, b'{"ended": null, "printed": null}\nsecret', Verdict.TIMEOUT),
+        (End.MEMORY, -9, b"", Verdict.MEMORY),
+        (End.OUTPUT, -9, b"", Verdict.KILLED),
+        (End.EXITED, 0, b'{"ended": null, "printed": null}\nsecret', Verdict.WRONG),
+        (End.EXITED, 0, b'{"ended": "memory", "printed": null}\nsecret', Verdict.MEMORY),
+        (End.EXITED, 0, b'{"ended": "assertion", "printed": null}\nsecret', Verdict.WRONG),
+        (End.EXITED, 0, b'{"ended": "assertion", "printed": {}}\nsecret', Verdict.ERROR),
+        (End.EXITED, 0, b'{"ended": "of the world", "printed": null}\nsecret', Verdict.ERROR),
+    ],
+)
+def test_verdicts_of_ends(end, code, stdout, verdict):
+    assert read_report(Execution(end, code, 0.1, stdout, b""), "secret").verdict is verdict

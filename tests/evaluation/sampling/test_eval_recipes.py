@@ -1,0 +1,83 @@
+from dataclasses import asdict
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sampling.recipes import Recipe, build, for_task, load, names
+
+PATHS = sorted((ROOT / "configs" / "evaluation").glob("*.yaml"))
+PUBLISHED = {  # samples, temperature, top-p, tag, prompt and answer together: facts of the three papers
+    "codegeex_humaneval_x": ("humaneval-x", 200, 0.8, 0.95, True, None),
+    "codegeex_translation": ("humaneval-x", 200, 0.8, 0.95, False, None),
+    "codegeex2_humaneval_x": ("humaneval-x", 20, 0.2, 0.95, False, 1024),
+    "codegeex2_humaneval_x_pass100": ("humaneval-x", 200, 0.8, 0.95, False, 1024),
+    "codegeex2_humaneval_x_greedy": ("humaneval-x", 1, 0.0, 1.0, False, 1024),
+    "codegen_humaneval_t02": ("humaneval", 200, 0.2, 0.95, False, None),
+    "codegen_humaneval_t06": ("humaneval", 200, 0.6, 0.95, False, None),
+    "codegen_humaneval_t08": ("humaneval", 200, 0.8, 0.95, False, None),
+    "codegen_mtpb_t02": ("mtpb", 40, 0.2, 0.95, False, None),
+    "codegen_mtpb_t06": ("mtpb", 40, 0.6, 0.95, False, None),
+    "codegen_mtpb_t08": ("mtpb", 40, 0.8, 0.95, False, None),
+    "codegen_mtpb_single_t02": ("mtpb", 40, 0.2, 0.95, False, None),
+    "codegen_mtpb_single_t06": ("mtpb", 40, 0.6, 0.95, False, None),
+    "codegen_mtpb_single_t08": ("mtpb", 40, 0.8, 0.95, False, None),
+    "codegeex2_ds1000": ("ds1000", 40, 0.2, 0.5, False, 1024),
+    "codex_ds1000": ("ds1000", 40, 0.2, 0.95, False, 1024),
+}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_shipped_recipe_says_what_was_published(path):
+    recipe = load(str(path))
+    assert recipe == load(path.stem) == build(asdict(recipe))
+    assert recipe.top_k == 0  # a top-k that nobody asked for cost CodeGeeX2's users five points
+    told = (recipe.task, recipe.n, recipe.temperature, recipe.top_p, recipe.tag, recipe.max_length)
+    assert told == PUBLISHED[path.stem]
+    assert recipe.turns == ("single" if "single" in path.stem else "multi")
+    assert (recipe.translate_from is not None) == ("translation" in path.stem)
+
+
+def test_all_of_them_are_there():
+    assert names() == sorted(PUBLISHED) == [path.stem for path in PATHS]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("task: mtpb\ntemprature: 0.2", "r.yaml: temprature: unknown key; did you mean 'temperature'?"),
+        ("task: mtpb\ntemperature: -1", "r.yaml: temperature: found -1"),
+        ("task: mtpb\ntop_p: 0", "top_p: found 0"),
+        ("task: mtpb\nn: 1.5", "n: found 1.5"),
+        ("task: mtpb\ntemperature: .nan", "temperature: found nan"),
+        ("task: mbpp", "task: found 'mbpp'"),
+        ("task: humaneval-x\nlanguages: [cobol]", "languages.0: found 'cobol'"),
+        ("n: 1", "task: missing"),
+        ("- n", "found list"),
+        ("task: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, words):
+    path = tmp_path / "r.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(UserError) as caught:
+        load(str(path))
+    assert words in str(caught.value)
+
+
+def test_names_files_and_tasks(tmp_path):
+    with pytest.raises(UserError, match="those are codegeex2_ds1000"):
+        load("codegex")
+    with pytest.raises(UserError, match=r"none\.yaml: no such"):
+        load(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="is for mtpb, not for humaneval"):
+        for_task("humaneval", "codegen_mtpb_t02")
+    assert for_task("humaneval", None) == Recipe("humaneval")
+
+
+def test_values_from_the_command_line_are_checked_too():
+    recipe = load("codegeex_humaneval_x")
+    assert recipe.over(n=None, temperature=0.2, languages=["js"]).languages == ("js",)
+    assert recipe.over() is recipe
+    with pytest.raises(UserError, match="top_p: found 2"):
+        recipe.over(top_p=2)

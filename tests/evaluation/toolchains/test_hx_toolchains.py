@@ -1,0 +1,134 @@
+"""What is missing is told with the line that installs it; what is prepared is prepared once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from humaneval_x_rows import ROWS, write
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation import session
+from ms_codegeex.evaluation.benchmarks.humaneval_x import build
+from ms_codegeex.evaluation.judging.python_program import Runner
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, base, tool_chain
+from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
+from ms_codegeex.evaluation.toolchains.python import Python
+from ms_codegeex.files import read_json
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_every_language_has_a_tool_chain_and_its_line_in_the_document():
+    page = (ROOT / "docs" / "humaneval-x.md").read_text()
+    assert set(TOOL_CHAINS) == set(ROWS)
+    for name, kind in TOOL_CHAINS.items():
+        assert name == "python" or f"`{kind.install}`" in page
+
+
+@pytest.mark.parametrize("language", ROWS)
+def test_a_missing_tool_chain_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str):
+    monkeypatch.setattr(TOOL_CHAINS[language], "version", lambda self: None)
+    write(tmp_path, language)
+    task = build(tmp_path)
+    assert task.missing() == {language: TOOL_CHAINS[language].install}
+    assert task.tools() == {}
+
+
+def test_the_script_installs_what_the_messages_say():
+    """Each package by name: what is only recommended, such as librust-regex+default-dev, is not installed."""
+    text = (ROOT / ".ci" / "toolchains").read_text()
+    packages = set(re.search(r"packages=\((.*?)\n\)", text, re.DOTALL).group(1).split())
+    named = {word for kind in TOOL_CHAINS.values() for word in kind.install.split() if kind.install.startswith("apt")}
+    assert named - {"apt-get", "install"} <= packages
+    assert "librust-regex+default-dev" in named and "--no-install-recommends" in text
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs", "home"])
+def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, fault: str
+):
+    """Whether it fails on our own sources, does not end, or would show a home directory."""
+
+    def make(self, cache):
+        self.tell(["false"] if fault == "fails" else ["sleep", "60"], cache)
+
+    if fault == "home":
+        monkeypatch.setattr(JavaScript, "readable", lambda self: {"/seen": Path.home()})
+    else:
+        monkeypatch.setattr(JavaScript, "make", make)
+    monkeypatch.setattr(base, "PREPARING", 0.1 if fault == "hangs" else 60)
+    monkeypatch.setattr(JavaScript, "version", lambda self: "Node.js v20")
+    for language in ("python", "js"):
+        write(tmp_path / "data", language)
+    task = build(tmp_path / "data", cache=tmp_path / "cache")
+    options = session.Options(tmp_path / "out", references="only")
+    with pytest.raises(RunFailure, match="not judged: js: "):
+        session.evaluate(task, Recipe("humaneval-x"), options)
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["references"]["python"]["passed"] == 1 and "js" not in report["references"]
+    words = {"fails": "false fails on our own sources", "hangs": "timed out", "home": "is a home directory"}[fault]
+    assert words in report["refused"]["js"] and words in (tmp_path / "out" / "report.html").read_text()
+    assert "js: left out, its tools do not work" in capsys.readouterr().err
+
+
+def test_versions_of_libraries_are_told(tmp_path: Path):
+    """With them verdicts may change."""
+    assert Python(tmp_path).version().endswith(f", NumPy {metadata.version('numpy')}")
+    (tmp_path / "package.json").write_text('{"version": "0.7.3"}')
+    assert version_of(tmp_path) == "0.7.3" and version_of(tmp_path / "none") == ""
+    found = Runner.open().interpreter.versions(["numpy", "no-such-package"])
+    assert found == {"Python": sys.version.split()[0], "numpy": metadata.version("numpy")}
+
+
+def test_js_md5_is_found_where_node_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Or told to be missing, with the one problem that needs it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JavaScript, "version", lambda self: "Node.js v20")
+    (tmp_path / "elsewhere" / "js-md5").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "js-md5" / "package.json").write_text("{}")
+    monkeypatch.setenv("NODE_PATH", f"/nowhere:{tmp_path / 'elsewhere'}")
+    assert JavaScript(tmp_path).md5 == tmp_path / "elsewhere" / "js-md5"
+    task = build(write(tmp_path, "js"))
+    assert task.missing() == {} == task.known_defects()
+    monkeypatch.setattr(JavaScript, "md5", None)
+    task = build(write(tmp_path, "js"))
+    assert task.missing()["js-md5"].startswith("npm install js-md5@0.7.3")
+    assert "js-md5" in task.known_defects()["JavaScript/162"]
+
+
+def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By version, and again if it was cut off."""
+    made = []
+
+    def make(self, cache):
+        made.append(cache)
+        (cache / "part").touch(exist_ok=False)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Python, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        tool_chain("python", tmp_path).prepare()
+    for _ in range(2):
+        chain = tool_chain("python", tmp_path)
+        chain.prepare()
+        chain.prepare()
+    assert made == [chain.cache] * 2
+    monkeypatch.setattr(Python, "version", lambda self: "Python 9")
+    other = tool_chain("python", tmp_path)
+    other.prepare()
+    assert len(made) == 3 and other.cache != chain.cache
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        tool_chain("python", tmp_path / "file" / "below").prepare()
+    chain = tool_chain("python", tmp_path)
+    with pytest.raises(UserError, match=r"python: false fails on our own sources \(no message\)"):
+        chain.tell(["false"], tmp_path)

@@ -1,0 +1,153 @@
+"""Memory by stage and category against bytes counted here; configurations that are too large name the key."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import load_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.hardware import GIB
+from ms_codegeex.planning.planner import change, make_plan, problems, remedies
+
+CONFIGS = sorted((ROOT / "configs").glob("codegeex_*.yaml"))
+PAPER = ROOT / "configs" / "codegeex_13b.yaml"
+PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"
+CLUSTER_64 = ROOT / "configs" / "codegeex_13b_64.yaml"
+SERVER = ROOT / "configs" / "codegeex_2.6b_8.yaml"
+BASE = ROOT / "configs" / "codegeex_base_8.yaml"
+
+
+def plan(path, *overrides):
+    return make_plan(load_config(path, overrides))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_fits(path):
+    assert plan(path).fits and problems(plan(path)) == []
+
+
+def test_static_memory_of_the_papers_recipe():
+    (memory,) = plan(PAPER).memory
+    local = plan(PAPER).stage_parameters[0]
+    matrices = 40 * 12 * 5120**2
+    assert memory.weights == 4 * local and memory.optimizer_state == 8 * local
+    assert memory.gathered_weights == 2 * matrices // 8 + 2 * 52224 * 5120 // 8  # cast, then gathered; the head's cast
+    assert memory.gradients == 4 * local + 4 * matrices // 8 // 4  # own, and one of four buckets before it is scattered
+
+
+def test_full_recomputation_keeps_a_slice_of_each_blocks_input():
+    def activations(*overrides):
+        return plan(PAPER, *overrides).memory[0].activations
+
+    one_more = activations("model.num_layers=40") - activations()
+    assert one_more == 16 * 2048 * 5120 * 2 / 8  # FP16, cut over eight devices
+
+
+def test_nothing_recomputed_keeps_scores_of_every_block():
+    shape = ["model.num_layers=3", "training.dropout=0.0", "training.micro_batch=8"]
+    none, selective = (plan(PAPER, *shape, f"training.recompute={how}").memory[0] for how in ("none", "selective"))
+    scores = 8 * 5 * 2048**2  # of a block on a device: FP32 softmax and its FP16 cast
+    assert none.activations - selective.activations == 3 * scores * 6  # four blocks keep them, or one has them again
+
+
+def test_accumulation_keeps_whole_gradients_and_a_buffer():
+    once, many = plan(PAPER), plan(PAPER, "training.micro_batch=8")
+    local, whole = 4 * once.stage_parameters[0], 4 * 40 * 12 * 5120**2 // 8
+    assert many.memory[0].gradients == 2 * local + whole
+    assert many.memory[0].activations < once.memory[0].activations
+
+
+def test_earlier_stages_hold_more_micro_batches():
+    stages = plan(PIPELINE, "training.recompute=none").memory
+    middle = [stages[1].activations, stages[2].activations]  # ten equal blocks each, three and two in flight
+    assert middle[0] / middle[1] == pytest.approx(3 / 2, rel=0.02)
+    assert len(stages) == 4
+
+
+def test_the_word_table_lies_on_both_ends_of_a_pipeline():
+    first, second, third, last = plan(PIPELINE).stage_parameters
+    table, positions = 52224 * 5120 // 8, 2048 * 5120
+    assert second == third and first - second == table + positions
+    assert last - third == table + positions + 2 * 5120  # top-query table, final norm
+
+
+def test_optimizer_shards_divide_weights_and_state():
+    none = plan(PAPER, "parallel.optimizer_shard=1").memory[0]
+    some = plan(PAPER).memory[0]
+    matrices = 40 * 12 * 5120**2 // 8
+    assert none.weights - some.weights == 4 * matrices * 15 // 16
+    assert none.gathered_weights < some.gathered_weights  # nothing to gather
+
+
+def test_sequence_parallelism_saves_activations():
+    shape = ["training.recompute=none", "model.num_layers=3"]
+    whole, cut = (plan(PAPER, *shape, f"parallel.sequence={on}").memory[0] for on in ("false", "true"))
+    assert cut.activations < whole.activations
+
+
+TOO_LARGE = [
+    (PAPER, ["training.recompute=none"], "training.recompute"),
+    (PAPER, ["training.recompute=selective"], "training.recompute"),
+    (PAPER, ["devices=384"], "training.micro_batch"),
+    (PAPER, ["training.global_batch=9216"], "training.micro_batch"),
+    (PAPER, ["parallel.optimizer_shard=1"], "parallel."),
+    (PAPER, ["parallel.tensor=1"], "parallel."),
+    (PAPER, ["parallel.tensor=2", "training.micro_batch=2"], "parallel."),
+    (PAPER, ["devices=8", "parallel.optimizer_shard=1", "training.micro_batch=8"], "parallel."),
+    (PAPER, ["model.num_layers=119"], "parallel."),
+    (PIPELINE, ["training.recompute=none"], "training.recompute"),
+    (CLUSTER_64, ["training.recompute=none"], "training.recompute"),
+    (CLUSTER_64, ["training.recompute=none", "training.dropout=0"], "training.micro_batch"),  # fused attention
+    (CLUSTER_64, ["parallel.hardware=ascend910", "training.micro_batch=48"], "training.micro_batch"),
+    (SERVER, ["parallel.optimizer_shard=1"], "parallel.optimizer_shard"),
+    (SERVER, ["training.micro_batch=16"], "training.micro_batch"),
+    (SERVER, ["parallel.tensor=1"], "parallel."),
+    (BASE, ["training.micro_batch=16"], "training."),
+    (BASE, ["model.preset=13b"], "training.micro_batch"),
+]
+
+
+@pytest.mark.parametrize("path,overrides,key", TOO_LARGE, ids=[f"{p.stem} {' '.join(o)}" for p, o, _ in TOO_LARGE])
+def test_what_does_not_fit_names_the_key_and_a_way_out(path, overrides, key):
+    costed = plan(path, *overrides)
+    (line,) = problems(costed)
+    assert not costed.fits and line.startswith(key) and "\n" not in line
+    needed, limit = (float(x) for x in re.search(r"needs ([\d.]+) GiB, .* use ([\d.]+) GiB", line).groups())
+    assert needed > limit == costed.chip.usable_memory / GIB
+    for way in re.findall(r"[a-z_.]+=\w+", line):  # each promised remedy is one
+        assert plan(path, *overrides, way, "parallel.data=null").fits, way
+
+
+@pytest.mark.parametrize(
+    "path,words",
+    [
+        (SERVER, ["training.micro_batch=null", "parallel.micro_batches=2"]),
+        (SERVER, ["parallel.optimizer_shard=1", "parallel.data=4"]),
+        (SERVER, ["parallel.optimizer_shard=1", "parallel.data=4", "devices=null"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value.stem,
+)
+def test_every_remedy_is_one_on_the_same_command_line(path, words):
+    costed = plan(path, *words)
+    found = remedies(costed)
+    assert not costed.fits and found
+    assert any("null" in way for way in found)
+    for way in found:
+        again = plan(path, *words, *way.split())
+        assert again.fits and again.config.devices == costed.config.devices, way
+
+
+def test_no_remedy_is_promised_where_there_is_none():
+    hopeless = plan(PAPER, "devices=8", "parallel.optimizer_shard=1", "model.preset=200b", "training.global_batch=8")
+    assert remedies(hopeless) == []
+    assert "no single change fits" in problems(hopeless)[0]
+
+
+def test_change_replaces_keys_at_any_depth_and_checks_the_mesh():
+    config = load_config(PAPER)
+    other = change(config, devices=768, parallel__fusion__norm=False, training__recompute="none")
+    assert (other.devices, other.parallel.fusion.norm, other.training.recompute) == (768, False, "none")
+    assert config.parallel.fusion.norm is None
+    with pytest.raises(UserError, match=r"parallel\.tensor"):
+        change(config, parallel__tensor=5)

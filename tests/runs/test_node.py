@@ -1,0 +1,220 @@
+"""What one server of a job starts: processes, variables, cores, logs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.runs import node as node_module
+from ms_codegeex.runs.node import core_blocks, core_list, node_processes, resolve_node
+from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.run_directory import RunDirectory
+
+
+def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
+    return {
+        "output": str(output),
+        "device": device,
+        "devices": devices,
+        "model": {"preset": "13b"},
+        "training": {"steps": 1, "global_batch": 1024, "micro_batch": 8},
+        "parallel": {"tensor": 8, **parallel},
+    }
+
+
+def config(*arguments, **keywords):
+    return build_run_config(values(*arguments, **keywords))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A rank table of two servers; the second one's devices are not numbered from 0."""
+    devices = [range(8), range(8)]
+    servers = [(f"10.0.0.{11 + i}", {d: f"192.168.{100 + d}.{11 + i}" for d in ids}) for i, ids in enumerate(devices)]
+    write_rank_table(tmp_path / "table.json", make_rank_table(servers))
+    return tmp_path / "table.json"
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Pretend that this machine has 192 cores, of which the first is not ours, and that the user has set nothing."""
+    monkeypatch.setattr(node_module, "usable_cores", lambda: list(range(1, 192)))
+    monkeypatch.setattr(node_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- the processes of one server ---
+
+
+def test_processes_of_a_rank_table(table, cores, tmp_path):
+    node = resolve_node(config(), table, 1)
+    specs = node_processes(config(), node, RunDirectory(tmp_path / "run"), ["17"])
+    assert [spec.environment["RANK_ID"] for spec in specs] == [str(rank) for rank in range(8, 16)]
+    assert [spec.environment["DEVICE_ID"] for spec in specs] == [str(device) for device in range(8)]
+    for i, spec in enumerate(specs):
+        expected = {
+            "RANK_TABLE_FILE": str(table),
+            "RANK_SIZE": "16",
+            "HCCL_CONNECT_TIMEOUT": "2000",
+            "GLOG_v": "3",
+            "ASCEND_GLOBAL_LOG_LEVEL": "3",
+            "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
+            "OMP_NUM_THREADS": "23",
+        }
+        assert expected.items() <= spec.environment.items()
+        assert spec.command[:3] == ("/usr/bin/taskset", "-c", f"{1 + 23 * i}-{23 + 23 * i}")
+        assert spec.command[3:] == (sys.executable, "-m", node_module.WORKER, str(tmp_path / "run"), "17")
+        assert spec.log == tmp_path / "run" / "logs" / f"worker_{8 + i}.log" and spec.is_worker
+    assert len({spec.directory for spec in specs}) == 8  # the compiler leaves files in the working directory
+
+
+def test_devices_are_those_of_the_table(cores, tmp_path):
+    write_rank_table(tmp_path / "t.json", make_rank_table([("a", {4: "10.0.0.4", 6: "10.0.0.6"})]))
+    two = config(devices=2, tensor=2)
+    specs = node_processes(two, resolve_node(two, tmp_path / "t.json"), RunDirectory(tmp_path), [])
+    assert [(s.environment["RANK_ID"], s.environment["DEVICE_ID"]) for s in specs] == [("0", "4"), ("1", "6")]
+
+
+def test_users_variables_win_and_pipelines_wait_longer(table, cores, monkeypatch, tmp_path):
+    pipeline = config(tensor=4, pipeline=2)
+    run = RunDirectory(tmp_path)
+    (spec, *_) = node_processes(pipeline, resolve_node(pipeline, table, 0), run, [])
+    assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "6000"
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "60")
+    (spec, *_) = node_processes(pipeline, resolve_node(pipeline, table, 0), run, [])
+    assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "60"
+
+
+def test_too_few_cores_pin_nothing(table, monkeypatch, tmp_path):
+    monkeypatch.setattr(node_module, "usable_cores", lambda: [0, 1])
+    for spec in node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), []):
+        assert spec.command[0] == sys.executable and "not pinned (2 cores for 8 processes)" in spec.label
+
+
+def test_msrun_without_a_rank_table(cores, tmp_path):
+    node = resolve_node(config(), None, 1, 2, "10.0.0.11:8118")
+    (spec,) = node_processes(config(), node, RunDirectory(tmp_path), [])
+    assert Path(spec.command[0]).name == "msrun" and not spec.is_worker
+    for flag in (
+        "--worker_num=16",
+        "--local_worker_num=8",
+        "--node_rank=1",
+        "--master_addr=10.0.0.11",
+        "--master_port=8118",
+        f"--log_dir={tmp_path}/logs",
+        "--join=True",
+    ):
+        assert flag in spec.command
+    assert [log.name for log in spec.worker_logs] == [f"worker_{rank}.log" for rank in range(8, 16)]
+    (bind,) = [word for word in spec.command if word.startswith("--bind_core=")]
+    pinned = json.loads(bind.partition("=")[2])
+    assert list(pinned) == [f"device{i}" for i in range(8)] and pinned["device1"] == ["24-46"]
+
+
+def test_msrun_understands_its_arguments(cores, tmp_path, monkeypatch):
+    """Its own parser, on what we give it."""
+    run = pytest.importorskip("mindspore.parallel.cluster.run")
+    (spec,) = node_processes(config(), resolve_node(config(), None, 1, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    monkeypatch.setattr(sys, "argv", list(spec.command))
+    arguments = run.get_args()
+    assert (arguments.worker_num, arguments.local_worker_num, arguments.node_rank) == (16, 8, 1)
+    assert (arguments.master_addr, arguments.master_port, arguments.join) == ("10.0.0.11", 8118, True)
+    assert arguments.bind_core["device7"] == ["162-184"]
+    assert [arguments.task_script, *arguments.task_script_args] == ["python", "-m", node_module.WORKER, str(tmp_path)]
+
+
+def test_one_machine_is_as_it_was(tmp_path):
+    """The quick start: a port of our own, no pinning, no variables of Ascend."""
+    small = build_run_config({"devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}})
+    node = resolve_node(small)
+    assert node.needs_port
+    (spec,) = node_processes(small, node, RunDirectory(tmp_path), ["1"], 21000)
+    assert spec.command[1:] == (
+        "--worker_num=2",
+        "--local_worker_num=2",
+        "--master_addr=127.0.0.1",
+        "--master_port=21000",
+        f"--log_dir={tmp_path}/logs",
+        "--join=True",
+        "--tail_worker_log=2",
+        "python",
+        "-m",
+        node_module.WORKER,
+        str(tmp_path),
+        "1",
+    )
+    assert set(spec.environment) == {"GLOG_v", "OMP_NUM_THREADS", "PYTHONPATH"}
+
+
+def test_core_blocks_are_equal_and_disjoint():
+    assert core_blocks(range(10), 3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert core_blocks([0], 2) == [[], []]
+    assert core_list([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8" and core_list([4]) == "4"
+
+
+def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypatch):
+    """Run in a shell, it gives the same arguments, variables, directory and log."""
+    monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(node_module, "WORKER", "stand_in")
+    (tmp_path / "stand_in.py").write_text(
+        "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['RANK_ID'], os.getcwd()]))"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = RunDirectory(tmp_path / "a run")
+    spec = node_processes(config(), resolve_node(config(), table, 0), run, ["$$"])[3]
+    script = f"echo $$; {spec.shell()}\nwait"
+    pid = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip()
+    assert json.loads(spec.log.read_text()) == [[str(run.path), pid], "3", str(spec.directory)]
+
+
+REFUSED = {
+    "tensor on a CPU": ({"device": "cpu", "devices": 8}, {}, "parallel.tensor: 8 on device: cpu"),
+    "pipeline on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1, "pipeline": 2}, {}, "parallel.pipeline: 2"),
+    "optimizer shards on a CPU": (
+        {"device": "cpu", "devices": 2, "tensor": 1, "optimizer_shard": 2},
+        {},
+        "parallel.optimizer_shard: 2",
+    ),
+    "servers on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1}, {"nodes": 2}, "--nodes: 2 servers, but device"),
+    "too many devices": ({}, {}, "devices: 16 on 1 server of 8"),
+    "unequal servers": ({}, {"nodes": 3}, "--nodes: 3 servers cannot share devices: 16"),
+    "tensor over servers": ({}, {"nodes": 4, "node_rank": 0, "master": "a:8118"}, "--nodes: 4 devices a server cut"),
+    "no node rank": ({}, {"nodes": 2, "master": "a:8118"}, "--node-rank: missing"),
+    "node rank": ({}, {"nodes": 2, "node_rank": 2, "master": "a:8118"}, "--node-rank: found 2, expected 0 to 1"),
+    "negative node rank": ({}, {"nodes": 2, "node_rank": -1, "master": "a:8118"}, "--node-rank: found -1"),
+    "no address": ({}, {"nodes": 2, "node_rank": 0}, "--master-addr: missing"),
+    "no port": ({}, {"nodes": 2, "node_rank": 0, "master": "head"}, "--master-addr: found 'head'"),
+    "low port": ({}, {"nodes": 2, "node_rank": 0, "master": "head:0080"}, "--master-addr: found 'head:0080'"),
+    "bad address": ({}, {"nodes": 2, "node_rank": 0, "master": "10.0.0:8118"}, "--master-addr: '10.0.0' is not"),
+    "two ways": ({}, {"table": True, "node_rank": 0, "master": "a:8118"}, "--master-addr: the ranks of a rank table"),
+    "gpu table": ({"device": "gpu"}, {"table": True, "node_rank": 0}, "--rank-table: rank tables are for Ascend"),
+    "nodes of table": ({}, {"table": True, "node_rank": 0, "nodes": 3}, "--nodes: 3, but"),
+    "rank of table": ({}, {"table": True}, "--node-rank: missing"),
+    "size of table": ({"devices": 8}, {"table": True}, "table.json: devices: 8, but the rank table has 16"),
+}
+
+
+@pytest.mark.parametrize("keys, flags, message", REFUSED.values(), ids=REFUSED.keys())
+def test_what_does_not_fit_is_refused(table, keys, flags, message):
+    flags = dict(flags)
+    path = table if flags.pop("table", False) else None
+    with pytest.raises(UserError) as error:
+        resolve_node(config(**keys), path, **flags)
+    text = str(error.value)
+    assert message in text and "\n" not in text
+    if "on a CPU" in message:
+        assert "rehearse it with `ms-codegeex rehearse`, or set device: ascend" in text
+
+
+def test_addresses_of_the_scheduler():
+    for text, expected in (
+        ("head.cluster:8118", ("head.cluster", 8118)),
+        ("[fe80::1]:65535", ("fe80::1", 65535)),
+        ("10.0.0.11:1024", ("10.0.0.11", 1024)),
+    ):
+        assert resolve_node(config(), None, 0, 2, text).master == expected

@@ -1,0 +1,283 @@
+"""Rank tables: what is broken is named by its JSON path; what is made or merged passes the check."""
+
+import copy
+import ipaddress
+import json
+
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.runs.rank_table import (
+    check_against_config,
+    make_rank_table,
+    merge_rank_tables,
+    parse_rank_table,
+    read_hccn_conf,
+    read_rank_table,
+    write_rank_table,
+)
+
+
+def addresses(server: int, count: int = 8) -> dict[int, str]:
+    return {device: f"192.168.{100 + device}.{101 + server}" for device in range(count)}
+
+
+def table(servers: int = 2, devices: int = 8):
+    return make_rank_table([(f"10.0.0.{11 + i}", addresses(i, devices)) for i in range(servers)])
+
+
+def changed(path: list, value):
+    """A table of two servers with 8 devices each and one place changed; the value `...` removes it."""
+    whole = table().to_json()
+    place = whole
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return whole
+
+
+def device(server: int, index: int, key: str) -> list:
+    return ["server_list", server, "device", index, key]
+
+
+BROKEN = {
+    "a number as rank": (
+        device(1, 3, "rank_id"),
+        5,
+        "server_list[1].device[3].rank_id: found 5 (a number), expected a",
+    ),
+    "a number as device": (device(0, 2, "device_id"), 2, "server_list[0].device[2].device_id: found 2 (a number)"),
+    "null as rank": (device(0, 0, "rank_id"), None, "server_list[0].device[0].rank_id: found null"),
+    "a word as rank": (
+        device(0, 1, "rank_id"),
+        "one",
+        'server_list[0].device[1].rank_id: found "one", expected digits',
+    ),
+    "negative rank": (device(0, 1, "rank_id"), "-1", 'server_list[0].device[1].rank_id: found "-1"'),
+    "leading zero": (device(1, 0, "rank_id"), "08", 'server_list[1].device[0].rank_id: found "08"'),
+    "rank twice": (
+        device(1, 0, "rank_id"),
+        "7",
+        'server_list[1].device[0].rank_id: found "7" again, server_list[0].dev',
+    ),
+    "a gap": (device(1, 7, "rank_id"), "16", 'server_list[1].device[7].rank_id: found "16", expected a rank below 16'),
+    "rank missing": (device(1, 2, "rank_id"), ..., "server_list[1].device[2].rank_id: missing"),
+    "device twice": (device(0, 5, "device_id"), "4", 'server_list[0].device[5].device_id: found "4" again'),
+    "device outside": (device(0, 7, "device_id"), "16", 'server_list[0].device[7].device_id: found "16"'),
+    "address twice": (
+        device(1, 6, "device_ip"),
+        "192.168.100.101",
+        'server_list[1].device[6].device_ip: found "192.168.100.101" again, server_list[0].device[0].device_ip has it',
+    ),
+    "no address": (device(1, 6, "device_ip"), "", 'server_list[1].device[6].device_ip: found ""'),
+    "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", "server_list[0].device[6].device_ip"),
+    "address missing": (device(0, 6, "device_ip"), ..., "server_list[0].device[6].device_ip: missing"),
+    "an object as address": (device(0, 6, "device_ip"), {}, "server_list[0].device[6].device_ip: found an object"),
+    "server twice": (["server_list", 1, "server_id"], "10.0.0.11", 'server_list[1].server_id: found "10.0.0.11" again'),
+    "wrong server": (["server_list", 1, "server_id"], "10.0.0", "server_list[1].server_id"),
+    "server of no name": (["server_list", 0, "server_id"], "", "server_list[0].server_id"),
+    "server number": (["server_list", 0, "server_id"], 11, "server_list[0].server_id: found 11 (a number)"),
+    "server missing": (["server_list", 0, "server_id"], ..., "server_list[0].server_id: missing"),
+    "nic is a list": (["server_list", 0, "host_nic_ip"], [], "server_list[0].host_nic_ip: found a list"),
+    "extra key a number": (device(0, 0, "device_port"), 16667, "server_list[0].device[0].device_port: found 16667"),
+    "no device": (["server_list", 1, "device"], [], "server_list[1].device: found an empty list"),
+    "devices an object": (["server_list", 1, "device"], {}, "server_list[1].device: found an object"),
+    "device a string": (
+        ["server_list", 1, "device", 4],
+        "4",
+        'server_list[1].device[4]: found "4", expected an object',
+    ),
+    "server a list": (["server_list", 1], [], "server_list[1]: found a list, expected an object"),
+    "no servers": (["server_list"], [], "server_list: found an empty list"),
+    "servers missing": (["server_list"], ..., "server_list: missing"),
+    "count": (["server_count"], "3", 'server_count: found "3", expected "2"'),
+    "count a number": (["server_count"], 2, 'server_count: found 2 (a number), expected a string; write "2"'),
+    "count missing": (["server_count"], ..., "server_count: missing"),
+    "version": (["version"], "1.2", 'version: found "1.2", expected "1.0"'),
+    "version a number": (["version"], 1.0, "version: found 1.0 (a number), expected a string"),
+    "status": (["status"], "initializing", 'status: found "initializing", expected "completed"'),
+    "status a boolean": (["status"], True, "status: found true (a boolean), expected a string"),
+}
+
+
+@pytest.mark.parametrize("path, value, message", BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken_is_named_by_its_path(path, value, message):
+    with pytest.raises(UserError) as error:
+        parse_rank_table(changed(path, value))
+    text = str(error.value)
+    assert text.startswith(message) and "\n" not in text
+    assert "; " in text  # the remedy
+
+
+def swapped(a: tuple[int, int], b: tuple[int, int]):
+    whole = table().to_json()
+    first, second = (whole["server_list"][i]["device"][j] for i, j in (a, b))
+    first["rank_id"], second["rank_id"] = second["rank_id"], first["rank_id"]
+    return whole
+
+
+@pytest.mark.parametrize(
+    "whole, message",
+    [
+        (swapped((0, 3), (0, 4)), 'server_list[0].device[3].rank_id: found "4", expected "3"'),
+        (swapped((0, 7), (1, 0)), 'server_list[0].device[7].rank_id: found "8", expected "7"'),
+        ([], "(top): found a list"),
+        ({"group_list": []}, "group_list: the old template"),
+    ],
+)
+def test_wrong_order_and_wrong_files(whole, message):
+    with pytest.raises(UserError) as error:
+        parse_rank_table(whole)
+    assert str(error.value).startswith(message)
+
+
+def test_servers_in_the_wrong_order_are_refused():
+    whole = table().to_json()
+    whole["server_list"].reverse()
+    with pytest.raises(UserError, match=r'^server_list\[0\]\.device\[0\]\.rank_id: found "8", expected "0"'):
+        parse_rank_table(whole)
+
+
+def test_a_file_is_named(tmp_path):
+    for content, message in (("{", "not readable as JSON"), (json.dumps(changed(["version"], "2")), "version: found")):
+        (tmp_path / "t.json").write_text(content)
+        with pytest.raises(UserError) as error:
+            read_rank_table(tmp_path / "t.json")
+        assert str(error.value).startswith(f"{tmp_path / 't.json'}: {message}")
+    with pytest.raises(UserError, match="no such file"):
+        read_rank_table(tmp_path / "none.json")
+
+
+# --- against a configuration ---
+
+
+def config(devices: int = 16, **parallel):
+    return build_run_config(
+        {
+            "device": "ascend",
+            "devices": devices,
+            "model": {"preset": "13b"},
+            "training": {"steps": 1, "global_batch": 1024, "micro_batch": 8},
+            "parallel": {"tensor": 8, **parallel},
+        }
+    )
+
+
+def test_a_fitting_mesh_is_accepted():
+    check_against_config(table(), config())
+    check_against_config(table(4, 4), config(tensor=4))
+    check_against_config(table(), config(tensor=4, pipeline=2))
+
+
+@pytest.mark.parametrize(
+    "made, values, message",
+    [
+        (table(), {"devices": 8}, "devices: 8, but the rank table has 16"),
+        (table(4, 4), {}, "server_list[0].device: ranks 0 to 3 cut the tensor-parallel group of ranks 0 to 7"),
+        (
+            make_rank_table([("a", addresses(0)), ("b", addresses(1, 4)), ("c", addresses(2, 4))]),
+            {},
+            "server_list[1].device: ranks 8 to 11 cut the tensor-parallel group of ranks 8 to 15",
+        ),
+        (
+            make_rank_table([("a", {7: "10.1.0.1", 8: "10.1.0.2"})]),
+            {"devices": 2, "tensor": 2},
+            'server_list[0].device[1].device_id: found "8"',
+        ),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(made, values, message):
+    with pytest.raises(UserError) as error:
+        check_against_config(made, config(**values))
+    assert str(error.value).startswith(message)
+
+
+# --- making and merging ---
+
+
+def test_hccn_conf(tmp_path):
+    file = tmp_path / "hccn.conf"
+    file.write_text("# port 0\naddress_0=192.168.100.101\nnetmask_0=255.255.255.0\n\naddress_10 = 192.168.101.101\n")
+    assert read_hccn_conf(file) == {0: "192.168.100.101", 10: "192.168.101.101"}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("address_0 192.168.1.1\n", "line 1: found 'address_0 192.168.1.1', expected key=value"),
+        ("address_0=1\n", "line 1: address_0: found '1', expected an IP address"),
+        ("address_0=10.0.0.1\naddress_0=10.0.0.2\n", "line 2: address_0 is given twice"),
+        ("netmask_0=255.255.255.0\n", "no address_N line"),
+    ],
+)
+def test_a_broken_hccn_conf_is_named_with_its_line(tmp_path, content, message):
+    (tmp_path / "hccn.conf").write_text(content)
+    with pytest.raises(UserError) as error:
+        read_hccn_conf(tmp_path / "hccn.conf")
+    assert str(error.value).startswith(f"{tmp_path / 'hccn.conf'}: {message}")
+    with pytest.raises(UserError, match="no such file"):
+        read_hccn_conf(tmp_path / "none.conf")
+
+
+@st.composite
+def clusters(draw):
+    """Servers with names and devices of their own, every address different."""
+    names = draw(st.lists(st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True), min_size=1, max_size=5, unique=True))
+    devices = [draw(st.sets(st.integers(0, 15), min_size=1, max_size=8)) for _ in names]
+    count = sum(map(len, devices))
+    numbers = iter(draw(st.lists(st.integers(1, 2**32 - 2), min_size=count, max_size=count, unique=True)))
+    return [
+        (name, {d: str(ipaddress.IPv4Address(next(numbers))) for d in sorted(chosen)})
+        for name, chosen in zip(names, devices, strict=True)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters())
+def test_what_is_made_is_read_back_equal(tmp_path_factory, cluster):
+    made = make_rank_table(cluster)
+    path = tmp_path_factory.mktemp("made") / "table.json"
+    write_rank_table(path, made)
+    again = read_rank_table(path)
+    assert again.to_json() == made.to_json() and again.world == sum(len(devices) for _, devices in cluster)
+    assert [(s.server_id, {d.device_id: d.device_ip for d in s.devices}) for s in again.servers] == cluster
+    assert [d.rank for s in again.servers for d in s.devices] == list(range(again.world))
+    check_strings(made.to_json())
+
+
+def check_strings(value):
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        check_strings(child)
+    assert isinstance(value, dict | list | str)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters(), st.data())
+def test_merging_parts_gives_the_whole(cluster, data):
+    cut = data.draw(st.integers(0, len(cluster)))
+    parts = [make_rank_table(part) for part in (cluster[:cut], cluster[cut:]) if part]
+    assert merge_rank_tables(parts) == make_rank_table(cluster)
+
+
+def test_merging_keeps_other_keys_and_refuses_a_server_twice():
+    whole = table(1).to_json()
+    whole["server_list"][0]["host_nic_ip"] = "10.0.0.11"
+    whole["server_list"][0]["device"][0]["device_port"] = "16667"
+    first = parse_rank_table(copy.deepcopy(whole))
+    merged = merge_rank_tables([make_rank_table([("z", addresses(5))]), first]).to_json()["server_list"][1]
+    assert merged["host_nic_ip"] == "10.0.0.11"
+    assert merged["device"][0]["device_port"] == "16667" and merged["device"][0]["rank_id"] == "8"
+    with pytest.raises(UserError, match=r"^server_list\[1\]\.server_id: found .* again"):
+        merge_rank_tables([first, first])
+
+
+def test_the_samples_are_sound():
+    samples = sorted((ROOT / "configs" / "rank_tables").glob("*.json"))
+    assert [read_rank_table(path).world for path in samples] == [8, 16, 32]

@@ -1,0 +1,328 @@
+"""How the servers of a job watch each other, and `train` on two of them, with stand-ins for Ascend's workers."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, write_config
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.runs import rendezvous
+from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.rendezvous import Rendezvous
+
+
+class Clock:
+    """In place of `time`: it moves only when somebody sleeps, and `meanwhile` is what the others do then."""
+
+    def __init__(self):
+        self.now, self.meanwhile = 0.0, lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The servers' time, which the test makes."""
+    clock = Clock()
+    monkeypatch.setattr(rendezvous, "time", clock)
+    return clock
+
+
+def joined(clock: Clock, folder: Path, first: Rendezvous, rank: int, count: int) -> Rendezvous:
+    """Server `rank` enters while server 0 keeps counting."""
+    clock.meanwhile = first._write
+    other = Rendezvous(folder, rank, count).__enter__()
+    clock.meanwhile = lambda: None
+    return other
+
+
+def beat_until(clock, servers, condition):
+    for _ in range(1000):
+        if condition():
+            return
+        for server in servers:
+            server.beat()
+        clock.sleep(rendezvous.BEAT_SECONDS)
+    raise AssertionError("did not happen")
+
+
+def test_servers_meet_learn_the_checkpoint_and_finish(tmp_path, clock):
+    with Rendezvous(tmp_path, 0, 3, "checkpoints/step-4") as first:
+        others = [joined(clock, tmp_path, first, rank, 3) for rank in (1, 2)]
+        assert [server.checkpoint for server in others] == ["checkpoints/step-4"] * 2
+        assert not first.all_finished() and others[0].all_finished()
+        for server in others:
+            server.done()
+        beat_until(clock, [first], first.all_finished)
+
+
+def test_what_an_earlier_job_left_is_not_joined(tmp_path, clock):
+    old = Rendezvous(tmp_path, 0, 2).__enter__()  # killed: its file says running for ever
+    with pytest.raises(RunFailure, match="opened no job"):
+        Rendezvous(tmp_path, 1, 2).__enter__()
+    new = Rendezvous(tmp_path, 0, 2).__enter__()
+    assert joined(clock, tmp_path, new, 1, 2).job == new.job != old.job
+
+
+def test_a_failure_of_one_ends_all(tmp_path, clock):
+    first = Rendezvous(tmp_path, 0, 3).__enter__()
+    second, third = (joined(clock, tmp_path, first, rank, 3) for rank in (1, 2))
+    second.__exit__(RunFailure, RunFailure("device 4 is lost"), None)
+    with pytest.raises(RunFailure, match=r"server 1 ended.*device 4 is lost") as error:
+        beat_until(clock, [first, third], lambda: False)
+    first.__exit__(RunFailure, error.value, None)
+    with pytest.raises(RunFailure, match=r"server 0 ended.*server 1 ended.*device 4 is lost"):
+        beat_until(clock, [third], lambda: False)
+
+
+@pytest.mark.parametrize("silent, left", [(1, 0), (0, 1)])
+def test_a_server_that_falls_silent_ends_the_job(tmp_path, clock, silent, left):
+    first = Rendezvous(tmp_path, 0, 2).__enter__()
+    servers = [first, joined(clock, tmp_path, first, 1, 2)]
+    beat_until(clock, servers, lambda: first.beats > 20)
+    with pytest.raises(RunFailure, match=rf"server {silent} has not been heard of"):
+        beat_until(clock, [servers[left]], lambda: False)
+
+
+def test_another_job_in_the_same_directory_ends_this_one(tmp_path, clock):
+    first = Rendezvous(tmp_path, 0, 2).__enter__()
+    second = joined(clock, tmp_path, first, 1, 2)
+    Rendezvous(tmp_path, 0, 2).__enter__()
+    with pytest.raises(RunFailure, match="another job"):
+        beat_until(clock, [second], lambda: False)
+
+
+# --- the command on two servers, both of them here ---
+
+STAND_IN = """
+    import json, os, sys, time
+    from pathlib import Path
+    run, rank = Path(sys.argv[1]), int(os.environ["RANK_ID"])
+    print("rank", rank, "of", os.environ["RANK_SIZE"], "on device", os.environ["DEVICE_ID"], flush=True)
+    assert (run / "config.yaml").exists() and Path.cwd().name == f"rank_{rank}"
+    while not (run / "go").exists():
+        time.sleep(0.05)
+    if (run / "go").read_text() == str(rank):
+        print("device lost", flush=True)
+        os._exit(9)
+    if (run / "go").read_text() != "all":
+        time.sleep(600)
+    while rank > 1 and (run / "hold").exists():
+        time.sleep(0.05)
+    if rank == 0:
+        figures = {"steps": 1, "validation_loss": 1.0, "unigram_entropy": 2.0, "shuffled_context_loss": 3.0}
+        (run / "logs" / "result.json").write_text(json.dumps({**figures, "checkpoint": "none"}))
+        line = {"compiling": True, "step_seconds": 1.0, "tokens_per_second": 1.0, "mfu": 0.1}
+        (run / "log.jsonl").write_text(json.dumps(line) + "\\n")
+    (run / "logs" / f"done_{rank}.json").write_text("{}")
+"""
+LAUNCH = """
+    import sys
+    from ms_codegeex.runs import node
+    from ms_codegeex.runs import rendezvous
+    node.WORKER, rendezvous.BEAT_SECONDS = "cluster_stand_in", 0.2
+    from ms_codegeex.cli import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def cluster(dataset, tmp_path):
+    """Starts `train` as server K of two servers with two devices each; returns the process."""
+    (tmp_path / "cluster_stand_in.py").write_text(textwrap.dedent(STAND_IN))
+    (tmp_path / "launch.py").write_text(textwrap.dedent(LAUNCH))
+    write_rank_table(
+        tmp_path / "t.json", make_rank_table([(s, {0: f"10.0.{i}.1", 1: f"10.0.{i}.2"}) for i, s in enumerate("ab")])
+    )
+    small = {"preset": "tiny", "vocab_size": 96, "eos_token_id": 0}
+    run = {
+        "output": str(tmp_path / "run"),
+        "device": "ascend",
+        "devices": 4,
+        "model": small,
+        "data": {"train": str(dataset), "seq_length": 32},
+        "training": {"steps": 1, "global_batch": 8},
+        "parallel": {"tensor": 2},
+        "checkpoint": {"export": False},
+    }
+    write_config(tmp_path / "run.yaml", run)
+    started = []
+
+    def start(rank: int, *words: str) -> subprocess.Popen:
+        command = [sys.executable, "launch.py", "train", "--config", "run.yaml", "--rank-table", "t.json"]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        process = subprocess.Popen(
+            [*command, "--node-rank", str(rank), *words],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def logs_of(run: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (run / "logs").glob("worker_*.log")}
+
+
+def wait_for(condition, seconds=600):
+    """Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.05)
+
+
+def workers_of(run: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = process.info["cmdline"] or []
+        if "cluster_stand_in" in line and str(run) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def all_started(run: Path) -> bool:
+    return len(logs_of(run)) == 4 and all(text.startswith("rank") for text in logs_of(run).values())
+
+
+def test_two_servers_run_one_job(cluster, tmp_path):
+    second, first = cluster(1), cluster(0, "--json")
+    run = tmp_path / "run"
+    wait_for(lambda: all_started(run))
+    assert logs_of(run)["worker_3.log"] == "rank 3 of 4 on device 1\n"
+    (run / "hold").touch()
+    (run / "go").write_text("all")
+
+    def state():
+        return json.loads((run / ".servers" / "000000.json").read_text())
+
+    wait_for(lambda: state()["state"] == "done")
+    beats = state()["beat"]
+    wait_for(lambda: state()["beat"] > beats + 2)  # it waits: a checkpoint is of all servers
+    assert not (run / "summary.json").exists()
+    (run / "hold").unlink()
+    output, errors = first.communicate(timeout=600)
+    assert first.returncode == 0, errors
+    assert json.loads(output)["steps"] == 1
+    output, errors = second.communicate(timeout=600)
+    assert second.returncode == 0, errors
+    assert output == "" and "starting 2 workers on server 1 of 2" in errors
+
+
+def test_a_dead_process_on_one_server_ends_both(cluster, tmp_path):
+    jobs = [cluster(0), cluster(1)]
+    run = tmp_path / "run"
+    wait_for(lambda: all_started(run))
+    (run / "go").write_text("3")
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [1, 1]
+    assert "a worker ended before its work was done" in errors[1] and "worker_3.log" in errors[1]
+    assert "server 1 ended" in errors[0] and "device lost" in errors[0]
+    assert not workers_of(run)
+
+
+def test_a_killed_launcher_leaves_no_process(cluster, tmp_path):
+    job = cluster(0)
+    run = tmp_path / "run"
+    wait_for(lambda: len(workers_of(run)) == 2)
+    job.kill()
+    wait_for(lambda: not workers_of(run))
+
+
+def test_servers_must_be_given_the_same(cluster, tmp_path):
+    jobs = [cluster(0), cluster(1, "seed=8")]
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
+    assert jobs[1].returncode == 2 and "seed: 8, but server 0 runs with 1234" in errors[1]
+    assert jobs[0].returncode == 1 and "server 1 ended" in errors[0]
+
+
+def test_servers_need_a_prepared_dataset(cluster):
+    job = cluster(0, "data.train=null")
+    assert "data.train: 2 servers need the same prepared dataset" in job.communicate(timeout=600)[1]
+    assert job.returncode == 2
+
+
+def test_silence_of_a_file_system_counts_too(tmp_path, clock):
+    first = Rendezvous(tmp_path, 0, 2).__enter__()
+    second = joined(clock, tmp_path, first, 1, 2)
+    (tmp_path / "000000.json").unlink()
+    with pytest.raises(RunFailure, match="server 0 has not been heard of"):
+        beat_until(clock, [second], lambda: False)
+
+
+# --- MindSpore's own launcher, twice ---
+
+TWO_LAUNCHERS = """
+    import dataclasses, sys
+    from pathlib import Path
+    from ms_codegeex.config import load_config
+    from ms_codegeex.runs import launch
+    from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    rank, port = int(sys.argv[1]), int(sys.argv[2])
+    config = load_config(Path("run.yaml"))
+    run = RunDirectory(Path(config.output))
+    node = Node(rank, 2, range(rank, rank + 1), (0,), master=("127.0.0.1", port))
+    if rank:  # here both servers have the scheduler's address; the second must not start a scheduler too
+        code = (
+            "import mindspore.parallel.cluster.process_entity._api as api; api._is_local_ip = lambda address: False;"
+            "from mindspore.parallel.cluster.run import main; main()"
+        )
+        specs = launch.node_processes
+        launch.node_processes = lambda *a: [
+            dataclasses.replace(spec, command=(sys.executable, "-c", code, *spec.command[1:])) for spec in specs(*a)
+        ]
+        with launch.meeting(run, node) as others:
+            launch.join_run(config, run)
+            launch.run_workers(config, run, None, node, others)
+    else:
+        with launch.opened_run(config, run, None), launch.meeting(run, node) as others:
+            launch.run_workers(config, run, None, node, others)
+"""
+
+
+@pytest.mark.slow
+def test_two_launchers_train_as_one_does(dataset, tmp_path):
+    """Real workers of two msrun, which differ in --node-rank, give the losses of one msrun with two workers."""
+    from conftest import command, small_run
+
+    from ms_codegeex.runs.processes import reserved_port
+    from ms_codegeex.runs.recording import read_log
+
+    losses = {}
+    (tmp_path / "two.py").write_text(textwrap.dedent(TWO_LAUNCHERS))
+    for name in ("one", "two"):
+        write_config(tmp_path / "run.yaml", {**small_run(dataset, tmp_path / name), "devices": 2})
+        if name == "one":
+            assert command("train", "--config", "run.yaml", cwd=tmp_path).returncode == 0
+        else:
+            with reserved_port() as port:
+                words = [sys.executable, "two.py"]
+                environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+                jobs = [
+                    subprocess.Popen([*words, str(rank), str(port)], cwd=tmp_path, env=environment) for rank in (0, 1)
+                ]
+                assert [job.wait(timeout=600) for job in jobs] == [0, 0]
+        losses[name] = [record["loss"] for record in read_log(tmp_path / name / "log.jsonl")]
+    assert losses["one"] == losses["two"] and len(losses["one"]) == 10

@@ -1,0 +1,243 @@
+"""What a run that goes on may change: the table, the way out, and data known by its content."""
+
+import json
+import shutil
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, write_dataset
+
+from ms_codegeex.config import RunConfig, build_run_config, flattened
+from ms_codegeex.data.datasets.opening import content_hashes
+from ms_codegeex.errors import UserError
+from ms_codegeex.runs.resume import REFUSED, REPORTED, UNRECORDED, Change, changes_since, check_allowed, is_finished
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A checkpoint at step 20 (sample 80) of a run on two stages, and the same configuration."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").write_text('{"tokenizer": {"fingerprint": "f"}}')
+
+    def config(data, seed=7, global_batch=4):
+        data = {key: str(tmp_path / value) if isinstance(value, str) else value for key, value in data.items()}
+        if "blend" in data:
+            data["blend"] = [
+                {"from_step": step, "weights": {str(tmp_path / name): weight for name, weight in weights.items()}}
+                for step, weights in data["blend"]
+            ]
+        values = {"training": {"steps": 50, "global_batch": global_batch}, "seed": seed, "data": data}
+        return build_run_config(values)
+
+    def checkpoint(data, **changes):
+        state = {"config": config(data).to_dict(), "samples": 80, "tokenizer": {"fingerprint": "f"}, **changes}
+        return SimpleNamespace(path=tmp_path / "step-00000020", state=state)
+
+    return config, checkpoint
+
+
+STAGES = [(0, {"a": 1}), (10, {"b": 0.7, "a": 0.3})]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"blend": STAGES},
+        {"blend": [(0, {"a": 5}), (10, {"b": 7, "a": 3})]},  # the same shares
+        {"blend": [*STAGES, (20, {"c": 1})]},  # begins with the next sample
+        {"blend": [*STAGES, (35, {"c": "1/3", "a": 1})]},
+    ],
+    ids=str,
+)
+def test_a_blend_may_change_behind_the_checkpoint(started, now):
+    config, checkpoint = started
+    changes_since(config(now), checkpoint({"blend": STAGES}))
+    changes_since(config({"blend": STAGES}), checkpoint(now))
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"blend": [(0, {"a": 1}), (10, {"b": 0.6, "a": 0.4})]},
+        {"blend": [(0, {"a": 1}), (10, {"a": 0.3, "b": 0.7})]},  # in turn the other way round
+        {"blend": [(0, {"a": 1}), (11, {"b": 0.7, "a": 0.3})]},
+        {"blend": [*STAGES, (19, {"c": 1})]},
+        {"blend": [(0, {"a": 1})]},
+        {"blend": [(0, {"c": 1}), (10, {"b": 0.7, "a": 0.3})]},
+    ],
+    ids=str,
+)
+def test_a_blend_that_was_another_is_refused(started, now):
+    config, checkpoint = started
+    with pytest.raises(UserError, match=r"^data\.blend: .*, but .*step-00000020 was trained with "):
+        changes_since(config(now), checkpoint({"blend": STAGES}))
+    with pytest.raises(UserError, match=r"^data\.blend: "):
+        changes_since(config({"blend": STAGES}), checkpoint(now))
+
+
+def test_a_run_on_one_corpus_goes_on_as_a_blend_that_begins_with_it(started):
+    config, checkpoint = started
+    changes_since(config({"blend": [(0, {"a": 1}), (20, {"b": 1})]}), checkpoint({"train": "a"}))
+    changes_since(config({"train": "a"}), checkpoint({"blend": [(0, {"a": 1}), (20, {"b": 1})]}))
+    with pytest.raises(UserError, match=r"^data\.blend: "):
+        changes_since(config({"blend": [(0, {"b": 1})]}), checkpoint({"train": "a"}))
+    with pytest.raises(UserError, match=r"^data\.train: "):
+        changes_since(config({"train": "b"}), checkpoint({"train": "a"}))
+
+
+def test_another_batch_moves_the_stages(started):
+    config, checkpoint = started
+    allowed = ["training.global_batch"]
+    with pytest.raises(UserError, match=r"^training\.global_batch: 8, but .* --allow-change training\.global_batch$"):
+        changes_since(config({"train": "a"}, global_batch=8), checkpoint({"train": "a"}))
+    changes_since(config({"train": "a"}, global_batch=8), checkpoint({"train": "a"}), allowed)
+    now = config({"blend": [*STAGES, (30, {"c": 1})]}, global_batch=8)
+    with pytest.raises(UserError, match=r"^data\.blend: .*sample 80.*sample 40"):
+        changes_since(now, checkpoint({"blend": STAGES}, samples=81), allowed)
+
+
+def test_another_seed_or_tokenizer_is_refused(started):
+    config, checkpoint = started
+    with pytest.raises(UserError, match=r"^seed: 8"):
+        changes_since(config({"blend": STAGES}, seed=8), checkpoint({"blend": STAGES}))
+    other = checkpoint({"blend": STAGES}, tokenizer={"fingerprint": "g"})
+    with pytest.raises(UserError, match=r"^data\.blend: tokenizer fingerprint: f, but"):
+        changes_since(config({"blend": STAGES}), other)
+
+
+def test_checkpoints_from_before_there_were_blends_go_on(started):
+    config, checkpoint = started
+    old = checkpoint({"train": "a"})
+    del old.state["config"]["data"]["blend"], old.state["config"]["data"]["workers"]
+    changes_since(config({"train": "a"}), old)
+
+
+def test_every_key_is_in_exactly_one_list():
+    keys = [key for key in flattened(asdict(RunConfig())) if key != "model"]
+    for key in keys:
+        lists = [[s for s in keys if key == s or key.startswith(f"{s}.")] for keys in (REFUSED, REPORTED, UNRECORDED)]
+        assert sum(map(bool, lists)) == 1 or key == "parallel.fusion.dropout", key  # refused, in a section that is not
+
+
+def test_the_documented_table_is_the_one_that_decides():
+    lines = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8").splitlines()
+    rows = {words[1].strip(): words[2] for line in lines if len(words := line.split("|")) > 3}
+    for row, keys in (("refused", REFUSED), ("recorded", REPORTED)):
+        assert sorted(word.strip(" `") for word in rows[row].split(",")) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.dropout", 0.25),
+        ("training.precision", "fp16"),
+        ("training.clip_norm", 0.5),
+        ("training.loss_scale.window", 7),
+        ("parallel.fusion.dropout", True),
+        ("training.optimizer.beta2", 0.99),
+        ("training.schedule.learning_rate", 5e-5),
+        ("data.reset_at_eos", False),
+        ("data.seq_length", 16),
+        ("model.hidden_size", 1280),
+        ("seed", 8),
+    ],
+)
+def test_what_decides_the_weights_is_refused_unless_allowed(started, key, value):
+    config, checkpoint = started
+    values = config({"train": "a"}).to_dict()
+    *sections, name = key.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    other = build_run_config(values)
+    old = checkpoint({"train": "a"})
+    with pytest.raises(UserError, match=rf"^{key}: {value}, but .* --allow-change {key}$"):
+        changes_since(other, old)
+    for way_out in {key, key.rpartition(".")[0]} - {"", "training", "data", "parallel.fusion"}:
+        assert [change.key for change in changes_since(other, old, [way_out])] == [key]
+
+
+def test_what_does_not_decide_them_is_only_reported(started):
+    config, checkpoint = started
+    values = config({"train": "a"}).to_dict()
+    values["training"].update(steps=99, recompute="full", micro_batch=2)
+    values["logging"]["every"] = 7
+    values["output"], values["checkpoint"]["resume"] = "elsewhere", "auto"
+    found = changes_since(build_run_config(values), checkpoint({"train": "a"}))
+    assert [change.key for change in found] == [
+        "logging.every",
+        "training.micro_batch",
+        "training.recompute",
+        "training.steps",
+    ]
+    assert found[-1] == Change("training.steps", 50, 99)
+
+
+def test_a_way_out_that_names_nothing_is_a_mistake():
+    config = build_run_config({"training": {"steps": 1}})
+    check_allowed(config, ["training.schedule", "training.schedule.learning_rate", "model.layer_norm_eps", "seed"])
+    with pytest.raises(UserError, match=r"^--allow-change training\.droput: .*did you mean training\.dropout\?"):
+        check_allowed(config, ["training.droput"])
+    with pytest.raises(UserError, match=r"^--allow-change training\.steps: no key whose change is refused"):
+        check_allowed(config, ["training.steps"])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A configuration on a real dataset directory, and the checkpoint of a run on it."""
+    write_dataset(tmp_path / "a", 30)
+
+    def config(name):
+        return build_run_config({"training": {"steps": 50}, "data": {"train": str(tmp_path / name)}})
+
+    state = {"config": config("a").to_dict(), "samples": 80, "datasets": content_hashes(config("a").data)}
+    return config, SimpleNamespace(path=tmp_path / "step-00000020", state=state)
+
+
+def test_a_dataset_that_only_moved_is_the_same(trained, tmp_path):
+    config, checkpoint = trained
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    assert changes_since(config("moved"), checkpoint) == []
+
+
+def test_another_dataset_at_the_same_path_is_refused(trained, tmp_path):
+    config, checkpoint = trained
+    write_dataset(tmp_path / "a", 30, seed=1)
+    with pytest.raises(UserError, match=r"^data\.train: .*/a: 1 from sample 0 with the content [0-9a-f]{64}: 1"):
+        changes_since(config("a"), checkpoint)
+    assert [change.key for change in changes_since(config("a"), checkpoint, ["data.train"])] == ["data.train"]
+
+
+def test_the_hash_is_of_what_the_files_hold_whatever_is_recorded(tmp_path):
+    directory = write_dataset(tmp_path / "a", 30)
+    data = build_run_config({"training": {"steps": 1}, "data": {"train": str(directory)}}).data
+    info = json.loads((directory / "dataset.json").read_text())
+
+    def hashed(files):
+        (directory / "dataset.json").write_text(json.dumps({**info, "files": files}))
+        return content_hashes(data)[str(directory)]
+
+    recorded = {name: {"sha256": name * 3} for name in ("train.bin", "train.idx", "validation.bin")}
+    plain, good = hashed({}), hashed(recorded)
+    assert plain != good == hashed({name: recorded[name] for name in ("train.bin", "train.idx")})
+    for odd in ([1], "text", {"train.bin": "text"}, {"train.documents.parquet": {}}, None):
+        assert hashed(odd) == plain
+    content = bytearray((directory / "train.bin").read_bytes())
+    content[len(content) // 2] ^= 1  # as long as before, under the same recorded hashes
+    (directory / "train.bin").write_bytes(content)
+    assert hashed(recorded) not in (good, plain)
+    (directory / "train.idx").unlink()
+    with pytest.raises(UserError, match=r"train\.idx: not readable"):
+        hashed(recorded)
+
+
+def test_a_run_is_finished_by_its_tokens_or_steps():
+    def finished(training, **state):
+        config = build_run_config({"training": training})
+        return is_finished(config, SimpleNamespace(step=state["step"], state=state))
+
+    assert finished({"steps": 5}, step=5, tokens=0) and not finished({"steps": 6}, step=5, tokens=10**9)
+    assert finished({"tokens": 100}, step=1, tokens=100) and not finished({"tokens": 101}, step=99, tokens=100)

@@ -1,0 +1,159 @@
+"""When a run saves, and which of its checkpoints it trusts, without an engine: what diverges never costs a good one."""
+
+import pytest
+
+from ms_codegeex.errors import NotFinite, UserError
+from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
+from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
+from ms_codegeex.runs import saving as module
+from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.training.trainer import Progress
+
+
+class Stepped:
+    """A trainer of one number, which `run` steps: "." is a finite step, "s" a skipped one."""
+
+    rank, loss = 0, 3.0
+
+    def __init__(self):
+        self.progress, self.warnings = Progress(), []
+
+    def own_slices(self):
+        import numpy as np
+
+        return {"w": np.full(3, self.progress.step)}
+
+    def scalars(self):
+        return {}
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def validation_loss(self):
+        return self.loss
+
+    def run(self, saving, steps, end=False):
+        for kind in steps:
+            self.progress.step += 1
+            saving.step(self, Record(self.progress.step, kind == "s"))
+        if end:
+            saving.end(self)
+
+
+class Record:
+    def __init__(self, step, skipped):
+        self.step, self.skipped = step, skipped
+
+
+def steps(root):
+    return [int(path.name[5:]) for path in list_checkpoints(root)]
+
+
+def outcomes(root):
+    return [outcome(path) for path in list_checkpoints(root)]
+
+
+def test_the_newest_stay_and_the_one_before_is_good(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 2), "." * 21)
+    assert steps(tmp_path) == [15, 20] and outcomes(tmp_path) == [GOOD, None]
+
+
+def test_keep_one_keeps_the_last_good_one_too(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 1), "." * 21)
+    assert steps(tmp_path) == [15, 20]
+
+
+def test_nothing_is_saved_after_a_skipped_step(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 9), "....s" + "ss..." + "....." + "....s" + "..")
+    assert steps(tmp_path) == [8, 10, 15, 21]
+
+
+def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
+    saving = Checkpoints(tmp_path, 5, 1)
+    trainer = Stepped()
+    trainer.run(saving, "." * 13 + "s" * 24)
+    assert steps(tmp_path) == [5, 10] and outcomes(tmp_path) == [GOOD, DOUBTFUL]
+    assert newest_sound(tmp_path).step == 5
+    with pytest.raises(NotFinite, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
+        trainer.run(saving, "", end=True)
+    assert caught.value.step == 37
+
+
+def test_a_checkpoint_can_become_good_after_a_streak(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 7, 2), "." * 7 + "sss" + "." * 7)
+    assert outcomes(tmp_path)[0] == GOOD
+
+
+def test_the_search_for_a_loss_scale_says_nothing_of_the_checkpoint_it_starts_from(tmp_path):
+    path = write_checkpoint(tmp_path, 10, {}, {})
+    trainer = Stepped()
+    trainer.progress.step = 10
+    trainer.run(Checkpoints(tmp_path, 10, 2, Checkpoint(path)), "s" * 14 + ".", end=True)
+    assert steps(tmp_path) == [10, 25] and outcomes(tmp_path) == [GOOD, GOOD]
+
+
+def test_a_note_that_a_full_disk_refused_is_made_later(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("outcome.json: could not be written")
+
+    saving, trainer = Checkpoints(tmp_path, 5, 2), Stepped()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "note_outcome", full)
+        trainer.run(saving, "." * 12)
+    assert len(trainer.warnings) == 3 and outcomes(tmp_path) == [None, None]
+    trainer.run(saving, ".")
+    assert outcomes(tmp_path) == [GOOD, None]
+
+
+@pytest.mark.parametrize(("loss", "known"), [(3.0, GOOD), (float("nan"), None), (None, None)])
+def test_the_last_checkpoint_is_good_if_it_evaluates(tmp_path, loss, known):
+    trainer = Stepped()
+    trainer.loss = loss
+    trainer.run(Checkpoints(tmp_path, 0, 2), "...", end=True)
+    assert outcomes(tmp_path) == [known]
+
+
+def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "prune", refused)
+    trainer = Stepped()
+    trainer.run(Checkpoints(tmp_path, 5, 1), "." * 5)
+    assert len(trainer.warnings) == 1 and "could not be deleted (Permission denied)" in trainer.warnings[0]
+
+
+def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
+    """A short trial in FP16 ends while the loss scale still looks for its place; nothing has been trained."""
+    Stepped().run(Checkpoints(tmp_path, 2, 2), "s" * 9, end=True)
+    assert steps(tmp_path) == [9]
+
+
+def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
+    assert steps(tmp_path) == [8, 9] and outcomes(tmp_path) == [GOOD, GOOD]
+
+
+def test_the_end_is_saved_once(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 3, 5), "." * 7, end=True)
+    Stepped().run(Checkpoints(tmp_path / "b", 3, 5), "." * 6, end=True)
+    assert steps(tmp_path) == [3, 6, 7] and steps(tmp_path / "b") == [3, 6]
+
+
+@pytest.mark.parametrize("known", [None, GOOD])
+def test_what_a_run_continues_from_becomes_good_too(tmp_path, known):
+    path = write_checkpoint(tmp_path, 4, {}, {})
+    if known:
+        note_outcome(path, known, 4)
+    trainer = Stepped()
+    trainer.progress.step = 4
+    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".")
+    assert outcome(path) == known
+    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".....")
+    assert outcome(path) == GOOD
+
+
+def test_a_checkpoint_from_elsewhere_is_not_marked(tmp_path):
+    path = write_checkpoint(tmp_path / "other", 4, {}, {})
+    Stepped().run(Checkpoints(tmp_path / "run", 2, 1, Checkpoint(path)), "......")
+    assert outcome(path) is None

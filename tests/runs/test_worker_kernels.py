@@ -1,0 +1,101 @@
+"""A worker sets what the device and its kernels need, asks the driver what it runs on, and counts the ranks."""
+
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from ms_codegeex.config import load_config
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.parallel.kernels import chosen_kernels
+from ms_codegeex.runs import worker
+from ms_codegeex.training import trainer
+
+RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1"]
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """What a worker sets; `driver` is the name that an Ascend's driver gives."""
+    seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A")
+    monkeypatch.setattr(ms, "set_context", lambda **given: seen.settings.update(given))
+    monkeypatch.setattr(ms, "set_device", lambda *given: None)
+    monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
+    monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "overrides,switch,level",
+    [
+        (["device=cpu"], None, None),
+        (["device=cpu", "parallel.fusion.graph_kernel=true"], True, None),
+        (["device=ascend"], None, "O1"),
+        (["device=gpu"], None, "O1"),
+        (["device=ascend", "parallel.fusion.graph_kernel=false"], None, None),
+    ],
+    ids=["cpu", "asked for on cpu", "ascend", "gpu", "off on ascend"],
+)
+def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
+    worker._initialise(load_config(None, [*RUN, *overrides]))
+    assert engine.settings.get("enable_graph_kernel") is switch
+    assert engine.settings.get("jit_config", {}).get("jit_level") == level
+    assert engine.settings["mode"] == ms.GRAPH_MODE
+
+
+@pytest.mark.parametrize(
+    "driver,overrides,memory,attention",
+    [
+        ("Ascend910A", ["device=ascend"], "30GB", False),
+        ("Ascend910B2", ["device=ascend", "training.precision=fp16"], "58GB", True),
+        ("Ascend910B2", ["device=ascend", "parallel.hardware=ascend910b", "training.precision=fp16"], "58GB", True),
+        ("", ["device=gpu", "parallel.hardware=a100", "training.precision=fp16"], "70GB", False),
+        ("", ["device=gpu"], None, False),
+        ("", ["device=cpu"], None, False),
+    ],
+    ids=["910", "910B", "910B by name", "A100", "another GPU", "cpu"],
+)
+def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory, attention):
+    engine.driver = driver
+    config, rank, _ = worker._initialise(load_config(None, [*RUN, *overrides]))
+    assert engine.memory == (memory and {"max_size": memory}) and rank == 0
+    assert ("attention" in chosen_kernels(config)) is attention
+    if config.device == "ascend":
+        assert config.parallel.hardware == ("ascend910b" if "B" in driver else "ascend910")
+
+
+def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
+    config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", "parallel.fusion.attention=true"])
+    with pytest.raises(UserError, match=r"^parallel.fusion.attention: parallel.hardware: ascend910 has no such kernel"):
+        worker._initialise(config)
+
+
+def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):
+    measured = []
+    monkeypatch.setattr(worker, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
+    for precision in ("fp16", "fp32"):
+        worker._matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
+    assert [options["precision"] for options in measured] == ["fp16", "fp32"]
+
+
+def test_a_peak_is_measured_with_numbers_of_that_precision(monkeypatch):
+    types, make = [], ms.Tensor
+    monkeypatch.setattr(ms, "Tensor", lambda array: types.append(array.dtype) or make(array))
+    assert worker.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
+    assert types == [np.float16]
+
+
+@pytest.mark.parametrize("device,expected", [("gpu", 7), ("ascend", 7), ("cpu", None)])
+def test_memory_is_that_of_the_device(monkeypatch, device, expected):
+    monkeypatch.setattr(ms.runtime, "max_memory_allocated", lambda: 7)
+    found = trainer.used_memory(device)
+    assert found == expected if expected else found > 10**7
+
+
+def test_a_wrong_number_of_ranks_ends_with_what_to_check(engine, monkeypatch):
+    monkeypatch.setattr(ms.communication, "init", lambda: None)
+    monkeypatch.setattr(ms.communication, "get_group_size", lambda: 8)
+    config = load_config(None, ["model.preset=tiny", "training.steps=1", "device=ascend", "devices=16"])
+    with pytest.raises(RunFailure, match="8 ranks joined, 16 were expected; check --nodes or the rank table"):
+        worker._initialise(config)
