@@ -65,7 +65,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         loss_chunk=0,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
-        schedule={"learning_rate": 0.12, "end_learning_rate": 0.06, "warmup_steps": 4, "decay_steps": 16},
+        schedule={"learning_rate": 0.24, "end_learning_rate": 0.12, "warmup_steps": 4, "decay_steps": 16},
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)
