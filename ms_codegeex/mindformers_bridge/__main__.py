@@ -18,7 +18,7 @@ def load(path: Path, overrides: Sequence[str] = ()):
     """The YAML at `path` as a `MindFormerConfig`, with dotted overrides on top; `UserError` if there is none."""
     from mindformers.tools.register import MindFormerConfig
 
-    from ms_codegeex.config import parse_overrides
+    from ms_codegeex.config.values import parse_overrides
 
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         raise UserError(f"--config: {path} is not a YAML file; see configs/mindformers")
