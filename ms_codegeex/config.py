@@ -23,6 +23,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.kernels import check_kernels
 from ms_codegeex.parallel.mesh import Mesh, check_mesh
+from ms_codegeex.shipped import find_config
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -374,8 +375,8 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML at `path` (none: defaults) with dotted overrides on top, checked."""
-    values = _merge(read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
+    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked."""
+    values = _merge(read_yaml(find_config(path)) if path else {}, parse_overrides(overrides))
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)
