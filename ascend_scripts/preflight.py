@@ -18,7 +18,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from ms_codegeex import machine  # noqa: E402  (python -I puts no directory on the path)
+from ms_codegeex import host  # noqa: E402  (python -I puts no directory on the path)
 
 
 def check_venv(find_spec=importlib.util.find_spec, version: tuple = tuple(sys.version_info[:2])) -> str | None:
@@ -34,12 +34,12 @@ def missing(directory: str, disk: float, memory: float, new: bool) -> list[str]:
     """Every problem as one line; `disk` and `memory` in GB, `new` if the environment is yet to be made."""
     remedy = "free some, or name another place with MS_CODEGEEX_VENV=/path/to/venv"
     found = [
-        machine.check_python(),
+        host.check_python(),
         check_venv() if new else None,
-        machine.check_this_platform(),
-        *(machine.check_libraries() if platform.system() == "Linux" else []),
-        machine.check_disk(directory, int(disk * machine.GB), remedy),
-        machine.check_memory(machine.available_memory(), int(memory * machine.GB)),
+        host.check_this_platform(),
+        *(host.check_libraries() if platform.system() == "Linux" else []),
+        host.check_disk(directory, int(disk * host.GB), remedy),
+        host.check_memory(host.available_memory(), int(memory * host.GB)),
     ]
     return [line for line in found if line]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.host import available_cores
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.kernels import check_kernels
 from ms_codegeex.parallel.mesh import Mesh, check_mesh
@@ -394,11 +394,6 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and name != "data.blend"
         flat |= flattened(value, f"{name}.") if nested else {name: value}
     return flat
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 RunConfig.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from strict_sandbox import refusing_python
 
-from ms_codegeex import machine
+from ms_codegeex import host
 from ms_codegeex.evaluation.sandbox.layers import advice
 
 PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
@@ -20,15 +20,15 @@ def absent(_name):
 
 
 LACKING = {
-    "python too old": (machine.check_python((3, 9, 18), "py"), "PYTHON="),
-    "python too new": (machine.check_python((3, 13, 0), "py"), "3.13.0"),
+    "python too old": (host.check_python((3, 9, 18), "py"), "PYTHON="),
+    "python too new": (host.check_python((3, 13, 0), "py"), "3.13.0"),
     "venv": (preflight.check_venv(lambda name: None, (3, 11)), "python3.11-venv"),
-    "system": (machine.check_platform("Windows", "AMD64", ""), "WSL"),
-    "architecture": (machine.check_platform("Linux", "ppc64le", "glibc"), "x86_64 or aarch64"),
-    "glibc": (machine.check_platform("Linux", "x86_64", ""), "glibc"),
-    "libgomp": (machine.check_libraries(absent)[0], "apt install libgomp1"),
-    "disk": (machine.check_disk("/", 6 * 10**9, "free some", 10**9), "6 GB"),
-    "memory": (machine.check_memory(10**9, 4 * 10**9), "4 GB"),
+    "system": (host.check_platform("Windows", "AMD64", ""), "WSL"),
+    "architecture": (host.check_platform("Linux", "ppc64le", "glibc"), "x86_64 or aarch64"),
+    "glibc": (host.check_platform("Linux", "x86_64", ""), "glibc"),
+    "libgomp": (host.check_libraries(absent)[0], "apt install libgomp1"),
+    "disk": (host.check_disk("/", 6 * 10**9, "free some", 10**9), "6 GB"),
+    "memory": (host.check_memory(10**9, 4 * 10**9), "4 GB"),
 }
 
 
@@ -38,13 +38,13 @@ def test_what_is_missing_is_one_line_with_its_remedy(line, remedy):
 
 
 def test_nothing_is_said_about_what_is_there():
-    assert machine.check_python((3, 12, 1), "py") is None
+    assert host.check_python((3, 12, 1), "py") is None
     assert preflight.check_venv(lambda name: object(), (3, 11)) is None
-    assert machine.check_platform("Linux", "aarch64", "glibc") is None
-    assert machine.check_platform("Darwin", "arm64", "") is None
-    assert machine.check_libraries(lambda name: None) == []
-    assert machine.check_disk("/", 6 * 10**9, "free some", 7 * 10**9) is None
-    assert machine.check_memory(None, 4 * 10**9) is None
+    assert host.check_platform("Linux", "aarch64", "glibc") is None
+    assert host.check_platform("Darwin", "arm64", "") is None
+    assert host.check_libraries(lambda name: None) == []
+    assert host.check_disk("/", 6 * 10**9, "free some", 7 * 10**9) is None
+    assert host.check_memory(None, 4 * 10**9) is None
 
 
 def test_the_containers_limit_counts(tmp_path):
@@ -52,8 +52,8 @@ def test_the_containers_limit_counts(tmp_path):
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
     limit.write_text("2000000000\n")
     unlimited.write_text("max\n")
-    assert machine.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
-    assert machine.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
+    assert host.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
+    assert host.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_the_containers_limit_counts(tmp_path):
 )
 def test_the_widest_instruction_set(tmp_path, text, name):
     (tmp_path / "cpuinfo").write_text(text)
-    assert machine.instruction_set(str(tmp_path / "cpuinfo")) == name
-    assert machine.instruction_set(str(tmp_path / "absent")) is None
+    assert host.instruction_set(str(tmp_path / "cpuinfo")) == name
+    assert host.instruction_set(str(tmp_path / "absent")) is None
 
 
 def test_main_reports_everything_at_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(machine, "check_memory", lambda available, needed: "too little memory")
+    monkeypatch.setattr(host, "check_memory", lambda available, needed: "too little memory")
     status = preflight.main([str(tmp_path / "not" / "yet"), "--disk", "1e9"])
     lines = capsys.readouterr().err.splitlines()
     assert status == 2

@@ -1,4 +1,4 @@
-"""What a machine must have before and after installation, each gap as one line that says how to close it.
+"""What this machine offers a process, and what it lacks: each gap is one line that says how to close it.
 
 `ascend_scripts/preflight.py` imports this before anything is installed, `ms-codegeex doctor` afterwards. So it uses the
 standard library only, and any Python from 3.7 on can read it.
@@ -86,6 +86,11 @@ def check_memory(available: int | None, needed: int) -> str | None:
         f"{available / GB:.1f} GB of memory are available and {needed / GB:.0f} GB are needed: "
         "close other programs, or raise the container's limit"
     )
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory(
