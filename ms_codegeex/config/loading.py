@@ -14,6 +14,7 @@ from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
+from ms_codegeex.shipped import find_config
 
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -63,8 +64,8 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML at `path` (none: defaults) with dotted overrides on top, checked."""
-    values = merged(read_yaml(Path(path)) if path else {}, parse_overrides(overrides))
+    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked."""
+    values = merged(read_yaml(find_config(path)) if path else {}, parse_overrides(overrides))
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)
