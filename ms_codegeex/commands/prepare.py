@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.commands import prepare_exchange, prepare_finetune
 from ms_codegeex.commands.dataset_summary import corpus_lines
+from ms_codegeex.host import available_cores
 
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
 EXAMPLES = f"""\
@@ -137,16 +137,12 @@ def _configure_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
         type=int,
-        default=_processors(),
+        default=available_cores(),
         metavar="N",
         help="processes; does not change the result (default: one per core)",
     )
     group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
     group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(arguments: argparse.Namespace) -> int:

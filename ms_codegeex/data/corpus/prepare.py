@@ -14,13 +14,11 @@ and bytes depend on the input and the settings alone.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, R
 from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
+from ms_codegeex.locks import locked
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
@@ -180,20 +179,6 @@ def prepare_dataset(
     }
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process works on the same corpus: two runs started together prepare it once."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def cached_corpus(
     inputs: Sequence[Path | str] | None, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool
 ) -> Path:
@@ -205,7 +190,8 @@ def cached_corpus(
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
     if not _complete(directory, key):
-        with _lock(directory.with_name(f".{directory.name}.lock")):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together prepare it once
             if not _complete(directory, key):
                 prepare_dataset(inputs, directory, settings, workers=workers, progress=progress, replace=True)
     return directory

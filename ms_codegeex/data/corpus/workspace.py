@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.locks import take_lock
 
 
 def work_path(output: Path) -> Path:
@@ -19,22 +20,10 @@ def work_path(output: Path) -> Path:
 
 def _open_locked(path: Path, wait: bool) -> int | None:
     """A descriptor that holds the lock of the directory `path`, made if missing; None if another process has it."""
-    import fcntl
-
     while True:
         path.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # removed by the process that held it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)  # the lock of a directory that is gone; there may be a new one
+        with contextlib.suppress(FileNotFoundError):  # removed by the process that held it
+            return take_lock(path, wait=wait, flags=os.O_RDONLY | os.O_DIRECTORY)
 
 
 @contextlib.contextmanager
