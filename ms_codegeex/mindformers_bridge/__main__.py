@@ -19,7 +19,7 @@ def load(path: Path, overrides: Sequence[str] = ()):
     """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides on top."""
     from mindformers.tools.register import MindFormerConfig
 
-    from ms_codegeex.config import parse_overrides
+    from ms_codegeex.config.values import parse_overrides
 
     path = find_config(path, "mindformers")
     if path.suffix not in SUFFIXES:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from ms_codegeex.config import Natural, Positive, check_tree, read_yaml, validated
+from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
+from ms_codegeex.config.values import read_yaml
 from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import find_config
 
