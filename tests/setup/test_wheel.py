@@ -52,6 +52,9 @@ def bin_directory(wheel, tmp_path_factory):
     # A line of a .pth file adds a directory to the path, but not what the .pth files in that directory say.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (site / "mindformers.py").write_text(WITHOUT_MINDFORMERS)
+    script = (Path(sysconfig.get_path("scripts")) / "msrun").read_text().partition("\n")[2]  # MindSpore's launcher
+    (place / "bin" / "msrun").write_text(f"#!{place}/bin/python\n{script}")
+    (place / "bin" / "msrun").chmod(0o755)
     return place / "bin"
 
 
