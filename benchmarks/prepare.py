@@ -39,7 +39,8 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.data.corpus import sources as corpus
-from ms_codegeex.data.corpus.reading import Document, Reading, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import Encoder
 

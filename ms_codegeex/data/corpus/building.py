@@ -52,7 +52,7 @@ from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, remove_leftovers, sha256, write_json
 
-SHARD_VERSION = 3
+SHARD_VERSION = 4
 NOT_SAMPLED = "not sampled"
 
 
@@ -224,13 +224,14 @@ def _report(request: Request, found: Found, documents: Documents, placed: np.nda
     tally, kept = found.tally, placed >= 0
     total = counts(documents, kept)
     redacted = documents.column("redacted")[kept].sum(axis=0).tolist()
+    licences = _stripped_licences(documents, kept)
     return {
         "format": REPORT_FORMAT,
         "version": REPORT_VERSION,
         "input": {
             "files": found.size["files"],
             "documents": total["documents"] + tally.total("documents"),
-            "bytes": total["bytes"] + tally.total("bytes"),
+            "bytes": total["bytes"] + licences["bytes"] + tally.total("bytes"),
         },
         "kept": total,
         "splits": {split: counts(documents, placed == number) for number, split in enumerate(SPLITS)},
@@ -238,6 +239,7 @@ def _report(request: Request, found: Found, documents: Documents, placed: np.nda
         "lengths": length_histogram(documents.tokens[kept]),
         "dropped": dict(sorted(tally.dropped.items())),
         "problems": dict(sorted(tally.problems.items())),
+        "licences_stripped": licences,
         "redacted": dict(zip(request.settings.reading.redact, redacted, strict=True)),
         "settings": request.settings.record(),
     }
@@ -269,6 +271,7 @@ def _describe(
         "found": found.size,
         "sampled": found.sampled or _sampled(documents, tally),
         "dropped": dict(sorted(left_out.items())),
+        "licences_stripped": _stripped_licences(documents, placed >= 0),
         "files": {
             name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
             for name in (*DATA_FILES, *TABLES)
@@ -276,6 +279,12 @@ def _describe(
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
+
+
+def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]:
+    """How many of the documents that are kept lost a licence header, and the size of those headers."""
+    sizes = documents.column("licence_bytes")[kept]
+    return {"documents": int(np.count_nonzero(sizes)), "bytes": int(sizes.sum())}
 
 
 def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ms_codegeex.data.corpus.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 from ms_codegeex.data.corpus.redaction import redact
-
-if TYPE_CHECKING:
-    from ms_codegeex.data.corpus.reading import Reading
+from ms_codegeex.data.corpus.settings import Reading
 
 TEXT = ("text", "code", "content")
 LANGUAGE = ("language", "lang", "programming_language")

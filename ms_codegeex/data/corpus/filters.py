@@ -77,8 +77,13 @@ def size_rejection(size: int, rules: Rules) -> str | None:
     return "too large" if size > rules.max_file_bytes else None
 
 
-def rejection(data: bytes, rules: Rules) -> str | None:
+def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
     """Why a text with these bytes is dropped, or None when it is kept. Its size is not judged here.
+
+    Args:
+        data: what would be kept.
+        rules: what is wrong with a text.
+        whole: the text with its licence header, which may say that a program wrote it; None: `data`.
 
     Returns:
         `binary`, `not UTF-8`, `empty`, `long lines`, `few letters`, `many digits` or `generated`.
@@ -89,7 +94,10 @@ def rejection(data: bytes, rules: Rules) -> str | None:
         reason = _exact_rejection(data, rules)
         if reason is not None:
             return reason
-    return "generated" if not rules.generated and _is_generated(data[:_GENERATED_HEAD]) else None
+    if rules.generated:
+        return None
+    heads = {text[:_GENERATED_HEAD] for text in (data, data if whole is None else whole)}
+    return "generated" if any(map(_is_generated, heads)) else None
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from ms_codegeex.data.corpus.archives import (
     row_parts,
 )
 from ms_codegeex.data.corpus.fields import Fault, Fields, Text
-from ms_codegeex.data.corpus.filters import Rules, rejection, size_rejection
-from ms_codegeex.data.corpus.languages import canonical_languages
-from ms_codegeex.data.corpus.redaction import REDACTIONS, redact
+from ms_codegeex.data.corpus.filters import rejection, size_rejection
+from ms_codegeex.data.corpus.licences import strip_licence
+from ms_codegeex.data.corpus.redaction import redact
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
-from ms_codegeex.errors import UserError
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
@@ -46,6 +46,7 @@ class Document:
         language: canonical name, or empty where none is known and that is allowed.
         group: what must stay together in the split: the package of a file, the repository of a record, else `source`.
         redacted: kinds of what was replaced and how often.
+        licence_bytes: size of the licence headers that were left out.
     """
 
     source: str
@@ -53,6 +54,7 @@ class Document:
     language: str
     group: str
     redacted: tuple[tuple[str, int], ...] = ()
+    licence_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,51 +102,6 @@ class Unit:
     part: tuple[int, int] | None = None
     first: int = 0
     stamp: tuple = ()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How input is read; everything that decides which documents there are.
-
-    Attributes:
-        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
-        rules: when a text is dropped.
-        text_field: of a record; None: the first of `text`, `code`, `content` that it has.
-        language_field: None: the first of `language`, `lang`, `programming_language`.
-        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
-        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
-            Source files name none and are not concerned.
-        path_field: decides the language by its ending where no field names it; None: the first of `path`,
-            `max_stars_repo_path`, `file_name`.
-        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
-        redact: of `email`, `secrets`.
-        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
-            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
-        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
-            but pyarrow has held them.
-    """
-
-    languages: tuple[str, ...] = ()
-    rules: Rules = field(default_factory=Rules)
-    text_field: str | None = None
-    language_field: str | None = None
-    licence_field: str | None = None
-    licences: tuple[str, ...] = ()
-    path_field: str | None = None
-    group_field: str | None = None
-    redact: tuple[str, ...] = ()
-    all_text: bool = False
-    max_line_bytes: int = 64 << 20
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", canonical_languages(self.languages))
-        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
-        unknown = [name for name in self.redact if name not in REDACTIONS]
-        if unknown:
-            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
-        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
-        if self.max_line_bytes < 1:
-            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
 
 def find_units(
@@ -237,7 +194,8 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
             data = stream.read()
     except OSError as error:
         return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
-    return _judge(file.identity, Text(data, file.language, file.package), reading)
+    strip = reading.strip_licences != "none"
+    return _judge(file.identity, Text(data, file.language, file.package), reading, strip)
 
 
 def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generator[Document | Rejected, None, int]:
@@ -253,7 +211,10 @@ def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generat
         if isinstance(record, Fault) and reading.redact:
             record = replace(record, data=b"")  # escapes hide secrets from redaction
         text = fields.read(record) if isinstance(record, dict) else record
-        yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
+        if isinstance(text, Text):
+            yield _judge(source, text, reading, reading.strip_licences == "all")
+        else:
+            yield _fault(source, text, len(line), reading)
     return lines.value
 
 
@@ -295,19 +256,20 @@ def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator
             detail = f"more than {reading.max_line_bytes} bytes"
             yield Rejected(source, "too large", len(text.data), detail, excerpt=_excerpt(text.data, reading))
         else:
-            yield _judge(source, text, reading)
+            yield _judge(source, text, reading, reading.strip_licences == "all")
 
 
-def _judge(source: str, text: Text, reading: Reading) -> Document | Rejected:
-    """The rules, then redaction."""
-    data = text.data
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules)
+def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document | Rejected:
+    """Licence headers go first, then the rules judge what is left, then it is redacted."""
+    data = strip_licence(text.data, text.language) if strip else text.data
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
-        return Rejected(source, reason, len(data), excerpt=_excerpt(data, reading))
+        return Rejected(source, reason, len(text.data), excerpt=_excerpt(text.data, reading))
+    licence_bytes = len(text.data) - len(data)
     redacted: tuple[tuple[str, int], ...] = ()
     if reading.redact:
         data, redacted = redact(data, reading.redact)
-    return Document(source, data, text.language, text.group or source, redacted)
+    return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
 def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:

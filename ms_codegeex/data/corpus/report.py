@@ -21,6 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
+        ("Licence headers left out", _licences(report.get("licences_stripped", {}))),
         ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
         ("Settings", settings(report.get("settings", {}))),
     ]
@@ -145,6 +146,14 @@ def _examples(reason: str, examples: Sequence[Mapping[str, Any]]) -> str:
             + "</li>"
         )
     return f"<h3>{text(reason)}: examples</h3><ul>{''.join(items)}</ul>" if items else ""
+
+
+def _licences(stripped: Mapping[str, Any]) -> str:
+    names = ("documents", "bytes")
+    if not any(stripped.values()):
+        return note("None.")
+    cells = ["kept without them", *(_cell(name, stripped.get(name)) for name in names)]
+    return table(("", *names), [cells], len(names))
 
 
 def _counts(counts: Mapping[str, Any], nothing: str) -> str:

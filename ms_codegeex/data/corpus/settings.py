@@ -6,13 +6,65 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data.corpus.reading import Reading
+from ms_codegeex.data.corpus.filters import Rules
+from ms_codegeex.data.corpus.languages import canonical_languages
+from ms_codegeex.data.corpus.redaction import REDACTIONS
 from ms_codegeex.data.datasets.layout import DATASET_JSON
 from ms_codegeex.data.tokenizer import NAMES
 from ms_codegeex.errors import UserError
 
 TAGS = ("codegeex", "codegeex2", "none")
 ON_ERROR = ("skip", "stop")
+STRIP_LICENCES = ("files", "all", "none")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How input is read; everything that decides which documents there are.
+
+    Attributes:
+        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
+        rules: when a text is dropped.
+        text_field: of a record; None: the first of `text`, `code`, `content` that it has.
+        language_field: None: the first of `language`, `lang`, `programming_language`.
+        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
+        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
+            Source files name none and are not concerned.
+        path_field: decides the language by its ending where no field names it; None: the first of `path`,
+            `max_stars_repo_path`, `file_name`.
+        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
+        redact: of `email`, `secrets`.
+        strip_licences: whose licence headers are left out: those of source `files`, of `all` texts, or of `none`.
+        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
+            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
+        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
+            but pyarrow has held them.
+    """
+
+    languages: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    text_field: str | None = None
+    language_field: str | None = None
+    licence_field: str | None = None
+    licences: tuple[str, ...] = ()
+    path_field: str | None = None
+    group_field: str | None = None
+    redact: tuple[str, ...] = ()
+    strip_licences: str = "files"
+    all_text: bool = False
+    max_line_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", canonical_languages(self.languages))
+        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
+        unknown = [name for name in self.redact if name not in REDACTIONS]
+        if unknown:
+            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
+        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
+        if self.strip_licences not in STRIP_LICENCES:
+            raise UserError(f"strip_licences {self.strip_licences!r}: expected one of {', '.join(STRIP_LICENCES)}")
+        if self.max_line_bytes < 1:
+            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from isal import isal_zlib
 from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.languages import tag_text
-from ms_codegeex.data.corpus.reading import Document, Reading, Unit, read_unit
+from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.tokenizer.fast import Encoder
 from ms_codegeex.errors import UserError
@@ -114,6 +115,7 @@ class _Rows:
         self._groups: dict[str, int] = {}
         self._numbers: list[tuple[int, int, int, int]] = []
         self._hashes: list[bytes] = []
+        self._licences: list[int] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
 
@@ -124,6 +126,7 @@ class _Rows:
         group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
         self._numbers.append((language, group, len(document.data), tokens))
         self._hashes.append(hashlib.sha256(document.data).digest())
+        self._licences.append(document.licence_bytes)
         if self._job.reading.redact:
             found = dict(document.redacted)
             self._redacted.append([found.get(kind, 0) for kind in self._job.reading.redact])
@@ -148,6 +151,7 @@ class _Rows:
             "bytes": numbers[:, 2],
             "tokens": numbers[:, 3],
             "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
+            "licence_bytes": np.array(self._licences, np.int64),
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._job.reading.redact)),
         }
         if self._job.signatures:
@@ -231,9 +235,9 @@ class Shard:
     Attributes:
         path: without ending.
         columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
-            `group` int64 (places in `languages` and `groups`, group -1: the document itself), `bytes` and `tokens`
-            int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if wanted `signature`
-            uint32 `[documents, 128]` with `signed` bool.
+            `group` int64 (places in `languages` and `groups`, group -1: the document itself), `bytes`, `tokens` and
+            `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
+            wanted `signature` uint32 `[documents, 128]` with `signed` bool.
         languages: names.
         groups: names.
         tally: what was rejected.

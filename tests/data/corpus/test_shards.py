@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import shards as module
-from ms_codegeex.data.corpus.reading import Document, Reading, Rejected, Unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, Unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.shards import (
     Job,
     is_sound,
