@@ -180,8 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` that the arguments mean."""
     from ms_codegeex.data.corpus.filters import preset
-    from ms_codegeex.data.corpus.languages import canonical_languages
     from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+    from ms_codegeex.data.languages import canonical_languages
 
     rules = preset(arguments.filters)
     sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}

@@ -253,7 +253,7 @@ def _finish(config, run_directory) -> dict[str, Any]:
 
 def _sample(model: Path, seed: int) -> str:
     """How the model goes on with each of `SAMPLE_PROMPTS`, below Python's tag line, which is not shown."""
-    from ms_codegeex.data.corpus.languages import tag_text
+    from ms_codegeex.data.languages import tag_text
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import SamplingSettings
 

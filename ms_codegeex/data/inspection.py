@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.corpus.dataset_writer import text_decoder
-from ms_codegeex.data.corpus.languages import tag_text
-from ms_codegeex.data.datasets.batches import Span
+from ms_codegeex.data.datasets.batches import DocumentSpan
 from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
+from ms_codegeex.data.tokenizer.fast import text_decoder
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 
@@ -39,7 +39,7 @@ class Dataset:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that its ids were made with."""
-        return recorded_tokenizer(self.description["tokenizer"], self.directory / DIRECTORY, self.directory)
+        return recorded_tokenizer(self.description["tokenizer"], self.directory / TOKENIZER_DIRECTORY, self.directory)
 
 
 def open_dataset(directory: Path) -> Dataset:
@@ -250,7 +250,7 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
 
 
 def _part(
-    dataset: Dataset, split: str, tokenizer: Tokenizer, span: Span, ids: np.ndarray, counted: np.ndarray
+    dataset: Dataset, split: str, tokenizer: Tokenizer, span: DocumentSpan, ids: np.ndarray, counted: np.ndarray
 ) -> dict[str, Any]:
     """A document's part in a sample, `ids` and `counted` being those of this part."""
     before = dataset.splits[split].document(span.document)[: span.start].tolist()

@@ -33,7 +33,7 @@ _HEAD = 1000
 
 
 @dataclass(frozen=True)
-class Part:
+class ArchivePart:
     """A piece of an archive.
 
     Attributes:
@@ -85,15 +85,15 @@ def archive_kind(name: str) -> str | None:
 # Lines
 
 
-def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[Part]:
+def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
     """A `.jsonl` file of `size` bytes cut into parts, unread."""
     if size <= part_bytes or not path.name.lower().endswith(".jsonl"):
-        return [Part(None, 0, size)]
+        return [ArchivePart(None, 0, size)]
     cuts = [*range(0, size, part_bytes), size]
-    return [Part((start, end), 0, end - start) for start, end in itertools.pairwise(cuts)]
+    return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(cuts)]
 
 
-def read_lines(path: Path, part: Part, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
+def read_lines(path: Path, part: ArchivePart, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
     """The lines of a part with their numbers in it, from 1; empty ones are left out. Returns how many there are.
 
     Args:
@@ -226,21 +226,21 @@ def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[byt
 # Rows
 
 
-def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[Part] | Broken:
+def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """The row groups of a `.parquet` file in parts of about `part_bytes`, or why it cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            parts: list[Part] = []
+            parts: list[ArchivePart] = []
             begin = first = rows = total = 0
             for group in range(file.metadata.num_row_groups):
                 entry = file.metadata.row_group(group)
                 rows += entry.num_rows
                 total += sum(entry.column(column).total_compressed_size for column in range(entry.num_columns))
                 if total >= part_bytes or group == file.metadata.num_row_groups - 1:
-                    parts.append(Part((begin, group + 1), first, total))
+                    parts.append(ArchivePart((begin, group + 1), first, total))
                     begin, first, total = group + 1, rows, 0
             return parts
     except (pyarrow.ArrowException, OSError) as error:
@@ -248,7 +248,7 @@ def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[Part] | Broken:
 
 
 def read_rows(
-    path: Path, part: Part, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
+    path: Path, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """The rows of a part with their numbers in the file, from 0; each a tuple in the order of the columns.
 

@@ -14,43 +14,37 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus import sources as corpus
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.merge import counts, describe_split, language_counts, length_histogram, write_splits
+from ms_codegeex.data.corpus.joining import Documents, join
 from ms_codegeex.data.corpus.reading import Unit, find_units
-from ms_codegeex.data.corpus.report import render
-from ms_codegeex.data.corpus.selection import Documents, join, select
+from ms_codegeex.data.corpus.selection import select
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
-    Job,
+    ShardJob,
     lines_before,
     load_encoder,
     make_shard,
     read_meta,
     read_shard,
     shard_name,
-    token_dtype,
 )
+from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
-from ms_codegeex.data.corpus.workers import Progress, open_mapper
+from ms_codegeex.data.corpus.workers import ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
+from ms_codegeex.data.corpus.writing import counts, describe_splits, groups_of, write_report, write_splits
+from ms_codegeex.data.datasets.directory import file_records
+from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import (
-    DATA_FILES,
     DATASET_JSON,
     FORMAT,
-    REPORT_FORMAT,
-    REPORT_HTML,
-    REPORT_JSON,
-    REPORT_VERSION,
-    SPLITS,
-    TABLES,
     VERSION,
 )
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, remove_leftovers, sha256, write_json
+from ms_codegeex.files import atomic_directory, remove_leftovers, write_json
 
 SHARD_VERSION = 4
 NOT_SAMPLED = "not sampled"
@@ -61,10 +55,10 @@ class Request:
     """What is asked for: `inputs` as given, `roots` they stand for, `settings`, their `key`, and the tokenizer."""
 
     inputs: Sequence[Path | str] | None
-    roots: Sequence[corpus.Root]
+    roots: Sequence[Root]
     settings: PrepareSettings
     key: str
-    tokenizer: tokenizers.Tokenizer
+    tokenizer: Tokenizer
 
     @property
     def places(self) -> str:
@@ -73,7 +67,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundInput:
     """What the search found.
 
     Attributes:
@@ -101,7 +95,7 @@ def _load_early(tokenizer: str) -> None:
         load_encoder(tokenizer)
 
 
-def build(request: Request, output: Path, work: Path, mapper: Callable, progress: Progress) -> dict[str, Any]:
+def build(request: Request, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
@@ -124,19 +118,17 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
     remove_leftovers(output)
     with atomic_directory(output) as directory:
         dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, documents, placed, SPLITS, dtype)
-        if request.settings.tokenizer not in tokenizers.NAMES:
-            request.tokenizer.save(directory / TOKENIZER)
-        report = _report(request, found, documents, placed)
-        write_json(directory / REPORT_JSON, report)
-        (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+        write_splits(directory, documents, placed, dtype)
+        if request.settings.tokenizer not in TOKENIZER_NAMES:
+            request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
+        _report(request, found, documents, placed, directory)
         description = _describe(request, found, documents, placed, split_by, directory)
         write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
 
 
-def _nothing_left(request: Request, found: Found) -> UserError:
+def _nothing_left(request: Request, found: FoundInput) -> UserError:
     return UserError(
         f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
         f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
@@ -144,7 +136,7 @@ def _nothing_left(request: Request, found: Found) -> UserError:
     )
 
 
-def _search(request: Request, output: Path, progress: Progress) -> Found:
+def _search(request: Request, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
     reading, tally = request.settings.reading, Tally()
     units, rejected, size = find_units(request.roots, reading, output.resolve())
@@ -159,18 +151,18 @@ def _search(request: Request, output: Path, progress: Progress) -> Found:
         )
     if all(unit.kind == "files" for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
-        return Found(units, size, sampled, tally)
-    return Found(units, size, None, tally)
+        return FoundInput(units, size, sampled, tally)
+    return FoundInput(units, size, None, tally)
 
 
 def _sample_files(
-    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: Progress
+    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: ProgressBar
 ) -> tuple[list[Unit], dict[str, int]]:
     """Source files are sampled by their sizes, before any is read."""
     files = [file for unit in units for file in unit.files]
     fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
     limit = settings.max_bytes
-    sampled = fitting if limit is None else corpus.sample(fitting, limit, settings.seed)
+    sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
     if len(sampled) == len(fitting):
         return list(units), total
@@ -195,13 +187,15 @@ def _stop(request: Request, tally: Tally) -> None:
     """With `on_error` stop, broken input is a `UserError`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{corpus.one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
+        raise UserError(f"{one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
 
 
-def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, progress: Progress) -> list[Path]:
+def _make_shards(
+    request: Request, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
+) -> list[Path]:
     """A shard for every unit, those that are there already included; their paths in the units' order."""
     settings = request.settings
-    job = Job(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
+    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
     decisive = {
         "version": SHARD_VERSION,
         **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),
@@ -219,34 +213,21 @@ def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, p
     return paths
 
 
-def _report(request: Request, found: Found, documents: Documents, placed: np.ndarray) -> dict[str, Any]:
-    """The content of report.json; no times or host names, so that equal requests give equal bytes."""
-    tally, kept = found.tally, placed >= 0
-    total = counts(documents, kept)
+def _report(request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, directory: Path) -> None:
+    tally, kept, reading = found.tally, placed >= 0, request.settings.reading
+    total, licences = counts(documents, kept), _stripped_licences(documents, kept)
     redacted = documents.column("redacted")[kept].sum(axis=0).tolist()
-    licences = _stripped_licences(documents, kept)
-    return {
-        "format": REPORT_FORMAT,
-        "version": REPORT_VERSION,
-        "input": {
-            "files": found.size["files"],
-            "documents": total["documents"] + tally.total("documents"),
-            "bytes": total["bytes"] + licences["bytes"] + tally.total("bytes"),
-        },
-        "kept": total,
-        "splits": {split: counts(documents, placed == number) for number, split in enumerate(SPLITS)},
-        "languages": language_counts(documents, kept),
-        "lengths": length_histogram(documents.tokens[kept]),
-        "dropped": dict(sorted(tally.dropped.items())),
-        "problems": dict(sorted(tally.problems.items())),
-        "licences_stripped": licences,
-        "redacted": dict(zip(request.settings.reading.redact, redacted, strict=True)),
-        "settings": request.settings.record(),
+    size = {
+        "files": found.size["files"],
+        "documents": total["documents"] + tally.total("documents"),
+        "bytes": total["bytes"] + licences["bytes"] + tally.total("bytes"),
     }
+    extra = {"licences_stripped": licences, "redacted": dict(zip(reading.redact, redacted, strict=True))}
+    write_report(directory, documents, placed, size, tally, request.settings.record(), extra)
 
 
 def _describe(
-    request: Request, found: Found, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
+    request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
 ) -> dict[str, Any]:
     """The content of dataset.json, for the finished files in `directory`; no times or host names either."""
     tokenizer, tally = request.tokenizer, found.tally
@@ -265,17 +246,17 @@ def _describe(
         "eos_id": tokenizer.eos_id,
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "default_corpus": request.inputs is None,
-        "sources": [{"path": corpus.printable(root.path), "label": root.label} for root in request.roots],
+        "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": split_by,
-        "splits": {split: describe_split(documents, placed == number) for number, split in enumerate(SPLITS)},
+        "splits": {
+            split: {**described, "packages": groups_of(documents, placed == number)}
+            for number, (split, described) in enumerate(describe_splits(documents, placed).items())
+        },
         "found": found.size,
         "sampled": found.sampled or _sampled(documents, tally),
         "dropped": dict(sorted(left_out.items())),
         "licences_stripped": _stripped_licences(documents, placed >= 0),
-        "files": {
-            name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
-            for name in (*DATA_FILES, *TABLES)
-        },
+        "files": file_records(directory),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.data.corpus.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 
 TEXT = ("text", "code", "content")
 LANGUAGE = ("language", "lang", "programming_language")

@@ -24,21 +24,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus import sources as corpus
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
+from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, work_path
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORTS, SPLITS, TABLES, VERSION
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.datasets.directory import check_is_dataset_or_free
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, SPLITS, TABLES, VERSION
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
 
-def roots(inputs: Sequence[Path | str] | None) -> list[corpus.Root]:
-    return corpus.default_roots() if inputs is None else corpus.user_roots(inputs)
+def roots(inputs: Sequence[Path | str] | None) -> list[Root]:
+    return default_roots() if inputs is None else user_roots(inputs)
 
 
 def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) -> str:
@@ -48,12 +48,12 @@ def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) 
     """
     directory = Path(settings.tokenizer)
     tables = {}
-    if settings.tokenizer not in tokenizers.NAMES and directory.is_dir():
-        tables = {name: sha256(directory / name) for name in tokenizers.FILES if (directory / name).is_file()}
+    if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
+        tables = {name: sha256(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
     request = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [corpus.printable(root.path) for root in roots(inputs)],
+        "inputs": [printable(root.path) for root in roots(inputs)],
         "settings": settings.record(),
         "tokenizer": tables,
         "python": platform.python_version(),
@@ -75,17 +75,7 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
     """The dataset that is there already and fits, None when the way is free, a `UserError` otherwise."""
-    try:
-        if not output.exists():
-            return None
-        if not output.is_dir():
-            raise UserError(f"{output}: is a file; give --output a directory")
-        foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
-    except OSError as error:  # a name too long, no permission
-        raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
-    if foreign:  # replacing a directory deletes it, so it must be ours
-        raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
-    if replace or not any(output.iterdir()):
+    if not check_is_dataset_or_free(output) or replace:
         return None
     description = _existing(output)
     if description is None:
@@ -98,7 +88,7 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
     return description
 
 
-def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
+def _check_places(roots: Sequence[Root], output: Path) -> None:
     """What is written is cleared away and renamed: it needs a name, and no input may lie in it."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
@@ -108,14 +98,6 @@ def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
                 raise UserError(
                     f"{root.path}: lies in {place}, which is written; give --output or --input another directory"
                 )
-
-
-def _is_ours(entry: Path) -> bool:
-    """Whether an entry of a dataset directory was put there by this module."""
-    if entry.name != TOKENIZER or not entry.is_dir():
-        return entry.name in (*DATA_FILES, *TABLES, *REPORTS, DATASET_JSON)
-    beside_dataset = (entry.parent / DATASET_JSON).is_file()
-    return beside_dataset and all(file.name in tokenizers.FILES for file in entry.iterdir())
 
 
 def prepare_dataset(
@@ -147,7 +129,7 @@ def prepare_dataset(
         UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
             the input is broken and `settings.on_error` is `stop`.
     """
-    started, output, report = time.perf_counter(), Path(output), Progress(progress)
+    started, output, report = time.perf_counter(), Path(output), ProgressBar(progress)
     if workers < 1:
         raise UserError(f"workers {workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
@@ -161,7 +143,7 @@ def prepare_dataset(
 
         _check_places(roots(inputs), output)
         with ready_workers(workers, settings.tokenizer) as mapper:
-            tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+            tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
             with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
                 description = _check_output(output, key, replace)  # that one may have made it
                 if description is None:
@@ -173,7 +155,7 @@ def prepare_dataset(
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     return {
         **description,
-        "output": corpus.printable(output),
+        "output": printable(output),
         "cached": cached,
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(rate, 3),

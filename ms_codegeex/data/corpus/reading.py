@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.corpus.archives import (
+    ArchivePart,
     Broken,
-    Part,
     Returning,
     archive_kind,
     line_parts,
@@ -89,7 +89,7 @@ class Unit:
         label: the identity of the archive, `label/x.jsonl`; empty for files.
         files: of kind `files`.
         path: of the archive.
-        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.Part`.
+        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.ArchivePart`.
         stamp: size and time of change of the archive; files carry their own. A change makes a finished result stale.
     """
 
@@ -151,7 +151,7 @@ def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
     return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
 
 
-def _parts(file: SourceFile) -> list[Part] | Rejected:
+def _parts(file: SourceFile) -> list[ArchivePart] | Rejected:
     if not file.size:
         return Rejected(file.identity, "empty", 0)
     if archive_kind(file.path.name) == "parquet":
@@ -160,7 +160,7 @@ def _parts(file: SourceFile) -> list[Part] | Rejected:
     return line_parts(file.path, file.size)
 
 
-def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
+def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
     if part.span is not None:
         name = f"{name} [{part.span[0]}, {part.span[1]})"
     kind = archive_kind(file.path.name) or ""
@@ -177,7 +177,7 @@ def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, No
         for file in unit.files:
             yield _read_file(file, reading)
         return 0
-    part = Part(unit.part, unit.first, unit.bytes)
+    part = ArchivePart(unit.part, unit.first, unit.bytes)
     if unit.kind == "parquet":
         yield from _read_rows(unit.path, unit.label, part, reading)
         return 0
@@ -198,7 +198,9 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     return _judge(file.identity, Text(data, file.language, file.package), reading, strip)
 
 
-def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generator[Document | Rejected, None, int]:
+def _read_lines(
+    path: Path, label: str, part: ArchivePart, reading: Reading
+) -> Generator[Document | Rejected, None, int]:
     fields, opens = Fields(reading), part.span is None or not part.span[0]
     lines = Returning(read_lines(path, part, reading.max_line_bytes))
     for number, line in lines:
@@ -233,7 +235,7 @@ def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
     return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
 
 
-def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
+def _read_rows(path: Path, label: str, part: ArchivePart, reading: Reading) -> Iterator[Document | Rejected]:
     fields = Fields(reading)
     names: list[str] = []
 

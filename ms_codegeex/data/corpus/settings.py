@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.corpus.filters import Rules
-from ms_codegeex.data.corpus.languages import canonical_languages
 from ms_codegeex.data.corpus.redaction import REDACTIONS
 from ms_codegeex.data.datasets.layout import DATASET_JSON
-from ms_codegeex.data.tokenizer import NAMES
+from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
 from ms_codegeex.errors import UserError
 
 TAGS = ("codegeex", "codegeex2", "none")
@@ -78,7 +78,7 @@ class PrepareSettings:
         seed: chooses the sample and what goes to validation.
         max_bytes: most source bytes to take; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-        tokenizer: one of `ms_codegeex.data.tokenizer.NAMES`, or a directory with a tokenizer.
+        tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
         on_error: broken input is counted and left out (`skip`), or ends the work (`stop`).
     """
 
@@ -93,7 +93,7 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
-        if self.tokenizer not in NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
+        if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         for name, known in (("tags", TAGS), ("on_error", ON_ERROR)):
             if getattr(self, name) not in known:

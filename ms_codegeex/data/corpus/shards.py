@@ -21,23 +21,23 @@ from typing import Any, BinaryIO
 import numpy as np
 from isal import isal_zlib
 
-from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.languages import tag_text
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.tally import Tally, moved
-from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.data.datasets.indexed import token_dtype
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.errors import UserError
 
 ENDINGS = (".bin", ".npz")
 _BUFFER = 1 << 22  # ids that are collected before they are written
 _CHECKED = 1 << 22  # bytes
-_SMALL_VOCABULARY = 1 << 16
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """What all units have in common.
 
     Attributes:
@@ -53,11 +53,6 @@ class Job:
     signatures: bool
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The type of ids on disk: uint16 where they fit, int32 otherwise."""
-    return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
-
-
 def shard_name(key: str, unit: Unit) -> str:
     """Name of a unit's shard without ending: another key, unit or stamp has another name, so a stale shard is never
     found."""
@@ -65,13 +60,13 @@ def shard_name(key: str, unit: Unit) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def load_encoder(name: str) -> tuple[Encoder, int, np.dtype]:
-    """Encoder, end token and type of ids of a tokenizer; loaded once per process."""
-    tokenizer = tokenizers.load_tokenizer(name)
-    return Encoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
+def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
+    """Encoder, end token and dtype of ids of a tokenizer; loaded once per process."""
+    tokenizer = load_tokenizer(name)
+    return CorpusEncoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
 
 
-class _Tokens:
+class TokenFile:
     """Collects ids and writes them in large pieces.
 
     Attributes:
@@ -105,32 +100,34 @@ class _Tokens:
         self._used = 0
 
 
-class _Rows:
+class DocumentRows:
     """Collects what is known of each document."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, redactions: Sequence[str] = (), signatures: bool = False) -> None:
+        self._redactions, self._signed = redactions, signatures
         self._sources: list[bytes] = []
         self._languages: dict[str, int] = {}
         self._groups: dict[str, int] = {}
-        self._numbers: list[tuple[int, int, int, int]] = []
+        self._numbers: list[tuple[int, int, int, int, int]] = []
         self._hashes: list[bytes] = []
-        self._licences: list[int] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
 
+    def __len__(self) -> int:
+        return len(self._sources)
+
     def add(self, document: Document, tokens: int) -> None:
+        """Append a document of so many ids, its end token included."""
         self._sources.append(document.source.encode())
         language = self._languages.setdefault(document.language, len(self._languages))
         own = document.group == document.source
         group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
-        self._numbers.append((language, group, len(document.data), tokens))
+        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes))
         self._hashes.append(hashlib.sha256(document.data).digest())
-        self._licences.append(document.licence_bytes)
-        if self._job.reading.redact:
+        if self._redactions:
             found = dict(document.redacted)
-            self._redacted.append([found.get(kind, 0) for kind in self._job.reading.redact])
-        if self._job.signatures:
+            self._redacted.append([found.get(kind, 0) for kind in self._redactions])
+        if self._signed:
             from ms_codegeex.data.corpus.deduplicate import signature
 
             self._signatures.append(signature(document.data))
@@ -140,9 +137,8 @@ class _Rows:
         return {"languages": list(self._languages), "groups": list(self._groups)}
 
     def columns(self) -> dict[str, np.ndarray]:
-        from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
-
-        count, numbers = len(self._sources), np.array(self._numbers, np.int64).reshape(-1, 4)
+        """The columns of a `Shard`."""
+        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 5)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
@@ -150,11 +146,13 @@ class _Rows:
             "group": numbers[:, 1],
             "bytes": numbers[:, 2],
             "tokens": numbers[:, 3],
+            "licence_bytes": numbers[:, 4],
             "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
-            "licence_bytes": np.array(self._licences, np.int64),
-            "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._job.reading.redact)),
+            "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
-        if self._job.signatures:
+        if self._signed:
+            from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
+
             blank = np.zeros(PERMUTATIONS, np.uint32)
             rows = [blank if row is None else row for row in self._signatures]
             columns["signature"] = np.array(rows, np.uint32).reshape(count, PERMUTATIONS)
@@ -162,7 +160,7 @@ class _Rows:
         return columns
 
 
-def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
+def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
     """Read a unit and write its shard, unless a sound one is there already.
 
     Args:
@@ -179,7 +177,11 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
     try:
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
         with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
-            tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
+            tokens, rows, tally = (
+                TokenFile(stream, dtype, eos_id),
+                DocumentRows(job.reading.redact, job.signatures),
+                Tally(),
+            )
             lines = _fill(unit, job, encoder, tokens, rows, tally)
             tokens.flush()
         meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
@@ -197,7 +199,9 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
         ) from error
 
 
-def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, tally: Tally) -> int:
+def _fill(
+    unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
+) -> int:
     """Read a unit to its end; how many lines it was."""
     tags: dict[str, bytes] = {}
     items = Returning(read_unit(unit, job.reading))
@@ -241,6 +245,7 @@ class Shard:
         languages: names.
         groups: names.
         tally: what was rejected.
+        mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
     """
 
     path: Path
@@ -248,6 +253,7 @@ class Shard:
     languages: Sequence[str]
     groups: Sequence[str]
     tally: Tally
+    mask_path: Path | None = None
 
     @property
     def ids_path(self) -> Path:

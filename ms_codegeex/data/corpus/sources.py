@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ms_codegeex.data.corpus.archives import archive_kind
-from ms_codegeex.data.corpus.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
+from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
@@ -94,7 +94,7 @@ def one_line(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSources:
     """What a search found, each sorted by identity: independent of the order in which the system lists directories.
 
     Attributes:
@@ -213,7 +213,7 @@ def _identity(root: Root, base: Path, path: Path) -> tuple[str, str]:
 
 def search(
     roots: Iterable[Root], languages: Iterable[str], all_text: bool = False, leave_out: Path | None = None
-) -> Found:
+) -> FoundSources:
     """Files below `roots`.
 
     Args:
@@ -225,7 +225,7 @@ def search(
     work = _Search(languages, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return Found(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
+    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
 
 
 def _ordered(found: Mapping[Path, SourceFile]) -> list[SourceFile]:

@@ -20,7 +20,7 @@ from ms_codegeex.data.corpus.reading import Unit
 from ms_codegeex.errors import UserError
 
 
-class Progress:
+class ProgressBar:
     """A tqdm bar on a terminal, one line per phase elsewhere, nothing when switched off."""
 
     def __init__(self, enabled: bool) -> None:

@@ -40,7 +40,7 @@ class Batch:
         return self.inputs, self.labels, self.loss_mask, self.samples
 
 
-class Span(NamedTuple):
+class DocumentSpan(NamedTuple):
     """Tokens start..stop-1 of a document of a split, counted from the document's first token."""
 
     document: int
@@ -49,7 +49,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One training sample, to be looked at: its corpus, which of the corpus's sequences it is, and the documents' parts
     that follow each other in its seq_length + 1 tokens (of fine-tuning rows, padding comes behind them).
 
@@ -62,7 +62,7 @@ class Sample:
     inputs: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
-    documents: list[Span]
+    documents: list[DocumentSpan]
 
 
 class Sequences(ABC):
@@ -91,7 +91,7 @@ class Sequences(ABC):
         """The sequences with these indices, int64 [n] in 0..size-1, as the samples with these numbers, int64 [n]."""
 
     @abstractmethod
-    def documents_of(self, index: int) -> list[Span]:
+    def documents_of(self, index: int) -> list[DocumentSpan]:
         """Which parts of which documents the tokens of sequence `index` are, in its order."""
 
     @abstractmethod
@@ -107,11 +107,11 @@ class Sequences(ABC):
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         index = int(self.indices(np.array([number]))[0])
         batch = self.read(np.array([index]), np.array([number]))
-        return Sample(
+        return TrainingSample(
             number,
             self.directory,
             index,
@@ -177,7 +177,7 @@ class PackedSequences(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, inputs != self.eos, numbers)
 
-    def documents_of(self, index: int) -> list[Span]:
+    def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; reads the split's index afresh, which training does not keep."""
         if not 0 <= index < self.size:
             raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
@@ -185,7 +185,7 @@ class PackedSequences(Sequences):
         start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
         return [
-            Span(number, max(start, low) - low, min(stop, high) - low)
+            DocumentSpan(number, max(start, low) - low, min(stop, high) - low)
             for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first))
         ]
 

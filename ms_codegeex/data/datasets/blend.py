@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.datasets.batches import Batch, Sample, Sequences
+from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 from ms_codegeex.errors import UserError
 
 LONGEST_PERIOD = 1_000_000
@@ -213,7 +213,7 @@ class Blend:
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         owners, times = self.locate(np.array([number]))
         return replace(self.corpora[owners[0]].sample(int(times[0])), number=number)

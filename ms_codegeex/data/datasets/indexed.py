@@ -22,7 +22,13 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPE_CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 _HEADER = struct.Struct("<9sQBQQ")
+_SMALL_VOCABULARY = 1 << 16
 _SCAN = 1 << 22  # ids looked at per step when the whole file is checked
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype of ids on disk: uint16 where they fit, int32 otherwise."""
+    return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
 
 
 def _file(prefix: Path, ending: str) -> Path:

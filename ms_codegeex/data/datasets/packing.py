@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.datasets.batches import Batch, Sequences, Span, check_whole, make_batch
+from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.errors import UserError
 
@@ -122,12 +122,12 @@ class FineTuningRows(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
 
-    def documents_of(self, index: int) -> list[Span]:
+    def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; whole examples."""
         if not 0 <= index < self.size:
             raise IndexError(f"row {index}: {self.directory}/{self.split} has rows 0..{self.size - 1}")
         items = self._items[self._rows[index] : self._rows[index + 1]]
-        return [Span(int(item), 0, int(self._sizes[item])) for item in items]
+        return [DocumentSpan(int(item), 0, int(self._sizes[item])) for item in items]
 
     def label_counts(self) -> np.ndarray:
         """See `Sequences.label_counts`."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.data.corpus import languages
+from ms_codegeex.data.languages import find_language, tag_text
 from ms_codegeex.errors import UserError
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
@@ -128,10 +128,10 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
         return Example(prompt, answer)
     name = _string(record, "language")
     try:
-        language = languages.find_language(name)
+        language = find_language(name)
     except UserError:
         raise BadRecord("unknown language", name) from None
-    tag = languages.tag_text(language.name, tags)
+    tag = tag_text(language.name, tags)
     return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
 
 
@@ -171,7 +171,7 @@ def _message(message: Any) -> tuple[str, str]:
 def translation_name(language: str) -> str:
     """How the translation prompt writes a language: `C++`, `JavaScript`, `Python`; unknown ones with a capital."""
     try:
-        return languages.find_language(language).name
+        return find_language(language).name
     except UserError:
         return language.strip()[:1].upper() + language.strip()[1:]
 

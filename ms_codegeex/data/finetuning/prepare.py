@@ -17,19 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus.archives import Broken, Part, Returning, archive_kind, line_parts, read_lines
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter, file_records, free_output, text_decoder, write_report
+from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, archive_kind, line_parts, read_lines
+from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import Rejected
 from ms_codegeex.data.corpus.settings import ON_ERROR, TAGS
 from ms_codegeex.data.corpus.sources import Root, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.corpus.workers import ProgressBar
+from ms_codegeex.data.corpus.writing import write_report
+from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import TEMPLATES, BadRecord, Example, parse, reader
-from ms_codegeex.data.tokenizer.fast import Encoder
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, write_json
 
@@ -76,7 +78,7 @@ class FinetuneSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
-        if self.tokenizer not in tokenizers.NAMES and Path(self.tokenizer).is_dir():
+        if self.tokenizer not in TOKENIZER_NAMES and Path(self.tokenizer).is_dir():
             object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
@@ -90,9 +92,9 @@ class RowEncoder:
     """Examples to rows of ids, all with one tokenizer and one limit."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
-        self.tokenizer = tokenizers.load_tokenizer(settings.tokenizer)
+        self.tokenizer = load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
-        self._fast = Encoder(self.tokenizer)
+        self._fast = CorpusEncoder(self.tokenizer)
         ids = self.tokenizer.encode("a")
         # SentencePiece puts a space in front of every text. In the middle of a row it would be part of the answer.
         self._head = [] if "".join(self.tokenizer.continuation(ids, ids)) == "a" else self.tokenizer.encode("\n")
@@ -126,7 +128,7 @@ class _Unit:
 
     identity: str
     path: Path
-    part: Part
+    part: ArchivePart
 
     @property
     def bytes(self) -> int:
@@ -134,7 +136,7 @@ class _Unit:
 
 
 @dataclass
-class _Found:
+class _InputCounts:
     """What was in the input."""
 
     files: int = 0
@@ -148,7 +150,7 @@ class _Work:
 
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
-        self.tally, self.found = Tally(), _Found()
+        self.tally, self.found = Tally(), _InputCounts()
         self._before = 0  # lines of the file in the units that were read
         self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
@@ -236,34 +238,29 @@ def prepare_finetune(
             something else.
     """
     output, places = Path(output), ", ".join(map(str, inputs))
-    free_output(output, replace)
+    check_output(output, replace)
     roots = user_roots(inputs)
     files = [file for root in roots for file in _find(root)]
     if not files:
         raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give --input others")
     encoder = RowEncoder(settings)
     with atomic_directory(output) as directory:
-        with DatasetWriter(directory, encoder.tokenizer.vocab_size, masked=True) as writer:
+        with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
             work = _Work(settings, writer, encoder)
             units = [unit for identity, path in files for unit in work.open(identity, path)]
-            for _ in Progress(progress).track(units, map(work.read, units), "tokenising"):
+            for _ in ProgressBar(progress).track(units, map(work.read, units), "tokenising"):
                 pass
-            if not writer.sizes:
+            if not len(writer):
                 raise UserError(
                     f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); mend the input"
                 )
             splits = writer.write(settings.validation_share)
-        if settings.tokenizer not in tokenizers.NAMES:
-            encoder.tokenizer.save(directory / TOKENIZER)
+        if settings.tokenizer not in TOKENIZER_NAMES:
+            encoder.tokenizer.save(directory / TOKENIZER_DIRECTORY)
         description = _describe(directory, work, roots, splits)
-        rest = {
-            "input": description["found"],
-            "truncated": work.found.truncated,
-            "dropped": work.tally.dropped,
-            "problems": work.tally.problems,
-            "settings": asdict(settings),
-        }
-        write_report(directory, splits, writer.sizes, rest)
+        extra = {"truncated": work.found.truncated, "redacted": {}}
+        documents, placed, found = writer.documents, writer.placed, description["found"]
+        write_report(directory, documents, placed, found, work.tally, asdict(settings), extra)
         write_json(directory / DATASET_JSON, description)
     return {**description, "output": str(output)}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.interchange.foreign import check_ids, check_new, counted, import_documents, progress_bar
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory
 
@@ -132,7 +132,7 @@ def import_mindrecord(
         validation_share: share of the documents for validation, chosen by a hash of their text.
         replace: write even if `output` holds a dataset.
     """
-    known = tokenizers.load_tokenizer(tokenizer)
+    known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
 
     def documents() -> Iterator[tuple[str, np.ndarray, None]]:

@@ -1,9 +1,13 @@
-"""Corpus text to ids with `gigatoken`, which agrees with the tokenizers here id for id at tens of times their speed."""
+"""Corpora to ids and back, fast.
+
+`gigatoken` agrees with the tokenizers here id for id at tens of times their speed.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +28,7 @@ _SAMPLE = (
 )
 
 
-class Encoder:
+class CorpusEncoder:
     """Ids of corpus texts given as UTF-8, the same as `tokenizer.encode` gives.
 
     Args:
@@ -74,3 +78,11 @@ def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
         return gigatoken.Tokenizer.from_json(json.dumps(description))
     except (ValueError, RuntimeError):
         return None
+
+
+def text_decoder(tokenizer: Tokenizer) -> Callable[[list[int]], bytes]:
+    """From ids to the bytes of their text, for many documents; half a character at an edge stays half a character."""
+    if not isinstance(tokenizer, ByteLevelTokenizer):
+        return lambda ids: tokenizer.decode(ids).encode()
+    pieces = [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]  # several times as fast
+    return lambda ids: b"".join(map(pieces.__getitem__, ids))

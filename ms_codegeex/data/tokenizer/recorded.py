@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data.tokenizer import NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory
 
-DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
+TOKENIZER_DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
 DEFAULTS = {"codegeex": "codegeex"}  # families with one tokenizer, by name: theirs need not be recorded
 
 
@@ -31,7 +31,7 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
         UserError: the files are missing, or the tokenizer is no longer that of the record.
     """
     name = str(record.get("name"))
-    if not files.is_dir() and name not in NAMES and not Path(name).is_dir():
+    if not files.is_dir() and name not in TOKENIZER_NAMES and not Path(name).is_dir():
         raise UserError(
             f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
         )
@@ -67,7 +67,7 @@ def checkpoint_has_tokenizer(checkpoint: Path, state: Mapping[str, Any], family:
 
 
 def _files(checkpoint: Path) -> Path:
-    return Path(checkpoint).absolute().parent.parent / DIRECTORY
+    return Path(checkpoint).absolute().parent.parent / TOKENIZER_DIRECTORY
 
 
 def family_tokenizer(owner: Path, family: str, remedy: str) -> Tokenizer:
@@ -82,6 +82,6 @@ def family_tokenizer(owner: Path, family: str, remedy: str) -> Tokenizer:
 
 def keep_files(dataset: Path, run: Path) -> None:
     """Copy the tokenizer that travels with a dataset, if any, into the directory of a run on it."""
-    if (dataset / DIRECTORY).is_dir():
-        with atomic_directory(run / DIRECTORY) as target:
-            shutil.copytree(dataset / DIRECTORY, target, dirs_exist_ok=True)
+    if (dataset / TOKENIZER_DIRECTORY).is_dir():
+        with atomic_directory(run / TOKENIZER_DIRECTORY) as target:
+            shutil.copytree(dataset / TOKENIZER_DIRECTORY, target, dirs_exist_ok=True)

@@ -7,8 +7,8 @@ import pytest
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, String, Text, Whitespace
 
-from ms_codegeex.data.corpus.languages import ALL_LANGUAGES
 from ms_codegeex.data.corpus.licences import STYLES, strip_licence
+from ms_codegeex.data.languages import ALL_LANGUAGES
 
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
 # Without comments, or with comments that no header is in.

@@ -10,11 +10,11 @@ import pytest
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus import prepare as module
 from ms_codegeex.data.corpus.filters import Rules
-from ms_codegeex.data.corpus.languages import find_language
 from ms_codegeex.data.corpus.prepare import DATA_FILES, PrepareSettings, cached_corpus, prepare_dataset
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import REPORTS, TABLES
+from ms_codegeex.data.languages import find_language
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 

@@ -31,7 +31,7 @@ DRIVER = """
 import sys, time
 from ms_codegeex.cli import main
 from ms_codegeex.data.corpus import building, reading, workers
-make, track, made = building.make_shard, workers.Progress.track, []
+make, track, made = building.make_shard, workers.ProgressBar.track, []
 def two(*arguments):
     if len(made) == 2:
         time.sleep(5432)
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     elif sys.argv[1] == "two":
         building.make_shard = two
     elif sys.argv[1] == "held":
-        workers.Progress.track = held
+        workers.ProgressBar.track = held
     sys.exit(main(["prepare", *sys.argv[2:]]))
 """
 

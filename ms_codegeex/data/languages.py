@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ms_codegeex.data.corpus.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
+from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
 from ms_codegeex.errors import UserError
 
 HEAD_BYTES = 16_384
