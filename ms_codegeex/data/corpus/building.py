@@ -52,7 +52,7 @@ NOT_SAMPLED = "not sampled"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `inputs` as given, `roots` they stand for, `settings`, their `key`, and the tokenizer."""
+    """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
     inputs: Sequence[Path | str] | None
     roots: Sequence[Root]
@@ -73,8 +73,8 @@ class FoundInput:
     Attributes:
         units: to read.
         size: `files` and `bytes` of everything that was found.
-        sampled: the same of what is read of it, or None where `max_bytes` has to be applied to documents later.
-        tally: what was left out so far.
+        sampled: the same for what is read of it; None where `max_bytes` is applied to documents later.
+        tally: what has been left out so far.
     """
 
     units: list[Unit]
@@ -85,18 +85,18 @@ class FoundInput:
 
 @contextlib.contextmanager
 def ready_workers(workers: int, tokenizer: str) -> Iterator[Callable]:
-    """`open_mapper` with processes that load the tokenizer while this one is still busy with other things."""
+    """`open_mapper` with processes that load the tokenizer while this one is busy with other things."""
     with open_mapper(workers, functools.partial(_load_early, tokenizer)) as mapper:
         yield mapper
 
 
 def _load_early(tokenizer: str) -> None:
-    with contextlib.suppress(UserError):  # which this process tells
+    with contextlib.suppress(UserError):  # this process reports it
         load_encoder(tokenizer)
 
 
 def build(request: Request, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
-    """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
+    """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
     before = lines_before(found.units, paths)
@@ -112,7 +112,7 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         if (placed < 0).all():
             raise _nothing_left(request, found)
     except UserError:
-        remove(work)  # other input or other settings are needed
+        remove(work)  # only other input or settings can help
         raise
     progress.say(f"writing {output}")
     remove_leftovers(output)
@@ -158,7 +158,7 @@ def _search(request: Request, output: Path, progress: ProgressBar) -> FoundInput
 def _sample_files(
     units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: ProgressBar
 ) -> tuple[list[Unit], dict[str, int]]:
-    """Source files are sampled by their sizes, before any is read."""
+    """Sample source files by size, before any is read."""
     files = [file for unit in units for file in unit.files]
     fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
     limit = settings.max_bytes
@@ -187,13 +187,13 @@ def _stop(request: Request, tally: Tally) -> None:
     """With `on_error` stop, broken input is a `UserError`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
+        raise UserError(f"{one_line(source)}: {problem}; fix it, or leave such input out with --on-error skip")
 
 
 def _make_shards(
     request: Request, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
 ) -> list[Path]:
-    """A shard for every unit, those that are there already included; their paths in the units' order."""
+    """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
     job = ShardJob(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
     decisive = {
@@ -269,6 +269,6 @@ def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]
 
 
 def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:
-    """How many documents passed the rules, or would have but for what is not sampled."""
+    """Count and bytes of the documents that passed the rules and were sampled."""
     left = tally.dropped.get(NOT_SAMPLED, {"documents": 0, "bytes": 0})
     return {"files": len(documents) - left["documents"], "bytes": int(documents.bytes.sum()) - left["bytes"]}

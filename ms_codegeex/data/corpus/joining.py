@@ -15,10 +15,10 @@ class Documents:
     """All documents of all shards, in the order of the input.
 
     Attributes:
-        shards: where they lie.
+        shards: where they are.
         starts: int64 `[shards + 1]`, the number of the first document of each shard.
-        languages: names; `language` int64 `[documents]` holds places in it.
-        groups: names; `group` int64 `[documents]` holds places in it, -1 where a document is its own group.
+        languages: names; `language` int64 `[documents]` holds indices into it.
+        groups: names; `group` int64 `[documents]` holds indices into it, -1 where a document is its own group.
         bytes, tokens: int64 `[documents]`; `sha256` uint8 `[documents, 32]`.
     """
 
@@ -51,18 +51,18 @@ class Documents:
                 start = end
 
     def column(self, name: str) -> np.ndarray:
-        """A column of all shards, one behind the other."""
+        """A column of all shards, concatenated."""
         return np.concatenate([shard.columns[name] for shard in self.shards])
 
 
 def join(shards: Sequence[Shard]) -> Documents:
-    """The documents of `shards`, at least one, with common codes for languages and groups."""
+    """The documents of one or more `shards`, with common codes for languages and groups."""
     codes: dict[str, dict[str, int]] = {"language": {}, "group": {}}
     joined: dict[str, list[np.ndarray]] = {"language": [], "group": []}
     for shard in shards:
         for name, names in (("language", shard.languages), ("group", shard.groups)):
             known = codes[name]
-            # Code -1 takes the last entry: a document that is its own group stays -1.
+            # Code -1 picks the last entry: a document that is its own group stays -1.
             table = np.array([*(known.setdefault(item, len(known)) for item in names), -1], np.int64)
             joined[name].append(table[shard.columns[name]])
     sizes = [shard.columns["bytes"].size for shard in shards]

@@ -1,15 +1,15 @@
-"""Sources to a dataset directory: find, read in parallel, decide over all documents, write.
+"""Sources to a dataset directory: find, read in parallel, select among all documents, write.
 
 A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
 `ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
 `report.json` and `report.html` on what was taken and what was not, and `dataset.json`. A document is its language's tag
-line, a newline, the exact text and the end token; a tokenizer's prefix for prompts is not part of it. A tokenizer that
-was given as a directory lies in `tokenizer/`.
+line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that was given as a
+directory is copied to `tokenizer/`.
 
-The input is read once, in units of some megabytes. Worker processes make a shard of each unit (`shards`) in a work
-directory beside the output (`workspace`), where finished ones outlive a killed run. What concerns all documents is
-decided over columns of numbers (`selection`), and the shards' ids are copied to the dataset in runs (`merge`). Order
-and bytes depend on the input and the settings alone.
+The input is read once, in units of a few megabytes. Worker processes make a shard of each unit (`shards`) in a work
+directory next to the output (`workspace`), where finished ones survive a killed run. Selection works on columns of
+numbers for all documents (`selection`); then the shards' ids are copied to the dataset in runs (`writing`). Order and
+bytes depend only on the input and the settings.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", 
 
 
 def roots(inputs: Sequence[Path | str] | None) -> list[Root]:
+    """The places to search for `inputs`; None: the running interpreter's libraries."""
     return default_roots() if inputs is None else user_roots(inputs)
 
 
 def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
-    Equal keys mean equal requests. The sources themselves are not read: that is what makes a cached dataset quick.
+    Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
     """
     directory = Path(settings.tokenizer)
     tables = {}
@@ -74,7 +75,7 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 
 def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
-    """The dataset that is there already and fits, None when the way is free, a `UserError` otherwise."""
+    """The description of a dataset that is there already and matches `key`; None if one may be written."""
     if not check_is_dataset_or_free(output) or replace:
         return None
     description = _existing(output)
@@ -89,7 +90,7 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
 
 
 def _check_places(roots: Sequence[Root], output: Path) -> None:
-    """What is written is cleared away and renamed: it needs a name, and no input may lie in it."""
+    """The output and its work directory are removed and renamed: they need a name, and no input may lie in them."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for place in (output.resolve(), work_path(output).resolve()):
@@ -111,19 +112,19 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
 
-    What a run that ended early has finished lies in `.NAME.work` beside `output`; the same call goes on from there. A
-    second process that is given the same `output` waits for the first.
+    An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
+    them. A second process with the same `output` waits for the first.
 
     Args:
         inputs: files and directories of sources and archives; None: the running interpreter's libraries.
-        output: the directory to write. One with the same inputs and settings is reused.
+        output: the directory to write. A dataset from the same inputs and settings is reused.
         settings: what decides the content.
         workers: processes, at least 1; the result does not depend on it.
         progress: report on standard error.
         replace: write even if `output` holds a dataset.
 
     Returns:
-        The content of `dataset.json` and besides `output`, `cached`, `seconds` and `megabytes_per_second`.
+        The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
 
     Raises:
         UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
@@ -135,7 +136,7 @@ def prepare_dataset(
     key = dataset_key(inputs, settings)
     description, cached = _check_output(output, key, replace), True
     if description is None:
-        from ms_codegeex.data.corpus.building import (  # need NumPy, a cached dataset does not
+        from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
             Request,
             build,
             ready_workers,
@@ -143,14 +144,16 @@ def prepare_dataset(
 
         _check_places(roots(inputs), output)
         with ready_workers(workers, settings.tokenizer) as mapper:
-            tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+            tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
             with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-                description = _check_output(output, key, replace)  # that one may have made it
+                description = _check_output(output, key, replace)  # the other process may have made it
                 if description is None:
                     cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
                     description = build(request, output, work, mapper, report)
     if cached:
-        report.say(f"{output}: already prepared from the same inputs with the same settings; --replace makes it afresh")
+        report.say(
+            f"{output}: already prepared from the same inputs with the same settings; --replace prepares it again"
+        )
     seconds = time.perf_counter() - started
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     return {
@@ -164,7 +167,7 @@ def prepare_dataset(
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process works on the same corpus: two runs started together prepare it once."""
+    """Wait for any other process that prepares the same corpus: two runs started together prepare it once."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,8 +184,8 @@ def cached_corpus(
 ) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
-    Returns `parent/corpus-<12 hex digits of dataset_key>`. When it is complete nothing is searched or read again, also
-    if the sources have changed since: delete the directory to prepare them afresh.
+    Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even
+    if the sources have changed: delete the directory to prepare them again.
     """
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"

@@ -1,7 +1,7 @@
-"""What one worker reads: units of input, and the documents in them.
+"""Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a `.jsonl` file or some row groups of a `.parquet` file. Units are found
-once, in an order that does not depend on the machine; each is then read on its own, in any process.
+A unit is a batch of source files, a part of a `.jsonl` file or a few row groups of a `.parquet` file. Units are found
+once, in an order that does not depend on the machine; each is then read independently, in any process.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 @dataclass(frozen=True)
 class Document:
-    """One text that is kept.
+    """A text that is kept.
 
     Attributes:
-        source: `label/relative/path` of a file, `label/x.jsonl:17` of line 17 (from 1, and of a part of a file counted
-            from the part's first line), `label/x.parquet:17` of row 17 of the file (from 0).
+        source: `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from the
+            part's first line), `label/x.parquet:17` for row 17 of the file (from 0).
         data: UTF-8, after redaction.
-        language: canonical name, or empty where none is known and that is allowed.
-        group: what must stay together in the split: the package of a file, the repository of a record, else `source`.
-        redacted: kinds of what was replaced and how often.
+        language: canonical name, or empty if it is unknown and that is allowed.
+        group: what the split keeps together: the package of a file, the repository of a record, else `source`.
+        redacted: what kinds of text were replaced, and how often.
         licence_bytes: size of the licence headers that were left out.
     """
 
@@ -59,14 +59,14 @@ class Document:
 
 @dataclass(frozen=True)
 class Rejected:
-    """What is not a document, and why.
+    """Input that gives no document, and why.
 
     Attributes:
-        source: as in `Document`; a path's identity where no line or row is meant.
-        reason: short, of a fixed set.
+        source: as in `Document`; the identity of a file where no single line or row is meant.
+        reason: short, from a fixed set.
         bytes: size of what is lost, as far as known.
-        detail: one line more, for example where the JSON is wrong.
-        problem: the input is broken; otherwise a rule decided.
+        detail: one more line, for example where the JSON is invalid.
+        problem: the input is broken; otherwise a rule rejected it.
         excerpt: first characters of the text, at most 200.
     """
 
@@ -80,17 +80,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that one worker reads at once.
+    """A piece of the input that one worker reads in one go.
 
     Attributes:
-        name: unique and stable; may hold slashes, so it is a key and no file name.
+        name: unique and stable. It may hold slashes: a key, not a file name.
         bytes: of input, for progress.
         kind: `files`, `jsonl` or `parquet`.
         label: the identity of the archive, `label/x.jsonl`; empty for files.
         files: of kind `files`.
         path: of the archive.
         part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.ArchivePart`.
-        stamp: size and time of change of the archive; files carry their own. A change makes a finished result stale.
+        stamp: size and modification time of the archive (files carry their own); a change makes its shard stale.
     """
 
     name: str
@@ -107,11 +107,10 @@ class Unit:
 def find_units(
     roots: Sequence[Root], reading: Reading, leave_out: Path | None = None
 ) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
-    """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
+    """Everything to read below `roots` as units, in an order that depends only on the names.
 
-    The directory `leave_out` is not searched.
-
-    Source files come first, then archives. No text is read but the heads of files whose name does not tell enough.
+    The directory `leave_out` is not searched. Source files come first, then archives. Only files whose name does not
+    decide their language are opened, for their first bytes.
 
     Returns:
         The units, what was rejected while searching, and how much was found: `files` and `bytes`.
@@ -121,7 +120,7 @@ def find_units(
     units = _file_units(found.sources)
     seen: Counter[str] = Counter()
     for file in found.archives:
-        seen[file.identity] += 1  # names that are not UTF-8 may look alike
+        seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = _parts(file)
         if isinstance(parts, Rejected):
@@ -133,7 +132,7 @@ def find_units(
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
-    """`sources` in order, cut into batches of some megabytes."""
+    """`sources` in order, in batches of a few megabytes."""
     units: list[Unit] = []
     batch: list[SourceFile] = []
     total = 0
@@ -147,7 +146,7 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
-    size = sum(file.size for file in batch)  # each file carries its own time of change
+    size = sum(file.size for file in batch)  # each file carries its own modification time
     return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
 
 
@@ -169,9 +168,9 @@ def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
 
 
 def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
-    """The documents of a unit in order, and what in it is none. Broken input is told, never raised.
+    """Yield the documents of a unit in order, and what is rejected. Broken input is reported, never raised.
 
-    Returns how many lines of a `.jsonl` file it was: the lines of the part behind it are counted on from there.
+    Returns the number of lines it has of a `.jsonl` file, from which the numbering of the next part continues.
     """
     if unit.path is None:
         for file in unit.files:
@@ -188,7 +187,7 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
         with open(file.path, "rb", buffering=0) as stream:
-            size = os.fstat(stream.fileno()).st_size  # it may have grown since it was found
+            size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
             if size > limit:
                 return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
             data = stream.read()
@@ -221,7 +220,7 @@ def _read_lines(
 
 
 def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
-    """The JSON object of a line. Numbers that Python refuses and objects nested too deeply are invalid as well."""
+    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
         record = json.loads(line.decode(encoding))
     except UnicodeDecodeError as error:
@@ -262,7 +261,7 @@ def _read_rows(path: Path, label: str, part: ArchivePart, reading: Reading) -> I
 
 
 def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document | Rejected:
-    """Licence headers go first, then the rules judge what is left, then it is redacted."""
+    """Licence headers are stripped, the rules judge what is left, and that is redacted."""
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
@@ -285,7 +284,7 @@ def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Reje
 
 
 def _excerpt(data: bytes, reading: Reading) -> str:
-    """The first characters for a report: what is not to be in the corpus is not to be there either."""
+    """The first characters for a report, redacted like the corpus."""
     head = data[:_EXCERPT_HEAD]
     if reading.redact:
         head, _ = redact(head, reading.redact)

@@ -1,6 +1,6 @@
 """Which documents a dataset gets, decided over all of them at once: duplicates, the sample, the split.
 
-What is known of the documents lies in NumPy columns, a hundred bytes or so for each; the texts are not needed.
+This needs only the columns of `joining`, not the texts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DROPPED, TRAIN, VALIDATION = -1, 0, 1
 
 
 def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of uint8 `[documents, 32]` that repeat an earlier one, rising, and the first row that each repeats."""
+    """Rows of uint8 `[documents, 32]` that repeat an earlier one, ascending, and the first row that each repeats."""
     keys = np.ascontiguousarray(hashes).view(np.uint64)
     order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
     ordered = keys[order]
@@ -32,16 +32,16 @@ def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def select(documents: Documents, settings: PrepareSettings, sampling: bool, tally: Tally) -> tuple[np.ndarray, str]:
-    """Decide over every document; what is dropped is counted in `tally`.
+    """Place every document; what is dropped is counted in `tally`.
 
     Args:
         documents: all of them.
         settings: how to decide.
         sampling: whether `max_bytes` still has to be applied.
-        tally: what was left out so far.
+        tally: what has been left out so far.
 
     Returns:
-        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and what was split: `package`,
+        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,
         `document` (every record by itself) or `file` (there is only one package).
 
     Raises:
@@ -67,7 +67,7 @@ def select(documents: Documents, settings: PrepareSettings, sampling: bool, tall
 def _drop(
     documents: Documents, reason: str, numbers: np.ndarray, stand: np.ndarray | None, kept: np.ndarray, tally: Tally
 ) -> None:
-    """Take `numbers`, rising, out of `kept`; `stand` are the documents that stand for them."""
+    """Take `numbers`, ascending, out of `kept`; `stand` are the documents kept in their place."""
     if not numbers.size:
         return
     kept[numbers] = False

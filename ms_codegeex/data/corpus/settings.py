@@ -20,25 +20,25 @@ STRIP_LICENCES = ("files", "all", "none")
 
 @dataclass(frozen=True)
 class Reading:
-    """How input is read; everything that decides which documents there are.
+    """How input is read: everything that decides which documents there are.
 
     Attributes:
         languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
         rules: when a text is dropped.
-        text_field: of a record; None: the first of `text`, `code`, `content` that it has.
+        text_field: of a record; None: the first of `text`, `code`, `content` that is set.
         language_field: None: the first of `language`, `lang`, `programming_language`.
         licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
-        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
-            Source files name none and are not concerned.
-        path_field: decides the language by its ending where no field names it; None: the first of `path`,
+        licences: allowed for records, in any case; a record must name at least one, and only these. Empty: any. Source
+            files are not concerned.
+        path_field: its extension decides the language where no field names it; None: the first of `path`,
             `max_stars_repo_path`, `file_name`.
         group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
         redact: of `email`, `secrets`.
-        strip_licences: whose licence headers are left out: those of source `files`, of `all` texts, or of `none`.
-        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
-            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
-        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
-            but pyarrow has held them.
+        strip_licences: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
+        all_text: also take documents of no known language, with an empty language. Known are the wanted languages and
+            the 23: README.md is taken without a language, or as Markdown if that is wanted.
+        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts in rows,
+            except that pyarrow holds them.
     """
 
     languages: tuple[str, ...] = ()
@@ -69,17 +69,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How sources become documents and which of these a dataset gets.
+    """How sources become documents, and which of them a dataset gets.
 
     Attributes:
         reading: what is read, and when a text is dropped.
-        tags: whose language tag line is put before each document: `codegeex` (23 languages), `codegeex2` or `none`.
+        tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2` or `none`.
         validation_share: share of bytes for validation, 0 <= share < 1.
         seed: chooses the sample and what goes to validation.
-        max_bytes: most source bytes to take; a larger corpus is sampled by document. None: everything.
+        max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
         tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
-        on_error: broken input is counted and left out (`skip`), or ends the work (`stop`).
+        on_error: count broken input and leave it out (`skip`), or fail (`stop`).
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -92,7 +92,7 @@ class PrepareSettings:
     on_error: str = "skip"
 
     def __post_init__(self) -> None:
-        # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
+        # A recorded path must mean the same from every directory. codegeex2 is a name, though one that needs a path.
         if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         for name, known in (("tags", TAGS), ("on_error", ON_ERROR)):

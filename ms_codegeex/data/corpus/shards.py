@@ -1,8 +1,8 @@
-"""What a worker makes of one unit of input: its documents' ids and what is known of each document, in two files.
+"""Shards: what a worker makes of one unit of input, the ids and columns of its documents in two files.
 
-`NAME.bin` holds the ids of all documents one behind the other, `NAME.npz` the columns and what was rejected. The .npz
-appears last and whole, so a shard without it is not there. Nothing is synced: shards need to survive a killed process,
-not a power cut, and after one their checksums tell.
+`NAME.bin` holds the ids of all documents, concatenated, `NAME.npz` the columns and what was rejected. The .npz appears
+last and whole; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
+power failure, after which their checksums show the damage.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.errors import UserError
 
 ENDINGS = (".bin", ".npz")
-_BUFFER = 1 << 22  # ids that are collected before they are written
+_BUFFER = 1 << 22  # ids in memory before they are written
 _CHECKED = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What all units have in common.
+    """Settings that all units share.
 
     Attributes:
         reading: how input is read.
         tags: scheme of the language tag lines.
         tokenizer: name or directory.
-        signatures: whether MinHash signatures are wanted.
+        signatures: whether to compute MinHash signatures.
     """
 
     reading: Reading
@@ -54,8 +54,7 @@ class ShardJob:
 
 
 def shard_name(key: str, unit: Unit) -> str:
-    """Name of a unit's shard without ending: another key, unit or stamp has another name, so a stale shard is never
-    found."""
+    """Name of a unit's shard without ending. It depends on key, unit and stamp, so a stale shard is never found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 
@@ -67,10 +66,9 @@ def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
 
 
 class TokenFile:
-    """Collects ids and writes them in large pieces.
+    """A file of ids, written in large pieces.
 
     Attributes:
-        written: ids in the file so far.
         checksum: CRC-32 of the file so far.
     """
 
@@ -80,7 +78,7 @@ class TokenFile:
         self.checksum = 0
 
     def add(self, ids: np.ndarray) -> int:
-        """Append one document and its end token; how many ids these are."""
+        """Append a document and its end token; return how many ids that is."""
         count = ids.size + 1
         if self._used + count > self._buffer.size:
             self.flush()
@@ -93,7 +91,7 @@ class TokenFile:
         return count
 
     def flush(self) -> None:
-        """Write what is collected."""
+        """Write what is in memory."""
         data = memoryview(self._buffer[: self._used]).cast("B") if self._used else b""
         self._stream.write(data)
         self.checksum = isal_zlib.crc32(data, self.checksum)
@@ -101,7 +99,7 @@ class TokenFile:
 
 
 class DocumentRows:
-    """Collects what is known of each document."""
+    """The columns of a shard, collected document by document."""
 
     def __init__(self, redactions: Sequence[str] = (), signatures: bool = False) -> None:
         self._redactions, self._signed = redactions, signatures
@@ -133,7 +131,7 @@ class DocumentRows:
             self._signatures.append(signature(document.data))
 
     def names(self) -> dict[str, list[str]]:
-        """What the codes in the columns mean; group -1 is the document itself."""
+        """The names behind the codes `language` and `group`; group -1 is the document itself."""
         return {"languages": list(self._languages), "groups": list(self._groups)}
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -161,10 +159,10 @@ class DocumentRows:
 
 
 def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
-    """Read a unit and write its shard, unless a sound one is there already.
+    """Read a unit and write its shard, unless a sound one exists.
 
     Args:
-        job: what all units have in common.
+        job: settings that all units share.
         task: the unit, and the shard's path without ending.
 
     Raises:
@@ -176,7 +174,7 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
     temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
     try:
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
-        with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
+        with open(temporary[0], "wb") as stream:  # buffered: an unbuffered write to a full disk is truncated silently
             tokens, rows, tally = (
                 TokenFile(stream, dtype, eos_id),
                 DocumentRows(job.reading.redact, job.signatures),
@@ -202,7 +200,7 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
 def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
-    """Read a unit to its end; how many lines it was."""
+    """Read a unit to its end; return its number of lines."""
     tags: dict[str, bytes] = {}
     items = Returning(read_unit(unit, job.reading))
     for item in items:
@@ -239,7 +237,7 @@ class Shard:
     Attributes:
         path: without ending.
         columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
-            `group` int64 (places in `languages` and `groups`, group -1: the document itself), `bytes`, `tokens` and
+            `group` int64 (indices into `languages` and `groups`; group -1: the document itself), `bytes`, `tokens` and
             `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
             wanted `signature` uint32 `[documents, 128]` with `signed` bool.
         languages: names.
@@ -261,7 +259,7 @@ class Shard:
         return self.path.with_name(self.path.name + ".bin")
 
     def moved(self, lines: int) -> Shard:
-        """The same with `lines` added to the line number at the end of every source."""
+        """The shard with `lines` added to the line number at the end of every source."""
         if not lines:
             return self
         data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
@@ -272,7 +270,7 @@ class Shard:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `lines`, `tally`, `languages`, `groups`."""
+    """The metadata of a shard: `lines`, `tally`, `languages`, `groups`."""
     with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
         return json.loads(columns["meta"].tobytes())
 
@@ -286,10 +284,10 @@ def read_shard(path: Path) -> Shard:
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
-    """For each unit the lines of its file in the parts before it. The shards of the units before are read for that."""
+    """For each unit, the number of lines that its file has in earlier parts, taken from the shards of those parts."""
     lines = 0
     for unit, path in zip(units, paths, strict=True):
-        cut = unit.kind == "jsonl" and unit.part is not None
-        lines = lines if cut and unit.part[0] else 0
+        is_part = unit.kind == "jsonl" and unit.part is not None
+        lines = lines if is_part and unit.part[0] else 0
         yield lines
-        lines += read_meta(path)["lines"] if cut else 0
+        lines += read_meta(path)["lines"] if is_part else 0

@@ -28,7 +28,7 @@ from ms_codegeex.data.datasets.layout import (
 from ms_codegeex.data.datasets.report import render
 from ms_codegeex.files import write_json
 
-_ROWS = 1 << 16  # of a table, written at once
+_ROWS = 1 << 16  # of a table written at once
 
 
 def write_splits(directory: Path, documents: Documents, placed: np.ndarray, dtype: np.dtype) -> None:
@@ -61,13 +61,13 @@ def write_splits(directory: Path, documents: Documents, placed: np.ndarray, dtyp
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Bounds of the longest runs of equal values."""
+    """Bounds of the maximal runs of equal values."""
     edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
     return itertools.pairwise(edges)
 
 
 def _rows(documents: Documents, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Columns of the table of the chosen documents, some rows at a time."""
+    """Columns of the table of the chosen documents, a batch of rows at a time."""
     numbers = np.flatnonzero(chosen)
     sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
     for start in range(0, numbers.size, _ROWS):
@@ -82,7 +82,7 @@ def _rows(documents: Documents, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:
-    """`documents`, `tokens` and `bytes` of the chosen ones, bool `[documents]`."""
+    """Numbers of `documents`, `tokens` and `bytes` of those with `chosen`, bool `[documents]`."""
     return {
         "documents": int(np.count_nonzero(chosen)),
         "tokens": int(documents.tokens[chosen].sum()),
@@ -91,7 +91,7 @@ def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:
 
 
 def language_counts(documents: Documents, chosen: np.ndarray) -> dict[str, dict[str, int]]:
-    """`counts` by language, most bytes first; documents of no known language are under `unknown`."""
+    """`counts` by language, most bytes first; those of no known language under `unknown`."""
     found = {}
     for code in np.unique(documents.language[chosen]).tolist():
         found[documents.languages[code] or "unknown"] = counts(documents, chosen & (documents.language == code))

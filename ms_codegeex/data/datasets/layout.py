@@ -1,4 +1,4 @@
-"""What a dataset directory holds, by name."""
+"""The names of the files in a dataset directory."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, and which of them the loss counts.
+"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, with a mask for the loss.
 
-Beside `{split}.bin/.idx` lies `{split}.mask`, uint8, one byte per token of the `.bin`: 1 on the answer's tokens and its
-end token, 0 on the prompt. No row is longer than `seq_length`.
+Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `.bin`: 1 for the answer's tokens and its
+end token, 0 for the prompt. No row is longer than `seq_length`.
 
-Prompt and answer are tokenised each by itself. When the model answers, its prompt has been tokenised alone; ids that
-reach over the border, which tokenising both at once would give, are then never seen.
+Prompt and answer are tokenised separately: when the model answers, its prompt has been tokenised alone. Ids that span
+the border, which tokenising both together could give, never occur then.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, write_json
 
 TASKS = ("completion", "chat", "translation")
-MOST_BYTES = 64 << 20  # of a line; a longer one is not held in memory
+MOST_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _EXCERPT = 200  # characters
 
 
@@ -46,15 +46,15 @@ class FinetuneSettings:
 
     Attributes:
         task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
-        seq_length: most tokens of a row, at least 2.
+        seq_length: maximum number of tokens in a row, at least 2.
         tokenizer: a name, or a directory with a tokenizer.
-        overlong: what happens to a longer example: `truncate` cuts the prompt's left end and never the answer (an
-            answer that does not fit by itself is dropped), `drop` drops it.
+        overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
+            whose answer alone does not fit is dropped), or `drop` it.
         validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        seed: changes that choice.
-        template: how conversations are written: a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
-        tags: scheme of the tag line of completions that name their language; `none` writes none.
-        on_error: a bad line is counted and named (`skip`), or ends the work (`stop`).
+        seed: decides that hash.
+        template: for conversations, a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
+        tags: scheme of the tag lines of completions that name their language; `none`: no tag lines.
+        on_error: count and report a bad line (`skip`), or fail (`stop`).
     """
 
     task: str
@@ -89,18 +89,18 @@ class FinetuneSettings:
 
 
 class RowEncoder:
-    """Examples to rows of ids, all with one tokenizer and one limit."""
+    """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.tokenizer = load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
         ids = self.tokenizer.encode("a")
-        # SentencePiece puts a space in front of every text. In the middle of a row it would be part of the answer.
+        # SentencePiece puts a space before every text; in the middle of a row it would be part of the answer.
         self._head = [] if "".join(self.tokenizer.continuation(ids, ids)) == "a" else self.tokenizer.encode("\n")
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it stands behind its prompt, without end token."""
+        """Ids of an answer as it follows its prompt, without end token."""
         if self._head:
             ids = self.tokenizer.encode("\n" + answer)
             if ids[: len(self._head)] == self._head:
@@ -108,23 +108,22 @@ class RowEncoder:
         return self._fast.encode(answer.encode()).tolist()
 
     def row(self, example: Example) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was cut.
-
-        None if the example is too long.
+        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was
+        truncated; None if the example is too long.
         """
         prompt = [*self.tokenizer.prefix, *self._fast.encode(example.prompt.encode()).tolist()]
         answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
         room, least = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
-        cut = len(prompt) > room
-        if cut and (not self.truncate or room < least):
+        truncated = len(prompt) > room
+        if truncated and (not self.truncate or room < least):
             return None
         kept = self.tokenizer.truncate_prompt(prompt, room)
-        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), cut
+        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), truncated
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A part of a file, at most some ten megabytes of a plain one."""
+    """A part of a file, of a plain one a few tens of megabytes at most."""
 
     identity: str
     path: Path
@@ -146,12 +145,12 @@ class _InputCounts:
 
 
 class _Work:
-    """Everything from the lines of the files to the writer."""
+    """The way from the lines of the files to the writer."""
 
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
         self.tally, self.found = Tally(), _InputCounts()
-        self._before = 0  # lines of the file in the units that were read
+        self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
         if template == "auto":
@@ -168,7 +167,7 @@ class _Work:
             return []
 
     def read(self, unit: _Unit) -> None:
-        """Every example of a unit; what gives none is counted, or ends the work."""
+        """Add every example of a unit; lines that give none are counted, or end the run."""
         if unit.part.span is None or not unit.part.span[0]:
             self._before = 0
         lines = Returning(read_lines(unit.path, unit.part, MOST_BYTES))
@@ -195,7 +194,7 @@ class _Work:
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
             raise UserError(
-                f"{source}: {broken.reason} ({broken.detail}); mend it, or leave such input out with --on-error skip"
+                f"{source}: {broken.reason} ({broken.detail}); fix it, or leave such input out with --on-error skip"
             )
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
@@ -207,9 +206,9 @@ class _Work:
             size = len(example.prompt.encode()) + len(example.answer.encode())
             self.tally.add(Rejected(source, reason, size, excerpt=example.answer[:_EXCERPT]))
             return
-        ids, mask, cut = row
-        self.found.truncated += cut
-        text = self._decode(ids[:-1].tolist())  # what is left of it, which can be checked again
+        ids, mask, truncated = row
+        self.found.truncated += truncated
+        text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self.writer.add(ids, mask, text, source, example.language, key)
 
 
@@ -252,7 +251,7 @@ def prepare_finetune(
                 pass
             if not len(writer):
                 raise UserError(
-                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); mend the input"
+                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); correct the input"
                 )
             splits = writer.write(settings.validation_share)
         if settings.tokenizer not in TOKENIZER_NAMES:
@@ -266,7 +265,7 @@ def prepare_finetune(
 
 
 def _find(root: Root) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples at or below `root`, in the order of the identities."""
+    """Identity and path of each file of examples at or below `root`, by identity."""
     if root.path.is_file():
         return [(f"{root.label}/{printable(root.path.name)}", root.path)]
     found = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]

@@ -32,26 +32,27 @@ IGNORED = -100  # label of a token that the loss does not count
 
 
 def check_new(output: Path) -> None:
-    """`UserError` unless `output` is a directory that is free."""
+    """`UserError` unless `output` is missing or an empty directory."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: is there already; give --output a new directory")
 
 
 def progress_bar(rows: int, shown: bool) -> Any:
-    """A bar of rows on a terminal, a context manager."""
+    """A progress bar over rows on a terminal, as a context manager."""
     from tqdm import tqdm
 
     return tqdm(total=rows, unit=" rows", disable=not (shown and sys.stderr.isatty()), file=sys.stderr)
 
 
 def counted(blocks: Iterable[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
-    """The blocks; the bar moves by the rows of each that has been taken."""
+    """Yield the blocks, and advance the bar by the rows of each."""
     for rows in blocks:
         yield rows
         bar.update(len(rows))
 
 
 def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
+    """`UserError` if a row holds an id that `tokenizer` does not have."""
     wrong = row[(row < 0) | (row >= tokenizer.vocab_size)]
     if wrong.size:
         raise UserError(
@@ -153,8 +154,8 @@ def import_triplet(
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory from a triplet, whole or not at all.
 
-    Rows of length L give `seq_length` L - 1. The packer cuts long examples into windows without an end token: such a
-    row gets one that the loss does not count. What is then longer than `seq_length` loses its left end.
+    Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
+    token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
 
     Args:
         prefix: path of the triplet without `_input_ids` and so on.

@@ -1,6 +1,6 @@
-"""Tokenizers: what text is to each family of models.
+"""The tokenizers of the model families.
 
-`load_tokenizer` gives one by name, or the one that a model directory says it has.
+`load_tokenizer` returns one by name, or the one in a model directory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
     """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
 
-    A directory is read as its tokenizer_config.json says, never by guess: what is missing, unknown or contradictory is
-    a `UserError`. CodeGeeX2's tokenizer comes from a directory only, because its licence lets nobody pass it on.
+    A directory is read as its tokenizer_config.json says, without guessing: anything missing, unknown or contradictory
+    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution.
     """
     from ms_codegeex.data.tokenizer import gpt2
 

@@ -18,9 +18,9 @@ from ms_codegeex.data.tokenizer.gpt2 import EOS, ByteLevelTokenizer
 if TYPE_CHECKING:
     import gigatoken
 
-# Texts with a special token's name are left to our own tokenizer, whatever a version of the library makes of them.
+# Our own tokenizer encodes texts with a special token's name: versions of the library may treat them differently.
 _SPECIAL = re.compile(re.escape(EOS.encode()) + rb"|<\|extratoken_")
-_HINT = b"<|e"  # a plain search, for nearly all texts do not even have this
+_HINT = b"<|e"  # a plain search, which rules out nearly all texts
 _SAMPLE = (
     "def f(x):\n        return x + 10_000  # it's\t\tok\r\n",
     " " * 1 + "a" + " " * 9 + "b" + " " * 10 + "c" + " " * 11 + "d" + "\t" * 10 + "e" + " " * 150 + "\n\n \n",
@@ -29,10 +29,10 @@ _SAMPLE = (
 
 
 class CorpusEncoder:
-    """Ids of corpus texts given as UTF-8, the same as `tokenizer.encode` gives.
+    """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`.
 
     Args:
-        tokenizer: any of ours. Those that `gigatoken` cannot take, or would encode differently, do the work themselves.
+        tokenizer: any. One that `gigatoken` cannot load, or would encode differently, does the work itself.
 
     Attributes:
         is_fast: whether `gigatoken` does the work.

@@ -162,7 +162,7 @@ def test_stop_names_the_first_problem(tmp_path, monkeypatch, workers):
     for name, lines in (("a", 400), ("b", 12)):
         write_lines(tmp_path / f"{name}.jsonl", lines, first=1000 * len(name))
     with pytest.raises(
-        UserError, match=r"a\.jsonl:3: invalid JSON \(.* column .*\); mend it, or .*--on-error skip"
+        UserError, match=r"a\.jsonl:3: invalid JSON \(.* column .*\); fix it, or .*--on-error skip"
     ) as error:
         prepare([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out", workers=workers, on_error="stop")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

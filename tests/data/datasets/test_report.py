@@ -160,7 +160,7 @@ def test_an_empty_report_is_a_page_too(report):
 
 
 def test_prompts_that_were_cut_are_told():
-    assert "Prompts that were cut to fit: 1,234." in render({**REPORT, "truncated": 1234})
+    assert "Truncated prompts: 1,234." in render({**REPORT, "truncated": 1234})
     assert "cut to fit" not in render({**REPORT, "truncated": 0})
 
 
