@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.generation.kernels.library import Heads, Library, Registration, cache_shapes
+from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import aligned, pack, quantise
 
 ROWS = (*range(1, 18), 33)
@@ -101,7 +101,7 @@ def check_norm(kernels: Kernels, h: int, rms: bool) -> None:
 class Sequences:
     """Attention in float64 that remembers each slot's rows."""
 
-    def __init__(self, kernels: Kernels, heads: Heads):
+    def __init__(self, kernels: Kernels, heads: AttentionSizes):
         self.kernels, self.heads = kernels, heads
         angles = np.arange(heads.capacity)[:, None] * 0.3 ** np.arange(heads.rotary // 2)
         self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
@@ -141,7 +141,7 @@ class Sequences:
 
 def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary: int) -> None:
     """Prompts in chunks beside decoding sequences at unequal positions, padding rows, a rewritten end."""
-    together = Sequences(kernels, Heads(count, groups, size, rotary, slots=3, capacity=90))
+    together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90))
     padding = (0, 90)
     steps = [
         [(0, t) for t in range(37)],
@@ -159,7 +159,7 @@ def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary
 
 def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: int) -> None:
     """A prompt at once is bit by bit a prompt in rows."""
-    heads = Heads(count, groups, size, 0, slots=1, capacity=64)
+    heads = AttentionSizes(count, groups, size, 0, slots=1, capacity=64)
     q, k, v = numbers(0, 40, count * size), numbers(1, 40, groups * size), numbers(2, 40, groups * size)
     rows = np.array([(0, t) for t in range(40)], np.int32).T.copy()
     results = []
@@ -216,7 +216,7 @@ def check_mistakes(kernels: Kernels) -> None:
         assert kernels.call("linear", matrix, wrong, y) != 0
     assert kernels.call("norm", norm, y, y.copy()) != 0
     assert kernels.call("linear_add", matrix, y[:1].copy(), x, y) != 0
-    one = Sequences(kernels, Heads(2, 1, 8, 4, slots=1, capacity=20))
+    one = Sequences(kernels, AttentionSizes(2, 1, 8, 4, slots=1, capacity=20))
     q, k = numbers(0, 1, 16), numbers(1, 1, 8)
     for row in ((1, 0), (-1, 0), (0, -1)):
         wrong = np.array([row], np.int32).T.copy()

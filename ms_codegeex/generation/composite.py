@@ -19,7 +19,12 @@ class CompositeMask(RowMask):
     def __init__(self, capacity: int):
         super().__init__(capacity)
         self.columns = Tensor(np.arange(capacity + 1, dtype=np.int32))  # the last is that of padding
-        self.later, self.to_float, self.penalty, self.over_cache = ops.Greater(), ops.Cast(), ops.Mul(), ops.ExpandDims()
+        self.later, self.to_float, self.penalty, self.over_cache = (
+            ops.Greater(),
+            ops.Cast(),
+            ops.Mul(),
+            ops.ExpandDims(),
+        )
 
     def construct(self, rows):
         """int32 [3, s, c] -> (slots and positions int32 [2, s, c], additive mask FP32 [s, 1, 1, c, capacity + 1]),
@@ -89,7 +94,7 @@ class CompositeChoice(nn.Cell):
         self.sort = ops.Sort(axis=-1, descending=True)
 
     def construct(self, logits, settings):
-        """FP32 [n, V] and [n, 6] as `Choice.row` -> FP32 [n, 2]: ids and their log-probabilities"""
+        """FP32 [n, V] and [n, 6] as `TokenChoice.row` -> FP32 [n, 2]: ids and their log-probabilities"""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
         temperature, top_k, top_p, uniform, given, allowed = (settings[:, i : i + 1] for i in range(6))
         scores = ops.select(ids < allowed, logits, ops.full_like(logits, -1e30))
@@ -123,7 +128,9 @@ class CompositeCells:
             data = weights.matrix(parameter.name).float32() if matrix else weights.vector(parameter.name)
             parameter.set_data(Tensor(data))
         output, word = model.head, model.embedding.word
-        self.head = CompositeHead(word.weight if output is None else output.weight, None if output is None else output.bias)
+        self.head = CompositeHead(
+            word.weight if output is None else output.weight, None if output is None else output.bias
+        )
         names = {id(cell): name for name, cell in model.cells_and_names()}
         for parent, name, core in named_cells(model, AttentionCore):
             setattr(parent, name, CompositeAttention(core, names[id(core)], slots, capacity))

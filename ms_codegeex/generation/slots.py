@@ -23,8 +23,9 @@ GREEDY = 0.0
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How the token after a row is chosen; `uniform` in [0, 1) decides unless it is greedy (temperature 0) or `given`."""
+class TokenChoice:
+    """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
+    `given`."""
 
     temperature: float = GREEDY
     top_k: int = 0
@@ -52,9 +53,10 @@ class Pass(nn.Cell):
 
 
 class SlotEngine:
-    """`slots` sequences of up to `capacity` positions through a family's model (its module `model`) of `config`'s sizes.
+    """`slots` sequences of up to `capacity` positions through a family's model (`modules`, its file `model.py`).
 
-    `threads` > 0 asks for the compiled operators; where they cannot be had, and with 0, MindSpore's own do the work.
+    Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
+    cannot be had, and with 0, MindSpore's own do the work.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class SlotEngine:
         weights: Weights,
         capacity: int,
         *,
+        allowed: int | None = None,
         slots: int = 1,
         threads: int = 0,
         chunk: int = CHUNK,
     ):
-        self.capacity, self.slots, self.chunk, self.allowed = capacity, slots, chunk, config.vocab_size
+        self.capacity, self.slots, self.chunk = capacity, slots, chunk
+        self.allowed = allowed or config.vocab_size
         with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
             network = modules.Logits(config, Build(seq_length=capacity, reset_at_eos=False))
         model = network.model
@@ -88,7 +92,9 @@ class SlotEngine:
             network.set_train(False)
         self.cached: list[list[int]] = [[] for _ in range(slots)]
 
-    def next(self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, Choice]) -> dict[int, tuple[int, float]]:
+    def next(
+        self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]
+    ) -> dict[int, tuple[int, float]]:
         """For each slot's whole sequence (1 to `capacity` ids) the next token and its log-probability among all rows of
         the table."""
         result: dict[int, tuple[int, float]] = {}
@@ -104,14 +110,14 @@ class SlotEngine:
 
     def logits(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [V]: scores of the token that follows `ids`."""
-        return self._read(self._scoring, slot, ids, [Choice()])[-1]
+        return self._read(self._scoring, slot, ids, [TokenChoice()])[-1]
 
     def log_probabilities(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the logarithm of the probability of each id but the first, given those before it."""
         self.cached[slot] = []  # every position's scores are wanted
         if len(ids) < 2:
             return np.zeros(0, np.float32)
-        given = [Choice(given=number) for number in ids[1:]]
+        given = [TokenChoice(given=number) for number in ids[1:]]
         return self._read(self._choosing, slot, ids[:-1], given)[:, 1].astype(np.float32)
 
     def _common(self, slot: int, ids: Sequence[int]) -> int:
@@ -121,7 +127,7 @@ class SlotEngine:
             return most
         return next(i for i in range(most) if cached[i] != ids[i])
 
-    def _read(self, network: nn.Cell, slot: int, ids: Sequence[int], choices: list[Choice]) -> np.ndarray:
+    def _read(self, network: nn.Cell, slot: int, ids: Sequence[int], choices: list[TokenChoice]) -> np.ndarray:
         """A sequence in chunks; what `network` gives for the last `len(choices)` ids."""
         begin, found = self._common(slot, ids), []
         while begin < len(ids):
@@ -141,7 +147,7 @@ class SlotEngine:
             begin += count
         return np.concatenate(found[-1:] if len(choices) == 1 else found)
 
-    def _step(self, slots: list[int], sequences: list[Sequence[int]], choices: list[Choice]) -> np.ndarray:
+    def _step(self, slots: list[int], sequences: list[Sequence[int]], choices: list[TokenChoice]) -> np.ndarray:
         """One token of each sequence, whose earlier ones are cached."""
         n = min(_power(len(slots)), _power(self.slots))
         passed = np.zeros((3, n, 1), np.int32)
@@ -155,12 +161,12 @@ class SlotEngine:
         return out[: len(slots)]
 
     def _run(
-        self, network: nn.Cell, rows: np.ndarray, wanted: np.ndarray, choices: list[Choice], kept: dict[int, int]
+        self, network: nn.Cell, rows: np.ndarray, wanted: np.ndarray, choices: list[TokenChoice], kept: dict[int, int]
     ) -> np.ndarray:
         """One pass. `kept`: how many positions of each slot are sure to be right if it is interrupted."""
         for slot, count in kept.items():
             del self.cached[slot][count:]
-        settings = np.tile(np.array(Choice().row(self.allowed), np.float64), (len(wanted), 1))
+        settings = np.tile(np.array(TokenChoice().row(self.allowed), np.float64), (len(wanted), 1))
         for i, choice in enumerate(choices):
             settings[i] = choice.row(self.allowed)
         return network(Tensor(rows), Tensor(wanted), Tensor(settings, self._numbers)).asnumpy()

@@ -158,7 +158,7 @@ bool attend(const Attention& a, const Rows& rows, float* out) {
     if (rows.slots[i] < 0 || rows.slots[i] >= a.slots || rows.positions[i] < 0) return false;
   Tile* tiles = static_cast<Tile*>(malloc(sizeof(Tile) * (rows.m * shared + 1)));
   if (!tiles || !room(2, a.size)) return free(tiles), false;
-  int64_t count = 0;
+  int64_t count = 0, seen = 0;  // tiles, positions
   for (int64_t i = 0, n; i < rows.m; i += n) {
     n = 1;
     if (rows.positions[i] >= a.capacity) {
@@ -166,12 +166,13 @@ bool attend(const Attention& a, const Rows& rows, float* out) {
       continue;
     }
     while (i + n < rows.m && rows.slots[i + n] == rows.slots[i] && rows.positions[i + n] < a.capacity) n++;
+    for (int64_t j = 0; j < n; j++) seen += rows.positions[i + j] + 1;
     for (int64_t pair = 0; pair < n * shared; pair += QUERIES)
       tiles[count++] = {i, pair, n * shared - pair < QUERIES ? n * shared - pair : QUERIES};
   }
   bool failed = false;
-  parallel(a.groups, [&](int64_t group) { write(a, rows, group); });
-  parallel(a.groups * count, [&](int64_t task) {
+  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) { write(a, rows, group); });
+  parallel(a.groups * count, 2 * seen * a.heads * a.size, [&](int64_t task) {
     if (!attend_tile(a, rows, tiles[task / a.groups], task % a.groups, out))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });

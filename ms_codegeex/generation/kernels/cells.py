@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.kernels.library import Heads, Library, Registration, cache_shapes
+from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import Packed, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
@@ -93,7 +93,7 @@ class KernelChoice(nn.Cell):
         self.op = ops.Custom(path, func_type="aot", **out)
 
     def construct(self, logits, settings):
-        """FP32 [n, V], float64 [n, 6] as `Choice.row` -> float64 [n, 2]: ids and their log-probabilities"""
+        """FP32 [n, V], float64 [n, 6] as `TokenChoice.row` -> float64 [n, 2]: ids and their log-probabilities"""
         return self.op(logits, settings)
 
 
@@ -187,6 +187,8 @@ class KernelCells:
             cos, sin = (part.asnumpy()[: self.capacity] for part in (table.cos, table.sin))
             turned = 2 * (int(np.flatnonzero(sin.any(0)).max(initial=-1)) // 2 + 1)  # the others have cos 1 and sin 0
             cos, sin = (np.ascontiguousarray(part[:, begin:turned:2]) for begin, part in enumerate((cos, sin)))
-        heads = Heads(core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity)
+        heads = AttentionSizes(
+            core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity
+        )
         keys, values = (aligned(shape, np.float32) for shape in cache_shapes(heads))
         return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))

@@ -32,7 +32,7 @@ class Registration:
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionSizes:
     """Sizes of an attention: `count` heads of `size` channels, `groups` of keys and values, `rotary` turned channels,
     a cache of `slots` with `capacity` positions."""
 
@@ -97,9 +97,10 @@ class Library:
         return Registration(self._library, number, (weight, bias))
 
     def attention(
-        self, heads: Heads, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
+        self, heads: AttentionSizes, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
     ) -> Registration:
-        """Attention with a cache: `keys` and `values` as `cache_shapes` says, cos and sin FP32 [capacity, rotary / 2]."""
+        """Attention with a cache: `keys` and `values` as `cache_shapes` says, cos and sin FP32
+        [capacity, rotary / 2]."""
         for name in ("count", "groups", "size", "slots", "capacity"):
             if not 0 < getattr(heads, name) < 2**31:
                 raise ValueError(f"{name}: {getattr(heads, name)}")
@@ -116,7 +117,7 @@ class Library:
         return Registration(self._library, number, (cos, sin, keys, values))
 
 
-def cache_shapes(heads: Heads) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Of the keys, in blocks of 16 positions, and of the values, their channels rounded up to 16; both FP32."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)

@@ -206,7 +206,7 @@ bool product(const W& w, const Matrix& matrix, const float* x, int64_t m, const 
   const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (pool.wanted + 1);
   const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;  // long stretches suit memory
   bool failed = false;
-  parallel((chunks + each - 1) / each, [&](int64_t t) {
+  parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
     for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) {
       const int64_t row = c * CHUNK;
       if (m <= FEW || matrix.bits == 32) {

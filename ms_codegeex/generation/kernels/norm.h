@@ -39,8 +39,7 @@ inline void norm_row(const Norm& norm, const float* x, float* y) {
 
 void norm_rows(const Norm& norm, const float* x, int64_t m, float* y) {
   auto one = [&](int64_t i) { norm_row(norm, x + i * norm.h, y + i * norm.h); };
-  if (m > 16) return parallel(m, one);
-  for (int64_t i = 0; i < m; i++) one(i);
+  parallel(m, m * norm.h, one);
 }
 
 }  // namespace

@@ -179,7 +179,7 @@ int choose(int count, void** params, int* ranks, int64_t** shapes, const char** 
   const int64_t n = shapes[0][0], vocabulary = shapes[0][1];
   if (!call.is(0, "float32", n * vocabulary) || !call.is(1, "float64", 6 * n) || !call.is(2, "float64", 2 * n)) return WRONG;
   bool failed = false;
-  parallel(n, [&](int64_t i) {
+  parallel(n, n * vocabulary, [&](int64_t i) {
     const double* s = call.at<double>(1) + 6 * i;
     const auto allowed = static_cast<int64_t>(s[5]);
     const Choice choice{s[0], s[1], s[2], s[3], s[4]};

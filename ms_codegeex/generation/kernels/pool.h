@@ -107,10 +107,15 @@ void Pool::start() {
   started++;
 }
 
-// f(i) for i in [0, count), taken one by one by whoever is free
+constexpr int64_t WORTHWHILE = 1 << 17;  // multiplications for which other threads are woken
+
+// f(i) for i in [0, count), taken one by one by whoever is free; `work`: how many multiplications that is in all
 template <class Function>
-void parallel(int64_t count, const Function& f) {
-  pool.run(count, [](const void* with, int64_t i) { (*static_cast<const Function*>(with))(i); }, &f);
+void parallel(int64_t count, int64_t work, const Function& f) {
+  if (work < WORTHWHILE)
+    for (int64_t i = 0; i < count; i++) f(i);
+  else
+    pool.run(count, [](const void* with, int64_t i) { (*static_cast<const Function*>(with))(i); }, &f);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ import pytest
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.files import user_cache
 from ms_codegeex.generation.kernels import compiling
-from ms_codegeex.generation.kernels.library import Heads
+from ms_codegeex.generation.kernels.library import AttentionSizes
 from ms_codegeex.generation.matrices import pack, quantise
 
 COMPILERS = compiling.cxx_compilers()
@@ -84,10 +84,10 @@ def test_memory_that_does_not_suit_is_refused(kernels):
     with pytest.raises(ValueError):
         kernels.norm(checks.numbers(0, 8), checks.numbers(0, 9), 1e-5)
     for wrong in (
-        Heads(3, 2, 8, 0, 1, 16),
-        Heads(2, 2, 8, 3, 1, 16),
-        Heads(1, 1, 257, 0, 1, 16),
-        Heads(1, 1, 8, 0, 0, 16),
+        AttentionSizes(3, 2, 8, 0, 1, 16),
+        AttentionSizes(2, 2, 8, 3, 1, 16),
+        AttentionSizes(1, 1, 257, 0, 1, 16),
+        AttentionSizes(1, 1, 8, 0, 0, 16),
     ):
         with pytest.raises(ValueError):
             checks.Sequences(kernels, wrong)
