@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_memory_that_does_not_suit_is_refused(kernels):
         {"bits": 4, "group": 32},
     ):
         with pytest.raises((ValueError, KeyError)):
-            kernels.matrix(checks.replace(packed, **wrong))
+            kernels.matrix(replace(packed, **wrong))
     with pytest.raises(ValueError):
         kernels.matrix(packed, checks.numbers(0, 41))
     with pytest.raises(ValueError):
