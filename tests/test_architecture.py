@@ -14,7 +14,8 @@ from conftest import ROOT
 BASE = {  # single files that every folder may import, and what they import themselves
     "errors": "",
     "host": "",
-    "webpage": "",
+    "nested": "",
+    "webpage": "nested",
     "locks": "",
     "files": "errors locks",
     "hardware": "errors",
