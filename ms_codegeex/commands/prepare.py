@@ -106,6 +106,12 @@ def _configure_choice(group: argparse._ArgumentGroup) -> None:
         help=f"most bytes to take; more are sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
     )
     group.add_argument(
+        "--strip-licences",
+        choices=("files", "all", "none"),
+        help="leave out the licence headers of source files, of records too, or of nothing (default: files with "
+        "--filters default, else none)",
+    )
+    group.add_argument(
         "--redact",
         nargs="+",
         choices=("email", "secrets"),
@@ -171,9 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` that the arguments mean."""
     from ms_codegeex.data.corpus.filters import preset
-    from ms_codegeex.data.corpus.languages import canonical_languages
-    from ms_codegeex.data.corpus.reading import Reading
-    from ms_codegeex.data.corpus.settings import PrepareSettings
+    from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+    from ms_codegeex.data.languages import canonical_languages
 
     rules = preset(arguments.filters)
     sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}
@@ -196,6 +201,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
         licences=tuple(arguments.licences),
         group_field=arguments.group_field,
         redact=tuple(arguments.redact),
+        strip_licences=arguments.strip_licences or ("files" if arguments.filters == "default" else "none"),
         all_text=arguments.all_text,
     )
     return PrepareSettings(

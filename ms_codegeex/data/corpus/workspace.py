@@ -1,4 +1,4 @@
-"""The work directory beside a dataset: finished pieces stay there until the dataset is complete."""
+"""The work directory next to a dataset: finished shards stay there until the dataset is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ms_codegeex.locks import take_lock
 
 
 def work_path(output: Path) -> Path:
-    """`.NAME.work` beside `output`."""
+    """`.NAME.work` next to `output`."""
     output = output.absolute()
     return output.with_name(f".{output.name}.work")
 
@@ -28,10 +28,10 @@ def _open_locked(path: Path, wait: bool) -> int | None:
 
 @contextlib.contextmanager
 def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """The work directory of `output`, for this process alone; `waiting()` is called if another one has it.
+    """The work directory of `output`, locked for this process; `waiting()` is called if another one has it.
 
-    The lock belongs to the directory, so nothing else is left behind, and it ends with the process, however that ends.
-    The directory stays unless it is empty or `remove` was called. A place that cannot be written to is a `UserError`.
+    The lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it
+    is empty or `remove` was called. A place that cannot be written to is a `UserError`.
     """
     path = work_path(output)
     try:
@@ -41,19 +41,19 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
             descriptor = _open_locked(path, wait=True)
     except OSError as error:
         raise UserError(
-            f"{path}: could not be made ({error.strerror}); work needs a place beside the output, give --output another"
+            f"{path}: could not be made ({error.strerror}); it has to be next to the output, give --output another"
         ) from error
     try:
         yield path
     finally:
-        with contextlib.suppress(OSError):  # not empty: what is finished stays for the next run
+        with contextlib.suppress(OSError):  # not empty: finished shards stay for the next run
             if os.path.samestat(os.fstat(descriptor), path.stat()):  # after `remove`, it may be another process's
                 path.rmdir()
         os.close(descriptor)
 
 
 def sweep(path: Path, keep: Collection[str]) -> None:
-    """Remove the files of a work directory that are not called as one of `keep`: old or half-written ones."""
+    """Remove the files of a work directory whose names are not in `keep`: old or half-written ones."""
     names = frozenset(keep)
     for entry in path.iterdir():
         if entry.name not in names:
