@@ -68,7 +68,6 @@ UPWARDS |= {
     )
 }
 CIRCLES = {  # to be removed: one import of each circle
-    ("data.corpus.fields", "data.corpus.reading"),
     ("rehearsal.compile_report", "rehearsal.compile"),
     ("evaluation.sampling.given", "evaluation.run"),
 }

@@ -74,9 +74,9 @@ def test_mistakes_end_with_one_line_and_2(small, capsys, words, message):
 @pytest.mark.parametrize(
     "words,message",
     [
-        (["--compile", "--mesh", "data=2"], "--mesh: is for --execute, and only --compile is asked for"),
-        (["--compile", "--steps", "8"], "--steps: is for --execute, and only --compile is asked for"),
-        (["--execute", "--ranks", "0"], "--ranks: is for --compile, and only --execute is asked for"),
+        (["--compile", "--mesh", "data=2"], "--mesh: is for --execute, but only --compile was requested"),
+        (["--compile", "--steps", "8"], "--steps: is for --execute, but only --compile was requested"),
+        (["--execute", "--ranks", "0"], "--ranks: is for --compile, but only --execute was requested"),
         (["--execute", "--ranks", "distinct"], "--ranks: is for --compile"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
