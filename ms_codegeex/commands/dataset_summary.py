@@ -49,6 +49,10 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         f"for example {one_line(entry['example'])}"
         for reason, entry in description["dropped"].items()
     ]
+    stripped = description.get("licences_stripped", {}).get("documents")
+    if stripped:
+        size = description["licences_stripped"]["bytes"]
+        lines.append(f"licence headers left out: of {stripped} documents, {size / 1e6:.2f} MB")
     if "output" in description:
         speed = (
             "reused"
