@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.codegeex.parallel import stage_of_layer
+from ms_codegeex.parallel.sharding import stage_of_block
 from ms_codegeex.planning import decoder_costs as o
 from ms_codegeex.planning.cost_model import MatMul, Part, Shape, Vector
 
@@ -35,7 +35,7 @@ def parts(model: CodeGeeXConfig, shape: Shape) -> list[Part]:
     sizes, last = o.Sizes.of(model, shape, model.softmax_fp32), shape.stages - 1
     block, size = _block(model, shape, sizes), shape.bytes * sizes.hidden
     exchanges = o.block_exchanges(shape, size)
-    layers = [stage_of_layer(model, shape.stages, i) for i in range(model.num_layers)]
+    layers = [stage_of_block(model, shape.stages, i) for i in range(model.num_layers)]
     listed = [o.embedding(model, shape, sizes, positions=True)]
     for stage in range(shape.stages):
         listed.append(o.mask(shape, sizes, stage))

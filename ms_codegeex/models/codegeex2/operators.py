@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
-from ms_codegeex.parallel.decoder import stage_of_layer
+from ms_codegeex.parallel.sharding import stage_of_block
 from ms_codegeex.planning import decoder_costs as o
 from ms_codegeex.planning.cost_model import MatMul, Part, Shape, Vector
 
@@ -36,7 +36,7 @@ def parts(model: CodeGeeX2Config, shape: Shape) -> list[Part]:
     """Every part of the model with its stage: embedding, blocks, head; mask and angles on every stage."""
     sizes, last = o.Sizes.of(model, shape, model.softmax_fp32), shape.stages - 1
     block, exchanges = _block(model, shape, sizes), o.block_exchanges(shape, shape.bytes * sizes.hidden)
-    layers = [stage_of_layer(model.num_layers, shape.stages, i) for i in range(model.num_layers)]
+    layers = [stage_of_block(model, shape.stages, i) for i in range(model.num_layers)]
     listed = [o.embedding(model, shape, sizes)]
     for stage in range(shape.stages):
         listed += [o.mask(shape, sizes, stage), o.angles(model, shape, stage)]

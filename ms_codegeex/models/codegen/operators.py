@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.parallel.decoder import stage_of_layer
+from ms_codegeex.parallel.sharding import stage_of_block
 from ms_codegeex.planning import decoder_costs as o
 from ms_codegeex.planning.cost_model import MatMul, Part, Shape, Vector
 
@@ -34,7 +34,7 @@ def parts(model: CodeGenConfig, shape: Shape) -> list[Part]:
     sizes, last = o.Sizes.of(model, shape), shape.stages - 1
     block = _block(model, shape, sizes)
     exchanges = o.block_exchanges(shape, shape.bytes * sizes.hidden, side_by_side=True)
-    layers = [stage_of_layer(model.num_layers, shape.stages, i) for i in range(model.num_layers)]
+    layers = [stage_of_block(model, shape.stages, i) for i in range(model.num_layers)]
     listed = [o.embedding(model, shape, sizes)]
     for stage in range(shape.stages):
         listed += [o.mask(shape, sizes, stage), o.angles(model, shape, stage)]
