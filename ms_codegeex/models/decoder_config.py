@@ -69,8 +69,8 @@ class DecoderConfig:
         return 2 * self.attention_layers * self.kv_size
 
     def initial_std(self, name: str) -> float:
-        """Standard deviation of the initial weight `name`, a parameter's full name."""
-        return getattr(self, self.table.layer(name.removesuffix(".weight")).std)
+        """Standard deviation of a layer's initial weight; `name`: of one of its parameters."""
+        return getattr(self, self.table.layer(name.rpartition(".")[0]).std)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in the table's order."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def partition(network: CausalLoss, config: RunConfig) -> None:
     """Set strategies, stages, recomputation, fusion groups and optimizer-shard exclusions on a built `Loss`."""
-    sizes, model = config.model_config(), network.model
+    sizes, model = config.model.sizes, network.model
     tail = _tail(model, sizes)
     tail_blocks = [cell for cell in tail if hasattr(cell, "attention")]
     _shard(network, sizes, [*model.blocks, *tail_blocks], Strategies.of(config))

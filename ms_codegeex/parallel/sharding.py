@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import BLOCK, VOCABULARY, LayerParameter
-from ms_codegeex.parallel.mesh import Mesh
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -109,4 +109,4 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return parameter_layouts(config.model_config(), config.mesh, config.parallel.vocabulary)
+    return parameter_layouts(config.model.sizes, config.mesh, config.parallel.vocabulary)

@@ -53,7 +53,7 @@ class Strategies:
         return Strategies(
             data=mesh.data,
             tensor=mesh.tensor,
-            groups=mesh.tensor if config.model_config().num_kv_groups % mesh.tensor == 0 else 1,
+            groups=mesh.tensor if config.model.sizes.num_kv_groups % mesh.tensor == 0 else 1,
             vocabulary=mesh.tensor if parallel.vocabulary else 1,
             rows=mesh.data * (mesh.tensor if parallel.sequence else 1),
         )

@@ -9,10 +9,10 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.kernels import chosen_kernels
 from ms_codegeex.parallel.partition import partition
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW
@@ -47,7 +47,7 @@ def build_network(config: RunConfig) -> nn.Cell:
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
-    network = family(config.family).model.Loss(config.model_config(), build)
+    network = family(config.family).model.Loss(config.model.sizes, build)
     if config.partitioned:
         partition(network, config)
     return network

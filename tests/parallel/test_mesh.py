@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.config import ParallelConfig
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout, parameter_layouts, stage_of_block
 
 HEAD_TABLE, WORD_TABLE = "head.weight", "embedding.word.weight"

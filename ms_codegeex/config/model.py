@@ -1,0 +1,49 @@
+"""The section `model`: a family, a preset of it, and single sizes that replace the preset's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ms_codegeex.config.validation import check_keys, validated
+from ms_codegeex.errors import UserError
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.registry import family
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A family's name, the preset as it was given, and the resolved sizes."""
+
+    family: str
+    preset: str | float | None
+    sizes: DecoderConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section with every size filled in."""
+        return {"family": self.family, "preset": self.preset, **asdict(self.sizes)}  # type: ignore[call-overload]
+
+
+def model_config(section: Any = None) -> ModelConfig:
+    """The typed section from its plain values. No section: CodeGeeX-13B.
+
+    Raises:
+        UserError: an unknown family, preset or key, a wrong type, or sizes that do not fit together.
+    """
+    if isinstance(section, ModelConfig):
+        return section
+    given = {} if section is None else section
+    if not isinstance(given, Mapping):
+        raise UserError(f"model: found {given!r}; input should be a valid dictionary")
+    name, preset = given.get("family", "codegeex"), given.get("preset")
+    module = family(name).config
+    base = module.build_config(preset, {})
+    changed = {key: value for key, value in given.items() if key not in ("family", "preset")}
+    check_keys("model", changed, [*(field.name for field in fields(base)), "family", "preset"])
+    checked = validated(type(base), {**asdict(base), **changed}, "model.")
+    for key, value in asdict(checked).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"model.{key}: found {value}; input should be a finite number")
+    return ModelConfig(name, preset, module.build_config(preset, {key: getattr(checked, key) for key in changed}))
