@@ -44,6 +44,11 @@ class DecoderConfig:
         return self.num_kv_groups * self.head_dim
 
     @property
+    def rotary_dim(self) -> int:
+        """Channels of each head that rotary positions turn; 0: none."""
+        return 0
+
+    @property
     def scores_fp32(self) -> bool:
         """Whether queries are multiplied with keys in FP32 in an FP16 run."""
         return False
