@@ -13,7 +13,7 @@ from typing import Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.communication import Collective, collectives, parameter_collectives
+from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 SCALAR_BYTES = 4
@@ -22,7 +22,7 @@ Calls = Counter[tuple[str, tuple[int, ...], str, int]]  # op, members, dtype, by
 Buckets = Counter[tuple[str, tuple[int, ...], int]]  # op, members, fusion id -> calls
 
 
-def members(mesh: Mesh, found: Collective, rank: int) -> tuple[int, ...]:
+def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
     """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
     if found.group == "world":
         return tuple(range(mesh.world))

@@ -1,4 +1,4 @@
-"""From a configuration to network, optimizer and train step, on one device or cut over a mesh."""
+"""From a configuration to network, optimizer and train step, on one device or partitioned over a mesh."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.partition import partition
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
@@ -33,8 +34,8 @@ class Built:
 
 
 def build_network(config: RunConfig) -> nn.Cell:
-    """The family's `Loss` with random weights, its plan applied if the engine partitions it."""
-    modules, training, fused = family(config.family), config.training, chosen_kernels(config)
+    """The family's `Loss` with random weights, partitioned over the mesh if the run is."""
+    training, fused = config.training, chosen_kernels(config)
     build = Build(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
@@ -46,9 +47,9 @@ def build_network(config: RunConfig) -> nn.Cell:
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
-    network = modules.model.Loss(config.model.sizes, build)
+    network = family(config.family).model.Loss(config.model.sizes, build)
     if config.partitioned:
-        modules.parallel.apply(network, config.model.sizes, config.mesh, config)
+        partition(network, config)
     return network
 
 

@@ -14,7 +14,6 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config
-from ms_codegeex.models.codegeex.weights import expected_shapes
 
 CONFIG = build_config(
     "tiny",
@@ -39,7 +38,7 @@ def model(tmp_path_factory):
     root, generator = tmp_path_factory.mktemp("model"), np.random.default_rng(5)
     tensors = {
         name: generator.normal(size=shape, scale=0.4).astype(np.float32)
-        for name, shape in expected_shapes(CONFIG).items()
+        for name, shape in CONFIG.parameter_shapes().items()
     }
     tensors["embedding.word.weight"][50400:] *= 50  # rows without a token would win every time
     config = {"model": {"family": "codegeex", **asdict(CONFIG)}}
