@@ -12,7 +12,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
-from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
+from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value
 from ms_codegeex.rehearsal.traffic import execution_problems
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
@@ -22,7 +22,7 @@ FALL = (0.7, 1.3)  # of the loss, over what the gradient promises for a short st
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """Relative errors of the loss and of a parameter's movement. A parameter that moved less than `still` of the median
     movement, like the key bias, whose gradient is zero but for rounding, is compared with that much."""
 
@@ -31,7 +31,7 @@ class Limits:
     still: float
 
 
-LIMITS = {"fp32": Limits(1e-5, 1e-4, 0.01), "fp16": Limits(1e-3, 1e-2, 0.05)}
+TOLERANCES = {"fp32": Tolerances(1e-5, 1e-4, 0.01), "fp16": Tolerances(1e-3, 1e-2, 0.05)}
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Comparison:
         return self.parameter_errors[0].error
 
 
-def compare(job: Job) -> Comparison:
+def compare(job: RehearsalJob) -> Comparison:
     """Read what reference and ranks left in the job's directory and judge it."""
     config, mesh = job.config, job.config.mesh
-    limits = LIMITS[config.training.precision]
+    tolerances = TOLERANCES[config.training.precision]
     reference = np.array(read_json(job.file("json"))["outputs"])
     with np.load(job.file("npz"), allow_pickle=False) as file:
         final = dict(file)
@@ -78,17 +78,17 @@ def compare(job: Job) -> Comparison:
     outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
     problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
-    loss_error, scalar_problems = _scalars(reference, outputs, limits)
-    errors, replica_problems = _parameters(job, plan, facts, final, limits.still)
+    loss_error, scalar_problems = _scalars(reference, outputs, tolerances)
+    errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
     fall, fall_problems = _fall(config, reference)
     problems += scalar_problems + replica_problems + adamw_problems + fall_problems
     order = {name: number for number, name in enumerate(plan)}
-    wrong = sorted((e for e in errors if not e.error <= limits.parameter), key=lambda e: order[e.name])
+    wrong = sorted((e for e in errors if not e.error <= tolerances.parameter), key=lambda e: order[e.name])
     if wrong:
         problems.append(
             f"{wrong[0].name}: rank {wrong[0].rank} is {wrong[0].error:.1e} of its movement away from one device "
-            f"(limit {limits.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
+            f"(limit {tolerances.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
         )
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
     update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
@@ -166,10 +166,10 @@ def _fall(config: RunConfig, reference: np.ndarray) -> tuple[float, list[str]]:
 SCALARS = ("loss", "counted tokens", "gradient norm", "learning rate", "loss scale", "finite gradients")
 
 
-def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limits: Limits) -> tuple[float, list[str]]:
+def _scalars(reference: np.ndarray, outputs: list[np.ndarray], tolerances: Tolerances) -> tuple[float, list[str]]:
     """Relative error of the losses, and the first thing in which a rank's account of a step differs from that of one
     device; loss and norm may differ by rounding, all else must be equal."""
-    largest = np.array([limits.loss, 0.0, limits.parameter, 0.0, 0.0, 0.0])
+    largest = np.array([tolerances.loss, 0.0, tolerances.parameter, 0.0, 0.0, 0.0])
     worst, problems = 0.0, []
     for rank, values in enumerate(outputs):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -204,7 +204,11 @@ def _layout_problems(
 
 
 def _parameters(
-    job: Job, plan: dict[str, ParameterLayout], facts: list[dict[str, Any]], final: dict[str, np.ndarray], still: float
+    job: RehearsalJob,
+    plan: dict[str, ParameterLayout],
+    facts: list[dict[str, Any]],
+    final: dict[str, np.ndarray],
+    still: float,
 ) -> tuple[list[ParameterError], list[str]]:
     """The worst deviation of every parameter, and replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}

@@ -1,4 +1,4 @@
-"""The real model's training graph, compiled for ranks of a simulated cluster and held against the plan.
+"""The real model's training graph, compiled for ranks of a simulated cluster and compared with the plan.
 
 Full size: parameters, matrix products, collectives of every distinct rank, with the blocks compiled once (lazy inline).
 That changes how the engine communicates around a block (see `called_blocks`), so that the graph as a run compiles it,
@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -25,9 +24,10 @@ from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.rehearsal.limits import memory_of_stages, not_compiled
-from ms_codegeex.rehearsal.processes import Task, run_tasks
+from ms_codegeex.processes import ProcessSpec, python_process, run_processes
+from ms_codegeex.rehearsal.compile_report import Check, CompileReport, RankReport
+from ms_codegeex.rehearsal.coverage import memory_of_stages
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.rehearsal.traffic import (
     called_blocks,
@@ -43,91 +43,7 @@ WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
 WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # of a compile of the 13B; with micro-batches
 INLINED_LAYERS = 4
-STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One statement about a compiled graph, and whether it holds."""
-
-    name: str
-    expected: str
-    found: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether found is what was expected."""
-        return self.expected == self.found
-
-
-@dataclass(frozen=True)
-class RankReport:
-    """What the worker saw of one rank. `inlined`: a graph of fewer blocks, all of them inlined as in a run."""
-
-    rank: int
-    stage: int
-    inlined: bool
-    compile_seconds: float
-    build_seconds: float
-    peak_memory_bytes: int
-    parameters: Mapping[str, Sequence[int]]  # local shapes, optimizer state included
-    collectives: Sequence[Mapping[str, Any]]
-    matmul_flops: int
-    nodes: int
-    graph_bytes: int
-
-    @property
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """Local shapes without optimizer state, gradients and counters."""
-        return {name: tuple(shape) for name, shape in self.parameters.items() if not name.startswith(STATE)}
-
-    @property
-    def local_parameters(self) -> int:
-        """Elements of weights on this rank."""
-        return sum(math.prod(shape) for shape in self.weights.values())
-
-
-@dataclass(frozen=True)
-class CompileReport:
-    """All compiled ranks and what was checked on them."""
-
-    config: RunConfig
-    ranks: Sequence[RankReport]
-    checks: Sequence[Check]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check holds."""
-        return all(check.ok for check in self.checks)
-
-    @property
-    def problems(self) -> list[str]:
-        """One line for each check that failed."""
-        return [f"{x.name}: expected {x.expected}, found {x.found}" for x in self.checks if not x.ok]
-
-    def text(self) -> str:
-        """Tables for people."""
-        from ms_codegeex.rehearsal.compile_report import text
-
-        return text(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the parameters' shapes as plain values."""
-        kept = [{k: v for k, v in asdict(x).items() if k != "parameters"} for x in self.ranks]
-        for values, rank in zip(kept, self.ranks, strict=True):
-            values["local_parameters"] = rank.local_parameters
-        return {
-            "ok": self.ok,
-            "devices": self.config.devices,
-            "mesh": asdict(self.config.mesh),
-            "ranks": kept,
-            "checks": [{**asdict(x), "ok": x.ok} for x in self.checks],
-            "compile_seconds": max(x.compile_seconds for x in self.ranks),
-            "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
-            "problems": self.problems,
-            "not_executed": not_compiled(self.config),
-        }
 
 
 def distinct_ranks(mesh: Mesh) -> list[int]:
@@ -161,9 +77,9 @@ def compile_ranks(
     config = compiled_config(config)
     few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
-        jobs = [(Job(Path(folder) / "full", config, 1), rank, "once") for rank in chosen]
+        jobs = [(RehearsalJob(Path(folder) / "full", config, 1), rank, "once") for rank in chosen]
         if few:
-            jobs.append((Job(Path(folder) / "few", few, 1), chosen[0], "inline"))
+            jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], "inline"))
         compiled = _run(jobs, progress or (lambda done, total: None))
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
@@ -196,29 +112,29 @@ def inlined_config(config: RunConfig) -> RunConfig | None:
     return replace(config, model={**config.model, "num_layers": min(layers, INLINED_LAYERS)})
 
 
-def _run(jobs: Sequence[tuple[Job, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
-    tasks = []
+def _run(jobs: Sequence[tuple[RehearsalJob, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
+    specs = []
     for job, rank, how in jobs:
         job.directory.mkdir(exist_ok=True)
         job.write()
         scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
         scratch.mkdir()
         words = (*WORKER, str(job.directory), str(os.getpid()), str(rank), how)
-        environment = simulation_environment(rank, job.config.devices)
-        tasks.append(Task(f"compile of rank {rank}", words, scratch, environment))
-    done: list[Task] = []
+        environment = {**SINGLE_THREAD, **simulation_environment(rank, job.config.devices)}
+        specs.append(python_process(f"compile of rank {rank}", words, scratch, environment))
+    done: list[ProcessSpec] = []
 
-    def ended(task: Task) -> None:
-        done.append(task)
-        progress(len(done), len(tasks))
+    def ended(spec: ProcessSpec) -> None:
+        done.append(spec)
+        progress(len(done), len(specs))
 
-    progress(0, len(tasks))
+    progress(0, len(specs))
     need = MICRO_BATCHES_BYTES if jobs[0][0].config.accumulation > 1 else WORKER_BYTES
-    run_tasks(tasks, max(1, min(AT_ONCE, psutil.virtual_memory().available // need)), ended)
+    run_processes(specs, max(1, min(AT_ONCE, psutil.virtual_memory().available // need)), ended)
     return [_read(job, rank, how) for job, rank, how in jobs]
 
 
-def _read(job: Job, rank: int, how: str) -> RankReport:
+def _read(job: RehearsalJob, rank: int, how: str) -> RankReport:
     stage = job.config.mesh.coordinates(rank)[0]
     return RankReport(stage=stage, inlined=how == "inline", **read_json(job.file("json", rank)))
 

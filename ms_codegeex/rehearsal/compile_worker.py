@@ -19,11 +19,11 @@ from typing import Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.runs.processes import die_with_parent
+from ms_codegeex.processes import die_with_parent
+from ms_codegeex.rehearsal.job import RehearsalJob
 
 
-def compile_rank(job: Job, rank: int, once: bool) -> None:
+def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
     """Compile, and leave what the graph shows in `rank_N.json`."""
     from ms_codegeex.rehearsal import mindir
     from ms_codegeex.rehearsal.worker import exported
@@ -110,7 +110,7 @@ def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Compile one rank; a message for the user goes to standard error, exit status 2."""
-    job = Job.read(Path(arguments[0]))
+    job = RehearsalJob.read(Path(arguments[0]))
     die_with_parent(int(arguments[1]))
     try:
         compile_rank(job, int(arguments[2]), once=arguments[3] == "once")

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -21,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.processes import python_process, run_processes
 
 KERNEL = re.compile(r"^%\d+ = kernel_graph\d+:(\w+)-op\d+\(", re.MULTILINE)
 FUSED = "GraphKernel_"  # what the names of fused kernels start with
@@ -104,31 +103,13 @@ def count_kernels(dump: Path) -> Counter[str]:
 
 
 def _run(setting: str, sizes: BlockSizes, directory: Path) -> None:
-    environment = {
-        **os.environ,
-        "MS_DEV_SAVE_GRAPHS": "1",
-        "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP),
-        "GLOG_v": "3",
-    }
-    command = [sys.executable, "-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes))]
-    try:
-        result = subprocess.run(
-            command,
-            cwd=directory,  # the code generator leaves its kernels in the working directory
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RunFailure(f"graph-kernel fusion {setting}: the block was not compiled within {SECONDS} s") from None
-    if result.returncode or not (directory / RESULT).is_file():
-        lines = [line for line in result.stdout.splitlines() if line.strip()] or ["no output"]
-        raise RunFailure(f"graph-kernel fusion {setting}: exit status {result.returncode}, last line: {lines[-1]}")
+    """Compile and run the block in a process that leaves its dump and its results in `directory`."""
+    words = ("-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes)))
+    # the code generator leaves its kernels in the working directory
+    dump = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP)}
+    run_processes([python_process(f"graph-kernel fusion {setting}", words, directory, dump)], seconds=SECONDS)
+    if not (directory / RESULT).is_file():
+        raise RunFailure(f"graph-kernel fusion {setting}: the process left no {RESULT} in {directory}")
 
 
 def _worker(setting: str, sizes: BlockSizes) -> None:

@@ -17,10 +17,11 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.parallel import placement
 
 SEED = 20230603
+SINGLE_THREAD = {"OMP_NUM_THREADS": "1"}  # for the processes of a rehearsal, of which many run side by side
 
 
 @dataclass(frozen=True)
-class Job:
+class RehearsalJob:
     """`config` is partitioned; `steps` are executed."""
 
     directory: Path
@@ -32,10 +33,10 @@ class Job:
         write_json(self.directory / "job.json", {"config": self.config.to_dict(), "steps": self.steps})
 
     @staticmethod
-    def read(directory: Path) -> Job:
+    def read(directory: Path) -> RehearsalJob:
         """The job in a directory."""
         values = read_json(directory / "job.json")
-        return Job(directory, build_run_config(values["config"]), values["steps"])
+        return RehearsalJob(directory, build_run_config(values["config"]), values["steps"])
 
     @property
     def messages(self) -> Path:

@@ -58,7 +58,7 @@ class TensorType:
 
 
 @dataclass(frozen=True)
-class Collective:
+class CollectiveNode:
     """One communication node of one rank's graph."""
 
     op: str
@@ -86,7 +86,7 @@ def parse(data: bytes) -> ModelProto:
     return mind_ir_pb2.ModelProto.FromString(data)
 
 
-def collectives(model: ModelProto, rank: int) -> list[Collective]:
+def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
     """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
     seen: Counter[str] = Counter()
     found = []
@@ -101,7 +101,7 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
         given = node.given if node.given and node.op != "Receive" else None  # a Receive's input only orders it
         tag, peer = _tag(node.op, ranks, rank, attributes)
         found.append(
-            Collective(
+            CollectiveNode(
                 op=node.op,
                 ranks=ranks if peer is None else tuple(sorted((rank, peer))),
                 shape=node.output.shape,

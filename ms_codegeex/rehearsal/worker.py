@@ -21,9 +21,10 @@ from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.parallel.placement import Placement
-from ms_codegeex.rehearsal.exchange import Exchange
+from ms_codegeex.processes import die_with_parent
+from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
-    Job,
+    RehearsalJob,
     batches,
     clip_of,
     engine_window,
@@ -31,7 +32,6 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     overflows_in,
 )
-from ms_codegeex.runs.processes import die_with_parent
 
 MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
 
@@ -45,7 +45,7 @@ def single_device(config: RunConfig) -> RunConfig:
     return build_run_config(values)
 
 
-def reference(job: Job) -> None:
+def reference(job: RehearsalJob) -> None:
     """Train on one device; leave outputs of every step, weights before and after."""
     import mindspore as ms
     from mindspore import Tensor
@@ -72,7 +72,7 @@ def reference(job: Job) -> None:
     write_json(job.file("json"), {"outputs": outputs, **_resources()})
 
 
-def _set_probes(probes: dict[str, Any], job: Job, step: int, overflows: bool) -> None:
+def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
     """Clipping of this step, and the overflow where this process has it."""
     import mindspore as ms
     from mindspore import Tensor
@@ -84,7 +84,7 @@ def _set_probes(probes: dict[str, Any], job: Job, step: int, overflows: bool) ->
     probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
-def export(job: Job, rank: int) -> None:
+def export(job: RehearsalJob, rank: int) -> None:
     """Compile this rank's graph; write it as MindIR with its weights, and what is known about it."""
     from mindspore import Tensor
 
@@ -155,12 +155,12 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     return windows
 
 
-def run(job: Job, rank: int) -> None:
+def run(job: RehearsalJob, rank: int) -> None:
     """Execute the exported graph together with the other ranks; leave outputs of every step and the final weights."""
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    from ms_codegeex.rehearsal.mindir import Collective, parameter_name
+    from ms_codegeex.rehearsal.mindir import CollectiveNode, parameter_name
     from ms_codegeex.rehearsal.probe import COPY, GRADIENT, AdamWFormula, parameters_of
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -169,8 +169,8 @@ def run(job: Job, rank: int) -> None:
     # that wait for different messages of each other never go on.
     ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     facts = read_json(job.file("json", rank))
-    exchange = Exchange(job.messages, rank, MESSAGE_SECONDS)
-    exchange.register([Collective(**_tuples(values)) for values in facts["collectives"]])
+    exchange = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
+    exchange.register([CollectiveNode(**_tuples(values)) for values in facts["collectives"]])
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
@@ -195,7 +195,7 @@ def _resources() -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Play one role; a message for the user goes to standard error, exit status 2."""
-    role, job = arguments[0], Job.read(Path(arguments[1]))
+    role, job = arguments[0], RehearsalJob.read(Path(arguments[1]))
     die_with_parent(int(arguments[2]))
     try:
         if role == "reference":

@@ -18,12 +18,12 @@ from pathlib import Path
 from ms_codegeex.config import RunConfig, available_cores
 from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.hardware import check_kind
-from ms_codegeex.runs.processes import ProcessSpec
+from ms_codegeex.processes import python_path
 from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
-PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
 
@@ -184,12 +184,12 @@ def _environment(config: RunConfig, local: int, cores: int, log_directory: Path)
             "ASCEND_PROCESS_LOG_PATH": str(log_directory / "ascend"),
         }
     values = {name: os.environ.get(name, value) for name, value in values.items()}
-    return {**values, "PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))}
+    return {**values, "PYTHONPATH": python_path()}
 
 
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
-) -> list[ProcessSpec]:
+) -> list[WorkerSpec]:
     """The processes of this server. `arguments` follow the run directory on the workers' command line.
 
     `port`: where the workers meet when `node.needs_port`.
@@ -202,7 +202,7 @@ def node_processes(
     environment = _environment(config, len(node.ranks), len(cores), run.logs)
     if node.count == 1 and config.devices == 1:
         label = f"rank 0 on {node.name}, log {logs[0]}"
-        return [ProcessSpec(label, (sys.executable, *command), environment, run.logs, logs[0], logs)]
+        return [WorkerSpec(label, (sys.executable, *command), run.logs, logs[0], environment, worker_logs=logs)]
     host, port = node.master or ("127.0.0.1", port or 0)
     msrun = [
         f"--worker_num={config.devices}",
@@ -219,7 +219,7 @@ def node_processes(
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"{_named(node)}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
-    return [ProcessSpec(label, (program, *msrun, "python", *command), environment, run.logs, log, logs, folder)]
+    return [WorkerSpec(label, (program, *msrun, "python", *command), run.logs, log, environment, folder, logs)]
 
 
 def _named(node: Node) -> str:
@@ -235,9 +235,7 @@ def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
 
-def _rank_table_processes(
-    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]
-) -> list[ProcessSpec]:
+def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]) -> list[WorkerSpec]:
     """One process per rank, each in a directory of its own because the compiler leaves files in the working one."""
     cores = usable_cores()
     taskset = shutil.which("taskset")
@@ -255,5 +253,6 @@ def _rank_table_processes(
         reason = "no taskset here" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
-        specs.append(ProcessSpec(label, (*pin, sys.executable, *command), environment, directory, log, (log,)))
+        words = (*pin, sys.executable, *command)
+        specs.append(WorkerSpec(label, words, directory, log, environment, worker_logs=(log,)))
     return specs

@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.run_directory import RunDirectory
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 120.0  # network file systems may show a change only after a minute
@@ -120,5 +124,16 @@ class Rendezvous:
             )
 
     def all_finished(self) -> bool:
-        """Server 0: whether all others are done. The others need not wait."""
+        """On server 0, whether all others are done. The others need not wait, so there it is always true."""
         return self.rank > 0 or len(self.finished) == self.count - 1
+
+
+@contextlib.contextmanager
+def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None) -> Iterator[Rendezvous | None]:
+    """The other servers of the job, which learn the checkpoint from server 0; None if there are none."""
+    if node.count == 1:
+        yield None
+        return
+    path = str(checkpoint.path.absolute()) if checkpoint else None
+    with Rendezvous(run.path / ".servers", node.rank, node.count, path) as others:
+        yield others

@@ -6,7 +6,6 @@ engine.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import sys
@@ -15,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import NotFinite, RunFailure, UserError
+from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.parallel.hardware import GIB
-from ms_codegeex.runs.processes import die_with_parent
+from ms_codegeex.processes import die_with_parent
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker_error import leave_error
 
 
 def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32") -> float:
@@ -174,10 +174,7 @@ def main() -> int:
         run(run_directory, checkpoint)
     except (UserError, RunFailure) as error:
         print(error, file=sys.stderr, flush=True)
-        step = error.step if isinstance(error, NotFinite) else None
-        with contextlib.suppress(UserError):  # a full disk: the launcher says so
-            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step, "since": since}
-            write_json(run_directory.error, content)
+        leave_error(run_directory, error, since)
         return 2
     rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})

@@ -12,7 +12,7 @@ from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
-from ms_codegeex.rehearsal.limits import not_executed
+from ms_codegeex.rehearsal.coverage import not_executed
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -134,7 +134,9 @@ def finished(config, problems):
     """An execution of `config` on two processes that ended with these problems."""
     errors = (ParameterError("blocks.0.attention.query.weight", 1, 0.5 if problems else 1e-7),)
     found = Comparison(5, 0, 3, 2, 1e-6, 0.9, 0.05, 1e-7, errors, not problems, problems)
-    return execute.Execution(config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40})
+    return execute.ExecutionReport(
+        config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40}
+    )
 
 
 PROBLEM = "blocks.0.attention.query.weight: rank 1 is 5.0e-01 of its movement away from one device (limit 1e-04)"

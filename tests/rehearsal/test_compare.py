@@ -10,7 +10,7 @@ from ms_codegeex.config import build_run_config
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.compare import compare
-from ms_codegeex.rehearsal.job import Job, initial_value
+from ms_codegeex.rehearsal.job import RehearsalJob, initial_value
 from ms_codegeex.rehearsal.shrink import shrunk
 
 QUERY, KEY_BIAS = "blocks.0.attention.query.weight", "blocks.0.attention.key.bias"
@@ -29,7 +29,7 @@ class Files:
             "parallel": {"tensor": mesh.tensor, "pipeline": mesh.pipeline, "micro_batches": 4},
         }
         self.config = shrunk(build_run_config(values), mesh)
-        self.job = Job(directory, self.config, 5)
+        self.job = RehearsalJob(directory, self.config, 5)
         layouts = layouts_of(self.config)
         generator = np.random.default_rng(3)
         self.reference = [[loss, *STEP[1:]] for loss in LOSSES]

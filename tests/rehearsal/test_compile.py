@@ -13,8 +13,8 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.rehearsal.limits import memory_of_stages
+from ms_codegeex.rehearsal.coverage import memory_of_stages
+from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -204,7 +204,7 @@ def test_what_cannot_be_compiled_is_refused():
 @pytest.mark.slow
 def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
     config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
-    jobs = [(Job(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
+    jobs = [(RehearsalJob(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
     tensors = [
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)

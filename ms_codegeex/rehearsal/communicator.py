@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.rehearsal.mindir import Collective
+from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest
 REDUCTIONS = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}
 
 
-class Exchange:
+class FileCommunicator:
     """One rank's end. `directory` is the ranks' own, on one file system, and empty at the start.
 
     `seconds` is how long a message may keep a rank waiting, which includes the slowest rank's compilation.
@@ -63,7 +63,7 @@ class Exchange:
         path.unlink()
         return value
 
-    def function(self, collective: Collective) -> Callable[..., np.ndarray | float | int | bool]:
+    def function(self, collective: CollectiveNode) -> Callable[..., np.ndarray | float | int | bool]:
         """What takes the place of one communication node: this rank's tensor in, its result out.
 
         Tensors without axes come and go as Python numbers, as MindSpore's PyFunc wants them.
@@ -77,7 +77,7 @@ class Exchange:
 
         return run
 
-    def register(self, collectives: Sequence[Collective]) -> None:
+    def register(self, collectives: Sequence[CollectiveNode]) -> None:
         """Make the functions known to MindSpore under the numbers `mindir.rewrite` gave the nodes; once per process,
         before the graph first runs."""
         from mindspore.ops.operations._pyfunc_registry import add_pyfunc
@@ -85,7 +85,7 @@ class Exchange:
         for number, collective in enumerate(collectives, 1):
             add_pyfunc(number, self.function(collective))
 
-    def _run(self, collective: Collective, value: np.ndarray | None) -> np.ndarray:
+    def _run(self, collective: CollectiveNode, value: np.ndarray | None) -> np.ndarray:
         self.runs[collective.tag] += 1  # tells the steps apart, and the calls of one function within a step
         message, op = f"{collective.tag}.{self.runs[collective.tag]}", collective.op
         if op == "Receive":
