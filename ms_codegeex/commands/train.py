@@ -228,7 +228,7 @@ def _finish(config, run_directory) -> dict[str, Any]:
     """Export the checkpoint, sample from the export, write summary.json."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.files import read_json, write_json
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
 
     result = read_json(run_directory.result)
     log = read_log(run_directory.log)

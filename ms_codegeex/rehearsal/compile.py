@@ -1,9 +1,8 @@
-"""The real model's training graph, compiled for ranks of a simulated cluster and compared with the plan.
+"""Compiles the real model's training graph for ranks of a simulated cluster and compares it with the plan.
 
-Full size: parameters, matrix products, collectives of every distinct rank, with the blocks compiled once (lazy inline).
-That changes how the engine communicates around a block (see `called_blocks`), so that the graph as a run compiles it,
-all blocks inlined, is compiled with a few blocks beside it. Micro-batches repeat the whole network, and need no second
-graph.
+Parameters, matrix products and collectives of every distinct rank have full size; blocks are compiled once (lazy
+inline). That changes how the engine communicates around a block (see `called_blocks`), so a second graph has all blocks
+inlined, as in a run, but fewer of them. Micro-batches repeat the whole network and need no second graph.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ from ms_codegeex.rehearsal.traffic import (
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
-WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # of a compile of the 13B; with micro-batches
+WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # host memory to compile the 13B; with micro-batches
 INLINED_LAYERS = 4
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
 
 
 def distinct_ranks(mesh: Mesh) -> list[int]:
-    """First and last rank of each stage and, there, of every kind of group; all other ranks repeat one of them."""
+    """The first and last rank of each stage and of each kind of group there; all other ranks repeat one of them."""
     chosen = set()
     for stage in range(mesh.pipeline):
         first = mesh.rank(stage, 0, 0)
@@ -60,14 +59,14 @@ def distinct_ranks(mesh: Mesh) -> list[int]:
 def compile_ranks(
     config: RunConfig, ranks: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
 ) -> CompileReport:
-    """Compile these ranks (none: the distinct ones) and check them. `progress(done, all)` is told after each.
+    """Compile these ranks (None: the distinct ones) and check them. Calls `progress(done, all)` after each.
 
-    Raises `UserError` for a configuration that is not cut over devices, `RunFailure` with the end of a worker's log.
+    Raises `UserError` for a configuration that is not partitioned, `RunFailure` with the end of a worker's log.
     """
     if not config.partitioned:
         raise UserError(
-            "rehearse: the engine cuts no graph on one device or on CPU processes; set devices to 2 or more, and "
-            "device to ascend or gpu"
+            "rehearse: the engine partitions no graph on one device or on CPU processes; set devices to 2 or more, "
+            "and device to ascend or gpu"
         )
     chosen = distinct_ranks(config.mesh) if ranks is None else list(ranks)
     for rank in chosen:
@@ -88,16 +87,16 @@ def compile_ranks(
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> Check:
-    """That the run as it is planned fits a device of this stage; GiB."""
+    """Check that the plan fits the memory of a device of this stage; GiB."""
     limit = f"at most {usable:.1f} GiB"
     return Check(
-        f"stage {stage}, memory of a device by the plan", limit, limit if needed <= usable else f"{needed:.1f} GiB"
+        f"stage {stage}, planned memory of a device", limit, limit if needed <= usable else f"{needed:.1f} GiB"
     )
 
 
 def compiled_config(config: RunConfig) -> RunConfig:
-    """The configuration with as many micro-batches as show everything: two, or one for each stage. The others repeat
-    them, and each takes time and memory of the host."""
+    """The configuration with as few micro-batches as show everything: two, or one per stage. More would repeat them and
+    cost time and host memory."""
     few = min(config.accumulation, max(2, config.mesh.pipeline))
     batch = config.micro_batch * few * config.mesh.data
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
@@ -105,7 +104,7 @@ def compiled_config(config: RunConfig) -> RunConfig:
 
 
 def inlined_config(config: RunConfig) -> RunConfig | None:
-    """The configuration with few enough layers to inline them; None where no such graph is needed."""
+    """The configuration with few enough layers to inline; None if no such graph is needed."""
     layers = config.model_config().num_layers
     if config.accumulation > 1:
         return None
@@ -145,7 +144,7 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
         checks += _graph_checks(config, rank, f"rank {rank.rank}, ")
     mesh, total, stages = config.mesh, 0, {x.stage: x for x in compiled}
     if len(stages) < mesh.pipeline:
-        return checks  # the model is only whole on all stages
+        return checks  # only all stages together hold the whole model
     for layout in layouts_of(config):
         local = stages[layout.stage].weights.get(layout.name, ())
         if not layout.copy_of and local:
@@ -176,7 +175,7 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]
 
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
-    """One check of calls and one of buckets where all agree, else one for each kind that does not."""
+    """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
     planned = planned_calls(config, rank.rank)
     called = not rank.inlined and config.accumulation == 1
     if called:

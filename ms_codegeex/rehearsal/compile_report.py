@@ -11,12 +11,12 @@ from typing import Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.coverage import not_compiled
 
-STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are no weights
+STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are not weights
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about a compiled graph, and whether it holds."""
+    """One property of a compiled graph: what the plan says and what was found."""
 
     name: str
     expected: str
@@ -30,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What the worker saw of one rank. `inlined`: a graph of fewer blocks, all of them inlined as in a run."""
+    """What compiling one rank showed. `inlined`: a graph of fewer blocks, all inlined as in a run."""
 
     rank: int
     stage: int
@@ -57,7 +57,7 @@ class RankReport:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """All compiled ranks and what was checked on them."""
+    """All compiled ranks and the checks made on them."""
 
     config: RunConfig
     ranks: Sequence[RankReport]
@@ -76,12 +76,12 @@ class CompileReport:
     def text(self) -> str:
         """Ranks, the collectives of the first one (as inlined, if there is such a graph) and checks, as tables."""
         shown = next((x for x in self.ranks if x.inlined), self.ranks[0])
-        what = f"rank {shown.rank}" + (", few layers, all inlined: the graph a run compiles" if shown.inlined else "")
+        what = f"rank {shown.rank}" + (", few layers, all inlined as in a run" if shown.inlined else "")
         checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]
         micro = self.config.accumulation
         lines = [
             f"compiled for {self.config.devices:,} devices: {self.config.mesh}"
-            + (f"; {micro} micro-batches, of which a step may have more" if micro > 1 else ""),
+            + (f"; {micro} micro-batches, of more that a step may have" if micro > 1 else ""),
             *_ranks(self.ranks),
             "",
         ]
@@ -89,11 +89,11 @@ class CompileReport:
         lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
         failed = sum(not x.ok for x in self.checks)
         lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
-        lines += [f"not shown: {line}" for line in not_compiled(self.config)]
+        lines += [f"not checked: {line}" for line in not_compiled(self.config)]
         return "\n".join(line.rstrip() for line in lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the parameters' shapes as plain values."""
+        """Everything except the parameters' shapes as JSON values."""
         kept = [{k: v for k, v in asdict(x).items() if k != "parameters"} for x in self.ranks]
         for values, rank in zip(kept, self.ranks, strict=True):
             values["local_parameters"] = rank.local_parameters
@@ -111,7 +111,7 @@ class CompileReport:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Aligned columns, the first `left` of them to the left."""
+    """Aligned columns: the first `left` of them to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return [
         "  "
@@ -138,7 +138,7 @@ def _ranks(ranks: Sequence[RankReport]) -> list[str]:
 
 
 def _buckets(rank: RankReport) -> list[str]:
-    """The collectives of one rank; a bucket is what the engine sends as one."""
+    """The collectives of one rank; the engine sends those of one bucket as one."""
     calls: Counter[tuple] = Counter()
     for x in rank.collectives:
         calls[x["op"], len(x["ranks"]), x["dtype"], x["bytes"], x["fusion"]] += x["calls"]

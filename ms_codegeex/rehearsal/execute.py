@@ -1,4 +1,4 @@
-"""Execute a plan on CPU processes and judge it against one device."""
+"""Executes a plan on CPU processes and compares it with training on one device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
-STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some are skipped
+STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some steps are skipped
 KEYS = (
     "verdict",
     "ranks",
@@ -39,23 +39,23 @@ ReportProgress = Callable[[str, int, int], None]  # what has been done, how many
 
 @dataclass(frozen=True)
 class ExecutionReport:
-    """A finished execution: the configuration that ran, what came out, what it took."""
+    """A finished execution: the configuration that ran, its comparison, and the time and memory it took."""
 
     planned: Mesh
     config: RunConfig
     comparison: Comparison
     compile_seconds: float  # of the slowest rank
-    peak_memory_bytes: int  # of all ranks together, while they live at once
+    peak_memory_bytes: int  # of all ranks together, which run at the same time
     collectives: dict[str, int]  # communication nodes of all ranks by kind
     left_out: tuple[str, ...] = ()  # what the verdict does not cover
 
     @property
     def passed(self) -> bool:
-        """The plan trains as one device does."""
+        """Whether the plan trains as one device does."""
         return not self.comparison.problems
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that `rehearse --json` promises."""
+        """The keys that `rehearse --json` documents."""
         found = self.comparison
         return {
             "verdict": "pass" if self.passed else "fail",
@@ -79,12 +79,12 @@ class ExecutionReport:
 
 
 def check_memory(mesh: Mesh) -> None:
-    """`UserError` if not all ranks of the mesh can live at once on this machine."""
+    """`UserError` if this machine has too little memory to run all ranks of the mesh at once."""
     needed, free = required_memory(mesh), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"--mesh: the {mesh.world} ranks of {mesh} need about {needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB "
-            "are free; give a smaller mesh, for example --mesh data=2,tensor=2"
+            "are free; choose a smaller mesh, for example --mesh data=2,tensor=2"
         )
 
 
@@ -95,7 +95,7 @@ def execute(
     progress: ReportProgress = lambda what, number, count: None,
     worker: Sequence[str] = WORKER,
 ) -> ExecutionReport:
-    """Train `steps` steps of the plan, shrunk onto `mesh`, as its ranks and on one device.
+    """Train `steps` steps of the plan, shrunk onto `mesh`, on its ranks and on one device, and compare them.
 
     `worker`: the Python arguments that start a process of `rehearsal.worker`.
     """
@@ -143,7 +143,7 @@ def _collect(job: RehearsalJob, planned: RunConfig) -> ExecutionReport:
 
 
 def report(execution: ExecutionReport) -> str:
-    """A verdict table in plain text."""
+    """The verdict as a table in plain text."""
     found, config = execution.comparison, execution.config
     tolerances = TOLERANCES[config.training.precision]
     worst = found.parameter_errors[0]
@@ -159,7 +159,7 @@ def report(execution: ExecutionReport) -> str:
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
         ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
-        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient promised", "limits {} to {}".format(*FALL)),
+        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
         ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
@@ -176,5 +176,5 @@ def _sizes(config: RunConfig) -> str:
     model = config.model_config()
     return (
         f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
-        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences a replica"
+        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
     )

@@ -1,6 +1,6 @@
-"""What one server of a job starts: from configuration, rank table or scheduler address, to the processes themselves.
+"""One server's part of a job, from the configuration and a rank table or scheduler address to its processes.
 
-The same list is started by `train` and printed by `train --dry-run`.
+`train` starts the same processes that `train --dry-run` prints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
-CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
+CONNECT_SECONDS = {
+    False: "2000",
+    True: "6000",
+}  # how long HCCL waits for the slowest rank, by whether there is a pipeline
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Node:
 
     @property
     def needs_port(self) -> bool:
-        """Whether the processes meet at a port of this machine that nobody has named."""
+        """Whether the processes meet at a local port that has yet to be chosen."""
         return self.table is None and self.master is None and len(self.ranks) > 1
 
 
@@ -55,13 +58,13 @@ def resolve_node(
     nodes: int | None = None,
     master: str | None = None,
 ) -> Node:
-    """This server's part. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
+    """This server's part of the job. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
     check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
         if master is not None:
             raise UserError(
-                "--master-addr: the ranks of a rank table meet without a scheduler; leave one of the two out"
+                "--master-addr: with a rank table the ranks meet without a scheduler; leave one of the two out"
             )
         return _node_of_table(config, rank_table, node_rank, nodes)
     count = nodes or 1
@@ -71,12 +74,12 @@ def resolve_node(
     if config.device != "cpu" and local > config.parallel.server_devices:
         raise UserError(
             f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
-            "(parallel.server_devices); say how many with --nodes N, or give --rank-table FILE"
+            "(parallel.server_devices); give the number of servers with --nodes N, or --rank-table FILE"
         )
     if local % config.parallel.tensor:
         raise UserError(
-            f"--nodes: {local} devices a server cut tensor-parallel groups of {config.parallel.tensor} "
-            "(parallel.tensor) in two; use fewer servers or a smaller parallel.tensor"
+            f"--nodes: {local} devices per server split tensor-parallel groups of {config.parallel.tensor} "
+            "(parallel.tensor); use fewer servers or a smaller parallel.tensor"
         )
     rank = _node_rank(node_rank, count)
     if count > 1 and master is None:
@@ -145,16 +148,16 @@ def _master(text: str) -> tuple[str, int]:
 
 
 def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
-    """`count` neighbouring blocks of equal size, the remainder left over; empty blocks if there are too few cores.
+    """`count` blocks of neighbouring cores, equal in size, with the remainder unused; empty if there are too few cores.
 
-    Neighbours, because a server's devices and cores are numbered along the same memory nodes.
+    Neighbours, because devices and cores of a server are numbered along the same NUMA nodes.
     """
     size = len(cores) // count
     return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
 
 
 def core_list(cores: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` -> `0-2,5`, as taskset and msrun write it."""
+    """`[0, 1, 2, 5]` -> `0-2,5`, the notation of taskset and msrun."""
     parts: list[list[int]] = []
     for core in cores:
         if parts and core == parts[-1][-1] + 1:
@@ -173,7 +176,7 @@ def usable_cores() -> list[int]:
 
 
 def _environment(config: RunConfig, local: int, cores: int, log_directory: Path) -> dict[str, str]:
-    """What every worker of this server sees; except for PYTHONPATH, a variable the user has set wins."""
+    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins."""
     values = {"GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, cores // local))}
     if config.device == "ascend":
         values |= {
@@ -212,7 +215,7 @@ def node_processes(
         f"--master_port={port}",
         f"--log_dir={run.logs}",
         "--join=True",
-        f"--tail_worker_log={config.devices}",  # of no worker: the `tail -f` of each would outlive a killed msrun
+        f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
         *_bind(config, node, cores),
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
@@ -227,7 +230,7 @@ def _named(node: Node) -> str:
 
 
 def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
-    """msrun's own pinning, told the same even split; CPU workers share all cores as they need them."""
+    """The flag for msrun's own pinning with the same even split; CPU workers are not pinned."""
     blocks = core_blocks(cores, len(node.ranks))
     if config.device == "cpu" or not blocks[0]:
         return []
@@ -236,7 +239,7 @@ def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
 
 
 def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]) -> list[WorkerSpec]:
-    """One process per rank, each in a directory of its own because the compiler leaves files in the working one."""
+    """One process per rank, each in its own directory because the compiler leaves files in the working directory."""
     cores = usable_cores()
     taskset = shutil.which("taskset")
     specs = []
@@ -250,7 +253,7 @@ def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, comm
             "DEVICE_ID": str(device),
         }
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
-        reason = "no taskset here" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
+        reason = "taskset not found" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
         words = (*pin, sys.executable, *command)

@@ -52,7 +52,10 @@ def test_help_explains_with_examples():
         (["--steps", "2"], "--steps: 2 steps are too few to show an error that builds up; give 4 or more"),
         (["--mesh", "nonsense"], "--mesh: found 'nonsense', expected axis=size like data=2,tensor=2,pipeline=1"),
         (["--mesh", ""], "--mesh: found '', expected axis=size"),
-        (["--mesh", "data=1"], "--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2"),
+        (
+            ["--mesh", "data=1"],
+            "--mesh: 1 rank has nothing to communicate; give an axis above 1, for example --mesh data=2",
+        ),
         (["--mesh", "data=2,optimizer_shard=4"], "parallel.optimizer_shard: 4 does not divide the 2"),
         (["--compile", "--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
         (["--compile", "--ranks", "first"], "--ranks: found 'first'"),
@@ -139,7 +142,7 @@ def finished(config, problems):
     )
 
 
-PROBLEM = "blocks.0.attention.query.weight: rank 1 is 5.0e-01 of its movement away from one device (limit 1e-04)"
+PROBLEM = "blocks.0.attention.query.weight: rank 1 differs from one device by 5.0e-01 of its movement (limit 1e-04)"
 
 
 @pytest.mark.parametrize("problems,status", [((), 0), ((PROBLEM,), 1)], ids=["right", "wrong"])

@@ -151,10 +151,10 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
     names = {check.name.rpartition(", ")[2] for check in report.checks}
     assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
-    assert "parameters: all shards over their replication" in names and "memory of a device by the plan" in names
+    assert "parameters: all shards over their replication" in names and "planned memory of a device" in names
     values = json.loads(json.dumps(report.to_json()))
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
-    assert values["not_executed"] and f"not shown: {values['not_executed'][0]}" in report.text()
+    assert values["not_executed"] and f"not checked: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
 
 
@@ -248,7 +248,7 @@ def test_a_plan_that_does_not_fit_its_devices_fails():
     checks = [compile_module._memory_check(*stage) for stage in memory_of_stages(config)]
     assert [check.ok for check in checks] == [False] and checks[0].expected == "at most 30.0 GiB"
     report = CompileReport(config, [], checks)
-    assert not report.ok and "stage 0, memory of a device by the plan: expected at most 30.0" in report.problems[0]
+    assert not report.ok and "stage 0, planned memory of a device: expected at most 30.0" in report.problems[0]
     fits = [compile_module._memory_check(*stage) for stage in memory_of_stages(load_config(PAPER))]
     assert all(check.ok for check in fits)
 

@@ -140,7 +140,7 @@ def test_a_job_of_one_server_needs_no_address():
     "keys, message",
     [
         ({"device": "cpu", "devices": 1, "tensor": 1}, "--job: device: cpu"),
-        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 are no whole servers of 16"),
+        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 do not fill whole servers of 16"),
     ],
 )
 def test_jobs_that_make_no_sense_are_refused(keys, message):
