@@ -28,6 +28,7 @@ VERBS = (
     "plan",
     "rehearse",
     "rank-table",
+    "doctor",
 )
 
 

@@ -103,7 +103,7 @@ def our_loss(name, model, batch):
     from ms_codegeex.models.causal import Build
 
     build = Build(seq_length=batch.inputs.shape[1], micro_batch=len(batch.inputs))
-    network = family(name).model.Loss(model.config.run_config().model_config(), build)
+    network = family(name).model.Loss(model.config.run_config().model.sizes, build)
     weights = {p.name: p for p in model.trainable_params()}
     for parameter in network.trainable_params():
         parameter.set_data(Tensor(weights[parameter.name].asnumpy()))
@@ -140,7 +140,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     name = model.config.model_type
     again = type(model.config)(**model.config.to_dict())
     assert again.run_config() == model.config.run_config()
-    sizes = model.config.run_config().model_config()
+    sizes = model.config.run_config().model.sizes
     for parameter in model.trainable_params():
         std = sizes.initial_std(parameter.name)
         value = initial_weight(parameter.name, tuple(parameter.shape), std, config.seed)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.commands.dataset_summary import dataset_lines
 from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
@@ -152,29 +153,6 @@ def _deep(dataset: Dataset) -> int:
         elapsed = time.perf_counter() - started
     print(f"decoded {done / 1e6:.1f} MB, {done / 1e6 / max(elapsed, 1e-9):.1f} MB/s", file=sys.stderr)
     return lossy
-
-
-def dataset_lines(description: dict[str, Any]) -> list[str]:
-    """A dataset's description in a few lines for people, whatever made it."""
-    from ms_codegeex.commands.prepare import summary_lines
-
-    if description.get("kind") is None and "found" in description:
-        return summary_lines(description)
-    lines = []
-    if description.get("kind"):
-        lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
-    for split, counts in description["splits"].items():
-        answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
-            f"{counts['bytes'] / 1e6:.2f} MB"
-        )
-    if description.get("truncated"):
-        lines.append(f"prompts that were cut: {description['truncated']}")
-    return lines + [
-        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
-        for reason, entry in description.get("dropped", {}).items()
-    ]
 
 
 def _origin(entry: dict[str, Any]) -> str:

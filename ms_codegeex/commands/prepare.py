@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.commands import prepare_exchange, prepare_finetune
+from ms_codegeex.commands.dataset_summary import corpus_lines
 
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
 EXAMPLES = f"""\
@@ -167,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
     else:
-        print("\n".join(summary_lines(result)))
+        print("\n".join(corpus_lines(result)))
     return 0
 
 
@@ -211,34 +212,3 @@ def _settings(arguments: argparse.Namespace) -> Any:
         tokenizer=arguments.tokenizer,
         on_error=arguments.on_error,
     )
-
-
-def summary_lines(description: dict[str, Any]) -> list[str]:
-    """A dataset's description in a few lines for people."""
-    from ms_codegeex.data.corpus.sources import one_line
-
-    lines = []
-    for split, counts in description["splits"].items():
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens, "
-            f"{counts['bytes'] / 1e6:.2f} MB, {len(counts['packages'])} packages"
-        )
-        lines += [
-            f"  {name}: {entry['documents']} documents, {entry['tokens']} tokens, {entry['bytes'] / 1e6:.2f} MB"
-            for name, entry in counts["languages"].items()
-        ]
-    if description["split_by"] == "file":
-        lines.append("split by file: there is only one package")
-    lines += [
-        f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, "
-        f"for example {one_line(entry['example'])}"
-        for reason, entry in description["dropped"].items()
-    ]
-    if "output" in description:
-        speed = (
-            "reused"
-            if description["cached"]
-            else (f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s")
-        )
-        lines.append(f"dataset: {description['output']} ({speed})")
-    return lines

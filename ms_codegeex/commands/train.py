@@ -69,11 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     """Absolute paths of the given dataset directories, or of the corpus prepared beside the run."""
-    from ms_codegeex.config import available_cores
     from ms_codegeex.data.corpus.prepare import cached_corpus
     from ms_codegeex.data.corpus.settings import PrepareSettings
     from ms_codegeex.data.datasets.opening import absolute
     from ms_codegeex.errors import UserError
+    from ms_codegeex.host import available_cores
     from ms_codegeex.models.registry import family
 
     given = "data.blend" if config.data.blend is not None else "data.train" if config.data.train is not None else None
@@ -86,7 +86,7 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
         )
     if not given:
         parent = Path(config.output).parent
-        tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.get("preset"))
+        tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
         directory = cached_corpus(
             [Path(p) for p in corpus] or None,
             parent,
@@ -103,7 +103,7 @@ def _check_data(config) -> None:
     """Problems with the dataset are found here, once, and not in every worker."""
     from ms_codegeex.data.datasets.opening import rounded_weights, training_data, validation_data
 
-    model = config.model_config()
+    model = config.model.sizes
     for data in (training_data(config), validation_data(config)):
         data.check_model(model.vocab_size, model.eos_token_id)
     if note := rounded_weights(config.data):

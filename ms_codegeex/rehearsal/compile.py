@@ -17,14 +17,14 @@ from pathlib import Path
 import psutil
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.hardware import hardware_of
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.processes import ProcessSpec, python_process, run_processes
-from ms_codegeex.rehearsal.compile_report import Check, CompileReport, RankReport
+from ms_codegeex.rehearsal.compile_report import CompileReport, PlanCheck, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment
@@ -42,7 +42,7 @@ WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
 WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # host memory to compile the 13B; with micro-batches
 INLINED_LAYERS = 4
-GROUPS = ("tensor", "data", "stage", "optimizer", "replica", "tied")
+GROUPS = ("tensor", "data", "stage", "optimizer", "replica")
 
 
 def distinct_ranks(mesh: Mesh) -> list[int]:
@@ -50,7 +50,7 @@ def distinct_ranks(mesh: Mesh) -> list[int]:
     chosen = set()
     for stage in range(mesh.pipeline):
         first = mesh.rank(stage, 0, 0)
-        for group in GROUPS[:-1]:
+        for group in GROUPS:
             members = getattr(mesh, f"{group}_group")(first)
             chosen |= {members[0], members[-1]}
     return sorted(chosen)
@@ -82,14 +82,14 @@ def compile_ranks(
         compiled = _run(jobs, progress or (lambda done, total: None))
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
-        checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
+        checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
     return CompileReport(config, compiled, checks)
 
 
-def _memory_check(stage: int, needed: float, usable: float) -> Check:
+def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
     """Check that the plan fits the memory of a device of this stage; GiB."""
     limit = f"at most {usable:.1f} GiB"
-    return Check(
+    return PlanCheck(
         f"stage {stage}, planned memory of a device", limit, limit if needed <= usable else f"{needed:.1f} GiB"
     )
 
@@ -105,10 +105,11 @@ def compiled_config(config: RunConfig) -> RunConfig:
 
 def inlined_config(config: RunConfig) -> RunConfig | None:
     """The configuration with few enough layers to inline; None if no such graph is needed."""
-    layers = config.model_config().num_layers
+    layers = config.model.sizes.num_layers
     if config.accumulation > 1:
         return None
-    return replace(config, model={**config.model, "num_layers": min(layers, INLINED_LAYERS)})
+    sizes = replace(config.model.sizes, num_layers=min(layers, INLINED_LAYERS))
+    return replace(config, model=replace(config.model, sizes=sizes))
 
 
 def _run(jobs: Sequence[tuple[RehearsalJob, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
@@ -138,7 +139,7 @@ def _read(job: RehearsalJob, rank: int, how: str) -> RankReport:
     return RankReport(stage=stage, inlined=how == "inline", **read_json(job.file("json", rank)))
 
 
-def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
+def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck]:
     checks = []
     for rank in compiled:
         checks += _graph_checks(config, rank, f"rank {rank.rank}, ")
@@ -149,23 +150,25 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
         local = stages[layout.stage].weights.get(layout.name, ())
         if not layout.copy_of and local:
             total += mesh.stage_size * math.prod(local) // layout.replication(mesh)
-    expected = config.model_config().parameter_count()
-    return [*checks, Check("parameters: all shards over their replication", f"{expected:,}", f"{total:,}")]
+    expected = config.model.sizes.parameter_count()
+    return [*checks, PlanCheck("parameters: all shards over their replication", f"{expected:,}", f"{total:,}")]
 
 
-def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
+def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """Parameters, matrix products and collectives of one graph."""
     mesh, chip = config.mesh, hardware_of(config)
     planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     checks = [
-        Check(f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
-        Check(
+        PlanCheck(
+            f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"
+        ),
+        PlanCheck(
             f"{name}shapes of parameters",
             "as planned" if not wrong else f"{wrong[0]} {list(planned.get(wrong[0], ()))}",
             "as planned" if not wrong else f"{list(rank.weights.get(wrong[0], ()))} ({len(wrong)} differ)",
         ),
-        Check(
+        PlanCheck(
             f"{name}FLOPs of matrix products",
             f"{matmul_flops(config, rank.stage, chip):,}",
             f"{rank.matmul_flops:,}",
@@ -174,7 +177,7 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]
     return [*checks, *_collective_checks(config, rank, name)]
 
 
-def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[Check]:
+def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
     planned = planned_calls(config, rank.rank)
     called = not rank.inlined and config.accumulation == 1
@@ -182,15 +185,15 @@ def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[C
         planned = called_blocks(config, rank.rank, planned)
     found = joined(planned, found_calls(rank.collectives))
     checks = [
-        Check(f"{name}{what}", f"{expected} calls", f"{count} calls")
+        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
         for what, expected, count in differences(planned, found)
     ]
     total = f"{sum(found.values()):,} calls"
-    checks = checks or [Check(f"{name}collectives", total, total)]
+    checks = checks or [PlanCheck(f"{name}collectives", total, total)]
     wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
     wrong = [
-        Check(f"{name}{what}", f"{expected} calls", f"{count} calls")
+        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
         for what, expected, count in differences(wanted, seen)
     ]
     fused = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
-    return checks + (wrong or [Check(f"{name}fusion", fused, fused)])
+    return checks + (wrong or [PlanCheck(f"{name}fusion", fused, fused)])

@@ -15,7 +15,7 @@ STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # paramete
 
 
 @dataclass(frozen=True)
-class Check:
+class PlanCheck:
     """One property of a compiled graph: what the plan says and what was found."""
 
     name: str
@@ -61,7 +61,7 @@ class CompileReport:
 
     config: RunConfig
     ranks: Sequence[RankReport]
-    checks: Sequence[Check]
+    checks: Sequence[PlanCheck]
 
     @property
     def ok(self) -> bool:

@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 
-from ms_codegeex.config import RunConfig, available_cores
+from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.host import available_cores
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.processes import ProcessSpec, python_process, run_processes
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
 from ms_codegeex.rehearsal.coverage import not_executed
@@ -173,7 +174,7 @@ def report(execution: ExecutionReport) -> str:
 
 
 def _sizes(config: RunConfig) -> str:
-    model = config.model_config()
+    model = config.model.sizes
     return (
         f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
         f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"

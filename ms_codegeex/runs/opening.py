@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ms_codegeex.config import RunConfig, flattened
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.values import flattened
+from ms_codegeex.data.datasets.opening import directories
+from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint_folder import set_aside
 from ms_codegeex.runs.resume import Change
@@ -59,7 +62,7 @@ def _locked(path: Path) -> int:
 
 
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
-    """Write the configuration, the environment and the start event. The run must be held.
+    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held.
 
     Checkpoints and log of an earlier job stay; checkpoints that `start` passes over are renamed.
     """
@@ -77,6 +80,7 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         ) from None
     run.write_config(config)
     run.write_environment()
+    keep_files(Path(directories(config.data)[0]), run.path)
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:

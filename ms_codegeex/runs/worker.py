@@ -16,7 +16,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.parallel.hardware import GIB
+from ms_codegeex.hardware import GIB
 from ms_codegeex.processes import die_with_parent
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.worker_error import leave_error
@@ -74,8 +74,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     what depends on both: the memory limit that the plan assumes, and graph-kernel fusion."""
     import mindspore as ms
 
-    from ms_codegeex.parallel.hardware import driver_hardware, running_on
-    from ms_codegeex.parallel.kernels import check_kernels, chosen_kernels
+    from ms_codegeex.config.chosen_hardware import driver_hardware, running_on
+    from ms_codegeex.config.fusions import check_kernels, chosen_kernels
 
     if config.device == "ascend":
         hardware = driver_hardware(config, ms.hal.get_device_name(device_target="Ascend"))
@@ -94,7 +94,7 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 def _matmul_peak(config: RunConfig) -> float:
     """Peak FLOP/s of a device in the precision of the run, the reference for MFU: published for an Ascend, otherwise
     measured."""
-    from ms_codegeex.parallel.hardware import running_on
+    from ms_codegeex.config.chosen_hardware import running_on
 
     precision = config.training.precision
     if config.device == "ascend":
@@ -115,7 +115,6 @@ def _barrier() -> None:
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     """Build everything, train from `checkpoint` or from scratch, evaluate, and write the result."""
     from ms_codegeex.data.datasets.opening import training_data, validation_data
-    from ms_codegeex.data.tokenizer.recorded import keep_files
     from ms_codegeex.runs.callbacks import JsonLog, LossPlot, TensorBoard, truncate_log
     from ms_codegeex.runs.saving import Checkpoints
     from ms_codegeex.training.trainer import Trainer
@@ -125,7 +124,6 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     data, validation = training_data(config), validation_data(config)
     callbacks = []
     if rank == 0:
-        keep_files(data.directory, run_directory.path)
         truncate_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every))
         if config.logging.tensorboard:

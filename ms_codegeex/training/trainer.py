@@ -109,7 +109,7 @@ class Trainer:
         self.empty_steps = 0  # in a row, without a token that counts
         # hashed before training: a path may hold other data later. Only rank 0's state is saved
         self.datasets = content_hashes(config.data) if rank == 0 else {}
-        self.model_config = config.model_config()
+        self.model_config = config.model.sizes
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
         # the engine shards parameters when it compiles; whole weights are never allocated on a device

@@ -10,9 +10,9 @@ from conftest import ROOT
 
 from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
-from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
+from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
@@ -254,7 +254,7 @@ def test_a_plan_that_does_not_fit_its_devices_fails():
 
 
 def test_a_check_holds_only_for_equal_figures():
-    check = Check("collectives", "3 calls", "3 calls")
+    check = PlanCheck("collectives", "3 calls", "3 calls")
     assert check.ok and not replace(check, found="2 calls").ok
 
 

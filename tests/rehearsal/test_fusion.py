@@ -15,7 +15,7 @@ from buckets import Bucket, buckets
 
 from ms_codegeex.config import load_config
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 from ms_codegeex.rehearsal.shrink import shrunk

@@ -72,7 +72,7 @@ def printed(tmp_path, capsys, monkeypatch):
 
 def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
     text = printed("--rank-table", str(TABLE), "training.steps=4")
-    assert "MASTER_ADDR" not in text and "# The rank table's servers" in text
+    assert "MASTER_ADDR" not in text and "# The servers of the rank table" in text
     expected = f"<--config><it's.yaml><training.steps=4><--rank-table><{TABLE}><--resume><auto><--node-rank><1>"
     assert submitted(tmp_path, text) == expected
     volcano = printed("--rank-table", str(TABLE), kind="volcano")

@@ -65,7 +65,7 @@ BROKEN = {
     "rank twice": (
         device(1, 0, "rank_id"),
         "7",
-        'server_list[1].device[0].rank_id: found "7" again, server_list[0].dev',
+        'server_list[1].device[0].rank_id: found "7" again, which server_list[0].dev',
     ),
     "a gap": (device(1, 7, "rank_id"), "16", 'server_list[1].device[7].rank_id: found "16", expected a rank below 16'),
     "rank missing": (device(1, 2, "rank_id"), ..., "server_list[1].device[2].rank_id: missing"),
@@ -74,7 +74,7 @@ BROKEN = {
     "address twice": (
         device(1, 6, "device_ip"),
         "192.168.100.101",
-        'server_list[1].device[6].device_ip: found "192.168.100.101" again, server_list[0].device[0].device_ip has it',
+        'server_list[1].device[6].device_ip: found "192.168.100.101" again, which server_list[0].device[0].device_ip',
     ),
     "no address": (device(1, 6, "device_ip"), "", 'server_list[1].device[6].device_ip: found ""'),
     "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", "server_list[0].device[6].device_ip"),

@@ -53,8 +53,9 @@ class Checkout:
         for name in NEEDED:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.root / name)
-        (self.root / "tests").mkdir()
-        shutil.copy(ROOT / "tests/run.sh", self.root / "tests")
+        for name in ("tests/run.sh", "ms_codegeex/__init__.py", "ms_codegeex/host.py"):
+            (self.root / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
         self.venv = self.root / ".venv"
         self.calls = directory / "calls"
         stand_in = directory / "python"

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.config.blend import LONGEST_PERIOD, corpora_of, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
-from ms_codegeex.data.datasets.blend import LONGEST_PERIOD, Blend, corpora_of, parse_stages
+from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.layout import TABLES
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows

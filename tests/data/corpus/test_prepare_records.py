@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
-from ms_codegeex.commands.prepare import summary_lines
+from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus import reading as records
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import prepare_dataset
@@ -330,5 +330,5 @@ def test_names_with_line_breaks_are_told_in_one_line(tmp_path):
     with pytest.raises(UserError) as told:
         prepare([tmp_path / "in"], tmp_path / "out", on_error="stop")
     assert r"in/a\n\x1b[31m.jsonl:1: invalid JSON" in str(told.value)
-    lines = summary_lines(prepare([tmp_path / "in"], tmp_path / "out"))
+    lines = corpus_lines(prepare([tmp_path / "in"], tmp_path / "out"))
     assert all(line.isprintable() for line in lines)
