@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,9 +339,14 @@ def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):
     assert float(model(ids, Tensor(batch.samples))) != float(model(ids, Tensor(batch.samples + 1, ms.int32)))
 
 
+def test_a_shipped_file_is_found_by_name(registered, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("codegen_tiny")) == load(CONFIGS / "codegen_tiny.yaml")
+
+
 def test_without_mindformers_the_error_says_what_to_install(monkeypatch):
     from ms_codegeex.mindformers_bridge import register
 
     monkeypatch.setitem(sys.modules, "mindformers.tools.register", None)
-    with pytest.raises(UserError, match=r"^mindformers: .* see docs/mindformers\.md$"):
+    with pytest.raises(UserError, match=r"^mindformers: .*; run `pip install 'ms-codegeex\[mindformers\]'` \("):
         register()

@@ -8,7 +8,6 @@ one small library with all of them is compiled, and copied under the name of eac
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_directory, user_cache
+from ms_codegeex.locks import take_lock
 
 MACHINES = ("x86_64", "aarch64")
 PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
@@ -201,12 +201,13 @@ def _locked(path: Path) -> Iterator[None]:
     """Wait for the lock file `path` and hold it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "w")  # noqa: SIM115  closed below
+        lock = take_lock(path, wait=True)
     except OSError as error:
         raise UserError(
             f"{path.parent}: the stub CUDA libraries cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a "
             "folder you can write to"
         ) from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        os.close(lock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from ms_codegeex.data.datasets.opening import directories
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint_folder import set_aside
+from ms_codegeex.locks import take_lock
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.starting_point import StartingPoint
@@ -29,11 +29,11 @@ def held_run(run: RunDirectory) -> Iterator[None]:
     new = not (run.path / ".lock").exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = _locked(run.path / ".lock")
-    except BlockingIOError:
-        raise UserError(f"output: another job is running in {run.path}; wait for it or choose another output") from None
+        lock = take_lock(run.path / ".lock", wait=False)
     except OSError as error:
         raise UserError(f"output: {run.path} cannot be made ({error.strerror}); choose another output") from None
+    if lock is None:
+        raise UserError(f"output: another job is running in {run.path}; wait for it or choose another output")
     try:
         mark_doubtful_checkpoints(run)
         yield
@@ -43,21 +43,6 @@ def held_run(run: RunDirectory) -> Iterator[None]:
                 (run.path / ".lock").unlink()
                 for folder in made:
                     folder.rmdir()
-        os.close(lock)
-
-
-def _locked(path: Path) -> int:
-    """A descriptor of the file at `path`, locked; `BlockingIOError` if another process holds it."""
-    while True:
-        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):  # a job that failed early may have removed it
-                if os.path.samestat(os.stat(path), os.fstat(lock)):
-                    return lock
-        except BaseException:
-            os.close(lock)
-            raise
         os.close(lock)
 
 
