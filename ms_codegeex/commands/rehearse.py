@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.mesh import Mesh
     from ms_codegeex.rehearsal.compile import CompileReport
-    from ms_codegeex.rehearsal.execute import Execution
+    from ms_codegeex.rehearsal.execute import ExecutionReport
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
@@ -116,7 +116,7 @@ def _mesh(text: str | None) -> Mesh | None:
 
 def _memory_warning(config: RunConfig) -> str | None:
     """Warn that the plan does not fit in memory, before minutes of work; a compilation fails for it as well."""
-    from ms_codegeex.rehearsal.limits import memory_warning
+    from ms_codegeex.rehearsal.coverage import memory_warning
 
     warning = memory_warning(config)
     if warning:
@@ -195,7 +195,7 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     return report
 
 
-def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Execution:
+def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.rehearsal.execute import execute, report
 
     with _Bar(quiet) as bar:
@@ -206,7 +206,7 @@ def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Executi
 
 
 def _as_json(
-    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: Execution | None, passed: bool
+    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: ExecutionReport | None, passed: bool
 ) -> dict[str, Any]:
     """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
     kernels below `graph_kernels`."""

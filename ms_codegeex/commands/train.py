@@ -133,10 +133,14 @@ def _configured(arguments: argparse.Namespace) -> tuple[RunConfig, list[str]]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything that can be checked, then train, export and sample."""
-    from ms_codegeex.runs import launch
+    from ms_codegeex.runs.host_memory import check_memory
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.opening import held_run, open_run
+    from ms_codegeex.runs.rendezvous import meeting
     from ms_codegeex.runs.resume import changes_since, check_allowed, is_finished
     from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.supervision import run_workers, shell_script
 
     config, corpus = _configured(arguments)
     check_allowed(config, arguments.allow_change)
@@ -145,28 +149,28 @@ def run(arguments: argparse.Namespace) -> int:
     config = replace(config, output=str(Path(config.output).absolute()))
     node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
     run_directory = RunDirectory(Path(config.output))
-    launch.check_memory(config)
+    check_memory(config)
     if node.rank > 0 and not arguments.dry_run:
         return _help_out(config, corpus, run_directory, node)
     if arguments.dry_run:
-        checkpoint = launch.starting_point(config, run_directory).checkpoint
+        checkpoint = starting_point(config, run_directory).checkpoint
         _say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
-        print(launch.shell_script(config, run_directory, node, checkpoint))
+        print(shell_script(config, run_directory, node, checkpoint))
         return 0
-    with launch.held_run(run_directory):
-        start = launch.starting_point(config, run_directory)
+    with held_run(run_directory):
+        start = starting_point(config, run_directory)
         config = _resolve_data(config, corpus, arguments.json, node.count)
         _check_data(config)
         changes = changes_since(config, start.checkpoint, arguments.allow_change) if start.checkpoint else []
-        launch.open_run(config, run_directory, start, changes)
+        open_run(config, run_directory, start, changes)
         _say(f"run directory {run_directory.path}")
         for change in changes:
             _say(f"changed since {start.checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
         if start.checkpoint and is_finished(config, start.checkpoint):
             longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
             _say(f"already at step {start.checkpoint.step}: nothing left to train (more: {longer})")
-        with launch.meeting(run_directory, node, start.checkpoint) as others:
-            launch.run_workers(config, run_directory, start.checkpoint, node, others)
+        with meeting(run_directory, node, start.checkpoint) as others:
+            run_workers(config, run_directory, start.checkpoint, node, others)
         summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
@@ -179,14 +183,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _help_out(config: RunConfig, corpus: list[str], run_directory: RunDirectory, node: Node) -> int:
     """On a server other than 0, run its workers in the run that server 0 has opened."""
-    from ms_codegeex.runs import launch
+    from ms_codegeex.runs.opening import join_run
+    from ms_codegeex.runs.rendezvous import meeting
+    from ms_codegeex.runs.supervision import run_workers
 
     config = _resolve_data(config, corpus, True, node.count)
     _check_data(config)
     _say(f"waiting for server 0 to open {run_directory.path}")
-    with launch.meeting(run_directory, node) as others:
-        launch.join_run(config, run_directory)
-        launch.run_workers(config, run_directory, None, node, others)
+    with meeting(run_directory, node) as others:
+        join_run(config, run_directory)
+        run_workers(config, run_directory, None, node, others)
     return 0
 
 
@@ -230,7 +236,7 @@ def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     """Export the checkpoint, sample from the exported model and write summary.json."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.files import read_json, write_json
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
 
     result = read_json(run_directory.result)
     log = read_log(run_directory.log)
