@@ -9,7 +9,7 @@ from fake_task import Doubling, Seeded
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.files import read_json

@@ -13,7 +13,7 @@ from ds1000_data import write_original
 
 from ms_codegeex.evaluation.benchmarks import ds1000
 from ms_codegeex.evaluation.judging.python_program import INSIDE
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample
 
 READS = """
@@ -41,11 +41,6 @@ y = 0
 LAZY = "open('data', 'wb').write(bytes(99))\ny = np.memmap('data', dtype='f8', shape=(3,))"
 EQUAL_TEST = "def test(result, ans):\n    return int((result == ans) is True)\n"
 CLOSE_TEST = "import numpy as np\ndef test(result, ans):\n    return int(np.allclose(result, ans))\n"
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
 
 
 @pytest.fixture(scope="module")

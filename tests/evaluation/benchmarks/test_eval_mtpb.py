@@ -10,7 +10,7 @@ from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.evaluation.benchmarks import mtpb
 from ms_codegeex.evaluation.benchmarks.mtpb import turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import read_problems
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Completion, Sample
 
 CASES = 5
@@ -28,11 +28,6 @@ ROW = {
 @pytest.fixture(scope="module")
 def task():
     return mtpb.build(benchmark("mtpb"))
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
 
 
 class Scripted:

@@ -10,14 +10,9 @@ from broken_answers import KINDS, broken
 from chains import answer, judge_all, open_task, verdicts
 from humaneval_x_rows import ROWS
 
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox()
 
 
 def references(task):

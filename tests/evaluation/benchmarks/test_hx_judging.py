@@ -11,12 +11,7 @@ from chains import answer, judge_all, open_task
 from humaneval_x_rows import ROWS, write
 
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import End, Execution, Verdict, open_sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox()
+from ms_codegeex.evaluation.sandbox import End, Execution, Verdict
 
 
 @pytest.fixture

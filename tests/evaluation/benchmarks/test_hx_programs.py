@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, data, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems, programs
 
 
-def row(language: str, **changes: str) -> data.Row:
+def row(language: str, **changes: str) -> problems.HumanEvalXProblem:
     """Our problem in a language, changed."""
-    return data.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+    return problems.parse(json.dumps({**ROWS[language], **changes}), "here:1")
 
 
 def source(language: str, answer: str, **changes: str) -> str:

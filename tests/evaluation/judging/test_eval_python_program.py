@@ -8,16 +8,11 @@ import pytest
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging.python_program import INSIDE, Runner, read_report
-from ms_codegeex.evaluation.sandbox import End, Execution, Limits, Verdict, open_sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
+from ms_codegeex.evaluation.sandbox import End, Execution, ResourceLimits, Verdict
 
 
 def run(runner, sandbox, text, *arguments, **options):
-    command = runner.command("witness-1", Limits(wall=20), "program.py", *arguments, **options)
+    command = runner.command("witness-1", ResourceLimits(wall=20), "program.py", *arguments, **options)
     (execution,) = sandbox.run([command], {"program.py": text.encode()}, runner.readable)
     return read_report(execution, "witness-1")
 

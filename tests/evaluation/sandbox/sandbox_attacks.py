@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field, replace
 
-from ms_codegeex.evaluation.sandbox import Command, Limits
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
 from ms_codegeex.evaluation.sandbox.seccomp import NUMBERS
 
 MIB = 1 << 20
@@ -26,9 +26,13 @@ def quietly(action, *arguments):
         print("refused:", error, flush=True)
 print("TRIED", flush=True)
 """
-SMALL = Limits(wall=30, cpu=30, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128)
+SMALL = ResourceLimits(
+    wall=30, cpu=30, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128
+)
 BRIEF = replace(SMALL, wall=1.5, cpu=2)  # for programs that never end
-PATIENT = Limits(wall=60, cpu=60, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128)
+PATIENT = ResourceLimits(
+    wall=60, cpu=60, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Attack:
     family: str
     programs: tuple[str, ...]
     language: str = "python"
-    limits: Limits = SMALL
+    limits: ResourceLimits = SMALL
     ends: tuple[str, ...] = ()
     control: bool = False
     tried: bool = True  # whether it says TRIED first

@@ -21,18 +21,18 @@ from ms_codegeex.evaluation.sandbox import (
     Command,
     End,
     Execution,
-    Limits,
+    ResourceLimits,
     Sandbox,
     interpreter,
     landlock,
     layers,
     open_sandbox,
 )
-from ms_codegeex.evaluation.sandbox.told import crowd
+from ms_codegeex.evaluation.sandbox.limits import foreign_threads
 
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 1 << 20
-SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
+SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def shown() -> Iterator[Path]:
 def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
     """Run a shell script."""
     return sandbox.run(
-        [Command(["/bin/sh", "script"], Limits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
+        [Command(["/bin/sh", "script"], ResourceLimits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
     )[0]
 
 
@@ -240,7 +240,7 @@ def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
     hog = "exec python3 -c 'x = []\nwhile True: x.append(bytearray(b\"x\" * 10000))'"
     assert run(bare, hog, memory=64 * MIB).end is End.MEMORY
     many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)"
-    ended = bare.run([Command(["python3", "-c", many], Limits(processes=30))], {})[0]
+    ended = bare.run([Command(["python3", "-c", many], ResourceLimits(processes=30))], {})[0]
     assert ended.end is End.KILLED or b"BlockingIOError" in ended.stderr, ended
 
 
@@ -277,11 +277,11 @@ def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, shown:
 def test_the_crowd_is_counted_where_the_kernel_counts_it() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        before = crowd(os.getuid(), namespaces=False)
+        before = foreign_threads(os.getuid(), namespaces=False)
         assert before >= 2
-        assert crowd(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
-        assert crowd(os.getuid(), namespaces=True, release="5.14.0") == 0
-        assert crowd(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0
+        assert foreign_threads(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
+        assert foreign_threads(os.getuid(), namespaces=True, release="5.14.0") == 0
+        assert foreign_threads(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0
     finally:
         child.kill()
         child.wait()

@@ -1,9 +1,12 @@
-"""`evaluation.json`: what an evaluation's files were made with, so that nothing else is mixed into them."""
+"""The output directory of an evaluation: one writer at a time, and `evaluation.json`, the settings behind its files."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,46 @@ from ms_codegeex.files import read_json, write_json
 
 SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
+LOCK = ".lock"
 
 
-class Record:
-    """The settings in a directory. A section is written when its step begins."""
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Create a directory and lock it for this process; a `UserError` if another process has it."""
+    place = Path(directory)
+    made = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
+    try:
+        if not _locked(descriptor, place / LOCK):
+            raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
+        try:
+            yield
+        finally:
+            (place / LOCK).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):  # usually there are files in it
+                place.rmdir()
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Whether we have the file's lock and the path still names that file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # a file system without locks
+        return True
+
+
+class RecordedSettings:
+    """The settings in a directory's `evaluation.json`. A section is written when its step begins."""
 
     def __init__(self, directory: Path):
         self.path = directory / FILE
@@ -36,10 +75,10 @@ class Record:
     def compare(
         self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
     ) -> None:
-        """See that a section, if it is recorded, says the same.
+        """Check that a section, if it is recorded, has the same values.
 
-        Another value is a `UserError` that names its key; numbers of `growing` may be larger than before (none is the
-        largest), keys of `free` anything, at any depth.
+        A different value is a `UserError` that names its key. Numbers in `growing` may be larger than before
+        (None counts as the largest); keys in `free` may differ, at any depth.
         """
         if section not in self.values:
             return
@@ -54,12 +93,12 @@ class Record:
             )
 
     def settle(self, section: str, values: Mapping[str, Any], free: Collection[str] = ()) -> None:
-        """Write a section that is not recorded, or see that it is the recorded one."""
+        """Write a section, or check that the recorded one is the same."""
         self.compare(section, values, free=free)
         self.write(section, values)
 
     def write(self, section: str, values: Mapping[str, Any]) -> None:
-        """Write a section, whatever it was."""
+        """Write a section, replacing the recorded one."""
         if self.values.get(section) == _plain(values):
             return
         self.values = {"format": FORMAT, "version": 1, **self.values, section: _plain(values)}
@@ -67,7 +106,7 @@ class Record:
 
 
 def versions() -> dict[str, str]:
-    """Programs whose version may show in samples."""
+    """Versions of the packages that may influence samples."""
     found = {"ms_codegeex": ms_codegeex.__version__, "python": platform.python_version()}
     for name in ("mindspore", "numpy", "tokenizers", "openai"):
         try:
@@ -82,7 +121,7 @@ def _at_least(now: Any, before: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+    """The value as it comes back from JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

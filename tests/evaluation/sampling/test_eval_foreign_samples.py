@@ -11,7 +11,7 @@ from humaneval_x_rows import write
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks import humaneval_x, mtpb
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.session import Options, evaluate

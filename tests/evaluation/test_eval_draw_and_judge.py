@@ -4,17 +4,12 @@ import pytest
 from fake_task import Doubling, Seeded
 
 from ms_codegeex.errors import PromptTooLong
-from ms_codegeex.evaluation.rows import RowFile, read_rows
-from ms_codegeex.evaluation.run import (
-    fingerprint,
-    generate,
-    in_parallel,
-    judge,
-    judgement_from,
-    sample_from,
-    sample_seed,
-)
+from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.evaluation.judging.judge import judge
+from ms_codegeex.evaluation.rows import fingerprint, judgement_from, sample_from
+from ms_codegeex.evaluation.sampling.drawing import generate, sample_seed
 from ms_codegeex.evaluation.task import Sample
+from ms_codegeex.evaluation.threads import in_parallel
 
 
 def samples_of(path, sampler, task=None, n=4, seed=1):
