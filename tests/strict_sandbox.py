@@ -39,7 +39,7 @@ def fresh_sandbox() -> Sandbox:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture."""
+    """Skip before any fixture is set up."""
     needed = item.get_closest_marker(MARK) or {"sandbox", "fresh_sandbox"} & set(getattr(item, "fixturenames", ()))
     if needed and refused():
         pytest.skip(REASON + refused())
@@ -47,7 +47,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """After all others; nothing where nothing was skipped for that."""
+    """The last section of the summary; nothing if no test was skipped for this reason."""
     yield
     skipped = terminalreporter.getreports("skipped")
     told = [one.longrepr[2] for one in skipped if isinstance(one.longrepr, tuple)]
@@ -71,7 +71,7 @@ os.execv("@python@", ["@python@", *sys.argv[1:]])
 
 
 def refusing_python(directory: Path, python: str | None = None) -> str:
-    """A Python whose kernel makes no namespaces, as in a container with Docker's filter; as the sandbox's if none is
+    """A Python whose kernel denies namespaces, as in a container with Docker's filter; as the sandbox's if none is
     named."""
     unshare = MACHINES[platform.machine()].number("unshare")
     assert unshare is not None

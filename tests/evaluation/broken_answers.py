@@ -61,7 +61,7 @@ BODIES = {
 
 
 def broken(row: HumanEvalXProblem, kind: str) -> str:
-    """The answer that is broken in this way."""
+    """The answer, broken in this way."""
     body = BODIES[row.language][kind]
     return body.replace("@", zero(row)) + END[row.language]
 

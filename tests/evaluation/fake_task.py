@@ -1,4 +1,4 @@
-"""A benchmark without models and programs: the answer to "double N" is twice N, and the sandbox is never asked."""
+"""A benchmark without models and programs: the answer to "double N" is twice N, and no sandbox is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ms_codegeex.evaluation.task import Complete, Completion, Judgement, Problem
 
 
 class Doubling(Task):
-    """`judged` remembers every program that was judged."""
+    """`judged` records every program that was judged."""
 
     name = "doubling"
 

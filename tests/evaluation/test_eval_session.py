@@ -1,4 +1,4 @@
-"""A whole evaluation of a small benchmark: what is written, what is refused, how it goes on."""
+"""A whole evaluation of a small benchmark: what is written, what is refused, how it resumes."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def options(tmp_path):
 
 
 def files(directory):
-    """Everything but the times of `results.jsonl`, which are the fake's anyway."""
+    """Everything but the times in `results.jsonl`."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -223,7 +223,7 @@ def test_references_of_other_tasks_are_told_and_bind_nobody(options):
 
 
 def test_a_part_of_a_benchmark_is_not_put_beside_published_figures(options, tmp_path):
-    """Nor is it hidden in the settings that it is one, or that nobody looked at the references."""
+    """The settings show it, and that references were not checked."""
     limited = dataclasses.replace(options, limit=2, references="skip")
     result = evaluate(Doubling(), GATED, limited)
     assert result["published"] == [] and "Published results" not in (options.output / "report.html").read_text()

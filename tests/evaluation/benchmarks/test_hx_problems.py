@@ -14,7 +14,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems
 
 @pytest.mark.parametrize("language", ROWS)
 def test_a_file_given_itself(tmp_path: Path, language: str):
-    """Packed or not, and whatever it is called."""
+    """Compressed or not, under each of its names."""
     for packed in (True, False):
         path = write(tmp_path, language, packed=packed)
         path = path.rename(tmp_path / "anything")

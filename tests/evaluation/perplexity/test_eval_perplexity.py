@@ -22,7 +22,7 @@ from ms_codegeex.files import write_json
 
 
 class Known:
-    """A model whose probability of a token depends on the token and on how many are before it."""
+    """A model whose probabilities depend on the token and its position."""
 
     def __init__(self, tokenizer, seq_length=1000):
         self.tokenizer, self.seq_length, self.read = tokenizer, seq_length, 0

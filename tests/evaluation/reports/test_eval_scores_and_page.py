@@ -17,7 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def rows_of(verdicts):
-    """{task_id: "pf"} (passed, failed) -> rows of results.jsonl; the published judge is a friend."""
+    """{task_id: "pf"} (passed, failed) -> rows of results.jsonl; the published judge is lenient."""
     return [
         {
             "task_id": name,

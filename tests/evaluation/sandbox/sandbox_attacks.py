@@ -1,4 +1,4 @@
-"""What an attack is, and the words that its programs share."""
+"""The description of an attack, and the code that its programs share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PATIENT = ResourceLimits(
 
 @dataclass(frozen=True)
 class Attack:
-    """A program, or several commands of one. It succeeds if it prints ESCAPED or the secret, or if the world outside is
+    """A program, or several commands of one. It succeeds if it prints ESCAPED or the secret, or if the outside world is
     found changed. `ends` are the ways that it may end, if that is part of holding; `control`: run outside, without a
     sandbox, it does succeed."""
 
@@ -52,7 +52,7 @@ class Attack:
     files: dict[str, str] = field(default_factory=dict)
 
     def content(self, words: dict[str, str]) -> dict[str, bytes]:
-        """Its files; `words` replace the names of what is outside."""
+        """Its files; `words` replace the names of outside things."""
         found = dict(self.files)
         for index, program in enumerate(self.programs):
             text = prelude() + program if self.language == "python" else program
@@ -60,7 +60,7 @@ class Attack:
         return {name: fill(text, words).encode() for name, text in found.items()}
 
     def commands(self) -> list[Command]:
-        """What runs it."""
+        """The commands that run it."""
         made = []
         for index in range(len(self.programs)):
             for words in STEPS[self.language]:
@@ -70,7 +70,7 @@ class Attack:
 
 
 def prelude() -> str:
-    """What every Python program begins with, for this machine."""
+    """The beginning of every Python program, for this machine."""
     column = 0 if platform.machine() == "x86_64" else 1
     return PRELUDE % {name: pair[column] for name, pair in NUMBERS.items()}
 
@@ -93,7 +93,7 @@ def fill(text: str, words: dict[str, str]) -> str:
 
 
 def family(name: str, programs: dict[str, str | tuple[str, ...]], **settings: object) -> list[Attack]:
-    """Attacks of one kind that differ in nothing but their programs."""
+    """Attacks of one kind that differ only in their programs."""
     made = []
     for title, program in programs.items():
         several = program if isinstance(program, tuple) else (program,)

@@ -1,4 +1,4 @@
-"""Machines that lack a layer of the sandbox: strict refuses and says why, best-effort goes on without it."""
+"""Machines that lack a layer of the sandbox: strict mode refuses and says why, best-effort continues without it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
 
 @pytest.fixture
 def shown() -> Iterator[Path]:
-    """A directory that nobody may walk to, for programs of ours."""
+    """A directory that `nobody` can reach, for programs of ours."""
     with open_directory() as directory:
         yield directory
 
@@ -50,7 +50,7 @@ def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
 
 
 def test_every_layer_is_active_where_the_kernel_has_it() -> None:
-    """By what another tool can do: else a sandbox that is broken would be taken for a kernel that refuses."""
+    """Compared with another tool: otherwise a broken sandbox would look like a kernel that refuses."""
     identity = {"user": layers.NOBODY, "group": layers.NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux), the other tool")
@@ -69,7 +69,7 @@ def test_an_unknown_mode_is_told() -> None:
 
 
 def refused(*named: str) -> None:
-    """Strict refuses in one line that has all of these."""
+    """Strict mode refuses in one line that contains all of these."""
     with pytest.raises(UserError) as error:
         open_sandbox()
     told = str(error.value)
@@ -80,7 +80,7 @@ def refused(*named: str) -> None:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
-    """A kernel that makes no namespaces for us."""
+    """A kernel that denies us namespaces."""
     monkeypatch.setattr(interpreter, "SYSTEM", refusing_python(shown))
 
 
@@ -142,7 +142,7 @@ def test_what_enables_namespaces_is_one_command(tmp_path: Path, name: str) -> No
 
 @pytest.mark.strict_sandbox
 def test_a_kernel_that_allows_no_more_namespaces() -> None:
-    """As root of a user namespace that may have none within; it cannot become nobody there, either."""
+    """As root of a user namespace that cannot contain others; it cannot become nobody there either."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux)")
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
@@ -192,7 +192,7 @@ print(ctypes.get_errno())
 
 @pytest.fixture
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A sandbox of namespaces alone: what they must hold without anybody's help."""
+    """A sandbox with namespaces alone, which must hold without the other layers."""
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     sandbox = open_sandbox("best-effort")
@@ -215,7 +215,7 @@ def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
 
 @pytest.mark.strict_sandbox
 def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
-    """Also below those that every program has of its own."""
+    """Also within the directories that every program has of its own."""
     (shown / "tools").mkdir()
     (shown / "tools" / "file").write_text("a tool")
     readable = {"/tmp/a/tools": shown / "tools", "/program/file": shown / "tools" / "file", "/opt/x": shown}
@@ -227,7 +227,7 @@ def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, refusing: None) -> Sandbox:
-    """A sandbox of a machine that has nothing."""
+    """The sandbox of a machine without any layer."""
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     return open_sandbox("best-effort")

@@ -1,4 +1,4 @@
-"""The file system that programs see, and the processes that have made it: by the kernel's calls, with no tool."""
+"""The file system that programs see, and the processes that make it with the kernel's calls alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mounts(text: str) -> list[Mount]:
 
 
 def check(found: list[Mount], writable: set[str]) -> None:
-    """That nothing can be written to but those, no mount brings rights or devices, and none is shared with outside."""
+    """Only those are writable, no mount allows set-user-ID or devices, and none is shared with the outside."""
     for mount in found:
         assert ("ro" in mount.options) == (mount.point not in writable), vars(mount)
         assert "nosuid" in mount.options and not mount.tags, vars(mount)
@@ -134,7 +134,7 @@ def test_the_server_ends_with_who_waits_for_it(fresh_sandbox: Sandbox, number: i
 
 
 def test_an_interpreter_that_programs_do_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor may nobody run it where it is in root's home; nothing of it is read once its files are out of sight."""
+    """Nor can `nobody` run it if it is in root's home; nothing of it is read once its files are invisible."""
     monkeypatch.setattr(interpreter, "SYSTEM", "/nonexistent/python3")
     sandbox = open_sandbox()
     prefix = os.path.realpath(sys.base_prefix)
@@ -180,7 +180,7 @@ assert {path.read_text() for path in top.glob("*/file")} == {"as it was"}
 
 
 def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
-    """Whatever it was, and without being given back a flag that it had; nor do mounts of later arrive."""
+    """Whatever it was, and without losing a flag that it had; later mounts do not appear."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux)")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared"]
@@ -198,7 +198,7 @@ def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["/usr/new", "/bin/new", "/etc/ssl/openssl.cnf/new"])
 def test_nothing_is_made_in_a_directory_of_this_machine(fresh_sandbox: Sandbox, shown: Path, inside: str) -> None:
-    """A place inside for what is shown, in a directory that is shown already."""
+    """A path inside a directory that is shown already."""
     with pytest.raises(RunFailure, match="a sandbox"):
         fresh_sandbox.run([Command(["/bin/true"], SHORT)], {}, {inside: shown})
     assert not os.path.lexists(inside)

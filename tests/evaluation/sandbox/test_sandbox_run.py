@@ -1,4 +1,4 @@
-"""What becomes of ordinary programs in the sandbox: their files, streams, limits and ends."""
+"""Ordinary programs in the sandbox: their files, streams, limits and ends."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_nothing_is_left_open(sandbox: Sandbox) -> None:
 
 
 def test_signals_do_what_they_do_elsewhere() -> None:
-    """Whatever those who run us ignore or block; nohup and & do."""
+    """Whatever signals our parent ignores or blocks, as nohup and & do."""
     numbers = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -243,7 +243,7 @@ open_sandbox(sys.argv[1]).run([Command(words, ResourceLimits(wall=600))], {})
 
 
 def appears(marker: str, wanted: bool) -> bool:
-    """Wait until a process with the marker among its words, other than the runner, is there, or is not."""
+    """Wait until a process with the marker among its words, other than the runner, exists or is gone."""
     for _ in range(600):
         found = [pid for pid in survivors(marker) if b"-c\0import time" in command_line(pid)]
         if bool(found) == wanted:

@@ -1,4 +1,4 @@
-"""The fork servers: what their programs know of each other, and what becomes of them."""
+"""The fork servers: the isolation between their programs, and what happens when they die."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def python(sandbox: Sandbox, source: str, *words: str, readable: dict[str, Path]
 
 
 def childless(pid: int) -> bool:
-    """Whether all that it has started is gone, or goes at once: the kernel ends a namespace's processes by and by."""
+    """Whether all its processes are gone, or will be soon: the kernel ends a namespace's processes gradually."""
     for _ in range(100):
         if Path(f"/proc/{pid}/task/{pid}/children").read_text() == "":
             return True
@@ -190,7 +190,7 @@ thread.join()
 
 
 def test_descriptors_that_a_program_has_on_their_way_keep_no_other_from_starting() -> None:
-    """The kernel counts them for a user, and all programs have one."""
+    """The kernel counts them per user, and all programs share one."""
     words = [sys.executable, "-c", PARKING, PARKED]
     done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[:1] == ["[True, True, True]"], done
@@ -230,7 +230,7 @@ def test_servers_end_with_who_runs_them(end: str) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_an_interruption_ends_the_program(fresh_sandbox: Sandbox, stopped: bool) -> None:
-    """Also if the supervisor does not hear of it."""
+    """Also if the supervisor is not told."""
     server = child_of(servers(fresh_sandbox)[0])
 
     def interrupt(*_: object) -> None:
