@@ -138,7 +138,7 @@ preflight() {  # preflight PYTHON [arguments]
     local interpreter=$1
     shift
     [[ ${MS_CODEGEEX_PREFLIGHT:-} != skip ]] || return 0
-    "$interpreter" -I "$here/preflight.py" "$venv" "$@" ||
+    "$interpreter" -I -B "$here/preflight.py" "$venv" "$@" ||
         die 2 "nothing was installed; get the above and run the same command again (MS_CODEGEEX_PREFLIGHT=skip tries anyway)"
 }
 

@@ -91,7 +91,7 @@ def test_what_no_row_names_of_the_13b_is_the_releases():
 
 def test_other_numbers_of_the_13b():
     found, config = rows("CodeGeeX-13B"), run("codegeex_13b")
-    assert config.model_config().softmax_fp32
+    assert config.model.sizes.softmax_fp32
     assert found["Tokens and recipe: checkpoints kept"][1] == str(config.checkpoint.keep)
     assert found["Tokens and recipe: sample order"][1].endswith(str(config.seed))
     mesh = f"data {config.mesh.data} x tensor {config.mesh.tensor}, optimizer shards {config.mesh.optimizer_shard}"
@@ -99,7 +99,7 @@ def test_other_numbers_of_the_13b():
     assert f"{config.logging.every}" in found["Tokens and recipe: steps per host call"][1]
     tokenizer = CodeGeeXTokenizer()
     here = found["Architecture: dead rows of the table"][1]
-    assert f"from {tokenizer.vocab_size:,} to {config.model_config().vocab_size - 1:,}" in here
+    assert f"from {tokenizer.vocab_size:,} to {config.model.sizes.vocab_size - 1:,}" in here
     assert f"2 to {tokenizer.max_len} (`max_len`)" in found["Data: white space tokens"][1]
     rules = FILTERS["codegeex"]
     assert (rules.min_bytes, rules.max_file_bytes, rules.max_mean_line, rules.min_alphabetic) == (

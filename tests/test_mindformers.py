@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def our_loss(name, model, batch):
     from ms_codegeex.models.causal import Build
 
     build = Build(seq_length=batch.inputs.shape[1], micro_batch=len(batch.inputs))
-    network = family(name).model.Loss(model.config.run_config().model_config(), build)
+    network = family(name).model.Loss(model.config.run_config().model.sizes, build)
     weights = {p.name: p for p in model.trainable_params()}
     for parameter in network.trainable_params():
         parameter.set_data(Tensor(weights[parameter.name].asnumpy()))
@@ -140,7 +141,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     name = model.config.model_type
     again = type(model.config)(**model.config.to_dict())
     assert again.run_config() == model.config.run_config()
-    sizes = model.config.run_config().model_config()
+    sizes = model.config.run_config().model.sizes
     for parameter in model.trainable_params():
         std = sizes.initial_std(parameter.name)
         value = initial_weight(parameter.name, tuple(parameter.shape), std, config.seed)
@@ -338,9 +339,14 @@ def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):
     assert float(model(ids, Tensor(batch.samples))) != float(model(ids, Tensor(batch.samples + 1, ms.int32)))
 
 
+def test_a_shipped_file_is_found_by_name(registered, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("codegen_tiny")) == load(CONFIGS / "codegen_tiny.yaml")
+
+
 def test_without_mindformers_the_error_says_what_to_install(monkeypatch):
     from ms_codegeex.mindformers_bridge import register
 
     monkeypatch.setitem(sys.modules, "mindformers.tools.register", None)
-    with pytest.raises(UserError, match=r"^mindformers: .* see docs/mindformers\.md$"):
+    with pytest.raises(UserError, match=r"^mindformers: .*; run `pip install 'ms-codegeex\[mindformers\]'` \("):
         register()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from ms_codegeex.parallel.hardware import DEVICES
+from ms_codegeex.hardware import DEVICES
 from ms_codegeex.planning.calibration import FACTORS
 
 SCRIPT = ROOT / "docs" / "status.py"

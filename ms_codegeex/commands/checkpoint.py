@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
 from ms_codegeex.errors import UserError
 
 SUMMARY = "List the checkpoints of a run, or verify every byte of them."
@@ -28,38 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _report(path: Path, hashes: bool) -> dict[str, Any]:
-    from ms_codegeex.formats.checkpoint import Checkpoint
-    from ms_codegeex.formats.checkpoint_folder import outcome
-
-    try:
-        checkpoint = Checkpoint(path)
-        if hashes:
-            checkpoint.verify()
-    except UserError as error:
-        return {"path": str(path), "sound": False, "error": str(error)}
-    files = checkpoint.manifest["files"]
-    return {
-        "path": str(path),
-        "sound": True,
-        "outcome": outcome(path),
-        "step": checkpoint.step,
-        "tensors": len(checkpoint.names),
-        "files": len(files),
-        "bytes": sum(files.values()),
-        "hashed": hashes,
-    }
-
-
-def _line(report: dict[str, Any]) -> str:
-    if not report["sound"]:
-        return f"{report['path']}: DAMAGED: {report['error']}"
-    return (
-        f"{report['path']}: sound, {report['outcome'] or 'not yet known to be good'}, step {report['step']}, "
-        f"{report['tensors']} tensors in {report['files']} files, {report['bytes']:,} bytes"
-    )
-
-
 def run(arguments: argparse.Namespace) -> int:
     """List or verify; the status is 1 when `verify` finds a damaged checkpoint."""
     from ms_codegeex.formats.checkpoint import MANIFEST
@@ -70,10 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
         raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
-    reports = [_report(path, arguments.action == "verify") for path in paths]
+    reports = [summarise_checkpoint(path, hashes=arguments.action == "verify") for path in paths]
     if arguments.json:
         print(json.dumps({"checkpoints": reports}))
     else:
         for report in reports:
-            print(_line(report))
+            print(checkpoint_line(report))
     return int(arguments.action == "verify" and not all(report["sound"] for report in reports))

@@ -1,22 +1,23 @@
-"""`ms-codegeex inspect`: what a dataset or model directory holds, and whether it is sound."""
+"""`ms-codegeex inspect`: what a dataset, a model directory, a checkpoint or a run holds, and whether it is sound."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.commands import artefacts
+from ms_codegeex.commands.dataset_summary import dataset_lines
 from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
 
-SUMMARY = "Show and verify what is in a dataset or model directory."
+SUMMARY = "Show and verify what is in a dataset, a model directory, a checkpoint or a run."
 EXAMPLES = """\
   ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
@@ -24,6 +25,8 @@ EXAMPLES = """\
   ms-codegeex inspect corpus --sample 17 --seq-length 2048  # what training takes as sample 17, and where it is from
   ms-codegeex inspect corpus --report                       # where the report for a browser is
   ms-codegeex inspect model --json
+  ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
+  ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # every tensor and its hash, all hashes checked
 """
 UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -31,7 +34,7 @@ GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="dataset or model directory")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="dataset, model directory, checkpoint or run")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
     what.add_argument(
@@ -64,20 +67,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify the directory and describe it; damage is a `UserError`."""
     directory: Path = arguments.directory
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; give a dataset or model directory")
+        raise UserError(f"{directory}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     if (directory / "dataset.json").is_file():
         return _run_dataset(arguments)
-    if (directory / "config.json").is_file():
-        for name in ("document", "sample", "deep", "report"):
-            if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
-                raise UserError(f"{directory}: a model directory has no documents; leave out --{name}")
-        result = describe_model(directory)
-        print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(_model_lines(result)))
-        return 0
+    for marker, (kind, describe, lines) in _describers().items():
+        if (directory / marker).is_file():
+            for name in ("document", "sample", "deep", "report"):
+                if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
+                    raise UserError(f"{directory}: a {kind} has no documents; leave out --{name}")
+            result = describe(directory)
+            print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(lines(result)))
+            return 0
     raise UserError(
-        f"{directory}: neither a dataset (dataset.json) nor a model (config.json); "
-        "`ms-codegeex prepare` makes datasets, `ms-codegeex convert` makes models"
+        f"{directory}: neither a dataset (dataset.json) nor a model (config.json), a checkpoint (manifest.json) or a "
+        "run (config.yaml); `ms-codegeex prepare` makes datasets, `convert` models, `train` runs"
     )
+
+
+def _describers() -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
+    """By the file that tells a kind of directory: the kind, what describes it, what makes lines of that."""
+    return {
+        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines),
+        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
+        "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines),
+    }
 
 
 def _run_dataset(arguments: argparse.Namespace) -> int:
@@ -154,29 +167,6 @@ def _deep(dataset: Dataset) -> int:
     return lossy
 
 
-def dataset_lines(description: dict[str, Any]) -> list[str]:
-    """A dataset's description in a few lines for people, whatever made it."""
-    from ms_codegeex.commands.prepare import summary_lines
-
-    if description.get("kind") is None and "found" in description:
-        return summary_lines(description)
-    lines = []
-    if description.get("kind"):
-        lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
-    for split, counts in description["splits"].items():
-        answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
-            f"{counts['bytes'] / 1e6:.2f} MB"
-        )
-    if description.get("truncated"):
-        lines.append(f"prompts that were cut: {description['truncated']}")
-    return lines + [
-        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
-        for reason, entry in description.get("dropped", {}).items()
-    ]
-
-
 def _origin(entry: dict[str, Any]) -> str:
     if entry["source"] is None:
         return "source not recorded"
@@ -214,34 +204,3 @@ def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
         yield "".join(pieces)
     if sample["padding"]:
         yield f"--- padding: {sample['padding']} tokens"
-
-
-def describe_model(directory: Path) -> dict[str, Any]:
-    """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
-    from ms_codegeex.formats.model_directory import ModelDirectory
-
-    model = ModelDirectory(directory)
-    if "model_type" not in model.config:
-        raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
-    tensors = [
-        {
-            "name": name,
-            "shape": list(model.shape(name)),
-            "dtype": model.dtype(name),
-            "file": model.files[name],
-        }
-        for name in sorted(model.names)
-    ]
-    return {
-        "kind": "model",
-        "directory": str(directory),
-        "config": model.config,
-        "tensors": tensors,
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
-    }
-
-
-def _model_lines(result: dict[str, Any]) -> list[str]:
-    lines = [f"{key}: {value}" for key, value in result["config"].items()]
-    lines += [f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in result["tensors"]]
-    return [*lines, f"parameters: {result['parameters']}"]

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse, say
+from ms_codegeex.commands.dataset_summary import print_dataset
+from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse
 from ms_codegeex.errors import UserError
 
 EXAMPLES = """\
@@ -99,5 +100,5 @@ def _import(arguments: argparse.Namespace) -> int:
 
         prefix = _one(arguments, "the triplet's path without _input_ids")
         result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)
-    say(arguments, result)
+    print_dataset(arguments, result)
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from typing import Any
 
+from ms_codegeex.commands.dataset_summary import print_dataset
 from ms_codegeex.errors import UserError
 
 EXAMPLES = """\
@@ -22,6 +21,7 @@ OF_CORPORA = (
     "min_bytes",
     "near_duplicates",
     "max_bytes",
+    "strip_licences",
     "redact",
     "text_field",
     "language_field",
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         on_error=arguments.on_error,
     )
     result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
-    say(arguments, result)
+    print_dataset(arguments, result)
     return 0
 
 
@@ -91,13 +91,3 @@ def refuse(arguments: argparse.Namespace, names: Sequence[str], where: str) -> N
         value = getattr(arguments, name, None)
         if value is not None and value is not False and value not in ([], "default"):
             raise UserError(f"--{name.replace('_', '-')}: only with {where}; leave it out")
-
-
-def say(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Print the description of a dataset that has been written."""
-    from ms_codegeex.commands.inspect import dataset_lines
-
-    if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        print("\n".join([*dataset_lines(result), f"dataset: {result['output']}"]))

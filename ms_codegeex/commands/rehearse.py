@@ -83,7 +83,7 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
     """The run as the engine would partition it on devices; a CPU run is rehearsed as if it had some."""
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config import check_run_config, load_config
     from ms_codegeex.errors import UserError
 
     overrides = list(arguments.overrides)
@@ -103,7 +103,7 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
             training=replace(config.training, loss_chunk=0),
             parallel=replace(config.parallel, fusion=fusion),
         )
-        config.validate()
+        check_run_config(config)
     return config
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
@@ -14,10 +14,12 @@ from typing import Any
 import ms_codegeex
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.locks import take_lock
 
 SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks
 
 
 @contextmanager
@@ -27,32 +29,29 @@ def sole_writer(directory: Path) -> Iterator[None]:
     made = not place.exists()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _lock(place / LOCK)
     except OSError as error:
         raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
+    if descriptor is None:
+        raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
     try:
-        if not _locked(descriptor, place / LOCK):
-            raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
-        try:
-            yield
-        finally:
-            (place / LOCK).unlink(missing_ok=True)
+        yield
     finally:
+        (place / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
         if made:
             with suppress(OSError):  # usually there are files in it
                 place.rmdir()
 
 
-def _locked(descriptor: int, path: Path) -> bool:
-    """Whether we have the file's lock and the path still names that file."""
+def _lock(path: Path) -> int | None:
+    """The descriptor of a file that we have locked, if its file system can; None if another process has the lock."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # a file system without locks
-        return True
+        return take_lock(path, wait=False)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return os.open(path, os.O_RDWR)
 
 
 class RecordedSettings:

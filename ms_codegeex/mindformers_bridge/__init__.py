@@ -17,7 +17,7 @@ def register() -> None:
         from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
     except ModuleNotFoundError as error:
         raise UserError(
-            f"mindformers: {error}; version 1.9.0 is needed with what it imports, see docs/mindformers.md"
+            f"mindformers: {error}; run `pip install 'ms-codegeex[mindformers]'` (docs/mindformers.md)"
         ) from None
 
     from ms_codegeex.mindformers_bridge.dataset import packed_sequences

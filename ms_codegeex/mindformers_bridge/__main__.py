@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.shipped import SUFFIXES, find_config
 
 
 def load(path: Path, overrides: Sequence[str] = ()):
-    """The YAML at `path` as a `MindFormerConfig`, with dotted overrides on top; `UserError` if there is none."""
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides on top."""
     from mindformers.tools.register import MindFormerConfig
 
-    from ms_codegeex.config import parse_overrides
+    from ms_codegeex.config.values import parse_overrides
 
-    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--config: {path} is not a YAML file; see configs/mindformers")
+    path = find_config(path, "mindformers")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
     config = MindFormerConfig(str(path))
     config.merge_from_dict(parse_overrides(overrides))
     return config

@@ -12,6 +12,7 @@ from mindformers.models import PretrainedConfig, PreTrainedModel
 from mindspore import Tensor, ops
 
 from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config.model import model_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.errors import UserError
 from ms_codegeex.mindformers_bridge.dataset import current_seed
@@ -62,7 +63,7 @@ class FamilyConfig(PretrainedConfig):
         sizes = {key: value for key, value in values.items() if key in fields or key not in known}
         try:
             # a key nobody knows is among the sizes here and is refused with a suggestion
-            resolved = RunConfig(model={"family": self.family, "preset": preset, **sizes}).model_config()
+            resolved = model_config({"family": self.family, "preset": preset, **sizes}).sizes
         except UserError as error:
             raise _translated(error) from None
         rest = {key: value for key, value in values.items() if key not in fields and key not in BUILD_KEYS}
@@ -123,7 +124,7 @@ class FamilyModel(PreTrainedModel):
         self.network_of_sums = build_network(run)
         self.seq_length, self.eos_token_id = run.seq_length, config.eos_token_id
         self.needs_samples = run.training.dropout > 0
-        sizes = run.model_config()
+        sizes = run.model.sizes
         for parameter in self.trainable_params():
             if not parameter.has_init:  # else a checkpoint will be loaded: mindformers has put off the allocation
                 std = sizes.initial_std(parameter.name)

@@ -1,7 +1,7 @@
 """Twins of the cells in `layers.py` around one kernel of the device each, called `kernel`.
 
 Constructor, parameters and `construct` are those of the composite cell, so that neither a model nor a checkpoint sees
-which of the two it has. What a run uses is decided in `ms_codegeex/parallel/kernels.py`.
+which of the two it has. What a run uses is decided in `ms_codegeex/config/fusions.py`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class FusedDropout(nn.Cell):
 
     Another mask in every call, but not a function of the sample as in `layers.Dropout`: a resumed run or another number
     of devices drops other elements. MindSpore documents that the kernel's seeds have no effect on an Ascend, so no run
-    may need the same mask twice (`parallel/kernels.py`).
+    may need the same mask twice (`config/fusions.py`).
     """
 
     def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):

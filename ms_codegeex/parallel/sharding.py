@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.mesh import Mesh
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -68,4 +68,4 @@ def _layouts(name: str, model: Any, mesh: Mesh, vocabulary: bool) -> tuple[Param
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return _layouts(config.family, config.model_config(), config.mesh, config.parallel.vocabulary)
+    return _layouts(config.family, config.model.sizes, config.mesh, config.parallel.vocabulary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import ASCEND_910, Device
+from ms_codegeex.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.roofline import matmul_seconds
 
@@ -78,7 +78,7 @@ PUBLISHED_RUNS = {("codegeex", "13b"): PublishedRun(213_000, STEP_SLOTS, 850e9)}
 
 def published_run(config: RunConfig) -> PublishedRun | None:
     """The published training run of this model, None where none is known."""
-    return PUBLISHED_RUNS.get((config.family, str(config.model.get("preset"))))
+    return PUBLISHED_RUNS.get((config.family, str(config.model.preset)))
 
 
 def product_errors() -> dict[str, float]:

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import Device, hardware_of
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.hardware import Device
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.planning.cost_model import parts_of
 
@@ -99,7 +100,7 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
         for exchange in part.exchanges:
             key = (exchange.op, "tensor", exchange.size, exchange.dtype, part.stage, "activation", exchange.phase)
             calls[key] += part.count * config.accumulation
-    message = config.micro_batch * config.seq_length * config.model_config().hidden_size
+    message = config.micro_batch * config.seq_length * config.model.sizes.hidden_size
     message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
     size, dtype = message * (4 if config.training.precision == "fp32" else 2), config.training.precision
     for stage in range(mesh.pipeline):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.parallel.hardware import Device
-from ms_codegeex.parallel.kernels import fused_kernels
+from ms_codegeex.config.fusions import fused_kernels
+from ms_codegeex.hardware import Device
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -149,7 +149,7 @@ def _parts(family: str, model: Any, shape: Shape) -> tuple[Part, ...]:
 
 def parts_of(config: RunConfig, device: Device) -> tuple[Part, ...]:
     """All parts of the model, stage by stage, as one device of each stage computes them."""
-    return _parts(config.family, config.model_config(), shape_of(config, device))
+    return _parts(config.family, config.model.sizes, shape_of(config, device))
 
 
 def runs_again(operator: MatMul | Vector, part: Part, recompute: str) -> bool:

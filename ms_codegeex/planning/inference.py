@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
     if bits not in BITS:
         raise UserError(f"--bits: {bits}; choose one of {', '.join(map(str, BITS))}")
-    model = config.model_config()
+    model = config.model.sizes
     measured = _published(config, bits)
     length = tokens or next(iter(measured), model.max_position_embeddings)
     if not 0 < length <= model.max_position_embeddings:
@@ -103,7 +103,7 @@ def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
     """The figures for this model, however it was named; none for a variation of a published one."""
     from ms_codegeex.models.registry import family
 
-    model, build = config.model_config(), family(config.family).config.build_config
+    model, build = config.model.sizes, family(config.family).config.build_config
     presets = (preset for name, preset, width in PUBLISHED if (name, width) == (config.family, bits))
     return next((PUBLISHED[config.family, preset, bits] for preset in presets if build(preset, {}) == model), {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import Device
+from ms_codegeex.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, Part, parts_of, runs_again
 

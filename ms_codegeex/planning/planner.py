@@ -10,10 +10,11 @@ from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.fusions import dropout_obstacle, fused_kernels
+from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import GIB, Device, hardware_of
-from ms_codegeex.parallel.kernels import dropout_obstacle, fused_kernels
-from ms_codegeex.parallel.mesh import check_mesh
+from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import Collective, collectives

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import GIB, Device
+from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.planning.calibration import product_errors, published_run
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of
@@ -44,7 +44,7 @@ def heading(plan: Plan) -> str:
     """What is planned: model, mesh, batch, parameters, FLOPs."""
     config, training = plan.config, plan.config.training
     extra = plan.executed_flops / plan.model_flops - 1
-    name = " ".join((config.family, str(config.model.get("preset") or ""))).strip()
+    name = " ".join((config.family, str(config.model.preset or ""))).strip()
     return "\n".join(
         (
             f"{name} on {config.devices:,} x {plan.chip.name}: {config.mesh}",
@@ -241,7 +241,7 @@ def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> s
         sizes = [f"{size / 1e9:.2f}" for size in (m.weights + m.scales, m.cache, m.workspace, m.total)]
         known = ["-", "-"] if m.published is None else [f"{m.published / 1e9:.1f}", f"{m.unexplained / 1e9:+.1f}"]
         rows.append((f"{m.bits} bits", f"{m.tokens:,}", *sizes, *known))
-    name = " ".join((config.family, str(config.model.get("preset") or ""))).strip()
+    name = " ".join((config.family, str(config.model.preset or ""))).strip()
     text = f"generating with {name}, one sequence, 10^9 bytes\n{table(header, rows)}"
     if any(m.published for m in memories):
         text += (

@@ -19,8 +19,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.hardware import Device
-from ms_codegeex.parallel.kernels import fused_kernels
+from ms_codegeex.config.fusions import fused_kernels
+from ms_codegeex.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import Collective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, Part, Vector, executed_products, parts_of, runs_again
@@ -103,7 +103,7 @@ def executed_flops(config: RunConfig, chip: Device) -> int:
 def model_flops(config: RunConfig) -> int:
     """FLOPs the model needs for a step: no recomputation, nothing counted twice."""
     tokens = config.training.global_batch * config.seq_length
-    return config.model_config().flops_per_token(config.seq_length) * tokens
+    return config.model.sizes.flops_per_token(config.seq_length) * tokens
 
 
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:

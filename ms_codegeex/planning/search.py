@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import hardware_of
 from ms_codegeex.planning.planner import Plan, change, overrides
 
 if TYPE_CHECKING:
@@ -40,24 +39,12 @@ class SearchResult:
     start: RunConfig | None
 
 
-@lru_cache(maxsize=8)
-def _resolved(items: tuple[tuple[str, Any], ...]) -> Any:
-    return RunConfig(model=dict(items)).model_config()
-
-
-class _Candidate(RunConfig):
-    """A configuration that resolves its model once: thousands differ only in their mesh."""
-
-    def model_config(self) -> Any:
-        return _resolved(tuple(sorted(self.model.items())))
-
-
 def _divisors(number: int, most: int) -> list[int]:
     return [i for i in range(1, min(number, most) + 1) if number % i == 0]
 
 
 def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
-    layers = config.model_config().num_layers
+    layers = config.model.sizes.num_layers
     for tensor in _divisors(config.parallel.server_devices, config.devices):
         if config.devices % tensor:
             continue
@@ -94,17 +81,16 @@ def search(
     """
     chip = hardware_of(config)
     chip.peak(config.training.precision)
-    start = _Candidate(**{field.name: getattr(config, field.name) for field in fields(config)})
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
     tried = 0
-    for mesh in _meshes(start):
-        batches = _batches(start, mesh)
+    for mesh in _meshes(config):
+        batches = _batches(config, mesh)
         for batch, recompute in product(batches or [None], ("none", "selective", "full")):
             tried += 1
             progress(tried)
             try:
-                candidate = change(start, **{**mesh, "training__micro_batch": batch, "training__recompute": recompute})
+                candidate = change(config, **{**mesh, "training__micro_batch": batch, "training__recompute": recompute})
             except UserError as error:
                 reasons[str(error).partition(":")[0]] += 1
                 continue

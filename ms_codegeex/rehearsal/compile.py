@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.hardware import hardware_of
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.rehearsal.job import Job
@@ -167,7 +167,7 @@ def compile_ranks(
         compiled = _run(jobs, progress or (lambda done, total: None))
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
-        checks += _graph_checks(few, compiled[-1], f"{few.model_config().num_layers} layers inlined, ")
+        checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
     return CompileReport(config, compiled, checks)
 
 
@@ -190,10 +190,11 @@ def compiled_config(config: RunConfig) -> RunConfig:
 
 def inlined_config(config: RunConfig) -> RunConfig | None:
     """The configuration with few enough layers to inline them; None where no such graph is needed."""
-    layers = config.model_config().num_layers
+    layers = config.model.sizes.num_layers
     if config.accumulation > 1:
         return None
-    return replace(config, model={**config.model, "num_layers": min(layers, INLINED_LAYERS)})
+    sizes = replace(config.model.sizes, num_layers=min(layers, INLINED_LAYERS))
+    return replace(config, model=replace(config.model, sizes=sizes))
 
 
 def _run(jobs: Sequence[tuple[Job, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
@@ -234,7 +235,7 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[Check]:
         local = stages[layout.stage].weights.get(layout.name, ())
         if not layout.copy_of and local:
             total += mesh.stage_size * math.prod(local) // layout.replication(mesh)
-    expected = config.model_config().parameter_count()
+    expected = config.model.sizes.parameter_count()
     return [*checks, Check("parameters: all shards over their replication", f"{expected:,}", f"{total:,}")]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 
-from ms_codegeex.config import RunConfig, available_cores
+from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.host import available_cores
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, LIMITS, Comparison, compare
 from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.limits import not_executed
@@ -172,7 +173,7 @@ def report(execution: Execution) -> str:
 
 
 def _sizes(config: RunConfig) -> str:
-    model = config.model_config()
+    model = config.model.sizes
     return (
         f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
         f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences a replica"

@@ -77,7 +77,7 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
     A batch serves `EQUAL_STEPS` steps, so that the fall of its loss can be held against the gradient.
     """
     generator = np.random.default_rng(SEED)
-    model, batch, seq = config.model_config(), config.training.global_batch, config.seq_length
+    model, batch, seq = config.model.sizes, config.training.global_batch, config.seq_length
     ids = generator.integers(0, model.vocab_size, (steps, batch, seq + 1)).astype(np.int32)
     ids[:, :, seq // 3] = model.eos_token_id
     ids[:, ::2, seq - 3] = model.eos_token_id

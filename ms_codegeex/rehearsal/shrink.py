@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.mesh import Mesh, check_world
+from ms_codegeex.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
 FUSED = ("graph_kernel", "attention", "norm")  # have no kernel on a CPU, or move results on it
@@ -77,7 +77,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
 def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
     """Fields of a model of a few thousand weights whose plan is of the same kind: keys and values are cut by groups or
     whole, only a part of each head is turned, stages have unequal numbers of layers."""
-    model = config.model_config()
+    model = config.model.sizes
     shared = model.num_kv_groups < model.num_heads
     by_group = model.num_kv_groups % config.mesh.tensor == 0
     heads, hidden = (4 if shared else 2) * mesh.tensor, 16 * mesh.tensor * mesh.optimizer_shard

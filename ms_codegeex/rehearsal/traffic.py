@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import Collective, collectives, parameter_collectives
 
@@ -72,7 +72,7 @@ def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
     """The fusion id of a parameter's gradient, and of its gathered weight: by block number, the word table's and the
     head's in the first, what follows the blocks in the last. What called blocks reduce has the first one's."""
-    groups, layers = config.parallel.fusion.allreduce_groups, config.model_config().num_layers
+    groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.num_layers
     part, _, rest = name.partition(".")
     if part == "blocks":
         block = 0 if called else int(rest.partition(".")[0])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from ms_codegeex.config import RunConfig, flattened
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.values import flattened
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
@@ -45,7 +46,7 @@ def required_memory(config: RunConfig) -> int:
     11 % of the first two, a quarter too high for the last. MindSpore's broadcast kernels keep buffers of their own,
     so an activation costs several times its size.
     """
-    model, rows = config.model_config(), config.micro_batch * config.seq_length
+    model, rows = config.model.sizes, config.micro_batch * config.seq_length
     weights = (44 if config.local_batch > config.micro_batch else 40) * model.parameter_count()
     row = 48 * model.hidden_size + 16 * model.intermediate_size + 12 * model.num_heads * config.seq_length
     activations = 4 * rows * (model.num_layers + 1) * row
@@ -60,7 +61,7 @@ def check_memory(config: RunConfig) -> None:
     needed, free = required_memory(config), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
-            f"model.preset: {config.model_config().parameter_count():,} parameters with training.micro_batch "
+            f"model.preset: {config.model.sizes.parameter_count():,} parameters with training.micro_batch "
             f"{config.micro_batch} need about {needed / 1e9:.1f} GB on {config.devices} process(es), "
             f"{free / 1e9:.1f} GB are free; choose a smaller model.preset, training.micro_batch or --devices"
         )

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.config import RunConfig, flattened
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes, directories
 from ms_codegeex.errors import UserError
@@ -104,7 +105,8 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     before, now = dict(flattened(old)), dict(flattened(config.to_dict()))
     before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
     now["data.seq_length"] = config.seq_length
-    defaults = dict(flattened(asdict(RunConfig())))  # for keys that did not exist when the checkpoint was written
+    # for keys that did not exist when the checkpoint was written; a model's have no default
+    defaults = {key: value for key, value in flattened(RunConfig().to_dict()).items() if not _covers("model", key)}
     for values in (before, now):  # no device has this kernel by default
         values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [

@@ -18,7 +18,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import NotFinite, RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.parallel.hardware import GIB
+from ms_codegeex.hardware import GIB
 from ms_codegeex.runs.processes import die_with_parent
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -75,8 +75,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     the plan counts with, and fusion of element-wise chains."""
     import mindspore as ms
 
-    from ms_codegeex.parallel.hardware import driver_hardware, running_on
-    from ms_codegeex.parallel.kernels import check_kernels, chosen_kernels
+    from ms_codegeex.config.chosen_hardware import driver_hardware, running_on
+    from ms_codegeex.config.fusions import check_kernels, chosen_kernels
 
     if config.device == "ascend":
         hardware = driver_hardware(config, ms.hal.get_device_name(device_target="Ascend"))
@@ -94,7 +94,7 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 
 def _matmul_peak(config: RunConfig) -> float:
     """FLOP/s of a device in the precision of the run, to which MFU refers: published for an Ascend, else measured."""
-    from ms_codegeex.parallel.hardware import running_on
+    from ms_codegeex.config.chosen_hardware import running_on
 
     precision = config.training.precision
     if config.device == "ascend":

@@ -9,10 +9,10 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.kernels import chosen_kernels
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
@@ -46,9 +46,9 @@ def build_network(config: RunConfig) -> nn.Cell:
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
-    network = modules.model.Loss(config.model_config(), build)
+    network = modules.model.Loss(config.model.sizes, build)
     if config.partitioned:
-        modules.parallel.apply(network, config.model_config(), config.mesh, config)
+        modules.parallel.apply(network, config.model.sizes, config.mesh, config)
     return network
 
 

@@ -99,7 +99,7 @@ class Trainer:
         self.empty_steps = 0  # in a row, without a token that counts
         # what the run trains on, before it starts: a path may hold other data later. Rank 0's state is the one saved
         self.datasets = content_hashes(config.data) if rank == 0 else {}
-        self.model_config = config.model_config()
+        self.model_config = config.model.sizes
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
         # the engine shortens what a device shares when it compiles; whole weights are never made on it

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -11,13 +12,16 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands.inspect import DIM, GREEN, PLAIN, sample_lines
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.files import sha256
+from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.checkpoint_folder import GOOD, note_outcome
+from ms_codegeex.runs.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -389,3 +393,88 @@ def test_a_damaged_mask_is_found(tuned_copy, capsys, damage, message):
 @pytest.mark.parametrize("option", [["--document", "0"], ["--sample", "0"], ["--deep"], ["--report"]])
 def test_a_model_has_no_documents(model, capsys, option):
     assert f"leave out {option[0]}" in inspect(capsys, model, *option, status=2).err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory as a run of 240 steps leaves it after 80 of them, without training."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    config = load_config(Path("codegeex_tiny"), ["model.hidden_size=16", "model.num_heads=2", "devices=1"])
+    run = RunDirectory(folder)
+    folder.mkdir()
+    run.write_config(config)
+    lines = [
+        {"step": step, "loss": loss, "validation_loss": validation}
+        for step, loss, validation in ((1, 9.5, None), (2, 9.25, 9.125), (80, 8.75, None), (81, None, None))
+    ]
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 82, "lo')
+    weights = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.bias": np.ones(4, np.float32)}
+    tensors = {**weights, "optimizer.m.a.weight": np.zeros((2, 3), np.float32)}
+    for step in (40, 80):
+        write_checkpoint(run.checkpoints, step, tensors, {"config": config.to_dict(), "seed": 7})
+    note_outcome(run.checkpoints / "step-00000040", GOOD, 45)
+    run.huggingface.mkdir()
+    (run.huggingface / "model.safetensors").write_bytes(b"x" * 1000)
+    return run
+
+
+def test_a_run(trained, capsys):
+    run = json.loads(inspect(capsys, trained.path, "--json").out)
+    assert (run["kind"], run["step"], run["steps"], run["loss"], run["validation_loss"]) == (
+        "run",
+        81,
+        240,
+        8.75,
+        9.125,
+    )
+    assert run["config"]["model"]["hidden_size"] == 16 and run["artefacts"]["huggingface"] == 1000
+    assert [(one["step"], one["sound"], one["outcome"]) for one in run["checkpoints"]] == [
+        (40, True, "good"),
+        (80, True, None),
+    ]
+    lines = inspect(capsys, trained.path).out.splitlines()
+    assert (
+        lines[0].startswith("model: codegeex tiny, ") and "step 81 of 240: loss 8.7500, validation loss 9.1250" in lines
+    )
+    assert any("step-00000040: sound, good, step 40, 3 tensors" in line for line in lines)
+    assert any("step-00000080: sound, not yet known to be good" in line for line in lines)
+    assert "huggingface: 1,000 bytes" in lines
+
+
+def test_a_run_with_damage(trained, tmp_path, capsys):
+    copy = shutil.copytree(trained.path, tmp_path / "copy")
+    (copy / "checkpoints" / "step-00000080" / "rank_00000.safetensors").write_bytes(b"")
+    (copy / "log.jsonl").unlink()
+    shutil.rmtree(copy / "checkpoints" / "step-00000040")
+    output = inspect(capsys, copy).out
+    assert "step-00000080: DAMAGED: " in output and "step 0 of 240\n" in output
+    shutil.rmtree(copy / "checkpoints")
+    assert "no checkpoints yet" in inspect(capsys, copy).out
+    (copy / "config.yaml").write_text("training: {stepss: 3}\n")
+    error = inspect(capsys, copy, status=2).err
+    assert "config.yaml: not the configuration of a run (training.stepss: unknown key; did you mean" in error
+    (copy / "config.yaml").write_text("training: [")
+    assert "not valid YAML" in inspect(capsys, copy, status=2).err
+
+
+def test_a_checkpoint(trained, capsys):
+    path = trained.checkpoints / "step-00000040"
+    found = json.loads(inspect(capsys, path, "--json").out)
+    assert (found["kind"], found["verified"], found["step"], found["outcome"]) == ("checkpoint", True, 40, "good")
+    assert found["parameters"] == 10 and found["state"]["seed"] == 7
+    (tensor,) = (tensor for tensor in found["tensors"] if tensor["name"] == "a.weight")
+    digest = hashlib.sha256(np.arange(6, dtype=np.float32).tobytes()).hexdigest()
+    assert tensor == {"name": "a.weight", "shape": [2, 3], "dtype": "float32", "sha256": [digest]}
+    output = inspect(capsys, path).out
+    assert f"a.weight  float32  [2, 3]  sha256 {digest[:16]}\n" in output and "parameters: 10\n" in output
+    assert "model: codegeex tiny\n" in output and "step 40, good\n" in output and "all hashes are right" in output
+    assert "a checkpoint has no documents; leave out --deep" in inspect(capsys, path, "--deep", status=2).err
+
+
+def test_a_damaged_checkpoint(trained, tmp_path, capsys):
+    copy = shutil.copytree(trained.checkpoints / "step-00000040", tmp_path / "step-00000040")
+    weights = copy / "rank_00000.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert "is damaged (its hash does not fit the manifest)" in inspect(capsys, copy, status=2).err

@@ -102,7 +102,7 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
 @pytest.mark.parametrize(
     "words,message",
     [
-        (["--config", "missing.yaml"], "missing.yaml: no such configuration file"),
+        (["--config", "missing.yaml"], "--config: missing.yaml is neither a file nor a shipped name"),
         (["--config", PAPER, "--device", "ascend911"], "parallel.hardware: 'ascend911' is unknown; did you mean"),
         (["--config", PAPER, "--devices", "1000"], "training.global_batch: 3072 does not divide by the 125"),
         (["--config", PAPER, "--devices", "0"], "devices: found 0"),

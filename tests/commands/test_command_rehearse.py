@@ -9,7 +9,7 @@ from conftest import ROOT, command, small_run, write_config
 from ms_codegeex import cli
 from ms_codegeex.commands import rehearse
 from ms_codegeex.config import build_run_config, load_config
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.limits import not_executed
@@ -221,4 +221,4 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert (small.parallel.sequence, small.parallel.vocabulary) == (True, True)
     assert (small.training.recompute, small.training.precision) == ("full", "fp16")
     assert small.accumulation == 2 and small.training.clip_norm > 0 and small.training.dropout == 0.25
-    assert small.model_config().parameter_count() < 200_000
+    assert small.model.sizes.parameter_count() < 200_000

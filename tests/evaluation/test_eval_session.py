@@ -165,7 +165,7 @@ def test_failing_references_refuse_their_language(options, capsys):
     with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/1"):
         evaluate(task, GATED, dataclasses.replace(options, progress=True))
     told = capsys.readouterr().err
-    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as is known: its test is wrong" in told
+    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as expected: its test is wrong" in told
     assert "references, cpp: 0 of 3 pass" in told and "cpp/2 FAILS (strict wrong, published passed: " in told
     result = read_json(options.output / "report.json")
     assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/1, cpp/2"}

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.config import ParallelConfig
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex.parallel import HEAD_TABLE, WORD_TABLE, parameter_layouts, stage_of_layer
-from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout
 
 SIZES = st.integers(1, 5)

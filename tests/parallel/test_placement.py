@@ -105,7 +105,7 @@ def test_a_simulated_rank_starts_from_and_restores_its_part_of_a_whole_checkpoin
 def test_first_and_last_stage_start_from_the_same_word_table(tmp_path):
     first, last = held(tmp_path, 0)[0], held(tmp_path, 4)[0]
     np.testing.assert_array_equal(first["held:embedding.word.weight"], last["held:head.weight"])
-    std = build_run_config(VALUES).model_config().init_std
+    std = build_run_config(VALUES).model.sizes.init_std
     whole = initial_weight("embedding.word.weight", (64, 32), std, build_run_config(VALUES).seed)
     np.testing.assert_array_equal(first["held:embedding.word.weight"], whole[:32])
     assert not first["held:optimizer.m.embedding.word.weight"].any()

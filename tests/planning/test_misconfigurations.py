@@ -1,15 +1,16 @@
 """Seeded mistakes: each is refused in one line that starts with the key to change and says what to do.
 
-What starts from a right configuration and changes what is written here. `ms_codegeex/parallel/mesh.py` holds the rules
-of meshes; taking any of them away lets a line of this table through.
+What starts from a right configuration and changes what is written here. `ms_codegeex/config/mesh_rules.py` holds the
+rules of meshes; taking any of them away lets a line of this table through.
 """
 
 import pytest
 from conftest import ROOT, command, write_config
 
 from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.mesh import LARGEST_WORLD, Mesh, check_mesh
+from ms_codegeex.mesh import LARGEST_WORLD, Mesh
 from ms_codegeex.planning.planner import make_plan, problems
 from ms_codegeex.rehearsal.shrink import parse_mesh
 from ms_codegeex.runs.node import resolve_node

@@ -4,9 +4,9 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config import load_config
+from ms_codegeex.config.fusions import check_kernels
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import ASCEND_910, DEVICES, GIB, device
-from ms_codegeex.parallel.kernels import check_kernels
+from ms_codegeex.hardware import ASCEND_910, DEVICES, GIB, device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.calibration import (
     OUTSIDE_ROOFLINE,
@@ -122,12 +122,12 @@ def test_shards_divided_by_their_replication_sum_to_the_model(overrides):
     stored = sum(
         mesh.stage_size * x.local_size(mesh) / x.replication(mesh) for x in layouts_of(config) if not x.copy_of
     )
-    assert stored == config.model_config().parameter_count() == make_plan(config).parameters
+    assert stored == config.model.sizes.parameter_count() == make_plan(config).parameters
 
 
 def flops_by_enumeration(config):
     """Executed FLOPs of all devices without recomputation, product by product of the whole model."""
-    model, tokens = config.model_config(), config.training.global_batch * config.seq_length
+    model, tokens = config.model.sizes, config.training.global_batch * config.seq_length
     h, f, s = model.hidden_size, model.intermediate_size, config.seq_length
     products = []
     for _ in range(model.num_layers + 1):
@@ -150,14 +150,14 @@ def test_flops_against_an_enumeration_on_every_mesh(overrides):
 
 def test_a_vocabulary_that_is_not_cut_is_multiplied_by_every_device():
     whole = tiny("devices=4", "parallel.tensor=4", "parallel.vocabulary=false")
-    model, tokens = whole.model_config(), whole.training.global_batch * whole.seq_length
+    model, tokens = whole.model.sizes, whole.training.global_batch * whole.seq_length
     head = 3 * 2 * tokens * model.hidden_size * model.vocab_size
     assert executed_flops(whole, ASCEND_910) == model_flops(whole) + 3 * head
 
 
 def test_recomputation_runs_what_the_backward_pass_needs():
     chip, none = ASCEND_910, tiny("training.dropout=0")
-    model, tokens, s = none.model_config(), 16 * none.seq_length, none.seq_length
+    model, tokens, s = none.model.sizes, 16 * none.seq_length, none.seq_length
     layers, h = model.num_layers + 1, model.hidden_size
     selective = executed_flops(change(none, training__recompute="selective"), chip)
     assert selective - executed_flops(none, chip) == layers * 2 * tokens * s * h  # scores
@@ -172,7 +172,7 @@ def test_recomputation_runs_what_the_backward_pass_needs():
 def test_a_fused_attention_repeats_the_scores_but_moves_none():
     plain = tiny()
     fused = change(plain, parallel__fusion__attention=True)
-    extra = 4 * 2 * 16 * plain.seq_length**2 * plain.model_config().hidden_size
+    extra = 4 * 2 * 16 * plain.seq_length**2 * plain.model.sizes.hidden_size
     assert executed_flops(fused, ASCEND_910) - executed_flops(plain, ASCEND_910) == extra
     assert make_plan(fused).time.total < make_plan(plain).time.total
     assert make_plan(fused).memory[0].activations < make_plan(plain).memory[0].activations

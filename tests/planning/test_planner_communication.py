@@ -4,8 +4,8 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config import load_config
-from ms_codegeex.parallel.hardware import A100, ASCEND_910
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.hardware import A100, ASCEND_910
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.planning.communication import Collective, collectives, group_ranks, link_of, seconds, spread
 from ms_codegeex.planning.planner import communication_by_group, make_plan
 
@@ -30,7 +30,7 @@ def test_data_parallel_reduces_every_parameter_once():
     gradients = {key: value for key, value in found.items() if key[3] == "gradient"}
     assert all(key[1:3] == ("AllReduce", "data") and value[0] == 4 for key, value in gradients.items())
     config = load_config(TINY, ["devices=4"])
-    assert sum(key[5] * value[1] for key, value in gradients.items()) == 4 * config.model_config().parameter_count()
+    assert sum(key[5] * value[1] for key, value in gradients.items()) == 4 * config.model.sizes.parameter_count()
     assert sum(value[1] for value in gradients.values()) == 3 + 4 * 16 + 2  # tables, four layers, final norm
     assert found[0, "AllReduce", "world", "scalar", "step", 12] == (4, 1)
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
 from ms_codegeex.rehearsal.job import Job

@@ -114,7 +114,7 @@ def test_more_plans_train_as_one_device_does(name):
     devices, parallel, training = SLOW_PLANS[name]
     mesh = None
     if name == "four stages":  # an axis above 2 has to be asked for
-        from ms_codegeex.parallel.mesh import Mesh
+        from ms_codegeex.mesh import Mesh
 
         mesh = Mesh(pipeline=4)
     check(rehearsed(devices, parallel, training, mesh=mesh), fp16="precision" in training)

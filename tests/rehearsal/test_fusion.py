@@ -14,7 +14,7 @@ import yaml
 
 from ms_codegeex.config import load_config
 from ms_codegeex.files import read_json
-from ms_codegeex.parallel.mesh import Mesh
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal.fusion import Bucket, buckets
 from ms_codegeex.rehearsal.job import Job
 from ms_codegeex.rehearsal.mindir import Collective

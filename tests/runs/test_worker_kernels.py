@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ms_codegeex.config import load_config
+from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.parallel.kernels import chosen_kernels
 from ms_codegeex.runs import worker
 from ms_codegeex.training import trainer
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from strict_sandbox import refusing_python
 
+from ms_codegeex import host
 from ms_codegeex.evaluation.sandbox.layers import advice
 
 PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
@@ -19,15 +20,15 @@ def absent(_name):
 
 
 LACKING = {
-    "python too old": (preflight.check_python((3, 9, 18), "py"), "PYTHON="),
-    "python too new": (preflight.check_python((3, 13, 0), "py"), "3.13.0"),
+    "python too old": (host.check_python((3, 9, 18), "py"), "PYTHON="),
+    "python too new": (host.check_python((3, 13, 0), "py"), "3.13.0"),
     "venv": (preflight.check_venv(lambda name: None, (3, 11)), "python3.11-venv"),
-    "system": (preflight.check_platform("Windows", "AMD64", ""), "WSL"),
-    "architecture": (preflight.check_platform("Linux", "ppc64le", "glibc"), "x86_64 or aarch64"),
-    "glibc": (preflight.check_platform("Linux", "x86_64", ""), "glibc"),
-    "libgomp": (preflight.check_libraries(absent)[0], "apt install libgomp1"),
-    "disk": (preflight.check_disk(10**9, 6 * 10**9, "here"), "6 GB"),
-    "memory": (preflight.check_memory(10**9, 4 * 10**9), "4 GB"),
+    "system": (host.check_platform("Windows", "AMD64", ""), "WSL"),
+    "architecture": (host.check_platform("Linux", "ppc64le", "glibc"), "x86_64 or aarch64"),
+    "glibc": (host.check_platform("Linux", "x86_64", ""), "glibc"),
+    "libgomp": (host.check_libraries(absent)[0], "apt install libgomp1"),
+    "disk": (host.check_disk("/", 6 * 10**9, "free some", 10**9), "6 GB"),
+    "memory": (host.check_memory(10**9, 4 * 10**9), "4 GB"),
 }
 
 
@@ -37,13 +38,13 @@ def test_what_is_missing_is_one_line_with_its_remedy(line, remedy):
 
 
 def test_nothing_is_said_about_what_is_there():
-    assert preflight.check_python((3, 12, 1), "py") is None
+    assert host.check_python((3, 12, 1), "py") is None
     assert preflight.check_venv(lambda name: object(), (3, 11)) is None
-    assert preflight.check_platform("Linux", "aarch64", "glibc") is None
-    assert preflight.check_platform("Darwin", "arm64", "") is None
-    assert preflight.check_libraries(lambda name: None) == []
-    assert preflight.check_disk(7 * 10**9, 6 * 10**9, "here") is None
-    assert preflight.check_memory(None, 4 * 10**9) is None
+    assert host.check_platform("Linux", "aarch64", "glibc") is None
+    assert host.check_platform("Darwin", "arm64", "") is None
+    assert host.check_libraries(lambda name: None) == []
+    assert host.check_disk("/", 6 * 10**9, "free some", 7 * 10**9) is None
+    assert host.check_memory(None, 4 * 10**9) is None
 
 
 def test_the_containers_limit_counts(tmp_path):
@@ -51,12 +52,26 @@ def test_the_containers_limit_counts(tmp_path):
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
     limit.write_text("2000000000\n")
     unlimited.write_text("max\n")
-    assert preflight.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
-    assert preflight.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
+    assert host.available_memory(str(meminfo), (str(unlimited), str(tmp_path / "absent"))) == 8_000_000 * 1024
+    assert host.available_memory(str(meminfo), (str(limit),)) == 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("flags\t\t: fpu sse4_2 avx avx2\n", "AVX2"),
+        ("processor: 0\nFeatures\t: fp asimd sve\n", "SVE"),
+        ("processor: 0\n", None),
+    ],
+)
+def test_the_widest_instruction_set(tmp_path, text, name):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert host.instruction_set(str(tmp_path / "cpuinfo")) == name
+    assert host.instruction_set(str(tmp_path / "absent")) is None
 
 
 def test_main_reports_everything_at_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "check_memory", lambda available, needed: "too little memory")
+    monkeypatch.setattr(host, "check_memory", lambda available, needed: "too little memory")
     status = preflight.main([str(tmp_path / "not" / "yet"), "--disk", "1e9"])
     lines = capsys.readouterr().err.splitlines()
     assert status == 2

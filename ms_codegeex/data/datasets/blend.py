@@ -1,4 +1,4 @@
-"""Mixtures of corpora with a schedule over steps: whose sample comes at which place, in O(1) and without drift.
+"""Mixtures of corpora with a schedule over steps: the corpus of any sample number in O(1), without drift.
 
 A stage repeats a table of one period. Weights are made whole numbers without a common divisor; the period is their sum.
 In the table each corpus's k-th place lies in the window that keeps its count within one of its share (the quota method:
@@ -9,109 +9,21 @@ unit jobs on one machine, for which the earliest deadline is optimal, and some o
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.datasets.batches import Batch, Sample, Sequences
+from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
+from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 from ms_codegeex.errors import UserError
-
-LONGEST_PERIOD = 1_000_000
-KEY = "data.blend"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is mixed from step `from_step` on: dataset directories and their weights, whole numbers."""
-
-    from_step: int
-    corpora: tuple[str, ...]
-    weights: tuple[int, ...]
-    rounded: bool = False  # the given weights have a longer period than LONGEST_PERIOD
-
-
-def parse_stages(blend: Any) -> list[Stage]:
-    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage.
-
-    Weights are numbers, or texts such as "1/3"; what is written counts, not its binary approximation.
-    """
-    if isinstance(blend, Mapping):
-        if "weights" in blend and isinstance(blend["weights"], Mapping):
-            raise UserError(f"{KEY}: found one stage, expected a list of them; write - {{from_step: 0, weights: …}}")
-        return [_stage(0, blend, KEY)]
-    if not isinstance(blend, Sequence) or isinstance(blend, str) or not blend:
-        raise UserError(f"{KEY}: found {blend!r}, expected {{directory: weight}} or a list of {{from_step, weights}}")
-    stages: list[Stage] = []
-    for number, given in enumerate(blend):
-        where = f"{KEY}[{number}]"
-        if not isinstance(given, Mapping) or set(given) != {"from_step", "weights"}:
-            raise UserError(f"{where}: found {given!r}, expected the keys from_step and weights")
-        step, least = given["from_step"], stages[-1].from_step + 1 if stages else 0
-        if type(step) is not int or step < least or (not stages and step):
-            expected = f"a step after the one before, {least} or later" if stages else "0, where a run begins"
-            raise UserError(f"{where}.from_step: found {step!r}, expected {expected}")
-        stages.append(_stage(step, given["weights"], f"{where}.weights"))
-    return stages
-
-
-def _stage(step: int, weights: Any, where: str) -> Stage:
-    if not isinstance(weights, Mapping) or not weights:
-        raise UserError(f"{where}: found {weights!r}, expected {{directory: weight}}")
-    values = []
-    for name, weight in weights.items():
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: found {name!r}, expected the name of a dataset directory; quote it")
-        values.append(_fraction(weight, f"{where}.{name}"))
-    whole, rounded = _whole(values)
-    if 0 in whole:
-        name = list(weights)[whole.index(0)]
-        raise UserError(
-            f"{where}.{name}: {weights[name]} is less than one in {2 * LONGEST_PERIOD:,} samples; give more, or "
-            "leave it out"
-        )
-    return Stage(step, tuple(weights), tuple(whole), rounded)
-
-
-def _fraction(given: Any, where: str) -> Fraction:
-    weight = given
-    try:
-        if isinstance(weight, bool) or not isinstance(weight, int | float | str):
-            raise ValueError
-        if isinstance(weight, str) and "/" not in weight:  # also 1e-3, which is text to YAML
-            weight = float(weight)
-        value = Fraction(repr(weight) if isinstance(weight, float) else weight)
-        if value <= 0:
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"{where}: found {given!r}, expected a weight above 0; leave out what is not wanted") from None
-    return value
-
-
-def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
-    """Whole numbers in the same ratio, whose sum is at most LONGEST_PERIOD; whether they had to be rounded for that."""
-    total = sum(values)
-    shares = [value / total for value in values]
-    period = math.lcm(*(share.denominator for share in shares))
-    rounded = period > LONGEST_PERIOD
-    if not rounded:
-        return [int(share * period) for share in shares], rounded
-    whole = [math.floor(share * LONGEST_PERIOD) for share in shares]
-    missing = LONGEST_PERIOD - sum(whole)
-    by_remainder = sorted(range(len(shares)), key=lambda i: (whole[i] - shares[i] * LONGEST_PERIOD, i))
-    for i in by_remainder[:missing]:
-        whole[i] += 1
-    divisor = math.gcd(*whole)
-    return [w // divisor for w in whole], rounded
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
     """Which of `weights` has its turn at each place of a period, int64 [sum of the weights].
 
-    For every n, number i has had weights[i] · n / sum of the first n places, give or take less than one.
+    Of the first n places, number i has weights[i] · n / sum, with a difference of less than one.
     """
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
@@ -135,16 +47,16 @@ def quota_order(weights: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Table:
-    """One stage: from which sample on, whose turn it is at each place of a period and for which time in it."""
+    """One stage: its first sample, and for each place of a period the corpus and how often that had a turn before."""
 
     first: int
     turns: np.ndarray  # [period], numbers of corpora
     times: np.ndarray  # int32 [period]
     weights: np.ndarray  # int64 [corpora of the whole blend]
-    before: np.ndarray  # int64 [corpora]: samples each gave in the stages before
+    before: np.ndarray  # int64 [corpora]: samples of each in earlier stages
 
     def given(self, samples: int) -> np.ndarray:
-        """What each corpus has given before sample `first` + `samples`, int64 [corpora]."""
+        """How many samples of each corpus come before sample `first` + `samples`, int64 [corpora]."""
         periods, rest = divmod(samples, len(self.turns))
         return self.before + periods * self.weights + np.bincount(self.turns[:rest], minlength=len(self.weights))
 
@@ -153,20 +65,19 @@ class Blend:
     """Training samples of several corpora, mixed by the stages.
 
     Sample number n belongs to the last stage that begins at or before it, and stage s begins at sample from_step times
-    `global_batch`. After any number of samples of a stage each corpus's count is within one of its share. A corpus's
-    k-th sample in the run is sample k of its own order, whatever was mixed in between: in a later stage it goes on
-    where it stopped.
+    `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
+    k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
 
     Args:
         stages: from `parse_stages`.
-        corpora: by the stages' names, each with a seed of its own.
-        global_batch: sequences a step.
+        corpora: by the names in the stages, each with its own seed.
+        global_batch: sequences per step.
 
     Raises:
         UserError: two corpora were not made with the same tokenizer.
     """
 
-    def __init__(self, stages: Sequence[Stage], corpora: Mapping[str, Sequences], global_batch: int):
+    def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
         names = corpora_of(stages)
         self.corpora = [corpora[name] for name in names]
         self.directory, self.info, self.eos = self.corpora[0].directory, self.corpora[0].info, self.corpora[0].eos
@@ -177,7 +88,7 @@ class Blend:
             self._tables.append(self._table(stage, [names.index(name) for name in stage.corpora], global_batch))
         self._firsts = np.array([table.first for table in self._tables])
 
-    def _table(self, stage: Stage, numbers: list[int], global_batch: int) -> _Table:
+    def _table(self, stage: BlendStage, numbers: list[int], global_batch: int) -> _Table:
         count, first = len(self.corpora), stage.from_step * global_batch
         weights = np.zeros(count, np.int64)
         weights[numbers] = stage.weights
@@ -189,7 +100,7 @@ class Blend:
         return _Table(first, turns.astype(np.min_scalar_type(count - 1)), times, weights, before)
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which corpus sample `numbers` comes from and which of that corpus's samples it is, two int64 [n]."""
+        """The corpus of each of the samples `numbers`, and its number in that corpus's order, two int64 [n]."""
         numbers = np.asarray(numbers, np.int64)
         stage_of = np.searchsorted(self._firsts, numbers, side="right") - 1
         owners, times = np.empty_like(numbers), np.empty_like(numbers)
@@ -213,7 +124,7 @@ class Blend:
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         owners, times = self.locate(np.array([number]))
         return replace(self.corpora[owners[0]].sample(int(times[0])), number=number)
@@ -224,30 +135,25 @@ class Blend:
             corpus.check_model(vocab_size, eos_token_id)
 
 
-def corpora_of(stages: Sequence[Stage]) -> list[str]:
-    """Names of the corpora, in the order in which the stages bring them."""
-    return list(dict.fromkeys(name for stage in stages for name in stage.corpora))
-
-
 def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
-    """What the first `samples` samples were mixed of, as text: equal for two configurations iff these samples are.
+    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
 
     Args:
         samples: how many.
-        data: the keys of the configuration's section; a `train` is a single stage.
-        global_batch: sequences a step.
-        contents: what stands for a directory in the text, such as the hash of its content; without, its path does.
+        data: the `data` section of the configuration; a `train` is a single stage.
+        global_batch: sequences per step.
+        contents: what represents a directory in the text, such as a hash of its content; None: its path.
     """
     contents = contents or {}
 
-    def shares(stage: Stage) -> str:
+    def shares(stage: BlendStage) -> str:
         return ", ".join(
             f"{contents.get(n, n)}: {weight}" for n, weight in zip(stage.corpora, stage.weights, strict=True)
         )
 
-    stages = [Stage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
+    stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     firsts = [stage.from_step * global_batch for stage in stages]
     parts = [
         f"{shares(stage)} from sample {first}"
@@ -258,11 +164,11 @@ def mixed_before(
 
 
 def _check_same_ids(one: Sequences, other: Sequences) -> None:
-    def told(corpus: Sequences) -> dict[str, Any]:
+    def layout(corpus: Sequences) -> dict[str, Any]:
         fingerprint = (corpus.info.get("tokenizer") or {}).get("fingerprint")
         return {"tokenizer": fingerprint, "eos_id": corpus.eos, "vocab_size": corpus.info["vocab_size"]}
 
-    ours, theirs = told(one), told(other)
+    ours, theirs = layout(one), layout(other)
     for key in ours:
         if ours[key] != theirs[key]:
             raise UserError(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from ms_codegeex.config import Natural, Positive, check_tree, read_yaml, validated
+from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
+from ms_codegeex.config.values import read_yaml
 from ms_codegeex.errors import UserError
+from ms_codegeex.shipped import find_config
 
-DIRECTORY = Path(__file__).resolve().parents[3] / "configs" / "evaluation"
 TaskName = Literal["humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity"]
 LanguageName = Literal["python", "cpp", "java", "js", "go", "rust"]
 
@@ -58,18 +58,9 @@ def build(values: Mapping[str, Any]) -> Recipe:
     return replace(recipe, stops=tuple(recipe.stops), languages=tuple(recipe.languages))
 
 
-def names() -> list[str]:
-    """The recipes that ship with the program."""
-    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
-
-
 def load(name: str) -> Recipe:
-    """The recipe in a YAML file (`base: other.yaml` inherits), or the shipped recipe of that name."""
-    path = Path(name)
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        path = DIRECTORY / f"{name}.yaml"
-        if not path.exists():
-            raise UserError(f"--recipe: {name} is no file and no recipe of ours; those are {', '.join(names())}")
+    """The recipe in a YAML file (`base: other.yaml` inherits), or the shipped one of that name."""
+    path = find_config(name, "evaluation", "--recipe")
     values = read_yaml(path)
     try:
         return build(values)

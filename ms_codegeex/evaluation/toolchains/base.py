@@ -7,7 +7,6 @@ source knows only the first, a program that prints its input neither.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +26,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
 from ms_codegeex.files import user_cache
+from ms_codegeex.locks import locked
 
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -209,19 +209,16 @@ def judge(
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of a file; wait for it if another process has it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
-            "directory that can be written"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
+                "directory that can be written"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def program_of(name: str) -> Path | None:

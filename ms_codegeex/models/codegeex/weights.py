@@ -12,9 +12,9 @@ from typing import Any
 from ms_codegeex.formats.family import FamilyFormats, Layout
 from ms_codegeex.formats.layout import COPY, STACK, TRANSPOSE, Entry, Shape
 from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex.config import PRESETS, build_config
 from ms_codegeex.models.codegeex.parallel import parameter_layouts
-from ms_codegeex.parallel.mesh import Mesh
 
 # ours, PyTorch side; both [out, in]
 _PYTORCH_BLOCK = (

@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.parallel import decoder
 from ms_codegeex.parallel.decoder import Placing
-from ms_codegeex.parallel.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout
 from ms_codegeex.parallel.strategies import Cuts
 

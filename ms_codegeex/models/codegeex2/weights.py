@@ -14,9 +14,9 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
 from ms_codegeex.formats.layout import STACK, Entry, Shape
 from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex2.config import PRESETS, build_config
 from ms_codegeex.models.codegeex2.parallel import parameter_layouts
-from ms_codegeex.parallel.mesh import Mesh
 
 _QKV = ("attention.query", "attention.key", "attention.value")
 _LAYER = "transformer.encoder.layers.{i}"

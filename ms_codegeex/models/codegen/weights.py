@@ -12,9 +12,9 @@ from typing import Any
 from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
 from ms_codegeex.formats.layout import Entry, Shape, grouped
 from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegen.config import PRESETS, build_config
 from ms_codegeex.models.codegen.parallel import parameter_layouts
-from ms_codegeex.parallel.mesh import Mesh
 
 GROUPS = 4
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.evaluation.reports import published, scores
 from ms_codegeex.evaluation.reports.page import render
-from ms_codegeex.evaluation.sampling.recipes import Recipe, load, names
+from ms_codegeex.evaluation.sampling.recipes import Recipe, load
+from ms_codegeex.shipped import shipped_names
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -147,7 +148,7 @@ def test_published_numbers_stand_beside():
     assert "Translation" not in text
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", shipped_names("evaluation"))
 def test_every_recipe_has_published_tables_of_whole_rows(name):
     tables = published.tables(load(name))
     assert tables

@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.sampling.recipes import Recipe, build, for_task, load, names
+from ms_codegeex.evaluation.sampling.recipes import Recipe, build, for_task, load
+from ms_codegeex.shipped import shipped_names
 
 PATHS = sorted((ROOT / "configs" / "evaluation").glob("*.yaml"))
 PUBLISHED = {  # samples, temperature, top-p, tag, prompt and answer together: facts of the three papers
@@ -39,7 +40,7 @@ def test_every_shipped_recipe_says_what_was_published(path):
 
 
 def test_all_of_them_are_there():
-    assert names() == sorted(PUBLISHED) == [path.stem for path in PATHS]
+    assert shipped_names("evaluation") == sorted(PUBLISHED) == [path.stem for path in PATHS]
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def test_mistakes_are_named(tmp_path, text, words):
 
 
 def test_names_files_and_tasks(tmp_path):
-    with pytest.raises(UserError, match="those are codegeex2_ds1000"):
+    with pytest.raises(UserError, match="shipped: codegeex2_ds1000"):
         load("codegex")
-    with pytest.raises(UserError, match=r"none\.yaml: no such"):
+    with pytest.raises(UserError, match=r"none\.yaml is neither a file"):
         load(str(tmp_path / "none.yaml"))
     with pytest.raises(UserError, match="is for mtpb, not for humaneval"):
         for_task("humaneval", "codegen_mtpb_t02")

@@ -1,49 +1,9 @@
-from dataclasses import fields
-
 import pytest
 
 from ms_codegeex.config import load_config
+from ms_codegeex.config.chosen_hardware import check_kind, driver_hardware, hardware_of, running_on
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import (
-    DEVICES,
-    GIB,
-    check_kind,
-    device,
-    driver_hardware,
-    hardware_of,
-    running_on,
-)
 from ms_codegeex.runs.node import resolve_node
-
-
-@pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)
-def test_every_figure_has_a_source(chip):
-    numbers = {field.name for field in fields(chip)} - {"name", "kind", "fused", "sources", "uncertain"}
-    assert set(chip.sources) == numbers
-    assert all(len(text) > 10 for text in chip.sources.values())
-    assert chip.uncertain <= numbers
-
-
-@pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)
-def test_figures_are_in_the_range_of_accelerators(chip):
-    assert 1e14 < chip.peak_fp16 < 1e15 and 1e12 < chip.peak_fp32 <= chip.peak_fp16
-    assert 30 * GIB <= chip.usable_memory < chip.memory <= 80 * GIB
-    assert 1e12 <= chip.memory_bandwidth < 3e12
-    assert chip.board_bandwidth >= chip.server_bandwidth > chip.cluster_bandwidth
-    assert chip.server_devices % chip.board_devices == 0
-
-
-def test_the_papers_device_can_reach_the_measured_products():
-    assert device("ascend910").peak("fp16") > 2 * 16384 * 2560 * 5120 / 1529e-6  # 281 TFLOP/s were measured
-
-
-def test_unknown_devices_and_precisions_are_the_users_mistake():
-    with pytest.raises(UserError, match=r"parallel.hardware: 'ascend910x' is unknown; did you mean 'ascend910'\?"):
-        device("ascend910x")
-    with pytest.raises(UserError, match="choose one of ascend910, ascend910b, a100"):
-        device("tpu")
-    with pytest.raises(UserError, match=r"training\.precision: ascend910 has no bf16"):
-        device("ascend910").peak("bf16")
 
 
 def run(device, name=None):

@@ -3,9 +3,9 @@
 import pytest
 
 from ms_codegeex.config import load_config
+from ms_codegeex.config.fusions import FUSIONS, chosen_kernels
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import ASCEND_910B
-from ms_codegeex.parallel.kernels import FUSIONS, chosen_kernels
+from ms_codegeex.hardware import ASCEND_910B
 from ms_codegeex.planning.cost_model import shape_of
 
 RUN = ("model.preset=base", "training.steps=1", "training.precision=fp16", "training.dropout=0", "devices=1")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ms_codegeex.config.chosen_hardware import running_on
+from ms_codegeex.config.run import RunConfig
 from ms_codegeex.errors import UserError
-from ms_codegeex.parallel.hardware import running_on
-
-if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # There is a kernel for norm too: it is slower than elementary operators. Graph kernels move results by 1e-4 (facts:
@@ -28,7 +24,7 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     """Names of the fusions in force where those in `available` are the default."""
     if attention_obstacle(config):
         available = available - {"attention"}
-    if config.model_config().rms_norm and "rms_norm" not in available:
+    if config.model.sizes.rms_norm and "rms_norm" not in available:
         available = available - {"norm"}
     settings = {name: getattr(config.parallel.fusion, name) for name in FUSIONS}
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
@@ -36,7 +32,7 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
 
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why the fused attention cannot compute this model, as what to change; None if it can."""
-    model = config.model_config()
+    model = config.model.sizes
     size = model.hidden_size // model.num_heads
     if config.training.dropout > 0:
         return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
@@ -75,7 +71,7 @@ def check_kernels(config: RunConfig) -> None:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
-    if fusion.norm and config.device != "ascend" and config.model_config().rms_norm:
+    if fusion.norm and config.device != "ascend" and config.model.sizes.rms_norm:
         raise UserError(
             f"parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {config.device}; leave the "
             "key out"

@@ -1,0 +1,177 @@
+"""What model directories, checkpoints and runs hold: as plain values, and as lines for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+
+
+def describe_model(directory: Path) -> dict[str, Any]:
+    """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
+    from ms_codegeex.formats.model_directory import ModelDirectory
+
+    model = ModelDirectory(directory)
+    if "model_type" not in model.config:
+        raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
+    tensors = [
+        {
+            "name": name,
+            "shape": list(model.shape(name)),
+            "dtype": model.dtype(name),
+            "file": model.files[name],
+        }
+        for name in sorted(model.names)
+    ]
+    return {
+        "kind": "model",
+        "directory": str(directory),
+        "config": model.config,
+        "tensors": tensors,
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+    }
+
+
+def model_lines(model: dict[str, Any]) -> Iterator[str]:
+    """`describe_model` for people."""
+    yield from (f"{key}: {value}" for key, value in model["config"].items())
+    yield from (f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"])
+    yield f"parameters: {model['parameters']}"
+
+
+def summarise_checkpoint(path: Path, hashes: bool) -> dict[str, Any]:
+    """Step, sizes and outcome of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed."""
+    from ms_codegeex.formats.checkpoint import Checkpoint
+    from ms_codegeex.formats.checkpoint_folder import outcome
+
+    try:
+        checkpoint = Checkpoint(path)
+        if hashes:
+            checkpoint.verify()
+    except UserError as error:
+        return {"path": str(path), "sound": False, "error": str(error)}
+    files = checkpoint.manifest["files"]
+    return {
+        "path": str(path),
+        "sound": True,
+        "outcome": outcome(path),
+        "step": checkpoint.step,
+        "tensors": len(checkpoint.names),
+        "files": len(files),
+        "bytes": sum(files.values()),
+        "hashed": hashes,
+    }
+
+
+def checkpoint_line(summary: dict[str, Any]) -> str:
+    """`summarise_checkpoint` for people."""
+    if not summary["sound"]:
+        return f"{summary['path']}: DAMAGED: {summary['error']}"
+    return (
+        f"{summary['path']}: sound, {summary['outcome'] or 'not yet known to be good'}, step {summary['step']}, "
+        f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
+    )
+
+
+def describe_checkpoint(directory: Path) -> dict[str, Any]:
+    """A checkpoint and all its tensors with their hashes, every one of which is checked; damage is a `UserError`."""
+    from ms_codegeex.formats.checkpoint import Checkpoint
+    from ms_codegeex.formats.checkpoint_folder import outcome
+    from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
+
+    checkpoint = Checkpoint(directory)
+    size = checkpoint.verify()
+    tensors = [
+        {
+            "name": name,
+            "shape": list(checkpoint.shape(name)),
+            "dtype": checkpoint.dtype(name),
+            "sha256": [part["sha256"] for part in checkpoint.manifest["tensors"][name]["slices"]],
+        }
+        for name in sorted(checkpoint.names)
+    ]
+    weights = [tensor for tensor in tensors if not tensor["name"].startswith(OPTIMIZER_PREFIX)]
+    return {
+        "kind": "checkpoint",
+        "directory": str(directory),
+        "verified": True,
+        "step": checkpoint.step,
+        "outcome": outcome(directory),
+        "files": checkpoint.manifest["files"],
+        "bytes": size,
+        "state": checkpoint.state,
+        "tensors": tensors,
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in weights),
+    }
+
+
+def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
+    """`describe_checkpoint` for people."""
+    model = checkpoint["state"].get("config", {}).get("model", {})
+    if model:
+        yield f"model: {model.get('family')} {model.get('preset') or ''}".rstrip()
+    for tensor in checkpoint["tensors"]:
+        slices = tensor["sha256"]
+        yield (
+            f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  sha256 {slices[0][:16]}"
+            + (f" and {len(slices) - 1} more slices" if len(slices) > 1 else "")
+        )
+    yield f"parameters: {checkpoint['parameters']}"
+    yield f"step {checkpoint['step']}, {checkpoint['outcome'] or 'not yet known to be good'}"
+    yield f"verified: {checkpoint['bytes']:,} bytes of tensors, all hashes are right"
+
+
+def describe_run(directory: Path) -> dict[str, Any]:
+    """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
+    from ms_codegeex.config import load_config
+    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    run = RunDirectory(directory)
+    try:
+        config = load_config(run.config)
+    except UserError as error:
+        raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
+    log = read_log(run.log)
+    losses = [line for line in log if line["loss"] is not None]
+    validated = [line for line in log if line["validation_loss"] is not None]
+    return {
+        "kind": "run",
+        "directory": str(directory),
+        "config": config.to_dict(),
+        "parameters": config.model.sizes.parameter_count(),
+        "step": log[-1]["step"] if log else 0,
+        "steps": config.steps,
+        "loss": losses[-1]["loss"] if losses else None,
+        "validation_loss": validated[-1]["validation_loss"] if validated else None,
+        "checkpoints": [summarise_checkpoint(path, hashes=False) for path in list_checkpoints(run.checkpoints)],
+        "artefacts": {path.name: _size(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
+    }
+
+
+def run_lines(run: dict[str, Any]) -> Iterator[str]:
+    """`describe_run` for people."""
+    config = run["config"]
+    model, data, training = config["model"], config["data"], config["training"]
+    yield f"model: {model['family']} {model['preset'] or ''}, {run['parameters']:,} parameters"
+    yield f"devices: {config['devices']} ({config['device']}), {training['precision']}"
+    yield f"data: {data['train'] or data['blend'] or 'the source code of the machine'}"
+    length = data["seq_length"] or model["max_position_embeddings"]
+    yield f"batch: {training['global_batch']} sequences of {length} tokens"
+    losses = (("loss", run["loss"]), ("validation loss", run["validation_loss"]))
+    known = [f"{name} {value:.4f}" for name, value in losses if value is not None]
+    least = "" if training["steps"] else "at least "
+    yield f"step {run['step']} of {least}{run['steps']}" + (f": {', '.join(known)}" if known else "")
+    yield from map(checkpoint_line, run["checkpoints"])
+    if not run["checkpoints"]:
+        yield "no checkpoints yet"
+    yield from (f"{name}: {size:,} bytes" for name, size in run["artefacts"].items())
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a directory."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())

@@ -1,0 +1,67 @@
+"""What is in a dataset, as the verbs print it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def dataset_lines(description: dict[str, Any]) -> list[str]:
+    """A dataset's description in a few lines for people, whatever made it."""
+    if description.get("kind") is None and "found" in description:
+        return corpus_lines(description)
+    lines = []
+    if description.get("kind"):
+        lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
+    for split, counts in description["splits"].items():
+        answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
+        lines.append(
+            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
+            f"{counts['bytes'] / 1e6:.2f} MB"
+        )
+    if description.get("truncated"):
+        lines.append(f"prompts that were cut: {description['truncated']}")
+    return lines + [
+        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
+        for reason, entry in description.get("dropped", {}).items()
+    ]
+
+
+def corpus_lines(description: dict[str, Any]) -> list[str]:
+    """The description of a corpus of documents, in a few lines for people."""
+    from ms_codegeex.data.corpus.sources import one_line
+
+    lines = []
+    for split, counts in description["splits"].items():
+        lines.append(
+            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens, "
+            f"{counts['bytes'] / 1e6:.2f} MB, {len(counts['packages'])} packages"
+        )
+        lines += [
+            f"  {name}: {entry['documents']} documents, {entry['tokens']} tokens, {entry['bytes'] / 1e6:.2f} MB"
+            for name, entry in counts["languages"].items()
+        ]
+    if description["split_by"] == "file":
+        lines.append("split by file: there is only one package")
+    lines += [
+        f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, "
+        f"for example {one_line(entry['example'])}"
+        for reason, entry in description["dropped"].items()
+    ]
+    if "output" in description:
+        speed = (
+            "reused"
+            if description["cached"]
+            else (f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s")
+        )
+        lines.append(f"dataset: {description['output']} ({speed})")
+    return lines
+
+
+def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the description of a dataset that was just written."""
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print("\n".join([*dataset_lines(result), f"dataset: {result['output']}"]))

@@ -1,0 +1,323 @@
+"""`ms-codegeex doctor`: what this machine can do, and the line that closes each gap."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ms_codegeex import host
+from ms_codegeex.errors import RunFailure, UserError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chains, disk; and how to close each gap"
+EXAMPLES = """  ms-codegeex doctor
+  ms-codegeex doctor --json"""
+MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
+SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
+# Imports MindSpore and loads its device plugins, in a process of its own: either may end the process.
+PROBE = """
+import ctypes, json, pathlib, mindspore
+plugins = {"ascend": {}, "gpu": {}}
+for device, found in plugins.items():
+    for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob(f"libmindspore_{device}.so.*")):
+        try:
+            ctypes.CDLL(str(path))
+            found[path.name] = ""
+        except OSError as error:
+            found[path.name] = str(error)
+print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
+"""
+PROBE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How to find devices of a kind (`device` of a run), and what MindSpore's plugin for it needs."""
+
+    device: str
+    name: str
+    listing: tuple[str, ...]  # a command that prints one device a line
+    driver: Path  # exists where the driver is installed
+    fix: str  # what to install if the plugin does not load
+
+
+ACCELERATORS = (
+    Accelerator(
+        "gpu",
+        "NVIDIA GPU",
+        ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
+        Path("/proc/driver/nvidia"),
+        "install CUDA 11.6 and cuDNN 8, and add them to LD_LIBRARY_PATH",
+    ),
+    Accelerator(
+        "ascend",
+        "Ascend NPU",
+        ("npu-smi", "info", "-l"),
+        Path("/usr/local/Ascend/driver/version.info"),
+        "install CANN and source its set_env.sh",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of this machine.
+
+    Attributes:
+        area: heading of the report.
+        name: what was checked.
+        state: "ok"; "missing": a run on a CPU needs it; "optional": only the feature that `fix` or `found` names does.
+        found: what there is, in a few words.
+        fix: how to close the gap; empty if there is nothing to close.
+    """
+
+    area: str
+    name: str
+    state: Literal["ok", "missing", "optional"]
+    found: str
+    fix: str = ""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; the exit status is 0 if all that a CPU user needs is there, otherwise 1."""
+    checks = [check for area in AREAS for check in _checked(area)]
+    missing = [check for check in checks if check.state == "missing"]
+    if arguments.json:
+        print(json.dumps({"ready": not missing, "checks": [asdict(check) for check in checks]}))
+    else:
+        print("\n".join(report_lines(checks)))
+    return 1 if missing else 0
+
+
+def _checked(area: Callable[[], Iterator[Check]]) -> list[Check]:
+    """The checks of an area; where a package that it imports is absent, that is the result."""
+    try:
+        return list(area())
+    except ImportError as error:
+        name = area.__name__.removesuffix("_checks").replace("_", " ")
+        return [Check(name, name, "missing", f"cannot be checked ({error})", SET_UP)]
+
+
+def report_lines(checks: list[Check]) -> Iterator[str]:
+    """The report for people: areas, their checks, and a verdict."""
+    width, area = max(len(check.name) for check in checks), ""
+    marks = {"ok": "ok ", "missing": "NO ", "optional": "-  "}
+    for check in checks:
+        if check.area != area:
+            area = check.area
+            yield area
+        yield f"  {marks[check.state]} {check.name:<{width}}  {check.found}"
+        if check.fix:
+            yield f"      {'':<{width}}  fix: {check.fix}"
+    missing = [check.name for check in checks if check.state == "missing"]
+    optional = [check.name for check in checks if check.state == "optional"]
+    yield f"not ready: {', '.join(missing)}" if missing else "ready: everything that a run on a CPU needs is here"
+    if optional:
+        yield f"optional, not here: {', '.join(optional)}"
+
+
+def _required(area: str, name: str, found: str, problem: str | None) -> Check:
+    """A check of something that a CPU user needs; `problem` is a line "what: how to close it", or None."""
+    what, _, fix = (problem or "").partition(": ")
+    return Check(area, name, "missing", what, fix) if problem else Check(area, name, "ok", found)
+
+
+def machine_checks() -> Iterator[Check]:
+    """Operating system, libraries, processor, memory, accelerators."""
+    area, system = "machine", f"{platform.system()} {platform.machine()}"
+    yield _required(area, "system", system, host.check_this_platform())
+    if platform.system() == "Linux":
+        problems = host.check_libraries()
+        yield _required(area, "libraries", ", ".join(host.LIBRARIES), "; ".join(problems) or None)
+    yield Check(area, "cores", "ok", f"{host.available_cores()}, {host.instruction_set() or 'instruction set unknown'}")
+    available = host.available_memory()
+    found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
+    yield _required(area, "memory", found, host.check_memory(available, MEMORY))
+    for accelerator in ACCELERATORS:
+        yield _devices(accelerator)
+
+
+def _devices(accelerator: Accelerator) -> Check:
+    """The devices that the driver lists, if there is a driver."""
+    area, command = "machine", accelerator.listing
+    listed = _output(*command) if shutil.which(command[0]) else None
+    if listed:
+        found = "; ".join(line.strip() for line in listed.splitlines() if line.strip())
+        return Check(area, accelerator.name, "ok", found)
+    if accelerator.driver.exists():
+        fix = f"make `{' '.join(command)}` work: add it to PATH, give the container the devices"
+        return Check(area, accelerator.name, "optional", f"{accelerator.driver} exists, but no device is listed", fix)
+    return Check(area, accelerator.name, "optional", f"none; only `device: {accelerator.device}` needs one")
+
+
+def _output(*words: str) -> str | None:
+    """What a command prints; None if it fails."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def package_checks() -> Iterator[Check]:
+    """Python, and every requirement of this package against what is installed."""
+    area = "packages"
+    yield _required(area, "Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
+    try:
+        from packaging.requirements import Requirement
+
+        requirements = [Requirement(line) for line in importlib.metadata.requires("ms-codegeex") or ()]
+    except (ImportError, importlib.metadata.PackageNotFoundError) as error:
+        yield Check(area, "ms-codegeex", "missing", f"not installed as a package ({error})", SET_UP)
+        return
+    yield _requirements(area, "requirements", [one for one in requirements if _applies(one, "")])
+    for extra in importlib.metadata.metadata("ms-codegeex").get_all("Provides-Extra") or ():
+        added = [one for one in requirements if _applies(one, extra) and not _applies(one, "")]
+        yield _requirements(area, f"[{extra}]", added, extra)
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Check:
+    """Whether all of a group are installed in versions that fit; a group with a name is optional."""
+    wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
+    if not wrong:
+        return Check(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
+    if extra:
+        return Check(area, name, "optional", "; ".join(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
+    fix = " ".join(shlex.quote(f"{one.name}{one.specifier}") for one in wrong)
+    return Check(area, name, "missing", "; ".join(wrong.values()), f"pip install {fix}")
+
+
+def _wrong(requirement: Requirement) -> str | None:
+    """What is wrong with the installed version of a package; None if it fits."""
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def engine_checks() -> Iterator[Check]:
+    """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
+    area, words = "engine", [sys.executable, "-c", PROBE]
+    environment = {**os.environ, "GLOG_v": "3"}
+    try:
+        done = subprocess.run(
+            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
+        )
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        yield Check(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
+        return
+    except (IndexError, ValueError):
+        lines = done.stderr.strip().splitlines() or [f"its import ended with status {done.returncode}"]
+        yield Check(area, "MindSpore", "missing", lines[-1], SET_UP)
+        return
+    yield Check(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
+    for accelerator in ACCELERATORS:
+        yield _plugin(accelerator, found["plugins"][accelerator.device])
+    from ms_codegeex.rehearsal.stubs import compilers
+
+    compiler = next((" ".join(command) for command in compilers()), None)
+    if compiler:
+        yield Check(area, "C compiler", "ok", compiler)
+    else:
+        yield Check(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
+
+
+def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Check:
+    """Whether one of MindSpore's plugins for a device loads; `plugins`: file name and what is wrong with it."""
+    name = f"{accelerator.device} back end"
+    loaded = [plugin for plugin, problem in plugins.items() if not problem]
+    if loaded:
+        return Check("engine", name, "ok", f"{loaded[-1]} loads")
+    problem = list(plugins.values())[-1] if plugins else "not in this build of MindSpore"
+    found = f"{problem}; only `device: {accelerator.device}` needs it"
+    return Check("engine", name, "optional", found, accelerator.fix if plugins else "")
+
+
+def sandbox_checks() -> Iterator[Check]:
+    """The layers in which `evaluate` runs programs."""
+    area = "sandbox"
+    if platform.system() != "Linux":
+        yield Check(area, "strict sandbox", "optional", "Linux only", "run `evaluate` in a Linux container or machine")
+        return
+    from ms_codegeex.evaluation.sandbox import open_sandbox
+
+    try:
+        layers = open_sandbox("best-effort").layers
+    except (UserError, RunFailure) as error:
+        yield Check(area, "strict sandbox", "optional", str(error))
+        return
+    for name, state in layers.items():
+        if state == "active":
+            yield Check(area, name, "ok", state)
+        else:
+            what, _, fix = state.partition("; ")
+            yield Check(area, name, "optional", what, fix or "judge with --sandbox best-effort, or on another machine")
+
+
+def tool_chain_checks() -> Iterator[Check]:
+    """The compilers and interpreters that judge HumanEval-X."""
+    from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
+
+    for language, kind in TOOL_CHAINS.items():
+        version = kind().found
+        state: Literal["ok", "optional"] = "ok" if version else "optional"
+        yield Check("tool chains", language, state, version or "missing or incomplete", "" if version else kind.install)
+
+
+def disk_checks() -> Iterator[Check]:
+    """Free space where runs, caches and temporary files go."""
+    area, free_some = "disk", "free some"
+    try:
+        from ms_codegeex.files import user_cache
+
+        cache = str(user_cache())
+    except UserError as error:
+        yield Check(area, "cache", "missing", str(error), "set XDG_CACHE_HOME to a directory that can be written")
+    else:
+        yield _disk(area, "cache", cache, f"{free_some}, or set XDG_CACHE_HOME to another directory")
+    yield _disk(area, "temporary", tempfile.gettempdir(), f"{free_some}, or set TMPDIR to another directory")
+    yield _disk(area, "here", os.getcwd(), f"{free_some}, or set output= to a directory on another disk")
+
+
+def _disk(area: str, name: str, directory: str, remedy: str) -> Check:
+    free = shutil.disk_usage(host.existing_parent(directory)).free
+    return _required(
+        area, name, f"{free / host.GB:.1f} GB free in {directory}", host.check_disk(directory, DISK, remedy)
+    )
+
+
+AREAS: tuple[Callable[[], Iterator[Check]], ...] = (
+    machine_checks,
+    package_checks,
+    engine_checks,
+    sandbox_checks,
+    tool_chain_checks,
+    disk_checks,
+)

@@ -1,0 +1,92 @@
+"""The configuration of one run, typed. It is plain data: `loading` builds and checks it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PlainValidator
+
+from ms_codegeex.config.model import ModelConfig, model_config
+from ms_codegeex.config.sections import CheckpointConfig, DataConfig, LoggingConfig, ParallelConfig, TrainingConfig
+from ms_codegeex.config.validation import Positive
+from ms_codegeex.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run."""
+
+    output: str = "runs/default"
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
+    device: Literal["cpu", "gpu", "ascend"] = "cpu"
+    devices: Positive = 1  # none in the YAML: two on a CPU with two cores or more
+    model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=model_config)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    @property
+    def family(self) -> str:
+        """Name of the model family."""
+        return self.model.family
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens a sequence predicts."""
+        return self.data.seq_length or self.model.sizes.max_position_embeddings
+
+    @property
+    def mesh(self) -> Mesh:
+        """The axes of the device mesh."""
+        parallel = self.parallel
+        rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
+        return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard)
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the engine cuts the graph over the devices; CPU processes share only the batch."""
+        return self.device != "cpu" and self.devices > 1
+
+    @property
+    def data_parallel(self) -> int:
+        """Number of replicas that see different samples."""
+        return self.mesh.data
+
+    @property
+    def local_batch(self) -> int:
+        """Sequences a replica sees in one step."""
+        return self.training.global_batch // self.data_parallel
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences a replica holds at once."""
+        return self.training.micro_batch or max(1, self.local_batch // (self.parallel.micro_batches or 1))
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step."""
+        return self.local_batch // self.micro_batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run; with `training.tokens` the fewest it can be: what is masked or skipped adds some."""
+        if self.training.steps:
+            return self.training.steps
+        return -(-(self.training.tokens or 0) // (self.training.global_batch * self.seq_length))
+
+    @property
+    def loss_chunk(self) -> int:
+        """Rows of logits the loss forms at once, 0 for all of them."""
+        if self.training.loss_chunk is not None:
+            return self.training.loss_chunk
+        return 256 if self.device == "cpu" and self.training.precision == "fp32" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict with every default filled in and the model's fields resolved."""
+        return {**asdict(self), "model": self.model.to_dict()}
+
+
+RunConfig.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]

@@ -1,0 +1,62 @@
+"""Dataclasses from plain values, checked against their annotations. Every error is a `UserError` that names the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ms_codegeex.errors import UserError
+
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
+Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _suggestion(key: str, known: Sequence[str]) -> str:
+    """What to write instead of an unknown key."""
+    close = difflib.get_close_matches(key, known, 1, 0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+
+
+def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """A `UserError` with a suggestion for a key of `section` that is not `known`."""
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"{section + '.' if section else ''}{key}: unknown key; {_suggestion(str(key), list(known))}"
+            )
+
+
+def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Unknown keys at any depth, with a suggestion."""
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    check_keys(prefix, given, list(known))
+    for key, value in given.items():
+        section = known[key].default_factory
+        if dataclasses.is_dataclass(section):
+            name = f"{prefix}.{key}" if prefix else key
+            if not isinstance(value, Mapping):
+                keys = ", ".join(f.name for f in dataclasses.fields(section))
+                raise UserError(f"{name}: found {value!r}, expected a section with keys {keys}")
+            check_tree(section, value, name)
+
+
+@cache  # building one takes a millisecond
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """A dataclass from plain values, checked against its annotations; a `UserError` names the key, after `prefix`."""
+    try:
+        return _adapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{key}: found {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}") from None

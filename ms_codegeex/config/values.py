@@ -1,0 +1,78 @@
+"""Configurations as nested plain values: YAML files with their `base`, dotted overrides, flattened keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ms_codegeex.config.blend import KEY as BLEND
+from ms_codegeex.errors import UserError
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, key by key at every depth."""
+    result = dict(base)
+    for key, value in over.items():
+        # the weights of a blend belong together
+        both = key != "blend" and isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML mapping with its `base` files merged below it; `base` is relative to the file that names it."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "unknown place"
+        raise UserError(f"{path}: not valid YAML at {where} ({getattr(error, 'problem', error)})") from None
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
+        )
+    values = dict(values)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: found {base!r}, expected the name of a YAML file")
+    return merged(read_yaml(path.parent / base, (*seen, path.resolve())), values)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["training.steps=40"]` -> `{"training": {"steps": 40}}`; values are YAML scalars or flow collections."""
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
+        try:
+            parsed = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
+        if key.startswith(f"{BLEND}."):
+            raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")
+        for part in reversed(key.split(".")):
+            parsed = {part: parsed}
+        tree = merged(tree, parsed)
+    return tree
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`; a blend is one value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key
+        nested = isinstance(value, Mapping) and name != BLEND
+        flat |= flattened(value, f"{name}.") if nested else {name: value}
+    return flat

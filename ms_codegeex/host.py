@@ -1,0 +1,133 @@
+"""What this machine offers a process, and what it lacks: each gap is one line that says how to close it.
+
+`ascend_scripts/preflight.py` imports this before anything is installed, `ms-codegeex doctor` afterwards. So it uses the
+standard library only, and any Python from 3.7 on can read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import sys
+
+GB = 10**9
+ARCHITECTURES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("x86_64", "arm64")}
+# What the MindSpore wheel links and a bare system may lack: library -> packages that contain it.
+LIBRARIES = {
+    "libgomp.so.1": "`apt install libgomp1` (Debian, Ubuntu) or `dnf install libgomp` (Fedora, RHEL, openEuler)",
+    "libstdc++.so.6": "`apt install libstdc++6` (Debian, Ubuntu) or `dnf install libstdc++` (Fedora, RHEL, openEuler)",
+}
+# CPU flags of /proc/cpuinfo, widest instruction set first.
+INSTRUCTION_SETS = {
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "avx": "AVX",
+    "sse4_2": "SSE 4.2",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
+
+
+def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str = sys.executable) -> str | None:
+    """MindSpore 2.9 has builds for Python 3.10 to 3.12 only."""
+    if (3, 10) <= tuple(version[:2]) <= (3, 12):
+        return None
+    found = ".".join(str(part) for part in version)
+    return (
+        f"Python {found} ({executable}) is not supported: install Python 3.10, 3.11 or 3.12 (`apt install "
+        "python3.11 python3.11-venv`, or python.org), or name one with PYTHON=/path/to/python3.11"
+    )
+
+
+def check_platform(system: str, machine: str, libc: str) -> str | None:
+    """MindSpore 2.9 has builds for glibc Linux and macOS on two architectures each."""
+    if system not in ARCHITECTURES:
+        return f"{system} is not supported: use Linux (on Windows: WSL 2) or macOS"
+    if machine not in ARCHITECTURES[system]:
+        return f"{system} on {machine} is not supported: use a machine with {' or '.join(ARCHITECTURES[system])}"
+    if system == "Linux" and libc != "glibc":
+        return "this Linux has no glibc (Alpine?): use a distribution or container with glibc, such as Debian or Ubuntu"
+    return None
+
+
+def check_this_platform() -> str | None:
+    """`check_platform` of the machine that this runs on."""
+    return check_platform(platform.system(), platform.machine(), platform.libc_ver()[0])
+
+
+def check_libraries(load=ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:
+    """One line per library that cannot be loaded: a file that is there but broken counts as missing."""
+    missing = []
+    for name, remedy in libraries.items():
+        try:
+            load(name)
+        except OSError:
+            missing.append(f"{name} is missing: {remedy}")
+    return missing
+
+
+def check_disk(directory: str, needed: int, remedy: str, free: int | None = None) -> str | None:
+    """Whether `needed` bytes are free in the file system of `directory`, which need not exist yet."""
+    place = existing_parent(directory)
+    free = shutil.disk_usage(place).free if free is None else free
+    if free >= needed:
+        return None
+    return f"{place} has {free / GB:.1f} GB free and {needed / GB:.0f} GB are needed: {remedy}"
+
+
+def check_memory(available: int | None, needed: int) -> str | None:
+    """`available` (None if unknown) and `needed` in bytes."""
+    if available is None or available >= needed:
+        return None
+    return (
+        f"{available / GB:.1f} GB of memory are available and {needed / GB:.0f} GB are needed: "
+        "close other programs, or raise the container's limit"
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory(
+    meminfo: str = "/proc/meminfo",
+    limits: tuple = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+) -> int | None:
+    """Bytes this process may still take: the kernel's estimate, or the container's limit if that is lower."""
+    found = []
+    try:
+        with open(meminfo) as lines:
+            found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:  # macOS: the installed memory is all that the standard library knows
+        with contextlib.suppress(ValueError, OSError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in limits:
+        try:
+            with open(path) as limit:
+                found.append(int(limit.read()))
+        except (OSError, ValueError):  # no cgroup, or "max"
+            continue
+    return min(found) if found else None
+
+
+def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str | None:
+    """The widest vector instructions of the CPU, such as "AVX2"; None if unknown."""
+    try:
+        with open(cpuinfo) as lines:
+            line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    except OSError:
+        return None
+    flags = line.split()
+    return next((name for flag, name in INSTRUCTION_SETS.items() if flag in flags), None)
+
+
+def existing_parent(directory: str) -> str:
+    """The nearest directory above (or at) `directory` that exists."""
+    directory = os.path.abspath(directory)
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    return directory

@@ -1,0 +1,86 @@
+"""The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards.
+
+MindSpore numbers ranks stage by stage, and inside a stage replica by replica:
+rank = (stage·data + replica)·tensor + shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ms_codegeex.errors import UserError
+
+# MindSpore 2.9.0 refuses other sizes when it compiles (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
+SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state."""
+
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    optimizer_shard: int = 1
+
+    @property
+    def stage_size(self) -> int:
+        """Devices of one pipeline stage."""
+        return self.data * self.tensor
+
+    @property
+    def world(self) -> int:
+        """Devices."""
+        return self.stage_size * self.pipeline
+
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
+        """stage, replica and shard of a rank"""
+        return rank // self.stage_size, rank // self.tensor % self.data, rank % self.tensor
+
+    def rank(self, stage: int, replica: int, shard: int) -> int:
+        """The inverse of `coordinates`."""
+        return stage * self.stage_size + replica * self.tensor + shard
+
+    def stage_group(self, rank: int) -> list[int]:
+        """All ranks of this rank's stage."""
+        first = rank // self.stage_size * self.stage_size
+        return list(range(first, first + self.stage_size))
+
+    def tensor_group(self, rank: int) -> list[int]:
+        """The ranks that hold the other shards of this rank's matrices."""
+        first = rank // self.tensor * self.tensor
+        return list(range(first, first + self.tensor))
+
+    def data_group(self, rank: int) -> list[int]:
+        """The ranks that do the same with other samples."""
+        stage, _, shard = self.coordinates(rank)
+        return [self.rank(stage, replica, shard) for replica in range(self.data)]
+
+    def optimizer_group(self, rank: int) -> list[int]:
+        """The ranks that share one copy of a weight and its optimizer state."""
+        group = self.data_group(rank)
+        first = group.index(rank) // self.optimizer_shard * self.optimizer_shard
+        return group[first : first + self.optimizer_shard]
+
+    def replica_group(self, rank: int) -> list[int]:
+        """The ranks that hold the same optimizer shard as this one."""
+        group = self.data_group(rank)
+        return group[group.index(rank) % self.optimizer_shard :: self.optimizer_shard]
+
+    def tied_group(self, rank: int) -> list[int]:
+        """First and last stage at this rank's place: the two that hold the word table."""
+        _, replica, shard = self.coordinates(rank)
+        return [self.rank(0, replica, shard), self.rank(self.pipeline - 1, replica, shard)]
+
+    def __str__(self) -> str:
+        text = f"data {self.data} x tensor {self.tensor} x pipeline {self.pipeline}"
+        return f"{text}, optimizer shards {self.optimizer_shard}" if self.optimizer_shard > 1 else text
+
+
+def check_world(key: str, world: int) -> None:
+    """`UserError` for `key` if the engine cannot partition a graph for `world` devices."""
+    if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > LARGEST_WORLD:
+        raise UserError(
+            f"{key}: MindSpore cannot partition for {world} devices, only for 2, 4 or a multiple of {WORLD_MULTIPLE} "
+            f"up to {LARGEST_WORLD}; choose such a number"
+        )

@@ -1,0 +1,44 @@
+"""Configuration files that come with the package, found by name.
+
+They are the repository's `configs/`, which `ms_codegeex/configs` links to: a checkout, an editable installation and a
+wheel have the same files in the same place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def shipped_directory(group: str = "") -> Path:
+    """The directory of a group of shipped files: "" for runs, "evaluation" for recipes, "mindformers"."""
+    return Path(str(resources.files("ms_codegeex"))) / "configs" / group
+
+
+def shipped_names(group: str = "") -> list[str]:
+    """Names of the shipped files of a group, sorted."""
+    return sorted(path.stem for path in shipped_directory(group).glob("*.yaml"))
+
+
+def find_config(name: str | Path, group: str = "", option: str = "--config") -> Path:
+    """Path of the YAML file `name`: a path to a file, or the name of a shipped one.
+
+    Raises:
+        UserError: there is neither; the message names `option`, the nearest name and all others.
+    """
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = shipped_directory(group) / f"{name}.yaml"
+    if path.name == str(name) and shipped.is_file():
+        return shipped
+    names = shipped_names(group)
+    wanted = path.stem if path.suffix in SUFFIXES else path.name
+    close = difflib.get_close_matches(wanted, names, 1, 0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise UserError(f"{option}: {name} is neither a file nor a shipped name; {hint}shipped: {', '.join(names)}")
