@@ -9,16 +9,16 @@ from benchmark_data import benchmark
 from humaneval_x_rows import CPP, GO, PYTHON, ROWS, write
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, data
+from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems
 
 
 @pytest.mark.parametrize("language", ROWS)
 def test_a_file_given_itself(tmp_path: Path, language: str):
-    """Packed or not, and whatever it is called."""
+    """Compressed or not, under each of its names."""
     for packed in (True, False):
         path = write(tmp_path, language, packed=packed)
         path = path.rename(tmp_path / "anything")
-        (file,) = data.read(path).values()
+        (file,) = problems.read(path).values()
         assert [row.number for row in file.rows] == [7] and file.version == "unknown"
         assert (file.rows[0].language, file.rows[0].prompt) == (language, ROWS[language]["prompt"])
         assert file.rows[0].solution == ROWS[language]["canonical_solution"]
@@ -29,20 +29,20 @@ def test_files_of_codegeex2_come_first(tmp_path: Path):
     write(tmp_path / "humaneval-x", "js")
     newer = {**ROWS["js"], "prompt": "// newer\nconst triple = (number) => {\n"}
     write(tmp_path / "other" / "below", "js", newer).rename(tmp_path / "other" / "below" / "humanevalx_js.jsonl.gz")
-    assert data.read(tmp_path)["js"].rows[0].prompt.startswith("// newer")
+    assert problems.read(tmp_path)["js"].rows[0].prompt.startswith("// newer")
 
 
 def test_languages_that_are_asked_for(tmp_path: Path):
     write(tmp_path, "cpp")
     write(tmp_path, "python")
-    assert list(data.read(tmp_path)) == ["python", "cpp"]
-    assert list(data.read(tmp_path, ["cpp"])) == ["cpp"]
+    assert list(problems.read(tmp_path)) == ["python", "cpp"]
+    assert list(problems.read(tmp_path, ["cpp"])) == ["cpp"]
     with pytest.raises(UserError, match="for java"):
-        data.read(tmp_path, ["java"])
+        problems.read(tmp_path, ["java"])
     with pytest.raises(UserError, match="pyton"):
-        data.read(tmp_path, ["pyton"])
+        problems.read(tmp_path, ["pyton"])
     with pytest.raises(UserError, match="no file of HumanEval-X"):
-        data.read(tmp_path / "nowhere")
+        problems.read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bad_rows_are_told_with_their_line(tmp_path: Path, line: str, told: str)
     path = tmp_path / "python.jsonl"
     path.write_text(json.dumps(PYTHON) + "\n" + line + "\n")
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
-        data.read(tmp_path)
+        problems.read(tmp_path)
     assert f"{path}:{told}" in str(error.value)
 
 
@@ -83,19 +83,19 @@ def test_bad_files_are_told(tmp_path: Path, kind: str):
     path = tmp_path / "python.jsonl.gz"
     path.write_bytes(BAD_FILES[kind])
     with pytest.raises(UserError, match=r"python\.jsonl\.gz"):
-        data.read(tmp_path)
+        problems.read(tmp_path)
 
 
 def test_go_needs_its_setup(tmp_path: Path):
     with pytest.raises(UserError, match="test_setup is missing"):
-        data.read_file(write(tmp_path, "go", {key: value for key, value in GO.items() if key != "test_setup"}))
+        problems.read_file(write(tmp_path, "go", {key: value for key, value in GO.items() if key != "test_setup"}))
 
 
 def test_published_files_are_known():
     """164 problems each, of known versions; Rust's and JavaScript's are CodeGeeX2's."""
     benchmark("humaneval-x")
     benchmark("humanevalx-codegeex2")
-    files = data.read(benchmark(""))
+    files = problems.read(benchmark(""))
     assert {name: len(file.rows) for name, file in files.items()} == dict.fromkeys(ROWS, 164)
     versions = {name: file.version for name, file in files.items()}
     old = {name: f"CodeGeeX v1, {name}" for name in ("python", "cpp", "java", "go")}
@@ -109,7 +109,7 @@ def test_published_files_are_known():
 def test_tests_cannot_end_a_comment_or_a_text_of_an_answer():
     """What swallows the tests, a comment or a text over several lines that the answer leaves open, stays open: nothing
     in the tests ends it. Only so a call behind them says that they have run."""
-    for name, file in data.read(benchmark("")).items():
+    for name, file in problems.read(benchmark("")).items():
         for row in file.rows:
             if (name, row.number) != ("rust", 32):  # is a comment; has a test of ours
                 ends = ['"""', "'''"] if name == "python" else ["*/", "`", '"""']

@@ -1,4 +1,4 @@
-"""The outside end of one program: what it writes is collected, capped; what its supervisor reports is read."""
+"""The parent's side of one sandbox: collect the programs' output, up to a cap, and the supervisor's reports."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 
 SIGKILL = 9
-LAST = 1.0  # seconds from the end of the last command to that of the supervisor
-GRACE = 30.0  # seconds beyond the supervisor's own deadlines before everything is killed from outside
+LAST = 1.0  # seconds for the supervisor to end after its last command
+GRACE = 30.0  # seconds after the supervisor's own deadlines until everything is killed from outside
 CHUNK = 1 << 16
 
 
 @dataclass
-class Stream:
+class OutputStream:
     """The reading end of a program's standard output or error."""
 
     descriptor: int
@@ -30,7 +30,7 @@ class Stream:
     over: bool = False
 
     def take(self) -> bool:
-        """Read what there is; False at its end. Beyond the cap it is read and dropped, and `over` set."""
+        """Read what is available; False at the end. Bytes beyond the cap are dropped, and `over` is set."""
         chunk = os.read(self.descriptor, CHUNK)
         room = self.cap - len(self.data)
         self.over |= len(chunk) > room
@@ -39,7 +39,7 @@ class Stream:
 
 
 @dataclass
-class Report:
+class CommandReport:
     """A supervisor's line about one command."""
 
     end: End
@@ -50,20 +50,22 @@ class Report:
 class Collector:
     """Reads the streams of all commands and the control socket until the sandbox is gone.
 
-    A context: at its end a supervisor that was ready has ended, and what it has started with it, whatever happened; one
-    that was not ends as soon as it hears that nobody listens.
+    As a context manager: on exit, a supervisor that was ready has ended, with everything it started, whatever
+    happened. One that was not ready ends as soon as it notices that nobody listens.
     """
 
-    def __init__(self, control: socket.socket, streams: Sequence[tuple[Stream, Stream]], allowed: float) -> None:
+    def __init__(
+        self, control: socket.socket, streams: Sequence[tuple[OutputStream, OutputStream]], allowed: float
+    ) -> None:
         self.control, self.streams = control, streams
         self.began = time.monotonic()
         self.deadline = self.began + allowed + GRACE
-        self.reports: list[Report] = []
+        self.reports: list[CommandReport] = []
         self.received = b""
-        self.ready = False  # whether the supervisor has come as far as its first command
-        self.failure = ""  # what kept it from that, or from starting a later one
-        self.complete = False  # whether everything was read to its end
-        self.supervisor = -1  # a descriptor of that process, once it has sent one
+        self.ready = False  # whether the supervisor has reached its first command
+        self.failure = ""  # why it could not start that, or a later one
+        self.complete = False  # whether everything was read to the end
+        self.supervisor = -1  # its pidfd, once it has sent one
 
     def __enter__(self) -> Collector:
         return self
@@ -79,7 +81,7 @@ class Collector:
             os.close(self.supervisor)
 
     def collect(self) -> None:
-        """Read until everything is closed; not `complete` if the deadline from outside comes first."""
+        """Read until everything is closed. If the outer deadline comes first, `complete` stays False."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
             for stream in (stream for pair in self.streams for stream in pair):
@@ -93,8 +95,8 @@ class Collector:
                         selector.unregister(key.fileobj)
         self.complete = True
 
-    def take(self, stream: Stream) -> bool:
-        """Read a stream; the first byte too many ends the program."""
+    def take(self, stream: OutputStream) -> bool:
+        """Read a stream; the first byte beyond the cap ends the program."""
         before = stream.over
         alive = stream.take()
         if stream.over and not before:
@@ -102,8 +104,8 @@ class Collector:
         return alive
 
     def stop(self) -> None:
-        """Tell the supervisor, by closing our direction, to kill everything."""
-        with suppress(OSError):  # it has gone already
+        """Tell the supervisor to kill everything, by closing our direction of the socket."""
+        with suppress(OSError):  # it is gone already
             self.control.shutdown(socket.SHUT_WR)
 
     def hear(self) -> bool:
@@ -124,18 +126,18 @@ class Collector:
                 self.failure = line.removeprefix(b"failed ").decode(errors="replace")
                 continue
             end, code, seconds = line.decode("ascii").split()
-            self.reports.append(Report(End(end), int(code), float(seconds)))
+            self.reports.append(CommandReport(End(end), int(code), float(seconds)))
         return bool(chunk)
 
     def executions(self) -> list[Execution]:
-        """What the commands did. One that was running when its supervisor went has gone over its output, or over the
-        deadline from outside, or was killed along with the sandbox (out of memory)."""
+        """The commands' executions. If the supervisor died during a command, that command exceeded its output
+        cap or the outer deadline, or was killed along with the sandbox (out of memory)."""
         found: list[Execution] = []
         for index, (out, error) in enumerate(self.streams):
             report = self.reports[index] if index < len(self.reports) else None
             spent = time.monotonic() - self.began - sum(one.seconds for one in found)
             if report is None:
-                report = Report(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
+                report = CommandReport(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
             end = End.OUTPUT if out.over or error.over else report.end
             code = -SIGKILL if end is End.OUTPUT else report.code
             found.append(Execution(end, code, report.seconds, bytes(out.data), bytes(error.data)))

@@ -1,4 +1,5 @@
-"""Home directories: no program may see one, whatever a task says that its tool needs."""
+"""Keep home directories out of the sandbox: no program may read one, even if a tool that it needs is installed
+there."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from pathlib import Path
 
 from ms_codegeex.errors import UserError
 
-HOMES = ("/", "/home", "/root")  # with everything that contains one of them
+HOMES = ("/", "/home", "/root")  # and every directory that contains one of them
 
 
 def homes() -> set[Path]:
-    """The home directories of this machine's users, without symbolic links; the system's own below /usr, which programs
-    see anyway, left out."""
+    """The home directories of this machine's users, without symbolic links. System users' homes in /usr are left
+    out, because programs see /usr anyway."""
     known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
     found = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
     return {path for path in found if not path.is_relative_to("/usr")}

@@ -1,4 +1,4 @@
-"""Reading HumanEval-X: files of the user's, checked row by row, and which published version they are."""
+"""Read HumanEval-X's files: check every row, and identify the published version."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, Language
-from ms_codegeex.evaluation.rows import find_file
+from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
+from ms_codegeex.evaluation.jsonl import find_file
 from ms_codegeex.files import sha256
 
 KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
-LARGEST = 64 << 20  # bytes of a file, unpacked; the published ones have less than one million
+LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million
 WHERE = "github.com/THUDM/CodeGeeX and CodeGeeX2 (benchmark/humanevalx)"
 # SHA-256 of the published files. CodeGeeX2 corrected JavaScript and completed the prompts of Rust.
 KNOWN = {
@@ -32,8 +32,8 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One problem in one language, as in the file. `imports` and `test_setup` are Go's, empty elsewhere."""
+class HumanEvalXProblem:
+    """A problem in one language, as in the file. `imports` and `test_setup` are Go's, empty elsewhere."""
 
     language: str
     number: int
@@ -46,17 +46,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class File:
-    """A file that was read: its version is "unknown" unless its hash is that of a published one."""
+class ProblemFile:
+    """A file that was read. The version is "unknown" unless the hash is that of a published file."""
 
     path: Path
     sha256: str
     version: str
-    rows: tuple[Row, ...]
+    rows: tuple[HumanEvalXProblem, ...]
 
 
-def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, File]:
-    """The file of each of the languages (None: of those that are there), found below a directory or given itself."""
+def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, ProblemFile]:
+    """Language -> file, for these languages (None: those that have one). `data` is a directory or one of the files."""
     wanted = list(LANGUAGES) if languages is None else list(dict.fromkeys(languages))
     for name in wanted:
         if name not in LANGUAGES:
@@ -75,18 +75,18 @@ def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, File]:
 
 
 def file_of(directory: Path, language: str) -> Path | None:
-    """The language's file in a directory; CodeGeeX2's before CodeGeeX's.
+    """The language's file in a directory, CodeGeeX2's before CodeGeeX's.
 
-    CodeGeeX calls them `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` is taken for the
-    former. Each may be unpacked.
+    CodeGeeX calls it `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` counts as the
+    former. Each may be uncompressed.
     """
     stems = (f"humanevalx_{language}", f"humaneval_{language}", language)
     return find_file(directory, *stems) if directory.is_dir() else None
 
 
-def read_file(path: Path, language: str | None = None) -> File:
-    """All rows of a file, all of one language; anything that is not as it should be is a `UserError`."""
-    rows: list[Row] = []
+def read_file(path: Path, language: str | None = None) -> ProblemFile:
+    """All rows of a file, which must be of one language. Anything invalid is a `UserError`."""
+    rows: list[HumanEvalXProblem] = []
     seen: set[int] = set()
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
@@ -103,24 +103,26 @@ def read_file(path: Path, language: str | None = None) -> File:
     if not rows:
         raise UserError(f"{path}: no problems; expected one JSON object a line, see {WHERE}")
     digest = sha256(path)
-    return File(path, digest, KNOWN.get(digest, "unknown"), tuple(rows))
+    return ProblemFile(path, digest, KNOWN.get(digest, "unknown"), tuple(rows))
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Lines of a file, unpacked if it is packed."""
+    """The lines of a file, decompressed if necessary."""
     try:
         with open(path, "rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
         with (gzip.open if packed else open)(path, "rb") as stream:
             text = stream.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST >> 20} MiB unpacked; a file of HumanEval-X has less than one")
+            raise UserError(
+                f"{path}: more than {LARGEST >> 20} MiB uncompressed; a file of HumanEval-X has less than one"
+            )
         yield from text.decode("utf-8").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON lines ({error}); fetch the file again") from None
 
 
-def parse(line: str, where: str) -> Row:
+def parse(line: str, where: str) -> HumanEvalXProblem:
     """A row of a file."""
     try:
         record: Any = json.loads(line)
@@ -133,11 +135,11 @@ def parse(line: str, where: str) -> Row:
         if not isinstance(record.get(key), str):
             raise UserError(f"{where}: {key} is missing or no text; rows of {language.name} need it")
     texts = (record[key] for key in KEYS[1:])
-    return Row(language.name, number, *texts, *(record[key] for key in language.keys))
+    return HumanEvalXProblem(language.name, number, *texts, *(record[key] for key in language.keys))
 
 
-def identity(task_id: object, where: str) -> tuple[Language, int]:
-    """Language and number of `CPP/12`."""
+def identity(task_id: object, where: str) -> tuple[BenchmarkLanguage, int]:
+    """The language and number of an id such as `CPP/12`."""
     prefix, _, number = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
     if prefix not in BY_PREFIX or not (number.isascii() and number.isdigit() and len(number) < 7):
         expected = ", ".join(f"{name}/0" for name in BY_PREFIX)

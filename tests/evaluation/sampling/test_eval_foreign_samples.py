@@ -11,7 +11,7 @@ from humaneval_x_rows import write
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks import humaneval_x, mtpb
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.session import Options, evaluate
@@ -31,7 +31,7 @@ def options(tmp_path):
 
 
 def test_two_evaluations_do_not_share_a_directory(options):
-    """The second is refused while the first draws; the first ends as if nothing had been."""
+    """The second is refused while the first draws; the first is unaffected."""
     refused = []
 
     class Slow(Seeded):
@@ -132,7 +132,7 @@ def test_a_row_that_is_there_twice_is_one_line(options, name):
 
 @pytest.mark.parametrize("row", [RESULT, {**RESULT, "completion_id": 0}], ids=["no sample", "another text"])
 def test_a_verdict_about_no_sample_is_not_believed(options, row):
-    """It has the form of one, but there is no such sample, or its text is another."""
+    """A valid row, but there is no such sample, or its text differs."""
     evaluate(Doubling(), RECIPE, options)
     path = options.output / "results.jsonl"
     rows = [each for each in read_rows(path) if (each["task_id"], each["completion_id"]) != ("cpp/1", 0)]

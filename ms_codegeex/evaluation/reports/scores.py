@@ -1,4 +1,4 @@
-"""`report.json`: what the verdicts come to, by judging mode and by every label of the problems."""
+"""The content of `report.json`: scores by judging mode and by every label of the problems."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ms_codegeex.evaluation.reports import estimators
-from ms_codegeex.evaluation.run import MODES
+from ms_codegeex.evaluation.rows import MODES
 from ms_codegeex.evaluation.task import Problem, Task
 
 KS = (1, 10, 100)
-Counts = dict[str, tuple[int, int]]  # problem -> samples judged, samples passed
+ProblemCounts = dict[str, tuple[int, int]]  # problem -> samples judged, samples passed
 
 
 def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], results: Iterable[Mapping]) -> dict:
-    """Scores of the problems that have verdicts. What an evaluation adds (settings, references) comes on top."""
+    """The report of the problems that have verdicts. The session adds settings, references and more."""
     rows = [row for row in results if row["task_id"] in {problem.id for problem in problems}]
     chosen = {problem.id: problem for problem in problems}
     finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
@@ -34,7 +34,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     }
 
 
-def _counts(rows: Iterable[Mapping[str, Any]], mode: str) -> Counts:
+def _counts(rows: Iterable[Mapping[str, Any]], mode: str) -> ProblemCounts:
     samples: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     for row in rows:
@@ -44,7 +44,7 @@ def _counts(rows: Iterable[Mapping[str, Any]], mode: str) -> Counts:
     return {name: (count, passed[name]) for name, count in samples.items()}
 
 
-def _scores(problems: Sequence[Problem], counts: Counts, cases: bool) -> dict[str, Any]:
+def _scores(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> dict[str, Any]:
     judged = [problem for problem in problems if problem.id in counts]
     by: dict[str, dict[str, list[Problem]]] = {}
     for problem in judged:
@@ -56,8 +56,8 @@ def _scores(problems: Sequence[Problem], counts: Counts, cases: bool) -> dict[st
     }
 
 
-def _score(problems: Sequence[Problem], counts: Counts, cases: bool) -> dict[str, Any]:
-    """`cases`: the samples of a problem answer different questions, so draws of k of them mean nothing."""
+def _score(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> dict[str, Any]:
+    """If `cases`, a problem's samples answer different questions, and pass@k is meaningless."""
     pairs = [counts[problem.id] for problem in problems]
     score = {
         "problems": len(pairs),
@@ -70,7 +70,7 @@ def _score(problems: Sequence[Problem], counts: Counts, cases: bool) -> dict[str
 
 
 def first_label(problems: Iterable[Problem]) -> str | None:
-    """The label that a table of groups is made by: a language, a library, a category."""
+    """The label that tables are grouped by, such as a language, a library or a category."""
     return next((label for problem in problems for label in problem.labels), None)
 
 
@@ -102,8 +102,8 @@ def _median(values: list[float]) -> float:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """The scores in a few lines for people."""
-    told = []
+    """The scores in a few lines for the user."""
+    found = []
     for mode, scores in report["scores"].items():
         groups = {"all": scores["all"]}
         for values in scores["by"].values():
@@ -112,12 +112,12 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             rates = [
                 f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate
             ] or [f"pass rate {percent(score['pass_rate'])}"]
-            told.append(f"{mode}, {name}: {', '.join(rates)} of {score['problems']} problems")
-    return told
+            found.append(f"{mode}, {name}: {', '.join(rates)} of {score['problems']} problems")
+    return found
 
 
 def percent(rate: Mapping[str, float]) -> str:
-    """An estimate with its interval."""
+    """An estimate with its interval, in per cent."""
     if "value" not in rate:
         return ""
     return f"{100 * rate['value']:.2f} % ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"

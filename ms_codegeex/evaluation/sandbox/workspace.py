@@ -1,4 +1,4 @@
-"""Where a program runs: in namespaces of its own, or, for want of them, in a temporary directory."""
+"""Where a program runs: in its own namespaces or, if the kernel denies them, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
+from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
-from ms_codegeex.evaluation.sandbox.private import check_readable
 from ms_codegeex.evaluation.sandbox.view import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes, system_view
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where its directory is, and what the supervisor and the fork server must know."""
+class Workspace:
+    """The program's directory, and what the supervisor and the fork server must know."""
 
     directory: str
     job: dict[str, Any]
-    view: bytes = b""  # what a fork server is told, marshalled
-    shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable: its name may be given anew
-    names: Mapping[str, str] = field(default_factory=dict)  # paths inside that are others here
+    view: bytes = b""  # what the fork server shows, marshalled
+    shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable, as a path may be replaced
+    names: Mapping[str, str] = field(
+        default_factory=dict
+    )  # path in the sandbox -> path on this machine, where they differ
 
     def local(self, text: str) -> str:
-        """A word or a variable, its paths of the inside replaced by those of this place."""
+        """A word or a variable, with paths of the sandbox replaced by those of this workspace."""
         return os.pathsep.join(map(self._path, text.split(os.pathsep))) if self.names else text
 
     def _path(self, text: str) -> str:
@@ -50,22 +52,23 @@ def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str,
 
 
 def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
-    """The paths of this machine without their symbolic links; none may be or contain a home directory."""
+    """The paths on this machine without symbolic links. A home directory, or one that contains a home, is a
+    `UserError`."""
     check_readable(readable.values())
     try:
         return {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}"
-        raise UserError(f"sandbox: a program needs {told}; expected a path that you may read") from None
+        problem = f"{error.filename}: {error.strerror}"
+        raise UserError(f"sandbox: a program needs {problem}; expected a path that you may read") from None
 
 
 def veiled(path: str) -> bool:
-    """Whether only its owner or group may walk to a path."""
+    """Whether only the owner or group can traverse the directories of a path."""
     return any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
 
 
-def isolated(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Place:
-    """In namespaces of its own, within those of a fork server that shows the system and what is readable."""
+def in_namespaces(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Workspace:
+    """In namespaces of its own, nested in those of a fork server that shows the system and `readable`."""
     sources = resolved(readable)
     shown = tuple((state.st_dev, state.st_ino) for state in map(os.stat, sources.values()))
     writable = [path for path, _ in homes(disk)]
@@ -74,12 +77,12 @@ def isolated(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Place:
     job.update(homes=homes(disk), covered=covered)
     user = layers.identity.get("user")
     view = {**system_view(sources), "user": user, "veiled": any(map(veiled, sources.values()))}
-    return Place(DIRECTORY, job, marshal.dumps(view, 2), shown)
+    return Workspace(DIRECTORY, job, marshal.dumps(view, 2), shown)
 
 
 @contextmanager
-def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
-    """In a temporary directory of this machine, seen under the names that it has here."""
+def in_directory(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Workspace]:
+    """In a temporary directory, where all files have the same names as outside."""
     sources = resolved(readable)
     top = Path(tempfile.mkdtemp(prefix="sandbox-"))
     try:
@@ -91,6 +94,6 @@ def plain(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Place]:
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
         seen = rules(layers, ["/dev", *sources.values()], [str(top)])
-        yield Place(names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, names=names)
+        yield Workspace(names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, names=names)
     finally:
         shutil.rmtree(top, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Samples that somebody else has made: ours, CodeGeeX's, CodeGeeX2's and HumanEval's formats."""
+"""Read samples made elsewhere: our own rows and the formats of CodeGeeX, CodeGeeX2 and HumanEval."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.rows import read_rows
-from ms_codegeex.evaluation.run import SAMPLE, flaws, sample_from
+from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.rows import SAMPLE, flaws, sample_from
 from ms_codegeex.evaluation.task import Completion, Problem, Sample, Stop, Task
 
-FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's numbers
+FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
 OURS = ("completion_id", "prompt", "generation", "finish", "extra")
 
 
 def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterator[Sample]:
-    """The samples in a .jsonl or .jsonl.gz file that are about these problems, numbered by their order.
+    """The samples of these problems in a .jsonl or .jsonl.gz file, numbered in file order.
 
-    Rows have `task_id` and `completion` (HumanEval's: judged as it stands) or `generation` (the published ones: through
-    the task's clean-up, as a model's text); our own rows have more and come back as they are. A row about no problem
-    of the task is a `UserError`.
+    Rows have `task_id` and either `completion` (HumanEval's format: judged as it is) or `generation` (the published
+    formats: cleaned up like a model's text). Our own rows are taken over unchanged. A row about an unknown problem
+    is a `UserError`.
     """
     chosen, known = {problem.id: problem for problem in problems}, {problem.id for problem in task.problems}
     count: Counter[str] = Counter()
@@ -52,10 +52,10 @@ def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, w
     def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> Completion:
         return Completion(row[name], finish)
 
-    sample = task.produce(problem, number, 0, replay)  # for the prompt and what else the task notes
+    sample = task.produce(problem, number, 0, replay)  # adds the prompt and the task's `extra`
     return replace(sample, generation=row[name]) if name == "completion" else sample
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """What is in the file."""
+    """The file's path and hash."""
     return {"samples": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -9,7 +9,7 @@ from fake_task import Doubling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.evaluation.reports import published, report
+from ms_codegeex.evaluation.reports import published, scores
 from ms_codegeex.evaluation.reports.page import render
 from ms_codegeex.evaluation.sampling.recipes import Recipe, load
 from ms_codegeex.shipped import shipped_names
@@ -18,7 +18,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def rows_of(verdicts):
-    """{task_id: "pf"} (passed, failed) -> rows of results.jsonl; the published judge is a friend."""
+    """{task_id: "pf"} (passed, failed) -> rows of results.jsonl; the published judge is lenient."""
     return [
         {
             "task_id": name,
@@ -35,7 +35,7 @@ def built(verdicts, task=None):
     task = task or Doubling()
     rows = rows_of(verdicts)
     samples = [{**row, "finish": "eos"} for row in rows]
-    return report.build(task, task.problems, samples, rows)
+    return scores.build(task, task.problems, samples, rows)
 
 
 VERDICTS = {"python/0": "pppf", "python/1": "ffff", "cpp/0": "fppf", "cpp/2": "pfff"}
@@ -43,8 +43,8 @@ VERDICTS = {"python/0": "pppf", "python/1": "ffff", "cpp/0": "fppf", "cpp/2": "p
 
 def full(name="python", text="plain"):
     found = built(VERDICTS)
-    for scores in found["scores"].values():
-        scores["by"]["language"][name] = scores["by"]["language"].pop("python")
+    for mode in found["scores"].values():
+        mode["by"]["language"][name] = mode["by"]["language"].pop("python")
     found["verdicts"]["strict"][name] = found["verdicts"]["strict"].pop("python")
     return found | {
         "settings": {"model": {"path": text}, "recipe": {"stops": [text], name: text}},
@@ -94,12 +94,12 @@ def test_samples_of_different_cases_are_not_draws():
     found = built(VERDICTS, Cases())
     assert found["scores"]["strict"]["all"]["pass_rate"]["value"] == pytest.approx(6 / 16)
     assert "pass_at" not in found["scores"]["strict"]["all"]
-    assert report.lines(found)[0].startswith("strict, all: pass rate 37.50 % (")
+    assert scores.lines(found)[0].startswith("strict, all: pass rate 37.50 % (")
     assert "strict: pass rate" in rows(render(found), "Scores")[0]
 
 
 def test_lines_for_people():
-    lines = report.lines(built({"python/0": "p", "cpp/0": "f"}))
+    lines = scores.lines(built({"python/0": "p", "cpp/0": "f"}))
     assert lines[0] == "strict, all: pass@1 50.00 % (0.0 to 100.0) of 2 problems"
     assert lines[1] == "strict, python: pass@1 100.00 % (100.0 to 100.0) of 1 problems"
     assert len(lines) == 6
@@ -112,7 +112,7 @@ def test_both_modes_stand_side_by_side():
     assert every[:3] == ["all", "4", "16"] and every[3].startswith("37.50 % (") and every[4].startswith("100.00 % (")
     assert [row[0] for row in rest] == ["language: C++", "language: Python"]
     assert "a problem has 4 samples, pass@10 needs 10 of each" in "".join(section(page, "Scores").itertext())
-    verdicts = rows(page, "What became of the programs")
+    verdicts = rows(page, "Verdicts")
     assert verdicts[0] == ["", "passed", "wrong", "error", "compile error", "timeout", "memory", "killed"]
     assert ["strict: Python", "3", "", "", "", "5", "", ""] in verdicts
 
@@ -186,4 +186,4 @@ def test_any_text_leaves_the_page_well_formed(value):
 def test_an_empty_report_is_a_page_too():
     assert "Nothing has been judged." in render({})
     empty = built({})
-    assert "Nothing has been judged." in render(empty) and report.lines(empty) == []
+    assert "Nothing has been judged." in render(empty) and scores.lines(empty) == []
