@@ -9,7 +9,7 @@ from ms_codegeex.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to choose. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; the same `seed` gives the same
+    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; the same `seed` gives the same
     text."""
 
     max_new_tokens: int = 128
