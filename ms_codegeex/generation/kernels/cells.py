@@ -6,6 +6,8 @@ cell's only parameter is the number of its registration (`library.py`).
 
 from __future__ import annotations
 
+import math
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -13,6 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import Packed, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
+from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
 
@@ -51,13 +54,14 @@ class KernelLinearAdd(_Operator):
 
 
 class KernelLookup(_Operator):
-    """Rows of a matrix."""
+    """Rows of a matrix, as the cell that had them shapes them."""
 
-    def __init__(self, library: Library, matrix: Registration, k: int):
-        super().__init__(library, "lookup", matrix, lambda indices, *_: [*indices, k])
+    def __init__(self, library: Library, matrix: Registration, k: int, flat: bool):
+        shape = (lambda indices, *_: [math.prod(indices), k]) if flat else (lambda indices, *_: [*indices, k])
+        super().__init__(library, "lookup", matrix, shape)
 
     def construct(self, indices):
-        """int32 [...] -> FP32 [..., k]"""
+        """int32 [...] -> FP32 [..., k], or [rows, k] if `flat`"""
         return self.op(indices, self.number)
 
 
@@ -128,7 +132,7 @@ class KernelCells:
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
             packed = self._packed(cell.weight.name)
-            lookup = KernelLookup(library, library.matrix(packed), packed.k)
+            lookup = KernelLookup(library, library.matrix(packed), packed.k, isinstance(cell, QueryEmbedding))
             setattr(parent, name, WordOfRows(lookup) if cell is word else lookup)
             if cell is word:
                 table = packed
