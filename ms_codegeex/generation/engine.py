@@ -11,44 +11,29 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.data.tokenizer.recorded import checkpoint_tokenizer, family_tokenizer
 from ms_codegeex.errors import PromptTooLong, UserError
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.generation.rows import TensorWeights
+from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import SlotEngine, TokenChoice
 from ms_codegeex.host import available_cores
 
 
-def _tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer that the model was trained with; a `UserError` if nothing says which."""
-    if source.kind == "huggingface":
-        return load_tokenizer(source.path)
-    if source.kind == "checkpoint":
-        return checkpoint_tokenizer(source.path, Checkpoint(source.path).state, source.family.name)
-    remedy = "convert it to a model directory, put its tokenizer there and generate from that"
-    return family_tokenizer(source.path, source.family.name, remedy)
-
-
 class Generator:
-    """A model that continues prompts, loaded from a model directory, a run directory or a checkpoint.
+    """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
+    checkpoint.
 
     `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work.
     """
 
     def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None):
         ms.set_context(mode=ms.GRAPH_MODE)
-        source = open_source(Path(path))
-        self.path = source.path
-        self.config = source.family.config.build_config(None, source.fields)
-        self.tokenizer = _tokenizer(source)
+        model = load_model(Path(path))
+        self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.seq_length = seq_length or self.config.max_position_embeddings
         self.engine = SlotEngine(
-            source.family.model,
+            model.family.model,
             self.config,
-            TensorWeights(source.tensors),
+            model.weights,
             self.seq_length,
             allowed=self.tokenizer.vocab_size,
             threads=available_cores() if threads is None else threads,

@@ -48,21 +48,42 @@ def check_bits(bits: int, group: int = 64) -> None:
         raise UserError(f"group: {group} is not known; choose one of {', '.join(map(str, GROUPS))}")
 
 
-def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
-    """A matrix FP32 [n, k] rounded to `bits` (32: as it is), each scale the largest magnitude over the largest
+def is_product(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the parameter `name` is a matrix that activations are multiplied with; only those are quantised.
+
+    A word table stays as it is, also where it is the output layer too.
+    """
+    return len(shape) == 2 and "embedding" not in name
+
+
+def _parts(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
+    """FP32 [n, k] -> [n, groups, numbers that share a scale], the last group filled up with zeros."""
+    n, k = weight.shape
+    if bits == 8:
+        return weight.reshape(n, 1, k)
+    padded = np.zeros((n, _up(k, group)), np.float32)
+    padded[:, :k] = weight
+    return padded.reshape(n, -1, group)
+
+
+def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
+    """The scales of a matrix FP32 [n, k], FP32 [n] or [n, ceil(k / group)]: each the largest magnitude over the largest
     number."""
+    largest = np.abs(_parts(weight, bits, group)).max(2)
+    scales = np.maximum(largest / _LARGEST[bits], np.finfo(np.float32).tiny).astype(np.float32)
+    return scales[:, 0].copy() if bits == 8 else scales
+
+
+def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
+    """A matrix FP32 [n, k] rounded to `bits` (32: as it is)."""
     check_bits(bits, group)
     if bits == 32:
         return Quantised(np.ascontiguousarray(weight, np.float32), 32)
-    n, k = weight.shape
-    width = k if bits == 8 else _up(k, group)
-    padded = np.zeros((n, width), np.float32)
-    padded[:, :k] = weight
-    parts = padded.reshape(n, -1, width if bits == 8 else group)
-    scales = np.maximum(np.abs(parts).max(2) / _LARGEST[bits], np.finfo(np.float32).tiny).astype(np.float32)
-    rounded = np.rint(parts / scales[:, :, None]).clip(-_LARGEST[bits], _LARGEST[bits])
-    values = np.ascontiguousarray(rounded.reshape(n, width)[:, :k].astype(np.int8))
-    return Quantised(values, bits, scales[:, 0].copy() if bits == 8 else scales, group if bits == 4 else 0)
+    scales, most = scales_of(weight, bits, group), _LARGEST[bits]
+    parts = _parts(weight, bits, group) / scales.reshape(len(weight), -1, 1)
+    rounded = np.rint(parts, out=parts).clip(-most, most, out=parts).reshape(len(weight), -1)
+    values = np.ascontiguousarray(rounded[:, : weight.shape[1]].astype(np.int8))
+    return Quantised(values, bits, scales, group if bits == 4 else 0)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, quantise
+from ms_codegeex.generation.matrices import Quantised, is_product, quantise
 
 
 class Weights(Protocol):
@@ -35,8 +35,8 @@ class TensorWeights:
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
-        bits = 32 if "embedding" in name else self.bits
-        return quantise(self.tensors[name].float32(), bits, self.group)
+        tensor = self.tensors[name]
+        return quantise(tensor.float32(), self.bits if is_product(name, tensor.shape) else 32, self.group)
 
     def vector(self, name: str) -> np.ndarray:
         """FP32 [n]"""
