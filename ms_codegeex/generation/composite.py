@@ -26,7 +26,7 @@ class CompositeMask(RowMask):
             ops.ExpandDims(),
         )
 
-    def construct(self, rows):
+    def construct(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """int32 [3, s, c] -> (slots and positions int32 [2, s, c], additive mask FP32 [s, 1, 1, c, capacity + 1]),
         positions int32 [s, c]"""
         places, positions = super().construct(rows)
@@ -56,7 +56,16 @@ class CompositeAttention(nn.Cell):
         whole = ops.reshape(whole, (self.slots, self.groups, self.capacity + 1, self.size))
         return whole if self.slots == 1 else self.gather(whole, slots, 0)
 
-    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: tuple[Tensor, Tensor],
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
         """q [s*c, heads*d], k and v [s*c, groups*d], mask as `CompositeMask` makes it -> [s*c, heads*d]"""
         (slots, positions), bias = mask[0], mask[1]
         s, c = slots.shape
@@ -80,7 +89,7 @@ class CompositeHead(nn.Cell):
         super().__init__(auto_prefix=False)
         self.table, self.bias, self.matmul = table, bias, ops.MatMul(transpose_b=True)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """FP32 [n, H] -> [n, V]"""
         logits = self.matmul(x, self.table)
         return logits if self.bias is None else logits + self.bias
@@ -93,7 +102,7 @@ class CompositeChoice(nn.Cell):
         super().__init__()
         self.sort = ops.Sort(axis=-1, descending=True)
 
-    def construct(self, logits, settings):
+    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
         """FP32 [n, V] and [n, 6] as `TokenChoice.row` -> FP32 [n, 2]: ids and their log-probabilities"""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
         temperature, top_k, top_p, uniform, given, allowed = (settings[:, i : i + 1] for i in range(6))

@@ -46,7 +46,7 @@ class TensorWeights:
 class Same(nn.Cell):
     """The first input."""
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """x"""
         return x
 
@@ -58,7 +58,7 @@ class WordOfRows(nn.Cell):
         super().__init__()
         self.table = table
 
-    def construct(self, rows):
+    def construct(self, rows: Tensor) -> Tensor:
         """int32 [3, s, c] -> FP32 [s, c, H]"""
         return self.table(rows[0])
 
@@ -70,7 +70,7 @@ class RowMask(nn.Cell):
         super().__init__()
         self.last, self.within = Tensor(capacity - 1, ms.int32), ops.Minimum()
 
-    def construct(self, rows):
+    def construct(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """int32 [3, s, c] -> slots and positions int32 [2, s, c], positions int32 [s, c]"""
         return rows[1:], self.within(rows[2], self.last)
 

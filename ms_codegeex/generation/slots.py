@@ -45,7 +45,7 @@ class Pass(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
 
-    def construct(self, rows, wanted, settings):
+    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor) -> Tensor:
         """rows int32 [3, s, c], `wanted` rows' numbers int32 [n], settings [n, 6] -> [n, 2]; without a choice, logits
         [n, V]"""
         logits = self.head(self.gather(self.model(rows, rows), wanted, 0))

@@ -37,7 +37,7 @@ class KernelLinear(_Operator):
     def __init__(self, library: Library, matrix: Registration, n: int):
         super().__init__(library, "linear", matrix, lambda x, *_: [x[0], n])
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """FP32 [m, k] -> [m, n]"""
         return self.op(x, self.number)
 
@@ -48,7 +48,7 @@ class KernelLinearAdd(_Operator):
     def __init__(self, library: Library, matrix: Registration):
         super().__init__(library, "linear_add", matrix, lambda residual, *_: residual)
 
-    def construct(self, residual, x):
+    def construct(self, residual: Tensor, x: Tensor) -> Tensor:
         """FP32 [m, n] and [m, k] -> [m, n]"""
         return self.op(residual, x, self.number)
 
@@ -60,7 +60,7 @@ class KernelLookup(_Operator):
         shape = (lambda indices, *_: [math.prod(indices), k]) if flat else (lambda indices, *_: [*indices, k])
         super().__init__(library, "lookup", matrix, shape)
 
-    def construct(self, indices):
+    def construct(self, indices: Tensor) -> Tensor:
         """int32 [...] -> FP32 [..., k], or [rows, k] if `flat`"""
         return self.op(indices, self.number)
 
@@ -71,7 +71,7 @@ class KernelNorm(_Operator):
     def __init__(self, library: Library, norm: Registration):
         super().__init__(library, "norm", norm, lambda x, *_: x)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """FP32 [m, h] -> [m, h]"""
         return self.op(x, self.number)
 
@@ -82,7 +82,16 @@ class KernelAttention(_Operator):
     def __init__(self, library: Library, attention: Registration):
         super().__init__(library, "attend", attention, lambda query, *_: query)
 
-    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
         """query FP32 [m, heads * d], key and value [m, groups * d], mask: slots and positions int32 [2, s, c]"""
         return self.op(query, key, value, mask, self.number)
 
@@ -96,7 +105,7 @@ class KernelChoice(nn.Cell):
         out = {"out_shape": lambda logits, _: [logits[0], 2], "out_dtype": lambda *_: ms.float64}
         self.op = ops.Custom(path, func_type="aot", **out)
 
-    def construct(self, logits, settings):
+    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
         """FP32 [n, V], float64 [n, 6] as `TokenChoice.row` -> float64 [n, 2]: ids and their log-probabilities"""
         return self.op(logits, settings)
 
@@ -104,7 +113,7 @@ class KernelChoice(nn.Cell):
 class Turned(nn.Cell):
     """In place of a model's rotary table, which the attention operators have."""
 
-    def construct(self, positions):
+    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Nothing that anybody reads."""
         return positions, positions
 
@@ -116,7 +125,7 @@ class Multiply(nn.Cell):
         super().__init__()
         self.multiply = ops.Mul()
 
-    def construct(self, gate, up):
+    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
         """elementwise"""
         return self.multiply(gate, up)
 
