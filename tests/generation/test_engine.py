@@ -114,7 +114,7 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
     assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
 
 
-@pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model reads 24")])
+@pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
 def test_bad_prompts(generator, prompt, message):
     with pytest.raises(UserError, match=message):
         generator.encode(prompt)
@@ -122,10 +122,10 @@ def test_bad_prompts(generator, prompt, message):
 
 def test_a_long_prompt_can_be_cut_on_the_left(generator):
     ids = generator.tokenizer.encode_prompt("word " * 40)
-    assert generator.encode("word " * 40, cut_for=4) == ids[-20:]
-    assert generator.encode("word", cut_for=4) == generator.encode("word")
+    assert generator.encode("word " * 40, truncate_for=4) == ids[-20:]
+    assert generator.encode("word", truncate_for=4) == generator.encode("word")
     with pytest.raises(UserError, match="room for 0 tokens, expected 1 or more"):
-        generator.encode("word", cut_for=24)
+        generator.encode("word", truncate_for=24)
 
 
 def test_special_tokens_of_a_prompt_are_ids_and_the_tokenizer_comes_with_the_directory(generator, model):

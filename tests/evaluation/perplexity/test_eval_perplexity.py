@@ -14,21 +14,15 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval, mtpb
 from ms_codegeex.evaluation.perplexity import corpus as corpus_perplexity
-from ms_codegeex.evaluation.perplexity.prompts import (
-    Score,
-    prompt_perplexities,
-    segment_tokens,
-    solved,
-    split,
-    windowed,
-)
+from ms_codegeex.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
+from ms_codegeex.evaluation.perplexity.scoring import Score, windowed
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Completion, Judgement, Sample
 from ms_codegeex.files import write_json
 
 
 class Known:
-    """A model whose probability of a token depends on the token and on how many are before it."""
+    """A model whose probabilities depend on the token and its position."""
 
     def __init__(self, tokenizer, seq_length=1000):
         self.tokenizer, self.seq_length, self.read = tokenizer, seq_length, 0

@@ -1,4 +1,4 @@
-"""Runs all attacks as whoever runs it: `python sandbox_suite.py` prints what each one achieved as JSON."""
+"""Runs all attacks as the current user: `python sandbox_suite.py` prints what each one achieved as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOCK = threading.Lock()
 
 
 def lacking(attack: Attack) -> str:
-    """The program of this machine that it needs and that is not there."""
+    """A program that the attack needs and that this machine lacks."""
     needed = NEEDS.get(attack.language, "")
     return needed if needed and shutil.which(needed) is None else ""
 
@@ -50,7 +50,7 @@ def attempt(attack: Attack, sandbox: Sandbox) -> list[str]:
 
 
 def outside(attack: Attack) -> list[str]:
-    """What it achieves without a sandbox; only for attacks that do no harm there."""
+    """What it achieves without a sandbox; only for harmless attacks."""
     with World() as world, tempfile.TemporaryDirectory() as directory:
         for name, content in attack.content(world.words()).items():
             (Path(directory) / name).write_bytes(content)
