@@ -115,9 +115,9 @@ class Head(nn.Cell):
 
 
 class CausalLoss(nn.Cell):
-    """Σ mask·nll of the next tokens and Σ mask; whoever trains divides the one by the other over the global batch.
+    """Σ mask·nll of the next tokens and Σ mask; the training step divides the two sums over the global batch.
 
-    The two are one tensor because a pipelined network may have a single output.
+    They are one tensor because a pipelined network may have only one output.
     """
 
     def __init__(self, model: nn.Cell, config: DecoderConfig, build: Build):

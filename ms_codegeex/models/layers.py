@@ -1,8 +1,8 @@
 """Cells shared by the model families: pure mathematics, no strategy, no device, no file format.
 
-Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that a parallel plan
-may want to shard is an attribute of its cell, so that a plan can set strategies from outside. Parameters are FP32
-masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
+Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that
+`parallel/strategies.py` shards is an attribute of its cell, so that strategies can be set from outside. Parameters are
+FP32 masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class LayerNorm(nn.Cell):
 class RMSNorm(nn.Cell):
     """x / sqrt(mean(x²) + epsilon) * weight over the last axis in FP32, result in `dtype`.
 
-    For bf16 activations the release keeps everything in bf16 (facts: CodeGeeX2, forward pass); here the variance is
-    FP32 for every dtype, as it is for the release's fp16 and fp32.
+    The release keeps everything in bf16 for bf16 activations (modeling_chatglm.py); here the variance is FP32 for every
+    dtype, as in the release for fp16 and fp32.
     """
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
@@ -143,9 +143,9 @@ class Dropout(nn.Cell):
 
     Acts only while `training` is set (Cell.set_train). No generator state: a resumed run, a run on another number of
     devices, devices that hold copies of an activation, and a backward pass that computes the forward again all drop the
-    same elements. `site` tells the dropouts of one model apart.
+    same elements. `site` distinguishes the dropouts of one model.
 
-    An element is dropped where the product of two odd 32-bit numbers, modulo 2^32, lies below a threshold. One number
+    An element is dropped where the product of two odd 32-bit numbers, modulo 2^32, is below a threshold. One number
     belongs to the column; the other is the exclusive or of the sample's key and one number for each other axis. An
     element thus costs one product and one comparison, and every axis can be sharded.
     """
@@ -183,7 +183,7 @@ class Dropout(nn.Cell):
 class CausalMask(nn.Cell):
     """Visibility and positions from the token ids, on the device.
 
-    With `reset_at_eos`, a position sees nothing at or before an earlier eos and positions restart at 0 behind it
+    With `reset_at_eos`, a position sees nothing at or before an earlier eos and positions restart at 0 after it
     (CodeGeeX paper: eod reset); the eos itself still belongs to the document it ends.
     """
 
@@ -215,7 +215,7 @@ class CausalMask(nn.Cell):
 
 
 class RotaryTable(nn.Cell):
-    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 behind `rotary_dim`.
+    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on.
 
     As in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`.
     """
@@ -259,8 +259,8 @@ def _rotary_angles(positions: int, rotary_dim: int, precision: str, base: float)
 class Rotary(nn.Cell):
     """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin.
 
-    The swap is a reversal of pairs, which moves numbers without arithmetic and can be cut by heads; the sign is in the
-    table. Arithmetic is FP32, the result is `out_dtype`.
+    The swap reverses pairs, which moves numbers without arithmetic and can be split by heads; the sign is in the table.
+    Arithmetic is FP32, the result is `out_dtype`.
     """
 
     def __init__(self, out_dtype: ms.Type):

@@ -1,6 +1,6 @@
 """Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
 
-Two forms of one formula. `CrossEntropy` is made of elementary operators that a plan can shard over the vocabulary.
+Two forms of one formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
 `ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
 52,224 columns the logits dominate time and memory on a CPU.
 """
@@ -41,7 +41,7 @@ class CrossEntropy(nn.Cell):
 class _ChunkedSum(nn.Cell):
     """The sum and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
 
-    Without a bias, one number stands for it: the engine wants a gradient for every input.
+    Without a bias, a single number takes its place: the engine expects a gradient for every input.
     """
 
     def __init__(self, rows: int, chunk: int, bias: bool):
@@ -127,9 +127,9 @@ class ChunkedCrossEntropy(nn.Cell):
 
 
 class Sums(nn.Cell):
-    """A loss sum and the sum of its mask as one tensor, whose third element is left to the train step.
+    """A loss sum and the sum of its mask as one tensor, whose third element is free for the training step.
 
-    Put side by side, not added up from multiples: a loss that is not a number must not spoil the count.
+    They are concatenated, not added up from multiples: a loss that is not a number must not spoil the count.
     """
 
     def __init__(self):

@@ -117,7 +117,7 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
 def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
 
-    Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
+    Micro-batches are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed everywhere
     (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
     """
     calls: Counter[tuple] = Counter()
@@ -153,7 +153,7 @@ def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -
         if mesh.data > mesh.optimizer_shard:
             calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:
-        # MindSpore sums what every tensor-parallel device computed alike over the whole stage and divides
+        # every tensor-parallel device computes the same; MindSpore sums over the whole stage and divides
         calls.append(("AllReduce", "stage", size, "fp32", "gradient"))
     elif mesh.data > 1:
         calls.append(("AllReduce", "data", size, "fp32", "gradient"))

@@ -62,7 +62,7 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
 
 def _gathered(config: RunConfig, layouts: list, parts: list[ModelPart]) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
-    shards, one part's if they are made again."""
+    shards, or one part's if they are recomputed."""
     mesh = config.mesh
     whole = sum(FP32 * x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
     if config.training.precision == "fp32":

@@ -50,7 +50,7 @@ def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
             continue
         for pipeline in _divisors(config.devices // tensor, layers):
             data = config.devices // (tensor * pipeline)
-            # powers of two and the whole: what lies between changes little
+            # powers of two and the whole: other numbers change little
             shards = [x for x in _divisors(data, LARGEST) if x & (x - 1) == 0 or x == data]
             for shard in shards:
                 yield {

@@ -4,8 +4,8 @@ x = word[ids]
 x = x + Attention(RMS(x));  x = x + down(silu(gate(y)) * up(y)) with y = RMS(x)      for each block
 logits = RMS_final(x) headᵀ
 
-Query heads share keys and values in consecutive runs; queries and keys are turned by position on the first
-`rotary_dim` channels of each head (facts: CodeGeeX2, forward pass).
+Consecutive query heads share a head of keys and values. Rotary positions turn the first `rotary_dim` channels of each
+head of queries and keys (modeling_chatglm.py of the release).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ x = word[ids]
 y = LN(x);  x = x + Attention(y) + FFN(y)                           for each block
 logits = LN_final(x) headᵀ + bias
 
-Queries and keys are turned by position on the first `rotary_dim` channels of each head (facts: CodeGen, forward pass).
+Rotary positions turn the first `rotary_dim` channels of each head of queries and keys (modeling_codegen.py of the
+release).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class FeedForward(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Attention and feed-forward part side by side behind one LayerNorm."""
+    """Attention and feed-forward part side by side after one LayerNorm."""
 
     def __init__(self, config: CodeGenConfig, build: Build, index: int):
         super().__init__()
