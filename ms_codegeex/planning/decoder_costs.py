@@ -93,8 +93,8 @@ def rms_norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
 
 
 def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: str = "full") -> Vector:
-    """A kernel remembers its mask, one bit an element. Composed dropout computes its mask again in the backward pass,
-    where recomputation has not done so: one product and one comparison of int32, cast and scale."""
+    """A kernel stores its mask, one bit per element. Composed dropout recomputes its mask in the backward pass, unless
+    recomputation has already done so: one product and one comparison of int32, cast and scale."""
     if not shape.dropout:
         return Vector(name, 0, 0)
     if "dropout" in shape.fused:
@@ -109,8 +109,8 @@ def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: s
 
 
 def residual(sizes: TensorSizes, shape: MicroBatch, last: bool = False) -> Vector:
-    """A residual addition; a chain with the dropout before it costs one more read. What the `last` one of a block makes
-    is the next block's input."""
+    """A residual addition; a chain with the dropout before it costs one more read. The result of
+    the `last` one of a block is the next block's input."""
     size = sizes.byte * sizes.stream
     forward = (1 if "graph_kernel" in shape.fused else 3) * size
     if last:

@@ -90,7 +90,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
 
 def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
-    """The figures for this model, however it was named; none for a variation of a published one."""
+    """The figures published for exactly these sizes, by length; empty if there are none."""
     from ms_codegeex.models.registry import family
 
     model, build = config.model.sizes, family(config.family).config.build_config
