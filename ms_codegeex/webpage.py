@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ms_codegeex.nested import flattened
+
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
 PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 420, 220, 44, 10, 150  # pixels of a plot of lines
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
@@ -138,13 +140,5 @@ def charts(figures: Iterable[str]) -> str:
 
 def settings(tree: Mapping[str, Any]) -> str:
     """A table of dotted keys and their values."""
-    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in _flat(tree)]
+    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in flattened(tree).items()]
     return table(("setting", "value"), rows) if rows else note("Not recorded.")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value

@@ -1,7 +1,7 @@
-"""Messages between the rank processes of a rehearsal: hard links in one directory, no ports, no threads.
+"""Communication between the rank processes of a rehearsal through files in one directory, without ports or threads.
 
-A message is written once and linked under one name per reader, so a name appears only with its whole content; the
-reader unlinks its name. Sending therefore never blocks, and a wait that takes too long names the message it waits for.
+A message is written once and hard-linked under one name per reader, so a name appears only with its whole content; the
+reader unlinks its name. Sending therefore never blocks, and a wait that times out names the message it waited for.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.rehearsal.mindir import Collective
+from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest
 REDUCTIONS = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}
 
 
-class Exchange:
-    """One rank's end. `directory` is the ranks' own, on one file system, and empty at the start.
+class FileCommunicator:
+    """One rank's end of the communication. `directory` is shared by the ranks and empty at the start.
 
-    `seconds` is how long a message may keep a rank waiting, which includes the slowest rank's compilation.
+    `seconds`: how long a rank waits for a message, which includes the time the slowest rank takes to compile.
     """
 
     def __init__(self, directory: Path, rank: int, seconds: float = 120.0):
@@ -32,7 +32,7 @@ class Exchange:
         self.runs: Counter[str] = Counter()
 
     def send(self, message: str, value: np.ndarray, readers: Iterable[int]) -> None:
-        """Leave `value` for every rank of `readers` under the name `message`."""
+        """Send `value` to every rank of `readers` under the name `message`."""
         temporary = self._path(message, self.rank, "new")
         try:
             with open(temporary, "wb") as stream:
@@ -41,21 +41,21 @@ class Exchange:
                 os.link(temporary, self._path(message, self.rank, reader))
         except OSError as error:
             raise RunFailure(
-                f"{temporary}: rank {self.rank} could not leave a message ({error.strerror}); the folder must exist, "
+                f"{temporary}: rank {self.rank} could not send a message ({error.strerror}); the folder must exist, "
                 "be empty at the start and allow hard links"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
     def receive(self, message: str, source: int) -> np.ndarray:
-        """Take what rank `source` left under the name `message`; `RunFailure` after `seconds` without it."""
+        """The value that rank `source` sent under the name `message`; `RunFailure` after `seconds` without it."""
         path, deadline = self._path(message, source, self.rank), time.monotonic() + self.seconds
         pause, longest = POLL_SECONDS
         while not path.exists():
             if time.monotonic() > deadline:
                 raise RunFailure(
                     f"{path}: rank {self.rank} waited {self.seconds:g} s for message {message} from rank {source}, "
-                    "which has ended, is stuck or never sends it"
+                    "which has ended, hangs or never sends it"
                 )
             time.sleep(pause)
             pause = min(1.2 * pause, longest)
@@ -63,10 +63,10 @@ class Exchange:
         path.unlink()
         return value
 
-    def function(self, collective: Collective) -> Callable[..., np.ndarray | float | int | bool]:
-        """What takes the place of one communication node: this rank's tensor in, its result out.
+    def function(self, collective: CollectiveNode) -> Callable[..., np.ndarray | float | int | bool]:
+        """A function that replaces one communication node: it takes this rank's tensor and returns the result.
 
-        Tensors without axes come and go as Python numbers, as MindSpore's PyFunc wants them.
+        Scalars are passed as Python numbers, as MindSpore's PyFunc requires.
         """
         dtype = np.dtype(collective.dtype)
 
@@ -77,16 +77,16 @@ class Exchange:
 
         return run
 
-    def register(self, collectives: Sequence[Collective]) -> None:
-        """Make the functions known to MindSpore under the numbers `mindir.rewrite` gave the nodes; once per process,
-        before the graph first runs."""
+    def register(self, collectives: Sequence[CollectiveNode]) -> None:
+        """Register the functions with MindSpore under the numbers that `mindir.rewrite` gave the nodes; once per
+        process, before the graph first runs."""
         from mindspore.ops.operations._pyfunc_registry import add_pyfunc
 
         for number, collective in enumerate(collectives, 1):
             add_pyfunc(number, self.function(collective))
 
-    def _run(self, collective: Collective, value: np.ndarray | None) -> np.ndarray:
-        self.runs[collective.tag] += 1  # tells the steps apart, and the calls of one function within a step
+    def _run(self, collective: CollectiveNode, value: np.ndarray | None) -> np.ndarray:
+        self.runs[collective.tag] += 1  # distinguishes steps, and calls of one function within a step
         message, op = f"{collective.tag}.{self.runs[collective.tag]}", collective.op
         if op == "Receive":
             return self.receive(message, collective.peer)
@@ -124,9 +124,9 @@ class Exchange:
 
 
 def reduce(values: Sequence[np.ndarray], kind: str) -> np.ndarray:
-    """Sum, max, min or prod of equal-shaped arrays, in their order: the same bits on every rank.
+    """Sum, max, min or product of arrays of equal shape, in their order: the result has the same bits on every rank.
 
-    FP16 is summed and multiplied in FP32 and rounded once, so that a too large result is infinite, as on a device.
+    FP16 is summed and multiplied in FP32 and rounded once, so that too large a result is infinite, as on a device.
     """
     dtype = values[0].dtype
     wide = [value.astype(np.float32) for value in values] if dtype == np.float16 else list(values)

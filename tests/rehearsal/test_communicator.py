@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.rehearsal.exchange import Exchange, reduce
-from ms_codegeex.rehearsal.mindir import Collective
+from ms_codegeex.rehearsal.communicator import FileCommunicator, reduce
+from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 
-def node(op: str, ranks: tuple[int, ...], given: np.ndarray | None, shape: tuple[int, ...], **more) -> Collective:
+def node(op: str, ranks: tuple[int, ...], given: np.ndarray | None, shape: tuple[int, ...], **more) -> CollectiveNode:
     """One communication node as `mindir.collectives` would describe it."""
     defaults = {"tag": f"{op}-{'_'.join(map(str, ranks))}-0", "dtype": "float32" if given is None else given.dtype.name}
-    return Collective(
+    return CollectiveNode(
         op=op,
         ranks=ranks,
         shape=shape,
@@ -33,11 +33,11 @@ def node(op: str, ranks: tuple[int, ...], given: np.ndarray | None, shape: tuple
     )
 
 
-def together(directory: Path, nodes: dict[int, Collective], values: dict[int, np.ndarray], steps: int = 1) -> dict:
+def together(directory: Path, nodes: dict[int, CollectiveNode], values: dict[int, np.ndarray], steps: int = 1) -> dict:
     """Every rank's results of `steps` runs of its node, each rank in its own thread, values growing by 1 each step."""
 
     def rank(number: int) -> list:
-        run = Exchange(directory, number, seconds=600).function(nodes[number])
+        run = FileCommunicator(directory, number, seconds=600).function(nodes[number])
         return [run(value if (value := values[number]) is None else value + step) for step in range(steps)]
 
     with ThreadPoolExecutor(len(nodes)) as pool:
@@ -136,11 +136,13 @@ def test_send_and_receive_over_several_steps(tmp_path):
 
 
 def test_a_send_does_not_wait_for_its_reader(tmp_path):
-    send = Exchange(tmp_path, 0, seconds=0).function(node("Send", (0, 1), np.ones(2), (2,), peer=1, dtype="float32"))
+    send = FileCommunicator(tmp_path, 0, seconds=0).function(
+        node("Send", (0, 1), np.ones(2), (2,), peer=1, dtype="float32")
+    )
     for value in range(3):
         send(np.full(2, value, np.float32))
     assert len(list(tmp_path.iterdir())) == 3
-    receive = Exchange(tmp_path, 1, seconds=600).function(
+    receive = FileCommunicator(tmp_path, 1, seconds=600).function(
         node("Receive", (0, 1), None, (2,), peer=0, tag="Send-0_1-0", dtype="float32")
     )
     assert [receive()[0] for _ in range(3)] == [0, 1, 2]
@@ -152,7 +154,7 @@ def test_tensors_without_axes_come_and_go_as_python_numbers(tmp_path, dtype, kin
     values = {r: np.asarray(r, dtype) for r in ranks}
     nodes = {r: node("AllReduce", ranks, values[r], (), reduce="max") for r in ranks}
     with ThreadPoolExecutor(3) as pool:
-        run = {r: Exchange(tmp_path, r, seconds=600).function(nodes[r]) for r in ranks}
+        run = {r: FileCommunicator(tmp_path, r, seconds=600).function(nodes[r]) for r in ranks}
         results = list(pool.map(lambda r: run[r](values[r].item()), ranks))
     assert results == [kind(values[2])] * 3
     assert all(type(result) is kind for result in results)
@@ -160,7 +162,7 @@ def test_tensors_without_axes_come_and_go_as_python_numbers(tmp_path, dtype, kin
 
 def test_two_nodes_and_two_groups_at_once_do_not_mix(tmp_path):
     def rank(number: int) -> tuple[np.ndarray, np.ndarray]:
-        exchange = Exchange(tmp_path, number, seconds=600)
+        exchange = FileCommunicator(tmp_path, number, seconds=600)
         row = (number // 2 * 2, number // 2 * 2 + 1)
         column = (number % 2, number % 2 + 2)
         value = np.float32([number])
@@ -175,7 +177,7 @@ def test_two_nodes_and_two_groups_at_once_do_not_mix(tmp_path):
 
 
 def test_a_missing_message_is_named(tmp_path):
-    exchange = Exchange(tmp_path, 3, seconds=0.05)
+    exchange = FileCommunicator(tmp_path, 3, seconds=0.05)
     with pytest.raises(RunFailure, match=r"rank 3 waited 0\.05 s for message p2p-1-3-4-0\.1 from rank 1"):
         exchange.function(node("Receive", (1, 3), None, (2,), peer=1, tag="p2p-1-3-4-0"))()
     value = np.ones(2, np.float32)
@@ -185,18 +187,18 @@ def test_a_missing_message_is_named(tmp_path):
 
 def test_a_message_of_another_run_is_refused(tmp_path):
     value = np.ones(2, np.float32)
-    Exchange(tmp_path, 0).send("old.1", value, [1])
+    FileCommunicator(tmp_path, 0).send("old.1", value, [1])
     with pytest.raises(RunFailure, match="be empty at the start"):
-        Exchange(tmp_path, 0).send("old.1", value, [1])
+        FileCommunicator(tmp_path, 0).send("old.1", value, [1])
     with pytest.raises(RunFailure, match="the folder must exist"):
-        Exchange(tmp_path / "missing", 0).send("new.1", value, [1])
+        FileCommunicator(tmp_path / "missing", 0).send("new.1", value, [1])
 
 
 def test_messages_are_never_unpickled(tmp_path):
     np.save(tmp_path / "x", np.array([{}], dtype=object), allow_pickle=True)
     os.rename(tmp_path / "x.npy", tmp_path / "message.0.1")
     with pytest.raises(ValueError, match="pickle"):
-        Exchange(tmp_path, 1, seconds=1).receive("message", 0)
+        FileCommunicator(tmp_path, 1, seconds=1).receive("message", 0)
 
 
 @settings(deadline=None, max_examples=25)
@@ -221,7 +223,7 @@ def test_a_reduce_scatter_then_an_all_gather_is_an_all_reduce(tmp_path_factory, 
 
 def _process(directory: str, rank: int, steps: int) -> None:
     """One rank of `test_processes`: a ring of sends, then a sum, in each step."""
-    exchange, size = Exchange(Path(directory) / "messages", rank, seconds=600), 4
+    exchange, size = FileCommunicator(Path(directory) / "messages", rank, seconds=600), 4
     value = np.full((50, 70), rank, np.float32)
     to, source = (rank + 1) % size, (rank - 1) % size
     send = exchange.function(node("Send", (rank, to), value, value.shape, peer=to, tag=f"p2p-{rank}-{to}"))

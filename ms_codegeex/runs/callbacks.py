@@ -1,4 +1,4 @@
-"""What watches a run on rank 0: log, TensorBoard events, loss curve."""
+"""Callbacks that record a run on rank 0: log, TensorBoard events, loss curve."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile, atomic_file
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.training.trainer import Callback, Record, Trainer
+from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
 
 FLUSH_SECONDS = 30.0
 
 
 class Eta:
-    """Seconds left, from a moving average of step times that ignores the compiling first step."""
+    """Estimates the seconds left from a moving average of step times, without the first step, which compiles."""
 
     def __init__(self) -> None:
         self.average: float | None = None
         self.steps = 0
 
     def update(self, seconds: float, steps_left: int) -> float | None:
-        """None until a step without compilation has been seen."""
+        """Seconds left after a step of `seconds`; None until a step without compilation has been seen."""
         self.steps += 1
         if self.steps > 1:
             self.average = seconds if self.average is None else 0.9 * self.average + 0.1 * seconds
@@ -36,7 +36,7 @@ class Eta:
 
 
 class JsonLog(Callback):
-    """log.jsonl, one line per logged step, and the events the display reads.
+    """Writes log.jsonl, one line per logged step, and the events that the display reads.
 
     A full disk does not end a run: lines wait until there is room, and the user is warned once.
     """
@@ -51,17 +51,17 @@ class JsonLog(Callback):
         self.progress.write(json.dumps(event))
 
     def status(self, text: str) -> None:
-        """Show it."""
+        """Show what begins now."""
         self._event({"event": "status", "text": text, "time": time.time()})
 
     def warning(self, text: str) -> None:
-        """Show it, and leave it in the worker's log."""
-        with contextlib.suppress(OSError):  # that log may lie on the full disk too
+        """Show a warning, and print it into the worker's log."""
+        with contextlib.suppress(OSError):  # that log may be on the full disk too
             print(f"warning: {text}", file=sys.stderr, flush=True)
         self._event({"event": "warning", "text": text, "time": time.time()})
 
-    def step(self, trainer: Trainer, record: Record) -> None:
-        """Show every step, log every `logging.every`-th, evaluated, skipped and the last one."""
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Show every step; log every `logging.every`-th and each that was evaluated, skipped or the last."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
         line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
         self._event({"event": "step", "steps_left": trainer.steps_left, **line})
@@ -77,9 +77,9 @@ class JsonLog(Callback):
 
 
 class TensorBoard(Callback):
-    """Scalar events, by tensorboardX: neither TensorFlow nor PyTorch is needed to write them.
+    """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch.
 
-    Written in the caller's thread: the library's own waits for ever once its disk was full.
+    They are written in this thread: the library's own thread waits for ever once its disk has been full.
     """
 
     def __init__(self, directory: Path, first_step: int):
@@ -89,7 +89,7 @@ class TensorBoard(Callback):
         directory.mkdir(parents=True, exist_ok=True)
         self.writer = EventsWriter(str(directory / "events"))
         self.flushed = time.monotonic()
-        # readers drop what an earlier job wrote for this step and later ones
+        # readers then drop what an earlier job wrote for this step and later ones
         self.writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
         self.failed = False
 
@@ -102,7 +102,7 @@ class TensorBoard(Callback):
             self.failed = True
             trainer.warn(f"TensorBoard events end here ({error.strerror}); log.jsonl has the same figures")
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: StepRecord) -> None:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
@@ -113,7 +113,7 @@ class TensorBoard(Callback):
             self.writer.flush()
             self.flushed = time.monotonic()
 
-    def step(self, trainer: Trainer, record: Record) -> None:
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Write every figure of the step under its name."""
         self._attempt(trainer, lambda: self._write(record))
 
@@ -123,7 +123,7 @@ class TensorBoard(Callback):
 
 
 class LossPlot(Callback):
-    """loss.png, drawn from log.jsonl, now and then and at the end."""
+    """Draws loss.png from log.jsonl, now and then and at the end."""
 
     def __init__(self, run: RunDirectory, every_seconds: float = 30.0):
         self.run, self.every_seconds, self.drawn = run, every_seconds, time.monotonic()
@@ -138,8 +138,8 @@ class LossPlot(Callback):
                 trainer.warn(str(error))
             self.warned = True
 
-    def step(self, trainer: Trainer, record: Record) -> None:
-        """Redraw if the picture is old."""
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Draw the curve again if the picture is old."""
         if time.monotonic() - self.drawn > self.every_seconds:
             self._draw(trainer)
             self.drawn = time.monotonic()
@@ -150,7 +150,7 @@ class LossPlot(Callback):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; a last line cut short by a kill is left out."""
+    """The lines of a log.jsonl; a last line that was left incomplete by a kill is skipped."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -160,15 +160,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def cut_log(path: Path, last_step: int) -> None:
-    """Drop the lines after `last_step`: a resumed run writes them anew."""
+def truncate_log(path: Path, last_step: int) -> None:
+    """Drop the lines after `last_step`: a resumed run writes them again."""
     kept = [record for record in read_log(path) if record["step"] <= last_step]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 def plot_loss(log: Path, picture: Path) -> None:
-    """Training and validation loss over steps, learning rate below."""
+    """Draw training and validation loss over steps, with the learning rate below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,8 +1,5 @@
 """The watcher of processes, with stand-in workers that need no engine."""
 
-import os
-import socket
-import subprocess
 import sys
 import textwrap
 import time
@@ -11,36 +8,7 @@ import psutil
 import pytest
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.runs.processes import PORTS, ProcessSpec, Workers, ending, reserved_port
-
-
-def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
-    with reserved_port() as first, reserved_port() as second:
-        assert first != second and {first, second} <= set(PORTS)
-        start = os.getpid() % len(PORTS)
-        taken = next(
-            PORTS[(start + i) % len(PORTS)] for i in range(99) if PORTS[(start + i) % len(PORTS)] not in (first, second)
-        )
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", taken))
-            other.listen()
-            with reserved_port() as third:
-                assert third not in (first, second, taken)
-
-
-def test_two_processes_never_get_the_same_port():
-    code = (
-        "import time\nfrom ms_codegeex.runs.processes import reserved_port\n"
-        "with reserved_port() as p:\n print(p, flush=True); input()"
-    )
-    jobs = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    ports = [job.stdout.readline().strip() for job in jobs]
-    for job in jobs:
-        job.communicate("\n")
-    assert len(set(ports)) == 4
+from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 
 @pytest.fixture
@@ -51,7 +19,9 @@ def stand_in(tmp_path, monkeypatch):
         (tmp_path / "stand_in.py").write_text(textwrap.dedent(body))
         log = tmp_path / "worker_0.log"
         environment = {"PYTHONPATH": str(tmp_path)}
-        return Workers([ProcessSpec("", (sys.executable, "-m", "stand_in"), environment, tmp_path, log, (log,))])
+        return Workers(
+            [WorkerSpec("", (sys.executable, "-m", "stand_in"), tmp_path, log, environment, worker_logs=(log,))]
+        )
 
     return start
 
@@ -84,7 +54,7 @@ def test_leaving_the_context_ends_grandchildren_that_ignore_sigterm(stand_in):
     with stand_in(body) as workers:
         log = workers.specs[0].log
         wait_for(lambda: log.exists() and log.read_text().strip())
-        pids = [int(log.read_text()), workers.root.pid]
+        pids = [int(log.read_text()), workers.roots[0].pid]
         workers.refresh()
         assert workers.ended() == 0
     wait_for(lambda: not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids))
@@ -98,9 +68,9 @@ def test_the_users_error_output_is_kept_apart_from_the_workers(stand_in, capfd):
 
 
 def test_of_several_workers_one_may_end_and_the_failed_one_is_quoted(tmp_path):
-    def spec(name: str, code: str) -> ProcessSpec:
+    def spec(name: str, code: str) -> WorkerSpec:
         log = tmp_path / f"{name}.log"
-        return ProcessSpec(name, (sys.executable, "-c", code), {}, tmp_path / name, log, (log,))
+        return WorkerSpec(name, (sys.executable, "-c", code), tmp_path / name, log, worker_logs=(log,))
 
     done = spec("done", "print('done')")
     failed = spec("worker_0", "print('out of memory'); raise SystemExit(1)")
@@ -140,7 +110,9 @@ def msrun(tmp_path):
 
     def start(reap: bool) -> Workers:
         code = MSRUN.replace("REAP", str(reap))
-        return Workers([ProcessSpec("", (sys.executable, "-c", code), {}, tmp_path, tmp_path / "msrun.log", logs)])
+        return Workers(
+            [WorkerSpec("", (sys.executable, "-c", code), tmp_path, tmp_path / "msrun.log", worker_logs=logs)]
+        )
 
     return start
 
@@ -186,7 +158,7 @@ def test_a_stopped_worker_is_named_with_the_schedulers_line(msrun, tmp_path):
         )
         by_rank["1"].resume()
         wait_for(lambda: workers.ended() == 1 and not workers.stopped)
-        assert workers.failure().startswith("rank 1 did not answer any more; the scheduler says")
+        assert workers.failure().startswith("rank 1 stopped responding; the scheduler says")
 
 
 def test_a_worker_of_another_server_is_named(msrun, tmp_path):
@@ -196,23 +168,11 @@ def test_a_worker_of_another_server_is_named(msrun, tmp_path):
         assert workers.failure().startswith("rank 9, on another server, was lost; the scheduler says: The node: 9 is")
 
 
-def test_endings_in_words():
-    said = [ending(status) for status in (3, -9, -11, -40, None)]
-    assert said == [
-        "exited with status 3",
-        "was killed by SIGKILL",
-        "was killed by SIGSEGV",
-        "was killed by signal 40",
-        "ended",
-    ]
-
-
 def test_a_program_that_is_not_there_is_told_and_ends_those_started(tmp_path):
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
-    sleeper = ProcessSpec(
-        "a", (sys.executable, "-c", "import time; time.sleep(600)"), {}, tmp_path, logs[0], (logs[0],)
-    )
-    missing = ProcessSpec("rank 3", ("no-such-program",), {}, tmp_path, logs[1], (logs[1],))
+    words = (sys.executable, "-c", "import time; time.sleep(600)")
+    sleeper = WorkerSpec("a", words, tmp_path, logs[0], worker_logs=(logs[0],))
+    missing = WorkerSpec("rank 3", ("no-such-program",), tmp_path, logs[1], worker_logs=(logs[1],))
     workers = Workers([sleeper, missing])
     with pytest.raises(RunFailure, match="rank 3: no-such-program could not be started"), workers:
         pass

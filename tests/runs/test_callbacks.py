@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import pytest
 
+from ms_codegeex.runs.callbacks import Eta, JsonLog, LossPlot, TensorBoard, plot_loss, read_log, truncate_log
 from ms_codegeex.runs.display import Display, duration
-from ms_codegeex.runs.recording import Eta, JsonLog, LossPlot, TensorBoard, cut_log, plot_loss, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.training.trainer import Record
+from ms_codegeex.training.trainer import StepRecord
 
 
 def record(step, **changes):
@@ -27,7 +27,7 @@ def record(step, **changes):
         "step_seconds": 2.0,
         "compiling": step == 1,
     }
-    return Record(**{**values, **changes})
+    return StepRecord(**{**values, **changes})
 
 
 class Watched:
@@ -78,11 +78,11 @@ def test_what_is_not_finite_is_null(run, capsys):
     assert "loss not finite" in capsys.readouterr().err
 
 
-def test_cut_log_drops_what_a_resumed_run_writes_anew(run):
+def test_truncate_log_drops_what_a_resumed_run_writes_anew(run):
     log = JsonLog(run, every=1)
     for step in range(1, 6):
         log.step(Watched(), record(step))
-    cut_log(run.log, 3)
+    truncate_log(run.log, 3)
     assert [r["step"] for r in read_log(run.log)] == [1, 2, 3]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ms_codegeex.rehearsal.mindir import POINT_TO_POINT, Collective
+from ms_codegeex.rehearsal.mindir import POINT_TO_POINT, CollectiveNode
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Bucket:
         return 1 if self.fusion else self.nodes
 
 
-def buckets(collectives: Iterable[Collective]) -> list[Bucket]:
+def buckets(collectives: Iterable[CollectiveNode]) -> list[Bucket]:
     """The collectives of one rank by kind, group and fusion id; messages between pipeline stages are never fused and
     left out."""
     found: dict[tuple[str, tuple[int, ...], int], tuple[int, int]] = {}
