@@ -23,7 +23,7 @@ from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_minds
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, naming, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensor_parallel import cut
+from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -148,7 +148,7 @@ def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[Part]
 
     def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
         for name, tensor in source.tensors.items():
-            piece = cut(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
+            piece = shard(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
             yield name, piece if dtype is None else cast(name, piece, SHORT_NAMES[dtype])
 
     return [layout.to_foreign(entries, dict(slices(rank))) for rank in range(ranks)]
