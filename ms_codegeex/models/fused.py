@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
@@ -54,7 +54,7 @@ class FusedLayerNorm(LayerNorm):
         super().__init__(hidden_size, epsilon, dtype)
         self.kernel = ops.LayerNorm(1, 1, epsilon)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
 
@@ -66,7 +66,7 @@ class FusedRMSNorm(RMSNorm):
         super().__init__(hidden_size, epsilon, dtype)
         self.kernel = RmsNorm(epsilon)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight)[0], self.dtype)
 
@@ -94,7 +94,16 @@ class FusedAttention(AttentionCore):
         self.hide = ops.Less()
         self.repeats = False  # set by a plan that cuts queries into more parts than keys and values
 
-    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
         [batch*seq, heads*d]; the kernel shares the groups itself"""
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
@@ -120,7 +129,7 @@ class FusedDropout(nn.Cell):
         mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % 2**31 or 1
         self.kernel = ops.Dropout(1.0 - probability, mixed, site + 1)
 
-    def construct(self, x, sample_keys):
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x any shape -> x with elements dropped; `sample_keys` is what `layers.Dropout` draws from"""
         if not (self.active and self.training):
             return x

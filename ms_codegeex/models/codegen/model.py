@@ -9,7 +9,7 @@ Queries and keys are turned by position on the first `rotary_dim` channels of ea
 
 from __future__ import annotations
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.codegen.config import CodeGenConfig
@@ -28,7 +28,7 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[batch*seq, H] -> [batch*seq, H]"""
         return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
 
@@ -42,7 +42,7 @@ class FeedForward(nn.Cell):
         self.activation = ops.GeLU()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
         return self.down(self.activation(self.up(x)))
 
@@ -59,7 +59,7 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
         attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
@@ -80,7 +80,7 @@ class CodeGen(nn.Cell):
         self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
         self.head = Head(config)
 
-    def construct(self, ids, samples):
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
         sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)
