@@ -27,7 +27,7 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n")
+SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -272,7 +272,7 @@ def _sample(model: Path, seed: int) -> str:
     from ms_codegeex.generation.sampling import SamplingSettings
 
     generator, tag = Generator(model), tag_text("Python")
-    settings = SamplingSettings(max_new_tokens=64, temperature=0.4, top_p=0.9, seed=seed)
+    settings = SamplingSettings(max_new_tokens=48, temperature=0.7, top_p=0.9, seed=seed)
     texts = (prompt + generator.generate(f"{tag}\n{prompt}", settings) for prompt in SAMPLE_PROMPTS)
     return "\n\n".join(text.rstrip() for text in texts)
 
