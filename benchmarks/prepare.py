@@ -38,17 +38,18 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.corpus import sources as corpus
-from ms_codegeex.data.corpus.reading import Document, Reading, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
+from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.sources import Root, default_roots, user_roots
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 FILE_BYTES = 25_000_000
 PEER_AIM, STAGE_AIM = 5.0, 0.6
 CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-LM
 
 
-def texts(roots: list[corpus.Root]) -> Iterator[Document]:
+def texts(roots: list[Root]) -> Iterator[Document]:
     """All that `prepare` would keep, each text once."""
     seen, reading = set(), Reading()
     for unit in find_units(roots, reading)[0]:
@@ -58,7 +59,7 @@ def texts(roots: list[corpus.Root]) -> Iterator[Document]:
                 yield item
 
 
-def write_input(directory: Path, roots: list[corpus.Root], limit: float) -> tuple[list[Path], int]:
+def write_input(directory: Path, roots: list[Root], limit: float) -> tuple[list[Path], int]:
     """`.jsonl` files of at most `limit` bytes of text together; the files, and how many bytes of text they hold."""
     directory.mkdir()
     paths: list[Path] = []
@@ -134,7 +135,7 @@ def stage_worker(name: str, paths: list[Path], output: Path, ready: Any, go: Any
                 json.loads(line)
 
     else:
-        encoder = Encoder(load_tokenizer("codegeex"))
+        encoder = CorpusEncoder(load_tokenizer("codegeex"))
         data = [json.loads(line)["text"].encode() for line in lines]
 
         def work() -> None:
@@ -233,8 +234,8 @@ def main() -> int:
     print(versions("numpy", "tokenizers", "gigatoken"))
     megabytes = 1.0 if arguments.quick else arguments.megabytes
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
-        default = corpus.default_roots()
-        roots = [*corpus.user_roots(arguments.input), *(default[:1] if arguments.quick else default)]
+        default = default_roots()
+        roots = [*user_roots(arguments.input), *(default[:1] if arguments.quick else default)]
         paths, total = write_input(Path(name) / "input", roots, megabytes * 1e6)
         if total < megabytes * 1e6:
             print(f"only {total / 1e6:.0f} MB of source code here; add more with --input")

@@ -29,6 +29,7 @@ VERBS = (
     "rehearse",
     "rank-table",
     "doctor",
+    "completion",
 )
 
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`ms-codegeex VERB --help` explains a verb and shows examples.",
     )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
+    parser.set_defaults(parser=parser)  # `completion` describes all of it
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"ms_codegeex.commands.{name.replace('-', '_')}")

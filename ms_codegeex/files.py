@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.locks import take_lock
 
 WRITE_BACK_SECONDS = 0.25
 
@@ -48,15 +49,10 @@ def _parent(path: Path) -> Iterator[None]:
 
 def _lock(path: Path) -> int | None:
     """A descriptor with the lock of a file or directory, None if another process has it or there are no locks here."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return take_lock(path, wait=False, flags=os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        os.close(descriptor)
         return None
-    return descriptor
 
 
 @contextmanager

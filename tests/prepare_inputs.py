@@ -1,9 +1,14 @@
-"""A small input of every kind for tests of `prepare`, with what is in it counted by hand."""
+"""Small inputs of every kind for tests of `prepare`, counted by hand, and shards as its workers make them."""
 
 import gzip
 import json
 import random
 from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.data.corpus.shards import Shard
+from ms_codegeex.data.corpus.tally import Tally
 
 WORDS = ("alpha", "beta", "gamma", "value", "index", "result", "total", "buffer", "stream", "parse", "write", "open")
 
@@ -61,3 +66,23 @@ def write_mixed(root: Path) -> int:
     write_gzip(root / "dump.jsonl.gz", 8)
     write_parquet(root / "dump.parquet", 10)
     return files + lines + 8 + 10
+
+
+def shard(rows, path=None, signatures=None, mask_path=None):
+    """A shard of `(source, language, group or None, content number, bytes, tokens)`."""
+    languages = list(dict.fromkeys(row[1] for row in rows))
+    groups = list(dict.fromkeys(row[2] for row in rows if row[2] is not None))
+    sources = [row[0].encode() for row in rows]
+    columns = {
+        "source": np.frombuffer(b"".join(sources), np.uint8),
+        "source_end": np.cumsum([len(source) for source in sources], dtype=np.int64),
+        "language": np.array([languages.index(row[1]) for row in rows], np.int64),
+        "group": np.array([-1 if row[2] is None else groups.index(row[2]) for row in rows], np.int64),
+        "sha256": np.array([[row[3]] * 32 for row in rows], np.uint8).reshape(-1, 32),
+        "bytes": np.array([row[4] for row in rows], np.int64),
+        "tokens": np.array([row[5] for row in rows], np.int64),
+    }
+    if signatures is not None:
+        columns["signature"] = np.array(signatures, np.uint32)
+        columns["signed"] = np.array([any(row) for row in signatures])
+    return Shard(path, columns, languages, groups, Tally(), mask_path)

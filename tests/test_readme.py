@@ -105,7 +105,7 @@ def test_first_command_with_a_small_run(home, tmp_path):
     """Without a home directory: not even root can write there."""
     words = [*SMALLER.split(), f"output={tmp_path}/run", "--corpus", str(home / "src")]
     output = first_command(tmp_path, *words, HOME="/proc/nowhere")
-    for words in ("sample:", "# language: Python", "artefacts:", "try next:", "validation loss"):
+    for words in ("three prompts:", "\n  import os\n", "artefacts:", "try next:", "validation loss"):
         assert words in output
     following = output.split("try next:\n")[1].splitlines()
     assert len(following) == 3
@@ -124,4 +124,7 @@ def test_first_command_as_it_stands_makes_a_language_model(tmp_path):
     assert summary["shuffled_context_loss"] >= summary["validation_loss"] + 0.2
     assert summary["parameters"] == 7_543_552 and summary["steps"] == 240
     assert all(line in output for line in summary["sample"].splitlines())
+    assert all(f"\n{start}" in "\n" + summary["sample"] for start in ("def ", "import ", "class "))
+    # Licence headers are left out, so the model has not learnt them.
+    assert "copyright" not in summary["sample"].lower() and "license" not in summary["sample"].lower()
     assert Path(summary["huggingface"], "config.json").exists() and Path(summary["pytorch"]).exists()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.host import available_cores
 
 SUMMARY = "measure a model: HumanEval-X, MTPB, DS-1000, HumanEval, perplexity; its programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -126,7 +126,7 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
         help="refuse to run programs if a layer of the sandbox is missing, or do with what there is (default: strict)",
     )
     group.add_argument(
-        "--workers", type=int, default=_processors(), metavar="N", help="programs at once (default: one per core)"
+        "--workers", type=int, default=available_cores(), metavar="N", help="programs at once (default: one per core)"
     )
     group.add_argument(
         "--timeout",
@@ -162,10 +162,6 @@ def _configure_perplexity(group: argparse._ArgumentGroup) -> None:
 
 def _language(name: str) -> str:
     return ALIASES.get(name.lower(), name.lower())
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
-    from ms_codegeex.data.corpus.languages import LANGUAGES, find_language
+    from ms_codegeex.data.languages import LANGUAGES, find_language
 
     text = arguments.prompt or ""
     if arguments.prompt_file:

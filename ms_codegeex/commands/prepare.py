@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.commands import prepare_exchange, prepare_finetune
 from ms_codegeex.commands.dataset_summary import corpus_lines
+from ms_codegeex.host import available_cores
 
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
 EXAMPLES = f"""\
@@ -106,6 +106,12 @@ def _configure_choice(group: argparse._ArgumentGroup) -> None:
         help=f"most bytes to take; more are sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
     )
     group.add_argument(
+        "--strip-licences",
+        choices=("files", "all", "none"),
+        help="leave out the licence headers of source files, of records too, or of nothing (default: files with "
+        "--filters default, else none)",
+    )
+    group.add_argument(
         "--redact",
         nargs="+",
         choices=("email", "secrets"),
@@ -137,16 +143,12 @@ def _configure_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
         type=int,
-        default=_processors(),
+        default=available_cores(),
         metavar="N",
         help="processes; does not change the result (default: one per core)",
     )
     group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
     group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -175,9 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` that the arguments mean."""
     from ms_codegeex.data.corpus.filters import preset
-    from ms_codegeex.data.corpus.languages import canonical_languages
-    from ms_codegeex.data.corpus.reading import Reading
-    from ms_codegeex.data.corpus.settings import PrepareSettings
+    from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+    from ms_codegeex.data.languages import canonical_languages
 
     rules = preset(arguments.filters)
     sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}
@@ -200,6 +201,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
         licences=tuple(arguments.licences),
         group_field=arguments.group_field,
         redact=tuple(arguments.redact),
+        strip_licences=arguments.strip_licences or ("files" if arguments.filters == "default" else "none"),
         all_text=arguments.all_text,
     )
     return PrepareSettings(

@@ -21,6 +21,7 @@ OF_CORPORA = (
     "min_bytes",
     "near_duplicates",
     "max_bytes",
+    "strip_licences",
     "redact",
     "text_field",
     "language_field",

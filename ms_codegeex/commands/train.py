@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and prints a sample"
+SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
 EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
@@ -22,7 +22,7 @@ EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
   ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-SAMPLE_PROMPT = "# language: Python\n"
+SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -246,18 +246,21 @@ def _finish(config, run_directory) -> dict[str, Any]:
                 _say(f"not exported: {error}")
         if summary["huggingface"]:
             _say("generating a sample …")
-            summary["sample"] = SAMPLE_PROMPT + _sample(run_directory.huggingface, config.seed)
+            summary["sample"] = _sample(run_directory.huggingface, config.seed)
     write_json(run_directory.summary, summary)
     return summary
 
 
 def _sample(model: Path, seed: int) -> str:
+    """How the model goes on with each of `SAMPLE_PROMPTS`, below Python's tag line, which is not shown."""
+    from ms_codegeex.data.languages import tag_text
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import SamplingSettings
 
-    return Generator(model).generate(
-        SAMPLE_PROMPT, SamplingSettings(max_new_tokens=96, temperature=0.8, top_p=0.9, seed=seed)
-    )
+    generator, tag = Generator(model), tag_text("Python")
+    settings = SamplingSettings(max_new_tokens=64, temperature=0.4, top_p=0.9, seed=seed)
+    texts = (prompt + generator.generate(f"{tag}\n{prompt}", settings) for prompt in SAMPLE_PROMPTS)
+    return "\n\n".join(text.rstrip() for text in texts)
 
 
 def _print_summary(summary: dict[str, Any], run_directory, longer: str) -> None:
@@ -272,7 +275,11 @@ def _print_summary(summary: dict[str, Any], run_directory, longer: str) -> None:
             f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
         )
     if summary["sample"] is not None:
-        print("sample:\n" + "\n".join(f"  {line}" for line in summary["sample"].splitlines()) + "\n")
+        print(
+            "how it continues three prompts:\n"
+            + "\n".join(f"  {line}" for line in summary["sample"].splitlines())
+            + "\n"
+        )
     print("artefacts:")
     shown = {
         "checkpoint": summary["checkpoint"],

@@ -1,4 +1,4 @@
-"""Whether a dataset directory is sound, and what its documents and its training samples hold."""
+"""Checks a dataset directory, and shows its documents and training samples."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.corpus.dataset_writer import text_decoder
-from ms_codegeex.data.corpus.languages import tag_text
-from ms_codegeex.data.datasets.batches import Span
+from ms_codegeex.data.datasets.batches import DocumentSpan
 from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY, recorded_tokenizer
+from ms_codegeex.data.tokenizer.fast import text_decoder
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 
 REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
 _TYPES = {"vocab_size": int, "eos_id": int, "tokenizer": dict, "splits": dict, "files": dict}
 _OF_EXAMPLES = {"task": str, "seq_length": int}
-_ROWS = 4096  # of the table of documents, looked at per step of the deep check
+_ROWS = 4096  # of the table of documents, compared at a time by the deep check
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Dataset:
     splits: dict[str, IndexedDataset]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that its ids were made with."""
-        return recorded_tokenizer(self.description["tokenizer"], self.directory / DIRECTORY, self.directory)
+        """The tokenizer that made its ids."""
+        return recorded_tokenizer(self.description["tokenizer"], self.directory / TOKENIZER_DIRECTORY, self.directory)
 
 
 def open_dataset(directory: Path) -> Dataset:
-    """The dataset, once sizes and offsets have been checked; anything wrong is a `UserError` that names the file."""
+    """Open a dataset and check sizes and offsets; anything wrong is a `UserError` that names the file."""
     path = directory / DATASET_JSON
     description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
@@ -74,7 +74,7 @@ def verify_dataset(dataset: Dataset) -> None:
     """Check ids, end tokens, masks, the tables of documents and the hashes of all files.
 
     Raises:
-        UserError: something is missing or does not fit; it names the file.
+        UserError: something is missing or inconsistent; it names the file.
     """
     directory, description = dataset.directory, dataset.description
     for split, documents in dataset.splits.items():
@@ -90,7 +90,7 @@ def verify_dataset(dataset: Dataset) -> None:
             _check_mask(directory / f"{split}.mask", documents.tokens.size)
         _check_table(directory / split, documents)
     for name, entry in description["files"].items():
-        path = directory / Path(name).name  # whatever dataset.json says, nothing outside is read
+        path = directory / Path(name).name  # nothing outside the directory is read
         if not path.is_file():
             raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {REMEDY}")
         if sha256(path) != entry.get("sha256"):
@@ -128,8 +128,8 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     """Decode every document of a split and compare its hash with the recorded one.
 
     Yields:
-        Bytes that were decoded, and documents that cannot be compared, as the work goes on. What cannot be compared is
-        text whose U+2581 the tokenizer has turned into spaces.
+        Numbers of bytes decoded and of documents that cannot be compared, per batch. Text whose U+2581 the tokenizer
+        turned into spaces cannot be compared.
 
     Raises:
         UserError: hashes are not recorded, or a document is not what it was; it names the first.
@@ -162,7 +162,7 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
 
 
 def _scheme(description: dict[str, Any]) -> str:
-    """Whose tag lines the documents start with; older datasets record only whether there are any."""
+    """Scheme of the documents' tag lines; older datasets record only whether there are any."""
     tags = description.get("settings", {}).get("tags", "none")
     if isinstance(tags, bool):
         return "codegeex" if tags else "none"
@@ -181,7 +181,7 @@ def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
 
 
 def report_path(dataset: Dataset) -> str:
-    """Where the dataset's report for a browser is; a `UserError` if there is none."""
+    """Path of the dataset's HTML report; a `UserError` if there is none."""
     path = dataset.directory / REPORT_HTML
     if not path.is_file():
         raise UserError(f"{path}: no such file; datasets of older versions have no report, {REMEDY}")
@@ -197,7 +197,7 @@ def origin(prefix: Path, number: int) -> dict[str, Any]:
 
 
 def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:
-    """Document `number` of a split: where it comes from, and its text without its end token."""
+    """Document `number` of a split: its origin, and its text without the end token."""
     documents = dataset.splits[split]
     if not 0 <= number < len(documents):
         raise UserError(f"--document {number}: {split} has documents 0..{len(documents) - 1}")
@@ -250,9 +250,9 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
 
 
 def _part(
-    dataset: Dataset, split: str, tokenizer: Tokenizer, span: Span, ids: np.ndarray, counted: np.ndarray
+    dataset: Dataset, split: str, tokenizer: Tokenizer, span: DocumentSpan, ids: np.ndarray, counted: np.ndarray
 ) -> dict[str, Any]:
-    """A document's part in a sample, `ids` and `counted` being those of this part."""
+    """The part of a document in a sample; `ids` and `counted` are those of the part."""
     before = dataset.splits[split].document(span.document)[: span.start].tolist()
     ended = ids == dataset.description["eos_id"]
     borders = np.flatnonzero((counted[1:] != counted[:-1]) | ended[1:] | ended[:-1]) + 1

@@ -81,6 +81,24 @@ def test_defaults_with_input(sources, tmp_path, capsys):
     assert len(found["languages"]) == 23 and found["rules"]["max_file_bytes"] == 1_000_000
 
 
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ([], "files"),
+        (["--filters", "codegeex"], "none"),
+        (["--filters", "codegen"], "none"),
+        (["--filters", "none"], "none"),
+        (["--filters", "codegen", "--strip-licences", "all"], "all"),
+        (["--strip-licences", "none"], "none"),
+    ],
+)
+def test_licences_are_stripped_unless_the_filters_are_published(words, expected):
+    from ms_codegeex.cli import parse
+    from ms_codegeex.commands.prepare import _settings
+
+    assert _settings(parse(["prepare", "--output", "out", *words])).reading.strip_licences == expected
+
+
 def test_defaults_without_input(monkeypatch):
     from ms_codegeex.cli import parse
     from ms_codegeex.commands.prepare import _settings

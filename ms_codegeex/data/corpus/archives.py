@@ -1,6 +1,6 @@
 """Lines of `.jsonl` files, plain or compressed, and rows of `.parquet` files, in bounded memory.
 
-What is broken is part of the result and never raised: everything before it is still read.
+Broken input is returned, never raised: everything before it is still read.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ T = TypeVar("T")
 ENDINGS = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
-    ".json.gz": "jsonl",  # that is how CodeParrot calls its lines of JSON
+    ".json.gz": "jsonl",  # CodeParrot's name for lines of JSON
     ".jsonl.zst": "jsonl",
     ".parquet": "parquet",
 }
 """Endings of the files that hold records, and their kinds."""
 
 PART_BYTES = 32 << 20
-"""Plain `.jsonl` and `.parquet` files are cut into parts of about this size, so that one large file uses all cores."""
+"""Plain `.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores."""
 
 _BLOCK = 1 << 20
-# Bytes unpacked at once. They may become 1000 times as many in gzip, and 128 KiB for every 4 in zstd: 16 MiB at most.
+# Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
 _GZIP_BYTES, _ZSTD_BYTES = 4096, 512
 _HEAD = 1000
 
 
 @dataclass(frozen=True)
-class Part:
+class ArchivePart:
     """A piece of an archive.
 
     Attributes:
-        span: plain lines: byte range, the lines that start in it; parquet: row groups [a, b); None: everything.
-        first: parquet: rows before it.
-        bytes: of the file that it stands for.
+        span: plain lines: byte range of the lines that start in it; parquet: row groups [a, b); None: everything.
+        first: for parquet, the rows before it.
+        bytes: size of this part of the file.
     """
 
     span: tuple[int, int] | None
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Broken:
-    """A place that cannot be read: a reason of the fixed set, one line of detail, lost bytes, their beginning."""
+    """Input that cannot be read: a reason from the fixed set, a line of detail, the bytes lost, and how they begin."""
 
     reason: str
     detail: str = ""
@@ -58,7 +58,7 @@ class Broken:
 
 
 class Returning(Generic[T]):
-    """Iterates over a generator and keeps what that returns at its end."""
+    """Iterates over a generator and keeps its return value."""
 
     def __init__(self, generator: Generator[T, None, int]) -> None:
         self._generator = generator
@@ -85,21 +85,21 @@ def archive_kind(name: str) -> str | None:
 # Lines
 
 
-def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[Part]:
-    """A `.jsonl` file of `size` bytes cut into parts, unread."""
+def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
+    """A `.jsonl` file of `size` bytes as parts; it is not read."""
     if size <= part_bytes or not path.name.lower().endswith(".jsonl"):
-        return [Part(None, 0, size)]
-    cuts = [*range(0, size, part_bytes), size]
-    return [Part((start, end), 0, end - start) for start, end in itertools.pairwise(cuts)]
+        return [ArchivePart(None, 0, size)]
+    bounds = [*range(0, size, part_bytes), size]
+    return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(bounds)]
 
 
-def read_lines(path: Path, part: Part, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
-    """The lines of a part with their numbers in it, from 1; empty ones are left out. Returns how many there are.
+def read_lines(path: Path, part: ArchivePart, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
+    """Yield the lines of a part with their numbers in it, from 1, without empty ones. Return the number of lines.
 
     Args:
         path: a file with one of `ENDINGS` of kind `jsonl`.
-        part: of `line_parts`.
-        limit: longer lines, in bytes, come as `Broken` and are not held in memory.
+        part: from `line_parts`.
+        limit: lines of more bytes come as `Broken` and are not held in memory.
     """
     number, budget = 1, None
     try:
@@ -125,7 +125,7 @@ def read_lines(path: Path, part: Part, limit: int) -> Generator[tuple[int, bytes
 
 
 def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
-    """Go to the first line that starts in start..end-1; False if none does, which is seen without reading further."""
+    """Seek to the first line that starts in start..end-1; False if there is none. Nothing beyond `end` is read."""
     if not start:
         return True
     position = start - 1
@@ -140,7 +140,7 @@ def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
 
 
 def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[bytes | Broken]:
-    """Lines that start within the first `budget` bytes of `blocks` (None: all), then why the blocks ended early."""
+    """Lines that start within the first `budget` bytes of `blocks` (None: all), then the reason if they ended early."""
     pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
     size = start = 0  # of that line: bytes so far, and its offset
     broken = None
@@ -179,7 +179,7 @@ def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[
 
 
 def _head(pieces: Iterable[bytes]) -> bytes:
-    """The first bytes of what `pieces` make, for a report."""
+    """The first bytes of the joined `pieces`, for a report."""
     head = b""
     for piece in pieces:
         head += piece[: _HEAD - len(head)]
@@ -199,7 +199,7 @@ def _zstd() -> Any:
 
 
 def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[bytes]:
-    """The unpacked blocks of a file of one or more compressed members; everything that can be had of a cut one."""
+    """The unpacked blocks of a file of one or more compressed members; of a truncated file, what can be recovered."""
     from isal import isal_zlib
     from zstandard import ZstdError
 
@@ -226,21 +226,21 @@ def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[byt
 # Rows
 
 
-def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[Part] | Broken:
-    """The row groups of a `.parquet` file in parts of about `part_bytes`, or why it cannot be read."""
+def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
+    """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            parts: list[Part] = []
+            parts: list[ArchivePart] = []
             begin = first = rows = total = 0
             for group in range(file.metadata.num_row_groups):
                 entry = file.metadata.row_group(group)
                 rows += entry.num_rows
                 total += sum(entry.column(column).total_compressed_size for column in range(entry.num_columns))
                 if total >= part_bytes or group == file.metadata.num_row_groups - 1:
-                    parts.append(Part((begin, group + 1), first, total))
+                    parts.append(ArchivePart((begin, group + 1), first, total))
                     begin, first, total = group + 1, rows, 0
             return parts
     except (pyarrow.ArrowException, OSError) as error:
@@ -248,15 +248,15 @@ def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[Part] | Broken:
 
 
 def read_rows(
-    path: Path, part: Part, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
+    path: Path, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
-    """The rows of a part with their numbers in the file, from 0; each a tuple in the order of the columns.
+    """Yield the rows of a part with their numbers in the file, from 0; each is a tuple in the order of the columns.
 
     Args:
         path: a `.parquet` file.
-        part: of `row_parts`.
-        columns: chooses from the names that the file has; no other column is read.
-        batch_rows: rows held in memory at once, besides what pyarrow holds of a row group.
+        part: from `row_parts`.
+        columns: chooses among the names in the file; no other column is read.
+        batch_rows: rows held in memory at once, in addition to what pyarrow holds of a row group.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """
@@ -269,16 +269,16 @@ def read_rows(
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             names = list(columns(file.schema_arrow.names))
             for group in range(*(part.span or (0, file.metadata.num_row_groups))):
-                behind = number + file.metadata.row_group(group).num_rows
+                end = number + file.metadata.row_group(group).num_rows
                 try:
                     for row in _group_rows(file, group, names, batch_rows):
                         yield number, row
                         number += 1
-                except faults as error:  # the groups behind it can still be read
+                except faults as error:  # later groups can still be read
                     problem = _arrow_problem(error)
-                    lost = f"{behind - number} rows from here on are lost: {problem.detail}"
+                    lost = f"{end - number} rows from here on are lost: {problem.detail}"
                     yield number, replace(problem, detail=lost)
-                number = behind
+                number = end
     except faults as error:
         yield number, _arrow_problem(error)
 
@@ -296,7 +296,7 @@ def _values(column: Any) -> list:
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if types.is_string(column.type):
-        column = column.cast(pyarrow.binary())  # no copy, and text that is not UTF-8 does not end the reading
+        column = column.cast(pyarrow.binary())  # no copy, and invalid UTF-8 does not stop the reader
     elif types.is_large_string(column.type):
         column = column.cast(pyarrow.large_binary())
     return column.to_pylist()

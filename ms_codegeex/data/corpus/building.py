@@ -14,57 +14,51 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus import sources as corpus
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.merge import counts, describe_split, language_counts, length_histogram, write_splits
+from ms_codegeex.data.corpus.joining import Documents, join
 from ms_codegeex.data.corpus.reading import Unit, find_units
-from ms_codegeex.data.corpus.report import render
-from ms_codegeex.data.corpus.selection import Documents, join, select
+from ms_codegeex.data.corpus.selection import select
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
-    Job,
+    ShardJob,
     lines_before,
     load_encoder,
     make_shard,
     read_meta,
     read_shard,
     shard_name,
-    token_dtype,
 )
+from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
-from ms_codegeex.data.corpus.workers import Progress, open_mapper
+from ms_codegeex.data.corpus.workers import ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
+from ms_codegeex.data.corpus.writing import counts, describe_splits, groups_of, write_report, write_splits
+from ms_codegeex.data.datasets.directory import file_records
+from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import (
-    DATA_FILES,
     DATASET_JSON,
     FORMAT,
-    REPORT_FORMAT,
-    REPORT_HTML,
-    REPORT_JSON,
-    REPORT_VERSION,
-    SPLITS,
-    TABLES,
     VERSION,
 )
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, remove_leftovers, sha256, write_json
+from ms_codegeex.files import atomic_directory, remove_leftovers, write_json
 
-SHARD_VERSION = 3
+SHARD_VERSION = 4
 NOT_SAMPLED = "not sampled"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `inputs` as given, `roots` they stand for, `settings`, their `key`, and the tokenizer."""
+    """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
     inputs: Sequence[Path | str] | None
-    roots: Sequence[corpus.Root]
+    roots: Sequence[Root]
     settings: PrepareSettings
     key: str
-    tokenizer: tokenizers.Tokenizer
+    tokenizer: Tokenizer
 
     @property
     def places(self) -> str:
@@ -73,14 +67,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundInput:
     """What the search found.
 
     Attributes:
         units: to read.
         size: `files` and `bytes` of everything that was found.
-        sampled: the same of what is read of it, or None where `max_bytes` has to be applied to documents later.
-        tally: what was left out so far.
+        sampled: the same for what is read of it; None where `max_bytes` is applied to documents later.
+        tally: what has been left out so far.
     """
 
     units: list[Unit]
@@ -91,18 +85,18 @@ class Found:
 
 @contextlib.contextmanager
 def ready_workers(workers: int, tokenizer: str) -> Iterator[Callable]:
-    """`open_mapper` with processes that load the tokenizer while this one is still busy with other things."""
+    """`open_mapper` with processes that load the tokenizer while this one is busy with other things."""
     with open_mapper(workers, functools.partial(_load_early, tokenizer)) as mapper:
         yield mapper
 
 
 def _load_early(tokenizer: str) -> None:
-    with contextlib.suppress(UserError):  # which this process tells
+    with contextlib.suppress(UserError):  # this process reports it
         load_encoder(tokenizer)
 
 
-def build(request: Request, output: Path, work: Path, mapper: Callable, progress: Progress) -> dict[str, Any]:
-    """Write the dataset and return the content of dataset.json; finished shards are in `work` until it is whole."""
+def build(request: Request, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
+    """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
     before = lines_before(found.units, paths)
@@ -118,25 +112,23 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         if (placed < 0).all():
             raise _nothing_left(request, found)
     except UserError:
-        remove(work)  # other input or other settings are needed
+        remove(work)  # only other input or settings can help
         raise
     progress.say(f"writing {output}")
     remove_leftovers(output)
     with atomic_directory(output) as directory:
         dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, documents, placed, SPLITS, dtype)
-        if request.settings.tokenizer not in tokenizers.NAMES:
-            request.tokenizer.save(directory / TOKENIZER)
-        report = _report(request, found, documents, placed)
-        write_json(directory / REPORT_JSON, report)
-        (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+        write_splits(directory, documents, placed, dtype)
+        if request.settings.tokenizer not in TOKENIZER_NAMES:
+            request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
+        _report(request, found, documents, placed, directory)
         description = _describe(request, found, documents, placed, split_by, directory)
         write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
 
 
-def _nothing_left(request: Request, found: Found) -> UserError:
+def _nothing_left(request: Request, found: FoundInput) -> UserError:
     return UserError(
         f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
         f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
@@ -144,7 +136,7 @@ def _nothing_left(request: Request, found: Found) -> UserError:
     )
 
 
-def _search(request: Request, output: Path, progress: Progress) -> Found:
+def _search(request: Request, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
     reading, tally = request.settings.reading, Tally()
     units, rejected, size = find_units(request.roots, reading, output.resolve())
@@ -159,18 +151,18 @@ def _search(request: Request, output: Path, progress: Progress) -> Found:
         )
     if all(unit.kind == "files" for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
-        return Found(units, size, sampled, tally)
-    return Found(units, size, None, tally)
+        return FoundInput(units, size, sampled, tally)
+    return FoundInput(units, size, None, tally)
 
 
 def _sample_files(
-    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: Progress
+    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: ProgressBar
 ) -> tuple[list[Unit], dict[str, int]]:
-    """Source files are sampled by their sizes, before any is read."""
+    """Sample source files by size, before any is read."""
     files = [file for unit in units for file in unit.files]
     fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
     limit = settings.max_bytes
-    sampled = fitting if limit is None else corpus.sample(fitting, limit, settings.seed)
+    sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
     if len(sampled) == len(fitting):
         return list(units), total
@@ -195,13 +187,15 @@ def _stop(request: Request, tally: Tally) -> None:
     """With `on_error` stop, broken input is a `UserError`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{corpus.one_line(source)}: {problem}; mend it, or leave such input out with --on-error skip")
+        raise UserError(f"{one_line(source)}: {problem}; fix it, or leave such input out with --on-error skip")
 
 
-def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, progress: Progress) -> list[Path]:
-    """A shard for every unit, those that are there already included; their paths in the units' order."""
+def _make_shards(
+    request: Request, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
+) -> list[Path]:
+    """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
-    job = Job(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
+    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
     decisive = {
         "version": SHARD_VERSION,
         **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),
@@ -219,32 +213,21 @@ def _make_shards(request: Request, found: Found, work: Path, mapper: Callable, p
     return paths
 
 
-def _report(request: Request, found: Found, documents: Documents, placed: np.ndarray) -> dict[str, Any]:
-    """The content of report.json; no times or host names, so that equal requests give equal bytes."""
-    tally, kept = found.tally, placed >= 0
-    total = counts(documents, kept)
+def _report(request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, directory: Path) -> None:
+    tally, kept, reading = found.tally, placed >= 0, request.settings.reading
+    total, licences = counts(documents, kept), _stripped_licences(documents, kept)
     redacted = documents.column("redacted")[kept].sum(axis=0).tolist()
-    return {
-        "format": REPORT_FORMAT,
-        "version": REPORT_VERSION,
-        "input": {
-            "files": found.size["files"],
-            "documents": total["documents"] + tally.total("documents"),
-            "bytes": total["bytes"] + tally.total("bytes"),
-        },
-        "kept": total,
-        "splits": {split: counts(documents, placed == number) for number, split in enumerate(SPLITS)},
-        "languages": language_counts(documents, kept),
-        "lengths": length_histogram(documents.tokens[kept]),
-        "dropped": dict(sorted(tally.dropped.items())),
-        "problems": dict(sorted(tally.problems.items())),
-        "redacted": dict(zip(request.settings.reading.redact, redacted, strict=True)),
-        "settings": request.settings.record(),
+    size = {
+        "files": found.size["files"],
+        "documents": total["documents"] + tally.total("documents"),
+        "bytes": total["bytes"] + licences["bytes"] + tally.total("bytes"),
     }
+    extra = {"licences_stripped": licences, "redacted": dict(zip(reading.redact, redacted, strict=True))}
+    write_report(directory, documents, placed, size, tally, request.settings.record(), extra)
 
 
 def _describe(
-    request: Request, found: Found, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
+    request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
 ) -> dict[str, Any]:
     """The content of dataset.json, for the finished files in `directory`; no times or host names either."""
     tokenizer, tally = request.tokenizer, found.tally
@@ -263,22 +246,29 @@ def _describe(
         "eos_id": tokenizer.eos_id,
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "default_corpus": request.inputs is None,
-        "sources": [{"path": corpus.printable(root.path), "label": root.label} for root in request.roots],
+        "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": split_by,
-        "splits": {split: describe_split(documents, placed == number) for number, split in enumerate(SPLITS)},
+        "splits": {
+            split: {**described, "packages": groups_of(documents, placed == number)}
+            for number, (split, described) in enumerate(describe_splits(documents, placed).items())
+        },
         "found": found.size,
         "sampled": found.sampled or _sampled(documents, tally),
         "dropped": dict(sorted(left_out.items())),
-        "files": {
-            name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
-            for name in (*DATA_FILES, *TABLES)
-        },
+        "licences_stripped": _stripped_licences(documents, placed >= 0),
+        "files": file_records(directory),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
 
 
+def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]:
+    """How many of the documents that are kept lost a licence header, and the size of those headers."""
+    sizes = documents.column("licence_bytes")[kept]
+    return {"documents": int(np.count_nonzero(sizes)), "bytes": int(sizes.sum())}
+
+
 def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:
-    """How many documents passed the rules, or would have but for what is not sampled."""
+    """Count and bytes of the documents that passed the rules and were sampled."""
     left = tally.dropped.get(NOT_SAMPLED, {"documents": 0, "bytes": 0})
     return {"files": len(documents) - left["documents"], "bytes": int(documents.bytes.sum()) - left["bytes"]}

@@ -19,7 +19,7 @@ SHINGLE_WORDS = 5
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
 _WORD = re.compile(rb"\w+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 loses nothing
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 
 def _shingle_hashes(data: bytes) -> np.ndarray:
@@ -63,14 +63,14 @@ def signature(data: bytes) -> np.ndarray | None:
 
 
 def find_near_duplicates(signatures: np.ndarray, candidates: Iterable[int], threshold: float) -> dict[int, int]:
-    """Which documents to drop, and which one stands for each: of several alike the first is kept.
+    """Which documents to drop, each with the one that is kept in its place: the first of several similar ones.
 
-    No two documents that are kept have signatures that agree in a share `threshold` of their places. So whatever split
-    is made of the kept ones afterwards, validation repeats nothing from training.
+    No two documents that are kept have signatures that agree in a share `threshold` of their places, so that no split
+    of them puts a repetition of the training data into validation.
 
     Args:
         signatures: uint32 `[documents, PERMUTATIONS]`.
-        candidates: documents to look at, rows of `signatures`; their order decides which one is kept.
+        candidates: documents to compare, rows of `signatures`; their order decides which one is kept.
         threshold: Jaccard similarity in (0, 1] from which two documents are near duplicates.
     """
     from datasketch import MinHash, MinHashLSH

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ms_codegeex.data.corpus.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 from ms_codegeex.data.corpus.redaction import redact
-
-if TYPE_CHECKING:
-    from ms_codegeex.data.corpus.reading import Reading
+from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 
 TEXT = ("text", "code", "content")
 LANGUAGE = ("language", "lang", "programming_language")
@@ -21,7 +19,7 @@ GROUP = ("repo_name", "max_stars_repo_name", "repository")
 
 @dataclass(frozen=True)
 class Text:
-    """A record's text in UTF-8, its language (empty: none known, and that is allowed) and its group (None: itself)."""
+    """A record's text in UTF-8, its language (empty: unknown, where that is allowed) and its group (None: itself)."""
 
     data: bytes
     language: str
@@ -30,7 +28,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a record is no text: as in `Rejected`, with the text as far as there is one."""
+    """Why a record gives no text: fields as in `Rejected`, and the text as far as there is one."""
 
     reason: str
     detail: str = ""
@@ -39,7 +37,7 @@ class Fault:
 
 
 class Fields:
-    """Looks into records as a `Reading` wants it: a field of the given name, else the first usual one that is set."""
+    """Reads records as `Reading` says: the field of the given name, else the first of the usual ones that is set."""
 
     def __init__(self, reading: Reading) -> None:
         self._text = _names(reading.text_field, TEXT)
@@ -49,12 +47,12 @@ class Fields:
         self._group = _names(reading.group_field, GROUP)
         self._licences = frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
-        # A language that nobody asked for is a known one only if the models were trained on it from the start.
+        # Of the languages that were not asked for, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {language.name for language in LANGUAGES}
         self._all_text, self._redact = reading.all_text, reading.redact
 
     def needed(self, present: Iterable[str]) -> list[str]:
-        """Which of the fields that are present are looked at; nothing else need be read."""
+        """The fields among those present that are needed; nothing else has to be read."""
         present = list(present)
         groups = [self._text, self._language, self._path, self._group]
         groups += [self._licence] if self._licences else []
@@ -62,11 +60,11 @@ class Fields:
         return [name for name in dict.fromkeys(present) if name in wanted]
 
     def text_missing(self, present: Iterable[str]) -> str:
-        """Empty, or which field with the text is missing among those present."""
+        """Empty, or a message if no field with the text is among those present."""
         return "" if set(self._text) & set(present) else f"no field {' or '.join(self._text)}"
 
     def read(self, record: Mapping[str, Any]) -> Text | Fault:
-        """The text of a record. Values are JSON's; text may also be bytes, which are not checked."""
+        """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         text = _first(record, self._text)
         if isinstance(text, str):
             try:
@@ -97,7 +95,7 @@ class Fields:
         return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
-        """The licence that is not allowed, or None."""
+        """The first licence that is not allowed, or None."""
         value = _plain(value)
         named = [_plain(item) for item in value] if isinstance(value, list | tuple) else [value]
         named = [item for item in named if item not in (None, "")]
@@ -106,7 +104,7 @@ class Fields:
         return next((self._shown(str(item)) for item in named if str(item).strip().lower() not in self._licences), None)
 
     def _shown(self, value: str) -> str:
-        """The beginning of a value for the report, which holds nothing that is to be redacted."""
+        """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._redact)[0].decode()[:80]
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Fault:
@@ -144,5 +142,5 @@ def _plain(value: Any) -> Any:
 
 
 def _valid(text: str) -> str:
-    """`text` without halves of surrogate pairs, which no file of ours can hold."""
+    """`text` without lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Which texts are worth training on: size and content rules, with the published ones as presets."""
+"""Filters: rules for the size and content of a text, with the published ones as presets."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _GENERATED = re.compile(
     rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b",
     re.IGNORECASE,
 )
-_SEPARATORS = bytes(range(28, 32))  # of files, groups, records and units: Python counts them as white space
-_GENERATED_HEAD = 1000  # such notices stand at the top; further down the words are about something else
+_SEPARATORS = bytes(range(28, 32))  # file, group, record and unit separators, white space to Python
+_GENERATED_HEAD = 1000  # further down the words are about something else
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a text is dropped. The default keeps a library's small modules, which the papers' limits would lose.
+    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop.
 
     Attributes:
         min_bytes: least size in bytes of UTF-8.
         max_file_bytes: largest size in bytes, of a file or of a record's text.
-        max_mean_line: largest mean of characters per line, newlines not counted; None: no limit.
-        max_line: most characters of the longest line; None: no limit.
+        max_mean_line: largest mean number of characters per line, newlines not counted; None: no limit.
+        max_line: most characters in a line; None: no limit.
         min_alphabetic: least share of letters among the characters that are not white space, so that deep indentation
             does not count against a text.
-        max_digits: largest share of decimal and hexadecimal digits among these.
-        generated: whether texts that say at their top that a program wrote them are kept.
+        max_digits: largest share of decimal and hexadecimal digits among the same characters.
+        generated: keep texts whose first lines say that a program wrote them.
     """
 
     min_bytes: int = 1
@@ -69,7 +69,7 @@ def preset(name: str) -> Rules:
 
 
 def size_rejection(size: int, rules: Rules) -> str | None:
-    """Why a text of `size` bytes is dropped unread, or None."""
+    """Why a text of `size` bytes is dropped without being read, or None."""
     if size == 0:
         return "empty"
     if size < rules.min_bytes:
@@ -77,8 +77,13 @@ def size_rejection(size: int, rules: Rules) -> str | None:
     return "too large" if size > rules.max_file_bytes else None
 
 
-def rejection(data: bytes, rules: Rules) -> str | None:
+def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
     """Why a text with these bytes is dropped, or None when it is kept. Its size is not judged here.
+
+    Args:
+        data: what would be kept.
+        rules: what is wrong with a text.
+        whole: the text with its licence header, which may say that a program wrote it; None: `data`.
 
     Returns:
         `binary`, `not UTF-8`, `empty`, `long lines`, `few letters`, `many digits` or `generated`.
@@ -89,14 +94,17 @@ def rejection(data: bytes, rules: Rules) -> str | None:
         reason = _exact_rejection(data, rules)
         if reason is not None:
             return reason
-    return "generated" if not rules.generated and _is_generated(data[:_GENERATED_HEAD]) else None
+    if rules.generated:
+        return None
+    heads = {text[:_GENERATED_HEAD] for text in (data, data if whole is None else whole)}
+    return "generated" if any(map(_is_generated, heads)) else None
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a glance shows that only `generated` can be held against a text; False where it shows nothing.
+    """Whether a quick look clears a text of everything but `generated`; False means that it does not tell.
 
-    It counts letters and newlines alone, and takes white space for visible, which is to the text's disadvantage. Nearly
-    all source code needs no closer look, and that costs several times as much.
+    Only letters and newlines are counted, and white space as visible, which errs against the text. Nearly all source
+    code passes, and the exact count costs several times as much.
     """
     if rules.max_line is not None or rules.max_digits < 1 or not data.isascii():
         return False
@@ -130,10 +138,9 @@ def _exact_rejection(data: bytes, rules: Rules) -> str | None:
 
 
 def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
-    """How many characters, characters that are not white space, letters, hexadecimal digits and newlines; None: not
-    UTF-8.
+    """Numbers of characters, visible characters, letters, hexadecimal digits and newlines; None: not UTF-8.
 
-    A histogram of the bytes tells all of it in one pass, faster than counting or deleting ranges of them.
+    One histogram of the bytes gives all of them, faster than counting ranges.
     """
     import numpy as np
 
@@ -148,7 +155,7 @@ def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
         data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    # Most texts repeat few characters outside ASCII: they are counted first and looked at one by one afterwards.
+    # Most texts repeat a few characters outside ASCII: count them first, then classify each once.
     high = codes[codes > 0x7F].tobytes().decode("utf-8")
     others = Counter(high)
     white += sum(number for character, number in others.items() if character.isspace())
@@ -165,5 +172,5 @@ def _longest_line(data: bytes) -> int:
 
 
 def _is_generated(head: bytes) -> bool:
-    # The plain search is many times as fast as the pattern, and nearly every text ends here.
+    # The plain search is many times as fast as the pattern and rules out nearly every text.
     return b"generated" in head.lower() and _GENERATED.search(head) is not None

@@ -1,59 +1,59 @@
-"""Sources to a dataset directory: find, read in parallel, decide over all documents, write.
+"""Sources to a dataset directory: find, read in parallel, select among all documents, write.
 
 A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
 `ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
 `report.json` and `report.html` on what was taken and what was not, and `dataset.json`. A document is its language's tag
-line, a newline, the exact text and the end token; a tokenizer's prefix for prompts is not part of it. A tokenizer that
-was given as a directory lies in `tokenizer/`.
+line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that was given as a
+directory is copied to `tokenizer/`.
 
-The input is read once, in units of some megabytes. Worker processes make a shard of each unit (`shards`) in a work
-directory beside the output (`workspace`), where finished ones outlive a killed run. What concerns all documents is
-decided over columns of numbers (`selection`), and the shards' ids are copied to the dataset in runs (`merge`). Order
-and bytes depend on the input and the settings alone.
+The input is read once, in units of a few megabytes. Worker processes make a shard of each unit (`shards`) in a work
+directory next to the output (`workspace`), where finished ones survive a killed run. Selection works on columns of
+numbers for all documents (`selection`); then the shards' ids are copied to the dataset in runs (`writing`). Order and
+bytes depend only on the input and the settings.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus import sources as corpus
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
+from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, work_path
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORTS, SPLITS, TABLES, VERSION
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.datasets.directory import check_is_dataset_or_free
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, SPLITS, TABLES, VERSION
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
+from ms_codegeex.locks import locked
 
 __all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
 
 
-def roots(inputs: Sequence[Path | str] | None) -> list[corpus.Root]:
-    return corpus.default_roots() if inputs is None else corpus.user_roots(inputs)
+def roots(inputs: Sequence[Path | str] | None) -> list[Root]:
+    """The places to search for `inputs`; None: the running interpreter's libraries."""
+    return default_roots() if inputs is None else user_roots(inputs)
 
 
 def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
-    Equal keys mean equal requests. The sources themselves are not read: that is what makes a cached dataset quick.
+    Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
     """
     directory = Path(settings.tokenizer)
     tables = {}
-    if settings.tokenizer not in tokenizers.NAMES and directory.is_dir():
-        tables = {name: sha256(directory / name) for name in tokenizers.FILES if (directory / name).is_file()}
+    if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
+        tables = {name: sha256(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
     request = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [corpus.printable(root.path) for root in roots(inputs)],
+        "inputs": [printable(root.path) for root in roots(inputs)],
         "settings": settings.record(),
         "tokenizer": tables,
         "python": platform.python_version(),
@@ -74,18 +74,8 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 
 def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
-    """The dataset that is there already and fits, None when the way is free, a `UserError` otherwise."""
-    try:
-        if not output.exists():
-            return None
-        if not output.is_dir():
-            raise UserError(f"{output}: is a file; give --output a directory")
-        foreign = sorted(entry.name for entry in output.iterdir() if not _is_ours(entry))
-    except OSError as error:  # a name too long, no permission
-        raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
-    if foreign:  # replacing a directory deletes it, so it must be ours
-        raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
-    if replace or not any(output.iterdir()):
+    """The description of a dataset that is there already and matches `key`; None if one may be written."""
+    if not check_is_dataset_or_free(output) or replace:
         return None
     description = _existing(output)
     if description is None:
@@ -98,8 +88,8 @@ def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | Non
     return description
 
 
-def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
-    """What is written is cleared away and renamed: it needs a name, and no input may lie in it."""
+def _check_places(roots: Sequence[Root], output: Path) -> None:
+    """The output and its work directory are removed and renamed: they need a name, and no input may lie in them."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for place in (output.resolve(), work_path(output).resolve()):
@@ -108,14 +98,6 @@ def _check_places(roots: Sequence[corpus.Root], output: Path) -> None:
                 raise UserError(
                     f"{root.path}: lies in {place}, which is written; give --output or --input another directory"
                 )
-
-
-def _is_ours(entry: Path) -> bool:
-    """Whether an entry of a dataset directory was put there by this module."""
-    if entry.name != TOKENIZER or not entry.is_dir():
-        return entry.name in (*DATA_FILES, *TABLES, *REPORTS, DATASET_JSON)
-    beside_dataset = (entry.parent / DATASET_JSON).is_file()
-    return beside_dataset and all(file.name in tokenizers.FILES for file in entry.iterdir())
 
 
 def prepare_dataset(
@@ -129,31 +111,31 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
 
-    What a run that ended early has finished lies in `.NAME.work` beside `output`; the same call goes on from there. A
-    second process that is given the same `output` waits for the first.
+    An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
+    them. A second process with the same `output` waits for the first.
 
     Args:
         inputs: files and directories of sources and archives; None: the running interpreter's libraries.
-        output: the directory to write. One with the same inputs and settings is reused.
+        output: the directory to write. A dataset from the same inputs and settings is reused.
         settings: what decides the content.
         workers: processes, at least 1; the result does not depend on it.
         progress: report on standard error.
         replace: write even if `output` holds a dataset.
 
     Returns:
-        The content of `dataset.json` and besides `output`, `cached`, `seconds` and `megabytes_per_second`.
+        The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
 
     Raises:
         UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
             the input is broken and `settings.on_error` is `stop`.
     """
-    started, output, report = time.perf_counter(), Path(output), Progress(progress)
+    started, output, report = time.perf_counter(), Path(output), ProgressBar(progress)
     if workers < 1:
         raise UserError(f"workers {workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
     description, cached = _check_output(output, key, replace), True
     if description is None:
-        from ms_codegeex.data.corpus.building import (  # need NumPy, a cached dataset does not
+        from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
             Request,
             build,
             ready_workers,
@@ -161,37 +143,25 @@ def prepare_dataset(
 
         _check_places(roots(inputs), output)
         with ready_workers(workers, settings.tokenizer) as mapper:
-            tokenizer = tokenizers.load_tokenizer(settings.tokenizer)  # a wrong name is told before the search
+            tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
             with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-                description = _check_output(output, key, replace)  # that one may have made it
+                description = _check_output(output, key, replace)  # the other process may have made it
                 if description is None:
                     cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
                     description = build(request, output, work, mapper, report)
     if cached:
-        report.say(f"{output}: already prepared from the same inputs with the same settings; --replace makes it afresh")
+        report.say(
+            f"{output}: already prepared from the same inputs with the same settings; --replace prepares it again"
+        )
     seconds = time.perf_counter() - started
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     return {
         **description,
-        "output": corpus.printable(output),
+        "output": printable(output),
         "cached": cached,
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(rate, 3),
     }
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process works on the same corpus: two runs started together prepare it once."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def cached_corpus(
@@ -199,13 +169,14 @@ def cached_corpus(
 ) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
-    Returns `parent/corpus-<12 hex digits of dataset_key>`. When it is complete nothing is searched or read again, also
-    if the sources have changed since: delete the directory to prepare them afresh.
+    Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even
+    if the sources have changed: delete the directory to prepare them again.
     """
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
     if not _complete(directory, key):
-        with _lock(directory.with_name(f".{directory.name}.lock")):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together prepare it once
             if not _complete(directory, key):
                 prepare_dataset(inputs, directory, settings, workers=workers, progress=progress, replace=True)
     return directory

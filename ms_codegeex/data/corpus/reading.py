@@ -1,7 +1,7 @@
-"""What one worker reads: units of input, and the documents in them.
+"""Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a `.jsonl` file or some row groups of a `.parquet` file. Units are found
-once, in an order that does not depend on the machine; each is then read on its own, in any process.
+A unit is a batch of source files, a part of a `.jsonl` file or a few row groups of a `.parquet` file. Units are found
+once, in an order that does not depend on the machine; each is then read independently, in any process.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.corpus.archives import (
+    ArchivePart,
     Broken,
-    Part,
     Returning,
     archive_kind,
     line_parts,
@@ -25,11 +25,11 @@ from ms_codegeex.data.corpus.archives import (
     row_parts,
 )
 from ms_codegeex.data.corpus.fields import Fault, Fields, Text
-from ms_codegeex.data.corpus.filters import Rules, rejection, size_rejection
-from ms_codegeex.data.corpus.languages import canonical_languages
-from ms_codegeex.data.corpus.redaction import REDACTIONS, redact
+from ms_codegeex.data.corpus.filters import rejection, size_rejection
+from ms_codegeex.data.corpus.licences import strip_licence
+from ms_codegeex.data.corpus.redaction import redact
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
-from ms_codegeex.errors import UserError
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
@@ -37,15 +37,16 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 @dataclass(frozen=True)
 class Document:
-    """One text that is kept.
+    """A text that is kept.
 
     Attributes:
-        source: `label/relative/path` of a file, `label/x.jsonl:17` of line 17 (from 1, and of a part of a file counted
-            from the part's first line), `label/x.parquet:17` of row 17 of the file (from 0).
+        source: `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from the
+            part's first line), `label/x.parquet:17` for row 17 of the file (from 0).
         data: UTF-8, after redaction.
-        language: canonical name, or empty where none is known and that is allowed.
-        group: what must stay together in the split: the package of a file, the repository of a record, else `source`.
-        redacted: kinds of what was replaced and how often.
+        language: canonical name, or empty if it is unknown and that is allowed.
+        group: what the split keeps together: the package of a file, the repository of a record, else `source`.
+        redacted: what kinds of text were replaced, and how often.
+        licence_bytes: size of the licence headers that were left out.
     """
 
     source: str
@@ -53,18 +54,19 @@ class Document:
     language: str
     group: str
     redacted: tuple[tuple[str, int], ...] = ()
+    licence_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """What is not a document, and why.
+    """Input that gives no document, and why.
 
     Attributes:
-        source: as in `Document`; a path's identity where no line or row is meant.
-        reason: short, of a fixed set.
+        source: as in `Document`; the identity of a file where no single line or row is meant.
+        reason: short, from a fixed set.
         bytes: size of what is lost, as far as known.
-        detail: one line more, for example where the JSON is wrong.
-        problem: the input is broken; otherwise a rule decided.
+        detail: one more line, for example where the JSON is invalid.
+        problem: the input is broken; otherwise a rule rejected it.
         excerpt: first characters of the text, at most 200.
     """
 
@@ -78,17 +80,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that one worker reads at once.
+    """A piece of the input that one worker reads in one go.
 
     Attributes:
-        name: unique and stable; may hold slashes, so it is a key and no file name.
+        name: unique and stable. It may hold slashes: a key, not a file name.
         bytes: of input, for progress.
         kind: `files`, `jsonl` or `parquet`.
         label: the identity of the archive, `label/x.jsonl`; empty for files.
         files: of kind `files`.
         path: of the archive.
-        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.Part`.
-        stamp: size and time of change of the archive; files carry their own. A change makes a finished result stale.
+        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.ArchivePart`.
+        stamp: size and modification time of the archive (files carry their own); a change makes its shard stale.
     """
 
     name: str
@@ -102,59 +104,13 @@ class Unit:
     stamp: tuple = ()
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How input is read; everything that decides which documents there are.
-
-    Attributes:
-        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
-        rules: when a text is dropped.
-        text_field: of a record; None: the first of `text`, `code`, `content` that it has.
-        language_field: None: the first of `language`, `lang`, `programming_language`.
-        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
-        licences: allowed for records, any case; a record must name one or more, all among them. Empty: no condition.
-            Source files name none and are not concerned.
-        path_field: decides the language by its ending where no field names it; None: the first of `path`,
-            `max_stars_repo_path`, `file_name`.
-        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
-        redact: of `email`, `secrets`.
-        all_text: take documents of no known language as well, with an empty language. Known are the wanted languages
-            and the 23: README.md is taken, unless Markdown is wanted, and then it is taken as such.
-        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts of rows,
-            but pyarrow has held them.
-    """
-
-    languages: tuple[str, ...] = ()
-    rules: Rules = field(default_factory=Rules)
-    text_field: str | None = None
-    language_field: str | None = None
-    licence_field: str | None = None
-    licences: tuple[str, ...] = ()
-    path_field: str | None = None
-    group_field: str | None = None
-    redact: tuple[str, ...] = ()
-    all_text: bool = False
-    max_line_bytes: int = 64 << 20
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "languages", canonical_languages(self.languages))
-        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
-        unknown = [name for name in self.redact if name not in REDACTIONS]
-        if unknown:
-            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
-        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
-        if self.max_line_bytes < 1:
-            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
-
-
 def find_units(
     roots: Sequence[Root], reading: Reading, leave_out: Path | None = None
 ) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
-    """Everything to read below `roots`, cut into units, in an order that depends on the names alone.
+    """Everything to read below `roots` as units, in an order that depends only on the names.
 
-    The directory `leave_out` is not searched.
-
-    Source files come first, then archives. No text is read but the heads of files whose name does not tell enough.
+    The directory `leave_out` is not searched. Source files come first, then archives. Only files whose name does not
+    decide their language are opened, for their first bytes.
 
     Returns:
         The units, what was rejected while searching, and how much was found: `files` and `bytes`.
@@ -164,7 +120,7 @@ def find_units(
     units = _file_units(found.sources)
     seen: Counter[str] = Counter()
     for file in found.archives:
-        seen[file.identity] += 1  # names that are not UTF-8 may look alike
+        seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = _parts(file)
         if isinstance(parts, Rejected):
@@ -176,7 +132,7 @@ def find_units(
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
-    """`sources` in order, cut into batches of some megabytes."""
+    """`sources` in order, in batches of a few megabytes."""
     units: list[Unit] = []
     batch: list[SourceFile] = []
     total = 0
@@ -190,11 +146,11 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
-    size = sum(file.size for file in batch)  # each file carries its own time of change
+    size = sum(file.size for file in batch)  # each file carries its own modification time
     return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
 
 
-def _parts(file: SourceFile) -> list[Part] | Rejected:
+def _parts(file: SourceFile) -> list[ArchivePart] | Rejected:
     if not file.size:
         return Rejected(file.identity, "empty", 0)
     if archive_kind(file.path.name) == "parquet":
@@ -203,7 +159,7 @@ def _parts(file: SourceFile) -> list[Part] | Rejected:
     return line_parts(file.path, file.size)
 
 
-def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
+def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
     if part.span is not None:
         name = f"{name} [{part.span[0]}, {part.span[1]})"
     kind = archive_kind(file.path.name) or ""
@@ -212,15 +168,15 @@ def _archive_unit(file: SourceFile, name: str, part: Part) -> Unit:
 
 
 def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
-    """The documents of a unit in order, and what in it is none. Broken input is told, never raised.
+    """Yield the documents of a unit in order, and what is rejected. Broken input is reported, never raised.
 
-    Returns how many lines of a `.jsonl` file it was: the lines of the part behind it are counted on from there.
+    Returns the number of lines it has of a `.jsonl` file, from which the numbering of the next part continues.
     """
     if unit.path is None:
         for file in unit.files:
             yield _read_file(file, reading)
         return 0
-    part = Part(unit.part, unit.first, unit.bytes)
+    part = ArchivePart(unit.part, unit.first, unit.bytes)
     if unit.kind == "parquet":
         yield from _read_rows(unit.path, unit.label, part, reading)
         return 0
@@ -231,16 +187,19 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
         with open(file.path, "rb", buffering=0) as stream:
-            size = os.fstat(stream.fileno()).st_size  # it may have grown since it was found
+            size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
             if size > limit:
                 return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
             data = stream.read()
     except OSError as error:
         return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
-    return _judge(file.identity, Text(data, file.language, file.package), reading)
+    strip = reading.strip_licences != "none"
+    return _judge(file.identity, Text(data, file.language, file.package), reading, strip)
 
 
-def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generator[Document | Rejected, None, int]:
+def _read_lines(
+    path: Path, label: str, part: ArchivePart, reading: Reading
+) -> Generator[Document | Rejected, None, int]:
     fields, opens = Fields(reading), part.span is None or not part.span[0]
     lines = Returning(read_lines(path, part, reading.max_line_bytes))
     for number, line in lines:
@@ -253,12 +212,15 @@ def _read_lines(path: Path, label: str, part: Part, reading: Reading) -> Generat
         if isinstance(record, Fault) and reading.redact:
             record = replace(record, data=b"")  # escapes hide secrets from redaction
         text = fields.read(record) if isinstance(record, dict) else record
-        yield _judge(source, text, reading) if isinstance(text, Text) else _fault(source, text, len(line), reading)
+        if isinstance(text, Text):
+            yield _judge(source, text, reading, reading.strip_licences == "all")
+        else:
+            yield _fault(source, text, len(line), reading)
     return lines.value
 
 
 def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
-    """The JSON object of a line. Numbers that Python refuses and objects nested too deeply are invalid as well."""
+    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
         record = json.loads(line.decode(encoding))
     except UnicodeDecodeError as error:
@@ -272,7 +234,7 @@ def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
     return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
 
 
-def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator[Document | Rejected]:
+def _read_rows(path: Path, label: str, part: ArchivePart, reading: Reading) -> Iterator[Document | Rejected]:
     fields = Fields(reading)
     names: list[str] = []
 
@@ -295,19 +257,20 @@ def _read_rows(path: Path, label: str, part: Part, reading: Reading) -> Iterator
             detail = f"more than {reading.max_line_bytes} bytes"
             yield Rejected(source, "too large", len(text.data), detail, excerpt=_excerpt(text.data, reading))
         else:
-            yield _judge(source, text, reading)
+            yield _judge(source, text, reading, reading.strip_licences == "all")
 
 
-def _judge(source: str, text: Text, reading: Reading) -> Document | Rejected:
-    """The rules, then redaction."""
-    data = text.data
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules)
+def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document | Rejected:
+    """Licence headers are stripped, the rules judge what is left, and that is redacted."""
+    data = strip_licence(text.data, text.language) if strip else text.data
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
-        return Rejected(source, reason, len(data), excerpt=_excerpt(data, reading))
+        return Rejected(source, reason, len(text.data), excerpt=_excerpt(text.data, reading))
+    licence_bytes = len(text.data) - len(data)
     redacted: tuple[tuple[str, int], ...] = ()
     if reading.redact:
         data, redacted = redact(data, reading.redact)
-    return Document(source, data, text.language, text.group or source, redacted)
+    return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
 def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:
@@ -321,7 +284,7 @@ def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Reje
 
 
 def _excerpt(data: bytes, reading: Reading) -> str:
-    """The first characters for a report: what is not to be in the corpus is not to be there either."""
+    """The first characters for a report, redacted like the corpus."""
     head = data[:_EXCERPT_HEAD]
     if reading.redact:
         head, _ = redact(head, reading.redact)

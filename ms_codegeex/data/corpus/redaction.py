@@ -1,7 +1,7 @@
 """E-mail addresses and secrets in texts, replaced by `<EMAIL>` and `<SECRET>`.
 
-A text without any costs little: every pattern begins with a fixed text, which the engine of `re` finds at gigabytes a
-second; what may stand before is looked at only where that was found.
+A text without any costs little: every pattern begins with literal text, which `re` finds at gigabytes per second; what
+may stand before it is examined only where it was found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REDACTIONS = ("email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
-_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON, a letter that is none
+_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # What follows must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
@@ -24,7 +24,7 @@ _DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,
 _FILES = frozenset((b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp", b"ico", b"css", b"js", b"mjs", b"ts", b"py"))
 
 _END = rb"(?![A-Za-z0-9_-])"
-# Kind, and what it looks like; group 1, where there is one, is what is replaced. Formats as the issuers publish them.
+# Kind and format, as the issuers publish it. Group 1, if there is one, is what is replaced.
 _TOKENS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("AWS access key", re.compile(rb"A[KS]IA[A-Z2-7]{16}" + _END)),
     ("GitHub token", re.compile(rb"gh[pousr]_[A-Za-z0-9]{36,251}" + _END)),
@@ -39,7 +39,7 @@ _TOKENS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("npm token", re.compile(rb"npm_[A-Za-z0-9]{36}" + _END)),
     ("PyPI token", re.compile(rb"pypi-AgE[A-Za-z0-9_-]{50,}")),
 )
-# The end may be missing, where a text is cut off.
+# The end may be missing where a text is truncated.
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----((?:[^-]|-(?!----)){64,20000})"
     rb"(?:-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
@@ -53,16 +53,16 @@ _NAMED_SECRET = re.compile(
     rb"\w{0,20}[\"']?\]?\s{0,8}:?\Z",
     re.IGNORECASE,
 )
-_BEFORE = 80  # a name and what stands between it and its value
+_BEFORE = 80  # room for a name and what separates it from its value
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,})\Z")
 
 _Hit = tuple[int, int, str]
 
 
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with the places of `what` (of `REDACTIONS`) replaced, and kinds of what was found and how often.
+    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds of what was found, with their counts.
 
-    Kinds are `email`, `private key`, `password`, and those of the services' tokens. UTF-8 stays UTF-8.
+    Kinds are `email`, `private key`, `password`, and the names of the services' tokens. The result is valid UTF-8.
     """
     hits: list[_Hit] = []
     if "secrets" in what:
@@ -73,7 +73,7 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
         return data, ()
     pieces, end, counts = [], 0, Counter()
     for start, stop, kind in sorted(hits):
-        if start < end:  # inside of what is replaced already
+        if start < end:  # inside a text that is replaced already
             continue
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
         end = stop
@@ -93,7 +93,7 @@ def _emails(data: bytes) -> Iterator[_Hit]:
 
 def _private_keys(data: bytes) -> Iterator[_Hit]:
     for found in _PRIVATE_KEY.finditer(data):
-        if _KEY_BODY.search(found[1]):  # otherwise code that looks for these two lines
+        if _KEY_BODY.search(found[1]):  # otherwise it is code that looks for these two lines
             yield found.start(), found.end(), "private key"
 
 
@@ -103,7 +103,7 @@ def _tokens(data: bytes) -> Iterator[_Hit]:
             group = 1 if pattern.groups else 0
             start = found.start()
             free = group or not start or data[start - 1] not in _WORD or data[max(0, start - 2) : start] in _ESCAPES
-            if free and _entropy(found[group]) >= 3.0:  # not a row of x in a manual
+            if free and _entropy(found[group]) >= 3.0:  # not a placeholder such as a row of x
                 yield found.start(group), found.end(group), kind
 
 
@@ -126,9 +126,9 @@ def _kind_of(byte: int) -> str:
 
 
 def _is_random(value: bytes) -> bool:
-    """Whether a machine drew these characters: 32 hexadecimal digits, or upper, lower and digits in wild order.
+    """Whether these characters look random: 32 hexadecimal digits, or upper case, lower case and digits mixed.
 
-    Words in camel or snake case change their kind of character at most every third time, drawn ones three in five.
+    Camel and snake case change the kind of character at one step in three at most, random text at three in five.
     """
     if _HEX.match(value):
         return _entropy(value) >= 3.0

@@ -1,95 +1,25 @@
 """Which documents a dataset gets, decided over all of them at once: duplicates, the sample, the split.
 
-What is known of the documents lies in NumPy columns, a hundred bytes or so for each; the texts are not needed.
+This needs only the columns of `joining`, not the texts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ms_codegeex.data.corpus import sources as corpus
+from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.shards import Shard
+from ms_codegeex.data.corpus.sources import choose_validation, one_line
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.errors import UserError
 
 DROPPED, TRAIN, VALIDATION = -1, 0, 1
 
 
-@dataclass(frozen=True)
-class Documents:
-    """All documents of all shards, in the order of the input.
-
-    Attributes:
-        shards: where they lie.
-        starts: int64 `[shards + 1]`, the number of the first document of each shard.
-        languages: names; `language` int64 `[documents]` holds places in it.
-        groups: names; `group` int64 `[documents]` holds places in it, -1 where a document is its own group.
-        bytes, tokens: int64 `[documents]`; `sha256` uint8 `[documents, 32]`.
-    """
-
-    shards: Sequence[Shard]
-    starts: np.ndarray
-    languages: list[str]
-    language: np.ndarray
-    groups: list[str]
-    group: np.ndarray
-    bytes: np.ndarray
-    tokens: np.ndarray
-    sha256: np.ndarray
-
-    def __len__(self) -> int:
-        return self.bytes.size
-
-    def source(self, number: int) -> str:
-        """Where document `number` comes from."""
-        place = int(np.searchsorted(self.starts, number, side="right")) - 1
-        columns, row = self.shards[place].columns, number - int(self.starts[place])
-        ends = columns["source_end"]
-        return columns["source"][ends[row - 1] if row else 0 : ends[row]].tobytes().decode()
-
-    def sources(self) -> Iterator[str]:
-        """Where each document comes from, in order."""
-        for shard in self.shards:
-            data, start = shard.columns["source"].tobytes(), 0
-            for end in shard.columns["source_end"].tolist():
-                yield data[start:end].decode()
-                start = end
-
-    def column(self, name: str) -> np.ndarray:
-        """A column of all shards, one behind the other."""
-        return np.concatenate([shard.columns[name] for shard in self.shards])
-
-
-def join(shards: Sequence[Shard]) -> Documents:
-    """The documents of `shards`, at least one, with common codes for languages and groups."""
-    codes: dict[str, dict[str, int]] = {"language": {}, "group": {}}
-    joined: dict[str, list[np.ndarray]] = {"language": [], "group": []}
-    for shard in shards:
-        for name, names in (("language", shard.languages), ("group", shard.groups)):
-            known = codes[name]
-            # Code -1 takes the last entry: a document that is its own group stays -1.
-            table = np.array([*(known.setdefault(item, len(known)) for item in names), -1], np.int64)
-            joined[name].append(table[shard.columns[name]])
-    sizes = [shard.columns["bytes"].size for shard in shards]
-    plain = {name: np.concatenate([shard.columns[name] for shard in shards]) for name in ("bytes", "tokens", "sha256")}
-    return Documents(
-        shards=shards,
-        starts=np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
-        languages=list(codes["language"]),
-        language=np.concatenate(joined["language"]),
-        groups=list(codes["group"]),
-        group=np.concatenate(joined["group"]),
-        **plain,
-    )
-
-
 def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of uint8 `[documents, 32]` that repeat an earlier one, rising, and the first row that each repeats."""
+    """Rows of uint8 `[documents, 32]` that repeat an earlier one, ascending, and the first row that each repeats."""
     keys = np.ascontiguousarray(hashes).view(np.uint64)
     order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
     ordered = keys[order]
@@ -102,16 +32,16 @@ def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def select(documents: Documents, settings: PrepareSettings, sampling: bool, tally: Tally) -> tuple[np.ndarray, str]:
-    """Decide over every document; what is dropped is counted in `tally`.
+    """Place every document; what is dropped is counted in `tally`.
 
     Args:
         documents: all of them.
         settings: how to decide.
         sampling: whether `max_bytes` still has to be applied.
-        tally: what was left out so far.
+        tally: what has been left out so far.
 
     Returns:
-        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and what was split: `package`,
+        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,
         `document` (every record by itself) or `file` (there is only one package).
 
     Raises:
@@ -137,7 +67,7 @@ def select(documents: Documents, settings: PrepareSettings, sampling: bool, tall
 def _drop(
     documents: Documents, reason: str, numbers: np.ndarray, stand: np.ndarray | None, kept: np.ndarray, tally: Tally
 ) -> None:
-    """Take `numbers`, rising, out of `kept`; `stand` are the documents that stand for them."""
+    """Take `numbers`, ascending, out of `kept`; `stand` are the documents kept in their place."""
     if not numbers.size:
         return
     kept[numbers] = False
@@ -169,7 +99,7 @@ def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, t
 def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
     numbers = np.flatnonzero(kept)
     if settings.validation_share and numbers.size == 1:
-        name = corpus.one_line(documents.source(int(numbers[0])))
+        name = one_line(documents.source(int(numbers[0])))
         raise UserError(
             f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
@@ -185,7 +115,7 @@ def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) ->
     names = [name for number, name in enumerate(documents.sources()) if number in alone] if alone else []
     for name, size in zip(names, documents.bytes[numbers[own]].tolist(), strict=True):
         sizes[name] = sizes.get(name, 0) + size
-    chosen = corpus.choose_validation(sizes, settings.validation_share, settings.seed)
+    chosen = choose_validation(sizes, settings.validation_share, settings.seed)
     in_validation = np.array([*(name in chosen for name in documents.groups), False], bool)[groups] & ~own
     in_validation[own] = [name in chosen for name in names]
     result = np.full(len(documents), DROPPED, np.int8)

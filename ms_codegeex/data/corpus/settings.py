@@ -6,28 +6,80 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data.corpus.reading import Reading
+from ms_codegeex.data.corpus.filters import Rules
+from ms_codegeex.data.corpus.redaction import REDACTIONS
 from ms_codegeex.data.datasets.layout import DATASET_JSON
-from ms_codegeex.data.tokenizer import NAMES
+from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
 from ms_codegeex.errors import UserError
 
 TAGS = ("codegeex", "codegeex2", "none")
 ON_ERROR = ("skip", "stop")
+STRIP_LICENCES = ("files", "all", "none")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How input is read: everything that decides which documents there are.
+
+    Attributes:
+        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
+        rules: when a text is dropped.
+        text_field: of a record; None: the first of `text`, `code`, `content` that is set.
+        language_field: None: the first of `language`, `lang`, `programming_language`.
+        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
+        licences: allowed for records, in any case; a record must name at least one, and only these. Empty: any. Source
+            files are not concerned.
+        path_field: its extension decides the language where no field names it; None: the first of `path`,
+            `max_stars_repo_path`, `file_name`.
+        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
+        redact: of `email`, `secrets`.
+        strip_licences: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
+        all_text: also take documents of no known language, with an empty language. Known are the wanted languages and
+            the 23: README.md is taken without a language, or as Markdown if that is wanted.
+        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts in rows,
+            except that pyarrow holds them.
+    """
+
+    languages: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    text_field: str | None = None
+    language_field: str | None = None
+    licence_field: str | None = None
+    licences: tuple[str, ...] = ()
+    path_field: str | None = None
+    group_field: str | None = None
+    redact: tuple[str, ...] = ()
+    strip_licences: str = "files"
+    all_text: bool = False
+    max_line_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", canonical_languages(self.languages))
+        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
+        unknown = [name for name in self.redact if name not in REDACTIONS]
+        if unknown:
+            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
+        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
+        if self.strip_licences not in STRIP_LICENCES:
+            raise UserError(f"strip_licences {self.strip_licences!r}: expected one of {', '.join(STRIP_LICENCES)}")
+        if self.max_line_bytes < 1:
+            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How sources become documents and which of these a dataset gets.
+    """How sources become documents, and which of them a dataset gets.
 
     Attributes:
         reading: what is read, and when a text is dropped.
-        tags: whose language tag line is put before each document: `codegeex` (23 languages), `codegeex2` or `none`.
+        tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2` or `none`.
         validation_share: share of bytes for validation, 0 <= share < 1.
         seed: chooses the sample and what goes to validation.
-        max_bytes: most source bytes to take; a larger corpus is sampled by document. None: everything.
+        max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-        tokenizer: one of `ms_codegeex.data.tokenizer.NAMES`, or a directory with a tokenizer.
-        on_error: broken input is counted and left out (`skip`), or ends the work (`stop`).
+        tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
+        on_error: count broken input and leave it out (`skip`), or fail (`stop`).
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -40,8 +92,8 @@ class PrepareSettings:
     on_error: str = "skip"
 
     def __post_init__(self) -> None:
-        # A path in a file must mean the same from every directory; codegeex2 is a name, though one that needs a path.
-        if self.tokenizer not in NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
+        # A recorded path must mean the same from every directory. codegeex2 is a name, though one that needs a path.
+        if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         for name, known in (("tags", TAGS), ("on_error", ON_ERROR)):
             if getattr(self, name) not in known:

@@ -1,8 +1,8 @@
-"""What a worker makes of one unit of input: its documents' ids and what is known of each document, in two files.
+"""Shards: what a worker makes of one unit of input, the ids and columns of its documents in two files.
 
-`NAME.bin` holds the ids of all documents one behind the other, `NAME.npz` the columns and what was rejected. The .npz
-appears last and whole, so a shard without it is not there. Nothing is synced: shards need to survive a killed process,
-not a power cut, and after one their checksums tell.
+`NAME.bin` holds the ids of all documents, concatenated, `NAME.npz` the columns and what was rejected. The .npz appears
+last and whole; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
+power failure, after which their checksums show the damage.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from typing import Any, BinaryIO
 import numpy as np
 from isal import isal_zlib
 
-from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.languages import tag_text
-from ms_codegeex.data.corpus.reading import Document, Reading, Unit, read_unit
+from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.tally import Tally, moved
-from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.data.datasets.indexed import token_dtype
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.errors import UserError
 
 ENDINGS = (".bin", ".npz")
-_BUFFER = 1 << 22  # ids that are collected before they are written
+_BUFFER = 1 << 22  # ids in memory before they are written
 _CHECKED = 1 << 22  # bytes
-_SMALL_VOCABULARY = 1 << 16
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all units have in common.
+class ShardJob:
+    """Settings that all units share.
 
     Attributes:
         reading: how input is read.
         tags: scheme of the language tag lines.
         tokenizer: name or directory.
-        signatures: whether MinHash signatures are wanted.
+        signatures: whether to compute MinHash signatures.
     """
 
     reading: Reading
@@ -52,29 +53,22 @@ class Job:
     signatures: bool
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The type of ids on disk: uint16 where they fit, int32 otherwise."""
-    return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
-
-
 def shard_name(key: str, unit: Unit) -> str:
-    """Name of a unit's shard without ending: another key, unit or stamp has another name, so a stale shard is never
-    found."""
+    """Name of a unit's shard without ending. It depends on key, unit and stamp, so a stale shard is never found."""
     return hashlib.sha256(f"{key} {unit!r}".encode()).hexdigest()[:40]
 
 
 @functools.lru_cache(maxsize=1)
-def load_encoder(name: str) -> tuple[Encoder, int, np.dtype]:
-    """Encoder, end token and type of ids of a tokenizer; loaded once per process."""
-    tokenizer = tokenizers.load_tokenizer(name)
-    return Encoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
+def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
+    """Encoder, end token and dtype of ids of a tokenizer; loaded once per process."""
+    tokenizer = load_tokenizer(name)
+    return CorpusEncoder(tokenizer), tokenizer.eos_id, token_dtype(tokenizer.vocab_size)
 
 
-class _Tokens:
-    """Collects ids and writes them in large pieces.
+class TokenFile:
+    """A file of ids, written in large pieces.
 
     Attributes:
-        written: ids in the file so far.
         checksum: CRC-32 of the file so far.
     """
 
@@ -84,7 +78,7 @@ class _Tokens:
         self.checksum = 0
 
     def add(self, ids: np.ndarray) -> int:
-        """Append one document and its end token; how many ids these are."""
+        """Append a document and its end token; return how many ids that is."""
         count = ids.size + 1
         if self._used + count > self._buffer.size:
             self.flush()
@@ -97,49 +91,52 @@ class _Tokens:
         return count
 
     def flush(self) -> None:
-        """Write what is collected."""
+        """Write what is in memory."""
         data = memoryview(self._buffer[: self._used]).cast("B") if self._used else b""
         self._stream.write(data)
         self.checksum = isal_zlib.crc32(data, self.checksum)
         self._used = 0
 
 
-class _Rows:
-    """Collects what is known of each document."""
+class DocumentRows:
+    """The columns of a shard, collected document by document."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, redactions: Sequence[str] = (), signatures: bool = False) -> None:
+        self._redactions, self._signed = redactions, signatures
         self._sources: list[bytes] = []
         self._languages: dict[str, int] = {}
         self._groups: dict[str, int] = {}
-        self._numbers: list[tuple[int, int, int, int]] = []
+        self._numbers: list[tuple[int, int, int, int, int]] = []
         self._hashes: list[bytes] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
 
+    def __len__(self) -> int:
+        return len(self._sources)
+
     def add(self, document: Document, tokens: int) -> None:
+        """Append a document of so many ids, its end token included."""
         self._sources.append(document.source.encode())
         language = self._languages.setdefault(document.language, len(self._languages))
         own = document.group == document.source
         group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
-        self._numbers.append((language, group, len(document.data), tokens))
+        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes))
         self._hashes.append(hashlib.sha256(document.data).digest())
-        if self._job.reading.redact:
+        if self._redactions:
             found = dict(document.redacted)
-            self._redacted.append([found.get(kind, 0) for kind in self._job.reading.redact])
-        if self._job.signatures:
+            self._redacted.append([found.get(kind, 0) for kind in self._redactions])
+        if self._signed:
             from ms_codegeex.data.corpus.deduplicate import signature
 
             self._signatures.append(signature(document.data))
 
     def names(self) -> dict[str, list[str]]:
-        """What the codes in the columns mean; group -1 is the document itself."""
+        """The names behind the codes `language` and `group`; group -1 is the document itself."""
         return {"languages": list(self._languages), "groups": list(self._groups)}
 
     def columns(self) -> dict[str, np.ndarray]:
-        from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
-
-        count, numbers = len(self._sources), np.array(self._numbers, np.int64).reshape(-1, 4)
+        """The columns of a `Shard`."""
+        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 5)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
@@ -147,10 +144,13 @@ class _Rows:
             "group": numbers[:, 1],
             "bytes": numbers[:, 2],
             "tokens": numbers[:, 3],
+            "licence_bytes": numbers[:, 4],
             "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
-            "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._job.reading.redact)),
+            "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
-        if self._job.signatures:
+        if self._signed:
+            from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
+
             blank = np.zeros(PERMUTATIONS, np.uint32)
             rows = [blank if row is None else row for row in self._signatures]
             columns["signature"] = np.array(rows, np.uint32).reshape(count, PERMUTATIONS)
@@ -158,11 +158,11 @@ class _Rows:
         return columns
 
 
-def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
-    """Read a unit and write its shard, unless a sound one is there already.
+def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
+    """Read a unit and write its shard, unless a sound one exists.
 
     Args:
-        job: what all units have in common.
+        job: settings that all units share.
         task: the unit, and the shard's path without ending.
 
     Raises:
@@ -174,8 +174,12 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
     temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
     try:
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
-        with open(temporary[0], "wb") as stream:  # unbuffered, a full disk would cut what is written in silence
-            tokens, rows, tally = _Tokens(stream, dtype, eos_id), _Rows(job), Tally()
+        with open(temporary[0], "wb") as stream:  # buffered: an unbuffered write to a full disk is truncated silently
+            tokens, rows, tally = (
+                TokenFile(stream, dtype, eos_id),
+                DocumentRows(job.reading.redact, job.signatures),
+                Tally(),
+            )
             lines = _fill(unit, job, encoder, tokens, rows, tally)
             tokens.flush()
         meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
@@ -193,8 +197,10 @@ def make_shard(job: Job, task: tuple[Unit, Path]) -> None:
         ) from error
 
 
-def _fill(unit: Unit, job: Job, encoder: Encoder, tokens: _Tokens, rows: _Rows, tally: Tally) -> int:
-    """Read a unit to its end; how many lines it was."""
+def _fill(
+    unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
+) -> int:
+    """Read a unit to its end; return its number of lines."""
     tags: dict[str, bytes] = {}
     items = Returning(read_unit(unit, job.reading))
     for item in items:
@@ -231,12 +237,13 @@ class Shard:
     Attributes:
         path: without ending.
         columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
-            `group` int64 (places in `languages` and `groups`, group -1: the document itself), `bytes` and `tokens`
-            int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if wanted `signature`
-            uint32 `[documents, 128]` with `signed` bool.
+            `group` int64 (indices into `languages` and `groups`; group -1: the document itself), `bytes`, `tokens` and
+            `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
+            wanted `signature` uint32 `[documents, 128]` with `signed` bool.
         languages: names.
         groups: names.
         tally: what was rejected.
+        mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
     """
 
     path: Path
@@ -244,6 +251,7 @@ class Shard:
     languages: Sequence[str]
     groups: Sequence[str]
     tally: Tally
+    mask_path: Path | None = None
 
     @property
     def ids_path(self) -> Path:
@@ -251,7 +259,7 @@ class Shard:
         return self.path.with_name(self.path.name + ".bin")
 
     def moved(self, lines: int) -> Shard:
-        """The same with `lines` added to the line number at the end of every source."""
+        """The shard with `lines` added to the line number at the end of every source."""
         if not lines:
             return self
         data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
@@ -262,7 +270,7 @@ class Shard:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: `lines`, `tally`, `languages`, `groups`."""
+    """The metadata of a shard: `lines`, `tally`, `languages`, `groups`."""
     with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
         return json.loads(columns["meta"].tobytes())
 
@@ -276,10 +284,10 @@ def read_shard(path: Path) -> Shard:
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
-    """For each unit the lines of its file in the parts before it. The shards of the units before are read for that."""
+    """For each unit, the number of lines that its file has in earlier parts, taken from the shards of those parts."""
     lines = 0
     for unit, path in zip(units, paths, strict=True):
-        cut = unit.kind == "jsonl" and unit.part is not None
-        lines = lines if cut and unit.part[0] else 0
+        is_part = unit.kind == "jsonl" and unit.part is not None
+        lines = lines if is_part and unit.part[0] else 0
         yield lines
-        lines += read_meta(path)["lines"] if cut else 0
+        lines += read_meta(path)["lines"] if is_part else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ms_codegeex.data.corpus.archives import archive_kind
-from ms_codegeex.data.corpus.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
+from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
@@ -19,7 +19,7 @@ _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard lib
 
 @dataclass(frozen=True)
 class Root:
-    """A place to search.
+    """A place to search for sources.
 
     Attributes:
         path: directory, or one file.
@@ -34,8 +34,8 @@ class Root:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A candidate: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified` in
-    nanoseconds since 1970."""
+    """A file to read: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified`
+    in nanoseconds since 1970."""
 
     identity: str
     path: Path
@@ -46,7 +46,7 @@ class SourceFile:
 
 
 def default_roots() -> list[Root]:
-    """The running interpreter's standard library and installed packages: a corpus every machine has."""
+    """The running interpreter's standard library and installed packages: a corpus that every machine has."""
     paths = sysconfig.get_paths()
     roots = [Root(Path(paths["stdlib"]).resolve(), "stdlib", installed=True)]
     for scheme in ("purelib", "platlib"):
@@ -84,23 +84,23 @@ def user_roots(inputs: Sequence[Path | str]) -> list[Root]:
 
 
 def printable(path: Path | str) -> str:
-    """`path` as valid Unicode: a name that is not UTF-8 must not reach a JSON file as a lone surrogate."""
+    """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def one_line(text: str) -> str:
-    """`text` for a terminal: line breaks and control characters, as names of files may hold, are spelt out."""
+    """`text` for a terminal: line breaks and control characters, which file names may hold, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found, each sorted by identity: independent of the order in which the system lists directories.
+class FoundSources:
+    """What a search found, sorted by identity, so that the order of directory listings does not matter.
 
     Attributes:
-        sources: source files; `language` is empty for one of no known language, where such were asked for.
+        sources: source files; `language` is empty if it is unknown, where such files were asked for.
         archives: files of records; `language` is empty.
-        skipped: identity and reason of what could not be read or is not followed.
+        skipped: identity and reason for what could not be read or is not followed.
     """
 
     sources: list[SourceFile]
@@ -109,7 +109,7 @@ class Found:
 
 
 class _Search:
-    """One search; `found` is keyed by path, so that a file reached through two roots belongs to the first."""
+    """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
 
     def __init__(self, languages: Iterable[str], all_text: bool, leave_out: Path | None) -> None:
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
@@ -144,7 +144,7 @@ class _Search:
                     self._skip(root, Path(entry.path), "unreadable")
 
     def _entry(self, root: Root, entry: os.DirEntry) -> bool:
-        """Take a file, or say whether the entry is a directory to search. Links are not followed."""
+        """Take a file; return whether the entry is a directory to search. Links are not followed."""
         if entry.is_dir(follow_symlinks=False):
             hidden = entry.name.startswith(".") or entry.name in _SKIPPED or Path(entry.path) == self.leave_out
             return not hidden and not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
@@ -159,7 +159,7 @@ class _Search:
         return False
 
     def _by_name(self, root: Root, path: Path) -> bool:
-        """Whether a file of this name would be looked at, as far as that can be said without its content."""
+        """Whether a file of this name would be taken, as far as the name decides."""
         language = None if not path.suffix else detect(path)
         wanted = language is not None and language.name in self.languages
         return wanted or (archive_kind(path.name) is not None and not root.installed)
@@ -187,7 +187,7 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, status.st_size, status.st_mtime_ns)
-        elif path == root.path:  # who names a file wants to know that it is not taken
+        elif path == root.path:  # a file given by name: say that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
 
 
@@ -213,19 +213,19 @@ def _identity(root: Root, base: Path, path: Path) -> tuple[str, str]:
 
 def search(
     roots: Iterable[Root], languages: Iterable[str], all_text: bool = False, leave_out: Path | None = None
-) -> Found:
+) -> FoundSources:
     """Files below `roots`.
 
     Args:
-        roots: places; archives are not looked for in installed ones.
-        languages: canonical names of the wanted ones.
-        all_text: files of no known language as well.
+        roots: places to search; installed ones are not searched for archives.
+        languages: canonical names of the languages to take.
+        all_text: also take files of no known language.
         leave_out: a directory that is not searched.
     """
     work = _Search(languages, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return Found(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
+    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
 
 
 def _ordered(found: Mapping[Path, SourceFile]) -> list[SourceFile]:
@@ -249,13 +249,13 @@ def sample(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[Sourc
 def choose_validation(sizes: Mapping[str, int], share: float, seed: int) -> set[str]:
     """Which groups (packages, or files) go to validation: about `share` of all bytes, in hash order.
 
-    Small groups are preferred, so that validation has several where there are many: first those of at most a third of
-    the target, then of at most the target, then of three times the target, then anything. Neither side is left empty.
+    Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
+    target, then the target, then three times the target, then any. Neither side is left empty.
 
     Args:
         sizes: bytes per group, at least two groups unless `share` is 0.
         share: wanted share of bytes, 0 <= share < 1; 0 chooses nothing.
-        seed: changes the hash order.
+        seed: decides the hash order.
     """
     target = share * sum(sizes.values())
     if not target:

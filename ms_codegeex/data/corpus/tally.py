@@ -11,19 +11,19 @@ EXAMPLES = 3
 
 
 def moved(source: str, lines: int) -> str:
-    """`label:3` with `lines` added to its number."""
+    """The source `label:3` with `lines` added to its number."""
     label, _, number = source.rpartition(":")
     return f"{label}:{int(number) + lines}"
 
 
 @dataclass
 class Tally:
-    """What was left out. Equal input in equal order gives equal counts and examples.
+    """What was left out. The same input in the same order gives the same counts and examples.
 
     Attributes:
-        dropped: reason -> `documents`, `bytes` and up to three `examples`: a rule or a decision left them out.
+        dropped: reason -> `documents`, `bytes` and up to three `examples`, for what a rule or the selection left out.
         problems: the same for broken input.
-        first: the first broken input, as a `source` and what is wrong with it, or None.
+        first: the source of the first broken input and what is wrong with it, or None.
     """
 
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -38,18 +38,18 @@ class Tally:
         self._add(self.problems if item.problem else self.dropped, item.reason, 1, item.bytes, [example])
 
     def drop(self, reason: str, documents: int, size: int, examples: list[dict[str, str]]) -> None:
-        """Count several that were left out for one reason; at least the first examples of them."""
+        """Count several that were left out for one reason; `examples` are the first of them."""
         self._add(self.dropped, reason, documents, size, examples)
 
     def merge(self, later: Tally) -> None:
-        """Add what was counted further on in the input."""
+        """Add the counts of later input."""
         for mine, others in ((self.dropped, later.dropped), (self.problems, later.problems)):
             for reason, entry in others.items():
                 self._add(mine, reason, entry["documents"], entry["bytes"], entry["examples"])
         self.first = self.first or later.first
 
     def moved(self, lines: int) -> Tally:
-        """The same with `lines` added to the line number at the end of every source."""
+        """The tally with `lines` added to the line number at the end of every source."""
 
         def entries(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             return {
@@ -73,7 +73,7 @@ class Tally:
         entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
 
     def total(self, name: str) -> int:
-        """All `documents` or all `bytes` that were left out, for whatever reason."""
+        """The sum of `documents` or `bytes` over all reasons."""
         return sum(entry[name] for entries in (self.dropped, self.problems) for entry in entries.values())
 
     def summary(self) -> str:

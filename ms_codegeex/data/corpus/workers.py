@@ -1,4 +1,4 @@
-"""Work on many units in worker processes, with results in order and a progress bar."""
+"""Worker processes for many units, with results in order and a progress bar."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from ms_codegeex.data.corpus.reading import Unit
 from ms_codegeex.errors import UserError
 
 
-class Progress:
+class ProgressBar:
     """A tqdm bar on a terminal, one line per phase elsewhere, nothing when switched off."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
 
     def say(self, text: str) -> None:
+        """Print a line on standard error."""
         if self.enabled:
             print(text, file=sys.stderr, flush=True)
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
-        """Pairs of unit and result while a bar (or a closing line) shows bytes and MB/s."""
+        """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""
         from tqdm import tqdm
 
         total, started = sum(unit.bytes for unit in units), time.perf_counter()
         terminal = self.enabled and sys.stderr.isatty()
-        width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0; tqdm would draw nothing
+        width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
         with tqdm(
             total=total,
             unit="B",
@@ -56,8 +57,7 @@ class Progress:
 
 
 def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
-    """The parent handles an interrupt; a worker ends in mid-work when the other end of `stop` closes, which it does
-    when the parent says so and when the parent is gone."""
+    """Leave interrupts to the parent; end at once when the other end of `stop` closes: the parent did it, or died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -69,7 +69,7 @@ def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
 
 
 def _nothing() -> None:
-    """A task whose only purpose is that a worker is started for it."""
+    """A task that only makes the pool start a worker."""
 
 
 def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
@@ -78,15 +78,15 @@ def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
         try:
             pool.submit(_nothing)
         except OSError:
-            # Either the system starts no more processes, or a worker died and the pool closed its queues while they
-            # were handed to this one. In the second case the pool says so when it is asked again.
+            # Either the system starts no more processes, or a worker died and the pool closed the queues that this one
+            # was given. In the second case a second attempt raises BrokenProcessPool.
             pool.submit(_nothing)
             raise
 
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect at the end of the block: a process that is half started complains loudly.
+    """Defer Ctrl-C and SIGTERM to the end of the block: a half-started process would print a traceback.
 
     Processes started meanwhile never see Ctrl-C, which a terminal sends to all.
     """
@@ -113,10 +113,10 @@ def _interrupts_later() -> Iterator[None]:
 def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
     """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
 
-    These start at once and call `prepare()`, so that they are ready when there is something to do.
+    They start at once and call `prepare()`, so that they are ready when there is work.
 
-    Whatever ends the block early, an interrupt or an error, ends the workers at once. A worker that dies by itself is
-    a `UserError`: systems end processes when memory is short.
+    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`: systems kill
+    processes when memory is short.
     """
     if workers < 2:
         yield map
@@ -130,7 +130,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
             _start_all(pool, workers)
         yield pool.map
     except BrokenProcessPool:
-        stop.close()  # a worker that was started while another died is waited for, and by itself never ends
+        stop.close()  # the pool waits for a worker started while another died, and that one would not end
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
             "same command again, with fewer --workers if that is the reason (what is finished is kept)"

@@ -1,4 +1,4 @@
-"""The work directory beside a dataset: finished pieces stay there until the dataset is complete."""
+"""The work directory next to a dataset: finished shards stay there until the dataset is complete."""
 
 from __future__ import annotations
 
@@ -9,40 +9,29 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.locks import take_lock
 
 
 def work_path(output: Path) -> Path:
-    """`.NAME.work` beside `output`."""
+    """`.NAME.work` next to `output`."""
     output = output.absolute()
     return output.with_name(f".{output.name}.work")
 
 
 def _open_locked(path: Path, wait: bool) -> int | None:
     """A descriptor that holds the lock of the directory `path`, made if missing; None if another process has it."""
-    import fcntl
-
     while True:
         path.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # removed by the process that held it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)  # the lock of a directory that is gone; there may be a new one
+        with contextlib.suppress(FileNotFoundError):  # removed by the process that held it
+            return take_lock(path, wait=wait, flags=os.O_RDONLY | os.O_DIRECTORY)
 
 
 @contextlib.contextmanager
 def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """The work directory of `output`, for this process alone; `waiting()` is called if another one has it.
+    """The work directory of `output`, locked for this process; `waiting()` is called if another one has it.
 
-    The lock belongs to the directory, so nothing else is left behind, and it ends with the process, however that ends.
-    The directory stays unless it is empty or `remove` was called. A place that cannot be written to is a `UserError`.
+    The lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it
+    is empty or `remove` was called. A place that cannot be written to is a `UserError`.
     """
     path = work_path(output)
     try:
@@ -52,19 +41,19 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
             descriptor = _open_locked(path, wait=True)
     except OSError as error:
         raise UserError(
-            f"{path}: could not be made ({error.strerror}); work needs a place beside the output, give --output another"
+            f"{path}: could not be made ({error.strerror}); it has to be next to the output, give --output another"
         ) from error
     try:
         yield path
     finally:
-        with contextlib.suppress(OSError):  # not empty: what is finished stays for the next run
+        with contextlib.suppress(OSError):  # not empty: finished shards stay for the next run
             if os.path.samestat(os.fstat(descriptor), path.stat()):  # after `remove`, it may be another process's
                 path.rmdir()
         os.close(descriptor)
 
 
 def sweep(path: Path, keep: Collection[str]) -> None:
-    """Remove the files of a work directory that are not called as one of `keep`: old or half-written ones."""
+    """Remove the files of a work directory whose names are not in `keep`: old or half-written ones."""
     names = frozenset(keep)
     for entry in path.iterdir():
         if entry.name not in names:

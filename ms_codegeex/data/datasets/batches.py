@@ -1,4 +1,4 @@
-"""Batches of packed sequences from an indexed dataset: what each device reads at each step."""
+"""Batches of packed sequences from an indexed dataset, as each device reads them at each step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ms_codegeex.files import read_json
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32
-    [batch]."""
+    """Sequences for one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], and samples, their
+    global numbers, int32 [batch]."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -36,12 +36,12 @@ class Batch:
         return [self.rows(i * size, (i + 1) * size) for i in range(count)]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """In the order the networks take them."""
+        """The arrays in the order in which the networks take them."""
         return self.inputs, self.labels, self.loss_mask, self.samples
 
 
-class Span(NamedTuple):
-    """Tokens start..stop-1 of a document of a split, counted from the document's first token."""
+class DocumentSpan(NamedTuple):
+    """Tokens start..stop-1 of a document in a split, counted from the document's first token."""
 
     document: int
     start: int
@@ -49,9 +49,9 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training sample, to be looked at: its corpus, which of the corpus's sequences it is, and the documents' parts
-    that follow each other in its seq_length + 1 tokens (of fine-tuning rows, padding comes behind them).
+class TrainingSample:
+    """One training sample for inspection: its corpus, the index of its sequence there, and the parts of documents that
+    make up its seq_length + 1 tokens (in fine-tuning rows, padding follows them).
 
     inputs and labels int32 [seq], loss_mask FP32 [seq].
     """
@@ -62,23 +62,23 @@ class Sample:
     inputs: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
-    documents: list[Span]
+    documents: list[DocumentSpan]
 
 
 class Sequences(ABC):
     """The sequences of one split of a dataset directory, in the seed's order.
 
     Attributes:
-        directory, split, seq_length, seed: as given; `seq_length` is what a sequence predicts, it has one token more.
+        directory, split, seq_length, seed: as given. A sequence has `seq_length` + 1 tokens.
         info: the content of dataset.json.
         eos: id that ends documents.
         tokens: all ids of the split, read-only.
-        size: sequences of an epoch.
+        size: sequences per epoch.
     """
 
     size: int
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
         if seq_length < 1:
             raise UserError(f"seq_length {seq_length}: expected 1 or more, for example 2048")
         self.directory, self.split, self.seq_length, self.seed = Path(directory), split, seq_length, seed
@@ -91,15 +91,15 @@ class Sequences(ABC):
         """The sequences with these indices, int64 [n] in 0..size-1, as the samples with these numbers, int64 [n]."""
 
     @abstractmethod
-    def documents_of(self, index: int) -> list[Span]:
-        """Which parts of which documents the tokens of sequence `index` are, in its order."""
+    def documents_of(self, index: int) -> list[DocumentSpan]:
+        """The parts of documents that make up sequence `index`, in order."""
 
     @abstractmethod
     def label_counts(self) -> np.ndarray:
-        """How often the loss counts each id as a label in one epoch, int64 [highest id + 1]."""
+        """How often each id is a label that the loss counts in one epoch, int64 [highest id + 1]."""
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
-        """Index of each sample number, int64 [n]: epochs follow each other, each in an order of its own."""
+        """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
         return sample_indices(numbers, self.size, self.seed)
 
     def training_batch(self, first: int, count: int) -> Batch:
@@ -107,11 +107,11 @@ class Sequences(ABC):
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         index = int(self.indices(np.array([number]))[0])
         batch = self.read(np.array([index]), np.array([number]))
-        return Sample(
+        return TrainingSample(
             number,
             self.directory,
             index,
@@ -122,8 +122,7 @@ class Sequences(ABC):
         )
 
     def evaluation_batch(self, rank: int, ranks: int, samples: int) -> Batch:
-        """This rank's share of `samples` evenly spaced sequences; shares are padded with masked sequences to equal
-        size."""
+        """This rank's share of `samples` evenly spaced sequences. Masked sequences pad the shares to equal size."""
         samples = min(samples, self.size)
         share = -(-samples // ranks)
         numbers = np.arange(rank * share, (rank + 1) * share)
@@ -132,7 +131,7 @@ class Sequences(ABC):
         return batch
 
     def check_model(self, vocab_size: int, eos_token_id: int) -> None:
-        """`UserError` if the corpus holds ids beyond the model's table or ends its documents with another token."""
+        """`UserError` if the corpus has ids beyond the model's table, or ends documents with another token."""
         if self.info["vocab_size"] > vocab_size:
             raise UserError(
                 f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
@@ -154,13 +153,13 @@ def read_info(directory: Path) -> dict[str, Any]:
 
 
 class PackedSequences(Sequences):
-    """A split of a dataset directory cut into sequences of `seq_length` + 1 tokens that share their border token.
+    """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    No padding; documents are separated by eos. The loss counts a position iff its input is not eos: what follows an eos
-    belongs to another document (CodeGeeX release).
+    There is no padding; documents are separated by eos. The loss counts a position iff its input is not eos: what
+    follows an eos belongs to another document (CodeGeeX release).
     """
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
         super().__init__(directory, split, seq_length, seed)
         self.size = (len(self.tokens) - 1) // seq_length
         if self.size < 1:
@@ -177,15 +176,15 @@ class PackedSequences(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, inputs != self.eos, numbers)
 
-    def documents_of(self, index: int) -> list[Span]:
-        """See `Sequences.documents_of`; reads the split's index afresh, which training does not keep."""
+    def documents_of(self, index: int) -> list[DocumentSpan]:
+        """See `Sequences.documents_of`; reads the split's index, which training does not keep in memory."""
         if not 0 <= index < self.size:
             raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
         bounds = np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
         start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
         return [
-            Span(number, max(start, low) - low, min(stop, high) - low)
+            DocumentSpan(number, max(start, low) - low, min(stop, high) - low)
             for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first))
         ]
 
@@ -196,7 +195,7 @@ class PackedSequences(Sequences):
 
 
 def check_whole(mapped: np.ndarray) -> None:
-    """`UserError` if the file of a map was cut after it was opened: reading behind its end kills the process."""
+    """`UserError` if a mapped file was truncated after it was opened: reading beyond its end kills the process."""
     if isinstance(mapped, np.memmap) and mapped.base.size() < mapped.nbytes:
         raise UserError(
             f"{mapped.filename}: {mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened; leave "
@@ -215,9 +214,9 @@ def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numb
 
 
 def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
-    """The same labels behind inputs whose tokens are permuted inside each document; eos tokens stay where they are.
+    """The batch with the input tokens of each document permuted; labels and eos tokens stay where they are.
 
-    A model that uses more than token frequencies gets worse on it.
+    A model that uses more than token frequencies does worse on it.
     """
     inputs = batch.inputs.copy()
     for row, sample in zip(inputs, batch.samples, strict=True):
@@ -229,7 +228,7 @@ def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
 
 
 def unigram_entropy(sequences: Sequences) -> float:
-    """Entropy in nats of the tokens that the loss counts, over the whole split: the loss of a table of frequencies."""
+    """Entropy in nats of the labels in the loss, over the whole split: the loss of a table of frequencies."""
     counts = sequences.label_counts()
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

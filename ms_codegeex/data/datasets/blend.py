@@ -1,4 +1,4 @@
-"""Mixtures of corpora with a schedule over steps: whose sample comes at which place, in O(1) and without drift.
+"""Mixtures of corpora with a schedule over steps: the corpus of any sample number in O(1), without drift.
 
 A stage repeats a table of one period. Weights are made whole numbers without a common divisor; the period is their sum.
 In the table each corpus's k-th place lies in the window that keeps its count within one of its share (the quota method:
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
-from ms_codegeex.data.datasets.batches import Batch, Sample, Sequences
+from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 from ms_codegeex.errors import UserError
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
     """Which of `weights` has its turn at each place of a period, int64 [sum of the weights].
 
-    For every n, number i has had weights[i] · n / sum of the first n places, give or take less than one.
+    Of the first n places, number i has weights[i] · n / sum, with a difference of less than one.
     """
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
@@ -47,16 +47,16 @@ def quota_order(weights: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Table:
-    """One stage: from which sample on, whose turn it is at each place of a period and for which time in it."""
+    """One stage: its first sample, and for each place of a period the corpus and how often that had a turn before."""
 
     first: int
     turns: np.ndarray  # [period], numbers of corpora
     times: np.ndarray  # int32 [period]
     weights: np.ndarray  # int64 [corpora of the whole blend]
-    before: np.ndarray  # int64 [corpora]: samples each gave in the stages before
+    before: np.ndarray  # int64 [corpora]: samples of each in earlier stages
 
     def given(self, samples: int) -> np.ndarray:
-        """What each corpus has given before sample `first` + `samples`, int64 [corpora]."""
+        """How many samples of each corpus come before sample `first` + `samples`, int64 [corpora]."""
         periods, rest = divmod(samples, len(self.turns))
         return self.before + periods * self.weights + np.bincount(self.turns[:rest], minlength=len(self.weights))
 
@@ -65,20 +65,19 @@ class Blend:
     """Training samples of several corpora, mixed by the stages.
 
     Sample number n belongs to the last stage that begins at or before it, and stage s begins at sample from_step times
-    `global_batch`. After any number of samples of a stage each corpus's count is within one of its share. A corpus's
-    k-th sample in the run is sample k of its own order, whatever was mixed in between: in a later stage it goes on
-    where it stopped.
+    `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
+    k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
 
     Args:
         stages: from `parse_stages`.
-        corpora: by the stages' names, each with a seed of its own.
-        global_batch: sequences a step.
+        corpora: by the names in the stages, each with its own seed.
+        global_batch: sequences per step.
 
     Raises:
         UserError: two corpora were not made with the same tokenizer.
     """
 
-    def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int):
+    def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
         names = corpora_of(stages)
         self.corpora = [corpora[name] for name in names]
         self.directory, self.info, self.eos = self.corpora[0].directory, self.corpora[0].info, self.corpora[0].eos
@@ -101,7 +100,7 @@ class Blend:
         return _Table(first, turns.astype(np.min_scalar_type(count - 1)), times, weights, before)
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which corpus sample `numbers` comes from and which of that corpus's samples it is, two int64 [n]."""
+        """The corpus of each of the samples `numbers`, and its number in that corpus's order, two int64 [n]."""
         numbers = np.asarray(numbers, np.int64)
         stage_of = np.searchsorted(self._firsts, numbers, side="right") - 1
         owners, times = np.empty_like(numbers), np.empty_like(numbers)
@@ -125,7 +124,7 @@ class Blend:
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         owners, times = self.locate(np.array([number]))
         return replace(self.corpora[owners[0]].sample(int(times[0])), number=number)
@@ -139,13 +138,13 @@ class Blend:
 def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
-    """What the first `samples` samples were mixed of, as text: equal for two configurations iff these samples are.
+    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
 
     Args:
         samples: how many.
-        data: the keys of the configuration's section; a `train` is a single stage.
-        global_batch: sequences a step.
-        contents: what stands for a directory in the text, such as the hash of its content; without, its path does.
+        data: the `data` section of the configuration; a `train` is a single stage.
+        global_batch: sequences per step.
+        contents: what represents a directory in the text, such as a hash of its content; None: its path.
     """
     contents = contents or {}
 
@@ -165,11 +164,11 @@ def mixed_before(
 
 
 def _check_same_ids(one: Sequences, other: Sequences) -> None:
-    def told(corpus: Sequences) -> dict[str, Any]:
+    def layout(corpus: Sequences) -> dict[str, Any]:
         fingerprint = (corpus.info.get("tokenizer") or {}).get("fingerprint")
         return {"tokenizer": fingerprint, "eos_id": corpus.eos, "vocab_size": corpus.info["vocab_size"]}
 
-    ours, theirs = told(one), told(other)
+    ours, theirs = layout(one), layout(other)
     for key in ours:
         if ours[key] != theirs[key]:
             raise UserError(

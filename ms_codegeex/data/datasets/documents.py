@@ -1,4 +1,4 @@
-"""`{split}.documents.parquet`: where each document of a dataset comes from, in the order of the `.idx`."""
+"""`{split}.documents.parquet`: the origin of each document of a dataset, in the order of the `.idx`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _schema() -> Any:
 
 
 def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Write the table from batches of columns; one row a document.
+    """Write the table from batches of columns, one row per document.
 
     `source` and `language` are sequences of str, `sha256` one of 32 bytes each or uint8 `[documents, 32]`, `bytes` and
     `tokens` are int64 `[documents]`.
@@ -51,7 +51,7 @@ def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _array(values: Any, kind: Any) -> Any:
-    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, for a third of a second."""
+    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, in a third of a second."""
     import pyarrow
 
     parts: list[Any]
@@ -67,7 +67,7 @@ def _array(values: Any, kind: Any) -> Any:
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:
-    """The table (a pyarrow.Table), or None where the dataset has none, being of an older version.
+    """The table (a pyarrow.Table); None if the dataset, from an older version, has none.
 
     Raises:
         UserError: the file is damaged, or a column is missing.
@@ -77,19 +77,19 @@ def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None
     path = documents_path(prefix)
     if not path.is_file():
         return None
-    with _damage_told(path):
+    with _reported_damage(path):
         table = pyarrow.parquet.read_table(path, columns=list(columns))
         return table.cast(pyarrow.schema([_schema().field(name) for name in columns]))
 
 
 def read_document_row(prefix: Path, number: int) -> dict[str, Any] | None:
-    """The row of document `number`; None where the dataset has no table. A damaged one is a `UserError`."""
+    """The row of document `number`; None if the dataset has no table. A damaged table is a `UserError`."""
     import pyarrow.parquet
 
     path = documents_path(prefix)
     if not path.is_file():
         return None
-    with _damage_told(path), pyarrow.parquet.ParquetFile(path) as file:
+    with _reported_damage(path), pyarrow.parquet.ParquetFile(path) as file:
         first = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -101,7 +101,7 @@ def read_document_row(prefix: Path, number: int) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _reported_damage(path: Path) -> Iterator[None]:
     import pyarrow
 
     try:

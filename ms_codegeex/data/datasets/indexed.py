@@ -1,4 +1,4 @@
-"""Token ids on disk in Megatron's memory-mapped format: `PREFIX.bin` holds ids, `PREFIX.idx` says where documents lie.
+"""Token ids in Megatron's memory-mapped format: `PREFIX.bin` holds ids, `PREFIX.idx` the bounds of documents.
 
 Layout of `.idx`, little-endian, as Megatron-LM's `indexed_dataset.py` writes it:
 
@@ -22,7 +22,13 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPE_CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 _HEADER = struct.Struct("<9sQBQQ")
-_SCAN = 1 << 22  # ids looked at per step when the whole file is checked
+_SMALL_VOCABULARY = 1 << 16
+_SCAN = 1 << 22  # ids checked at a time when the whole file is checked
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype of ids on disk: uint16 where they fit, int32 otherwise."""
+    return np.dtype("<u2" if vocab_size <= _SMALL_VOCABULARY else "<i4")
 
 
 def _file(prefix: Path, ending: str) -> Path:
@@ -30,12 +36,12 @@ def _file(prefix: Path, ending: str) -> Path:
 
 
 class IndexedWriter:
-    """Write documents one by one; both files appear when the `with` block ends well and not otherwise.
+    """Write documents one by one; both files appear only if the `with` block ends without an error.
 
     Args:
         prefix: path without `.bin` and `.idx`.
         dtype: `uint16` (ids up to 65535) or `int32`.
-        lowest: least value that is taken; below 0 only for what is no id, such as labels of -100.
+        lowest: least value that is accepted; below 0 only for values that are not ids, such as labels of -100.
     """
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
@@ -49,7 +55,7 @@ class IndexedWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> IndexedWriter:
-        # The .idx is opened first and so renamed last: an index never stands beside a missing .bin.
+        # The .idx is opened first and so renamed last: there is never an index without its .bin.
         self._index_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".idx")))
         self._stream = self._stack.enter_context(_bin_stream(_file(self.prefix, ".bin")))
         return self
@@ -66,7 +72,7 @@ class IndexedWriter:
         self._sizes.append(values.size)
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
-        """Append documents of `sizes` ids each, int64 `[documents]`, which `ids` holds one behind the other in the
+        """Append documents of `sizes` ids each, int64 `[documents]`, which `ids` holds concatenated in the
         writer's dtype (else ValueError). They are not looked at: another writer has checked them."""
         if ids.dtype != self.dtype or ids.size != sizes.sum():
             raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
@@ -101,7 +107,7 @@ class IndexedDataset:
         tokens: read-only flat map of the whole `.bin`, `[total ids]`.
 
     Raises:
-        UserError: the files are missing, cut short, or do not fit each other.
+        UserError: the files are missing, truncated, or do not match.
     """
 
     def __init__(self, prefix: Path | str) -> None:
@@ -157,9 +163,7 @@ class IndexedDataset:
         if not starts.size or starts[0] != 0 or starts[-1] != sizes.size or (np.diff(starts) <= 0).any():
             raise self._bad(f"the document starts do not rise from 0 to {sizes.size}")
         if data_bytes != bounds[-1] * self.dtype.itemsize:
-            raise self._bad(
-                f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but the .bin beside it has {data_bytes}"
-            )
+            raise self._bad(f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but its .bin has {data_bytes}")
         return bounds[starts]
 
 
@@ -178,7 +182,7 @@ def open_tokens(prefix: Path | str) -> np.ndarray:
             stream.seek(_HEADER.size + 4 * sequences + 8 * (sequences - 1))
             total = int.from_bytes(stream.read(8), "little", signed=True) + size * dtype.itemsize
     if total != data_path.stat().st_size:
-        raise _damaged(index_path, f"describes {total} bytes but the .bin beside it has {data_path.stat().st_size}")
+        raise _damaged(index_path, f"describes {total} bytes but its .bin has {data_path.stat().st_size}")
     return _map(data_path, dtype, total // dtype.itemsize)
 
 

@@ -1,4 +1,4 @@
-"""From a run's configuration, or a directory, to what is read in training: the one place that knows the kinds."""
+"""Datasets opened from a run's configuration or a directory: the one place that knows all kinds of datasets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256
 
-SAMPLES, BLOCK = 64, 1 << 16  # of a file whose whole would take too long to hash at every start
+SAMPLES, BLOCK = 64, 1 << 16  # hashed at every start, as hashing a whole file would take too long
 
 if TYPE_CHECKING:
     from ms_codegeex.config import DataConfig, RunConfig
 
 
 def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, reset_at_eos: bool = True) -> Sequences:
-    """One split of a dataset directory, as its dataset.json asks for.
+    """One split of a dataset directory, of the kind that its dataset.json says.
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
@@ -47,7 +47,7 @@ def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, r
 
 
 def absolute(data: DataConfig) -> DataConfig:
-    """The same with absolute paths; `UserError` if a directory to train on is no dataset, or is named twice."""
+    """`data` with absolute paths; `UserError` if a directory to train on is not a dataset, or is named twice."""
 
     spelled: dict[Path, str] = {}  # a directory is one corpus, however its path is written
 
@@ -79,7 +79,7 @@ def absolute(data: DataConfig) -> DataConfig:
 
 
 def rounded_weights(data: DataConfig) -> str | None:
-    """What to tell the user if weights of a blend had to be rounded."""
+    """A note for the user if weights of a blend had to be rounded."""
     rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
     if not rounded:
         return None
@@ -93,12 +93,12 @@ def directories(data: DataConfig) -> list[str]:
 
 
 def content_hashes(data: DataConfig) -> dict[str, str]:
-    """For each directory that a run trains on, a hash of what its training split holds, wherever it lies."""
+    """For each directory that a run trains on, a hash of the content of its training split."""
     return {name: _content_hash(Path(name)) for name in directories(data)}
 
 
 def _content_hash(directory: Path) -> str:
-    """From the hashes that dataset.json records, and from samples of the files themselves, which may be others."""
+    """From the hashes in dataset.json and from samples of the files themselves, which may have been replaced."""
     recorded, digest = read_info(directory).get("files"), hashlib.sha256()
     entries = recorded if isinstance(recorded, dict) else {}
     names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
@@ -113,7 +113,7 @@ def _content_hash(directory: Path) -> str:
 
 
 def _sampled_hash(path: Path) -> str:
-    """Of a file's size and of up to `SAMPLES` blocks spread over it, the whole of a small one."""
+    """Hash of a file's size and of up to `SAMPLES` blocks spread over it; of a small file, of all of it."""
     size, digest = path.stat().st_size, hashlib.sha256()
     digest.update(str(size).encode())
     with open(path, "rb") as stream:
@@ -124,7 +124,7 @@ def _sampled_hash(path: Path) -> str:
 
 
 def training_data(config: RunConfig) -> Sequences | Blend:
-    """What a run trains on; `UserError` if a dataset is missing or damaged, or if two do not go together."""
+    """What a run trains on; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data, seq_length = config.data, config.seq_length
     corpora = {
         name: open_sequences(

@@ -1,7 +1,7 @@
 """Sample order as a pure function of (seed, global sample number): a keyed permutation, no index arrays.
 
-A balanced Feistel network permutes the smallest square power of two that holds an epoch; numbers that fall outside are
-walked on until they come back (cycle walking), which keeps it a permutation of exactly `size` values.
+A balanced Feistel network permutes the smallest even power of two that holds an epoch. Results outside the epoch are
+permuted again until they fall inside (cycle walking), which makes it a permutation of exactly `size` values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _feistel(values: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray
 
 
 def stream_seed(seed: int, stream: int) -> int:
-    """Seed for the order of corpus number `stream` of a blend, so that no two go alike; number 0 has `seed` itself."""
+    """Seed for the order of corpus number `stream` of a blend, different for each; number 0 has `seed` itself."""
     if stream == 0:
         return seed
     with np.errstate(over="ignore"):
@@ -37,7 +37,7 @@ def stream_seed(seed: int, stream: int) -> int:
 def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Index in 0..size-1 of each global sample number; every epoch of `size` numbers visits each index once.
 
-    `numbers` int64 [n], any values >= 0; returns int64 [n]. O(1) per number, whatever the epoch's size.
+    `numbers` int64 [n], any values >= 0; returns int64 [n]. O(1) per number for any size of epoch.
     """
     numbers = np.asarray(numbers, np.uint64)
     epoch, position = numbers // np.uint64(size), numbers % np.uint64(size)

@@ -1,4 +1,4 @@
-"""Rows of whole examples for fine-tuning: no example is cut, prompts are not counted by the loss."""
+"""Rows of whole examples for fine-tuning: examples are never split, and the loss does not count prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.datasets.batches import Batch, Sequences, Span, check_whole, make_batch
+from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.errors import UserError
 
@@ -14,17 +14,17 @@ KIND = "finetune"  # "kind" in dataset.json
 
 
 def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
-    """Which items lie in which row: best fit, the longest first, equally long ones in their order.
+    """Distribute items over rows: best fit, longest first, items of equal size in their order.
 
     Args:
         sizes: int [items], each in 1..capacity.
-        capacity: what a row holds.
+        capacity: of a row.
 
     Returns:
-        Item numbers of each row, in the order they were put there. At most one row is less than half full.
+        Item numbers of each row, in the order of placement. At most one row is less than half full.
     """
     rows: list[list[int]] = []
-    free: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by what they still hold
+    free: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by free space
     nonempty = 0  # bit s is set where free[s] has a row
     for item in np.argsort(-np.asarray(sizes, np.int64), kind="stable").tolist():
         size = int(sizes[item])
@@ -47,9 +47,9 @@ def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
 class FineTuningRows(Sequences):
     """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples.
 
-    Examples end with eos, where attention and positions restart; the end of a row is filled with eos. The loss counts a
-    label iff `{split}.mask` has 1 at its place and its input is not eos, so never across the border of two examples.
-    How examples lie in rows depends on the dataset and `seq_length` alone; `seed` orders the rows.
+    Examples end with eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff
+    `{split}.mask` is 1 there and its input is not eos, so never across the border of two examples. The packing depends
+    only on the dataset and `seq_length`; `seed` orders the rows.
     """
 
     def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
@@ -103,7 +103,7 @@ class FineTuningRows(Sequences):
         return mask
 
     def _row(self, index: int) -> list[tuple[int, int]]:
-        """Start in the split and size of each example of a row."""
+        """Start in the split and size of each example in a row."""
         items = self._items[self._rows[index] : self._rows[index + 1]]
         return [(int(self._starts[item]), int(self._sizes[item])) for item in items]
 
@@ -122,12 +122,12 @@ class FineTuningRows(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
 
-    def documents_of(self, index: int) -> list[Span]:
+    def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; whole examples."""
         if not 0 <= index < self.size:
             raise IndexError(f"row {index}: {self.directory}/{self.split} has rows 0..{self.size - 1}")
         items = self._items[self._rows[index] : self._rows[index + 1]]
-        return [Span(int(item), 0, int(self._sizes[item])) for item in items]
+        return [DocumentSpan(int(item), 0, int(self._sizes[item])) for item in items]
 
     def label_counts(self) -> np.ndarray:
         """See `Sequences.label_counts`."""
@@ -136,5 +136,5 @@ class FineTuningRows(Sequences):
 
     @property
     def padding_share(self) -> float:
-        """Share of the positions of all rows whose label is no token of an example, in 0..1."""
+        """Share of the positions whose label is not a token of an example, in 0..1."""
         return 1 - float((self._sizes.sum() - self.size) / (self.size * self.seq_length))

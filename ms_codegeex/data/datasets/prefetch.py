@@ -1,4 +1,4 @@
-"""Batches read ahead by threads, handed out in order."""
+"""Batches read ahead by threads and returned in order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator over `read(position)` of all positions, in their order, whichever is read first.
+    """Yield an iterator over `read(position)` for all positions, in their order.
 
     Args:
         read: called in `workers` threads, or, for 0 workers, in the caller's when a result is asked for.
-        positions: what to read, without an end if need be; nothing else is read.
-        workers: as many results are read at once, and twice as many are ready or being read at any time.
+        positions: what to read, possibly endless.
+        workers: number of concurrent reads; at most twice as many results are ready or being read.
 
-    An exception of `read` is raised where its result is asked for. When the `with` block ends, however it does, what
-    has begun is waited for and nothing more is read.
+    An exception of `read` is raised where its result is requested. At the end of the `with` block, reads in progress
+    are awaited and no others start.
     """
     if not workers:
         yield map(read, positions)
@@ -36,7 +36,7 @@ def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int)
 
 
 def _in_order(pending: deque[Future[T]], later: Iterator[Future[T]]) -> Iterator[T]:
-    """Results of `pending`; each one that is taken starts the next of `later`."""
+    """Results of `pending`; taking one starts the next of `later`."""
     while pending:
         result = pending.popleft().result()
         pending.extend(itertools.islice(later, 1))

@@ -1,9 +1,9 @@
-"""Records of fine-tuning data as pairs of prompt and answer: the text formats, and nothing of tokens or files.
+"""Records of fine-tuning data as pairs of prompt and answer: the text formats only, no tokens or files.
 
-completion: `prompt` or `instruction` (+ `input`), then `completion`, `response` or `output`; with `language` its tag
-    line stands before the prompt.
+completion: `prompt` or `instruction` (+ `input`), then `completion`, `response` or `output`; the tag line of
+    `language`, if given, precedes the prompt.
 chat: `messages`, a list of `{"role": "system" | "user" | "assistant", "content": ...}`. Each message of the assistant
-    is the answer of an example, all before it in a template is the prompt.
+    is the answer of one example, whose prompt is everything before it, in a template.
 translation: `source_language`, `target_language`, `source`, `target`; the prompt is the line `code translation`, the
     source below its language, and the other language.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.data.corpus import languages
+from ms_codegeex.data.languages import find_language, tag_text
 from ms_codegeex.errors import UserError
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
@@ -25,7 +25,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class BadRecord(Exception):
-    """A record that gives no example: `reason` is one of a few short words, `detail` says what and where."""
+    """A record that gives no example: a short `reason`, and a `detail` that says what and where."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -34,7 +34,7 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """What the model is given and what it shall answer. The loss counts the answer and the end token behind it."""
+    """A prompt and its answer. The loss counts the answer and the end token after it."""
 
     prompt: str
     answer: str
@@ -47,8 +47,8 @@ class Template:
 
     Attributes:
         opening: before a user's message; `{round}` is its number, from 1.
-        answering: behind it, before the answer.
-        closing: behind an answer, before the next round.
+        answering: between question and answer.
+        closing: after an answer, before the next round.
         system: around a system message; `{text}` is the message.
     """
 
@@ -128,18 +128,18 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
         return Example(prompt, answer)
     name = _string(record, "language")
     try:
-        language = languages.find_language(name)
+        language = find_language(name)
     except UserError:
         raise BadRecord("unknown language", name) from None
-    tag = languages.tag_text(language.name, tags)
+    tag = tag_text(language.name, tags)
     return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
 
 
 def _chat(record: Mapping[str, Any], template: Template) -> list[Example]:
     """An example for each of the assistant's messages, with all that was said before as its prompt.
 
-    One row for the whole conversation would need an end token behind each answer, and an end token inside a row ends
-    the document: attention starts afresh behind it.
+    One row for the whole conversation would need an end token after each answer, but an end token inside a row ends the
+    document: attention restarts after it.
     """
     messages = record.get("messages")
     if not isinstance(messages, list):
@@ -169,9 +169,9 @@ def _message(message: Any) -> tuple[str, str]:
 
 
 def translation_name(language: str) -> str:
-    """How the translation prompt writes a language: `C++`, `JavaScript`, `Python`; unknown ones with a capital."""
+    """The name of a language in the translation prompt: `C++`, `JavaScript`, `Python`; unknown ones are capitalised."""
     try:
-        return languages.find_language(language).name
+        return find_language(language).name
     except UserError:
         return language.strip()[:1].upper() + language.strip()[1:]
 

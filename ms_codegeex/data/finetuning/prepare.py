@@ -1,10 +1,10 @@
-"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, and which of them the loss counts.
+"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, with a mask for the loss.
 
-Beside `{split}.bin/.idx` lies `{split}.mask`, uint8, one byte per token of the `.bin`: 1 on the answer's tokens and its
-end token, 0 on the prompt. No row is longer than `seq_length`.
+Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `.bin`: 1 for the answer's tokens and its
+end token, 0 for the prompt. No row is longer than `seq_length`.
 
-Prompt and answer are tokenised each by itself. When the model answers, its prompt has been tokenised alone; ids that
-reach over the border, which tokenising both at once would give, are then never seen.
+Prompt and answer are tokenised separately: when the model answers, its prompt has been tokenised alone. Ids that span
+the border, which tokenising both together could give, never occur then.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus.archives import Broken, Part, Returning, archive_kind, line_parts, read_lines
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter, file_records, free_output, text_decoder, write_report
+from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, archive_kind, line_parts, read_lines
+from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import Rejected
 from ms_codegeex.data.corpus.settings import ON_ERROR, TAGS
 from ms_codegeex.data.corpus.sources import Root, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.corpus.workers import Progress
+from ms_codegeex.data.corpus.workers import ProgressBar
+from ms_codegeex.data.corpus.writing import write_report
+from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import TEMPLATES, BadRecord, Example, parse, reader
-from ms_codegeex.data.tokenizer.fast import Encoder
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, write_json
 
 TASKS = ("completion", "chat", "translation")
-MOST_BYTES = 64 << 20  # of a line; a longer one is not held in memory
+MOST_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _EXCERPT = 200  # characters
 
 
@@ -44,15 +46,15 @@ class FinetuneSettings:
 
     Attributes:
         task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
-        seq_length: most tokens of a row, at least 2.
+        seq_length: maximum number of tokens in a row, at least 2.
         tokenizer: a name, or a directory with a tokenizer.
-        overlong: what happens to a longer example: `truncate` cuts the prompt's left end and never the answer (an
-            answer that does not fit by itself is dropped), `drop` drops it.
+        overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
+            whose answer alone does not fit is dropped), or `drop` it.
         validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        seed: changes that choice.
-        template: how conversations are written: a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
-        tags: scheme of the tag line of completions that name their language; `none` writes none.
-        on_error: a bad line is counted and named (`skip`), or ends the work (`stop`).
+        seed: decides that hash.
+        template: for conversations, a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
+        tags: scheme of the tag lines of completions that name their language; `none`: no tag lines.
+        on_error: count and report a bad line (`skip`), or fail (`stop`).
     """
 
     task: str
@@ -76,7 +78,7 @@ class FinetuneSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
-        if self.tokenizer not in tokenizers.NAMES and Path(self.tokenizer).is_dir():
+        if self.tokenizer not in TOKENIZER_NAMES and Path(self.tokenizer).is_dir():
             object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
@@ -87,18 +89,18 @@ class FinetuneSettings:
 
 
 class RowEncoder:
-    """Examples to rows of ids, all with one tokenizer and one limit."""
+    """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
-        self.tokenizer = tokenizers.load_tokenizer(settings.tokenizer)
+        self.tokenizer = load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
-        self._fast = Encoder(self.tokenizer)
+        self._fast = CorpusEncoder(self.tokenizer)
         ids = self.tokenizer.encode("a")
-        # SentencePiece puts a space in front of every text. In the middle of a row it would be part of the answer.
+        # SentencePiece puts a space before every text; in the middle of a row it would be part of the answer.
         self._head = [] if "".join(self.tokenizer.continuation(ids, ids)) == "a" else self.tokenizer.encode("\n")
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it stands behind its prompt, without end token."""
+        """Ids of an answer as it follows its prompt, without end token."""
         if self._head:
             ids = self.tokenizer.encode("\n" + answer)
             if ids[: len(self._head)] == self._head:
@@ -106,27 +108,26 @@ class RowEncoder:
         return self._fast.encode(answer.encode()).tolist()
 
     def row(self, example: Example) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was cut.
-
-        None if the example is too long.
+        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was
+        truncated; None if the example is too long.
         """
         prompt = [*self.tokenizer.prefix, *self._fast.encode(example.prompt.encode()).tolist()]
         answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
         room, least = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
-        cut = len(prompt) > room
-        if cut and (not self.truncate or room < least):
+        truncated = len(prompt) > room
+        if truncated and (not self.truncate or room < least):
             return None
         kept = self.tokenizer.truncate_prompt(prompt, room)
-        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), cut
+        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), truncated
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A part of a file, at most some ten megabytes of a plain one."""
+    """A part of a file, of a plain one a few tens of megabytes at most."""
 
     identity: str
     path: Path
-    part: Part
+    part: ArchivePart
 
     @property
     def bytes(self) -> int:
@@ -134,7 +135,7 @@ class _Unit:
 
 
 @dataclass
-class _Found:
+class _InputCounts:
     """What was in the input."""
 
     files: int = 0
@@ -144,12 +145,12 @@ class _Found:
 
 
 class _Work:
-    """Everything from the lines of the files to the writer."""
+    """The way from the lines of the files to the writer."""
 
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
-        self.tally, self.found = Tally(), _Found()
-        self._before = 0  # lines of the file in the units that were read
+        self.tally, self.found = Tally(), _InputCounts()
+        self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
         if template == "auto":
@@ -166,7 +167,7 @@ class _Work:
             return []
 
     def read(self, unit: _Unit) -> None:
-        """Every example of a unit; what gives none is counted, or ends the work."""
+        """Add every example of a unit; lines that give none are counted, or end the run."""
         if unit.part.span is None or not unit.part.span[0]:
             self._before = 0
         lines = Returning(read_lines(unit.path, unit.part, MOST_BYTES))
@@ -193,7 +194,7 @@ class _Work:
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
             raise UserError(
-                f"{source}: {broken.reason} ({broken.detail}); mend it, or leave such input out with --on-error skip"
+                f"{source}: {broken.reason} ({broken.detail}); fix it, or leave such input out with --on-error skip"
             )
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
@@ -205,9 +206,9 @@ class _Work:
             size = len(example.prompt.encode()) + len(example.answer.encode())
             self.tally.add(Rejected(source, reason, size, excerpt=example.answer[:_EXCERPT]))
             return
-        ids, mask, cut = row
-        self.found.truncated += cut
-        text = self._decode(ids[:-1].tolist())  # what is left of it, which can be checked again
+        ids, mask, truncated = row
+        self.found.truncated += truncated
+        text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self.writer.add(ids, mask, text, source, example.language, key)
 
 
@@ -236,40 +237,35 @@ def prepare_finetune(
             something else.
     """
     output, places = Path(output), ", ".join(map(str, inputs))
-    free_output(output, replace)
+    check_output(output, replace)
     roots = user_roots(inputs)
     files = [file for root in roots for file in _find(root)]
     if not files:
         raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give --input others")
     encoder = RowEncoder(settings)
     with atomic_directory(output) as directory:
-        with DatasetWriter(directory, encoder.tokenizer.vocab_size, masked=True) as writer:
+        with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
             work = _Work(settings, writer, encoder)
             units = [unit for identity, path in files for unit in work.open(identity, path)]
-            for _ in Progress(progress).track(units, map(work.read, units), "tokenising"):
+            for _ in ProgressBar(progress).track(units, map(work.read, units), "tokenising"):
                 pass
-            if not writer.sizes:
+            if not len(writer):
                 raise UserError(
-                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); mend the input"
+                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); correct the input"
                 )
             splits = writer.write(settings.validation_share)
-        if settings.tokenizer not in tokenizers.NAMES:
-            encoder.tokenizer.save(directory / TOKENIZER)
+        if settings.tokenizer not in TOKENIZER_NAMES:
+            encoder.tokenizer.save(directory / TOKENIZER_DIRECTORY)
         description = _describe(directory, work, roots, splits)
-        rest = {
-            "input": description["found"],
-            "truncated": work.found.truncated,
-            "dropped": work.tally.dropped,
-            "problems": work.tally.problems,
-            "settings": asdict(settings),
-        }
-        write_report(directory, splits, writer.sizes, rest)
+        extra = {"truncated": work.found.truncated, "redacted": {}}
+        documents, placed, found = writer.documents, writer.placed, description["found"]
+        write_report(directory, documents, placed, found, work.tally, asdict(settings), extra)
         write_json(directory / DATASET_JSON, description)
     return {**description, "output": str(output)}
 
 
 def _find(root: Root) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples at or below `root`, in the order of the identities."""
+    """Identity and path of each file of examples at or below `root`, by identity."""
     if root.path.is_file():
         return [(f"{root.label}/{printable(root.path.name)}", root.path)]
     found = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter, file_records, free_output, mask_path, text_decoder
+from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
+from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION, mask_path
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.tokenizer.recorded import DIRECTORY as TOKENIZER
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer.fast import text_decoder
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, write_json
 
@@ -30,26 +32,27 @@ IGNORED = -100  # label of a token that the loss does not count
 
 
 def check_new(output: Path) -> None:
-    """`UserError` unless `output` is a directory that is free."""
+    """`UserError` unless `output` is missing or an empty directory."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: is there already; give --output a new directory")
 
 
 def progress_bar(rows: int, shown: bool) -> Any:
-    """A bar of rows on a terminal, a context manager."""
+    """A progress bar over rows on a terminal, as a context manager."""
     from tqdm import tqdm
 
     return tqdm(total=rows, unit=" rows", disable=not (shown and sys.stderr.isatty()), file=sys.stderr)
 
 
 def counted(blocks: Iterable[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
-    """The blocks; the bar moves by the rows of each that has been taken."""
+    """Yield the blocks, and advance the bar by the rows of each."""
     for rows in blocks:
         yield rows
         bar.update(len(rows))
 
 
-def check_ids(row: np.ndarray, tokenizer: tokenizers.Tokenizer, source: str) -> None:
+def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
+    """`UserError` if a row holds an id that `tokenizer` does not have."""
     wrong = row[(row < 0) | (row >= tokenizer.vocab_size)]
     if wrong.size:
         raise UserError(
@@ -61,24 +64,24 @@ def check_ids(row: np.ndarray, tokenizer: tokenizers.Tokenizer, source: str) -> 
 def import_documents(
     documents: Iterable[tuple[str, np.ndarray, np.ndarray | None]],
     output: Path,
-    known: tokenizers.Tokenizer,
+    known: Tokenizer,
     name: str,
     extra: dict[str, Any],
     validation_share: float,
     replace: bool,
 ) -> dict[str, Any]:
     """A dataset directory from documents (source, ids with their end token, mask); `extra` goes into dataset.json."""
-    free_output(output, replace)
+    check_output(output, replace)
     masked, decode = extra.get("kind") == KIND, text_decoder(known)
     with atomic_directory(output) as directory:
-        with DatasetWriter(directory, known.vocab_size, masked) as writer:
+        with DatasetWriter(directory, known, masked) as writer:
             for source, ids, mask in documents:
                 writer.add(ids, mask, decode(ids[:-1].tolist()), source)
-            if not writer.sizes:
+            if not len(writer):
                 raise UserError(f"{output}: there is no document in the input; nothing was written")
             splits = writer.write(validation_share)
-        if name not in tokenizers.NAMES:
-            known.save(directory / TOKENIZER)
+        if name not in TOKENIZER_NAMES:
+            known.save(directory / TOKENIZER_DIRECTORY)
         description = {
             "format": FORMAT,
             "version": VERSION,
@@ -151,8 +154,8 @@ def import_triplet(
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory from a triplet, whole or not at all.
 
-    Rows of length L give `seq_length` L - 1. The packer cuts long examples into windows without an end token: such a
-    row gets one that the loss does not count. What is then longer than `seq_length` loses its left end.
+    Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
+    token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
 
     Args:
         prefix: path of the triplet without `_input_ids` and so on.
@@ -161,7 +164,7 @@ def import_triplet(
         validation_share: share of the examples for validation, chosen by a hash of their text.
         replace: write even if `output` holds a dataset.
     """
-    known = tokenizers.load_tokenizer(tokenizer)
+    known = load_tokenizer(tokenizer)
     if not prefix.name:
         raise UserError(f"{prefix}: a directory; give the triplet's path without _input_ids")
     parts = [IndexedDataset(prefix.with_name(f"{prefix.name}_{part}")) for part in PARTS]

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data import tokenizer as tokenizers
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.interchange.foreign import check_ids, check_new, counted, import_documents, progress_bar
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory
 
 COLUMN = "input_ids"
-_ROWS = 256  # that are handed to MindRecord at a time
+_ROWS = 256  # handed to MindRecord at a time
 
 
 def export_mindrecord(
@@ -33,11 +33,11 @@ def export_mindrecord(
 
     Args:
         dataset: a dataset directory of documents; fine-tuning examples are refused, MindRecord has no mask.
-        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on. Each file stands for itself: the first rows
-            are in the first, so a reader is given all of them, in order.
+        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on. Each file is independent and the first rows
+            are in the first, so give a reader all of them, in order.
         seq_length: rows have one token more; neighbours share their border token, as in training.
         files: how many.
-        seed: rows are in the order in which training with this seed takes them; None: as they lie in the dataset.
+        seed: write rows in the order of training with this seed; None: in the order of the dataset.
         progress: a bar on standard error.
 
     Returns:
@@ -94,10 +94,12 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
 
     for path in paths:
         try:
-            reader = FileReader([str(path)], columns=[COLUMN])  # a list: a name alone would draw in its sister files
+            reader = FileReader(
+                [str(path)], columns=[COLUMN]
+            )  # a list: given a name alone, it would read the sibling files, too
         except RuntimeError as error:
             raise UserError(
-                f"{path}: not readable as MindRecord with a column {COLUMN} ({_line(error)}); is its .db beside it?"
+                f"{path}: not readable as MindRecord with a column {COLUMN} ({_line(error)}); is its .db next to it?"
             ) from None
         try:
             for number, row in enumerate(reader.get_next()):
@@ -112,7 +114,7 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _line(error: Exception) -> str:
-    """What went wrong: MindSpore's line with [ERROR], which stands below a heading and a frame, else the first."""
+    """The message of an error: MindSpore's line with [ERROR], which follows a heading and a frame, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")), lines[0])
 
@@ -122,8 +124,8 @@ def import_mindrecord(
 ) -> dict[str, Any]:
     """Write a dataset directory from MindRecord files, whole or not at all.
 
-    A row is cut into documents behind each end token. What a row ends with gets one, so a document that went on in the
-    next row becomes two. Runs of end tokens, which rows are padded with, are no documents.
+    A row is split into documents after each end token. A document that ends with its row gets one, so a document that
+    continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.
 
     Args:
         inputs: files, or directories whose `.mindrecord` files are taken in the order of their names.
@@ -132,7 +134,7 @@ def import_mindrecord(
         validation_share: share of the documents for validation, chosen by a hash of their text.
         replace: write even if `output` holds a dataset.
     """
-    known = tokenizers.load_tokenizer(tokenizer)
+    known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
 
     def documents() -> Iterator[tuple[str, np.ndarray, None]]:

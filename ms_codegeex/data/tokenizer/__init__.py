@@ -1,6 +1,6 @@
-"""Tokenizers: what text is to each family of models.
+"""The tokenizers of the model families.
 
-`load_tokenizer` gives one by name, or the one that a model directory says it has.
+`load_tokenizer` returns one by name, or the one in a model directory.
 """
 
 from __future__ import annotations
@@ -10,25 +10,30 @@ from pathlib import Path
 from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
 from ms_codegeex.errors import UserError
 
-NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # what is made without any file of the user
+TOKENIZER_NAMES = (
+    "codegeex",
+    "codegen-nl",
+    "codegen-multi",
+    "codegen-mono",
+)  # what is made without any file of the user
 CONFIG = "tokenizer_config.json"
-FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json", "tokenizer.model", CONFIG)
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json", "tokenizer.model", CONFIG)
 
-__all__ = ["FILES", "NAMES", "Tokenizer", "load_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 
 
 def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
-    """A tokenizer by name (`NAMES`), or the one in a model directory.
+    """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
 
-    A directory is read as its tokenizer_config.json says, never by guess: what is missing, unknown or contradictory is
-    a `UserError`. CodeGeeX2's tokenizer comes from a directory only, because its licence lets nobody pass it on.
+    A directory is read as its tokenizer_config.json says, without guessing: anything missing, unknown or contradictory
+    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution.
     """
     from ms_codegeex.data.tokenizer import gpt2
 
     name = str(name_or_directory)
     if name == "codegeex":
         return gpt2.CodeGeeXTokenizer()
-    if name in NAMES:
+    if name in TOKENIZER_NAMES:
         return gpt2.CodeGenTokenizer(whitespace=name != "codegen-nl")
     directory = Path(name_or_directory)
     if directory.is_dir():
@@ -38,13 +43,15 @@ def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
             "tokenizer codegeex2: its tokenizer.model does not come with this program; give a directory that holds "
             f"tokenizer.model and {CONFIG} of the released model"
         )
-    raise UserError(f"tokenizer {name!r}: neither one of the names {', '.join(NAMES)} nor a directory with {CONFIG}")
+    raise UserError(
+        f"tokenizer {name!r}: neither one of the names {', '.join(TOKENIZER_NAMES)} nor a directory with {CONFIG}"
+    )
 
 
 def _load_directory(directory: Path) -> Tokenizer:
     from ms_codegeex.data.tokenizer import chatglm, gpt2
 
-    present = [name for name in FILES if (directory / name).is_file()]
+    present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if CONFIG not in present:
         raise UserError(
             f"{directory}: {CONFIG} missing, found {', '.join(present) or 'no file of a tokenizer'}; "

@@ -1,4 +1,4 @@
-"""What every tokenizer here does, and how ids become text piece by piece."""
+"""The interface of all tokenizers, and the decoding of ids piece by piece."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from ms_codegeex.files import read_json
 class Tokenizer(ABC):
     """Text to ids and back.
 
-    Two doors. `encode` is for corpora and takes every character at face value: a file that contains `<|endoftext|>`
-    must not end a document. `encode_prompt` is for prompts and gives what the released model expects in front of an
-    answer.
+    `encode` is for corpora and takes every character literally: a file that contains `<|endoftext|>` must not end a
+    document. `encode_prompt` is for prompts and gives what the released model expects before an answer.
 
     Attributes:
         name: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`.
         eos_id: the id that ends a document.
-        vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text reaches.
+        vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text uses.
         prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
     """
 
@@ -59,21 +58,21 @@ class Tokenizer(ABC):
         """The tokenizer in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
 
     def description(self) -> dict[str, Any]:
-        """What a dataset or a checkpoint records: name, fingerprint, parameters."""
+        """What datasets and checkpoints record: name, fingerprint, parameters."""
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a whole sequence; broken UTF-8 becomes U+FFFD.
 
-        Not for ids that continue others: a tokenizer may take a space off the front of a text, which is not there in
-        the middle of one. `continuation` is for those.
+        For ids that continue others use `continuation`: a tokenizer may remove a space from the front of a text, but
+        not in the middle of one.
         """
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
     def continuation(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-        """Text of `ids` behind the ids `before`, in pieces of whole characters as the ids arrive.
+        """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
 
-        Joined, the pieces are the decoded whole cut behind the text of `before`.
+        Joined, the pieces are the decoded whole without the text of `before`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for data in self._pieces(before, ids):
@@ -83,7 +82,7 @@ class Tokenizer(ABC):
             yield rest
 
     def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
-        """At most `room` ids of a prompt: its prefix and, from the left of the rest, nothing that does not fit.
+        """At most `room` ids of a prompt: its prefix, and as much of the rest as fits, truncated on the left.
 
         `UserError` if nothing but the prefix would fit.
         """
@@ -106,7 +105,7 @@ class Tokenizer(ABC):
 
 
 def not_text(text: Any) -> UserError:
-    """What to say of something that cannot be encoded."""
+    """The error for something that cannot be encoded."""
     if not isinstance(text, str):
         return UserError(f"text to encode is {type(text).__name__}, expected str")
     place = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), 0)

@@ -1,8 +1,8 @@
 """CodeGeeX2's tokenizer, which is ChatGLM2's: a SentencePiece model that the user supplies, and five command tokens.
 
 Source: the released tokenizer and its configuration. The SentencePiece model keeps every character (identity
-normalisation, byte fallback), writes a space as U+2581 and puts one more space in front of each text. Therefore a text
-is not the concatenation of its parts' decodings: the first token's marker is taken off the whole text, and only there.
+normalisation, byte fallback), writes a space as U+2581 and puts one more space before each text. So decoding parts and
+joining them is not decoding the whole: the first token's marker is removed from the whole text, and only there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file, write_json
 
 MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
-COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # ids behind the SentencePiece model's own
+COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model
 SPACE = "\u2581"  # SentencePiece's marker of a space
 _PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # what normalisation would change
 
@@ -91,7 +91,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
     def token_bytes(self, number: int) -> bytes:
         """The bytes one id adds inside a text, none for special ids; an id without a token is a `UserError`.
 
-        At the front of a text one leading space less: see `decode` and `continuation`.
+        At the front of a text it adds one space less: see `decode` and `continuation`.
         """
         if not 0 <= number < self.vocab_size:
             raise self._foreign(number)

@@ -290,7 +290,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         for name, other in others:
             if other != added:
                 raise UserError(
-                    f"{directory / name}: adds {len(other)} tokens to GPT-2's, {first} beside it adds {len(added)} or "
+                    f"{directory / name}: adds {len(other)} tokens to GPT-2's, {first} next to it adds {len(added)} or "
                     "others; restore both files from the model"
                 )
         if added not in ({}, whitespace_tokens()):

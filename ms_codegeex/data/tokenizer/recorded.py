@@ -1,7 +1,7 @@
-"""The tokenizer that goes with a dataset, a run or a checkpoint: the one its ids were made with, never a default.
+"""The tokenizer of a dataset, a run or a checkpoint: the one that made its ids, never a default.
 
-A dataset and a checkpoint record `Tokenizer.description()`. A tokenizer that is not made by name alone travels along as
-a directory `tokenizer/` in the dataset directory, and from there in the run directory.
+Datasets and checkpoints record `Tokenizer.description()`. A tokenizer that needs files is copied to `tokenizer/` in the
+dataset directory, and from there to the run directory.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.data.tokenizer import NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory
 
-DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
-DEFAULTS = {"codegeex": "codegeex"}  # families with one tokenizer, by name: theirs need not be recorded
+TOKENIZER_DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
+DEFAULTS = {"codegeex": "codegeex"}  # families with a single tokenizer, which need not be recorded
 
 
 def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> Tokenizer:
@@ -24,21 +24,23 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
 
     Args:
         record: what `owner` holds of `Tokenizer.description()`.
-        files: where the tokenizer's files travel with `owner`; need not exist if the name is enough.
+        files: directory with the tokenizer's files; need not exist if the name is enough.
         owner: dataset or checkpoint, for messages.
 
     Raises:
-        UserError: the files are missing, or the tokenizer is no longer that of the record.
+        UserError: the files are missing, or the tokenizer no longer matches the record.
     """
     name = str(record.get("name"))
-    if not files.is_dir() and name not in NAMES and not Path(name).is_dir():
+    if not files.is_dir() and name not in TOKENIZER_NAMES and not Path(name).is_dir():
         raise UserError(
             f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
         )
     place = files if files.is_dir() else name
     tokenizer = load_tokenizer(place)
     if tokenizer.fingerprint != record.get("fingerprint"):
-        raise UserError(f"tokenizer {place}: no longer the one {owner} was made with; restore it, or make that afresh")
+        raise UserError(
+            f"tokenizer {place}: no longer the one {owner} was made with; restore it, or make {owner} again"
+        )
     return tokenizer
 
 
@@ -47,11 +49,11 @@ def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str
 
     Args:
         checkpoint: `RUN/checkpoints/step-…`; the tokenizer's files are looked for in `RUN/tokenizer`.
-        state: the checkpoint's manifest. In one without `tokenizer` the files or the family decide.
+        state: the checkpoint's manifest. Without `tokenizer` in it, the files or the family decide.
         family: name of the model's family.
 
     Raises:
-        UserError: nothing says which tokenizer it is, or it is not there any more.
+        UserError: nothing says which tokenizer it is, or it no longer exists.
     """
     files, record = _files(checkpoint), state.get("tokenizer")
     if isinstance(record, Mapping):
@@ -62,18 +64,18 @@ def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str
 
 
 def checkpoint_has_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> bool:
-    """Whether anything says which tokenizer a checkpoint's model has; see `checkpoint_tokenizer`."""
+    """Whether the tokenizer of a checkpoint's model is known; see `checkpoint_tokenizer`."""
     return bool(state.get("tokenizer")) or _files(checkpoint).is_dir() or family in DEFAULTS
 
 
 def _files(checkpoint: Path) -> Path:
-    return Path(checkpoint).absolute().parent.parent / DIRECTORY
+    return Path(checkpoint).absolute().parent.parent / TOKENIZER_DIRECTORY
 
 
 def family_tokenizer(owner: Path, family: str, remedy: str) -> Tokenizer:
-    """The tokenizer of a model that records none: its family's, if there is only one that needs no file of the user.
+    """The tokenizer of a model that records none: its family's, if there is a single one that needs no files.
 
-    `owner` and `remedy` are for the `UserError` of any other family, which says what is missing where.
+    `owner` and `remedy` are for the `UserError` that any other family raises.
     """
     if family in DEFAULTS:
         return load_tokenizer(DEFAULTS[family])
@@ -81,7 +83,7 @@ def family_tokenizer(owner: Path, family: str, remedy: str) -> Tokenizer:
 
 
 def keep_files(dataset: Path, run: Path) -> None:
-    """Copy the tokenizer that travels with a dataset, if any, into the directory of a run on it."""
-    if (dataset / DIRECTORY).is_dir():
-        with atomic_directory(run / DIRECTORY) as target:
-            shutil.copytree(dataset / DIRECTORY, target, dirs_exist_ok=True)
+    """Copy the tokenizer's files in a dataset, if any, to the directory of a run on it."""
+    if (dataset / TOKENIZER_DIRECTORY).is_dir():
+        with atomic_directory(run / TOKENIZER_DIRECTORY) as target:
+            shutil.copytree(dataset / TOKENIZER_DIRECTORY, target, dirs_exist_ok=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import (
+    ArchivePart,
     Broken,
-    Part,
     Returning,
     archive_kind,
     line_parts,
@@ -21,7 +21,7 @@ from ms_codegeex.data.corpus.archives import (
     row_parts,
 )
 
-WHOLE = Part(None, 0, 0)
+WHOLE = ArchivePart(None, 0, 0)
 MUCH = 1 << 30
 
 
@@ -83,7 +83,7 @@ def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkey
 def test_packed_files_are_one_part(tmp_path):
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(b"\n" * 100)
-    assert line_parts(path, 100, 10) == [Part(None, 0, 100)]
+    assert line_parts(path, 100, 10) == [ArchivePart(None, 0, 100)]
 
 
 def test_a_file_that_became_shorter(tmp_path):
@@ -219,7 +219,7 @@ def test_rows(tmp_path):
         (row, (b"text %d" % row, b"l%d" % row)) for row in range(1000)
     ]
     assert rows_of(path, ()) == [(row, ()) for row in range(1000)]
-    assert row_parts(path, MUCH) == [Part((0, 15), 0, sum(part.bytes for part in parts))]
+    assert row_parts(path, MUCH) == [ArchivePart((0, 15), 0, sum(part.bytes for part in parts))]
 
 
 def test_only_the_chosen_columns_are_read(tmp_path):

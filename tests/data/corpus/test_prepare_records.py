@@ -7,10 +7,10 @@ import pytest
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
 from ms_codegeex.commands.dataset_summary import corpus_lines
-from ms_codegeex.data.corpus import reading as records
+from ms_codegeex.data.corpus import reading
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import prepare_dataset
-from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -19,8 +19,8 @@ from ms_codegeex.errors import UserError
 EVERYTHING = {"max_bytes": None, "near_duplicates": 0}
 
 
-def prepare(inputs, output, reading=None, workers=1, **settings):
-    settings = PrepareSettings(reading or records.Reading(), **{**EVERYTHING, **settings})
+def prepare(inputs, output, how=None, workers=1, **settings):
+    settings = PrepareSettings(how or Reading(), **{**EVERYTHING, **settings})
     return prepare_dataset(inputs, output, settings, workers=workers, progress=False)
 
 
@@ -109,7 +109,7 @@ def test_the_same_bytes_with_any_number_of_workers(mixed, dataset, tmp_path, mon
 
 
 def test_the_size_of_units_does_not_show(mixed, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_UNIT_FILES", 4)
+    monkeypatch.setattr(reading, "_UNIT_FILES", 4)
     prepare([mixed[0]], tmp_path / "out")
     for path in dataset[0].iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -162,7 +162,7 @@ def test_stop_names_the_first_problem(tmp_path, monkeypatch, workers):
     for name, lines in (("a", 400), ("b", 12)):
         write_lines(tmp_path / f"{name}.jsonl", lines, first=1000 * len(name))
     with pytest.raises(
-        UserError, match=r"a\.jsonl:3: invalid JSON \(.* column .*\); mend it, or .*--on-error skip"
+        UserError, match=r"a\.jsonl:3: invalid JSON \(.* column .*\); fix it, or .*--on-error skip"
     ) as error:
         prepare([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out", workers=workers, on_error="stop")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
@@ -179,8 +179,8 @@ def test_redaction_is_counted_where_it_is_kept(tmp_path):
     text = source(1) + "# ask someone@example.com or other@example.com\n"
     for name, content in (("a.py", text), ("b.py", source(2)), ("copy.py", text)):
         (tmp_path / "src" / name).write_text(content)
-    reading = records.Reading(redact=("email",))
-    prepare([tmp_path / "src"], tmp_path / "out", reading, validation_share=0)
+    how = Reading(redact=("email",))
+    prepare([tmp_path / "src"], tmp_path / "out", how, validation_share=0)
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["redacted"] == {"email": 2} and report["dropped"]["exact duplicate"]["documents"] == 1
     ids = IndexedDataset(tmp_path / "out/train").tokens.tolist()
@@ -192,8 +192,8 @@ def test_all_text_and_presets(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match="nothing left"):
         prepare([tmp_path / "a.jsonl"], tmp_path / "out")
-    reading = records.Reading(all_text=True, rules=preset("none"))
-    result = prepare([tmp_path / "a.jsonl"], tmp_path / "out", reading)
+    how = Reading(all_text=True, rules=preset("none"))
+    result = prepare([tmp_path / "a.jsonl"], tmp_path / "out", how)
     languages = result["splits"]["train"]["languages"]
     assert languages.keys() == {"unknown"} and rows(tmp_path / "out")[0]["language"] == ""
     first = IndexedDataset(tmp_path / "out/train").document(0).tolist()
@@ -218,7 +218,7 @@ def test_tags_of_codegeex2(tmp_path):
 def test_an_empty_sample(tmp_path):
     write_tree(tmp_path / "tree")
     with pytest.raises(UserError, match=r"nothing left of 30 source files .*not sampled 30.* raise --max-bytes"):
-        prepare([tmp_path / "tree"], tmp_path / "out", records.Reading(rules=Rules()), max_bytes=3)
+        prepare([tmp_path / "tree"], tmp_path / "out", Reading(rules=Rules()), max_bytes=3)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -230,9 +230,9 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch):
     path.parent.mkdir()
     path.write_text("".join(lines))
     prepare([path.parent], tmp_path / "whole")
-    cut = records.line_parts
-    monkeypatch.setattr(records, "line_parts", lambda path, size: cut(path, size, 150))
-    assert len(records.find_units(user_roots([path.parent]), records.Reading())[0]) > 20
+    cut = reading.line_parts
+    monkeypatch.setattr(reading, "line_parts", lambda path, size: cut(path, size, 150))
+    assert len(reading.find_units(user_roots([path.parent]), Reading())[0]) > 20
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -253,7 +253,7 @@ def test_groups_that_are_numbers_or_no_unicode(tmp_path):
 def test_licences_that_are_no_unicode(tmp_path):
     lines = [{"text": source(n), "lang": "python", "license": name} for n, name in enumerate(["mit", "mit", "\udc00"])]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    prepare([tmp_path / "x.jsonl"], tmp_path / "out", records.Reading(licences=("mit",)))
+    prepare([tmp_path / "x.jsonl"], tmp_path / "out", Reading(licences=("mit",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["dropped"]["licence"]["examples"][0]["detail"] == "?"
 
@@ -300,7 +300,7 @@ def test_paths_that_cannot_be_followed(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read .File name too long"):
         prepare([tmp_path / "in"], tmp_path / ("n" * 300))
     with pytest.raises(UserError, match="expected valid UTF-8"):
-        prepare([tmp_path / "in"], tmp_path / "out", records.Reading(text_field="\udcff"))
+        prepare([tmp_path / "in"], tmp_path / "out", Reading(text_field="\udcff"))
 
 
 def test_a_given_file_that_is_not_taken_is_told(tmp_path):
@@ -308,7 +308,7 @@ def test_a_given_file_that_is_not_taken_is_told(tmp_path):
     for name in ("notes.txt", "x.go", "dump.jsonl.xz"):
         (tmp_path / name).write_text("x")
     given = [tmp_path / "in", *(tmp_path / name for name in ("notes.txt", "x.go", "dump.jsonl.xz"))]
-    prepare(given, tmp_path / "out", records.Reading(languages=("python",)))
+    prepare(given, tmp_path / "out", Reading(languages=("python",)))
     dropped = json.loads((tmp_path / "out" / "report.json").read_text())["dropped"]
     assert {reason: entry["documents"] for reason, entry in dropped.items()} == {
         "other language": 1,

@@ -16,10 +16,9 @@ import psutil
 import pytest
 from prepare_inputs import source, write_mixed, write_tree
 
-from ms_codegeex.data.corpus import building
-from ms_codegeex.data.corpus import reading as records
+from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus.prepare import prepare_dataset
-from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
 from ms_codegeex.data.corpus.workers import _start_all
 from ms_codegeex.data.corpus.workspace import work_path
 from ms_codegeex.errors import UserError
@@ -31,10 +30,8 @@ SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0)
 DRIVER = """
 import sys, time
 from ms_codegeex.cli import main
-from ms_codegeex.data.corpus import building
-from ms_codegeex.data.corpus import reading as records
-from ms_codegeex.data.corpus import workers
-make, track, made = building.make_shard, workers.Progress.track, []
+from ms_codegeex.data.corpus import building, reading, workers
+make, track, made = building.make_shard, workers.ProgressBar.track, []
 def two(*arguments):
     if len(made) == 2:
         time.sleep(5432)
@@ -45,13 +42,13 @@ def held(*arguments):
         yield pair
         time.sleep(5432)
 if __name__ == "__main__":
-    records._UNIT_FILES = 2
+    reading._UNIT_FILES = 2
     if sys.argv[1] == "keep":
         building.remove = lambda path: None
     elif sys.argv[1] == "two":
         building.make_shard = two
     elif sys.argv[1] == "held":
-        workers.Progress.track = held
+        workers.ProgressBar.track = held
     sys.exit(main(["prepare", *sys.argv[2:]]))
 """
 
@@ -210,7 +207,7 @@ class TestFullDisk:
     @pytest.fixture
     def tree(self, tmp_path, monkeypatch):
         """Three units: the second makes a shard of more than 20 kB."""
-        monkeypatch.setattr(records, "_UNIT_FILES", 1)
+        monkeypatch.setattr(reading, "_UNIT_FILES", 1)
         write_tree(tmp_path / "src", packages=3, files=1)
         (tmp_path / "src/package1/module0.py").write_text(source(77, lines=1500))
         return tmp_path / "src"
@@ -249,7 +246,7 @@ class TestFullDisk:
             self.prepare(tree, 1)
         assert len(shards(tree.parent / ".out.work")) == 6 and not (tree.parent / "out").exists()
         monkeypatch.undo()
-        monkeypatch.setattr(records, "_UNIT_FILES", 1)
+        monkeypatch.setattr(reading, "_UNIT_FILES", 1)
         result = self.prepare(tree, 1)
         assert result["files"] == whole["files"] and not (tree.parent / ".out.work").exists()
 
@@ -258,7 +255,7 @@ class TestStaleShards:
     @pytest.fixture
     def stopped(self, tmp_path, monkeypatch):
         """A run that ended with all its shards finished, just before the dataset was written."""
-        monkeypatch.setattr(records, "_UNIT_FILES", 1)
+        monkeypatch.setattr(reading, "_UNIT_FILES", 1)
         write_tree(tmp_path / "src", packages=3, files=2)
 
         def interrupt(*_):
@@ -291,7 +288,7 @@ class TestStaleShards:
             PrepareSettings(max_bytes=None, near_duplicates=0, tags="none"),
             PrepareSettings(max_bytes=None, near_duplicates=0.85),
             PrepareSettings(max_bytes=None, near_duplicates=0, tokenizer="codegen-mono"),
-            PrepareSettings(records.Reading(redact=("email",)), max_bytes=None, near_duplicates=0),
+            PrepareSettings(Reading(redact=("email",)), max_bytes=None, near_duplicates=0),
         ],
     )
     def test_another_setting(self, stopped, settings):

@@ -1,36 +1,14 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prepare_inputs import shard
 
-from ms_codegeex.data.corpus.merge import _runs, counts, describe_split, length_histogram, write_splits
-from ms_codegeex.data.corpus.selection import DROPPED, TRAIN, VALIDATION, exact_duplicates, join, select
+from ms_codegeex.data.corpus.joining import join
+from ms_codegeex.data.corpus.selection import DROPPED, TRAIN, VALIDATION, exact_duplicates, select
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.errors import UserError
-
-
-def shard(rows, path=None, signatures=None):
-    """A shard of `(source, language, group or None, content number, bytes, tokens)`."""
-    languages = list(dict.fromkeys(row[1] for row in rows))
-    groups = list(dict.fromkeys(row[2] for row in rows if row[2] is not None))
-    sources = [row[0].encode() for row in rows]
-    columns = {
-        "source": np.frombuffer(b"".join(sources), np.uint8),
-        "source_end": np.cumsum([len(source) for source in sources], dtype=np.int64),
-        "language": np.array([languages.index(row[1]) for row in rows], np.int64),
-        "group": np.array([-1 if row[2] is None else groups.index(row[2]) for row in rows], np.int64),
-        "sha256": np.array([[row[3]] * 32 for row in rows], np.uint8).reshape(-1, 32),
-        "bytes": np.array([row[4] for row in rows], np.int64),
-        "tokens": np.array([row[5] for row in rows], np.int64),
-    }
-    if signatures is not None:
-        columns["signature"] = np.array(signatures, np.uint32)
-        columns["signed"] = np.array([any(row) for row in signatures])
-    return Shard(path, columns, languages, groups, Tally())
 
 
 def settings(**changes):
@@ -154,53 +132,3 @@ def test_one_document_cannot_be_split():
 def test_nothing_is_left_of_nothing():
     placed, _ = select(join([shard([])]), settings(validation_share=0.1), False, Tally())
     assert placed.size == 0
-
-
-@given(st.lists(st.integers(-1, 1), min_size=1, max_size=30))
-def test_runs(values):
-    pieces = list(_runs(np.array(values)))
-    assert [values[start] for start, end in pieces for _ in range(start, end)] == values
-    assert all(len(set(values[start:end])) == 1 for start, end in pieces)
-    assert all(values[end - 1] != values[end] for _, end in pieces[:-1])
-
-
-@hypothesis_settings(max_examples=30, deadline=None)  # every example waits for the disk
-@given(st.data())
-def test_merging_against_single_documents(tmp_path_factory, data):
-    directory = tmp_path_factory.mktemp("merge")
-    generator = np.random.default_rng(data.draw(st.integers(0, 99)))
-    shards, texts = [], []
-    for number in range(data.draw(st.integers(1, 3))):
-        rows = []
-        with open(directory / f"{number}.bin", "wb") as stream:
-            for row in range(data.draw(st.integers(0, 6))):
-                ids = generator.integers(0, 60000, generator.integers(1, 9)).astype("<u2")
-                stream.write(ids.tobytes())
-                texts.append(ids.tolist())
-                rows.append((f"{number}/{row}", "C", None, row, 5, ids.size))
-        shards.append(shard(rows, directory / str(number)))
-    documents = join(shards)
-    placed = np.array(data.draw(st.lists(st.integers(-1, 1), min_size=len(texts), max_size=len(texts))), np.int8)
-    write_splits(directory, documents, placed, ("a", "b"), np.dtype("<u2"))
-    for side, name in enumerate("ab"):
-        written = IndexedDataset(directory / name)
-        expected = [ids for ids, place in zip(texts, placed.tolist(), strict=True) if place == side]
-        assert [written.document(n).tolist() for n in range(len(written))] == expected
-
-
-def test_counts():
-    documents = join([shard([("a", "C", "x", 1, 10, 3), ("b", "", None, 2, 20, 5), ("c", "C", "y", 3, 30, 7)])])
-    chosen = np.array([True, True, False])
-    assert counts(documents, chosen) == {"documents": 2, "tokens": 8, "bytes": 30}
-    described = describe_split(documents, chosen)
-    assert list(described["languages"]) == ["unknown", "C"] and described["packages"] == ["x"]
-
-
-@given(st.lists(st.integers(0, 5000), max_size=40))
-def test_histogram(lengths):
-    histogram = length_histogram(np.array(lengths, np.int64))
-    edges, found = histogram["edges"], histogram["documents"]
-    assert len(edges) == len(found) + 1 and edges[:2] == [0, 16]
-    for start, end, count in zip(edges[:-1], edges[1:], found, strict=True):
-        assert count == sum(start <= length < end for length in lengths)
-    assert sum(found) == len(lengths)

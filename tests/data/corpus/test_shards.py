@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import shards as module
-from ms_codegeex.data.corpus.reading import Document, Reading, Rejected, Unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, Unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.shards import (
-    Job,
+    ShardJob,
     is_sound,
     lines_before,
     make_shard,
@@ -24,7 +25,7 @@ from ms_codegeex.data.corpus.workspace import open_workspace, remove, sweep, wor
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 UNIT = Unit("unit", 100, "jsonl", stamp=(1, 2))
-JOB = Job(Reading(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
+JOB = ShardJob(Reading(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
 ITEMS = [
     Document("a.py", "naïve = '😀'\r\n".encode(), "Python", "package"),
     Rejected("b:1", "invalid JSON", 12, "at column 3", problem=True, excerpt="{"),
@@ -132,7 +133,7 @@ def test_ids_are_written_in_pieces_of_any_size(tmp_path_factory, sizes, buffer):
     path = tmp_path_factory.mktemp("tokens") / "ids"
     expected = []
     with open(path, "wb") as stream:
-        tokens = module._Tokens(stream, np.dtype("<i4"), 7)
+        tokens = module.TokenFile(stream, np.dtype("<i4"), 7)
         tokens._buffer = np.empty(buffer, "<i4")
         for number, size in enumerate(sizes):
             ids = np.arange(size, dtype=np.uint32) + 1000 * number

@@ -121,7 +121,7 @@ SIZES, POINTERS, STARTS = 34, 34 + 12, 34 + 36
         (patch(18, struct.pack("<Q", 2**60)), "bytes instead of"),
         (patch(SIZES, struct.pack("<i", -3)), "sequence 0 has size -3"),
         (patch(SIZES + 4, struct.pack("<i", 2)), "sequence 2 starts at byte 8 instead of 10"),
-        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but the .bin beside it has 16"),
+        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but its .bin has 16"),
         (patch(POINTERS + 8, struct.pack("<q", 0)), "sequence 1 starts at byte 0"),
         (patch(STARTS + 8, struct.pack("<q", 9)), "document starts"),
         (patch(STARTS + 24, struct.pack("<q", 2)), "document starts"),
@@ -160,9 +160,9 @@ def test_tokens_without_the_index_take_no_memory_for_documents(tmp_path):
     [
         (lambda data: data[:33], "33 bytes"),
         (patch(0, b"X"), "starts with"),
-        (patch(17, b"\x04"), "describes 24 bytes but the .bin beside it has 16"),
+        (patch(17, b"\x04"), "describes 24 bytes but its .bin has 16"),
         (lambda data: data + b"\0", "bytes instead of"),
-        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but the .bin beside it has 16"),
+        (patch(SIZES + 8, struct.pack("<i", 5)), "describes 18 bytes but its .bin has 16"),
     ],
 )
 def test_tokens_without_the_index_are_of_this_index(tmp_path, damage, message):
@@ -177,7 +177,7 @@ def test_cut_bin_and_missing_files(tmp_path):
     write(tmp_path / "t")
     data = (tmp_path / "t.bin").read_bytes()
     (tmp_path / "t.bin").write_bytes(data[:-2])
-    with pytest.raises(UserError, match=r"t\.idx: describes 16 bytes but the \.bin beside it has 14"):
+    with pytest.raises(UserError, match=r"t\.idx: describes 16 bytes but its \.bin has 14"):
         IndexedDataset(tmp_path / "t")
     (tmp_path / "t.bin").unlink()
     with pytest.raises(UserError, match=r"t\.bin: no such file"):

@@ -12,7 +12,7 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.tokenizer import fast as module
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.fast import Encoder
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("codegeex", "codegen-multi", "codegen-nl")
@@ -33,7 +33,7 @@ PIECES = (
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request):
     tokenizer = load_tokenizer(request.param)
-    return tokenizer, Encoder(tokenizer)
+    return tokenizer, CorpusEncoder(tokenizer)
 
 
 @settings(max_examples=400, deadline=None)
@@ -84,7 +84,7 @@ def test_the_same_ids_on_source_files(pair):
 
 def test_sentencepiece_is_left_to_our_tokenizer(tmp_path):
     tokenizer = load_tokenizer(write_chatglm(tmp_path / "model"))
-    encoder = Encoder(tokenizer)
+    encoder = CorpusEncoder(tokenizer)
     assert not encoder.is_fast
     assert encoder.encode("def f():\n  ü".encode()).tolist() == tokenizer.encode("def f():\n  ü")
 
@@ -97,18 +97,18 @@ def test_a_library_that_disagrees_is_not_used(monkeypatch):
             return module.np.array(load_tokenizer("codegen-nl").encode(text))
 
     monkeypatch.setattr(module, "_gigatoken", lambda _: Other())
-    encoder = Encoder(tokenizer)
+    encoder = CorpusEncoder(tokenizer)
     assert not encoder.is_fast and encoder.encode(b"a    b").tolist() == tokenizer.encode("a    b")
     monkeypatch.setattr(module, "_gigatoken", lambda _: None)
-    assert not Encoder(tokenizer).is_fast
+    assert not CorpusEncoder(tokenizer).is_fast
 
 
 def test_it_starts_no_thread_and_says_nothing():
     """Workers are as many as cores; a thread pool in each would fight for them. Standard output is for results."""
     code = (
         "import os; from ms_codegeex.data.tokenizer import load_tokenizer; "
-        "from ms_codegeex.data.tokenizer.fast import Encoder; t = load_tokenizer('codegeex'); "
-        "before = len(os.listdir('/proc/self/task')); e = Encoder(t); e.encode(b'x = 1  # words' * 100000); "
+        "from ms_codegeex.data.tokenizer.fast import CorpusEncoder; t = load_tokenizer('codegeex'); "
+        "before = len(os.listdir('/proc/self/task')); e = CorpusEncoder(t); e.encode(b'x = 1  # words' * 100000); "
         "assert len(os.listdir('/proc/self/task')) == before"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

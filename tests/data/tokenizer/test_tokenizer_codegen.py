@@ -164,7 +164,7 @@ DECODER = "added_tokens_decoder"
         (change("tokenizer_config.json", lambda c: {**c, DECODER: {}}), "tokenizer_config.json: adds 0 tokens"),
         (
             lambda d: (d / "tokenizer.json").write_text('{"added_tokens": []}'),
-            "tokenizer.json: adds 0 tokens to GPT-2's, added_tokens.json beside it adds 38",
+            "tokenizer.json: adds 0 tokens to GPT-2's, added_tokens.json next to it adds 38",
         ),
         (
             both(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ms_codegeex.data.corpus.languages import find_language
+from ms_codegeex.data.languages import find_language
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import zstandard
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
-from ms_codegeex.data.corpus.reading import Document, Reading, Rejected, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, find_units, read_unit
+from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.corpus.tally import moved
 from ms_codegeex.errors import UserError

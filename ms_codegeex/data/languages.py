@@ -1,8 +1,7 @@
-"""Languages: names, tag lines and how a file is recognised.
+"""Languages: names, tag lines, and how a file's language is detected.
 
 The 23 training languages of CodeGeeX (paper, section 3.1) and 73 more that CodeGeeX2 knows; both models share the tags
-of the 23. Everything here is data plus a few look-ups. Tags are exact, `!language: Fortran` without a space included:
-released models have seen these lines and nothing else.
+of the 23. Tags are exact, even `!language: Fortran` without a space: these are the lines the released models saw.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ms_codegeex.data.corpus.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
+from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
 from ms_codegeex.errors import UserError
 
 HEAD_BYTES = 16_384
-"""How much of a file `detect` wants to see: licence headers are long, the first declaration comes after them."""
+"""How much of a file `detect` looks at: the first declaration comes after the licence header, which may be long."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,11 @@ class Language:
 
     Attributes:
         name: as the paper writes it, for example `C++`.
-        tag: the line put before a document, without its newline.
-        extensions: file name endings that decide by themselves; `.C` differs from `.c`, otherwise case is ignored.
+        tag: the line before a document, without its newline.
+        extensions: file extensions that suffice; `.C` differs from `.c`, otherwise case is ignored.
         aliases: further lower-case names for `find_language`.
-        interpreters: names in a `#!` line that decide for a file without an extension.
-        filenames: whole names, in lower case, that decide before the extension does.
+        interpreters: names in the `#!` line of a file without an extension.
+        filenames: whole names, in lower case, which take precedence over the extension.
     """
 
     name: str
@@ -83,9 +82,9 @@ ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in F
 """The 96 languages of CodeGeeX2; the first 23 are `LANGUAGES`."""
 
 SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
-"""Which languages a model knows by a tag line; `none`: no tag lines."""
+"""The languages that have a tag line, by scheme; `none`: all, without tag lines."""
 
-# Space before a word is `[ \t]*`: with `\s*`, which crosses lines, the search would start again on every blank line.
+# Space before a word is `[ \t]*`: `\s*` crosses lines, so the search would restart on every blank line.
 _OBJECTIVE_C = (
     rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
     rb"\bNS_ASSUME_NONNULL"
@@ -140,7 +139,7 @@ _FILLER = re.compile(r"[\s_-]+(?=\w)")
 
 
 def _key(name: str) -> str:
-    """`Objective-C`, `objective c` and `objectivec` are the same; a final sign, as in `C--`, is another language."""
+    """`Objective-C`, `objective c` and `objectivec` are the same; a final sign, as in `C--`, makes a difference."""
     return _FILLER.sub("", name.strip().lower())
 
 
@@ -156,7 +155,7 @@ def lookup(name: str) -> Language | None:
 
 
 def find_language(name: str) -> Language:
-    """The language called `name`, as in `lookup`; unknown: a `UserError` with a suggestion."""
+    """The language called `name`, as in `lookup`; an unknown one is a `UserError` with a suggestion."""
     language = lookup(name)
     if language is not None:
         return language
@@ -169,11 +168,11 @@ def find_language(name: str) -> Language:
 
 
 def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
-    """Canonical names without repetition, in the order of `ALL_LANGUAGES`.
+    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`.
 
     Args:
         names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
-        scheme: of `SCHEMES`. A language outside of it is allowed, its documents have no tag line.
+        scheme: of `SCHEMES`. A language outside of it is allowed; its documents have no tag line.
     """
     _check_scheme(scheme)
     chosen = {find_language(name).name for name in names} or {language.name for language in SCHEMES[scheme]}
@@ -198,7 +197,7 @@ def _check_scheme(scheme: str) -> None:
 
 
 def needs_head(path: PurePath | str) -> bool:
-    """Whether `detect` needs the file's first bytes: ambiguous extension, or none at all."""
+    """Whether `detect` needs the file's first bytes: the extension is ambiguous or missing."""
     path = PurePath(path)
     if path.name.lower() in _FILENAMES:
         return False
@@ -207,7 +206,7 @@ def needs_head(path: PurePath | str) -> bool:
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """The language of a file, or None when it is not one of the 96.
+    """The language of a file, or None if it is not one of the 96.
 
     Args:
         path: file name; only its last part is looked at.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.data.corpus.report import render
+from ms_codegeex.data.datasets.report import render
 
 EXAMPLE = {"source": "src/a.py", "detail": "mean line 312.5", "excerpt": "x = 1\ny = 2"}
 REPORT = {
@@ -160,7 +160,7 @@ def test_an_empty_report_is_a_page_too(report):
 
 
 def test_prompts_that_were_cut_are_told():
-    assert "Prompts that were cut to fit: 1,234." in render({**REPORT, "truncated": 1234})
+    assert "Truncated prompts: 1,234." in render({**REPORT, "truncated": 1234})
     assert "cut to fit" not in render({**REPORT, "truncated": 0})
 
 

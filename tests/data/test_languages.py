@@ -1,6 +1,6 @@
 import pytest
 
-from ms_codegeex.data.corpus.languages import (
+from ms_codegeex.data.languages import (
     ALL_LANGUAGES,
     LANGUAGES,
     canonical_languages,

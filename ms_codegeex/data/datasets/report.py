@@ -1,4 +1,4 @@
-"""The report of a prepared dataset as a page for people."""
+"""The report on a prepared dataset as an HTML page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ms_codegeex.webpage import bars, charts, count, figure, note, page, setting
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 COLUMN, HEIGHT = 44, 180  # pixels of a histogram
-SHOWN = "\n\t"  # in an excerpt
+SHOWN = "\n\t"  # control characters that an excerpt keeps
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page for a `report.json`; the same report gives the same bytes. Parts that are missing are left out."""
+    """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
     figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
     parts = [
         ("Summary", _summary(report)),
@@ -21,6 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
+        ("Licence headers left out", _licences(report.get("licences_stripped", {}))),
         ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
         ("Settings", settings(report.get("settings", {}))),
     ]
@@ -50,8 +51,8 @@ def _summary(report: Mapping[str, Any]) -> str:
         [[text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows],
         len(names),
     )
-    cut = report.get("truncated")
-    return counts_table + (note(f"Prompts that were cut to fit: {count(cut)}.") if cut else "")
+    truncated = report.get("truncated")
+    return counts_table + (note(f"Truncated prompts: {count(truncated)}.") if truncated else "")
 
 
 def _ordered(languages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -85,7 +86,7 @@ def _bars(languages: Mapping[str, Any], name: str) -> str:
 
 
 def _histogram(lengths: Mapping[str, Any]) -> str:
-    """A column per range of lengths; column i holds documents of edges[i] <= tokens < edges[i + 1]."""
+    """A column per range of lengths; column i counts documents of edges[i] <= tokens < edges[i + 1]."""
     edges, counts = lengths.get("edges", []), lengths.get("documents", [])
     if not any(counts):
         return note("No documents.")
@@ -145,6 +146,14 @@ def _examples(reason: str, examples: Sequence[Mapping[str, Any]]) -> str:
             + "</li>"
         )
     return f"<h3>{text(reason)}: examples</h3><ul>{''.join(items)}</ul>" if items else ""
+
+
+def _licences(stripped: Mapping[str, Any]) -> str:
+    names = ("documents", "bytes")
+    if not any(stripped.values()):
+        return note("None.")
+    cells = ["kept without them", *(_cell(name, stripped.get(name)) for name in names)]
+    return table(("", *names), [cells], len(names))
 
 
 def _counts(counts: Mapping[str, Any], nothing: str) -> str:

@@ -1,4 +1,4 @@
-"""The 73 further languages that CodeGeeX2 has tags for, as data: see `ms_codegeex.data.corpus.languages`.
+"""The 73 further languages that CodeGeeX2 has tags for, as data: see `ms_codegeex.data.languages`.
 
 Tags are exact and irregular: `swift` in lower case, three kinds of spacing in comments that are closed.
 """
@@ -84,7 +84,7 @@ FURTHER: tuple[Row, ...] = (
     ("Literate Haskell", "> language: Literate Haskell", (".lhs",), (), (), ()),
 )
 
-# As in `ms_codegeex.data.corpus.languages.AMBIGUOUS`: extension -> (pattern in the head, language or None).
+# As in `ms_codegeex.data.languages.AMBIGUOUS`: extension -> (pattern in the head, language or None).
 AMBIGUOUS_FURTHER: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     ".fs": (
         (rb"(?m)^\s*(?:#version|precision|uniform|varying|void\s+main)\b", "GLSL"),

@@ -1,0 +1,40 @@
+"""`ms-codegeex completion`: the script with which a shell completes verbs, options and paths."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+SUMMARY = "Print the script that completes this command line in a shell."
+EXAMPLES = """\
+  ms-codegeex completion bash  # in ~/.bashrc: source <(ms-codegeex completion bash)
+  ms-codegeex completion zsh   # as _ms-codegeex in a directory of $fpath
+  ms-codegeex completion fish  # in ~/.config/fish/config.fish: ms-codegeex completion fish | source
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the script."""
+    import shtab
+
+    for action in _actions(arguments.parser):
+        if action.choices is None and (action.type is Path or action.metavar in ("DIR", "FILE")):
+            action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
+    print(shtab.complete(arguments.parser, arguments.shell))
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All arguments of a parser, and those of its verbs and their actions."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _actions(verb)

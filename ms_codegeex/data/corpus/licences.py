@@ -1,0 +1,204 @@
+"""Licence headers: the comments at the top of a source file that say who owns it and under which terms.
+
+A header is a comment before the first line of code that holds a copyright notice or the words of a licence. It goes as
+a whole, with the blank lines after it. What stays: everything else, to the byte. That includes the line that starts
+with `#!`, an XML declaration, a doctype, PHP's opening tag, lines that steer an editor, a compiler or a checker,
+documentation comments such as Rust's `//!`, docstrings, and every other comment.
+
+Where it is not certain that only a comment would go, nothing does.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CommentStyle:
+    """How a language writes comments.
+
+    Attributes:
+        line: pattern of what starts a comment that ends with the line; empty: there is none.
+        blocks: pattern of what opens a comment, and the text that closes it.
+        nested: whether comments of the second kind contain each other.
+    """
+
+    line: bytes = b""
+    blocks: tuple[tuple[bytes, bytes], ...] = ()
+    nested: bool = False
+
+
+_C_BLOCK = ((rb"/\*", b"*/"),)
+_ML_BLOCK = ((rb"\(\*(?!\$)", b"*)"),)
+_DASHES = rb"--(?![!#$%&*+./<=>?@\\^|~:])"  # a longer row of signs is an operator in Haskell's relatives
+_HASKELL = CommentStyle(_DASHES, ((rb"\{-(?!#)", b"-}"),), nested=True)
+_XML_BLOCK = ((rb"<!--(?!\[if|-?>)", b"-->"),)
+
+_STYLES: tuple[tuple[CommentStyle, str], ...] = (
+    (
+        CommentStyle(rb"//", _C_BLOCK),
+        "C++,Java,JavaScript,C,Go,TypeScript,Objective-C,Cuda,C#,Objective-C++,Groovy,ActionScript,Solidity,Stan,GLSL,"
+        "ANTLR,Verilog,Protocol Buffer,Bluespec,SystemVerilog,Zig,Assembly",
+    ),
+    (CommentStyle(rb"//", _C_BLOCK, nested=True), "Scala,Kotlin,Dart,Swift"),
+    (CommentStyle(rb"//(?![/!])", ((rb"/\*(?!!)", b"*/"),), nested=True), "Rust"),
+    (CommentStyle(rb"//|#(?!\[)", _C_BLOCK), "PHP,Thrift"),
+    (CommentStyle(rb"//|--", _C_BLOCK), "Alloy"),
+    (CommentStyle(b"", _C_BLOCK), "CSS,SAS"),
+    (CommentStyle(rb"//|\*", _C_BLOCK), "Stata"),
+    (CommentStyle(rb"#(?!')"), "Python,Shell,R,Perl,GDScript,Elixir,SPARQL,Dockerfile,YAML,Makefile,TCSH,Maple,AWK"),
+    (CommentStyle(rb"#", ((rb"=begin\b", b"\n=end"),)), "Ruby"),
+    (CommentStyle(rb"#", ((rb"#=", b"=#"),), nested=True), "Julia"),
+    (CommentStyle(rb"#", ((rb"<#", b"#>"),)), "PowerShell"),
+    (CommentStyle(rb"#(?!\[=*\[)", ((rb"#\[\[", b"]]"),)), "CMake"),
+    (CommentStyle(rb"#", ((rb"###(?!#)", b"###"),)), "CoffeeScript"),
+    (CommentStyle(rb"--", ((rb"/\*(?![!+])", b"*/"),)), "SQL"),
+    (CommentStyle(rb"--(?!\[=*\[)", ((rb"--\[\[", b"]]"),)), "Lua"),
+    (CommentStyle(rb"--"), "VHDL,Ada"),
+    (CommentStyle(rb"--|#", _ML_BLOCK, nested=True), "AppleScript"),
+    (_HASKELL, "Haskell,Elm,Idris,Agda"),
+    (CommentStyle(rb"--", ((rb"/-(?![-!])", b"-/"),), nested=True), "Lean"),
+    (CommentStyle(rb";", ((rb"#\|", b"|#"),), nested=True), "Lisp,Scheme,Racket,Common Lisp"),
+    (CommentStyle(rb";"), "Clojure,Emacs Lisp"),
+    (CommentStyle(rb"%(?![ \t]*\\|<)"), "TeX"),
+    (CommentStyle(rb"%"), "Erlang"),
+    (CommentStyle(rb"%", ((rb"%\{(?=[ \t]*\r?\n)", b"\n%}"),)), "Matlab"),
+    (CommentStyle(rb"%", _C_BLOCK), "Prolog"),
+    (CommentStyle(rb"'"), "Visual Basic,Basic,Excel"),
+    (CommentStyle(rb"[!*]"), "Fortran"),
+    (CommentStyle(rb"\*"), "Abap"),
+    (CommentStyle(rb"\*>"), "Cobol"),
+    (CommentStyle(rb"//", ((rb"\{(?!\$)", b"}"), *_ML_BLOCK), nested=True), "Pascal,Delphi"),
+    (CommentStyle(rb"//", _ML_BLOCK, nested=True), "F#"),
+    (CommentStyle(b"", _ML_BLOCK, nested=True), "OCaml,Standard ML,Isabelle,Mathematica,Augeas"),
+    (CommentStyle(b"", _XML_BLOCK), "HTML,Vue,Markdown,XSLT,RMarkdown"),
+    (CommentStyle(b"", ((rb"<%--", b"--%>"), *_XML_BLOCK)), "Java Server Pages"),
+    (CommentStyle(b"", ((rb'"', b'"'),)), "Smalltalk"),
+)
+STYLES: dict[str, CommentStyle] = {name: style for style, names in _STYLES for name in names.split(",")}
+"""Comments by canonical name of the language. Literate languages and reStructuredText have none that a header is in."""
+
+_OPENING = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?(?:#!(?!\[)[^\n]*\n)?(?:<\?xml\b[^>]*\?>\s*)?(?:<!DOCTYPE\b[^>\[]*>\s*)?"
+    rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
+    re.IGNORECASE,
+)
+# Lines for an editor, a compiler or a checker: they look like comments and are not part of one.
+_DIRECTIVE = (
+    rb"[^\n]{0,60}?(?:-\*-|\bcoding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|flake8:|ruff:|"
+    rb"noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|escape[ \t]*=|"
+    rb"requires\b|eslint|jshint\b|jslint\b|jscs:|global[ \t]|@ts-|@flow\b|@jsx\b|standard\b|prettier|istanbul|"
+    rb"swift-tools-|clang-format|NOLINT|NOSONAR|!TEX\b)|[$&]|(?:dir|dec)\$|[ \t]*@(?:generated|noflow)\b"
+)
+_LICENCE = re.compile(
+    rb"\bcopyright(?:s|ed)?\b[^\n]{0,80}?(?:\b(?:19|20)\d\d\b|\(c\)|\xc2\xa9|\bauthors?\b|\bcontributors?\b|"
+    rb"\bby\b|\binc\b|\bltd\b|\breserved\b)|"
+    rb"(?:\(c\)|\xc2\xa9)[^\n]{0,20}?(?:\b(?:19|20)\d\d\b|\bcopyright\b)|"
+    rb"\bspdx-(?:license-identifier|filecopyrighttext)\b|\ball rights reserved\b|"
+    rb"\b(?:re)?licen[cs]ed[ \t]+(?:\w+[ \t]+){0,3}?(?:under|to)\b|"
+    rb"\b(?:apache|mit|bsd|isc|zlib|boost software|mozilla public|eclipse public|python software foundation|psf|"
+    rb"general public|creative commons)[ \t-]+(?:style[ \t]+)?licen[cs]e|"
+    rb"\bpermission is hereby granted\b|\bpermission to use, copy\b|\bredistribution and use in source\b|"
+    rb"\bthis (?:\w+ ){1,3}is (?:\w+ ){0,2}free software\b|\bcan be found in the licen[cs]e\b|"
+    rb"\b(?:governed|covered) by (?:\w+ ){0,3}(?:\S+ )?licen[cs]e\b|\bsee (?:the )?(?:file )?(?:\S+/)?licen[cs]e\b|"
+    rb"\b(?:placed in|released into|in) the public domain\b|\bwithout (?:any )?warrant(?:y|ies)\b|"
+    rb"\bsubject to the (?:terms|conditions) (?:of|and)\b|\bterms and conditions of the\b",
+    re.IGNORECASE,
+)
+# Line ends that some languages know and `\n` is not, lines that go on, and other ends of a comment than the usual one.
+_DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>")
+_BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
+_INDENTATION = re.compile(rb"[ \t]*")
+_REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """The patterns of a style: `run` is consecutive comments of one line each, `directive` a line that is none."""
+
+    run: re.Pattern[bytes]
+    directive: re.Pattern[bytes]
+    blocks: tuple[tuple[re.Pattern[bytes], bytes], ...]
+    nested: bool
+
+
+@functools.cache
+def _patterns(language: str) -> _Patterns | None:
+    style = STYLES.get(language)
+    if style is None:
+        return None
+    starts = [rb"(?:%s)" % opening for opening, _ in style.blocks]
+    blocks = tuple((re.compile(opening), closing) for opening, closing in style.blocks)
+    one_line = [
+        rb"%s(%%s)(?:(?!%s|%s)[^\n])*%s[ \t]*" % (start, re.escape(closing), start, re.escape(closing))
+        for start, (_, closing) in zip(starts, style.blocks, strict=True)
+        if not closing.startswith(b"\n")
+    ]
+    if style.line:
+        one_line.append(rb"(?!%s)(?:%s)(%%s)[^\n]*" % (b"|".join(starts) or rb"(?!)", style.line))
+    # `(%s)` is the place of what must follow, or must not.
+    comment = rb"[ \t]*(?:%s)(?:\r?\n|\Z)" % b"|".join(one_line)
+    run = rb"(?:%s)+" % comment.replace(b"(%s)", rb"(?!%s)" % _DIRECTIVE)
+    directive = comment.replace(b"(%s)", rb"(?=%s)" % _DIRECTIVE)
+    return _Patterns(re.compile(run, re.IGNORECASE), re.compile(directive, re.IGNORECASE), blocks, style.nested)
+
+
+def strip_licence(data: bytes, language: str) -> bytes:
+    """`data` without its licence headers, `data` itself where it has none.
+
+    Args:
+        data: a source file, UTF-8.
+        language: its canonical name; of one without comments, such as the empty name, nothing is stripped.
+    """
+    patterns = _patterns(language)
+    while patterns is not None:
+        found = next(_headers(data, patterns), None)
+        if found is None:
+            break
+        data = data[: found[0]] + data[found[1] :]
+    return data
+
+
+def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
+    """Bounds of each licence header, the blank lines after it included."""
+    place = _OPENING.match(data).end()
+    while place < len(data):
+        place = _BLANK.match(data, place).end()
+        directive = patterns.directive.match(data, place)
+        end = directive.end() if directive else _comment_end(data, place, patterns)
+        if end is None or end == place:
+            return
+        comment = data[place:end]
+        if not directive and _LICENCE.search(comment) and not _DOUBTFUL.search(comment):
+            yield place, _BLANK.match(data, end).end()
+        place = end
+
+
+def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
+    """Where the line ends that the comment at `place` ends in; None if there is no comment, or code is in that line."""
+    run = patterns.run.match(data, place)
+    if run:
+        return run.end()
+    place = _INDENTATION.match(data, place).end()
+    for opening, closing in patterns.blocks:
+        start = opening.match(data, place)
+        if start:
+            end = _closed(data, start.end(), opening, closing, patterns.nested)
+            rest = None if end is None else _REST_OF_LINE.match(data, end)
+            return rest.end() if rest else None
+    return None
+
+
+def _closed(data: bytes, place: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
+    """Where the comment whose text begins at `place` is closed; None if it is not."""
+    depth = 1
+    while depth:
+        end = data.find(closing, place)
+        if end < 0:
+            return None
+        inner = opening.search(data, place, end) if nested else None
+        depth, place = (depth + 1, inner.end()) if inner else (depth - 1, end + len(closing))
+    return place

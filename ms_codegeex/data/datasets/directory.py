@@ -1,0 +1,53 @@
+"""A dataset directory as a whole: what it holds by name, and whether one may be written to a place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, MASKS, REPORTS, TABLES
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import sha256
+
+
+def check_is_dataset_or_free(output: Path) -> bool:
+    """Whether something is at `output`; a `UserError` if that is no dataset, which replacing would delete."""
+    try:
+        if not output.exists():
+            return False
+        if not output.is_dir():
+            raise UserError(f"{output}: is a file; give --output a directory")
+        entries = sorted(output.iterdir())
+        foreign = [entry.name for entry in entries if not _is_ours(entry)]
+    except OSError as error:  # a name too long, no permission
+        raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
+    if foreign:
+        raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
+    return bool(entries)
+
+
+def check_output(output: Path, replace: bool) -> None:
+    """`UserError` unless a dataset may be written to `output`: nothing is there, or a dataset that may be replaced."""
+    if not check_is_dataset_or_free(output):
+        return
+    if not (output / DATASET_JSON).is_file():
+        first = min(entry.name for entry in output.iterdir())
+        raise UserError(f"{output}: holds {first}, which is no part of a dataset; give --output another directory")
+    if not replace:
+        raise UserError(f"{output}: holds a dataset; add --replace, or give --output another directory")
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a dataset directory was put there by this package."""
+    if entry.name != TOKENIZER_DIRECTORY or not entry.is_dir():
+        return entry.name in (*DATA_FILES, *MASKS, *TABLES, *REPORTS, DATASET_JSON)
+    in_dataset = (entry.parent / DATASET_JSON).is_file()
+    return in_dataset and all(file.name in TOKENIZER_FILES for file in entry.iterdir())
+
+
+def file_records(directory: Path, masked: bool = False) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of both splits, for dataset.json."""
+    names = (*DATA_FILES, *(MASKS if masked else ()), *TABLES)
+    return {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in names}

@@ -1,0 +1,49 @@
+"""Locks between processes. A lock ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CREATE = os.O_RDWR | os.O_CREAT
+
+
+def take_lock(path: Path, *, wait: bool, flags: int = CREATE) -> int | None:
+    """A descriptor that holds the lock of the file or directory `path` until it is closed.
+
+    Args:
+        path: opened with `flags`; by default a file, created if it is missing.
+        wait: until another process releases the lock; without it the result is then None.
+
+    Raises:
+        OSError: it cannot be opened, or its file system has no locks.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, flags, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:  # removed by the process that held it
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the lock of what used to be at `path`
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock of the file `path`, created if it is missing, and hold it."""
+    descriptor = take_lock(path, wait=True)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # type: ignore[arg-type]

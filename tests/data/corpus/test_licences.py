@@ -1,0 +1,227 @@
+"""Licence headers: what goes, what stays, judged by Python's own parser and by pygments' lexers."""
+
+import ast
+import random
+
+import pytest
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, String, Text, Whitespace
+
+from ms_codegeex.data.corpus.licences import STYLES, strip_licence
+from ms_codegeex.data.languages import ALL_LANGUAGES
+
+NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
+# Without comments, or with comments that no header is in.
+WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
+# Language -> how a comment of several lines begins, goes on and ends, and a line of code.
+COMMENTS = {
+    "Python": ("", "# ", "", "name = 'Copyright 2020 Nobody'"),
+    "Shell": ("", "# ", "", "echo done"),
+    "R": ("", "# ", "", "x <- 1"),
+    "Perl": ("", "# ", "", "print 1;"),
+    "Makefile": ("", "# ", "", "all: it"),
+    "YAML": ("", "# ", "", "key: value"),
+    "Dockerfile": ("", "# ", "", "FROM scratch"),
+    "C": ("/*\n", " * ", " */\n", "int value;"),
+    "C++": ("", "// ", "", "#include <vector>"),
+    "Java": ("/**\n", " * ", " */\n", "package one.two;"),
+    "JavaScript": ("/*!\n", "", "*/\n", "'use strict';"),
+    "Go": ("", "// ", "", "package main"),
+    "Rust": ("", "// ", "", "//! Documentation.\nfn main() {}"),
+    "Kotlin": ("/* /* nested */\n", "", "*/\n", "val one = 1"),
+    "CSS": ("/* ", "", "*/\n", "a { color: red }"),
+    "PHP": ("<?php\n/* ", "", "*/\n", "echo 1;"),
+    "HTML": ("<!DOCTYPE html>\n<!--\n", "", "-->\n", "<p>text</p>"),
+    "XSLT": ('<?xml version="1.0"?>\n<!--\n', "", "-->\n", "<a/>"),
+    "SQL": ("", "-- ", "", "SELECT 1;"),
+    "Lua": ("--[[\n", "", "]]\n", "local x = 1"),
+    "Haskell": ("{- {- nested -}\n", "", "-}\n", "module Main where"),
+    "Ada": ("", "-- ", "", "procedure Main is"),
+    "TeX": ("", "% ", "", "\\documentclass{article}"),
+    "Erlang": ("", "%% ", "", "-module(one)."),
+    "Prolog": ("", "% ", "", "a(b)."),
+    "Fortran": ("", "! ", "", "program one"),
+    "Pascal": ("{ ", "", "}\n", "{$mode objfpc}\nunit one;"),
+    "Emacs Lisp": ("", ";; ", "", "(setq a 1)"),
+    "Common Lisp": ("#| #| nested |#\n", "", "|#\n", "(setq a 1)"),
+    "Visual Basic": ("", "' ", "", "Dim a"),
+    "OCaml": ("(* ", "", "*)\n", "let a = 1"),
+    "F#": ("", "// ", "", "let a = 1"),
+    "Ruby": ("=begin\n", "", "=end\n", "puts 1"),
+    "Julia": ("#=\n", "", "=#\n", "x = 1"),
+    "PowerShell": ("<#\n", "", "#>\n", "Get-Item"),
+    "CMake": ("#[[\n", "", "]]\n", "project(one)"),
+    "CoffeeScript": ("###\n", "", "###\n", "x = 1"),
+    "Lean": ("/-\n", "", "-/\n", "/-! Documentation. -/\nimport One"),
+    "Matlab": ("%{\n", "", "%}\n", "x = 1;"),
+    "Smalltalk": ('"', "", '"\n', "Object subclass: #One"),
+    "Stata": ("", "* ", "", "gen x = 1"),
+    "Java Server Pages": ("<%--\n", "", "--%>\n", "<%@ page %>"),
+}
+OPENINGS = ("<?php\n", "<!DOCTYPE html>\n", '<?xml version="1.0"?>\n')
+
+
+def header(language, words=NOTICE):
+    """The header of `words`, what of it stays, and the code below it."""
+    begin, line, end, code = COMMENTS[language]
+    stays = next((opening for opening in OPENINGS if begin.startswith(opening)), "")
+    return begin + "".join(f"{line}{word}".rstrip() + "\n" for word in words) + end, stays, code + "\n"
+
+
+def stripped(text, language):
+    return strip_licence(text.encode(), language).decode()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("language", COMMENTS)
+def test_the_header_goes_and_the_code_stays(language, end):
+    text, stays, code = header(language)
+    for gap in ("", "\n", "\n\n"):
+        assert stripped((text + gap + code).replace("\n", end), language) == (stays + code).replace("\n", end)
+    assert stripped(text, language) == stays  # a file of nothing else
+
+
+@pytest.mark.parametrize("language", COMMENTS)
+def test_other_comments_stay(language):
+    text, stays, code = header(language, ("What this is for, and", "how licence files are read."))
+    assert stripped(text + "\n" + code, language) == text + "\n" + code
+    licence = header(language)[0].removeprefix(stays)
+    first = text + "\n" + licence + "\n" + code  # below another comment
+    assert stripped(first, language) == text + "\n" + code
+    twice = stays + licence + "\n" + licence + "\n" + text.removeprefix(stays) + code
+    assert stripped(twice, language) == text + code
+    below = stays + code + licence  # below the first line of code it is none
+    assert stripped(below, language) == below
+
+
+def test_every_language_has_a_style():
+    names = {language.name for language in ALL_LANGUAGES}
+    assert set(STYLES) | WITHOUT == names and not set(STYLES) & WITHOUT
+
+
+def test_texts_of_no_known_language_stay():
+    assert stripped(header("Python")[0], "") == header("Python")[0]
+
+
+@pytest.mark.parametrize(
+    "language, text, expected",
+    [
+        ("Python", "#!/usr/bin/env python\n# Copyright 2020 X\nx = 1\n", "#!/usr/bin/env python\nx = 1\n"),
+        ("Python", "# -*- coding: utf-8 -*-\n# Copyright 2020 X\n\nx = 1\n", "# -*- coding: utf-8 -*-\nx = 1\n"),
+        ("Python", "# Copyright 2020 X\n# pylint: disable=all\nx = 1\n", "# pylint: disable=all\nx = 1\n"),
+        ("Python", '"""Copyright 2020 X"""\nx = 1\n', None),
+        ("Python", "\ufeff# (c) 2020 X\nx = 1\n", "\ufeffx = 1\n"),
+        ("Python", "# Licensed under MIT, see LICENSE\n", ""),
+        ("Python", "# Copyright 2020 X\rx = 1\n", None),  # a line end to Python
+        ("Python", "\n\n# SPDX-License-Identifier: MIT\nx = 1", "\n\nx = 1"),
+        ("Go", "// Copyright 2020 X\n\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
+        ("Go", "// Copyright 2020 X\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
+        ("C", "/* Copyright 2020 X */ int a;\n", None),
+        ("C", "/* Copyright 2020 X\nint a;\n", None),  # never closed
+        ("C", "// Copyright 2020 X \\\nint a;\n", None),  # goes on
+        ("C", "/****/\n/* Copyright 2020 X */\n/****/\nint a;\n", "int a;\n"),
+        ("OCaml", "(*****)\n(* Copyright 2020 X  *)\n(* of Y         *)\n(*****)\n\nlet a = 1\n", "let a = 1\n"),
+        ("JavaScript", "/* eslint-disable copyright-2020-by-X */\nf()\n", None),
+        ("JavaScript", "// Copyright 2020 X\u2028f()\n", None),
+        ("PHP", "<?php // Copyright 2020 X ?>\n<p>\n", None),
+        ("PHP", "<?php\n#[Copyright(by: 2020)]\n", None),
+        ("Rust", "//! Licensed under MIT\nfn a() {}\n", None),
+        ("Pascal", "{$COPYRIGHT (c) 2020}\nunit a;\n", None),
+        ("PowerShell", "<# -*- x -*-\n# Copyright 2020 X #>\nGet-Item\n", "Get-Item\n"),
+        ("Fortran", "!$omp copyright 2020 by X\nend\n", None),
+        ("Haskell", "{-# LANGUAGE CPP, Copyright2020 (c) #-}\n", None),
+        ("SQL", "/*! copyright 2020 by X */\nSELECT 1;\n", None),
+        ("HTML", "<!--[if IE]> Copyright 2020 <![endif]-->\n<p>\n", None),
+        ("TeX", "% \\iffalse Copyright 2020 X\n", None),
+        ("Shell", "#!/bin/sh\n\n# Copyright 2020 X\n\necho\n", "#!/bin/sh\n\necho\n"),
+    ],
+)
+def test_particular_texts(language, text, expected):
+    assert stripped(text, language) == (text if expected is None else expected)
+
+
+PIECES = (
+    *("Copyright 2020 X", "licensed under MIT", "words", "2020", "(c) 2020", "é", "\u2028", "'", '"', "\\"),
+    *("#", "# ", "//", "/*", "*/", "--", "{-", "-}", "(*", "*)", "<!--", "-->", "%", ";", "{", "}", "<?php", "?>"),
+    *(
+        "\n",
+        "\n",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        " ",
+        "\t",
+        "x = 1",
+        "int a;",
+        "#!/bin/sh",
+        "# -*- x -*-",
+        "=begin",
+        "=end",
+    ),
+)
+ORACLES = {"C": "c", "C++": "cpp", "Java": "java", "Go": "go", "Rust": "rust", "Haskell": "haskell", "Lua": "lua"}
+COMMENT_TOKENS = (Comment, Text, Whitespace, String.Doc)
+
+
+def code_of(lexer, text):
+    """All that the lexer takes for no comment, without white space."""
+    tokens = lexer.get_tokens(text)
+    kept = [v for t, v in tokens if not any(t in c for c in COMMENT_TOKENS) or t in Comment.Preproc]
+    return "".join("".join(kept).split())
+
+
+@pytest.mark.parametrize("language", STYLES)
+def test_random_texts(language):
+    """Stripped twice is stripped once; nothing is added or put elsewhere."""
+    generator = random.Random(language)
+    for _ in range(300):
+        text = "".join(generator.choices(PIECES, k=generator.randint(1, 14))).encode()
+        once = strip_licence(text, language)
+        assert strip_licence(once, language) == once
+        rest = iter(text)
+        assert all(byte in rest for byte in once)
+        if b"opyright" not in text and b"licensed" not in text and b"(c)" not in text:
+            assert once == text
+
+
+@pytest.mark.parametrize("language", ORACLES)
+def test_a_lexer_finds_the_same_code(language):
+    generator, lexer = random.Random(language), get_lexer_by_name(ORACLES[language], ensurenl=False, stripnl=False)
+    pieces = [
+        header(language)[0],
+        header(language)[0],
+        "\n",
+        "\n\n",
+        header(language, ("An ordinary comment.",))[0],
+        header(language)[2],
+    ]
+    pieces += ["// a\n", "-- b\n", "/* c */\n", "/* Copyright 2020 X */ ", "int f(void);\n", "x = 1\n"]
+    count = 0
+    for _ in range(200):
+        text = "".join(generator.choices(pieces, k=generator.randint(1, 7)))
+        result = stripped(text, language)
+        assert code_of(lexer, result) == code_of(lexer, text), text
+        count += result != text
+    assert count > 30
+
+
+def test_python_parses_to_the_same_tree():
+    generator, count = random.Random(0), 0
+    pieces = [
+        header("Python")[0],
+        header("Python")[0],
+        "\n",
+        "# ordinary\n",
+        "x = 1\n",
+        "\n\n",
+        "def f(): pass\n",
+        "# type: ignore\n",
+    ]
+    pieces += ["#!/bin/python\n", "# -*- coding: utf-8 -*-\n", '"""Copyright 2020 by X"""\n', "\x0c\n", "# licence\n"]
+    for _ in range(500):
+        text = "".join(generator.choices(pieces, k=generator.randint(1, 8)))
+        result = stripped(text, "Python")
+        assert ast.dump(ast.parse(result)) == ast.dump(ast.parse(text)), text
+        count += result != text
+    assert count > 100
