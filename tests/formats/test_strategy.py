@@ -392,7 +392,7 @@ def test_slices_that_are_equally_wrong(run):
     directory, _ = run
     for rank in range(4):
         rewrite(directory / f"rank_{rank}" / "net-1_2.ckpt", lambda t: t | {"table": from_array(np.zeros((2, 8), "f"))})
-    with pytest.raises(UserError, match=r"table of shape \[2, 8\] is one of \[2, 1\] parts of \[4, 8\], but .* records \[16, 8\]"):
+    with pytest.raises(UserError, match=r"one of \[2, 1\] parts of \[4, 8\], but .* records \[16, 8\]"):
         merge_slices(find_rank_files(directory), read_strategy(directory / "strategy_0.json"))
 
 
