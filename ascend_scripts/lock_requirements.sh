@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes requirements.txt and requirements-test.txt from their .in files (maintainers only; needs uv and a network).
-# With --upgrade, moves every pin to its newest version; without it, changes no more than the .in files ask for.
+# With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -17,7 +17,7 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
     mv -- "$name.new" "$name.txt"
 }
 
-# What mindformers, nltk, fsspec and gigatoken name and we do not need; for this lock only, since the tests need
+# What mindformers, nltk, fsspec and gigatoken require but is not needed here; for this lock only, since the tests need
 # two of them. jieba has no wheel: requirements-source.txt.
 left_out=(aiohttp awkward ftfy jieba jinja2 joblib opencv-python-headless pybind11 setproctitle transformers typer)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One command from a fresh clone to a trained model: sets up, prepares the corpus, trains on all devices, converts, and
 # generates a sample. On a cluster, the one command that every server runs. The work is `ms-codegeex train`; this script
-# only sets up and hands the arguments on.
+# only sets up and passes the arguments on.
 set -euo pipefail
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -15,7 +15,7 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
 
   --config FILE        the run's YAML (default: configs/codegeex_tiny.yaml)
   --devices N          worker processes (default: the configuration decides)
-  --corpus PATH ...    train on the source code in these files and folders (default: what is on this machine)
+  --corpus PATH ...    train on the source code in these files and folders (default: what this machine has)
   --resume auto|DIR    continue the run in `output`, or from the checkpoint or run in DIR
   --venv DIR           virtual environment to make or use (default: .venv of this checkout, or MS_CODEGEEX_VENV)
   --dry-run            print the commands instead of running them; on Ascend and GPU also each process of this server
@@ -23,9 +23,9 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
 
 on every server of a cluster (docs/cluster.md):
   --rank-table FILE    HCCL rank table of the job (Ascend); `ms-codegeex rank-table` makes and checks it
-  --node-rank K        which of the servers this is, from 0
-  --nodes N            how many servers there are, when there is no rank table: they are started through msrun
-  --master-addr H:P    where server 0 lets the others meet, when there is no rank table
+  --node-rank K        the number of this server, from 0
+  --nodes N            how many servers there are, without a rank table: they are started through msrun
+  --master-addr H:P    the address of server 0 at which all servers meet, without a rank table
 
 examples:
   bash ascend_scripts/run_distributed.sh
@@ -37,7 +37,7 @@ EOF
 }
 
 wrong() {
-    printf 'run_distributed.sh: %s; --help shows what there is\n' "$*" >&2
+    printf 'run_distributed.sh: %s; see --help\n' "$*" >&2
     exit 2
 }
 
@@ -73,11 +73,11 @@ while (($#)); do
     esac
 done
 
-# The overrides stand together and before --corpus, which takes every word that follows it.
+# All overrides go before --corpus, which takes every word that follows it.
 train=(train --config "$config" ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"})
 if ((${#corpus[@]})); then train+=(--corpus "${corpus[@]}"); fi
 
-print_processes() {  # what this server would start; for a CPU the line above says it all
+print_processes() {  # the processes of this server; for a CPU the line above is enough
     local python device='import sys
 from ms_codegeex.config import load_config
 print(load_config(sys.argv[1], sys.argv[2:]).device)'
@@ -89,7 +89,7 @@ print(load_config(sys.argv[1], sys.argv[2:]).device)'
             [[ -z $cluster ]] || printf 'run_distributed.sh: run setup.sh to see the processes too\n' >&2
             return 0
         fi
-        [[ -z $cluster ]] || printf 'run_distributed.sh: not set up yet; %s stands for its Python\n' "$python" >&2
+        [[ -z $cluster ]] || printf 'run_distributed.sh: not set up yet; %s takes the place of its Python\n' "$python" >&2
     fi
     if [[ -z $cluster && $("$python" -c "$device" "$config" ${overrides[@]+"${overrides[@]}"} 2>&1) == cpu ]]; then
         return 0
@@ -99,7 +99,7 @@ print(load_config(sys.argv[1], sys.argv[2:]).device)'
 }
 
 if [[ -n $dry_run ]]; then
-    # shellcheck disable=SC2016 # lines to copy: the shell they are given to expands them
+    # shellcheck disable=SC2016 # lines to copy: the shell that runs them expands them
     printf 'venv=$(%s )\nPATH="$venv/bin:$PATH" "$venv/bin/ms-codegeex"%s\n' \
         "$(printf ' %q' "${setup[@]}")" "$(printf ' %q' "${train[@]}")"
     print_processes
@@ -107,5 +107,5 @@ if [[ -n $dry_run ]]; then
 fi
 
 venv=$("${setup[@]}")
-export PATH="$venv/bin:$PATH" # MindSpore's launcher is looked up there
+export PATH="$venv/bin:$PATH" # MindSpore's launcher is looked up on PATH
 exec "$venv/bin/ms-codegeex" "${train[@]}"

@@ -66,7 +66,7 @@ def synthetic(fields: dict[str, int], dtype: str) -> Source:
     def tensor(k: int, shape: tuple[int, ...]) -> LazyTensor:
         return LazyTensor(dtype, shape, lambda: np.resize(np.roll(numbers, k), shape))
 
-    shapes = found.weights.expected_shapes(found.config.build_config(None, fields))
+    shapes = found.config.build_config(None, fields).parameter_shapes()
     tensors = {name: tensor(k, shape) for k, (name, shape) in enumerate(shapes.items())}
     return Source(Path("synthetic"), "huggingface", found, fields, tensors, None)
 

@@ -2,14 +2,14 @@
 
     python benchmarks/evaluate.py --data benchmarks                          # Python, JavaScript, C++; 5 rounds
     python benchmarks/evaluate.py --data benchmarks --language java --all java --rounds 7
-    python benchmarks/evaluate.py --data benchmarks --quick                  # to see that it works
+    python benchmarks/evaluate.py --data benchmarks --quick                  # to check that it works
 
 - Programs per second: the same problems through the same judge, as many at once as there are cores, once in the sandbox
   and once as plain processes (in a directory of their own, with the same commands, inputs and time limits). The two
-  take turns; a ratio is of one round. A ratio of 1 is a sandbox that costs nothing.
-- All references of one language: the time of the whole check, from a sandbox that has to be opened to the last verdict,
-  over what a perfect scheduler could make of their compile and run times, which is their sum, measured one after the
-  other without a sandbox, divided by the cores.
+  alternate; a ratio compares one round. A ratio of 1 means that the sandbox costs nothing.
+- All references of one language: the time of the whole check, from opening the sandbox to the last verdict, divided by
+  that of a perfect scheduler: the sum of all compile and run times, measured one after the other without a sandbox,
+  divided by the number of cores.
 
 Only canonical solutions run here. They are read from --data and run WITHOUT a sandbox: give the published files only.
 """
@@ -40,7 +40,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Bare(Sandbox):
-    """The same commands as plain processes."""
+    """Runs the same commands as plain processes."""
 
     def __init__(self) -> None:
         pass
@@ -48,7 +48,7 @@ class Bare(Sandbox):
     def run(
         self, commands: Sequence[Command], files: Mapping[str, bytes], readable: Mapping[str, Path] | None = None
     ) -> list[Execution]:
-        """See `Sandbox.run`. Nothing is kept from doing anything."""
+        """See `Sandbox.run`; nothing is isolated."""
         places = {name: str(path) for name, path in (readable or {}).items() if name != str(path)}
         with tempfile.TemporaryDirectory() as directory:
             places["/program"] = directory
@@ -89,7 +89,7 @@ def plain(command: Command, directory: str, places: Mapping[str, str]) -> Execut
 
 
 def judge_all(task: Task, problems: Sequence[Problem], sandbox: Sandbox, workers: int) -> tuple[float, list[Any]]:
-    """Seconds for all references, and their judgements."""
+    """Judge all references; the seconds and the judgements."""
     samples = [task.reference(problem) for problem in problems]
     began = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
@@ -98,7 +98,7 @@ def judge_all(task: Task, problems: Sequence[Problem], sandbox: Sandbox, workers
 
 
 def passing(task: Task, sandbox: Sandbox, workers: int) -> list[Problem]:
-    """The problems whose references pass; this fills the caches, too."""
+    """The problems whose references pass; this also fills the caches."""
     _, found = judge_all(task, task.problems, sandbox, workers)
     good = {each.task_id for each in found if each.verdicts["strict"] is Verdict.PASSED}
     if not good:
@@ -107,7 +107,7 @@ def passing(task: Task, sandbox: Sandbox, workers: int) -> list[Problem]:
 
 
 def compare(task: Task, problems: Sequence[Problem], rounds: int, workers: int) -> None:
-    """Programs per second, in turns."""
+    """Measure programs per second, in alternating rounds."""
     sandbox, bare = open_sandbox(), Bare()
     inside, outside, ratios = [], [], []
     for number in range(rounds):
@@ -127,7 +127,7 @@ def compare(task: Task, problems: Sequence[Problem], rounds: int, workers: int) 
 
 
 def schedule(task: Task, problems: Sequence[Problem], rounds: int, workers: int) -> None:
-    """The whole check over the sum of its parts."""
+    """Measure the whole check against the sum of its parts."""
     ratios, wholes, sums = [], [], []
     for _ in range(rounds):
         _, found = judge_all(task, problems, Bare(), 1)
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--all", nargs="+", default=["python"], dest="whole", help="of which to time the whole check")
     parser.add_argument("--programs", type=int, default=32, help="programs of a language in a round (default: 32)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round of few programs, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="one round of few programs, to check that it works")
     arguments = parser.parse_args()
     rounds, workers = 1 if arguments.quick else arguments.rounds, len(os.sched_getaffinity(0))
     print_command()

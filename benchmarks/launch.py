@@ -76,16 +76,18 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     from conftest import small_run
 
     from ms_codegeex.config import build_run_config
-    from ms_codegeex.runs.launch import opened_run
-    from ms_codegeex.runs.processes import reserved_port
+    from ms_codegeex.runs.opening import held_run, open_run
+    from ms_codegeex.runs.ports import reserved_port
     from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import StartingPoint
 
     values = small_run(dataset, scratch / f"bare{number}")
     values["devices"] = 2
     values["training"]["steps"] = 10**6
     config = build_run_config(values)
     run = RunDirectory(Path(config.output))
-    with opened_run(config, run, None), reserved_port() as port:
+    with held_run(run), reserved_port() as port:
+        open_run(config, run, StartingPoint())
         command = [
             str(Path(sys.executable).with_name("msrun")),
             "--worker_num=2",

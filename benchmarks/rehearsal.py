@@ -26,7 +26,7 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.config import RunConfig, load_config
-from ms_codegeex.rehearsal.job import Job
+from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
 PEER_LAYERS = 8  # more would take minutes
@@ -45,7 +45,7 @@ def compile_rank(config: RunConfig, how: str) -> dict[str, float]:
     """What the worker reports of rank 0, and the CPU seconds of its process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(Path(folder), config, 1)
+        job = RehearsalJob(Path(folder), config, 1)
         job.write()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.update(simulation_environment(0, config.devices))

@@ -1,8 +1,8 @@
 """`ms-codegeex VERB`: one command, one verb per capability.
 
 A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `configure(parser)` and `run(arguments)`; a
-dash in its name is an underscore there.
-Importing those modules is light: the engine is imported by `run`, so `--help` answers at once.
+dash in its name is an underscore in the module's. Those modules import the engine only inside `run`, so `--help` is
+fast.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of one call. `key=value` words may stand between and behind flags, which argparse alone refuses."""
+    """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
@@ -75,7 +75,7 @@ def _terminate(*_: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
     arguments = parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that what is half done is cleared away
+    signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that partial output is removed
     try:
         return arguments.run(arguments) or 0
     except UserError as error:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ms-codegeex {arguments.verb}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away (`| head`)
+    except BrokenPipeError:  # the reader of our output has exited (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

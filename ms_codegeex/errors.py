@@ -1,16 +1,16 @@
-"""What a command may end with, beside success."""
+"""The errors that end a command."""
 
 import re
 
-# of a name in a damaged or hostile file: more lines, or what a terminal obeys
+# a name in a damaged or hostile file may contain line breaks or terminal escapes
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us: a key, a file, a size.
+    """A mistake in the user's input: a key, a file, a size.
 
-    The message is one line that says what was found, where (key or file), what was expected and what to do.
-    The command line prints it without a traceback and exits with status 2. Control characters in it are escaped.
+    The message is one line: what was found and where (key or file), what was expected, and what to do. The command
+    line prints it without a traceback and exits with status 2. Control characters in it are escaped.
     """
 
     def __init__(self, message: str):
@@ -22,12 +22,11 @@ class PromptTooLong(UserError):
 
 
 class RunFailure(Exception):
-    """A run that ended badly through no mistake in its input: a worker died, the loss is not a number. Exit status
-    1."""
+    """A run that failed for a reason other than its input: a worker died, the loss is not a number. Exit status 1."""
 
 
 class NotFinite(RunFailure):
-    """A run that ended at `step` because its loss or gradients were not finite: recent checkpoints are doubtful."""
+    """A run that ended at `step` because its loss or gradients were not finite: do not trust recent checkpoints."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name, synced, renamed."""
+"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _parent(path: Path) -> Iterator[None]:
-    """The directory of `path` is there; on an error those directories that were made for it go again, if empty."""
+    """Create the parent directory of `path`; on an error, remove the directories that were created, if they are
+    empty."""
     made = [directory for directory in path.absolute().parents if not directory.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,8 @@ def _parent(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor with the lock of a file or directory, None if another process has it or there are no locks here."""
+    """A descriptor that holds the lock of a file or directory; None if another process has it or locks are
+    unsupported."""
     try:
         return take_lock(path, wait=False, flags=os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -57,7 +59,7 @@ def _lock(path: Path) -> int | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, a half-written file or directory: it says that somebody is at work on it."""
+    """Hold the lock of `path`, a half-written file or directory, to show that a process is still writing it."""
     descriptor = _lock(path)
     try:
         yield
@@ -67,13 +69,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of `path` beside it; what was there before them comes back if they were killed
-    between the two renamings. A process that is still at work is left alone: it has the lock of what it writes."""
+    """Remove what killed processes left next to `path`, and restore the old content if they died between the two
+    renamings. A process that is still writing is left alone: it holds the lock of its temporary file."""
     name = re.compile(re.escape(f".{path.name}.") + r"\d+\.(tmp|old)")
     parent = path.absolute().parent
     found = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
     for entry in sorted(found):  # `.old` before `.tmp`, whose lock says whether its process lives
-        with suppress(OSError):  # gone meanwhile, or a link
+        with suppress(OSError):  # gone in the meantime, or a link
             writing = entry.with_suffix(".tmp")
             descriptor = _lock(writing if writing.exists() else entry)
             if descriptor is None:
@@ -88,7 +90,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a directory of ours, if it is there."""
+    """Remove a file or directory of ours, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -98,7 +100,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _removed(*paths: Path) -> Iterator[None]:
-    """At the end they are gone."""
+    """Remove these paths at the end."""
     try:
         yield
     finally:
@@ -108,9 +110,12 @@ def _removed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def _written_back(temporary: Path) -> Iterator[None]:
-    """Meanwhile, what is already in `temporary` (a file or a directory) goes to the disk, in a thread: at the end there
-    is less to wait for. Small files never see it. The system tells a failed write only to the first who syncs, so what
-    the thread is told is raised at the end."""
+    """Meanwhile, sync in a thread what is already in `temporary` (a file or a directory), so that less is left at
+    the end.
+
+    Small files are done before the thread's first pass. The system reports a failed write only to the first process
+    that syncs, so an error in the thread is raised at the end.
+    """
     done, failures = threading.Event(), []
 
     def work() -> None:
@@ -119,7 +124,7 @@ def _written_back(temporary: Path) -> Iterator[None]:
                 for file in [temporary, *temporary.rglob("*")]:
                     if file.is_file():
                         _sync(file)
-            except FileNotFoundError:  # renamed meanwhile
+            except FileNotFoundError:  # renamed in the meantime
                 continue
             except OSError as error:
                 failures.append(error)
@@ -138,9 +143,10 @@ def _written_back(temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on an error it is removed.
+    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is
+    removed.
 
-    `check(temporary)` is called before the renaming; what it raises is such an error.
+    `check(temporary)` is called before the renaming; an exception from it counts as an error.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -163,7 +169,7 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> It
 
 
 def _swap(temporary: Path, path: Path, old: Path) -> None:
-    """Put a finished directory at `path`; what is there goes to `old`, and comes back if this fails."""
+    """Move a finished directory to `path`. The present one moves to `old`, and back if this fails."""
     if path.exists():
         os.replace(path, old)
     try:
@@ -176,10 +182,11 @@ def _swap(temporary: Path, path: Path, old: Path) -> None:
 
 @contextmanager
 def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Yield a temporary directory beside `path` that replaces `path` whole on success and is removed on an error.
+    """Yield a temporary directory next to `path`. On success it replaces `path` as a whole, on an error it is
+    removed.
 
-    `check(temporary)` is called before the renaming; what it raises is such an error. A symbolic link at `path` stays,
-    and the directory it leads to is replaced.
+    `check(temporary)` is called before the renaming; an exception from it counts as an error. If `path` is a
+    symbolic link, the link stays and the directory that it points to is replaced.
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -204,9 +211,10 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
 
 
 class AppendedFile:
-    """A file that lines are appended to. What a full disk refuses is kept, and written as soon as there is room.
+    """A file to which lines are appended. Lines that do not fit on a full disk are kept and written once there is
+    room.
 
-    `OSError` only if it cannot be opened.
+    `OSError` only if the file cannot be opened.
     """
 
     def __init__(self, path: Path):
@@ -214,7 +222,7 @@ class AppendedFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, line: str) -> OSError | None:
-        """Append a line, without its end; why it has to wait, if it has to."""
+        """Append a line, given without its line break. If it has to wait, return the reason."""
         self._pending += line.encode() + b"\n"
         try:
             while self._pending:
@@ -224,7 +232,7 @@ class AppendedFile:
         return None
 
     def close(self) -> None:
-        """Close it; what still waits is lost."""
+        """Close the file; lines that still wait are lost."""
         os.close(self._descriptor)
 
 
@@ -245,7 +253,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks of 1 MiB."""
+    """The hex digest of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -254,10 +262,10 @@ def sha256(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """Where the user keeps what can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or in `~/.cache`.
+    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`.
 
-    Without a home, or where it is read-only, a directory in the system's temporary one that only this user can enter;
-    `UserError` if what is there is not that.
+    Without a home directory, or if it is read-only, a directory in the system's temporary directory that only this
+    user can enter; a `UserError` if something else has that name.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
@@ -274,6 +282,6 @@ def user_cache() -> Path:
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
             return cache
     raise UserError(
-        f"{cache}: expected a directory that only this user can enter, for want of a home directory that can be "
+        f"{cache}: expected a directory that only this user can enter, as there is no home directory that can be "
         "written; set XDG_CACHE_HOME to a directory that can"
     )

@@ -1,6 +1,7 @@
-"""Accelerators that `plan` computes with: published figures, each with its source.
+"""Published figures of accelerators, each with its source.
 
-Where published figures disagree or are missing, the entry says what was taken and why; `uncertain` lists those fields.
+Where published figures disagree or are missing, the entry says which value was taken and why; `uncertain` lists those
+fields.
 Rates are per device: FLOP/s, bytes, bytes/s in one direction, seconds.
 """
 
@@ -16,12 +17,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator and its place in a server and a cluster.
+    """One accelerator, its server and its cluster.
 
-    A server may consist of boards: `board_devices` are joined directly (`board_bandwidth`), boards of one server by
-    `server_bandwidth`, servers by `cluster_bandwidth`. `usable_memory` is what a run may fill, the rest belongs to
-    driver and runtime. `fused` names the kernels that a run uses when `parallel.fusion.*` is left to the device; `norm`
-    is LayerNorm's, `rms_norm` RMSNorm's.
+    A server may consist of boards: the `board_devices` of a board are connected at `board_bandwidth`, the boards of a
+    server at `server_bandwidth`, servers at `cluster_bandwidth`. A run may fill `usable_memory`; the rest belongs to
+    driver and runtime. `fused` names the kernels that a run uses unless `parallel.fusion.*` says otherwise: `norm` is
+    LayerNorm's, `rms_norm` RMSNorm's.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Device:
     uncertain: frozenset[str] = frozenset()
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device cannot multiply it."""
+        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
             raise UserError(f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ms_codegeex.errors import UserError
 
-# MindSpore 2.9.0 refuses other sizes when it compiles (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
+# MindSpore 2.9.0 refuses other sizes at compilation (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
 SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
 
 
@@ -25,20 +25,20 @@ class Mesh:
 
     @property
     def stage_size(self) -> int:
-        """Devices of one pipeline stage."""
+        """Devices per pipeline stage."""
         return self.data * self.tensor
 
     @property
     def world(self) -> int:
-        """Devices."""
+        """Devices in all."""
         return self.stage_size * self.pipeline
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:
-        """stage, replica and shard of a rank"""
+        """Stage, replica and tensor-parallel rank of a rank."""
         return rank // self.stage_size, rank // self.tensor % self.data, rank % self.tensor
 
     def rank(self, stage: int, replica: int, shard: int) -> int:
-        """The inverse of `coordinates`."""
+        """The rank at a stage, replica and tensor-parallel rank; the inverse of `coordinates`."""
         return stage * self.stage_size + replica * self.tensor + shard
 
     def stage_group(self, rank: int) -> list[int]:
@@ -52,12 +52,12 @@ class Mesh:
         return list(range(first, first + self.tensor))
 
     def data_group(self, rank: int) -> list[int]:
-        """The ranks that do the same with other samples."""
+        """The ranks that hold the same shards and process other samples."""
         stage, _, shard = self.coordinates(rank)
         return [self.rank(stage, replica, shard) for replica in range(self.data)]
 
     def optimizer_group(self, rank: int) -> list[int]:
-        """The ranks that share one copy of a weight and its optimizer state."""
+        """The ranks over which a weight and its optimizer state are sharded."""
         group = self.data_group(rank)
         first = group.index(rank) // self.optimizer_shard * self.optimizer_shard
         return group[first : first + self.optimizer_shard]
@@ -68,7 +68,7 @@ class Mesh:
         return group[group.index(rank) % self.optimizer_shard :: self.optimizer_shard]
 
     def tied_group(self, rank: int) -> list[int]:
-        """First and last stage at this rank's place: the two that hold the word table."""
+        """This rank's counterparts in the first and the last stage, which hold the tied word table."""
         _, replica, shard = self.coordinates(rank)
         return [self.rank(0, replica, shard), self.rank(self.pipeline - 1, replica, shard)]
 

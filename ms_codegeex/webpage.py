@@ -1,7 +1,7 @@
-"""Pages for people: one HTML file that needs nothing else, made of tables and charts.
+"""Single-file HTML pages of tables and charts.
 
-Whatever a page is told (names of files, excerpts, messages, text of a model) is hostile until it is escaped: a source
-tree may well hold a file called `<script>`. `text` is the only door for it. A page has no script, and forbids any.
+Everything that a page shows (file names, excerpts, messages, a model's text) is hostile until it is escaped: a source
+tree may well contain a file called `<script>`. All of it goes through `text`. A page has no script, and forbids any.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ms_codegeex.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
 PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 420, 220, 44, 10, 150  # pixels of a plot of lines
@@ -36,7 +38,7 @@ pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60r
 
 
 def page(title: str, sections: Iterable[tuple[str, str]]) -> str:
-    """The whole page: headings of ours, each with its ready HTML. The same parts give the same bytes."""
+    """The whole page: headings, each with its finished HTML. The same parts give the same bytes."""
     content = "\n".join(f"<section><h2>{name}</h2>{part}</section>" for name, part in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'
@@ -48,19 +50,20 @@ def page(title: str, sections: Iterable[tuple[str, str]]) -> str:
 
 
 def text(value: object, keep: str = "") -> str:
-    """Any value as text of the page. What a reader could not see, or what would turn the line round, is spelt out."""
+    """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled
+    out."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     seen = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in words)
     return html.escape("".join(seen))
 
 
 def count(value: object) -> str:
-    """A whole number with separators of thousands; anything else as text."""
+    """A whole number with thousands separators; anything else as text."""
     return f"{value:,}" if isinstance(value, int) else text(value)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: int = 0) -> str:
-    """Rows of ready HTML; the columns from the second to `numeric` + 1 are numbers."""
+    """A table of finished HTML cells. The `numeric` columns after the first one are right-aligned numbers."""
     kinds = ["", *[' class="n"'] * numeric, *[""] * len(heads)]
     head = "".join(f"<th{kind}>{text(name)}</th>" for kind, name in zip(kinds, heads, strict=False))
     body = "".join(
@@ -71,12 +74,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: int = 0)
 
 
 def note(words: str) -> str:
-    """A paragraph of ours in small print; ready HTML."""
+    """A paragraph in small print, given as finished HTML."""
     return f'<p class="note">{words}</p>'
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None = None) -> str:
-    """A horizontal bar for each (label, value, the value as ready HTML); `most` is the whole width."""
+    """A horizontal bar for each (label, value, value as finished HTML). `most` is the value of the full width."""
     if not rows:
         return ""
     most = most or max(value for _, value, _ in rows) or 1
@@ -92,7 +95,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None 
 
 
 def curves(title: str, series: Mapping[str, Sequence[float]], across: str) -> str:
-    """A line for each series of shares of 1, its values at 1, 2, 3, ... of what `across` names, with a legend."""
+    """A line with a legend entry for each series of fractions, the values at 1, 2, 3, ... of the quantity `across`."""
     longest = max((len(values) for values in series.values()), default=0)
     if longest < 2:
         return ""
@@ -122,7 +125,7 @@ def curves(title: str, series: Mapping[str, Sequence[float]], across: str) -> st
 
 
 def figure(title: str, width: int, height: int, content: str) -> str:
-    """A captioned SVG of that many pixels; title and content are ready HTML."""
+    """An SVG of that many pixels with a caption; title and content are finished HTML."""
     return (
         f'<figure><figcaption>{title}</figcaption><svg xmlns="http://www.w3.org/2000/svg" role="img" '
         f'aria-label="{title}" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{content}</svg>'
@@ -131,19 +134,11 @@ def figure(title: str, width: int, height: int, content: str) -> str:
 
 
 def charts(figures: Iterable[str]) -> str:
-    """Figures side by side where there is room."""
+    """Figures next to each other if there is room."""
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
 def settings(tree: Mapping[str, Any]) -> str:
-    """A table of dotted keys and values."""
-    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in _flat(tree)]
+    """A table of dotted keys and their values."""
+    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in flattened(tree).items()]
     return table(("setting", "value"), rows) if rows else note("Not recorded.")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value

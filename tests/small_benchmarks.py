@@ -17,10 +17,9 @@ def write_model(directory: Path, seed: int = 5) -> Path:
     from ms_codegeex.formats.checkpoint import write_checkpoint
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.models.codegeex.config import build_config
-    from ms_codegeex.models.codegeex.weights import expected_shapes
 
     config, generator = build_config("tiny", FAMILY), np.random.default_rng(seed)
-    shapes = expected_shapes(config)
+    shapes = config.parameter_shapes()
     tensors = {name: generator.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in shapes.items()}
     state = {"config": {"model": {"family": "codegeex", **asdict(config)}}}
     checkpoint = write_checkpoint(directory / "checkpoints", 1, tensors, state)

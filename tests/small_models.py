@@ -3,6 +3,7 @@
 import numpy as np
 
 from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
@@ -53,12 +54,12 @@ def config(name):
 
 def formats(name):
     """The family's `FamilyFormats`."""
-    return family(name).weights.FORMATS
+    return FamilyFormats(family(name))
 
 
 def shapes(name):
     """Our parameters and their shapes."""
-    return formats(name).shapes(config(name))
+    return config(name).parameter_shapes()
 
 
 def parameters(name, seed=3):

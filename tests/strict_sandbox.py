@@ -1,4 +1,4 @@
-"""Tests that are marked `strict_sandbox`, or ask for a fixture `sandbox`, are skipped where the kernel refuses a layer
+"""Tests that are marked `strict_sandbox`, or use a sandbox fixture, are skipped where the kernel refuses a layer
 of it; the last lines say how many, why, and what enables them. `test_sandbox_layers.py` says whether the sandbox itself
 is what is broken."""
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_codegeex.evaluation.sandbox import open_sandbox
+from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.sandbox.interpreter import find_interpreter
 from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
 
@@ -25,17 +25,29 @@ def refused() -> str:
     return "; ".join(f"{name}: {problem}" for name, problem in open_sandbox("best-effort").missing.items())
 
 
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    """A strict sandbox, shared by the tests of a module."""
+    return open_sandbox()
+
+
+@pytest.fixture
+def fresh_sandbox() -> Sandbox:
+    """A strict sandbox for one test, with fork servers of its own."""
+    return open_sandbox()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture."""
-    needed = item.get_closest_marker(MARK) or "sandbox" in getattr(item, "fixturenames", ())
+    """Skip before any fixture is set up."""
+    needed = item.get_closest_marker(MARK) or {"sandbox", "fresh_sandbox"} & set(getattr(item, "fixturenames", ()))
     if needed and refused():
         pytest.skip(REASON + refused())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """After all others; nothing where nothing was skipped for that."""
+    """The last section of the summary; nothing if no test was skipped for this reason."""
     yield
     skipped = terminalreporter.getreports("skipped")
     told = [one.longrepr[2] for one in skipped if isinstance(one.longrepr, tuple)]
@@ -59,7 +71,7 @@ os.execv("@python@", ["@python@", *sys.argv[1:]])
 
 
 def refusing_python(directory: Path, python: str | None = None) -> str:
-    """A Python whose kernel makes no namespaces, as in a container with Docker's filter; as the sandbox's if none is
+    """A Python whose kernel denies namespaces, as in a container with Docker's filter; as the sandbox's if none is
     named."""
     unshare = MACHINES[platform.machine()].number("unshare")
     assert unshare is not None

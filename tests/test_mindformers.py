@@ -173,7 +173,7 @@ def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
 
 def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
 
     values = small_run(dataset, tmp_path / "ours")
     values["training"]["schedule"].update(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0)

@@ -128,7 +128,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
     """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
     from ms_codegeex.config import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
     from ms_codegeex.runs.run_directory import RunDirectory
 
     run = RunDirectory(directory)

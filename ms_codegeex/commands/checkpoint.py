@@ -1,4 +1,4 @@
-"""`ms-codegeex checkpoint`: look at and check checkpoints."""
+"""`ms-codegeex checkpoint`: list and verify checkpoints."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, summary in (
-        ("list", "show step, size, whether manifest and file sizes fit, and whether later steps were finite"),
-        ("verify", "hash every tensor again; exit status 1 if one is damaged"),
+        ("list", "show step and size, whether the file sizes match the manifest, and whether later steps were finite"),
+        ("verify", "recompute the hash of every tensor; exit status 1 if one is damaged"),
     ):
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")

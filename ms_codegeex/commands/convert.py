@@ -1,4 +1,4 @@
-"""`ms-codegeex convert`: a model from one layout to another."""
+"""`ms-codegeex convert`: convert a model between formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="IN",
         help="run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files or a folder of .npy "
-        "(recognised by its content)",
+        "(detected from the content)",
     )
     parser.add_argument(
         "--to",
@@ -43,27 +43,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="directory (hf, or with --tensor-parallel) or file (in a directory it gets the family's name)",
+        help="a directory for hf or --tensor-parallel, otherwise a file, or a directory for it",
     )
     parser.add_argument(
-        "--tensor-parallel", type=int, default=1, metavar="N", help="megatron, mindspore: one file for each of N ranks"
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="megatron, mindspore: write one file for each of N tensor-parallel ranks",
     )
-    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: keep the dtypes of IN)"
+    )
     parser.add_argument(
         "--tokenizer",
         metavar="NAME|DIR",
-        help="hf: the tokenizer that goes with the model (default: the one recorded or lying beside IN)",
+        help="hf: the model's tokenizer (default: the one recorded in IN or stored next to it)",
     )
-    parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
-    parser.add_argument("--replace", action="store_true", help="replace what a conversion has written at OUT")
+    parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
+    parser.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion at OUT")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a size that IN does not record, e.g. num_heads=40",
+        help="a size that IN does not record, such as num_heads=40; may be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(source_ranks=None)
 
 
@@ -79,7 +85,7 @@ def _known(settings: list[str]) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert and say what was written."""
+    """Convert the model and print what was written."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
@@ -108,22 +114,22 @@ def run(arguments: argparse.Namespace) -> int:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
         if result["to"] == "hf" and not result["tokenizer"]:
             print(
-                f"{result['output']}: has no tokenizer, for nothing says which one belongs to IN; put its files there, "
+                f"{result['output']}: has no tokenizer, because IN does not say which one it uses; add its files, "
                 "or convert with --tokenizer NAME|DIR",
                 file=sys.stderr,
             )
         if result["guessed"]:
             sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
             print(
-                f"guessed, because IN does not record it: {sizes} (of the preset with the same width and depth); if "
-                "the model has others, convert again with --set NAME=VALUE",
+                f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
+                "the model differs, convert again with --set NAME=VALUE",
                 file=sys.stderr,
             )
         for warning in result["warnings"]:
             print(f"{result['output']}: {warning}", file=sys.stderr)
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
-            print(f"left out, no parameter: {result['skipped'][0]}{others}", file=sys.stderr)
+            print(f"left out, not a parameter: {result['skipped'][0]}{others}", file=sys.stderr)
         files = f" in each of {result['files']} files" if result["files"] > 1 else ""
         print(
             f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
@@ -132,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# Options of the original's command lines: sizes, which the tensors must have, and what no conversion depends on.
+# Options of the original tools: sizes, which the tensors must match, and options that do not affect a conversion.
 _SIZES = {
     "--num-layers": ("num_layers", int),
     "--hidden-size": ("hidden_size", int),
@@ -149,11 +155,11 @@ _UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
 
 
 def _originals_options(parser: argparse.ArgumentParser) -> None:
-    """Accept what the original's programs are called with."""
-    group = parser.add_argument_group("sizes of the model, where IN does not record them")
+    """Accept the options of the original tools."""
+    group = parser.add_argument_group("sizes of the model that IN does not record")
     for option, (field, kind) in _SIZES.items():
         group.add_argument(option, type=kind, metavar="N", dest=f"size_{field}")
-    group = parser.add_argument_group("without effect, for the command lines of the original's tools (see --dtype)")
+    group = parser.add_argument_group("accepted without effect, for command lines of the original tools (see --dtype)")
     for option in _UNUSED:
         group.add_argument(option, metavar="X")
     for option in _UNUSED_FLAGS:
@@ -161,9 +167,16 @@ def _originals_options(parser: argparse.ArgumentParser) -> None:
 
 
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
-    """The body of a script in `converters/`: one direction, with the option names of the original tools.
+    """Run a script of `converters/`: one direction, with the option names of the original tools.
 
-    `ranks`: how many tensor-parallel files are written unless the user says so.
+    Args:
+        to: the format to write: hf, megatron or mindspore.
+        description: of the script, for `--help`.
+        ranks: default number of tensor-parallel files.
+        argv: the command line, by default the process's.
+
+    Returns:
+        The exit status.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -175,19 +188,19 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
         type=int,
         metavar="N",
         dest="source_ranks",
-        help="number of rank files in IN, checked",
+        help="expected number of rank files in IN",
     )
     if to != "hf":
         parser.add_argument(
             "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
         )
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
-    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: as in IN)")
-    parser.add_argument("--verify", action="store_true", help="read the result back and compare every byte")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size, e.g. num_heads=40")
-    used = (
-        "the tokenizer that goes with the model" if to == "hf" else "without effect: no file of a tokenizer is written"
+    parser.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: keep the dtypes of IN)"
     )
+    parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size, e.g. num_heads=40")
+    used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
     _originals_options(parser)
     fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "save_name": None}

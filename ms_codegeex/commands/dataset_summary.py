@@ -1,4 +1,4 @@
-"""What is in a dataset, as the verbs print it."""
+"""Descriptions of datasets, as the verbs print them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def dataset_lines(description: dict[str, Any]) -> list[str]:
-    """A dataset's description in a few lines for people, whatever made it."""
+    """A few lines for people that describe any kind of dataset."""
     if description.get("kind") is None and "found" in description:
         return corpus_lines(description)
     lines = []
@@ -21,7 +21,7 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
             f"{counts['bytes'] / 1e6:.2f} MB"
         )
     if description.get("truncated"):
-        lines.append(f"prompts that were cut: {description['truncated']}")
+        lines.append(f"truncated prompts: {description['truncated']}")
     return lines + [
         f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
         for reason, entry in description.get("dropped", {}).items()
@@ -29,7 +29,7 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
 
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
-    """The description of a corpus of documents, in a few lines for people."""
+    """A few lines for people that describe a corpus of documents."""
     from ms_codegeex.data.corpus.sources import one_line
 
     lines = []
@@ -49,6 +49,10 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         f"for example {one_line(entry['example'])}"
         for reason, entry in description["dropped"].items()
     ]
+    stripped = description.get("licences_stripped", {}).get("documents")
+    if stripped:
+        size = description["licences_stripped"]["bytes"]
+        lines.append(f"licence headers left out: of {stripped} documents, {size / 1e6:.2f} MB")
     if "output" in description:
         speed = (
             "reused"

@@ -172,7 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     from ms_codegeex.evaluation import session
     from ms_codegeex.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.evaluation.reports import report
+    from ms_codegeex.evaluation.reports import scores
 
     task = build_task(recipe, arguments.data, arguments.timeout, arguments.python)
     options = session.Options(
@@ -192,12 +192,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
     else:
-        print("\n".join([*report.lines(result), f"report: {arguments.output / 'report.html'}"]))
+        print("\n".join([*scores.lines(result), f"report: {arguments.output / 'report.html'}"]))
     return 0
 
 
 def _perplexity(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.evaluation.perplexity.report import evaluate_corpus
+    from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
     words = (arguments.window, arguments.stride, arguments.max_tokens)
     result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words)
@@ -231,10 +231,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _recipe(arguments: argparse.Namespace) -> Any:
     """The named recipe, or that of the evaluation which is gone on with, or the defaults; with what the flags say."""
-    from ms_codegeex.evaluation.record import Record
+    from ms_codegeex.evaluation.output_directory import RecordedSettings
     from ms_codegeex.evaluation.sampling import recipes
 
-    recorded = Record(arguments.output).values.get("recipe") if arguments.recipe is None else None
+    recorded = RecordedSettings(arguments.output).values.get("recipe") if arguments.recipe is None else None
     if recorded is None:
         recipe = recipes.for_task(arguments.task, arguments.recipe)
     else:

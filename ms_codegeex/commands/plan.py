@@ -1,4 +1,4 @@
-"""`ms-codegeex plan`: what a run would cost, before any device is asked for."""
+"""`ms-codegeex plan`: what a run would cost, computed from its configuration."""
 
 from __future__ import annotations
 
@@ -30,22 +30,27 @@ EXAMPLES = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML configuration of the run")
-    parser.add_argument("--devices", type=int, metavar="N", help="devices in all (default: devices of the YAML)")
+    parser.add_argument("--devices", type=int, metavar="N", help="total number of devices (default: the YAML's)")
     parser.add_argument("--device", metavar="NAME", help="ascend910, ascend910b or a100 (default: parallel.hardware)")
-    parser.add_argument("--tokens", type=float, metavar="T", help="token slots to train on (default: the run's steps)")
-    parser.add_argument("--search", action="store_true", help="rank all plans for these devices, show the best")
     parser.add_argument(
-        "--inference", action="store_true", help="memory for generating with weights of 16, 8 and 4 bits instead"
+        "--tokens",
+        type=float,
+        metavar="T",
+        help="tokens to train on, padding included (default: those of the run's steps)",
     )
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of the sequence for --inference")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the memory of each stage as PNG")
-    parser.add_argument("--sources", action="store_true", help="print where the device's figures come from")
+    parser.add_argument("--search", action="store_true", help="rank every plan for these devices and show the best")
+    parser.add_argument(
+        "--inference", action="store_true", help="instead, the memory for generation with weights of 16, 8 and 4 bits"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="sequence length for --inference, in tokens")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart of each stage's memory as PNG")
+    parser.add_argument("--sources", action="store_true", help="print the sources of the device's figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys, e.g. parallel.tensor=4")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Cost the plan and print it."""
+    """Compute the costs and print them."""
     from ms_codegeex.planning.planner import make_plan, problems
 
     config, given = _configuration(arguments)
@@ -81,8 +86,10 @@ def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
-    """The YAML with the options on top, and whether the mesh is that of the YAML: a search chooses the mesh, so that of
-    the YAML need not suit `--devices`."""
+    """The configuration, and whether its mesh is the YAML's.
+
+    A search chooses the mesh itself, so the YAML's need not suit `--devices`; a placeholder then takes its place.
+    """
     from ms_codegeex.config import load_config
 
     if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):

@@ -1,4 +1,4 @@
-"""`ms-codegeex prepare`: source trees and archives of records to a dataset directory."""
+"""`ms-codegeex prepare`: make a dataset directory from source trees and archives of records."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="dataset directory to write; its report.html shows what was taken or dropped, and why. When a run has "
-        "ended early, the same command goes on where it was",
+        help="dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
+        "interruption, the same command continues where it stopped",
     )
     parser.add_argument(
         "--tokenizer",
@@ -64,9 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the bytes for validation, split by package or repository (default: 0.05)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses sample and split (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling and the split (default: 0)")
     _configure_choice(parser.add_argument_group("which documents"))
-    _configure_records(parser.add_argument_group("records", "without these, the usual names of fields are tried"))
+    _configure_records(parser.add_argument_group("records", "by default the usual field names are tried"))
     prepare_finetune.add_arguments(parser)
     prepare_exchange.add_arguments(parser)
     _configure_run(parser.add_argument_group("the run"))
@@ -81,13 +81,13 @@ def _configure_choice(group: argparse._ArgumentGroup) -> None:
         help="languages to take (default: the 23 training languages; with --tags codegeex2 its 96)",
     )
     group.add_argument(
-        "--all-text", action="store_true", help="take texts of no known language as well, without a tag line"
+        "--all-text", action="store_true", help="also take texts of unknown languages, without a tag line"
     )
     group.add_argument(
         "--filters",
         choices=("default", "codegeex", "codegen", "none"),
         default="default",
-        help="rules for a text's size, lines and characters: these of the program, of one of the papers, or none "
+        help="rules for the size, lines and characters of a text: this program's, those of a paper, or none "
         "(default: default)",
     )
     group.add_argument("--max-file-bytes", type=int, metavar="N", help="drop larger texts (default: --filters')")
@@ -96,27 +96,27 @@ def _configure_choice(group: argparse._ArgumentGroup) -> None:
         "--near-duplicates",
         type=float,
         metavar="F",
-        help="drop a document this similar to another one, 0 keeps all but exact copies "
+        help="drop documents that are this similar to another one; 0 drops exact copies only "
         f"(default: 0; {DEFAULT_NEAR_DUPLICATES} without --input)",
     )
     group.add_argument(
         "--max-bytes",
         type=int,
         metavar="N",
-        help=f"most bytes to take; more are sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
+        help=f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
     )
     group.add_argument(
         "--strip-licences",
         choices=("files", "all", "none"),
-        help="leave out the licence headers of source files, of records too, or of nothing (default: files with "
-        "--filters default, else none)",
+        help="strip the licence headers of source files, of records as well, or of nothing (default: files with "
+        "--filters default, otherwise none)",
     )
     group.add_argument(
         "--redact",
         nargs="+",
         choices=("email", "secrets"),
         default=[],
-        help="replace e-mail addresses, or keys and passwords, in texts; the report counts them",
+        help="replace e-mail addresses, or keys and passwords; the report counts them",
     )
 
 
@@ -125,17 +125,17 @@ def _configure_records(group: argparse._ArgumentGroup) -> None:
         ("text", "holds the text"),
         ("language", "names the language"),
         ("licence", "names the licence, or a list of them"),
-        ("group", "names what the split keeps together, such as the repository"),
+        ("group", "names the group that the split keeps together, such as the repository"),
     ):
         group.add_argument(f"--{name}-field", metavar="NAME", help=f"field that {what}")
     group.add_argument(
-        "--licences", nargs="+", default=[], metavar="NAME", help="take records under these licences only"
+        "--licences", nargs="+", default=[], metavar="NAME", help="only take records under these licences"
     )
     group.add_argument(
         "--on-error",
         choices=("skip", "stop"),
         default="skip",
-        help="broken records and files: count them in the report and go on, or stop at the first (default: skip)",
+        help="broken records and files: count them in the report and continue, or stop at the first (default: skip)",
     )
 
 
@@ -145,14 +145,14 @@ def _configure_run(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=available_cores(),
         metavar="N",
-        help="processes; does not change the result (default: one per core)",
+        help="number of processes; does not affect the result (default: one per core)",
     )
     group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
     group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepare the dataset and say what is in it."""
+    """Prepare the dataset and print what is in it."""
     for other in (prepare_exchange, prepare_finetune):
         status = other.run(arguments)
         if status is not None:

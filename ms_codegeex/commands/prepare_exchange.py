@@ -1,4 +1,4 @@
-"""`ms-codegeex prepare --to|--from mindrecord|triplet`: datasets in the formats of other programs."""
+"""`ms-codegeex prepare --to|--from mindrecord|triplet`: export and import datasets of other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS = ("mindrecord", "triplet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the exchange with other programs wants besides the arguments of `prepare`."""
+    """Add the arguments for exporting and importing."""
     group = parser.add_argument_group(
         "exchange", "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"
     )
@@ -29,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     direction.add_argument(
         "--from", choices=FORMATS, dest="from_format", help="read --input in this format, write a dataset directory"
     )
-    group.add_argument("--split", choices=("train", "validation"), help="what --to writes (default: train)")
-    group.add_argument("--files", type=int, metavar="N", help="how many files --to mindrecord writes (default: 1)")
+    group.add_argument("--split", choices=("train", "validation"), help="split that --to writes (default: train)")
+    group.add_argument("--files", type=int, metavar="N", help="number of files of --to mindrecord (default: 1)")
     group.add_argument(
         "--order",
         choices=("stored", "training"),
-        help="of the rows of --to mindrecord: as they lie in the dataset, or as training with --seed takes them "
+        help="order of the rows of --to mindrecord: that of the dataset, or that of training with --seed "
         "(default: stored)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    """Export or import a dataset and say what was written; None if neither is asked for."""
+    """Export or import a dataset and print what was written; None if neither was requested."""
     if not arguments.to:
         refuse(arguments, ("split", "files", "order"), "--to")
     if not arguments.to and not arguments.from_format:

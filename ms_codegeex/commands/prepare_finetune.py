@@ -1,4 +1,4 @@
-"""`ms-codegeex prepare --task completion|chat|translation`: examples of fine-tuning to a dataset directory."""
+"""`ms-codegeex prepare --task completion|chat|translation`: make a dataset directory of fine-tuning examples."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ OF_CORPORA = (
     "group_field",
     "licences",
 )
-"""Arguments of `prepare` that concern corpora alone; not given they are None, false, empty or `default`."""
+"""Arguments of `prepare` for corpora only. When they are not given they are None, false, empty or `default`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what fine-tuning data wants besides the arguments of `prepare`."""
-    group = parser.add_argument_group("fine-tuning", "records of .jsonl[.gz|.zst] files become prompts and answers")
+    """Add the arguments for fine-tuning data."""
+    group = parser.add_argument_group("fine-tuning", "turn records of .jsonl[.gz|.zst] files into prompts and answers")
     group.add_argument(
         "--task",
         choices=(PRETRAIN, "completion", "chat", "translation"),
         default=PRETRAIN,
-        help="what the records are (docs/finetuning-data.md); pretrain: documents of a corpus (default: pretrain)",
+        help="kind of records (docs/finetuning-data.md); pretrain: documents of a corpus (default: pretrain)",
     )
     group.add_argument(
         "--seq-length",
         type=int,
         metavar="N",
-        help="most tokens of an example, end token included; with --to, rows have one token more than this",
+        help="maximum tokens per example, end token included; rows of --to have one token more",
     )
     group.add_argument(
         "--overlong",
         choices=("truncate", "drop"),
-        help="of a longer example, cut the prompt's left end, or drop it whole (default: truncate)",
+        help="truncate the start of the prompt of a longer example, or drop the example (default: truncate)",
     )
     group.add_argument(
         "--template",
         choices=("auto", "codegeex2", "plain"),
-        help="how conversations are written; auto: as the tokenizer's model does (default: auto)",
+        help="format of conversations; auto: that of the tokenizer's model (default: auto)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    """Prepare fine-tuning data and say what is in it; None if the task is another one."""
+    """Prepare fine-tuning data and print what is in it; None for another task."""
     if arguments.task == PRETRAIN:
         refuse(arguments, ("seq_length", "overlong", "template"), "--task completion, chat or translation")
         return None
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def refuse(arguments: argparse.Namespace, names: Sequence[str], where: str) -> None:
-    """`UserError` if one of the arguments `names` is given, which means something with `where` only."""
+    """Raise a `UserError` if one of the arguments `names`, which only apply to `where`, was given."""
     for name in names:
         value = getattr(arguments, name, None)
         if value is not None and value is not False and value not in ([], "default"):

@@ -1,4 +1,4 @@
-"""`ms-codegeex rank-table`: HCCL rank tables made, merged and checked."""
+"""`ms-codegeex rank-table`: make, merge and check HCCL rank tables."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ EXAMPLES = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(dest="action", metavar="make|merge|check", required=True)
-    make = actions.add_parser("make", help="from hccn.conf files or lists of addresses")
+    make = actions.add_parser("make", help="make a table from hccn.conf files or lists of addresses")
     make.add_argument(
         "--server",
         action="append",
         default=[],
         metavar="ID=SOURCE",
-        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; once per server",
+        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; repeat for each server",
     )
     make.add_argument(
-        "--servers", type=Path, metavar="FILE", help="many servers, one `ID=SOURCE` a line, files relative to FILE"
+        "--servers",
+        type=Path,
+        metavar="FILE",
+        help="file with one `ID=SOURCE` per line; paths in it are relative to FILE",
     )
     make.add_argument("--devices", metavar="0,1,…", help="use only these devices of every server")
-    merge = actions.add_parser("merge", help="several tables into one, ranks counted anew in the order given")
+    merge = actions.add_parser("merge", help="merge several tables into one; ranks are renumbered in the given order")
     merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE")
-    check = actions.add_parser("check", help="every rule; the first broken one is named by its JSON path")
+    check = actions.add_parser("check", help="check every rule and report the first violation by its JSON path")
     check.add_argument("table", type=Path, metavar="TABLE")
-    check.add_argument("--config", type=Path, metavar="FILE", help="check it against this run's mesh too")
+    check.add_argument("--config", type=Path, metavar="FILE", help="also check the table against the mesh of this run")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the configuration")
     for action in (make, merge):
         action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
@@ -119,7 +122,7 @@ def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make, merge or check, and say what the table holds."""
+    """Make, merge or check a table and print what it holds."""
     from ms_codegeex.runs import rank_table
 
     mesh = None

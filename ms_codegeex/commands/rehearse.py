@@ -1,4 +1,4 @@
-"""`ms-codegeex rehearse`: a plan compiled for a simulated cluster, and executed on this machine's CPU."""
+"""`ms-codegeex rehearse`: compile a plan for a simulated cluster and execute a small one on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+    from ms_codegeex.mesh import Mesh
     from ms_codegeex.rehearsal.compile import CompileReport
-    from ms_codegeex.rehearsal.execute import Execution
+    from ms_codegeex.rehearsal.execute import ExecutionReport
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
 
-SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train right"
+SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
 EXAMPLES = """  ms-codegeex rehearse --config configs/codegeex_base_8.yaml
   ms-codegeex rehearse --config configs/codegeex_13b.yaml --execute
   ms-codegeex rehearse --config configs/codegeex_13b.yaml --compile --ranks 0,1535
@@ -24,19 +25,19 @@ EXAMPLES = """  ms-codegeex rehearse --config configs/codegeex_base_8.yaml
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the run's YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=2")
     parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: the configuration's)")
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="only compile the real model's graphs for distinct ranks of the simulated cluster, and check them",
+        help="only compile the full-size graphs for distinct ranks of the simulated cluster, and check them",
     )
     parser.add_argument(
         "--execute",
         action="store_true",
-        help="only train a shrunk model on CPU processes, and compare with one device (without either: both)",
+        help="only train a small model on CPU processes, and compare it with one device (default: both)",
     )
     parser.add_argument("--ranks", metavar="distinct|all|R,R,…", help="ranks to compile (default: distinct)")
     parser.add_argument(
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile, execute, print the verdict."""
+    """Compile, execute and print the verdict."""
     both = arguments.compile == arguments.execute
     _check_phase(arguments, both)
     config = _configuration(arguments)
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
-    """`UserError` for a flag of the phase that was not asked for."""
+    """Raise a `UserError` for an option of the phase that was not requested."""
     from ms_codegeex.errors import UserError
 
     if both:
@@ -78,11 +79,11 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
     chosen, other = ("--compile", "--execute") if arguments.compile else ("--execute", "--compile")
     for flag in ("mesh", "steps") if arguments.compile else ("ranks",):
         if getattr(arguments, flag) is not None:
-            raise UserError(f"--{flag}: is for {other}, and only {chosen} is asked for; leave one of the two out")
+            raise UserError(f"--{flag}: is for {other}, but only {chosen} was requested; leave one of the two out")
 
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
-    """The run as the engine would partition it on devices; a CPU run is rehearsed as if it had some."""
+    """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
     from ms_codegeex.config import check_run_config, load_config
     from ms_codegeex.errors import UserError
 
@@ -95,7 +96,7 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     if config.devices == 1:
         raise UserError("devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1")
     if config.device == "cpu":
-        # what the run chose for a CPU is no choice for the device that stands in for it
+        # choices made for a CPU do not apply to the device that stands in for it
         fusion = replace(config.parallel.fusion, dropout=None, attention=None, graph_kernel=None)
         config = replace(
             config,
@@ -107,15 +108,15 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     return config
 
 
-def _mesh(text: str | None):
+def _mesh(text: str | None) -> Mesh | None:
     from ms_codegeex.rehearsal.shrink import parse_mesh
 
     return None if text is None else parse_mesh(text)
 
 
 def _memory_warning(config: RunConfig) -> str | None:
-    """Print, before minutes of work, that the plan does not fit; a compilation also fails for it."""
-    from ms_codegeex.rehearsal.limits import memory_warning
+    """Warn that the plan does not fit in memory, before minutes of work; a compilation fails for it as well."""
+    from ms_codegeex.rehearsal.coverage import memory_warning
 
     warning = memory_warning(config)
     if warning:
@@ -123,8 +124,8 @@ def _memory_warning(config: RunConfig) -> str | None:
     return warning
 
 
-def _check_executable(config: RunConfig, mesh) -> None:
-    """What an execution would refuse, before minutes of compilation."""
+def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
+    """Raise what an execution would refuse, before minutes of compilation."""
     from ms_codegeex.rehearsal.execute import check_memory
     from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
 
@@ -132,7 +133,7 @@ def _check_executable(config: RunConfig, mesh) -> None:
 
 
 def _ranks(text: str, world: int) -> list[int] | None:
-    """None: the distinct ones."""
+    """The ranks to compile; None: the distinct ones."""
     from ms_codegeex.errors import UserError
 
     if text == "distinct":
@@ -146,7 +147,7 @@ def _ranks(text: str, world: int) -> list[int] | None:
 
 
 class _Bar:
-    """A progress bar on standard error that opens with the first thing done; silent for `--json`."""
+    """A progress bar on standard error that appears after the first step; silent for `--json`."""
 
     def __init__(self, quiet: bool):
         self.quiet, self.bar = quiet, None
@@ -178,7 +179,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
 
 
 def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
-    """What graph-kernel fusion makes of one block on this CPU, whose back end is the only one here that fuses."""
+    """Graph-kernel fusion of one block on this CPU, the only back end here that fuses."""
     from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
 
     if missing := missing_programs():
@@ -194,7 +195,7 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     return report
 
 
-def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Execution:
+def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.rehearsal.execute import execute, report
 
     with _Bar(quiet) as bar:
@@ -205,7 +206,7 @@ def _execute(config: RunConfig, mesh, steps: int | None, quiet: bool) -> Executi
 
 
 def _as_json(
-    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: Execution | None, passed: bool
+    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: ExecutionReport | None, passed: bool
 ) -> dict[str, Any]:
     """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
     kernels below `graph_kernels`."""

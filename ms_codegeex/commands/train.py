@@ -1,4 +1,4 @@
-"""`ms-codegeex train`: from a configuration to a run directory."""
+"""`ms-codegeex train`: train a model and leave everything in a run directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.run_directory import RunDirectory
 
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
 EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
@@ -26,49 +31,51 @@ SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
     parser.add_argument(
         "--devices",
         type=int,
         metavar="N",
-        help="worker processes (default: the configuration's, else 2 on a CPU with two cores or more)",
+        help="worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)",
     )
     parser.add_argument(
         "--corpus",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="prepare and train on the source code in these files and folders",
+        help="prepare the source code in these files and folders and train on it",
     )
     parser.add_argument(
-        "--resume", metavar="auto|DIR", help="go on from the newest sound checkpoint of the run, or from DIR"
+        "--resume", metavar="auto|DIR", help="resume from the newest intact checkpoint of the run, or from DIR"
     )
     parser.add_argument(
         "--allow-change",
         action="append",
         default=[],
         metavar="KEY",
-        help="go on although this key, or a key of this section, is not what the checkpoint was trained with (such as "
-        "training.schedule; repeatable)",
+        help="resume although this key, or a key of this section, differs from the checkpoint's, such as "
+        "training.schedule; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
-    cluster = parser.add_argument_group("on a cluster", "the same command on every server; docs/cluster.md explains it")
+    cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
     cluster.add_argument("--rank-table", type=Path, metavar="FILE", help="HCCL rank table of the job (Ascend)")
-    cluster.add_argument("--node-rank", type=int, metavar="K", help="which of the servers this is, from 0")
-    cluster.add_argument("--nodes", type=int, metavar="N", help="servers, when there is no rank table (default: 1)")
+    cluster.add_argument("--node-rank", type=int, metavar="K", help="number of this server, from 0")
+    cluster.add_argument("--nodes", type=int, metavar="N", help="number of servers, without a rank table (default: 1)")
     cluster.add_argument(
-        "--master-addr", metavar="HOST:PORT", help="where server 0 lets the others meet, when there is no rank table"
+        "--master-addr", metavar="HOST:PORT", help="address where the servers meet server 0, without a rank table"
     )
-    cluster.add_argument("--dry-run", action="store_true", help="print every process that would be started, start none")
+    cluster.add_argument("--dry-run", action="store_true", help="print the processes that would be started")
     cluster.add_argument(
-        "--job", choices=("slurm", "volcano"), help="print a job file that runs this command on the servers it needs"
+        "--job",
+        choices=("slurm", "volcano"),
+        help="print a job file that runs this command on the servers it needs",
     )
 
 
-def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
-    """Absolute paths of the given dataset directories, or of the corpus prepared beside the run."""
+def _resolve_data(config: RunConfig, corpus: list[str], quiet: bool, servers: int = 1) -> RunConfig:
+    """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
     from ms_codegeex.data.corpus.prepare import cached_corpus
     from ms_codegeex.data.corpus.settings import PrepareSettings
     from ms_codegeex.data.datasets.opening import absolute
@@ -99,8 +106,8 @@ def _resolve_data(config, corpus: list[str], quiet: bool, servers: int = 1):
     return replace(config, data=absolute(config.data))
 
 
-def _check_data(config) -> None:
-    """Problems with the dataset are found here, once, and not in every worker."""
+def _check_data(config: RunConfig) -> None:
+    """Find problems with the dataset once, before every worker does."""
     from ms_codegeex.data.datasets.opening import rounded_weights, training_data, validation_data
 
     model = config.model.sizes
@@ -110,11 +117,11 @@ def _check_data(config) -> None:
         _say(note)
 
 
-def _configured(arguments: argparse.Namespace):
-    """The run's configuration, with all overrides of the command line, and the paths of its corpus."""
+def _configured(arguments: argparse.Namespace) -> tuple[RunConfig, list[str]]:
+    """The run's configuration with all overrides of the command line, and the paths of its corpus."""
     from ms_codegeex.config import load_config
 
-    # `--corpus a b key=value`: an override after the paths is one all the same
+    # `--corpus a b key=value`: the last word is an override, not a path
     corpus = [word for word in arguments.corpus if Path(word).exists() or not OVERRIDE.match(word)]
     overrides = [*arguments.overrides, *(word for word in arguments.corpus if word not in corpus)]
     if arguments.devices is not None:
@@ -125,11 +132,15 @@ def _configured(arguments: argparse.Namespace):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check everything that can be checked, then train, export, sample."""
-    from ms_codegeex.runs import launch
+    """Check everything that can be checked, then train, export and sample."""
+    from ms_codegeex.runs.host_memory import check_memory
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.opening import held_run, open_run
+    from ms_codegeex.runs.rendezvous import meeting
     from ms_codegeex.runs.resume import changes_since, check_allowed, is_finished
     from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.supervision import run_workers, shell_script
 
     config, corpus = _configured(arguments)
     check_allowed(config, arguments.allow_change)
@@ -138,28 +149,28 @@ def run(arguments: argparse.Namespace) -> int:
     config = replace(config, output=str(Path(config.output).absolute()))
     node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
     run_directory = RunDirectory(Path(config.output))
-    launch.check_memory(config)
+    check_memory(config)
     if node.rank > 0 and not arguments.dry_run:
         return _help_out(config, corpus, run_directory, node)
     if arguments.dry_run:
-        checkpoint = launch.starting_point(config, run_directory).checkpoint
+        checkpoint = starting_point(config, run_directory).checkpoint
         _say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
-        print(launch.shell_script(config, run_directory, node, checkpoint))
+        print(shell_script(config, run_directory, node, checkpoint))
         return 0
-    with launch.held_run(run_directory):
-        start = launch.starting_point(config, run_directory)
+    with held_run(run_directory):
+        start = starting_point(config, run_directory)
         config = _resolve_data(config, corpus, arguments.json, node.count)
         _check_data(config)
         changes = changes_since(config, start.checkpoint, arguments.allow_change) if start.checkpoint else []
-        launch.open_run(config, run_directory, start, changes)
+        open_run(config, run_directory, start, changes)
         _say(f"run directory {run_directory.path}")
         for change in changes:
             _say(f"changed since {start.checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
         if start.checkpoint and is_finished(config, start.checkpoint):
             longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
             _say(f"already at step {start.checkpoint.step}: nothing left to train (more: {longer})")
-        with launch.meeting(run_directory, node, start.checkpoint) as others:
-            launch.run_workers(config, run_directory, start.checkpoint, node, others)
+        with meeting(run_directory, node, start.checkpoint) as others:
+            run_workers(config, run_directory, start.checkpoint, node, others)
         summary = _finish(config, run_directory)
     if arguments.json:
         print(json.dumps(summary))
@@ -170,20 +181,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _help_out(config, corpus: list[str], run_directory, node) -> int:
-    """A server other than 0: run its workers in the run that server 0 has opened."""
-    from ms_codegeex.runs import launch
+def _help_out(config: RunConfig, corpus: list[str], run_directory: RunDirectory, node: Node) -> int:
+    """On a server other than 0, run its workers in the run that server 0 has opened."""
+    from ms_codegeex.runs.opening import join_run
+    from ms_codegeex.runs.rendezvous import meeting
+    from ms_codegeex.runs.supervision import run_workers
 
     config = _resolve_data(config, corpus, True, node.count)
     _check_data(config)
     _say(f"waiting for server 0 to open {run_directory.path}")
-    with launch.meeting(run_directory, node) as others:
-        launch.join_run(config, run_directory)
-        launch.run_workers(config, run_directory, None, node, others)
+    with meeting(run_directory, node) as others:
+        join_run(config, run_directory)
+        run_workers(config, run_directory, None, node, others)
     return 0
 
 
-def _print_job(arguments: argparse.Namespace, config) -> int:
+def _print_job(arguments: argparse.Namespace, config: RunConfig) -> int:
+    """Print the job file; a `UserError` for an option that has no meaning in one."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.runs.job_files import job_file, servers_of
 
@@ -218,11 +232,11 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _finish(config, run_directory) -> dict[str, Any]:
-    """Export the checkpoint, sample from the export, write summary.json."""
+def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
+    """Export the checkpoint, sample from the exported model and write summary.json."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.files import read_json, write_json
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
 
     result = read_json(run_directory.result)
     log = read_log(run_directory.log)
@@ -252,7 +266,7 @@ def _finish(config, run_directory) -> dict[str, Any]:
 
 
 def _sample(model: Path, seed: int) -> str:
-    """How the model goes on with each of `SAMPLE_PROMPTS`, below Python's tag line, which is not shown."""
+    """The model's continuation of each of `SAMPLE_PROMPTS`, after Python's tag line, which is not shown."""
     from ms_codegeex.data.languages import tag_text
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import SamplingSettings
@@ -263,8 +277,8 @@ def _sample(model: Path, seed: int) -> str:
     return "\n\n".join(text.rstrip() for text in texts)
 
 
-def _print_summary(summary: dict[str, Any], run_directory, longer: str) -> None:
-    """The figures, the sample, where things are, and what to try next; `longer`: an override for a longer run."""
+def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer: str) -> None:
+    """Print the figures, the sample, where things are and what to try next; `longer`: an override for a longer run."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
     if loss is None:
         print(f"\n{summary['steps']} steps; not evaluated, which MindSpore cannot in a pipeline\n")

@@ -1,4 +1,4 @@
-"""Which accelerator a run is planned for and which it executes on: `parallel.hardware`, `device` and the driver."""
+"""Which accelerator a run is planned for and executed on, from `parallel.hardware`, `device` and the driver."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.hardware import A100, ASCEND_910, ASCEND_910B, DEVICES, Device, device
 
-ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # where parallel.hardware names none
-# Names of the driver (CANN's SoC versions): 910A, 910B and the Pro and Premium parts are the first generation.
+ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
+# The driver's names (CANN's SoC versions). 910A, 910B and the Pro and Premium parts are the first generation.
 DRIVER_NAMES = (
     (re.compile(r"Ascend910(A|B|Pro[AB]|PremiumA)?"), ASCEND_910.name),
     (re.compile(r"Ascend910B[1-4]\w*"), ASCEND_910B.name),
@@ -17,19 +17,19 @@ DRIVER_NAMES = (
 
 
 def hardware_of(config: RunConfig) -> Device:
-    """The device that a configuration is planned for: the named one, or the assumed one of its kind."""
+    """The accelerator that a configuration is planned for: the named one, or the default of its kind."""
     name = config.parallel.hardware
     return device(name) if name else ASSUMED[config.device]
 
 
 def running_on(config: RunConfig) -> Device:
-    """The device whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
+    """The accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
 
 
 def check_kind(config: RunConfig) -> None:
-    """`UserError` for a run whose `parallel.hardware` is not of the kind that `device` says."""
+    """Raise a `UserError` if `parallel.hardware` is not of the kind that `device` names."""
     name = config.parallel.hardware
     if name and config.device != "cpu" and device(name).kind != config.device:
         known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == config.device))
@@ -40,8 +40,15 @@ def check_kind(config: RunConfig) -> None:
 
 
 def driver_hardware(config: RunConfig, driver: str) -> str:
-    """The hardware of a run on an Ascend whose driver calls itself `driver`; `UserError` if it is neither known nor
-    named, or not the one that is named."""
+    """Name of the accelerator of a run on Ascend.
+
+    Args:
+        config: of the run.
+        driver: the driver's name of the device.
+
+    Raises:
+        UserError: the driver's name is unknown and `parallel.hardware` is not set, or the two contradict each other.
+    """
     named = config.parallel.hardware
     found = next((name for pattern, name in DRIVER_NAMES if pattern.fullmatch(driver)), None)
     if found is None and named is None:

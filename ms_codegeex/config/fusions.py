@@ -1,4 +1,4 @@
-"""Which fused kernels a run uses: `parallel.fusion.*` where set, else what the device has. Nothing else decides it."""
+"""Which fused kernels a run uses: `parallel.fusion.*` where it is set, otherwise the device's default."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.errors import UserError
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
-# There is a kernel for norm too: it is slower than elementary operators. Graph kernels move results by 1e-4 (facts:
-# fusion switches). Dropout is no device's default: its kernel's numbers are no function of the sample.
-CPU = frozenset({"optimizer"})
-HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # of fused attention
+# On a CPU the norm kernel is slower than elementary operators, and graph kernels change results by 1e-4. Dropout is off
+# by default everywhere: the random numbers of its kernel are not a function of the sample.
+CPU_FUSIONS = frozenset({"optimizer"})
+HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # head sizes of fused attention
 
 
 def chosen_kernels(config: RunConfig) -> frozenset[str]:
-    """Names of the fusions in force on `config.device`."""
+    """Names of the fusions that the run uses on `config.device`."""
     if config.device == "cpu":
-        return fused_kernels(config, CPU)
+        return fused_kernels(config, CPU_FUSIONS)
     return fused_kernels(config, running_on(config).fused)
 
 
 def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str]:
-    """Names of the fusions in force where those in `available` are the default."""
+    """Names of the fusions that the run uses on a device whose defaults are `available`."""
     if attention_obstacle(config):
         available = available - {"attention"}
     if config.model.sizes.rms_norm and "rms_norm" not in available:
@@ -31,7 +31,7 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
 
 
 def attention_obstacle(config: RunConfig) -> str | None:
-    """Why the fused attention cannot compute this model, as what to change; None if it can."""
+    """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes
     size = model.hidden_size // model.num_heads
     if config.training.dropout > 0:
@@ -46,10 +46,10 @@ def attention_obstacle(config: RunConfig) -> str | None:
 
 
 def dropout_obstacle(config: RunConfig) -> str | None:
-    """Why the engine's dropout kernel cannot serve this run, as what to change; None if it can.
+    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can.
 
-    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). So a copy of an activation on
-    another device, or a forward that is computed again, may lose other elements.
+    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on
+    another device, or a recomputed forward pass, may therefore drop other elements.
     """
     if config.training.dropout == 0:
         return None
@@ -61,7 +61,7 @@ def dropout_obstacle(config: RunConfig) -> str | None:
 
 
 def check_kernels(config: RunConfig) -> None:
-    """A `UserError` names the key of a fusion that was asked for and cannot be had, or that cannot be left out."""
+    """Raise a `UserError` for a requested fusion that this device or model does not support."""
     fusion = config.parallel.fusion
     if fusion.attention:
         obstacle = attention_obstacle(config)

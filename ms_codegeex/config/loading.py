@@ -26,7 +26,7 @@ def build_run_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def check_run_config(config: RunConfig) -> None:
-    """Check what holds between keys; a `UserError` names the key to change."""
+    """Check the rules between keys; a `UserError` names the key to change."""
     model, training = config.model.sizes, config.training
     check_mesh(config)
     check_kernels(config)
@@ -44,7 +44,7 @@ def check_run_config(config: RunConfig) -> None:
     if config.partitioned and config.loss_chunk:
         raise UserError(
             f"training.loss_chunk: {config.loss_chunk}, but device: {config.device} forms all logits, which "
-            "parallel.vocabulary can cut; set it to 0 or leave it out"
+            "parallel.vocabulary can shard; set it to 0 or leave it out"
         )
     if training.loss_chunk and training.precision != "fp32":
         raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
@@ -56,7 +56,7 @@ def check_run_config(config: RunConfig) -> None:
 
 
 def _smallest_world(parallel: Any) -> int:
-    """Devices that the given axes need at least; anything ill-typed is found when the configuration is built."""
+    """The fewest devices for the given axes; a value of the wrong type is reported when the configuration is built."""
     if not isinstance(parallel, Mapping):
         return 1
     sizes = [parallel.get("data") or parallel.get("optimizer_shard"), parallel.get("tensor"), parallel.get("pipeline")]

@@ -14,7 +14,7 @@ def _divides(key: str, part: int, whole_key: str, whole: int) -> None:
 
 
 def check_mesh(config: RunConfig) -> None:
-    """All rules of meshes in one place; a `UserError` names the key to change."""
+    """Check every rule of meshes; a `UserError` names the key to change."""
     parallel = config.parallel
     hardware_of(config)
     fixed = parallel.tensor * parallel.pipeline
@@ -119,7 +119,7 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
         "hidden_size": model.hidden_size // mesh.tensor,
         "intermediate_size": model.intermediate_size // mesh.tensor,
     }
-    if model.num_kv_groups % mesh.tensor == 0:  # else keys and values are whole
+    if model.num_kv_groups % mesh.tensor == 0:  # otherwise keys and values are not sharded
         rows["num_kv_groups"] = model.num_kv_groups * model.head_dim // mesh.tensor
     for field, size in rows.items():
         if size % shard:

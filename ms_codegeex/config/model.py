@@ -5,52 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from ms_codegeex.config.validation import check_keys, validated
 from ms_codegeex.errors import UserError
+from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.registry import family
-
-
-class ModelSizes(Protocol):
-    """What the sizes of every family say. Each family's are a frozen dataclass, `models/<family>/config.py`."""
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    eos_token_id: int
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-
-    @property
-    def num_kv_groups(self) -> int:
-        """Heads of keys and values."""
-
-    @property
-    def scores_fp32(self) -> bool:
-        """Whether queries are multiplied with keys in FP32 in an FP16 run."""
-
-    @property
-    def rms_norm(self) -> bool:
-        """Whether the family normalises with RMSNorm instead of LayerNorm."""
-
-    @property
-    def cached_numbers(self) -> int:
-        """Numbers in the keys and values of one token, over all layers."""
-
-    def initial_std(self, name: str) -> float:
-        """Standard deviation of a parameter's initial values."""
-
-    def parameter_count(self) -> int:
-        """Trainable parameters."""
-
-    def flops_per_token(self, seq_length: int) -> int:
-        """Model FLOPs of forward and backward for one token."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +19,7 @@ class ModelConfig:
 
     family: str
     preset: str | float | None
-    sizes: ModelSizes
+    sizes: DecoderConfig
 
     def to_dict(self) -> dict[str, Any]:
         """The section with every size filled in."""

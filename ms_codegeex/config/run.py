@@ -1,4 +1,4 @@
-"""The configuration of one run, typed. It is plain data: `loading` builds and checks it."""
+"""The typed configuration of one run. It is plain data; `loading` builds and checks it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ms_codegeex.mesh import Mesh
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run."""
+    """Everything that defines a run, and the sizes that follow from it."""
 
     output: str = "runs/default"
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
-    devices: Positive = 1  # none in the YAML: two on a CPU with two cores or more
+    devices: Positive = 1  # left out of the YAML: two on a CPU with at least two cores
     model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=model_config)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -35,7 +35,7 @@ class RunConfig:
 
     @property
     def seq_length(self) -> int:
-        """Tokens a sequence predicts."""
+        """Predicted tokens per sequence."""
         return self.data.seq_length or self.model.sizes.max_position_embeddings
 
     @property
@@ -47,7 +47,7 @@ class RunConfig:
 
     @property
     def partitioned(self) -> bool:
-        """Whether the engine cuts the graph over the devices; CPU processes share only the batch."""
+        """Whether the engine partitions the graph over the devices; CPU processes only share the batch."""
         return self.device != "cpu" and self.devices > 1
 
     @property
@@ -57,35 +57,35 @@ class RunConfig:
 
     @property
     def local_batch(self) -> int:
-        """Sequences a replica sees in one step."""
+        """Sequences per replica and step."""
         return self.training.global_batch // self.data_parallel
 
     @property
     def micro_batch(self) -> int:
-        """Sequences a replica holds at once."""
+        """Sequences that a replica processes at once."""
         return self.training.micro_batch or max(1, self.local_batch // (self.parallel.micro_batches or 1))
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of a step."""
+        """Micro-batches per step."""
         return self.local_batch // self.micro_batch
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run; with `training.tokens` the fewest it can be: what is masked or skipped adds some."""
+        """Steps of the whole run. With `training.tokens` a lower bound: masked tokens and skipped steps add more."""
         if self.training.steps:
             return self.training.steps
         return -(-(self.training.tokens or 0) // (self.training.global_batch * self.seq_length))
 
     @property
     def loss_chunk(self) -> int:
-        """Rows of logits the loss forms at once, 0 for all of them."""
+        """Rows of logits that the loss computes at once; 0: all."""
         if self.training.loss_chunk is not None:
             return self.training.loss_chunk
         return 256 if self.device == "cpu" and self.training.precision == "fp32" else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict with every default filled in and the model's fields resolved."""
+        """Plain nested values with every default filled in and all sizes of the model."""
         return {**asdict(self), "model": self.model.to_dict()}
 
 

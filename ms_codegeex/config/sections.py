@@ -1,4 +1,4 @@
-"""The sections of a run's configuration. Names of fields are the keys of the YAML."""
+"""The sections of a run's configuration. Field names are the keys of the YAML."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ms_codegeex.config.validation import Natural, Positive, Rate, Share
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the tokens come from. No `train`: the source code found on this machine, prepared once beside `output`."""
+    """Where the tokens come from. Without `train`: the source code on this machine, prepared once next to `output`."""
 
     train: str | None = None
     blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None  # instead of `train`: a mixture
-    validation: str | None = None  # a dataset directory; none: the one of `train`, or the last stage's first
+    validation: str | None = None  # a dataset directory; none: `train`, or the first of the last stage
     seq_length: Positive | None = None  # none: the model's max_position_embeddings
     reset_at_eos: bool = True  # attention and positions restart after each document's end
     tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
-    workers: Natural = 1  # threads that read ahead; 0: batches are read when they are needed
+    workers: Natural = 1  # threads that prefetch; 0: batches are read when they are needed
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1, none on LayerNorms and biases)."""
+    """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1 except for norms and biases)."""
 
     beta1: Share = 0.9
     beta2: Share = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Rate = 0.1
-    bias_correction: bool = False  # the release's optimizer has none
+    bias_correction: bool = False  # as in the release
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then cosine, both indexed by the same count of updates; constant after `decay_steps`."""
+    """Linear warm-up, then cosine, both over the same count of updates; constant after `decay_steps`."""
 
     learning_rate: Rate = 1e-4
     end_learning_rate: Rate = 1e-6
@@ -47,7 +47,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossScaleConfig:
-    """Dynamic loss scale for FP16: doubled after `window` good steps, halved on overflow, when the step is skipped."""
+    """Dynamic loss scale for FP16: times `factor` after `window` finite steps, divided by it on overflow.
+
+    A step that overflows is skipped.
+    """
 
     initial: Annotated[float, Field(ge=1, le=1e38)] = 2.0**32  # kept in FP32
     window: Positive = 1000
@@ -56,19 +59,19 @@ class LossScaleConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length, batch and numerics of a run. Batches count sequences; `micro_batch` is what one device holds at once."""
+    """Length, batch and numerics of a run. Batches are counted in sequences."""
 
     steps: Positive | None = None
-    tokens: Positive | None = None  # instead of steps: the run ends when the loss has counted so many
+    tokens: Positive | None = None  # instead of steps: tokens in the loss after which the run ends
     global_batch: Positive = 16
-    micro_batch: Positive | None = None  # none: no accumulation
+    micro_batch: Positive | None = None  # sequences that a replica processes at once; none: no accumulation
     precision: Literal["fp32", "fp16"] = "fp32"
-    recompute: Literal["none", "selective", "full"] = "none"  # selective: attention scores; full: every block
+    recompute: Literal["none", "selective", "full"] = "none"  # selective: attention scores; full: whole blocks
     dropout: Share = 0.1
     evaluate_every: Natural = 0  # 0: only at the end
     evaluate_samples: Positive = 64
     clip_norm: Rate = 1.0  # 0: off
-    loss_chunk: Natural | None = None  # rows of logits at once; 0: all; none: chosen for device and precision
+    loss_chunk: Natural | None = None  # rows of logits at once; 0: all; none: by device and precision
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
@@ -76,9 +79,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """What is fused. None: chosen for the device (`config/fusions.py`), all of it off on a CPU but AdamW."""
+    """Fused kernels. None: the device's default (`config/fusions.py`), which on a CPU is AdamW only."""
 
-    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: every parameter alone
+    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: one collective per parameter
     graph_kernel: bool | None = None
     attention: bool | None = None
     norm: bool | None = None
@@ -88,15 +91,15 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The mesh. `data` none: all devices that the other axes leave."""
+    """The mesh. Without `data`, all devices that the other axes leave."""
 
     data: Positive | None = None
     tensor: Positive = 1
     pipeline: Positive = 1
-    optimizer_shard: Positive = 1  # replicas that share weights and optimizer state; 1: none do
-    sequence: bool = False  # rows between the tensor-parallel parts are sharded over `tensor` too
-    vocabulary: bool = True  # word table, head and loss are sharded over `tensor`
-    micro_batches: Positive | None = None  # of a step; none: what training.micro_batch makes of it
+    optimizer_shard: Positive = 1  # replicas that weights and optimizer state are sharded over
+    sequence: bool = False  # rows of norms and residuals are sharded over `tensor` too
+    vocabulary: bool = True  # embedding table, head and loss are sharded over `tensor`
+    micro_batches: Positive | None = None  # per step; none: follows from training.micro_batch
     server_devices: Positive = 8
     hardware: str | None = None  # none: `plan` assumes ascend910 (a100 for device: gpu), a run asks the driver
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -104,12 +107,12 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often to save, how many to keep, whether to start from the newest sound one, what to write at the end."""
+    """How often to save, how many checkpoints to keep, where to resume from, and what to export at the end."""
 
     every: Natural = 0  # 0: only at the end
     keep: Positive = 2
-    resume: str | None = None  # `auto`, a checkpoint or run directory, or none: from scratch
-    export: bool = True  # at the end, write the model directory and the PyTorch file and print a sample
+    resume: str | None = None  # `auto`, or a checkpoint or run directory; none: start from scratch
+    export: bool = True  # write the model directory and the PyTorch file and print a sample
 
 
 @dataclass(frozen=True)

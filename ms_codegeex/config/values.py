@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ms_codegeex import nested
 from ms_codegeex.config.blend import KEY as BLEND
 from ms_codegeex.errors import UserError
 
@@ -68,11 +69,6 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`; a blend is one value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + key
-        nested = isinstance(value, Mapping) and name != BLEND
-        flat |= flattened(value, f"{name}.") if nested else {name: value}
-    return flat
+def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's values by dotted key; a blend is one value."""
+    return nested.flattened(tree, whole=(BLEND,))

@@ -1,1 +1,17 @@
-"""Benchmarks of code models: samples from a model, verdicts from a sandbox, tables of pass@k."""
+"""Evaluate code models: draw samples from a model, judge them in a sandbox, report pass@k and perplexity.
+
+Imports go one way: each part may import those in the lines below its own.
+
+    session                    one evaluation, from its settings to its report
+    perplexity                 perplexity of corpora and of prompts
+    reports                    scores, tables and pages
+    benchmarks                 HumanEval, HumanEval-X, MTPB, DS-1000
+    toolchains                 the compilers and interpreters of HumanEval-X
+    sampling                   recipes, model samplers, stop rules, samples from files
+    judging                    verdicts, Python programs and their harness, reference solutions
+    rows                       the rows of samples.jsonl and results.jsonl
+    task                       the contract of a benchmark: problems, samples, judgements
+    output_directory, jsonl    an evaluation's settings and its JSONL files
+    threads                    work in parallel
+    sandbox                    runs programs that nobody has reviewed
+"""

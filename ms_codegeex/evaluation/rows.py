@@ -1,163 +1,106 @@
-"""JSONL that survives a kill: rows are appended and synced, a torn last line is cut away when the file is opened."""
+"""The rows of `samples.jsonl` and `results.jsonl`: their keys and types, and their conversion from and to objects."""
 
 from __future__ import annotations
 
-import fcntl
-import gzip
+import hashlib
 import json
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.evaluation.sandbox import Verdict
+from ms_codegeex.evaluation.task import UNREAD, Judgement, Sample, Task
 
-LOCK = ".lock"  # in the directory of an evaluation
-LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where and as what a benchmark's file is looked for
-
-
-def encode(row: Mapping[str, Any]) -> bytes:
-    """One line. Lone surrogates, which a model may write, are kept as escapes."""
-    return json.dumps(row).encode("ascii") + b"\n"
-
-
-def find_file(place: Path, *stems: str) -> Path | None:
-    """A benchmark's file: the place itself, unless it is a directory; else the first of these names that is in it or up
-    to two levels below, as .jsonl.gz or .jsonl."""
-    place = Path(place)
-    if not place.is_dir():
-        return place
-    patterns = (f"{level}{stem}{ending}" for stem in stems for level in LEVELS for ending in ENDINGS)
-    return next((path for pattern in patterns for path in sorted(place.glob(pattern))), None)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl or .jsonl.gz file; anything else in it is a `UserError` that names file and line."""
-    return [row for _, row in numbered_rows(path)]
+RowKey = tuple[str, int]  # task_id, completion_id
+MODES = ("strict", "published")
+NOTES = ("raw", "turns", "reason")  # keys of `extra` that record how a text was made; they do not affect its verdict
+TYPES: dict[str, tuple[type, ...]] = {
+    "task_id": (str,),
+    "completion_id": (int,),
+    "prompt": (str,),
+    "generation": (str,),
+    "finish": (str,),
+    "extra": (dict,),
+    "verdicts": (dict,),
+    "seconds": (int, float),
+    "exit_code": (int, type(None)),
+    "stderr": (str,),
+    "sample": (str,),
+}
+SAMPLE = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
+JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "stderr", "extra", "sample")
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """See `read_rows`: each with the number of its line."""
-    try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, gzip.zlib.error) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            yield number, _row(line, f"{path}:{number}")
+def key(row: Mapping[str, Any]) -> RowKey:
+    """What identifies a row."""
+    return row["task_id"], row["completion_id"]
 
 
-def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
-    lines: dict[tuple[str, int], int] = {}
-    for number, row in rows:
-        if found := flaw(row):
-            raise UserError(f"{path}:{number}: {found}; remove the line, or restore the file")
-        first = lines.setdefault((row["task_id"], row["completion_id"]), number)
-        if first != number:
-            raise UserError(
-                f"{path}:{number}: {row['task_id']}, completion {row['completion_id']}, is also in line {first}; "
-                "remove one of them"
-            )
+def flaws(task: Task, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], str]:
+    """A function that says why a row is invalid, "" for a valid one: it needs these keys and a problem of the task."""
+    known = {problem.id for problem in task.problems}
+
+    def flaw(row: Mapping[str, Any]) -> str:
+        for name in keys:
+            value = row.get(name)
+            if name not in row or not isinstance(value, TYPES[name]) or isinstance(value, bool):
+                types = " or ".join("null" if kind is type(None) else kind.__name__ for kind in TYPES[name])
+                return f"{name} is {json.dumps(value)[:60] if name in row else 'missing'}, expected {types}"
+        if row["task_id"] not in known:
+            return f"task_id {row['task_id'][:60]!r} is no problem of {task.name}"
+        if row["completion_id"] < 0:
+            return f"completion_id is {row['completion_id']}, expected 0 or more"
+        return _flaw_of_verdicts(row) if "verdicts" in keys else task.flaw(sample_from(row))
+
+    return flaw
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); remove or restore the line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: found {type(row).__name__}, expected an object")
-    return row
+def _flaw_of_verdicts(row: Mapping[str, Any]) -> str:
+    known = [verdict.value for verdict in Verdict]
+    for mode, verdict in row["verdicts"].items():
+        if mode not in MODES or verdict not in known:
+            return f"verdicts has {mode[:60]} {json.dumps(verdict)[:60]}, expected one of {', '.join(known)}"
+    if set(row["verdicts"]) != set(MODES):
+        return f"verdicts is of {', '.join(row['verdicts']) or 'nothing'}, expected {', '.join(MODES)}"
+    return "" if 0 <= row["seconds"] < float("inf") else f"seconds is {row['seconds']}, expected 0 or more"
 
 
-@contextmanager
-def sole_writer(directory: Path) -> Iterator[None]:
-    """Make a directory for one process at a time; a `UserError` while another has it."""
-    place = Path(directory)
-    made = not place.exists()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
-    try:
-        if not _locked(descriptor, place / LOCK):
-            raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
-        try:
-            yield
-        finally:
-            (place / LOCK).unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-        if made:
-            with suppress(OSError):  # there is something in it, as a rule
-                place.rmdir()
+def sample_from(row: Mapping[str, Any]) -> Sample:
+    """The sample in a row of `samples.jsonl`."""
+    return Sample(**{name: row[name] for name in SAMPLE})
 
 
-def _locked(descriptor: int, path: Path) -> bool:
-    """Whether the file is ours now, and still the one of that name."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # a file system without locks
-        return True
+def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:
+    """A row of `results.jsonl`. Its key `sample` is the fingerprint of the judged text, in case the samples change."""
+    verdicts = {mode: verdict.value for mode, verdict in judgement.verdicts.items()}
+    return {**asdict(judgement), "verdicts": verdicts, "extra": dict(judgement.extra), "sample": fingerprint(sample)}
 
 
-class RowFile:
-    """A growing file of rows. Threads may append at the same time.
+def judgement_from(row: Mapping[str, Any]) -> Judgement:
+    """The judgement in a row of `results.jsonl`."""
+    verdicts = {mode: Verdict(value) for mode, value in row["verdicts"].items()}
+    fields = ("task_id", "completion_id", "seconds", "exit_code", "stderr", "extra")
+    return Judgement(verdicts=verdicts, **{name: row[name] for name in fields})
 
-    `flaw` says what is wrong with a row, "" for nothing. A file with such a row, or with two of the same `task_id` and
-    `completion_id`, is a `UserError` that names file and line.
-    """
 
-    def __init__(self, path: Path, flaw: Callable[[Mapping[str, Any]], str] | None = None):
-        self.path, self.rows = Path(path), list[dict[str, Any]]()
-        self._lock = threading.Lock()
-        if self.path.exists():
-            self._repair()
-            numbered = list(numbered_rows(self.path))
-            if flaw is not None:
-                _check(self.path, numbered, flaw)
-            self.rows = [row for _, row in numbered]
+def fingerprint(sample: Sample) -> str:
+    """A hash of everything that decides a sample's verdict. Samples of a problem with the same hash are judged once."""
+    extra = {name: value for name, value in sample.extra.items() if name not in NOTES}
+    program = json.dumps(
+        [sample.task_id, sample.prompt, sample.generation, sample.finish == UNREAD, extra], sort_keys=True
+    )
+    return hashlib.sha256(program.encode()).hexdigest()[:32]
 
-    def _repair(self) -> None:
-        """Cut what stands behind the last line break: the process died while it wrote."""
-        try:
-            with open(self.path, "r+b") as stream:
-                data = stream.read()
-                whole = data.rfind(b"\n") + 1
-                if whole < len(data):
-                    stream.truncate(whole)
-                    os.fsync(stream.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path}: not writable ({error.strerror}); check its owner and mode") from None
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows; on return they are on the disk."""
-        rows = [dict(row) for row in rows]
-        with self._lock:
-            try:
-                with open(self.path, "ab") as stream:
-                    stream.write(b"".join(map(encode, rows)))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            except OSError as error:
-                raise UserError(f"{self.path}: could not be written ({error.strerror}); free some space") from None
-            self.rows += rows
+def current_results(
+    samples: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The results that belong to the present texts of these samples."""
+    fingerprints = {key(row): fingerprint(sample_from(row)) for row in samples}
+    return [row for row in results if fingerprints.get(key(row)) == row["sample"]]
 
-    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Exchange the whole content, unless it is the same."""
-        rows = [dict(row) for row in rows]
-        if rows != self.rows or not self.path.exists():
-            with atomic_file(self.path) as temporary:
-                temporary.write_bytes(b"".join(map(encode, rows)))
-            self.rows = rows
+
+def in_order(rows: Iterable[dict[str, Any]], order: Iterable[RowKey]) -> list[dict[str, Any]]:
+    """Rows in the order of these keys; rows with other keys follow, sorted."""
+    places = {each: place for place, each in enumerate(order)}
+    return sorted(rows, key=lambda row: (places.get(key(row), len(places)), *key(row)))

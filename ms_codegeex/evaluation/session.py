@@ -1,4 +1,4 @@
-"""An evaluation from its settings to its report: references, samples, verdicts, tables, in one directory."""
+"""One evaluation, from its settings to its report: references, samples, verdicts and tables in one directory."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.evaluation import run
-from ms_codegeex.evaluation.judging import references
+from ms_codegeex.evaluation import rows
+from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.judging import judge, references
 from ms_codegeex.evaluation.judging.references import Findings
-from ms_codegeex.evaluation.perplexity import report as perplexities
-from ms_codegeex.evaluation.record import Record, versions
-from ms_codegeex.evaluation.reports import budget, published, report
-from ms_codegeex.evaluation.rows import RowFile, sole_writer
-from ms_codegeex.evaluation.sampling import given
+from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
+from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity
+from ms_codegeex.evaluation.reports import budget, page, published, scores
+from ms_codegeex.evaluation.sampling import drawing, foreign_samples
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.evaluation.task import Problem, Task
+from ms_codegeex.evaluation.task import UNREAD, Problem, Task
 
-GATED = ("humaneval-x",)  # whose references run before anything else, unasked
+GATED = ("humaneval-x",)  # tasks whose references always run first
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation does and how, beside the recipe."""
+    """What an evaluation does, in addition to the recipe."""
 
     output: Path
-    sampler: Callable[[], Sampler] | None = None  # made when the first sample is drawn
-    model: Callable[[], Mapping[str, Any]] | None = None  # what is known of its identity without making it
-    given: Path | None = None  # somebody else's samples
+    sampler: Callable[[], Sampler] | None = None  # called when the first sample is drawn
+    model: Callable[[], Mapping[str, Any]] | None = None  # its identity, as far as known without loading it
+    given: Path | None = None  # a file of samples from elsewhere
     limit: int | None = None  # problems (of each language)
     judge: bool = True
-    references: str = "default"  # "check" whatever the task, "only" them, "skip" them
+    references: str = "default"  # "check": for any task; "only": nothing else; "skip"
     sandbox: str = "strict"
     timeout: float | None = None
     workers: int = 1
@@ -50,56 +50,57 @@ class Options:
 
 @dataclass
 class Session:
-    """One evaluation under way."""
+    """An evaluation in progress."""
 
     task: Task
     recipe: Recipe
     options: Options
-    record: Record
+    record: RecordedSettings
     problems: list[Problem]
     sampler: Sampler | None = None
-    missing: dict[str, str] = field(default_factory=dict)  # tools that are not on this machine
-    skipped: dict[str, str] = field(default_factory=dict)  # groups this machine cannot judge: what would help
-    refused: dict[str, str] = field(default_factory=dict)  # groups whose references fail, or whose tools do not work
+    missing: dict[str, str] = field(default_factory=dict)  # tool -> the command that installs it
+    skipped: dict[str, str] = field(default_factory=dict)  # group or problem -> what would help
+    refused: dict[str, str] = field(default_factory=dict)  # group -> reason: references fail, or tools do not work
     findings: dict[str, Findings] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides which samples there are."""
+        """The settings that decide which samples there are."""
         return {**dataclasses.asdict(self.recipe), "limit": self.options.limit}
 
     def say(self, line: str) -> None:
-        """A line for people."""
+        """Print a line for the user."""
         if self.options.progress:
             print(line, file=sys.stderr, flush=True)
 
     def file(self, name: str) -> RowFile:
-        """One of the directory's files of rows; of samples and results of other problems, or damaged, a `UserError`."""
-        keys = run.SAMPLE if name == SAMPLES else run.JUDGEMENT
-        return RowFile(self.options.output / name, run.flaws(self.task, keys))
+        """One of the directory's row files. A damaged file, or one with rows of other problems, is a
+        `UserError`."""
+        keys = rows.SAMPLE if name == SAMPLES else rows.JUDGEMENT
+        return RowFile(self.options.output / name, rows.flaws(self.task, keys))
 
     def open_sampler(self) -> Sampler:
-        """What draws samples, made once; only where there is one."""
+        """The sampler, made on first use; `options.sampler` must be set."""
         if self.sampler is None:
             assert self.options.sampler is not None
             self.sampler = self.options.sampler()
         return self.sampler
 
     def drop(self, names: Mapping[str, str], into: dict[str, str]) -> None:
-        """Leave groups of problems out."""
+        """Leave groups of problems out and note the reasons in `into`."""
         into.update(names)
         self.problems = [problem for problem in self.problems if not set(names) & set(problem.labels.values())]
 
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Do what is asked and not done yet; the report. What cannot be judged here is told, never scored."""
+    """Do what is asked and not done yet; return the report. What cannot be judged here is reported, never scored."""
     with sole_writer(options.output):
         return _evaluate(task, recipe, options)
 
 
 def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     problems = list(selected(task, options.limit))
-    session = Session(task, recipe, options, Record(options.output), problems)
+    session = Session(task, recipe, options, RecordedSettings(options.output), problems)
     if options.given is None and options.references != "only":
         session.record.compare("recipe", session.settings, growing=("n", "limit"))
     values = {"name": task.name, "problems": fingerprint(task.problems), "count": len(task.problems)}
@@ -116,7 +117,7 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
         if options.prompt_perplexity:
             generator = getattr(session.open_sampler(), "generator", None)
             samples = session.file(SAMPLES).rows
-            perplexities.measure_prompts(task, generator, samples, options.output, options.progress)
+            prompt_perplexity.measure(task, generator, samples, options.output, options.progress)
     session.record.write("run", {"limit": options.limit, "references": options.references})
     result = finish(session)
     if session.refused:
@@ -129,7 +130,7 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:
-    """The first problems, of each language where there are several."""
+    """The first `limit` problems of each language, or of the whole if there are no languages."""
     seen: Counter[str] = Counter()
     for problem in task.problems:
         name = problem.labels.get("language", "")
@@ -139,7 +140,7 @@ def selected(task: Task, limit: int | None) -> Iterator[Problem]:
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
-    """What the problems are, whichever files they came from."""
+    """A hash of the problems' content, independent of the files they came from."""
 
     def plain(value: Any) -> Any:
         return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else repr(value)
@@ -151,14 +152,14 @@ def fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def prepare_judging(session: Session, sandbox: Sandbox) -> None:
-    """Leave out what this machine has no tools for, then what it has unsound ones for."""
+    """Leave out the problems for which this machine's tools are missing, then those for which they are unsound."""
     task, options = session.task, session.options
     labels = {value for problem in session.problems for value in problem.labels.values()}
     missing = session.missing = dict(task.missing())
     for name, line in missing.items():
         session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on this machine; {line}")
     session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
-    # a single problem that needs what is missing, such as a package
+    # single problems that need something that is missing, such as a package
     alone = {each: why for each, why in task.known_defects().items() if any(name in why for name in missing)}
     session.skipped |= {problem.id: alone[problem.id] for problem in session.problems if problem.id in alone}
     session.problems = [problem for problem in session.problems if problem.id not in alone]
@@ -176,21 +177,22 @@ def prepare_judging(session: Session, sandbox: Sandbox) -> None:
 
 
 def describe(sandbox: Sandbox) -> dict[str, str]:
-    """The sandbox's layers and their states."""
+    """Layer of the sandbox -> its state."""
     return dict(getattr(sandbox, "layers", None) or {})
 
 
 def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed on this machine before; `binding`: refuse what fails."""
-    rows = session.file(REFERENCES)
+    """Judge the canonical solutions, unless they passed on this machine before. If `binding`, refuse groups that
+    fail."""
+    file = session.file(REFERENCES)
     if session.record.values.get("references") != json.loads(json.dumps(machine)):
-        rows.replace([])
+        file.replace([])
         session.record.write("references", machine)
     options = session.options
-    found = references.check(session.task, session.problems, sandbox, rows, options.workers, options.progress)
-    session.task.calibrate(run.judgement_from(row) for row in rows.rows)
+    found = references.check(session.task, session.problems, sandbox, file, options.workers, options.progress)
+    session.task.calibrate(rows.judgement_from(row) for row in file.rows)
     for name, findings in found.items():
-        for line in references.told(name, findings):
+        for line in references.summary(name, findings):
             session.say(line)
     session.findings = found
     if binding:
@@ -201,18 +203,20 @@ def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, A
 
 
 def obtain_samples(session: Session) -> None:
-    """Draw what is missing, or take over what was given."""
+    """Draw the missing samples, or import the given ones."""
     task, recipe, options = session.task, session.recipe, session.options
     samples = session.file(SAMPLES)
     if options.given is not None:
-        taken = [dataclasses.asdict(each) for each in given.read_samples(options.given, task, session.problems)]
+        taken = [
+            dataclasses.asdict(each) for each in foreign_samples.read_samples(options.given, task, session.problems)
+        ]
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
-        session.record.settle("model", given.identity(options.given), free=("samples",))
+        session.record.settle("model", foreign_samples.identity(options.given), free=("samples",))
         samples.replace(taken)
         return
-    wanted = run.wanted(task, session.problems, recipe.n)
-    if not wanted.keys() - {run.key(row) for row in samples.rows}:
+    wanted = drawing.wanted(task, session.problems, recipe.n)
+    if not wanted.keys() - {rows.key(row) for row in samples.rows}:
         if options.model is not None:
             known = {**session.record.values.get("model", {}), **options.model()}
             session.record.compare("model", known, free=("path", "url"))
@@ -220,32 +224,32 @@ def obtain_samples(session: Session) -> None:
         return
     if options.sampler is None:
         if options.judge and samples.rows:
-            return  # what there is will be judged
-        raise UserError(f"{samples.path}: samples are missing; say with --model or --url what draws them")
+            return  # judge the samples that exist
+        raise UserError(f"{samples.path}: samples are missing; draw them with --model or --url")
     sampler = session.open_sampler()
     session.record.settle("model", sampler.identity, free=("path", "url"))
     session.record.write("recipe", session.settings)
     session.record.write("versions", versions())
-    run.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
-    unread = sum(row["finish"] == run.UNREAD for row in samples.rows)
+    drawing.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
+    unread = sum(row["finish"] == UNREAD for row in samples.rows)
     if unread:
         session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
 
 
 def judge_samples(session: Session, sandbox: Sandbox) -> None:
-    """Verdicts of all samples of the problems that are left."""
+    """Judge all samples of the remaining problems."""
     chosen = {problem.id for problem in session.problems}
-    samples = [run.sample_from(row) for row in session.file(SAMPLES).rows if row["task_id"] in chosen]
+    samples = [rows.sample_from(row) for row in session.file(SAMPLES).rows if row["task_id"] in chosen]
     task, options = session.task, session.options
     results = session.file(RESULTS)
-    run.judge(task, session.problems, sandbox, samples, results, options.workers, options.progress)
+    judge.judge(task, session.problems, sandbox, samples, results, options.workers, options.progress)
 
 
 def finish(session: Session) -> dict[str, Any]:
-    """`report.json` and `report.html` of what there is."""
+    """Write `report.json` and `report.html` and return the report."""
     samples = session.file(SAMPLES).rows
-    results = run.judged(samples, session.file(RESULTS).rows)
-    result = report.build(session.task, session.problems, samples, results)
+    results = rows.current_results(samples, session.file(RESULTS).rows)
+    result = scores.build(session.task, session.problems, samples, results)
     result |= {
         "output": str(session.options.output),
         "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},
@@ -258,26 +262,26 @@ def finish(session: Session) -> dict[str, Any]:
     }
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
         result["budget"] = budget.table(solve_counts(result["by_problem"]))
-    if scores := perplexities.recorded(session.options.output):
-        result["perplexity"] = perplexities.beside(scores, results)
+    if measured := prompt_perplexity.recorded(session.options.output):
+        result["perplexity"] = prompt_perplexity.by_outcome(measured, results)
         for problem in result["by_problem"]:
-            problem["prompt_perplexity"] = scores[problem["task_id"]].perplexity
-    perplexities.write_report(session.options.output, result)
+            problem["prompt_perplexity"] = measured[problem["task_id"]].perplexity
+    page.write(session.options.output, result)
     return result
 
 
 def whole(session: Session, result: Mapping[str, Any]) -> bool:
-    """Whether each language that is judged is judged whole: only then do published figures compare."""
+    """Whether every language that is judged is judged completely: only then are published figures comparable."""
     judged = {row["task_id"] for row in result["by_problem"]}
     groups = {references.group(problem) for problem in session.task.problems if problem.id in judged}
     absent = {problem.id for problem in session.task.problems if references.group(problem) in groups} - judged
     return bool(judged) and absent <= session.skipped.keys()
 
 
-def solve_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, tuple[int, int]]]:
-    """Language -> number of a problem -> samples and how many passed, strictly; numbers align across languages."""
+def solve_counts(by_problem: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, tuple[int, int]]]:
+    """Language -> problem number -> (samples, samples that passed `strict`). Numbers are the same across languages."""
     counts: dict[str, dict[int, tuple[int, int]]] = {}
-    for row in rows:
+    for row in by_problem:
         number = int(row["task_id"].rpartition("/")[2])
         counts.setdefault(row["labels"]["language"], {})[number] = (row["samples"], row["passed"]["strict"])
     return counts

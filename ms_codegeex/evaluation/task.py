@@ -1,7 +1,7 @@
-"""What a benchmark is to the rest of the evaluation: problems, samples of a model, verdicts about them.
+"""The contract between a benchmark and the rest of the evaluation: problems, samples, judgements.
 
-A task writes its prompts, cleans its samples and judges them. It knows no model: text comes from a `Complete`. It knows
-no files of an evaluation either: `Sample` and `Judgement` are rows of JSONL that `evaluation.run` writes and reads.
+A task writes its prompts, cleans up its samples and judges them. It knows no model: text comes from a `Complete`. It
+knows no files either: `Sample` and `Judgement` are the rows of `samples.jsonl` and `results.jsonl`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 
-UNREAD = "too long"  # how a sample "finishes" whose prompt leaves the model no room
-Stop = Callable[[str], bool]  # given the text so far, whether decoding may end; the task's clean-up does the cutting
+UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no room
+Stop = Callable[[str], bool]  # text so far -> whether decoding may end; the clean-up cuts later
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Complete(Protocol):
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> Completion:
-        """Continue a prompt; `max_new_tokens` only where the task itself prescribes it. `PromptTooLong` if the prompt
-        leaves the model no room; a task that lets it pass gets a sample "too long", which is judged without running."""
+        """Continue a prompt. Only a task that prescribes it passes `max_new_tokens`.
+
+        Raises `PromptTooLong` if the prompt leaves the model no room. A task may let it pass: the sample then
+        finishes as "too long" and is judged without running.
+        """
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `labels` are what a report breaks its tables down by, such as {"language": "python"}."""
+    """One problem. `labels` are what a report groups by, such as {"language": "python"}."""
 
     id: str
     labels: Mapping[str, str]
@@ -46,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of a model: a row of `samples.jsonl`. `completion_id` counts a problem's samples from 0."""
+    """One answer of a model: a row of `samples.jsonl`. `completion_id` numbers the samples of a problem from 0."""
 
     task_id: str
     completion_id: int
@@ -57,13 +60,16 @@ class Sample:
 
 
 class Reference(Sample):
-    """A canonical solution. No row of a file becomes one, so no model's sample is given its time."""
+    """A canonical solution. No row of a file becomes one, so a model's sample never gets the longer time limit."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judges say about one sample: a row of `results.jsonl`. `verdicts` has one entry per judging mode,
-    "strict" and "published"; `seconds` is the wall clock of compiling and running; `stderr` its tail."""
+    """The result for one sample: a row of `results.jsonl`.
+
+    `verdicts` has an entry for each judging mode, "strict" and "published"; `seconds` is the wall clock of
+    compiling and running; `stderr` is the end of standard error.
+    """
 
     task_id: str
     completion_id: int
@@ -75,48 +81,55 @@ class Judgement:
 
 
 class Task(ABC):
-    """A benchmark."""
+    """A benchmark. `name` is the one on the command line, with what distinguishes variants: "humaneval-x", "mtpb",
+    ..."""
 
-    name: str  # as on the command line, with what distinguishes it: "humaneval-x", "mtpb", ...
+    name: str
     problems: Sequence[Problem]
 
     @abstractmethod
     def samples_per_problem(self, n: int) -> int:
-        """How many samples of one problem `n` of a recipe means (MTPB: n for each of its test cases)."""
+        """The number of samples of one problem if the recipe says `n` (MTPB: n for each test case)."""
 
     @abstractmethod
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One sample: the prompt or prompts, the model's text, the task's clean-up."""
+        """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
 
     @abstractmethod
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Run a sample in the sandbox. Never raises for anything the program does."""
+        """Run a sample in the sandbox. Nothing that the program does raises an exception here."""
 
     @abstractmethod
     def reference(self, problem: Problem) -> Sample | None:
-        """The canonical solution as a sample, if the benchmark has one."""
+        """The canonical solution as a sample, None if the benchmark has none."""
 
     def flaw(self, sample: Sample) -> str:
-        """What keeps a sample that comes from a file from being judged; "" for nothing. Its problem is one of ours."""
+        """Why a sample read from a file cannot be judged, "" if it can. Its problem is known to be one of the
+        task's."""
         return ""
 
     def known_defects(self) -> Mapping[str, str]:
-        """Problems whose reference cannot pass, each with its reason."""
+        """Problem id -> reason, for problems whose reference cannot pass."""
         return {}
 
     def missing(self) -> Mapping[str, str]:
-        """What this machine lacks for judging: name (of a tool chain, of a library) -> the line that installs it."""
+        """Name of a tool chain or library that this machine lacks -> the command that installs it."""
         return {}
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """Make what judging these problems needs, once on a machine; what cannot be made: name (as in a label) -> why.
-        Never raises for a tool that is broken."""
+        """Prepare to judge these problems, once per machine. Return label value -> reason for each tool that
+        does not work.
+
+        A broken tool never raises an exception here.
+        """
         return {}
 
     def tools(self) -> Mapping[str, str]:
-        """What judges here: name of a tool chain or interpreter -> its version. Verdicts of references hold for it."""
+        """Name of a tool chain or interpreter -> its version. Verdicts on references are valid for these
+        versions only."""
         return {}
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
-        """Fit time limits to this machine, from judgements of its references; the limits in seconds."""
+        """Fit the time limits to this machine, given judgements of its references; return the limits in
+        seconds."""
         return {}

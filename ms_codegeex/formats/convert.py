@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, remove_leftovers
 from ms_codegeex.formats import layout
+from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
@@ -25,18 +26,19 @@ from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import cut
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
+from ms_codegeex.models.foreign import ForeignName
 
 AHEAD = 2  # tensors that are loaded while one is written
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
-FileTensors = dict[layout.Foreign, LazyTensor]  # what one file holds
+FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 OutputCheck = Callable[[Path], object] | None
 RankOfFile = Mapping[str, int]  # which rank's a file is, recorded in it
 
 
-def _nested(tensors: Mapping[layout.Foreign, LazyTensor]) -> dict[str, Any]:
+def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
         path = (name,) if isinstance(name, str) else name
@@ -106,7 +108,7 @@ def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Itera
 def _write_huggingface(
     target: Path, source: Source, tensors: FileTensors, check: OutputCheck, _place: RankOfFile
 ) -> None:
-    config = source.family.weights.FORMATS.sizes.to_json(source.config, source.config_json)
+    config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
     dtype = min(tensor.dtype for tensor in tensors.values())
     write_model_directory(
         target, config | {"torch_dtype": dtype}, tensors, tokenizer=source.save_tokenizer, check=check
@@ -140,7 +142,7 @@ _READERS = {
 
 def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileTensors]:
     """The tensors of every file that will be written; nothing is loaded yet."""
-    formats = source.family.weights.FORMATS
+    formats = FamilyFormats(source.family)
     its = formats.layout(LAYOUTS[to])
     if ranks != 1:
         formats.check_ranks(source.config, ranks, "--tensor-parallel", "choose a divisor")

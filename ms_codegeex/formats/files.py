@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import Foreign, shown
+from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
 from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
+from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIX = ".ckpt"
@@ -41,14 +42,14 @@ class RawModel:
     the file states. `skipped`: names of what is no parameter.
     """
 
-    ranks: Sequence[Mapping[Foreign, LazyTensor]]
+    ranks: Sequence[Mapping[ForeignName, LazyTensor]]
     where: Sequence[str]
     kind: str | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[str] = ()
 
 
-def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Foreign, LazyTensor]]:
+def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
     """The tensors of nested dictionaries and lists with the path to each; a path of one name is that name."""
     if len(path) > _DEEPEST:
         raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
@@ -86,7 +87,7 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if type(value) in (int, float, bool, str)}
 
 
-def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[Foreign, LazyTensor], list[str]]:
+def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
     """The model's tensors by path, and the names of the training state that was saved along with them."""
     if isinstance(tree.get("model"), Mapping) and "module" not in tree:
         tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed

@@ -1,12 +1,11 @@
-"""How the tensors of two formats correspond, as data that both directions of a conversion read.
+"""Tensors of two formats, each formed from the other by the data that both directions of a conversion read.
 
 A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -14,84 +13,41 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.transpose import transposed
+from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
-Foreign = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
 
 
-@dataclass(frozen=True)
-class Transform:
-    """How some of our tensors make one foreign tensor, and back.
-
-    `shape`: our shapes -> the foreign shape. `join`: our arrays -> the foreign array. `split`: the foreign array and
-    our shapes -> our arrays, the exact inverse; where it can it gives views, so that a part of a mapped file is read
-    alone. `of_rank`: the number of tensor-parallel ranks -> the transform of a rank's slices, if it is another one.
-    """
-
-    shape: Callable[[Sequence[Shape]], Shape]
-    join: Callable[[Sequence[np.ndarray]], np.ndarray]
-    split: Callable[[np.ndarray, Sequence[Shape]], Sequence[np.ndarray]]
-    of_rank: Callable[[int], Transform] | None = None
+def packed_shape(packing: Packing, shapes: Sequence[Shape]) -> Shape:
+    """Shape of the foreign tensor that tensors of these shapes make."""
+    if packing.kind in ("stack", "group"):
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return shapes[0][::-1] if packing.kind == "transpose" else shapes[0]
 
 
-def _stacked_shape(shapes: Sequence[Shape]) -> Shape:
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The foreign array that our arrays make."""
+    if packing.kind == "stack":
+        return np.concatenate(arrays)
+    if packing.kind == "group":
+        runs = [np.split(array, packing.groups) for array in arrays]
+        return np.concatenate([run[g] for g in range(packing.groups) for run in runs])
+    return transposed(arrays[0]) if packing.kind == "transpose" else arrays[0]
 
 
-def _unstack(array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
-    return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
-
-
-COPY = Transform(lambda shapes: shapes[0], lambda arrays: arrays[0], lambda array, _: (array,))
-TRANSPOSE = Transform(
-    lambda shapes: shapes[0][::-1], lambda arrays: transposed(arrays[0]), lambda array, _: (transposed(array),)
-)
-STACK = Transform(_stacked_shape, np.concatenate, _unstack)  # the rows of one below those of the other
-
-
-def grouped(groups: int) -> Transform:
-    """The rows of equal tensors in `groups` groups, each with a run of rows of every tensor; N ranks share the groups.
-
-    The tensors of `Entry.ours` come in the order inside a group.
-    """
-
-    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        runs = [np.split(array, groups) for array in arrays]
-        return np.concatenate([run[g] for g in range(groups) for run in runs])
-
-    def split(array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
-        view = array.reshape(groups, len(shapes), -1, *array.shape[1:])
+def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
+    """Our arrays from the foreign one, the exact inverse of `pack`; views where possible, so that only a part of a
+    mapped file is read."""
+    if packing.kind == "stack":
+        return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
+    if packing.kind == "group":
+        view = array.reshape(packing.groups, len(shapes), -1, *array.shape[1:])
         return [view[:, k].reshape(shape) for k, shape in enumerate(shapes)]
-
-    return Transform(_stacked_shape, join, split, lambda ranks: grouped(groups // ranks))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One foreign tensor and ours that make it; `{i}` in the names stands for a layer's number."""
-
-    ours: tuple[str, ...]
-    foreign: Foreign
-    transform: Transform = COPY
-
-    def numbered(self, i: int) -> Entry:
-        """The entry of layer `i`."""
-        foreign = self.foreign
-        foreign = (
-            foreign.replace("{i}", str(i))
-            if isinstance(foreign, str)
-            else tuple(part.replace("{i}", str(i)) for part in foreign)
-        )
-        return Entry(tuple(name.replace("{i}", str(i)) for name in self.ours), foreign, self.transform)
-
-    def of_rank(self, ranks: int) -> Entry:
-        """The entry of one of `ranks` tensor-parallel slices."""
-        other = self.transform.of_rank
-        return self if ranks == 1 or other is None else replace(self, transform=other(ranks))
+    return (transposed(array) if packing.kind == "transpose" else array,)
 
 
 def expand(patterns: Iterable[Entry], num_layers: int) -> tuple[Entry, ...]:
-    """Number the patterns: a run of patterns with `{i}` is repeated layer by layer, in order."""
+    """Number the patterns: a run of patterns with `{i}` is repeated block by block, in order."""
     result: list[Entry] = []
     for repeated, run in groupby(patterns, key=lambda entry: any("{i}" in name for name in entry.ours)):
         group = list(run)
@@ -99,12 +55,12 @@ def expand(patterns: Iterable[Entry], num_layers: int) -> tuple[Entry, ...]:
     return tuple(result)
 
 
-def shown(name: Foreign) -> str:
+def shown(name: ForeignName) -> str:
     """A foreign name for a message."""
     return name if isinstance(name, str) else " -> ".join(name)
 
 
-def check_names(found: Iterable[Foreign], expected: Iterable[Foreign], where: str) -> None:
+def check_names(found: Iterable[ForeignName], expected: Iterable[ForeignName], where: str) -> None:
     """Raise `UserError` naming the first missing or unexpected tensor of `where`."""
     found, expected = dict.fromkeys(found), dict.fromkeys(expected)
     for kind, names in (
@@ -119,7 +75,7 @@ def check_names(found: Iterable[Foreign], expected: Iterable[Foreign], where: st
             )
 
 
-def _check_shape(name: Foreign, found: Shape, expected: Shape, where: str) -> None:
+def _check_shape(name: ForeignName, found: Shape, expected: Shape, where: str) -> None:
     if found != expected:
         raise UserError(
             f"{where}: tensor {shown(name)} has shape {list(found)}, "
@@ -135,7 +91,7 @@ def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]
         _check_float(name, tensors[name], where)
 
 
-def _check_float(name: Foreign, tensor: LazyTensor, where: str) -> None:
+def _check_float(name: ForeignName, tensor: LazyTensor, where: str) -> None:
     if "float" not in tensor.dtype:
         raise UserError(f"{where}: tensor {shown(name)} has dtype {tensor.dtype}, expected a floating-point type")
 
@@ -150,30 +106,30 @@ def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     return dtypes.pop()
 
 
-def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[Foreign, LazyTensor]:
+def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:
     """Our tensors as the foreign ones, in the entries' order; nothing is loaded yet."""
 
     def joined(entry: Entry) -> LazyTensor:
         parts = [tensors[name] for name in entry.ours]
         return LazyTensor(
             _common_dtype(entry, tensors),
-            entry.transform.shape([part.shape for part in parts]),
-            lambda: entry.transform.join([part.array() for part in parts]),
+            packed_shape(entry.packing, [part.shape for part in parts]),
+            lambda: pack(entry.packing, [part.array() for part in parts]),
         )
 
     return {entry.foreign: joined(entry) for entry in entries}
 
 
 def to_ours(
-    entries: Sequence[Entry], tensors: Mapping[Foreign, LazyTensor], shapes: Mapping[str, Shape], where: str
+    entries: Sequence[Entry], tensors: Mapping[ForeignName, LazyTensor], shapes: Mapping[str, Shape], where: str
 ) -> dict[str, LazyTensor]:
-    """Foreign tensors as ours; nothing is loaded yet.
+    """ForeignName tensors as ours; nothing is loaded yet.
 
     Raises `UserError` naming `where` and the tensor unless every tensor is accounted for with the right shape.
     """
     check_names(tensors, (entry.foreign for entry in entries), where)
     result: dict[str, LazyTensor] = {}
-    latest: dict[Foreign, np.ndarray] = {}  # so that the parts of a fused tensor, asked for in turn, read it once
+    latest: dict[ForeignName, np.ndarray] = {}  # so that the parts of a fused tensor, asked for in turn, read it once
 
     def whole(entry: Entry, tensor: LazyTensor) -> np.ndarray:
         if len(entry.ours) == 1:
@@ -187,11 +143,11 @@ def to_ours(
         tensor = tensors[entry.foreign]
         _check_float(entry.foreign, tensor, where)
         parts = [shapes[name] for name in entry.ours]
-        _check_shape(entry.foreign, tensor.shape, entry.transform.shape(parts), where)
+        _check_shape(entry.foreign, tensor.shape, packed_shape(entry.packing, parts), where)
         for k, name in enumerate(entry.ours):
             result[name] = LazyTensor(
                 tensor.dtype,
                 shapes[name],
-                lambda t=tensor, e=entry, p=parts, k=k: e.transform.split(whole(e, t), p)[k],
+                lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k],
             )
     return result

@@ -8,45 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.errors import UserError
-
-
-def _as_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return values
+from ms_codegeex.models.foreign import SizeKeys
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Which sizes a family has, what they are called in its `config.json`, and what else that file must say.
+    """Reads and writes a family's sizes. `build`: the family's `build_config`."""
 
-    `build`: a family's `build_config`. `required`: positive whole numbers that must be given. `optional`: the others
-    with the values they have when nothing is said. `keys`: the key in `config.json` of each field whose name there
-    differs. `only`: keys whose other values our network does not compute; written, and checked where they are read.
-    `written`: config -> what the other side's software wants beside. `read`: makes up for keys that may be left out.
-    """
-
+    data: SizeKeys
     build: Callable[[None, dict[str, Any]], Any]
-    model_type: str
-    required: tuple[str, ...]
-    optional: Mapping[str, Any]
-    keys: Mapping[str, str]
-    only: Mapping[str, Any]
-    written: Callable[[Any], Mapping[str, Any]]
-    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_is
 
     @property
     def fields(self) -> tuple[str, ...]:
         """All of them, in our names."""
-        return (*self.required, *self.optional)
+        return (*self.data.required, *self.data.optional)
 
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name in self.required:
+        for name in self.data.required:
             key = keys.get(name, name)
             value = values.get(key)
             if type(value) is not int or value < 1:
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
             fields[name] = value
-        for name, default in self.optional.items():
+        for name, default in self.data.optional.items():
             key = keys.get(name, name)
             value = values.get(key, default)
             types = (int, float) if type(default) is float else (type(default),)
@@ -67,21 +52,22 @@ class Sizes:
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or cannot be."""
         found = values.get("model_type")
-        if found != self.model_type:
-            raise UserError(f"config.json: model_type is {found!r}, expected {self.model_type!r}")
-        for key, expected in self.only.items():
+        if found != self.data.model_type:
+            raise UserError(f"config.json: model_type is {found!r}, expected {self.data.model_type!r}")
+        for key, expected in self.data.only.items():
             if key in values and values[key] != expected:
                 raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
-        return self._checked(self.read(values), self.keys, "config.json")
+        return self._checked(self.data.read(values), self.data.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
+        data = self.data
         return {
-            "model_type": self.model_type,
-            **self.written(config),
+            "model_type": data.model_type,
+            **data.written(config),
             **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
-            **{self.keys.get(name, name): getattr(config, name) for name in self.required},
-            **{self.keys.get(name, name): getattr(config, name, value) for name, value in self.optional.items()},
-            **self.only,
+            **{data.keys.get(name, name): getattr(config, name) for name in data.required},
+            **{data.keys.get(name, name): getattr(config, name, value) for name, value in data.optional.items()},
+            **data.only,
             "torch_dtype": "float32",
         }

@@ -12,7 +12,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
-from ms_codegeex.formats.family import Layout
+from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import RawModel, read_raw
 from ms_codegeex.formats.model_directory import (
     CONFIG,
@@ -23,6 +23,7 @@ from ms_codegeex.formats.model_directory import (
 )
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.foreign import ForeignLayout, ForeignName
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
@@ -78,12 +79,12 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
     found = family(model["family"])
     _check_known(known, found)
-    formats = found.weights.FORMATS
+    formats = FamilyFormats(found)
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
     _check_layers(config, tensors, str(checkpoint.path))
-    shapes = formats.shapes(config)
+    shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     return Source(
         checkpoint.path,
@@ -95,22 +96,22 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     )
 
 
-def _recognise(names: Collection[layout.Foreign], kind: str | None) -> tuple[Family, Layout] | None:
+def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
     """The family and layout that most of these tensors belong to, if any."""
-    candidates = [(*family(name).weights.FORMATS.recognise(names, kind), family(name)) for name in FAMILIES]
+    candidates = [(*FamilyFormats(family(name)).recognise(names, kind), family(name)) for name in FAMILIES]
     share, found, owner = max(candidates, key=lambda candidate: candidate[0])
     return (owner, found) if found is not None and share >= _ENOUGH else None
 
 
 def _check_known(known: Mapping[str, Any], found: Family) -> None:
     """`UserError` for a size that the user gives and the family does not have."""
-    fields = found.weights.FORMATS.sizes.fields
+    fields = FamilyFormats(found).sizes.fields
     if wrong := [key for key in known if key not in fields]:
         hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
         raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
 
 
-def _check_layers(config: Any, tensors: Collection[layout.Foreign], where: str) -> None:
+def _check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
     """`UserError` for more layers than tensors: the lists of names of a damaged number would fill the memory."""
     if config.num_layers > len(tensors):
         raise UserError(
@@ -119,9 +120,9 @@ def _check_layers(config: Any, tensors: Collection[layout.Foreign], where: str) 
         )
 
 
-def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
+def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors of all ranks, merged and under our names."""
-    formats, config, ranks = found.weights.FORMATS, found.config.build_config(None, fields), len(raw.ranks)
+    formats, config, ranks = FamilyFormats(found), found.config.build_config(None, fields), len(raw.ranks)
     _check_layers(config, raw.ranks[0], raw.where[0])
     if ranks > 1:
         place = f"{raw.where[0]}: number of rank files in its folder"
@@ -134,7 +135,7 @@ def _ours(raw: RawModel, found: Family, its: Layout, fields: Mapping[str, Any]) 
     return merge(parts, {name: formats.axis(its, name) for name in shapes}, raw.where)
 
 
-def _skipped(raw: RawModel, its: Layout) -> tuple[str, ...]:
+def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
     return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
@@ -148,7 +149,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
         )
     found = family(name)
     _check_known(known, found)
-    formats = found.weights.FORMATS
+    formats = FamilyFormats(found)
     try:
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
     except UserError as error:
@@ -181,7 +182,7 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     found, its = recognised
     _check_known(known, found)
-    formats, said = found.weights.FORMATS, {**raw.recorded, **known}
+    formats, said = FamilyFormats(found), {**raw.recorded, **known}
     try:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
     except UserError as error:

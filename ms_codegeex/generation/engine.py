@@ -1,6 +1,6 @@
-"""Text from a model: prompt in, tokens out one by one.
+"""Text from a model: a prompt goes in, tokens come out one by one.
 
-The prompt is one pass, then each token is one: keys and values of earlier positions are remembered (`cache.py`).
+The prompt takes one pass and each new token another; keys and values of earlier positions are cached (`cache.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _tokenizer(source: Source) -> Tokenizer:
 
 
 class Generator:
-    """A model ready to continue prompts, from a model directory, a run directory or a checkpoint."""
+    """A model that continues prompts, loaded from a model directory, a run directory or a checkpoint."""
 
     def __init__(self, path: Path, seq_length: int | None = None):
         ms.set_context(mode=ms.GRAPH_MODE)
@@ -50,37 +50,37 @@ class Generator:
             parameter.set_data(Tensor(source.tensors[parameter.name].float32()))
         self.network = CachedLogits(network, self.seq_length, self.config.eos_token_id)
 
-    def encode(self, prompt: str, cut_for: int | None = None) -> list[int]:
-        """Ids of a prompt. One that leaves no room for an answer is a `PromptTooLong`.
+    def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
+        """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`.
 
-        With `cut_for`, the length of an answer in tokens, the start of a prompt that is too long for it is dropped.
+        With `truncate_for`, the length of an answer in tokens, a prompt that leaves less room loses its start.
         """
         if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
         ids = self.tokenizer.encode_prompt(prompt)
-        if cut_for is not None:
-            ids = self.tokenizer.truncate_prompt(ids, self.seq_length - cut_for)
+        if truncate_for is not None:
+            ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:
             raise PromptTooLong(
-                f"prompt: {len(ids)} tokens, the model reads {self.seq_length} in all; shorten the prompt"
+                f"prompt: {len(ids)} tokens, the model's context is {self.seq_length}; shorten the prompt"
             )
         return ids
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """FP32 [vocab_size]: scores of the token that follows `ids`. An id without a token is a `UserError`."""
+        """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
         self._check(ids)
         return self.network(ids)
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
-        before it. Rows of the table that no token has take part in the softmax, as in training. `UserError` as for
+        before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
         self._check(ids)
         return self.network.log_probabilities(ids)
 
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
-            raise UserError(f"prompt: {len(ids)} tokens, the model reads 1 to {self.seq_length}")
+            raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
@@ -95,7 +95,7 @@ class Generator:
             yield token
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:
-        """The continuation of a prompt's ids in pieces of whole characters."""
+        """The continuation of a prompt's ids as text, in pieces of whole characters."""
         return self.tokenizer.continuation(ids, self.tokens(ids, settings))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:

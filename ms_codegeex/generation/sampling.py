@@ -11,7 +11,7 @@ from ms_codegeex.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to choose. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; the same `seed` gives the same
+    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; the same `seed` gives the same
     text."""
 
     max_new_tokens: int = 128
@@ -32,13 +32,13 @@ class SamplingSettings:
 
 
 def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed: int) -> np.ndarray:
-    """Probabilities float64 [V] after temperature, top-k and top-p, in that order; ids from `allowed` on get 0.
+    """Probabilities float64 [V] after temperature, top-k and top-p, in that order; ids from `allowed` on have none.
 
-    Top-p keeps the smallest set of likeliest tokens whose probability reaches p, so the token that crosses p stays
-    (CodeGeeX release). Ties at the top-k border all stay.
+    Top-p keeps the smallest set of likeliest tokens whose probability reaches p, including the token that crosses p
+    (CodeGeeX release). All tokens that tie with the k-th stay.
     """
     scores = np.asarray(logits, np.float64).copy()
-    scores[allowed:] = -np.inf  # rows of the table that no token has
+    scores[allowed:] = -np.inf  # rows without a token
     if settings.temperature == 0:
         chosen = np.zeros_like(scores)
         chosen[int(np.argmax(scores))] = 1.0
@@ -57,7 +57,7 @@ def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed:
 
 
 def sample(logits: np.ndarray, settings: SamplingSettings, allowed: int, generator: np.random.Generator) -> int:
-    """One token id from logits [V]."""
+    """One token id chosen from logits [V]."""
     probabilities = token_probabilities(logits, settings, allowed)
     if settings.temperature == 0:
         return int(np.argmax(probabilities))

@@ -1,6 +1,6 @@
-"""Our model families under mindformers' own `Trainer`: `register()` makes its YAML files find them.
+"""The model families under mindformers' own `Trainer`: `register()` makes them known to its YAML files.
 
-Importing this package is light and changes nothing; mindformers is imported by what needs it.
+Importing this package is cheap and changes nothing; mindformers is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from ms_codegeex.errors import UserError
 
 
 def register() -> None:
-    """Make mindformers' registry know every family's configuration and model, our train step and our data loader.
+    """Register every family's configuration and model, the train step and the data loader with mindformers.
 
-    Twice is as good as once. The names for a YAML file are in docs/mindformers.md. `UserError` without mindformers.
+    A second call does nothing. docs/mindformers.md lists the names for a YAML file. `UserError` without mindformers.
     """
     try:
         from mindformers.tools.register import MindFormerModuleType, MindFormerRegister

@@ -1,6 +1,6 @@
-"""`python -m ms_codegeex.mindformers_bridge --config FILE [key=value …]`: mindformers' Trainer on one of our families.
+"""`python -m ms_codegeex.mindformers_bridge --config FILE [key=value …]`: mindformers' Trainer on one of the families.
 
-mindformers' package has no command of its own (`run_mindformer.py` lies in its repository only).
+The mindformers package has no command of its own (`run_mindformer.py` is only in its repository).
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import SUFFIXES, find_config
 
+if TYPE_CHECKING:
+    from mindformers.tools.register import MindFormerConfig
 
-def load(path: Path, overrides: Sequence[str] = ()):
-    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides on top."""
+
+def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied."""
     from mindformers.tools.register import MindFormerConfig
 
     from ms_codegeex.config.values import parse_overrides
@@ -30,10 +34,10 @@ def load(path: Path, overrides: Sequence[str] = ()):
 
 
 def train(path: Path, overrides: Sequence[str] = ()) -> None:
-    """Register our classes, then what mindformers' own start script does: context, `Trainer`, `train`."""
+    """Register the families, then do what mindformers' own start script does: context, `Trainer`, `train`."""
     from ms_codegeex.mindformers_bridge import register
 
-    os.environ.setdefault("LOCAL_DEFAULT_PATH", "runs/mindformers")  # else its import leaves ./output behind
+    os.environ.setdefault("LOCAL_DEFAULT_PATH", "runs/mindformers")  # otherwise its import makes ./output
     register()
     from mindformers import Trainer, build_context
 
@@ -43,7 +47,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 the user's mistake."""
+    """Returns the exit status: 0 if training is done, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m ms_codegeex.mindformers_bridge", description=__doc__)
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="a YAML file of mindformers")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.eps=1.0e-6")

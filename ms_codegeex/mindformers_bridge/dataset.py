@@ -21,13 +21,13 @@ DEFAULT_SEED = 1234  # of `ms-codegeex train`; mindformers' Trainer sets MindSpo
 
 
 def current_seed() -> int:
-    """MindSpore's global seed, from which order, initial weights and dropout follow."""
+    """MindSpore's global seed, which determines order, initial weights and dropout."""
     seed = ms.get_seed()
     return DEFAULT_SEED if seed is None else int(seed)
 
 
 class _Samples:
-    """Sequence number i of a run: ids int32 [seq_length + 1] and i itself, which keys the dropout masks."""
+    """The sequences of a run by number i: ids int32 [seq_length + 1] and i itself, which seeds the dropout masks."""
 
     def __init__(self, data: Sequences, count: int):
         self.data, self.count = data, count
@@ -55,10 +55,10 @@ def packed_sequences(
         dataset_dir: the directory.
         seq_length: tokens that a sequence predicts; rows have one more.
         split: `train` or `validation`.
-        num_samples: sequences of an epoch, by default each one once; more go over the data again, in another order.
-        column_names: `input_columns` of the YAML's `train_dataset`, which name what comes out.
+        num_samples: sequences per epoch, by default each one once; more repeat the data in another order.
+        column_names: `input_columns` of the YAML's `train_dataset`, the names of the columns.
         num_shards: devices that share the data; more than one is a `UserError`.
-        trainers: what mindformers hands every loader (batch size, workers); batching is done behind this.
+        trainers: what mindformers passes to every loader (batch size, workers); batching comes after this loader.
     """
     where = "train_dataset.data_loader"
     if not isinstance(dataset_dir, str) or not (Path(dataset_dir) / "dataset.json").is_file():
@@ -69,7 +69,7 @@ def packed_sequences(
     if type(seq_length) is not int or seq_length < 1:
         raise UserError(f"{where}.seq_length: found {seq_length!r}; give the model's seq_length")
     if num_samples is not None and (type(num_samples) is not int or num_samples < 1):
-        raise UserError(f"{where}.num_samples: found {num_samples!r}; give the sequences of an epoch, or leave it out")
+        raise UserError(f"{where}.num_samples: found {num_samples!r}; give the sequences per epoch, or leave it out")
     if column_names != COLUMNS:
         raise UserError(f"train_dataset.input_columns: found {column_names}; this loader's are {COLUMNS}")
     if num_shards not in (None, 1):
@@ -77,7 +77,7 @@ def packed_sequences(
     data = open_sequences(Path(dataset_dir), split, seq_length, current_seed())
     if not isinstance(data, PackedSequences):
         raise UserError(
-            f"{where}.dataset_dir: {dataset_dir} holds examples of fine-tuning, whose masks this loader does not hand "
+            f"{where}.dataset_dir: {dataset_dir} holds fine-tuning examples, whose masks this loader does not pass "
             "on; train on them with `ms-codegeex train`"
         )
     source = _Samples(data, num_samples or data.size)

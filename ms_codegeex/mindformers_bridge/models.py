@@ -1,4 +1,4 @@
-"""Each family as mindformers' `PretrainedConfig` and `PreTrainedModel`, made from the family's own dataclass."""
+"""Each family as mindformers' `PretrainedConfig` and `PreTrainedModel`, derived from the family's own dataclass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ms_codegeex.models.registry import family
 from ms_codegeex.training.build import build_network
 from ms_codegeex.training.initialise import initial_weight
 
-# How a model is built, beside its sizes: the keys of a run's configuration (docs/configuration.md) under these sections
+# What else a model is built from: keys of a run's configuration (docs/configuration.md) and their sections
 BUILD_KEYS = {
     "seq_length": "data",
     "reset_at_eos": "data",
@@ -28,7 +28,7 @@ BUILD_KEYS = {
     "dropout": "training",
     "loss_chunk": "training",
 }
-# what mindformers writes into every model's configuration, beside what its base class has
+# keys that mindformers adds to every model's configuration, in addition to those of its base class
 MINDFORMERS_KEYS = (
     "batch_size",
     "calculate_per_token_loss",
@@ -45,14 +45,14 @@ DEVICES = {"CPU": "cpu", "GPU": "gpu", "Ascend": "ascend"}
 
 
 def _translated(error: UserError) -> UserError:
-    """The same message with the keys as the YAML of mindformers has them."""
+    """The same message with the keys of mindformers' YAML."""
     return UserError(re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error)))
 
 
 class FamilyConfig(PretrainedConfig):
-    """Sizes of one family, by the names of its dataclass, and `BUILD_KEYS`. `preset` fills in what is not given.
+    """The fields of one family's dataclass and `BUILD_KEYS`. `preset` fills in what is not given.
 
-    Defaults are those of `ms-codegeex train`. Unknown keys, wrong types and sizes that do not fit are a `UserError`.
+    Defaults are those of `ms-codegeex train`. `UserError` for unknown keys, wrong types and sizes that do not fit.
     """
 
     family = ""
@@ -62,7 +62,7 @@ class FamilyConfig(PretrainedConfig):
         known = {**PretrainedConfig().__dict__, **dict.fromkeys(MINDFORMERS_KEYS), **dict.fromkeys(BUILD_KEYS)}
         sizes = {key: value for key, value in values.items() if key in fields or key not in known}
         try:
-            # a key nobody knows is among the sizes here and is refused with a suggestion
+            # an unknown key is among the sizes here, and is refused with a suggestion
             resolved = model_config({"family": self.family, "preset": preset, **sizes}).sizes
         except UserError as error:
             raise _translated(error) from None
@@ -80,7 +80,8 @@ class FamilyConfig(PretrainedConfig):
         return type(family(cls.family).config.build_config(None, {}))
 
     def run_config(self) -> RunConfig:
-        """This model on this device as a run of ours, validated; `batch_size` is known once the Trainer has set it."""
+        """The validated configuration of a run of this model on this device. `batch_size` is known once the Trainer has
+        set it."""
         sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(type(self).dataclass())}
         sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": self._batch() or 1}}
         for key, section in BUILD_KEYS.items():
@@ -99,7 +100,7 @@ class FamilyConfig(PretrainedConfig):
         return getattr(self, "batch_size", None) or (getattr(self, "dataset_config", None) or {}).get("batch_size")
 
     def check_dataset(self) -> None:
-        """`UserError` if the dataset of our loader was tokenised for another model."""
+        """`UserError` if the dataset of a `PackedSequences` loader was tokenised for another model."""
         loader = ((getattr(self, "dataset_config", None) or {}).get("data_loader")) or {}
         directory = loader.get("dataset_dir")
         if loader.get("type") != "PackedSequences" or not directory:
@@ -112,9 +113,9 @@ class FamilyConfig(PretrainedConfig):
 
 
 class FamilyModel(PreTrainedModel):
-    """The network that `ms-codegeex train` trains, as mindformers calls it: token ids in, mean loss out.
+    """The network of `ms-codegeex train` with the interface of mindformers: token ids in, mean loss out.
 
-    Parameters have our names and, for the same seed, our initial weights.
+    Parameter names and, for the same seed, initial weights are those of `ms-codegeex train`.
     """
 
     def __init__(self, config: FamilyConfig):
@@ -126,20 +127,20 @@ class FamilyModel(PreTrainedModel):
         self.needs_samples = run.training.dropout > 0
         sizes = run.model.sizes
         for parameter in self.trainable_params():
-            if not parameter.has_init:  # else a checkpoint will be loaded: mindformers has put off the allocation
+            if not parameter.has_init:  # otherwise mindformers has deferred the allocation, and will load a checkpoint
                 std = sizes.initial_std(parameter.name)
                 parameter.set_data(Tensor(initial_weight(parameter.name, tuple(parameter.shape), std, run.seed)))
 
-    def construct(self, input_ids, samples=None):
+    def construct(self, input_ids: Tensor, samples: Tensor | None = None) -> Tensor:
         """ids int32 [batch, seq_length + 1], sample numbers int32 [batch] -> FP32 scalar, nats per token that counts.
 
-        Position i predicts token i + 1. What follows an eos belongs to another document and does not count.
+        Position i predicts token i + 1. The token after an eos starts another document and does not count.
         """
         if input_ids.shape[1] != self.seq_length + 1:
             raise ValueError("input_ids: a row must have model.model_config.seq_length + 1 tokens")
         if samples is None:
             if self.needs_samples:
-                raise ValueError("model.model_config.dropout: it is keyed by the dataset's column 'samples'")
+                raise ValueError("model.model_config.dropout: needs the dataset's column 'samples' as its seed")
             samples = ops.zeros((input_ids.shape[0],), ms.int32)
         inputs, labels = input_ids[:, :-1], input_ids[:, 1:]
         mask = ops.cast(ops.not_equal(inputs, self.eos_token_id), ms.float32)
@@ -148,7 +149,7 @@ class FamilyModel(PreTrainedModel):
 
 
 def family_classes(name: str) -> tuple[type[FamilyConfig], type[FamilyModel]]:
-    """Configuration and model class of a family: `CodeGeeXConfig` and `CodeGeeXForCausalLM` for `codegeex`."""
+    """Configuration and model class of a family: for `codegeex`, `CodeGeeXConfig` and `CodeGeeXForCausalLM`."""
     title = type(family(name).config.build_config(None, {})).__name__.removesuffix("Config")
     common = {"__module__": __name__}
     config = type(f"{title}Config", (FamilyConfig,), {**common, "family": name, "model_type": name})

@@ -1,4 +1,4 @@
-"""The train step that mindformers' Trainer runs, for any device: its own one needs operators that only Ascend has."""
+"""The train step for mindformers' Trainer on any device; its own step needs operators that only Ascend has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.training.step import StepSettings, TrainStep
 
 NEVER = 2**31 - 1
-# handed over by mindformers' Trainer, whether the YAML has them or not; the value that means "off"
+# passed by mindformers' Trainer even if the YAML does not set them, with the values that mean "off"
 UNSUPPORTED = {
     "calculate_per_token_loss": (False, None),
     "use_skip_data_by_global_norm": (False, None),
@@ -23,7 +23,7 @@ IGNORED = ("lr_scheduler", "global_norm_spike_threshold", "print_separate_loss",
 
 
 def _loss_scale(scale_sense: Any) -> LossScaleConfig:
-    """From the YAML's `scale_sense`: nothing, a number, or mindformers' cell with the numbers of a dynamic scale."""
+    """The YAML's `scale_sense`: nothing, a number, or mindformers' cell with the settings of a dynamic scale."""
     if isinstance(scale_sense, nn.Cell):
         return LossScaleConfig(
             initial=float(scale_sense.loss_scale_value),
@@ -33,22 +33,23 @@ def _loss_scale(scale_sense: Any) -> LossScaleConfig:
     return LossScaleConfig(initial=1.0 if scale_sense is None else float(scale_sense), window=NEVER, factor=1.0)
 
 
-def _times(factor, gradient):
+def _times(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
 
 class PortableTrainOneStepCell(TrainStep):
     """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
 
-    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow weights and optimizer stay.
+    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, weights and optimizer stay as
+    they are.
 
     Args:
         network: columns of the dataset -> scalar loss.
         optimizer: any MindSpore or mindformers optimizer.
         use_clip_grad: whether to clip.
         max_grad_norm: the norm to clip at, > 0.
-        scale_sense: a fixed loss scale, or a `DynamicLossScaleUpdateCell`, whose numbers are taken.
-        others: settings of mindformers' own cell; those that ask for something this one cannot do are a `UserError`.
+        scale_sense: a fixed loss scale, or a `DynamicLossScaleUpdateCell`, whose settings are used.
+        others: settings of mindformers' own cell; `UserError` for one that this cell does not support.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class PortableTrainOneStepCell(TrainStep):
         for key, value in others.items():
             if key not in IGNORED and value not in UNSUPPORTED.get(key, ()):
                 raise UserError(
-                    f"runner_wrapper.{key}: found {value!r}, which PortableTrainOneStepCell does not know; "
+                    f"runner_wrapper.{key}: found {value!r}, which PortableTrainOneStepCell does not support; "
                     "it takes use_clip_grad, max_grad_norm and scale_sense"
                 )
         if use_clip_grad and not max_grad_norm > 0:
@@ -75,8 +76,8 @@ class PortableTrainOneStepCell(TrainStep):
         self.grouped_rates = bool(getattr(optimizer, "is_group_lr", False))
         self.join, self.one, self.nothing = ops.Concat(0), Tensor([1.0], ms.float32), Tensor([0.0], ms.float32)
 
-    def construct(self, *columns):
-        """a batch -> loss, overflow (bool), loss scale used, learning rate, gradient norm before clipping: scalars"""
+    def construct(self, *columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A batch -> loss, overflow (bool), loss scale used, learning rate, gradient norm before clipping: scalars."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
         loss = self.network(*columns)
         gradients = self.grad(self.network, self.weights)(*columns, ops.ones_like(loss) * scale)

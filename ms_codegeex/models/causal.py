@@ -1,30 +1,32 @@
-"""What every family's language model is wrapped in: how it is built, its loss, its logits.
+"""What the language models of all families share: how they are built, their ends, loss and logits.
 
-A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. Its
-`head` holds the output table, or is None where that is the table of the words, `embedding.word`.
+A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has
+the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with
+the word table, `embedding.word`; and `rotary` if positions turn queries and keys. A block has `attention` with its
+`core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell stands after the blocks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.fused import Kernels
-from ms_codegeex.models.layers import AttentionCore, Dropout, Embedding, Heads, LayerNorm, RMSNorm
+from ms_codegeex.models.layers import AttentionCore, Dropout, Embedding, Heads, LayerNorm, Linear, RMSNorm
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
 
 @dataclass(frozen=True)
 class Build:
-    """How a model is built, beside its sizes.
+    """How a model is built, apart from its sizes; makes its layers.
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
-    head of a tied model a word table of its own, for pipelines: the last stage cannot reach the embedding's. The step
-    keeps it equal.
+    head of a tied model a word table of its own, for pipelines: the last stage cannot reach the embedding's. The
+    training step keeps the two equal.
     """
 
     seq_length: int
@@ -36,6 +38,17 @@ class Build:
     loss_chunk: int = 0
     head_table: bool = False
     kernels: Kernels = field(default_factory=Kernels)
+
+    def linear(self, config: DecoderConfig, name: str) -> Linear:
+        """The linear layer of that name in the family's table."""
+        layer = config.table.layer(name)
+        rows, columns = layer.shape(config)
+        return Linear(columns, rows, getattr(config, layer.std), self.dtype, layer.bias)
+
+    def embedding(self, config: DecoderConfig, name: str) -> Embedding:
+        """The table of that name in the family's table."""
+        layer = config.table.layer(name)
+        return Embedding(*layer.shape(config), getattr(config, layer.std))
 
     def norm(self, width: int, epsilon: float) -> LayerNorm:
         """LayerNorm over the last axis"""
@@ -59,28 +72,46 @@ class Build:
         return self.kernels.attention_core(heads, self.dtype, softmax, dropout, rotary, product)
 
 
-class WordEmbedding(nn.Cell):
-    """word[ids], dropout, cast to the compute dtype: the input where positions are not added to it."""
+class InputEmbedding(nn.Cell):
+    """word[ids], plus position[p] if `learned_positions`; dropout, cast to the compute dtype."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, init_std: float, build: Build):
+    def __init__(self, config: DecoderConfig, build: Build, learned_positions: bool = False):
         super().__init__()
-        self.dtype, self.hidden_size = build.dtype, hidden_size
-        self.word = Embedding(vocab_size, hidden_size, init_std)
-        self.dropout, self.cast = build.drop(hidden_size, 0), ops.Cast()
+        self.dtype, self.hidden_size = build.dtype, config.hidden_size
+        self.word = build.embedding(config, "embedding.word")
+        self.position = build.embedding(config, "embedding.position") if learned_positions else None
+        self.add = ops.Add() if learned_positions else None
+        self.dropout, self.cast = build.drop(config.hidden_size, 0), ops.Cast()
 
-    def construct(self, ids, sample_keys):
-        """int32 [batch, seq] and [batch] -> [batch*seq, H]"""
-        x = self.cast(self.dropout(self.word(ids), sample_keys), self.dtype)
-        return ops.reshape(x, (-1, self.hidden_size))
+    def construct(self, ids: Tensor, sample_keys: Tensor, positions: Tensor | None = None) -> Tensor:
+        """ids int32 [batch, seq], sample_keys [batch], positions [batch, seq] -> [batch*seq, H]"""
+        x = self.word(ids)
+        if self.position is not None:
+            x = self.add(x, self.position(positions))
+        return ops.reshape(self.cast(self.dropout(x, sample_keys), self.dtype), (-1, self.hidden_size))
+
+
+class QueryEmbedding(Embedding):
+    """Rows of a table as activations: in the compute dtype, [batch*seq, H]."""
+
+    def __init__(self, rows: int, hidden_size: int, init_std: float, dtype: ms.Type):
+        super().__init__(rows, hidden_size, init_std)
+        self.dtype, self.hidden_size, self.cast = dtype, hidden_size, ops.Cast()
+
+    def construct(self, indices: Tensor) -> Tensor:
+        """int32 [batch, seq] -> [batch*seq, H]"""
+        return ops.reshape(self.cast(self.gather(self.weight, indices, 0), self.dtype), (-1, self.hidden_size))
 
 
 class Head(nn.Cell):
-    """The output table FP32 [vocab_size, hidden_size], and a bias [vocab_size] if `bias`."""
+    """The output table FP32 [vocab_size, hidden_size], and its bias [vocab_size] if the family's table has one."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, init_std: float, bias: bool = False):
+    def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.weight = Parameter(initializer(Normal(init_std), [vocab_size, hidden_size], ms.float32), name="weight")
-        self.bias = Parameter(initializer("zeros", [vocab_size], ms.float32), name="bias") if bias else None
+        layer = config.table.layer("head")
+        shape, std = layer.shape(config), getattr(config, layer.std)
+        self.weight = Parameter(initializer(Normal(std), shape, ms.float32), name="weight")
+        self.bias = Parameter(initializer("zeros", shape[:1], ms.float32), name="bias") if layer.bias else None
 
 
 class CausalLoss(nn.Cell):
@@ -89,7 +120,7 @@ class CausalLoss(nn.Cell):
     The two are one tensor because a pipelined network may have a single output.
     """
 
-    def __init__(self, model: nn.Cell, config: Any, build: Build):
+    def __init__(self, model: nn.Cell, config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)
         self.model = model
         rows, bias = build.micro_batch * build.seq_length, model.head is not None and model.head.bias is not None

@@ -6,13 +6,14 @@ import importlib
 from types import ModuleType
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.models.parameters import ParameterTable
 
 FAMILIES = ("codegeex", "codegen", "codegeex2")
 
 
 class Family:
-    """The modules of one family: `config` (sizes, presets), `weights` (foreign names), `model` (cells, needs
-    MindSpore)."""
+    """The modules of one family: `parameters` (their table), `config` (sizes, presets), `weights` (foreign names),
+    `model` (cells; needs MindSpore)."""
 
     def __init__(self, name: str):
         self.name = name
@@ -26,13 +27,13 @@ class Family:
         return self._module("config")
 
     @property
-    def parallel(self) -> ModuleType:
-        """Where parameters lie on a mesh, and the strategies of the cells."""
-        return self._module("parallel")
+    def table(self) -> ParameterTable:
+        """Name, role and shape of every layer with parameters."""
+        return self._module("parameters").PARAMETERS
 
     @property
     def weights(self) -> ModuleType:
-        """The map between our parameter names and each foreign format."""
+        """`FORMATS`: names and layouts of the parameters in files of other programs."""
         return self._module("weights")
 
     @property

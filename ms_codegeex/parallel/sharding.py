@@ -1,14 +1,15 @@
-"""How one parameter lies on a mesh: its stage, the axis tensor parallelism cuts, whether replicas share it."""
+"""Where each parameter lies on a mesh: its stage, the axis tensor parallelism splits, whether replicas share it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.models.registry import family
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.parameters import BLOCK, VOCABULARY, LayerParameter
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Place of a parameter. Optimizer sharding cuts axis 0 of what tensor parallelism leaves.
+    """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves.
 
     `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one.
     """
@@ -47,7 +48,7 @@ class ParameterLayout:
         return math.prod(self.local_shape(mesh))
 
     def replication(self, mesh: Mesh) -> int:
-        """On how many devices of its stage each element lies."""
+        """How many devices of its stage hold each element."""
         return mesh.stage_size * self.local_size(mesh) // self.size
 
     def window(self, mesh: Mesh, rank: int) -> tuple[slice, ...]:
@@ -61,11 +62,51 @@ class ParameterLayout:
         return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))
 
 
+def stage_of_block(model: DecoderConfig, stages: int, block: int) -> int:
+    """Stage of a block; the stages hold neighbouring blocks, in numbers that differ by one at most.
+
+    A block after the others (CodeGeeX's top query layer) is number `num_layers` and counts as one more.
+    """
+    return block * stages // model.attention_layers
+
+
+def _layout(
+    parameter: LayerParameter, model: DecoderConfig, mesh: Mesh, stage: int, vocabulary: bool
+) -> ParameterLayout:
+    """Where the parameter of a layer lies, by the layer's role.
+
+    Optimizer sharding takes linear layers' weights alone; tables, norms and biases stay whole (CodeGeeX release), and
+    so do weights that tensor parallelism leaves whole: for those MindSpore 2.9 gathers over neighbouring ranks what it
+    has sharded over replicas, and trains wrong (an executed rehearsal shows it).
+    """
+    role, layer = parameter.layer.role, parameter.layer
+    whole = (role.by_groups and model.num_kv_groups % mesh.tensor != 0) or (role is VOCABULARY and not vocabulary)
+    axis = None if whole or mesh.tensor == 1 else parameter.axis
+    sharded = parameter.matrix and not whole and mesh.optimizer_shard > 1
+    copy_of = f"{layer.copy_of}.weight" if layer.copy_of else None
+    return ParameterLayout(parameter.name, parameter.shape, stage, axis, sharded, copy_of)
+
+
 @lru_cache(maxsize=64)
-def _layouts(name: str, model: Any, mesh: Mesh, vocabulary: bool) -> tuple[ParameterLayout, ...]:
-    return tuple(family(name).parallel.parameter_layouts(model, mesh, vocabulary))
+def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True) -> tuple[ParameterLayout, ...]:
+    """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too.
+
+    The sizes of all but the copies sum to `model.parameter_count()`.
+    """
+    table, last = model.table, mesh.pipeline - 1
+    blocks = (
+        (layer.inside(BLOCK).numbered(i), stage_of_block(model, mesh.pipeline, i))
+        for i in range(model.num_layers)
+        for layer in table.block
+    )
+    ends = ((layer, last) for layer in table.last if last or not layer.copy_of)
+    return tuple(
+        _layout(parameter, model, mesh, stage, vocabulary)
+        for layer, stage in (*((layer, 0) for layer in table.first), *blocks, *ends)
+        for parameter in layer.parameters(model)
+    )
 
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return _layouts(config.family, config.model.sizes, config.mesh, config.parallel.vocabulary)
+    return parameter_layouts(config.model.sizes, config.mesh, config.parallel.vocabulary)

@@ -1,8 +1,8 @@
-"""Strategies of the shared cells: how each operator is cut, set from outside on a built model.
+"""Strategies of the shared cells: how each operator is sharded, set from outside on a built model.
 
-Activations are [rows, width] with rows = batch·seq; `data` cuts rows, `tensor` cuts heads, columns or vocabulary. With
-sequence parallelism the rows between the tensor-parallel parts are cut by data·tensor: what leaves a row-parallel
-product is then reduce-scattered, what enters a column-parallel one gathered.
+Activations are [rows, width] with rows = batch·seq; `data` splits rows, `tensor` splits heads, columns or vocabulary.
+With sequence parallelism, rows are split by data·tensor outside the tensor-parallel regions: the result of a
+row-parallel product is then reduce-scattered, the input of a column-parallel one gathered.
 """
 
 from __future__ import annotations
@@ -10,41 +10,79 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mindspore import nn
-    from mindspore.ops import Primitive
+from mindspore import nn
+from mindspore.ops import Primitive
 
-    from ms_codegeex.models.causal import WordEmbedding
-    from ms_codegeex.models.layers import (
-        AttentionCore,
-        CausalMask,
-        Dropout,
-        Embedding,
-        FastGelu,
-        LayerNorm,
-        Linear,
-        RMSNorm,
-        Rotary,
-        RotaryTable,
-        SampleKeys,
-        SwiGlu,
-    )
-    from ms_codegeex.models.losses import CrossEntropy, Sums
+from ms_codegeex.models.causal import Head, InputEmbedding, QueryEmbedding
+from ms_codegeex.models.layers import (
+    AttentionCore,
+    CausalMask,
+    Dropout,
+    Embedding,
+    FastGelu,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Rotary,
+    RotaryTable,
+    SampleKeys,
+    SwiGlu,
+)
+from ms_codegeex.models.losses import CrossEntropy, Sums
+from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, LAYER_NORM, RMS_NORM, ROW, TABLE, VOCABULARY, Role
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """In how many parts a stage cuts rows (`data`), matrices (`tensor`), vocabulary, and rows of the residual
-    stream (`rows`)."""
+class Strategies:
+    """Into how many shards a stage splits rows (`data`), matrices (`tensor`), keys and values (`groups`), the
+    vocabulary, and the rows of the residual stream (`rows`)."""
 
     data: int
     tensor: int
+    groups: int
     vocabulary: int
     rows: int
 
-    def column(self, linear: Linear, parts: int | None = None) -> None:
-        """[rows, in] -> [rows, out / tensor]; `parts` instead of `tensor` where there are fewer heads"""
-        dp, tp = self.data, parts or self.tensor
+    @staticmethod
+    def of(config: RunConfig) -> Strategies:
+        """Those of a run. Keys and values stay whole where they have fewer heads than there are devices."""
+        mesh, parallel = config.mesh, config.parallel
+        return Strategies(
+            data=mesh.data,
+            tensor=mesh.tensor,
+            groups=mesh.tensor if config.model.sizes.num_kv_groups % mesh.tensor == 0 else 1,
+            vocabulary=mesh.tensor if parallel.vocabulary else 1,
+            rows=mesh.data * (mesh.tensor if parallel.sequence else 1),
+        )
+
+    def layer(self, role: Role, cell: nn.Cell) -> None:
+        """The operators of a layer from a family's table, by its role."""
+        if isinstance(cell, Head):
+            return  # the loss has its operators
+        by_role = {
+            COLUMN: self.column,
+            KEY_VALUE: self.key_value,
+            ROW: self.row,
+            LAYER_NORM: self.norm,
+            RMS_NORM: self.rms_norm,
+            VOCABULARY: self.vocabulary_embedding,
+            TABLE: self.embedding,
+        }
+        by_role[role](cell)
+
+    def column(self, linear: Linear) -> None:
+        """[rows, in] -> [rows, out / tensor]"""
+        self._outputs(linear, self.tensor)
+
+    def key_value(self, linear: Linear) -> None:
+        """[rows, in] -> [rows, out / groups]"""
+        self._outputs(linear, self.groups)
+
+    def _outputs(self, linear: Linear, tp: int) -> None:
+        dp = self.data
         linear.cast_weight.shard(((tp, 1),))
         linear.matmul.shard(((dp, 1), (tp, 1)))
         if linear.has_bias:
@@ -101,16 +139,21 @@ class Cuts:
         for dropout in (block.attention_dropout, block.feed_forward_dropout):
             self.dropout(dropout, full)
 
-    def activation(self, activation: FastGelu) -> None:
+    def activation(self, activation: nn.Cell | Primitive) -> None:
+        """[rows, intermediate / tensor]; of a feed-forward part, a single operator or one of the composed ones"""
+        composed = {FastGelu: self.fast_gelu, SwiGlu: self.swiglu}
+        composed.get(type(activation), self.elementwise)(activation)
+
+    def fast_gelu(self, activation: FastGelu) -> None:
         """[rows, intermediate / tensor]"""
         full = (self.data, self.tensor)
         activation.scale.shard((full, ()))
         activation.sigmoid.shard((full,))
         activation.multiply.shard((full, full))
 
-    def gelu(self, gelu: Primitive) -> None:
+    def elementwise(self, operator: Primitive) -> None:
         """[rows, intermediate / tensor]"""
-        gelu.shard(((self.data, self.tensor),))
+        operator.shard(((self.data, self.tensor),))
 
     def swiglu(self, activation: SwiGlu) -> None:
         """[rows, intermediate / tensor]"""
@@ -120,7 +163,7 @@ class Cuts:
         activation.multiply.shard((full, full))
 
     def rotary_table(self, table: RotaryTable) -> None:
-        """positions [batch, seq], cut by samples; every device has all angles"""
+        """positions [batch, seq], split by samples; every device has all angles"""
         for operator in (table.gather_cos, table.gather_sin):
             operator.shard(((1, 1), (self.data, 1)))
         for operator in (table.cos_over_heads, table.sin_over_heads):
@@ -145,8 +188,7 @@ class Cuts:
         keys.xor.shard(((self.data,), (self.data,)))
 
     def dropout(self, dropout: Dropout, strategy: tuple[int, ...]) -> None:
-        """`strategy`: of the activation. The mask is computed again in the backward pass, which costs less than to keep
-        it."""
+        """`strategy`: of the activation. The backward pass recomputes the mask, which costs less than keeping it."""
         if not dropout.active:
             return
         dp, axes = self.data, len(dropout.shape)
@@ -163,13 +205,9 @@ class Cuts:
         for operator in (dropout.product, dropout.compare, dropout.cast, dropout.scale):
             operator.recompute()
 
-    def kv_parts(self, groups: int) -> int:
-        """In how many parts the heads of keys and values are cut: not at all where there are fewer than devices."""
-        return self.tensor if groups % self.tensor == 0 else 1
-
     def attention(self, core: AttentionCore, batched_mask: bool) -> None:
-        """heads are cut by tensor; `batched_mask`: the mask has a row per sample"""
-        dp, tp, kv = self.data, self.tensor, self.kv_parts(core.heads.groups)
+        """heads are split by tensor; `batched_mask`: the mask has a row per sample"""
+        dp, tp, kv = self.data, self.tensor, self.groups
         heads, shared = (dp, tp, 1, 1), (dp, kv, 1, 1)
         mask = (dp, 1, 1, 1) if batched_mask else (1, 1)
         core.split.shard(((dp, 1, tp, 1),))
@@ -195,7 +233,7 @@ class Cuts:
         self.dropout(core.dropout, heads)
 
     def causal_mask(self, mask: CausalMask) -> None:
-        """ids [batch, seq], cut by samples"""
+        """ids [batch, seq], split by samples"""
         dp = self.data
         ids, square = (dp, 1), (dp, 1, 1)
         if not mask.reset:
@@ -213,19 +251,26 @@ class Cuts:
         for operator in (mask.hidden, mask.penalty):
             operator.shard((square, ()))
 
-    def embedding(self, embedding: Embedding, vocabulary: int = 1) -> None:
-        """a table cut by rows, looked up by [batch, seq]"""
-        embedding.gather.shard(((vocabulary, 1), (self.data, 1)))
+    def vocabulary_embedding(self, embedding: Embedding) -> None:
+        """a table split by rows, looked up by [batch, seq]"""
+        embedding.gather.shard(((self.vocabulary, 1), (self.data, 1)))
 
-    def word_embedding(self, embedding: WordEmbedding) -> None:
-        """ids [batch, seq] -> [batch, seq, hidden]"""
+    def embedding(self, embedding: Embedding) -> None:
+        """a whole table, looked up by [batch, seq]"""
+        embedding.gather.shard(((1, 1), (self.data, 1)))
+        if isinstance(embedding, QueryEmbedding):
+            embedding.cast.shard(((self.data, 1, 1),))
+
+    def input_embedding(self, embedding: InputEmbedding) -> None:
+        """[batch, seq, hidden]: what follows the lookups"""
         cube = (self.data, 1, 1)
-        self.embedding(embedding.word, self.vocabulary)
+        if embedding.position is not None:
+            embedding.add.shard((cube, cube))
         self.dropout(embedding.dropout, cube)
         embedding.cast.shard((cube,))
 
     def loss(self, loss: CrossEntropy) -> None:
-        """logits [rows, vocabulary]; the reductions over a cut vocabulary become all-reduces"""
+        """logits [rows, vocabulary]; the reductions over a split vocabulary become all-reduces"""
         dp, vp = self.data, self.vocabulary
         full, narrow = (dp, vp), (dp, 1)
         loss.cast_table.shard(((vp, 1),))

@@ -11,7 +11,7 @@ from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.hardware import Device
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
-from ms_codegeex.planning.cost_model import parts_of
+from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -21,7 +21,7 @@ FP32 = 4
 
 
 @dataclass(frozen=True)
-class Collective:
+class PlannedCollective:
     """`count` equal calls in one step of a device of `stage`.
 
     `bytes_each` is the whole tensor: the input of AllReduce and ReduceScatter, the output of AllGather, the message of
@@ -70,7 +70,9 @@ def link_of(ranks: list[int], server_devices: int) -> str:
     return "server" if len({rank // server_devices for rank in ranks}) == 1 else "cluster"
 
 
-def seconds(collective: Collective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None) -> float:
+def seconds(
+    collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
+) -> float:
     """Time of all its calls if nothing else uses the links.
 
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
@@ -97,8 +99,9 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
     calls: Counter[tuple] = Counter()
     mesh = config.mesh
     for part in parts_of(config, chip):
-        for exchange in part.exchanges:
-            key = (exchange.op, "tensor", exchange.size, exchange.dtype, part.stage, "activation", exchange.phase)
+        for collective in part.collectives:
+            key = (collective.op, "tensor", collective.size, collective.dtype)
+            key += (part.stage, "activation", collective.phase)
             calls[key] += part.count * config.accumulation
     message = config.micro_batch * config.seq_length * config.model.sizes.hidden_size
     message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
@@ -157,7 +160,7 @@ def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -
     return calls
 
 
-def collectives(config: RunConfig, chip: Device | None = None) -> list[Collective]:
+def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCollective]:
     """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
     step, activations once a micro-batch."""
     chip, mesh = chip or hardware_of(config), config.mesh
@@ -172,5 +175,5 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[Collectiv
     for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
         ranks = group_ranks(mesh, group, stage)
         link = link_of(ranks, config.parallel.server_devices)
-        listed.append(Collective(op, group, len(ranks), count, size, dtype, link, stage, purpose, phase))
+        listed.append(PlannedCollective(op, group, len(ranks), count, size, dtype, link, stage, purpose, phase))
     return sorted(listed, key=lambda c: (c.stage, GROUPS.index(c.group), c.op, -c.bytes_each, c.phase))

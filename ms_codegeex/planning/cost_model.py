@@ -6,10 +6,8 @@ All sizes are those of one device.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.hardware import Device
@@ -67,7 +65,7 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class TensorCollective:
     """A collective inside the tensor-parallel group: `op` of a tensor of `size` bytes in `phase`."""
 
     op: str
@@ -77,7 +75,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """`count` equal parts of a model on one stage. `kept`: bytes of its input that full recomputation keeps.
 
     A part that is not `recomputed` keeps what its operators save, whatever the setting.
@@ -87,13 +85,13 @@ class Part:
     stage: int
     count: int
     operators: tuple[MatMul | Vector, ...]
-    exchanges: tuple[Exchange, ...] = ()
+    collectives: tuple[TensorCollective, ...] = ()
     kept: float = 0.0
     recomputed: bool = True
 
 
 @dataclass(frozen=True)
-class Shape:
+class MicroBatch:
     """What the family needs to know to list the operators of one device for one micro-batch."""
 
     sequences: int
@@ -124,10 +122,10 @@ class Shape:
         return 4 if self.precision == "fp32" else 2
 
 
-def shape_of(config: RunConfig, device: Device) -> Shape:
+def shape_of(config: RunConfig, device: Device) -> MicroBatch:
     """The shape of one micro-batch of this run."""
     mesh, training = config.mesh, config.training
-    return Shape(
+    return MicroBatch(
         sequences=config.micro_batch,
         seq_length=config.seq_length,
         replicas=mesh.data,
@@ -142,24 +140,14 @@ def shape_of(config: RunConfig, device: Device) -> Shape:
     )
 
 
-@lru_cache(maxsize=256)
-def _parts(family: str, model: Any, shape: Shape) -> tuple[Part, ...]:
-    return tuple(importlib.import_module(f"ms_codegeex.models.{family}.operators").parts(model, shape))
-
-
-def parts_of(config: RunConfig, device: Device) -> tuple[Part, ...]:
-    """All parts of the model, stage by stage, as one device of each stage computes them."""
-    return _parts(config.family, config.model.sizes, shape_of(config, device))
-
-
-def runs_again(operator: MatMul | Vector, part: Part, recompute: str) -> bool:
+def runs_again(operator: MatMul | Vector, part: ModelPart, recompute: str) -> bool:
     """Whether the backward pass repeats this operator's forward."""
     if not part.recomputed or not operator.recompute:
         return False
     return recompute == "full" or recompute == operator.recompute
 
 
-def executed_products(part: Part, recompute: str) -> list[MatMul]:
+def executed_products(part: ModelPart, recompute: str) -> list[MatMul]:
     """Every matrix product of one part in one micro-batch: forward, backward, and what is run again."""
     products: list[MatMul] = []
     for operator in part.operators:

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from ms_codegeex.planning.cost_model import Exchange, MatMul, Part, Shape, Vector
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, TensorCollective, Vector
 
 FP32 = 4
+# Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as a graph kernel.
+ACTIVATIONS = {
+    "fast_gelu": ((7, 14, 3), (2, 3, 2)),
+    "gelu": ((2, 3, 2), (2, 3, 2)),
+    "swiglu": ((8, 17, 5), (3, 5, 3)),
+}
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TensorSizes:
     """Elements of the tensors one device holds, and bytes of one of them."""
 
     hidden: int  # residual stream behind a row-parallel product, [rows, H]
@@ -33,10 +39,10 @@ class Sizes:
     softmax: int  # of a score inside the softmax
 
     @staticmethod
-    def of(model: Any, shape: Shape, softmax_fp32: bool = True) -> Sizes:
+    def of(model: DecoderConfig, shape: MicroBatch) -> TensorSizes:
         """From the model's sizes and the micro-batch."""
         hidden, square = shape.rows * model.hidden_size, shape.sequences * shape.seq_length**2
-        return Sizes(
+        return TensorSizes(
             hidden=hidden,
             stream=hidden // shape.tensor if shape.sequence else hidden,
             heads=hidden // shape.tensor,
@@ -46,11 +52,11 @@ class Sizes:
             logits=shape.rows * model.vocab_size // (shape.tensor if shape.vocabulary else 1),
             mask=square,
             byte=shape.bytes,
-            softmax=FP32 if softmax_fp32 else shape.bytes,
+            softmax=FP32 if model.softmax_fp32 else shape.bytes,
         )
 
 
-def kv_width(model: Any, shape: Shape) -> int:
+def kv_width(model: DecoderConfig, shape: MicroBatch) -> int:
     """Channels of keys, or values, on one device: cut by groups, or whole where there are fewer groups than devices."""
     width = model.num_kv_groups * model.head_dim
     return width // shape.tensor if model.num_kv_groups % shape.tensor == 0 else width
@@ -61,7 +67,7 @@ def _cast(source: int, target: int) -> int:
     return source + target if source != target else 0
 
 
-def norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
+def norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
     """LayerNorm in FP32. Its backward also adds its gradient to the residual's."""
     cast = _cast(byte, FP32)
     if "norm" in shape.fused:  # one pass each way, one for the gradients of weight and bias
@@ -74,7 +80,7 @@ def norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
     return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
 
 
-def rms_norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
+def rms_norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
     """RMSNorm in FP32: LayerNorm without mean and shift."""
     cast = _cast(byte, FP32)
     if "norm" in shape.fused:
@@ -86,7 +92,7 @@ def rms_norm(name: str, elements: int, byte: int, shape: Shape) -> Vector:
     return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
 
 
-def dropout(name: str, elements: int, byte: int, shape: Shape, recompute: str = "full") -> Vector:
+def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: str = "full") -> Vector:
     """A kernel remembers its mask, one bit an element. Composed dropout computes its mask again in the backward pass,
     where recomputation has not done so: one product and one comparison of int32, cast and scale."""
     if not shape.dropout:
@@ -102,7 +108,7 @@ def dropout(name: str, elements: int, byte: int, shape: Shape, recompute: str = 
     return Vector(name, forward * elements, backward * elements, saved * elements, byte * elements, recompute)
 
 
-def residual(sizes: Sizes, shape: Shape, last: bool = False) -> Vector:
+def residual(sizes: TensorSizes, shape: MicroBatch, last: bool = False) -> Vector:
     """A residual addition; a chain with the dropout before it costs one more read. What the `last` one of a block makes
     is the next block's input."""
     size = sizes.byte * sizes.stream
@@ -113,7 +119,14 @@ def residual(sizes: Sizes, shape: Shape, last: bool = False) -> Vector:
 
 
 def linear(
-    name: str, rows: int, into: int, out: int, shape: Shape, saved: float = 0.0, last: bool = False, bias: bool = True
+    name: str,
+    rows: int,
+    into: int,
+    out: int,
+    shape: MicroBatch,
+    saved: float = 0.0,
+    last: bool = False,
+    bias: bool = True,
 ) -> Iterator[MatMul | Vector]:
     """A product with its weight's casts, and its bias, which graph-kernel fusion puts into the product.
 
@@ -128,22 +141,20 @@ def linear(
     yield Vector(f"{name} cast and bias", cast + added, cast + summed, recompute=again)
 
 
-def activation(name: str, passes: tuple[int, int, int], sizes: Sizes) -> Vector:
-    """Element-wise work of [rows, F / tensor]: tensors moved forward and backward, tensors kept."""
+def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Vector:
+    """Element-wise work of [rows, F / tensor]."""
     size = sizes.byte * sizes.wide
-    forward, backward, saved = passes
+    forward, backward, saved = ACTIVATIONS[name]["graph_kernel" in shape.fused]
     return Vector(name, forward * size, backward * size, saved * size, 2 * size)
 
 
-def attention(
-    model: Any, shape: Shape, sizes: Sizes, rotary: bool = False, scores_fp32: bool = False
-) -> tuple[MatMul | Vector, ...]:
+def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tuple[MatMul | Vector, ...]:
     """Between the projections: positions, shared heads, scores, softmax, dropout, context."""
     heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
     batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
     fused, gk = "attention" in shape.fused, "graph_kernel" in shape.fused
-    score = FP32 if scores_fp32 and not fused else byte  # of queries and keys where they meet
-    before = (_turned(sizes, score, gk),) if rotary else ()
+    score = FP32 if model.scores_fp32 and not fused else byte  # of queries and keys where they meet
+    before = (_turned(sizes, score, gk),) if model.rotary_dim else ()
     by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel shares heads itself where they are cut alike
     repeated = model.num_kv_groups < model.num_heads and not (fused and by_group)
     memory = sizes.heads if repeated else sizes.kv
@@ -186,7 +197,7 @@ def attention(
     )
 
 
-def _turned(sizes: Sizes, score: int, graph_kernel: bool) -> Vector:
+def _turned(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
     """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; backward alike. The
     swap is a kernel of its own."""
     byte = sizes.byte
@@ -195,7 +206,7 @@ def _turned(sizes: Sizes, score: int, graph_kernel: bool) -> Vector:
     return Vector("rotary positions", moved, moved, transient=2 * FP32 * sizes.heads)
 
 
-def _dropped_scores(scores: int, byte: int, shape: Shape) -> Vector:
+def _dropped_scores(scores: int, byte: int, shape: MicroBatch) -> Vector:
     """Dropout of the attention weights; its result is kept for the product with the values."""
     dropped = dropout("attention dropout", scores, byte, shape, "selective")
     result = byte * scores if shape.dropout else 0
@@ -204,7 +215,7 @@ def _dropped_scores(scores: int, byte: int, shape: Shape) -> Vector:
     )
 
 
-def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tuple[Exchange, ...]:
+def block_collectives(shape: MicroBatch, size: int, side_by_side: bool = False) -> tuple[TensorCollective, ...]:
     """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
 
     The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
@@ -225,14 +236,14 @@ def block_exchanges(shape: Shape, size: int, side_by_side: bool = False) -> tupl
         forward, backward, again = [("AllReduce", 2)], [("AllReduce", gradients)], [("AllReduce", sums_again)]
     phases = {"forward": forward, "backward": backward, "recompute": again if shape.recompute == "full" else []}
     return tuple(
-        Exchange(op, size, phase, shape.precision)
+        TensorCollective(op, size, phase, shape.precision)
         for phase, ops in phases.items()
         for op, count in ops
         for _ in range(count)
     )
 
 
-def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -> Part:
+def embedding(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, positions: bool = False) -> ModelPart:
     """Lookup of words, and of learned positions if there are some, in FP32; dropout, cast."""
     cast = _cast(FP32, shape.bytes)
     table = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
@@ -245,40 +256,47 @@ def embedding(model: Any, shape: Shape, sizes: Sizes, positions: bool = False) -
         (passes[1] * FP32 + cast) * sizes.hidden + FP32 * table * model.hidden_size,
         transient=FP32 * sizes.hidden,
     )
-    exchanges: tuple[Exchange, ...] = ()
+    collectives: tuple[TensorCollective, ...] = ()
     if shape.tensor > 1 and shape.vocabulary:
-        exchanges = _lookup_exchanges(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
+        collectives = _lookup_collectives(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
     dropped = dropout("embedding dropout", sizes.hidden, FP32, shape, "")
-    return Part("embedding", 0, 1, (lookup, dropped), exchanges, recomputed=False)
+    return ModelPart("embedding", 0, 1, (lookup, dropped), collectives, recomputed=False)
 
 
-def _lookup_exchanges(shape: Shape, sizes: Sizes, cast_at_once: bool) -> tuple[Exchange, ...]:
+def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: bool) -> tuple[TensorCollective, ...]:
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
     with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
     if cast_at_once and shape.sequence:
-        return Exchange("ReduceScatter", whole, "forward", "fp32"), Exchange("AllGather", whole, "backward", "fp32")
+        return TensorCollective("ReduceScatter", whole, "forward", "fp32"), TensorCollective(
+            "AllGather", whole, "backward", "fp32"
+        )
     backward = (narrow, "backward", shape.precision) if cast_at_once else (whole, "backward", "fp32")
-    return Exchange("AllReduce", whole, "forward", "fp32"), Exchange("AllReduce", *backward)
+    return TensorCollective("AllReduce", whole, "forward", "fp32"), TensorCollective("AllReduce", *backward)
 
 
-def mask(shape: Shape, sizes: Sizes, stage: int) -> Part:
+def mask(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
     """The mask, which lives as long as the micro-batch."""
     passes = 2 if "graph_kernel" in shape.fused else 13  # compare, cast, multiply, subtract, scale, count
     made = Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)
-    return Part("mask", stage, 1, (made,), recomputed=False)
+    return ModelPart("mask", stage, 1, (made,), recomputed=False)
 
 
-def angles(model: Any, shape: Shape, stage: int) -> Part:
+def angles(model: DecoderConfig, shape: MicroBatch, stage: int) -> ModelPart:
     """cos and sin of every token, looked up and kept."""
     elements = shape.rows * model.head_dim
     made = Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements)
-    return Part("angles", stage, 1, (made,), recomputed=False)
+    return ModelPart("angles", stage, 1, (made,), recomputed=False)
 
 
 def head(
-    model: Any, shape: Shape, sizes: Sizes, stage: int, before: tuple[MatMul | Vector, ...], bias: bool = False
-) -> Part:
+    model: DecoderConfig,
+    shape: MicroBatch,
+    sizes: TensorSizes,
+    stage: int,
+    before: tuple[MatMul | Vector, ...],
+    bias: bool = False,
+) -> ModelPart:
     """What stands `before` it, logits and cross entropy in FP32 over the vocabulary shard."""
     byte, logits, split = shape.bytes, sizes.logits, shape.tensor > 1 and shape.vocabulary
     columns = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
@@ -289,26 +307,31 @@ def head(
         forward, backward = forward + 2 * FP32 * bias, backward + FP32 * bias
     loss = Vector("cross entropy", forward * logits, backward * logits, saved * logits, 2 * FP32 * logits)
     product = linear("logits", shape.rows, model.hidden_size, columns, shape, byte * sizes.hidden)
-    exchanges: list[Exchange] = []
+    collectives: list[TensorCollective] = []
     if split:  # maximum, sum of exponentials, picked logit: one number a row each
-        exchanges += [Exchange("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
-        exchanges += [Exchange("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
+        collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
+        collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
     if shape.sequence:
-        exchanges.append(Exchange("AllGather", byte * sizes.hidden, "forward", shape.precision))
-        exchanges.append(Exchange("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
-    return Part("head", stage, 1, (*before, *product, loss), tuple(exchanges), recomputed=False)
+        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "forward", shape.precision))
+        collectives.append(TensorCollective("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
+    return ModelPart("head", stage, 1, (*before, *product, loss), tuple(collectives), recomputed=False)
 
 
 def blocks(
-    block: tuple[MatMul | Vector, ...], shape: Shape, sizes: Sizes, stage: int, count: int, exchanges: tuple
-) -> list[Part]:
+    block: tuple[MatMul | Vector, ...],
+    shape: MicroBatch,
+    sizes: TensorSizes,
+    stage: int,
+    count: int,
+    collectives: tuple[TensorCollective, ...],
+) -> list[ModelPart]:
     """`count` equal blocks of a stage. Full recomputation keeps a slice of the input on each device and gathers it
     again; the first block's input comes from outside the recomputed ones and stays whole."""
     if not count:
         return []
     size = shape.bytes * sizes.hidden
-    listed = [Part("block", stage, count, block, exchanges, size / shape.tensor)]
+    listed = [ModelPart("block", stage, count, block, collectives, size / shape.tensor)]
     if shape.recompute == "full" and shape.tensor > 1 and not shape.sequence:
-        gather = Exchange("AllGather", size, "recompute", shape.precision)
-        listed.append(Part("block inputs", stage, count - 1, (), (gather,)))
+        gather = TensorCollective("AllGather", size, "recompute", shape.precision)
+        listed.append(ModelPart("block inputs", stage, count - 1, (), (gather,)))
     return listed

@@ -14,8 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.mesh import Mesh
-from ms_codegeex.parallel.sharding import ParameterLayout
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -60,18 +58,11 @@ class InferenceMemory:
         return None if self.published is None else self.published - self.total
 
 
-def is_linear(layout: ParameterLayout) -> bool:
-    """Whether quantisation takes this parameter: a matrix of a block, no table, no head."""
-    return len(layout.shape) == 2 and (".attention." in layout.name or ".feed_forward." in layout.name)
-
-
 def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = None) -> InferenceMemory:
     """Memory for one sequence of `tokens` (none: the published length, else the whole context) with weights of `bits`.
 
     Raises `UserError` for other bits than 16, 8, 4 and for more tokens than the model's context.
     """
-    from ms_codegeex.models.registry import family
-
     if bits not in BITS:
         raise UserError(f"--bits: {bits}; choose one of {', '.join(map(str, BITS))}")
     model = config.model.sizes
@@ -82,10 +73,10 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
             f"--context: {length} tokens, the model reads up to {model.max_position_embeddings}; give a number in "
             "between"
         )
-    layouts = family(config.family).parallel.parameter_layouts(model, Mesh())
-    linears = [layout.shape for layout in layouts if is_linear(layout)]
+    parameters = [p for layer in model.table.layers(model.num_layers) for p in layer.parameters(model)]
+    linears = [parameter.shape for parameter in parameters if parameter.matrix]
     quantised = sum(map(math.prod, linears)) if bits < 16 else 0
-    rest = sum(layout.size for layout in layouts) - quantised
+    rest = model.parameter_count() - quantised
     expanded = HALF * max(map(math.prod, linears)) if bits < 16 else 0
     published = measured.get(length)
     return InferenceMemory(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.cost_model import MatMul, Part, parts_of, runs_again
+from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again
+from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -37,19 +38,19 @@ class StageMemory:
         return sum(asdict(self).values())
 
 
-def saved_bytes(part: Part, recompute: str) -> float:
+def saved_bytes(part: ModelPart, recompute: str) -> float:
     """Bytes that one micro-batch of one such part keeps from its forward to its backward pass."""
     if part.recomputed and recompute == "full":
         return part.kept
     return sum(o.saved for o in part.operators if not runs_again(o, part, recompute))
 
 
-def replayed_bytes(part: Part, recompute: str) -> float:
+def replayed_bytes(part: ModelPart, recompute: str) -> float:
     """Bytes that exist again while one such part runs backward."""
     return sum(o.saved for o in part.operators if runs_again(o, part, recompute))
 
 
-def _activations(config: RunConfig, parts: list[Part], stage: int) -> tuple[float, float]:
+def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
     """Bytes kept or recomputed, and transient ones. 1F1B: stage s has at most `stages - s` micro-batches open."""
     recompute = config.training.recompute
     flying = min(config.accumulation, config.mesh.pipeline - stage)
@@ -59,7 +60,7 @@ def _activations(config: RunConfig, parts: list[Part], stage: int) -> tuple[floa
     return kept + replayed, transient
 
 
-def _gathered(config: RunConfig, layouts: list, parts: list[Part]) -> float:
+def _gathered(config: RunConfig, layouts: list, parts: list[ModelPart]) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
     shards, one part's if they are made again."""
     mesh = config.mesh

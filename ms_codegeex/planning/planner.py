@@ -17,7 +17,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
-from ms_codegeex.planning.communication import Collective, collectives
+from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.memory import StageMemory, stage_memory
 from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
 
@@ -99,7 +99,7 @@ class Plan:
         return step_time(self.config, self.chip)
 
     @cached_property
-    def collectives(self) -> list[Collective]:
+    def collectives(self) -> list[PlannedCollective]:
         """Collectives of one step, stage by stage."""
         return collectives(self.config, self.chip)
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.communication import Collective, collectives, seconds
-from ms_codegeex.planning.cost_model import MatMul, Part, Vector, executed_products, parts_of, runs_again
+from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
+from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -67,7 +68,7 @@ class Work:
         return Work(**{key: mine[key] + count * theirs[key] for key in mine})
 
 
-def part_work(part: Part, chip: Device, precision: str, recompute: str) -> Work:
+def part_work(part: ModelPart, chip: Device, precision: str, recompute: str) -> Work:
     """Time of one such part."""
     times = dict.fromkeys(asdict(Work()), 0.0)
     for operator in part.operators:
@@ -173,7 +174,7 @@ class StepTime:
         return self.pipeline + self.gradients + self.update
 
 
-def collective_seconds(config: RunConfig, chip: Device, collective: Collective) -> float:
+def collective_seconds(config: RunConfig, chip: Device, collective: PlannedCollective) -> float:
     """Time of a collective's calls in one step; gradients start once a bucket, not once a parameter."""
     buckets = None if collective.purpose == "activation" else config.parallel.fusion.allreduce_groups or None
     return seconds(collective, config.mesh, chip, config.parallel.server_devices, buckets)

@@ -1,4 +1,4 @@
-"""The verdict: what the ranks of an execution ended with, against one device, each other, and the plan."""
+"""The verdict of an execution: its ranks are compared with one device, with each other and with the plan."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
-from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, Job, clip_of, initial_value
+from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value
 from ms_codegeex.rehearsal.traffic import execution_problems
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
 LEAST_UPDATES = 3
-ADAMW_LIMIT = 1e-4  # of the movement, against the formula in float64
-FALL = (0.7, 1.3)  # of the loss, over what the gradient promises for a short step
+ADAMW_LIMIT = 1e-4  # error relative to the movement, against the formula in float64
+FALL = (0.7, 1.3)  # of the loss, over what the gradient predicts for a short step
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Relative errors of the loss and of a parameter's movement. A parameter that moved less than `still` of the median
-    movement, like the key bias, whose gradient is zero but for rounding, is compared with that much."""
+class Tolerances:
+    """Allowed relative errors of the loss and of a parameter's movement.
+
+    The error of a parameter that moved less than `still` times the median movement is taken relative to that: the
+    gradient of the key bias, for example, is zero but for rounding.
+    """
 
     loss: float
     parameter: float
     still: float
 
 
-LIMITS = {"fp32": Limits(1e-5, 1e-4, 0.01), "fp16": Limits(1e-3, 1e-2, 0.05)}
+TOLERANCES = {"fp32": Tolerances(1e-5, 1e-4, 0.01), "fp16": Tolerances(1e-3, 1e-2, 0.05)}
 
 
 @dataclass(frozen=True)
 class ParameterError:
-    """Largest deviation of one parameter on any rank, relative to how far it moved on one device."""
+    """The largest deviation of one parameter on any rank, relative to its movement on one device."""
 
     name: str
     rank: int
@@ -45,14 +48,14 @@ class ParameterError:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was compared; `problems` are one line each, empty when the plan is right."""
+    """Everything that was compared; `problems` are one line each, and empty if the plan is right."""
 
     steps: int
     skipped_steps: int
     clipped_steps: int
     unclipped_steps: int
     adamw_error: float  # of a parameter's movement, against the formula
-    loss_fall: float  # in a short step, over what the gradient promised; nan if there was none
+    loss_fall: float  # in a short step, over what the gradient predicts; nan if there was no such step
     update: float  # norm of the weights' change over the weights' norm
     loss_error: float
     parameter_errors: tuple[ParameterError, ...]  # worst first
@@ -61,14 +64,14 @@ class Comparison:
 
     @property
     def parameter_error(self) -> float:
-        """The worst parameter's."""
+        """The error of the worst parameter."""
         return self.parameter_errors[0].error
 
 
-def compare(job: Job) -> Comparison:
-    """Read what reference and ranks left in the job's directory and judge it."""
+def compare(job: RehearsalJob) -> Comparison:
+    """Compare what the reference and the ranks have left in the job's directory."""
     config, mesh = job.config, job.config.mesh
-    limits = LIMITS[config.training.precision]
+    tolerances = TOLERANCES[config.training.precision]
     reference = np.array(read_json(job.file("json"))["outputs"])
     with np.load(job.file("npz"), allow_pickle=False) as file:
         final = dict(file)
@@ -78,17 +81,17 @@ def compare(job: Job) -> Comparison:
     outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
     problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
-    loss_error, scalar_problems = _scalars(reference, outputs, limits)
-    errors, replica_problems = _parameters(job, plan, facts, final, limits.still)
+    loss_error, scalar_problems = _scalars(reference, outputs, tolerances)
+    errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
     fall, fall_problems = _fall(config, reference)
     problems += scalar_problems + replica_problems + adamw_problems + fall_problems
     order = {name: number for number, name in enumerate(plan)}
-    wrong = sorted((e for e in errors if not e.error <= limits.parameter), key=lambda e: order[e.name])
+    wrong = sorted((e for e in errors if not e.error <= tolerances.parameter), key=lambda e: order[e.name])
     if wrong:
         problems.append(
-            f"{wrong[0].name}: rank {wrong[0].rank} is {wrong[0].error:.1e} of its movement away from one device "
-            f"(limit {limits.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
+            f"{wrong[0].name}: rank {wrong[0].rank} differs from one device by {wrong[0].error:.1e} of its movement "
+            f"(limit {tolerances.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
         )
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
     update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
@@ -112,16 +115,16 @@ def compare(job: Job) -> Comparison:
 
 
 def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clipped: int) -> list[str]:
-    """Why the execution could not have shown an error."""
+    """Reasons why the execution could not have shown an error."""
     found = []
     if not update >= LEAST_UPDATE:
         found.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
     if updates < LEAST_UPDATES:
-        found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; give more --steps")
+        found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; increase --steps")
     if config.training.clip_norm and not clipped:
-        found.append("no step was clipped, so clipping was not tried")
+        found.append("no step was clipped, so clipping was not tested")
     if config.training.precision == "fp16" and updates == steps:
-        found.append("no step overflowed, so skipping was not tried; give more --steps")
+        found.append("no step overflowed, so skipping was not tested; increase --steps")
     return found
 
 
@@ -130,19 +133,20 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
 
 
 def _adamw(errors: list[dict[str, float]]) -> tuple[float, list[str]]:
-    """The worst deviation of AdamW from its formula on any rank, and one problem if it is too large."""
+    """The largest deviation of AdamW from its formula on any rank, and a problem if it is too large."""
     rank, name = max(((r, n) for r, found in enumerate(errors) for n in found), key=lambda x: errors[x[0]][x[1]])
     worst = errors[rank][name]
     if worst <= ADAMW_LIMIT:
         return worst, []
     return worst, [
-        f"AdamW, {name}: rank {rank} is {worst:.1e} of its movement away from the formula (limit {ADAMW_LIMIT:.0e})"
+        f"AdamW, {name}: rank {rank} differs from the formula by {worst:.1e} of its movement (limit {ADAMW_LIMIT:.0e})"
     ]
 
 
 def _fall(config: RunConfig, reference: np.ndarray) -> tuple[float, list[str]]:
-    """How far the loss of a batch fell in the shortest step, over what the gradient promises: its norm times the length
-    of the step. It is the one test of the gradients' scale that a mistake in the step, which all share, cannot pass."""
+    """How far the loss of a batch fell in the shortest step, over what the gradient predicts: its norm times the length
+    of the step. It is the only test of the gradients' scale that also catches a mistake in the step itself, which
+    reference and ranks share."""
     loss, norms, rates, finite = reference[:, 0], reference[:, 2], reference[:, 3], reference[:, 5] > 0
     lengths = [rates[k] * min(norms[k], clip_of(config, k) or UNCLIPPED) for k in range(len(reference))]
     usable = [
@@ -151,25 +155,25 @@ def _fall(config: RunConfig, reference: np.ndarray) -> tuple[float, list[str]]:
         if finite[step] and rates[step] > 0 and step // EQUAL_STEPS == (step + 1) // EQUAL_STEPS
     ]
     if not usable:
-        return float("nan"), ["no update is followed by a step with the same batch; give more --steps"]
+        return float("nan"), ["no update is followed by a step with the same batch; increase --steps"]
     step = min(usable, key=lambda x: lengths[x])
-    promised = lengths[step] * norms[step]
-    fall = float((loss[step] - loss[step + 1]) / promised)
+    predicted = lengths[step] * norms[step]
+    fall = float((loss[step] - loss[step + 1]) / predicted)
     if FALL[0] <= fall <= FALL[1]:
         return fall, []
     return fall, [
-        f"step {step + 1}: the loss fell by {loss[step] - loss[step + 1]:.3g}, its gradient promised {promised:.3g}: "
-        "the gradients have a wrong scale, or their norm"
+        f"step {step + 1}: the loss fell by {loss[step] - loss[step + 1]:.3g}, its gradient predicts {predicted:.3g}: "
+        "the gradients or their norm have the wrong scale"
     ]
 
 
 SCALARS = ("loss", "counted tokens", "gradient norm", "learning rate", "loss scale", "finite gradients")
 
 
-def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limits: Limits) -> tuple[float, list[str]]:
-    """Relative error of the losses, and the first thing in which a rank's account of a step differs from that of one
-    device; loss and norm may differ by rounding, all else must be equal."""
-    largest = np.array([limits.loss, 0.0, limits.parameter, 0.0, 0.0, 0.0])
+def _scalars(reference: np.ndarray, outputs: list[np.ndarray], tolerances: Tolerances) -> tuple[float, list[str]]:
+    """Relative error of the losses, and the first figure of a step that differs between a rank and one device. Loss and
+    norm may differ by rounding; everything else must be equal."""
+    largest = np.array([tolerances.loss, 0.0, tolerances.parameter, 0.0, 0.0, 0.0])
     worst, problems = 0.0, []
     for rank, values in enumerate(outputs):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -189,24 +193,28 @@ def _scalars(reference: np.ndarray, outputs: list[np.ndarray], limits: Limits) -
 def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
-    """What the engine gave a rank against what the plan says; the first parameter that differs."""
+    """The first parameter whose shard on a rank, as the engine gave it, is not the one of the plan."""
     stage, place = config.mesh.coordinates(rank)[0], Placement(config, rank)
     mine = {name for name in plan if place.here(name)}
     for name in sorted(mine ^ set(windows)):
         where = "should not be" if name in windows else "is missing"
-        return [f"{name}: {where} on rank {rank}, which is of stage {stage}"]
+        return [f"{name}: {where} on rank {rank}, which belongs to stage {stage}"]
     for name in (name for name in plan if name in mine):
         expected = [[part.start, part.stop] for part in place.window(name)]
         if windows[name] != expected:
             found, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
-            return [f"{name}: the engine gave rank {rank} the part {found}, the plan says {wanted}"]
+            return [f"{name}: the engine gave rank {rank} the shard {found}, the plan says {wanted}"]
     return []
 
 
 def _parameters(
-    job: Job, plan: dict[str, ParameterLayout], facts: list[dict[str, Any]], final: dict[str, np.ndarray], still: float
+    job: RehearsalJob,
+    plan: dict[str, ParameterLayout],
+    facts: list[dict[str, Any]],
+    final: dict[str, np.ndarray],
+    still: float,
 ) -> tuple[list[ParameterError], list[str]]:
-    """The worst deviation of every parameter, and replicas that are not equal bit for bit."""
+    """The largest deviation of every parameter, and the first pair of replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
     least = max(still * float(np.median(list(movement.values()))), float(np.finfo(np.float32).tiny))
     worst: dict[str, ParameterError] = {}
@@ -220,14 +228,14 @@ def _parameters(
             owner = (layout.copy_of if layout else None) or name
             part = tuple(slice(start, stop) for start, stop in window)
             expected = final[owner][part]
-            # a weight is stored to the next FP32 number; where it moves little, that alone is 1e-4 of its movement
+            # weights are rounded to FP32; where one moves little, rounding alone is 1e-4 of its movement
             error = np.maximum(np.abs(values[name] - expected) - np.spacing(np.abs(expected)), 0.0)
             error = float(np.max(error)) / max(movement[owner], least)
-            error = error if np.isfinite(error) else float("inf")  # not a number is neither more nor less than another
+            error = error if np.isfinite(error) else float("inf")  # comparisons with NaN are always false
             if name not in worst or error > worst[name].error:
                 worst[name] = ParameterError(name, rank, error)
             key = (owner, *map(tuple, window))
             first, data = seen.setdefault(key, (rank, values[name].tobytes()))
             if data != values[name].tobytes() and not unequal:
-                unequal.append(f"{name}: rank {rank} and rank {first} hold the same part with different values")
+                unequal.append(f"{name}: rank {rank} and rank {first} hold the same shard with different values")
     return list(worst.values()), unequal

@@ -1,16 +1,117 @@
-"""A compile rehearsal as text."""
+"""The result of a compile rehearsal: what was compiled, what was checked, and both as tables and as JSON."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ms_codegeex.rehearsal.compile import CompileReport, RankReport
-from ms_codegeex.rehearsal.limits import not_compiled
+from ms_codegeex.config import RunConfig
+from ms_codegeex.rehearsal.coverage import not_compiled
+
+STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are not weights
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """One property of a compiled graph: what the plan says and what was found."""
+
+    name: str
+    expected: str
+    found: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether found is what was expected."""
+        return self.expected == self.found
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What compiling one rank showed. `inlined`: a graph of fewer blocks, all inlined as in a run."""
+
+    rank: int
+    stage: int
+    inlined: bool
+    compile_seconds: float
+    build_seconds: float
+    peak_memory_bytes: int
+    parameters: Mapping[str, Sequence[int]]  # local shapes, optimizer state included
+    collectives: Sequence[Mapping[str, Any]]
+    matmul_flops: int
+    nodes: int
+    graph_bytes: int
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Local shapes without optimizer state, gradients and counters."""
+        return {name: tuple(shape) for name, shape in self.parameters.items() if not name.startswith(STATE)}
+
+    @property
+    def local_parameters(self) -> int:
+        """Elements of weights on this rank."""
+        return sum(math.prod(shape) for shape in self.weights.values())
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """All compiled ranks and the checks made on them."""
+
+    config: RunConfig
+    ranks: Sequence[RankReport]
+    checks: Sequence[PlanCheck]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each check that failed."""
+        return [f"{x.name}: expected {x.expected}, found {x.found}" for x in self.checks if not x.ok]
+
+    def text(self) -> str:
+        """Ranks, the collectives of the first one (as inlined, if there is such a graph) and checks, as tables."""
+        shown = next((x for x in self.ranks if x.inlined), self.ranks[0])
+        what = f"rank {shown.rank}" + (", few layers, all inlined as in a run" if shown.inlined else "")
+        checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]
+        micro = self.config.accumulation
+        lines = [
+            f"compiled for {self.config.devices:,} devices: {self.config.mesh}"
+            + (f"; {micro} micro-batches, of more that a step may have" if micro > 1 else ""),
+            *_ranks(self.ranks),
+            "",
+        ]
+        lines += [f"collectives of {what}", *_buckets(shown), ""]
+        lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
+        failed = sum(not x.ok for x in self.checks)
+        lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
+        lines += [f"not checked: {line}" for line in not_compiled(self.config)]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything except the parameters' shapes as JSON values."""
+        kept = [{k: v for k, v in asdict(x).items() if k != "parameters"} for x in self.ranks]
+        for values, rank in zip(kept, self.ranks, strict=True):
+            values["local_parameters"] = rank.local_parameters
+        return {
+            "ok": self.ok,
+            "devices": self.config.devices,
+            "mesh": asdict(self.config.mesh),
+            "ranks": kept,
+            "checks": [{**asdict(x), "ok": x.ok} for x in self.checks],
+            "compile_seconds": max(x.compile_seconds for x in self.ranks),
+            "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
+            "problems": self.problems,
+            "not_executed": not_compiled(self.config),
+        }
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Aligned columns, the first `left` of them to the left."""
+    """Aligned columns: the first `left` of them to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return [
         "  "
@@ -19,7 +120,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> lis
     ]
 
 
-def _ranks(report: CompileReport) -> list[str]:
+def _ranks(ranks: Sequence[RankReport]) -> list[str]:
     head = ("rank", "stage", "graph", "compile, s", "peak, GB", "parameters", "nodes")
     rows = [
         (
@@ -31,13 +132,13 @@ def _ranks(report: CompileReport) -> list[str]:
             f"{x.local_parameters:,}",
             f"{x.nodes:,}",
         )
-        for x in report.ranks
+        for x in ranks
     ]
     return _table(head, rows, 3)
 
 
 def _buckets(rank: RankReport) -> list[str]:
-    """The collectives of one rank; a bucket is what the engine sends as one."""
+    """The collectives of one rank; the engine sends those of one bucket as one."""
     calls: Counter[tuple] = Counter()
     for x in rank.collectives:
         calls[x["op"], len(x["ranks"]), x["dtype"], x["bytes"], x["fusion"]] += x["calls"]
@@ -46,23 +147,3 @@ def _buckets(rank: RankReport) -> list[str]:
         for (op, size, dtype, each, fusion), count in sorted(calls.items(), key=lambda item: (item[0][1], item[0]))
     ]
     return _table(("operation", "type", "bucket", "devices", "calls", "bytes each", "bytes"), rows, 2)
-
-
-def text(report: CompileReport) -> str:
-    """Ranks, collectives of the first rank (as inlined, where there is such a graph), checks."""
-    shown = next((x for x in report.ranks if x.inlined), report.ranks[0])
-    what = f"rank {shown.rank}" + (", few layers, all inlined: the graph a run compiles" if shown.inlined else "")
-    checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in report.checks]
-    micro = report.config.accumulation
-    lines = [
-        f"compiled for {report.config.devices:,} devices: {report.config.mesh}"
-        + (f"; {micro} micro-batches, of which a step may have more" if micro > 1 else ""),
-        *_ranks(report),
-        "",
-    ]
-    lines += [f"collectives of {what}", *_buckets(shown), ""]
-    lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
-    failed = sum(not x.ok for x in report.checks)
-    lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
-    lines += [f"not shown: {line}" for line in not_compiled(report.config)]
-    return "\n".join(line.rstrip() for line in lines)

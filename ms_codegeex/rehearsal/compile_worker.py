@@ -1,9 +1,9 @@
 """Compile one rank's training graph at its real size: `python -m ms_codegeex.rehearsal.compile_worker JOB_DIRECTORY
 LAUNCHER_PID RANK once|inline`.
 
-Nothing is executed and no weight gets memory: the engine partitions shapes. With `once`, what is repeated is compiled
-once and called (lazy inline): the blocks, or the whole network where a step runs it for each micro-batch. With `inline`
-the graph is the one an engine without lazy inline runs, and takes time and memory for every block.
+Nothing is executed and no memory is allocated for weights: the engine partitions shapes. With `once`, what is repeated
+is compiled once and called (lazy inline): the blocks, or the whole network if a step runs it for each micro-batch. With
+`inline`, every block is inlined as in a run, and costs time and memory of its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.runs.processes import die_with_parent
+from ms_codegeex.processes import die_with_parent
+from ms_codegeex.rehearsal.job import RehearsalJob
 
 
-def compile_rank(job: Job, rank: int, once: bool) -> None:
-    """Compile, and leave what the graph shows in `rank_N.json`."""
+def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
+    """Compile one rank's graph and write what it shows to `rank_N.json`."""
     from ms_codegeex.rehearsal import mindir
     from ms_codegeex.rehearsal.worker import exported
 
@@ -33,7 +33,7 @@ def compile_rank(job: Job, rank: int, once: bool) -> None:
     built = time.monotonic()
     step.compile(*local_inputs(job.config))
     compiled = time.monotonic()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the engine; what follows reads its graph
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the engine; its graph is read later
     data = exported(step)
     model = mindir.parse(data)
     write_json(
@@ -71,10 +71,10 @@ def simulated_step(config: RunConfig, rank: int, once: bool) -> Any:
 
 
 def compile_once(network: Any, config: RunConfig) -> None:
-    """What the engine's `lazy_inline` does to cells as they are built: equal marks are one graph.
+    """Mark cells as the engine's `lazy_inline` does when they are built: cells with equal marks become one graph.
 
-    The engine has one such level. A step of several micro-batches repeats the network, else it repeats the blocks; a
-    block outside their list (CodeGeeX's top query layer) takes other inputs, so it is a graph of its own.
+    The engine allows one level of this. A step with several micro-batches repeats the network, any other the blocks. A
+    block outside their list (CodeGeeX's top query layer) takes other inputs, so it becomes a graph of its own.
     """
     from ms_codegeex.training.build import call_not_inline
 
@@ -86,7 +86,7 @@ def compile_once(network: Any, config: RunConfig) -> None:
     for name, cell in network.model.name_cells().items():
         if isinstance(cell, type(network.model.blocks[0])):
             cell.cell_init_args = f"lazy_inline_{name}"
-    for block in network.model.blocks:  # recomputation cannot take inputs apart that a function gets
+    for block in network.model.blocks:  # recomputation cannot split the inputs of a function
         block._recompute_slice_activation(False)
 
 
@@ -101,7 +101,7 @@ def local_inputs(config: RunConfig) -> list[Any]:
 
 
 def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
-    """Equal collectives together: op, ranks of the group, dtype, bytes of one call, fusion id, calls in a step."""
+    """Equal collectives merged: op, ranks of the group, dtype, bytes of one call, fusion id, calls in a step."""
     keys, calls = ("op", "ranks", "dtype", "bytes", "fusion"), Counter()
     for found in collectives:
         calls[tuple(getattr(found, key) for key in keys)] += found.calls
@@ -109,8 +109,8 @@ def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compile one rank; a message for the user goes to standard error, exit status 2."""
-    job = Job.read(Path(arguments[0]))
+    """Compile one rank; on an error, print its message on standard error and return 2."""
+    job = RehearsalJob.read(Path(arguments[0]))
     die_with_parent(int(arguments[1]))
     try:
         compile_rank(job, int(arguments[2]), once=arguments[3] == "once")

@@ -1,4 +1,4 @@
-"""Execute a plan on CPU processes and judge it against one device."""
+"""Executes a plan on CPU processes and compares it with training on one device."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.host import available_cores
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, LIMITS, Comparison, compare
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.rehearsal.limits import not_executed
-from ms_codegeex.rehearsal.processes import Task, run_tasks
+from ms_codegeex.processes import ProcessSpec, python_process, run_processes
+from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
+from ms_codegeex.rehearsal.coverage import not_executed
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
 from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
-STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some are skipped
+STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some steps are skipped
 KEYS = (
     "verdict",
     "ranks",
@@ -35,28 +35,28 @@ KEYS = (
     "compile_seconds",
     "peak_memory_bytes",
 )
-Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+ReportProgress = Callable[[str, int, int], None]  # what has been done, how many of how many
 
 
 @dataclass(frozen=True)
-class Execution:
-    """A finished execution: the configuration that ran, what came out, what it took."""
+class ExecutionReport:
+    """A finished execution: the configuration that ran, its comparison, and the time and memory it took."""
 
     planned: Mesh
     config: RunConfig
     comparison: Comparison
     compile_seconds: float  # of the slowest rank
-    peak_memory_bytes: int  # of all ranks together, while they live at once
+    peak_memory_bytes: int  # of all ranks together, which run at the same time
     collectives: dict[str, int]  # communication nodes of all ranks by kind
     left_out: tuple[str, ...] = ()  # what the verdict does not cover
 
     @property
     def passed(self) -> bool:
-        """The plan trains as one device does."""
+        """Whether the plan trains as one device does."""
         return not self.comparison.problems
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that `rehearse --json` promises."""
+        """The keys that `rehearse --json` documents."""
         found = self.comparison
         return {
             "verdict": "pass" if self.passed else "fail",
@@ -80,12 +80,12 @@ class Execution:
 
 
 def check_memory(mesh: Mesh) -> None:
-    """`UserError` if not all ranks of the mesh can live at once on this machine."""
+    """`UserError` if this machine has too little memory to run all ranks of the mesh at once."""
     needed, free = required_memory(mesh), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"--mesh: the {mesh.world} ranks of {mesh} need about {needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB "
-            "are free; give a smaller mesh, for example --mesh data=2,tensor=2"
+            "are free; choose a smaller mesh, for example --mesh data=2,tensor=2"
         )
 
 
@@ -93,10 +93,10 @@ def execute(
     config: RunConfig,
     mesh: Mesh | None = None,
     steps: int | None = None,
-    progress: Progress = lambda what, number, count: None,
+    progress: ReportProgress = lambda what, number, count: None,
     worker: Sequence[str] = WORKER,
-) -> Execution:
-    """Train `steps` steps of the plan, shrunk onto `mesh`, as its ranks and on one device.
+) -> ExecutionReport:
+    """Train `steps` steps of the plan, shrunk onto `mesh`, on its ranks and on one device, and compare them.
 
     `worker`: the Python arguments that start a process of `rehearsal.worker`.
     """
@@ -104,34 +104,35 @@ def execute(
     check_memory(small.mesh)
     world = small.mesh.world
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-rehearsal-") as name:
-        job = Job(Path(name), small, steps or STEPS[small.training.precision])
+        job = RehearsalJob(Path(name), small, steps or STEPS[small.training.precision])
         job.messages.mkdir()
         job.write()
 
-        def task(role: str, rank: int | None = None, environment: dict[str, str] | None = None) -> Task:
+        def process(role: str, rank: int | None = None, environment: dict[str, str] | None = None) -> ProcessSpec:
+            label = role if rank is None else f"{role} of rank {rank}"
             words = [*worker, role, name, str(os.getpid()), *([] if rank is None else [str(rank)])]
-            return Task(role if rank is None else f"{role} of rank {rank}", words, job.directory, environment or {})
+            return python_process(label, words, job.directory, {**SINGLE_THREAD, **(environment or {})})
 
         finished = iter(range(1, world + 2))
-        compiling = [task("export", rank, simulation_environment(rank, world)) for rank in range(world)]
-        run_tasks(
-            [task("reference"), *compiling],
+        compiling = [process("export", rank, simulation_environment(rank, world)) for rank in range(world)]
+        run_processes(
+            [process("reference"), *compiling],
             min(available_cores(), 2),
-            lambda done: progress(f"compiled: {done.name}", next(finished), world + 1),
+            lambda done: progress(f"compiled: {done.label}", next(finished), world + 1),
         )
         progress(f"executing {job.steps} steps on {world} processes", world + 1, world + 1)
-        run_tasks([task("run", rank) for rank in range(world)], world)
+        run_processes([process("run", rank) for rank in range(world)], world)
         return _collect(job, config)
 
 
-def _collect(job: Job, planned: RunConfig) -> Execution:
+def _collect(job: RehearsalJob, planned: RunConfig) -> ExecutionReport:
     ranks = range(job.config.mesh.world)
     facts = [read_json(job.file("json", rank)) for rank in ranks]
     kinds: dict[str, int] = {}
     for fact in facts:
         for collective in fact["collectives"]:
             kinds[collective["op"]] = kinds.get(collective["op"], 0) + collective["calls"]
-    return Execution(
+    return ExecutionReport(
         planned=planned.mesh,
         config=job.config,
         comparison=compare(job),
@@ -142,10 +143,10 @@ def _collect(job: Job, planned: RunConfig) -> Execution:
     )
 
 
-def report(execution: Execution) -> str:
-    """A verdict table in plain text."""
+def report(execution: ExecutionReport) -> str:
+    """The verdict as a table in plain text."""
     found, config = execution.comparison, execution.config
-    limits = LIMITS[config.training.precision]
+    tolerances = TOLERANCES[config.training.precision]
     worst = found.parameter_errors[0]
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
@@ -156,10 +157,10 @@ def report(execution: Execution) -> str:
             "",
         ),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
-        ("loss", f"relative error {found.loss_error:.1e}", f"limit {limits.loss:.0e}"),
-        ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {limits.parameter:.0e}"),
+        ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
+        ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
         ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
-        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient promised", "limits {} to {}".format(*FALL)),
+        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
         ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
@@ -176,5 +177,5 @@ def _sizes(config: RunConfig) -> str:
     model = config.model.sizes
     return (
         f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
-        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences a replica"
+        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
     )

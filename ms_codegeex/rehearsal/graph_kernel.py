@@ -1,19 +1,17 @@
-"""What graph-kernel fusion does to a transformer block: the kernels a forward and backward pass launches, without and
-with it.
+"""What graph-kernel fusion does to a transformer block: the kernels that a forward and backward pass launches without
+and with it.
 
-Counted from the dump of the actor set, which is what the runtime launches; most dumped graphs, also late ones, are the
-same with fusion on and off, because they are taken before it. The numbers are a CPU's: another device has its own
-list of operators to fuse and its own code generator.
+They are counted in the dump of the actor set, which is what the runtime launches; most other dumps are taken before
+fusion and do not show it. The numbers hold for a CPU: another device has its own list of operators to fuse and its own
+code generator.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -21,16 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.processes import python_process, run_processes
 
 KERNEL = re.compile(r"^%\d+ = kernel_graph\d+:(\w+)-op\d+\(", re.MULTILINE)
-FUSED = "GraphKernel_"  # what the names of fused kernels start with
+FUSED = "GraphKernel_"  # prefix of the names of fused kernels
 DUMP, RESULT = "dump", "result.npz"
 SECONDS = 600
 
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """The block that is compiled. The number of kernels hardly depends on it, the time to build them does."""
+    """Sizes of the block to compile. The number of kernels hardly depends on them, the time to build them does."""
 
     hidden_size: int = 32
     num_heads: int = 2
@@ -41,7 +40,7 @@ class BlockSizes:
 
 @dataclass(frozen=True)
 class GraphKernelReport:
-    """Kernels of one forward and backward pass, by name, and how far fusion moves its results."""
+    """Kernels of one forward and backward pass by name, without and with fusion, and how much its results differ."""
 
     before: dict[str, int]
     after: dict[str, int]
@@ -59,20 +58,19 @@ class GraphKernelReport:
 
     @property
     def fused_kernels(self) -> int:
-        """How many of the kernels after fusion are generated ones."""
+        """How many of the kernels with fusion are generated ones."""
         return sum(count for name, count in self.after.items() if name.startswith(FUSED))
 
 
 def missing_programs() -> list[str]:
-    """What MindSpore's generator of kernels for a CPU calls and this machine does not have."""
+    """Programs that MindSpore's kernel generator for a CPU calls and that this machine lacks."""
     return [name for name in ("g++", "grep", "sed") if shutil.which(name) is None]
 
 
 def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:
-    """Compile and run CodeGeeX's block twice on the CPU, in processes of their own; about 15 s.
+    """Compile and run CodeGeeX's block twice on the CPU, each time in its own process; about 15 s.
 
-    Raises `UserError` if a package that fusion needs is missing, `RunFailure` with the last line of a process that
-    failed.
+    Raises `UserError` if a package that fusion needs is missing, `RunFailure` with the end of a failed process's log.
     """
     import numpy as np
 
@@ -92,8 +90,8 @@ def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:
 
 
 def count_kernels(dump: Path) -> Counter[str]:
-    """The kernels that run, by operator, from the folder of a graph dump (`MS_DEV_SAVE_GRAPHS`); without the runtime's
-    helpers for data and control."""
+    """The kernels that run, by operator, from the folder of a graph dump (`MS_DEV_SAVE_GRAPHS`), without the runtime's
+    actors for data and control."""
     files = sorted((dump / "actor_set").glob("final_actor_set_*.ir"))
     counts: Counter[str] = Counter()
     for file in files:
@@ -104,35 +102,17 @@ def count_kernels(dump: Path) -> Counter[str]:
 
 
 def _run(setting: str, sizes: BlockSizes, directory: Path) -> None:
-    environment = {
-        **os.environ,
-        "MS_DEV_SAVE_GRAPHS": "1",
-        "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP),
-        "GLOG_v": "3",
-    }
-    command = [sys.executable, "-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes))]
-    try:
-        result = subprocess.run(
-            command,
-            cwd=directory,  # the code generator leaves its kernels in the working directory
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RunFailure(f"graph-kernel fusion {setting}: the block was not compiled within {SECONDS} s") from None
-    if result.returncode or not (directory / RESULT).is_file():
-        lines = [line for line in result.stdout.splitlines() if line.strip()] or ["no output"]
-        raise RunFailure(f"graph-kernel fusion {setting}: exit status {result.returncode}, last line: {lines[-1]}")
+    """Compile and run the block in a process that leaves its dump and its results in `directory`."""
+    words = ("-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes)))
+    # the code generator leaves its kernels in the working directory
+    dump = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP)}
+    run_processes([python_process(f"graph-kernel fusion {setting}", words, directory, dump)], seconds=SECONDS)
+    if not (directory / RESULT).is_file():
+        raise RunFailure(f"graph-kernel fusion {setting}: the process left no {RESULT} in {directory}")
 
 
 def _worker(setting: str, sizes: BlockSizes) -> None:
-    """Run the block's forward and backward pass once in this process; output and gradients go to `RESULT`."""
+    """Run the block's forward and backward pass once in this process and write output and gradients to `RESULT`."""
     import mindspore as ms
     import numpy as np
     from mindspore import nn, ops
@@ -142,14 +122,14 @@ def _worker(setting: str, sizes: BlockSizes) -> None:
     from ms_codegeex.models.codegeex.model import Block
 
     class ForwardBackward(nn.Cell):
-        """The output, without which the compiler would leave out its last product, and all gradients."""
+        """Output and all gradients; without the output the compiler would drop the block's last product."""
 
         def __init__(self, block: nn.Cell):
             super().__init__(auto_prefix=False)
             self.block, self.weights = block, ms.ParameterTuple(block.trainable_params())
             self.grad = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
 
-        def construct(self, x, mask, samples, backward):
+        def construct(self, x: ms.Tensor, mask: ms.Tensor, samples: ms.Tensor, backward: ms.Tensor) -> tuple:
             output = self.block(x, mask, samples)
             return output, self.grad(self.block, self.weights)(x, mask, samples, backward)
 

@@ -1,6 +1,6 @@
 """One rehearsal as its processes see it: a directory with the configuration, and synthetic weights and data.
 
-Weights and data are functions of names and numbers only, so that every process makes the same ones.
+Weights and data depend only on names and numbers, so that every process makes the same ones.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.parallel import placement
 
 SEED = 20230603
+SINGLE_THREAD = {"OMP_NUM_THREADS": "1"}  # for the processes of a rehearsal, of which many run side by side
 
 
 @dataclass(frozen=True)
-class Job:
-    """`config` is partitioned; `steps` are executed."""
+class RehearsalJob:
+    """An execution of `steps` steps of a partitioned `config`, with its files in `directory`."""
 
     directory: Path
     config: RunConfig
     steps: int
 
     def write(self) -> None:
-        """Leave what `read` needs."""
+        """Write job.json, which `read` reads."""
         write_json(self.directory / "job.json", {"config": self.config.to_dict(), "steps": self.steps})
 
     @staticmethod
-    def read(directory: Path) -> Job:
+    def read(directory: Path) -> RehearsalJob:
         """The job in a directory."""
         values = read_json(directory / "job.json")
-        return Job(directory, build_run_config(values["config"]), values["steps"])
+        return RehearsalJob(directory, build_run_config(values["config"]), values["steps"])
 
     @property
     def messages(self) -> Path:
-        """Where ranks leave messages for each other."""
+        """The folder for messages between ranks."""
         return self.directory / "messages"
 
     def file(self, name: str, rank: int | None = None) -> Path:
-        """A file of one rank, or of the reference."""
+        """The path of a file of one rank, or of the reference."""
         return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
 
 
 UNCLIPPED = 1e30
 OVERFLOW_STEP = 7  # in FP16; the last step of shorter executions
-EQUAL_STEPS = 3  # that have the same batch
+EQUAL_STEPS = 3  # consecutive steps with the same batch
 
 
 def clip_of(config: RunConfig, step: int) -> float:
@@ -58,14 +59,14 @@ def clip_of(config: RunConfig, step: int) -> float:
 
 
 def overflows_in(config: RunConfig, steps: int) -> int | None:
-    """The step in which the gradient of one parameter overflows on the last rank alone; none without a loss scale."""
+    """The step in which the gradient of one parameter overflows on the last rank only; None without a loss scale."""
     return min(OVERFLOW_STEP, steps - 1) if config.training.precision == "fp16" else None
 
 
 def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """FP32 weights that are neither small nor equal, so that every gradient counts."""
+    """FP32 weights that are neither small nor equal, so that every gradient matters."""
     generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-    # tables are larger than matrices: queries of nearly nothing would leave the scores without a gradient
+    # tables get larger values than matrices: near-zero queries would leave the scores without a gradient
     spread = 0.25 if "embedding" in name else 0.1
     value = generator.normal(0.0, spread, shape).astype(np.float32)
     return value + 1.0 if name.endswith("norm.weight") else value
@@ -74,14 +75,14 @@ def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
     """inputs, labels, loss_mask, samples, each [steps, global batch, …]: eos inside samples, unequal loss masks.
 
-    A batch serves `EQUAL_STEPS` steps, so that the fall of its loss can be held against the gradient.
+    A batch is used for `EQUAL_STEPS` steps, so that the fall of its loss can be compared with the gradient.
     """
     generator = np.random.default_rng(SEED)
     model, batch, seq = config.model.sizes, config.training.global_batch, config.seq_length
     ids = generator.integers(0, model.vocab_size, (steps, batch, seq + 1)).astype(np.int32)
     ids[:, :, seq // 3] = model.eos_token_id
     ids[:, ::2, seq - 3] = model.eos_token_id
-    share = generator.random((steps, batch, 1)) * 0.8 + 0.1  # of the tokens that count, another for each sample
+    share = generator.random((steps, batch, 1)) * 0.8 + 0.1  # of tokens that count, different for each sample
     mask = (generator.random((steps, batch, seq)) < share).astype(np.float32)
     samples = np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
     order = np.arange(steps) // EQUAL_STEPS
@@ -94,10 +95,11 @@ def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
 
 
 def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[int, ...], shard: int) -> list[slice]:
-    """The part of a parameter of `shape` that the engine gave to `rank`, from its layout.
+    """The shard of a parameter of `shape` that the engine gave to `rank`, from its layout.
 
-    `layout` is an entry of `parameter_layout_dict`: device matrix, tensor map (the device axis from the right that cuts
-    a tensor axis, or -1), …; what is smaller than that says is cut along axis 0 by the optimizer, as number `shard`.
+    `layout` is an entry of `parameter_layout_dict`: device matrix, tensor map (for each tensor axis the device axis,
+    counted from the right, that splits it, or -1), …. A shard smaller than that is also split along axis 0 by the
+    optimizer, and is number `shard` of these parts.
     """
     matrix, tensor_map = layout[0], layout[1]
     place, coordinates = rank, []
@@ -106,9 +108,9 @@ def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[i
         place //= size
     window = []
     for axis, size in enumerate(shape):
-        cut = tensor_map[axis]
-        part = size // matrix[-1 - cut] if cut >= 0 else size
-        start = coordinates[cut] * part if cut >= 0 else 0
+        split = tensor_map[axis]
+        part = size // matrix[-1 - split] if split >= 0 else size
+        start = coordinates[split] * part if split >= 0 else 0
         if part != local[axis]:
             start += shard % (part // local[axis]) * local[axis]
         window.append(slice(start, start + local[axis]))

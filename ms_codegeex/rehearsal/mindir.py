@@ -1,7 +1,7 @@
-"""One rank's training graph as MindSpore exports it (MindIR, a protobuf): what it communicates, holds and computes.
+"""Reads one rank's training graph as MindSpore exports it (MindIR, a protobuf): collectives, parameters, FLOPs.
 
-`rewrite` makes it run on a CPU: every communication node becomes a call of a Python function, and nothing else changes.
-Functions of a graph (lazily inlined blocks, branches) run once per mention, so nodes are counted by calls.
+`rewrite` makes the graph run on a CPU: every communication node becomes a call of a Python function, and nothing else
+changes. Functions of a graph (lazily inlined blocks, branches) run once per mention, so nodes are counted by calls.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
-# Products of [seq, d] and [seq, seq] matrices in a fused attention: its backward pass forms the scores once more.
+# Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
 FUSED_PRODUCTS: Mapping[str, int] = MappingProxyType({"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5})
 ITEM = "rehearsal_item"
-DTYPES = {  # by the number in the protobuf: name, bytes of an element
+DTYPES = {  # number in the protobuf -> name, bytes per element
     1: ("float32", 4),
     2: ("uint8", 1),
     3: ("int8", 1),
@@ -46,31 +46,31 @@ DTYPES = {  # by the number in the protobuf: name, bytes of an element
 
 @dataclass(frozen=True)
 class TensorType:
-    """Shape and element type of a tensor on this rank."""
+    """Shape and element type of a tensor as this rank holds it."""
 
     shape: tuple[int, ...]
     dtype: str
 
     @property
     def bytes(self) -> int:
-        """Size in memory."""
+        """Size in memory in bytes."""
         return math.prod(self.shape) * dict(DTYPES.values())[self.dtype]
 
 
 @dataclass(frozen=True)
-class Collective:
+class CollectiveNode:
     """One communication node of one rank's graph."""
 
     op: str
-    ranks: tuple[int, ...]  # the group: global ranks in the order of the group
+    ranks: tuple[int, ...]  # global ranks in the order of the group
     shape: tuple[int, ...]  # of the output
-    input_shape: tuple[int, ...]  # () where there is no input
+    input_shape: tuple[int, ...]  # () if there is no input
     dtype: str
-    bytes: int  # of the larger of input and output: the whole tensor, of which ranks may hold parts
+    bytes: int  # of the larger of input and output: the whole tensor, of which ranks may hold shards
     calls: int  # how often a step runs the node
-    fusion: int  # nodes of one op, group and fusion id > 0 are sent as one; 0 is never fused
-    name: str  # where in the model, for example "Default/network-Loss/…/MatMul-op0"
-    tag: str  # the same on every rank that takes part, different for every node of a rank
+    fusion: int  # nodes with the same op, group and fusion id > 0 are sent as one; 0 is never fused
+    name: str  # its place in the model, for example "Default/network-Loss/…/MatMul-op0"
+    tag: str  # the same on all ranks that take part, different for every node of a rank
     reduce: str = "sum"
     peer: int | None = None  # global rank a Send goes to or a Receive comes from
     root: int = 0  # index in `ranks` of a Broadcast's source
@@ -80,13 +80,13 @@ class Collective:
 
 
 def parse(data: bytes) -> ModelProto:
-    """An exported graph from its bytes."""
+    """The exported graph in these bytes."""
     from mindspore.train import mind_ir_pb2
 
     return mind_ir_pb2.ModelProto.FromString(data)
 
 
-def collectives(model: ModelProto, rank: int) -> list[Collective]:
+def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
     """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
     seen: Counter[str] = Counter()
     found = []
@@ -98,10 +98,10 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
                 f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
                 "this rank's, compiled under semi_auto_parallel"
             )
-        given = node.given if node.given and node.op != "Receive" else None  # a Receive's input only orders it
+        given = node.given if node.given and node.op != "Receive" else None  # the input of a Receive only orders it
         tag, peer = _tag(node.op, ranks, rank, attributes)
         found.append(
-            Collective(
+            CollectiveNode(
                 op=node.op,
                 ranks=ranks if peer is None else tuple(sorted((rank, peer))),
                 shape=node.output.shape,
@@ -123,17 +123,17 @@ def collectives(model: ModelProto, rank: int) -> list[Collective]:
 
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:
-    """This rank's part of every parameter of the step by name: weights, optimizer state, accumulated gradients."""
+    """Shape and type of every parameter of the step on this rank: weights, optimizer state, accumulated gradients."""
     return {parameter_name(p.name): TensorType(tuple(p.dims), DTYPES[p.data_type][0]) for p in model.graph.parameter}
 
 
 def parameter_name(name: str) -> str:
-    """The parameter's name without the graph's name that MindIR puts in front."""
+    """The parameter's name without the prefix that MindIR adds."""
     return name.rsplit(":", 1)[-1]
 
 
 def node_counts(model: ModelProto) -> Counter[str]:
-    """How many operators a step runs, by kind."""
+    """How many operators of each kind a step runs."""
     counts: Counter[str] = Counter()
     for calls, _, primitive in _nodes(model):
         counts[primitive.op_type] += calls
@@ -158,8 +158,9 @@ def matmul_flops(model: ModelProto) -> int:
 def rewrite(model: ModelProto) -> int:
     """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` i, in place.
 
-    The function gets the node's tensor and returns the result. Inside a graph each waits for the one before: ranks that
-    ran independent ones in different orders would wait for each other for ever. Returns how many nodes were replaced.
+    The function takes the node's tensor and returns the result. Within a graph, each node waits for the one before it:
+    ranks that ran independent nodes in different orders would wait for each other for ever. Returns how many nodes were
+    replaced.
     """
     from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
 
@@ -182,9 +183,9 @@ def rewrite(model: ModelProto) -> int:
 
 
 def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, before: _Node | None) -> None:
-    """Append to `graph` what takes the place of `node`: a PyFunc, and what takes the one element out of its result.
+    """Append the replacement of `node` to `graph`: a PyFunc, and an operator that takes the one element of its result.
 
-    `before`: the node whose result it waits for, as a further input that nobody looks at.
+    `before`: the node to wait for; its result becomes a further input, which is not used.
     """
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
@@ -210,7 +211,7 @@ def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, bef
 
 
 def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[TensorType], output: TensorType) -> None:
-    """The operator PyFunc with the types of its inputs and its output."""
+    """Add the operator PyFunc with the types of its inputs and its output."""
     from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
 
     primitive = model.primitives.add(name=name, op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
@@ -233,7 +234,7 @@ def _data_type(tensor: TensorType) -> int:
 
 
 def _tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
-    """What the ranks of one message agree on, apart from its number; and the other end of a Send or Receive."""
+    """A name that the ranks of one message agree on, without its number; and the peer of a Send or Receive."""
     if op not in POINT_TO_POINT:
         return f"{op}-{_group_name(ranks)}", None
     peer = ranks[attributes["dest_rank" if op == "Send" else "src_rank"]]
@@ -242,23 +243,23 @@ def _tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any])
 
 
 def _group_name(ranks: tuple[int, ...]) -> str:
-    """A short file name for a group."""
+    """A short name for a group, for use in file names."""
     text = "_".join(map(str, ranks))
     return text if len(text) < 60 else f"{ranks[0]}_to_{ranks[-1]}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A communication node and what it takes and gives."""
+    """A communication node with its input and output."""
 
     calls: int
     proto: NodeProto
     op: str
     primitive: PrimitiveProto
-    source: str | None  # the value it takes, with its type
+    source: str | None  # name of its input; `given` is the type
     given: TensorType | None
     output: TensorType
-    tuple_of_one: bool  # Broadcast takes and gives a tuple
+    tuple_of_one: bool  # Broadcast takes and returns a tuple
 
 
 def _communication(model: ModelProto) -> Iterator[_Node]:
@@ -278,7 +279,7 @@ def _communication(model: ModelProto) -> Iterator[_Node]:
 
 
 def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]:
-    """How often a step runs it, node, its primitive; of every node that is an operator."""
+    """Every node that is an operator: how often a step runs it, the node, its primitive."""
     primitives = {primitive.name: primitive for primitive in model.primitives}
     calls = graph_calls(model)
     for graph in (model.graph, *model.functions):
@@ -289,8 +290,8 @@ def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]
 
 
 def graph_calls(model: ModelProto) -> dict[str, int]:
-    """How often a step runs the main graph (once) and each function: once for every mention in a run of the graph that
-    mentions it. A mention is a call, a closure (run once by whoever gets it) or a branch (as if it were taken)."""
+    """How often a step runs the main graph (once) and each function: once per mention each time the mentioning graph
+    runs. A mention is a call, a closure (assumed to run once) or a branch (assumed to be taken)."""
     names = {function.name for function in model.functions}
     mentions: dict[str, Counter[str]] = {name: Counter() for name in names}
     for graph in (model.graph, *model.functions):
@@ -302,7 +303,7 @@ def graph_calls(model: ModelProto) -> dict[str, int]:
 
     def count(name: str, path: tuple[str, ...]) -> int:
         if name in path:
-            raise RunFailure(f"{name}: the graph calls itself, its operators cannot be counted")
+            raise RunFailure(f"{name}: the graph calls itself, so its operators cannot be counted")
         if name not in calls:
             calls[name] = sum(times * count(caller, (*path, name)) for caller, times in mentions[name].items())
         return calls[name]
@@ -313,7 +314,7 @@ def graph_calls(model: ModelProto) -> dict[str, int]:
 
 
 def _types(model: ModelProto) -> dict[str, TensorType]:
-    """Type of every value that is one tensor, by name."""
+    """The type of every value that is a single tensor, by name."""
     types = {}
     for graph in (model.graph, *model.functions):
         for parameter in graph.parameter:
@@ -329,7 +330,7 @@ def _types(model: ModelProto) -> dict[str, TensorType]:
 
 
 def _output_types(node: NodeProto) -> list[TensorType]:
-    """The tensors a node gives, alone or in a tuple."""
+    """Types of the tensors that a node returns, alone or in a tuple."""
     shape = _shape(node)
     parts = [] if shape is None else [shape, *shape.values]
     return [_type(tensor) for part in parts for tensor in part.tensors]
@@ -344,12 +345,12 @@ def _type(tensor: Any) -> TensorType:
 
 
 def _is_group(attribute: AttributeProto) -> bool:
-    """Whether it is what every communication operator has; a convolution's `group` is a number."""
+    """Whether it is the group of a communication operator; a convolution's `group` is a number."""
     return attribute.name == "group" and bool(attribute.s)
 
 
 def _attributes(primitive: PrimitiveProto) -> dict[str, Any]:
-    """A primitive's text, number and list-of-number attributes."""
+    """The attributes of a primitive that are texts, numbers or lists of numbers."""
     return {a.name: value for a in primitive.attribute if (value := _value(a)) is not None}
 
 

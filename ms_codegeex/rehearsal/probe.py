@@ -1,7 +1,7 @@
-"""What an executed step has beside a run's own: an optimizer that hides nothing, and an overflow in one place.
+"""What an executed step adds to a run's own: an optimizer that hides no error, and an overflow in one place.
 
-The weights follow plain gradient descent: Adam would hide a wrong scale of the gradients. Beside them the run's own
-AdamW updates copies of the weights from the same gradients, and NumPy does as well.
+The weights follow plain gradient descent, because Adam would hide a wrong scale of the gradients. The run's own AdamW
+updates copies of the weights from the same gradients, and so does NumPy.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ GRADIENT, COPY = "rehearsal.gradient.", "rehearsal.adamw."
 CLIP, OVERFLOW = "rehearsal.clip", "rehearsal.overflow"
 
 
-def _follow(weight, gradient):
-    """The gradient; a pipeline drops what is done for other stages' weights, and finds it by following the weight."""
+def _follow(weight: Parameter, gradient: Tensor) -> Tensor:
+    """The gradient, tied to its weight: a pipeline drops operations on other stages' weights, and finds them only by
+    following the weight."""
     return ops.depend(gradient, weight)
 
 
-def _descend(kernel, rate, weight, kept, gradient):
+def _descend(kernel: ops.Primitive, rate: Tensor, weight: Parameter, kept: Parameter, gradient: Tensor) -> Tensor:
     return kernel(weight, kept, rate, gradient, 0.0)  # without momentum, what it keeps is the gradient
 
 
 class Descent(nn.Cell):
-    """w -= lr·g, with g kept; and AdamW on copies of the weights."""
+    """Gradient descent, w -= lr·g, that keeps g; and the run's AdamW on copies of the weights."""
 
     def __init__(self, config: RunConfig, parameters: list[Parameter]):
         super().__init__(auto_prefix=False)
@@ -44,15 +45,15 @@ class Descent(nn.Cell):
         self.adamw.parameters = self.parameters.clone(prefix=COPY[:-1], init="zeros")
         self.kernel, self.map = ops.ApplyMomentum(), ops.HyperMap()
 
-    def construct(self, gradients):
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
+    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place."""
         gradients = self.map(_follow, self.parameters, gradients)
         rate = self.adamw(gradients)
         done = self.map(ops.partial(_descend, self.kernel, rate), self.parameters, self.gradients, gradients)
         return ops.depend(rate, done)
 
 
-def _overflow(value, marked, gradient):
+def _overflow(value: Tensor, marked: bool, gradient: Tensor) -> Tensor:
     if marked:
         return gradient + value
     return gradient
@@ -67,13 +68,13 @@ class ProbedStep(TrainStep):
         self.overflow = Parameter(Tensor(0.0, ms.float32), name=OVERFLOW, requires_grad=False)
         self.marked = tuple(weight.name == marked for weight in self.weights)
 
-    def probe(self, gradients):
-        """The marked one made infinite, in the step that has it so."""
+    def probe(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Add `rehearsal.overflow`, which is infinite in one step, to the marked gradient."""
         return self.map(ops.partial(_overflow, self.overflow), self.marked, gradients)
 
 
 def marked_parameter(config: RunConfig) -> str:
-    """The parameter whose gradient overflows on the last rank: the one of its stage that most devices share."""
+    """The parameter whose gradient overflows on the last rank: the one of its stage that is sharded most."""
     mesh = config.mesh
     mine = [layout for layout in layouts_of(config) if layout.stage == mesh.pipeline - 1 and not layout.copy_of]
     return min(mine, key=lambda layout: layout.local_size(mesh) / layout.size).name
@@ -85,7 +86,7 @@ def build_probed(config: RunConfig, marked: str, tied_group: str | None = None) 
 
 
 class AdamWFormula:
-    """AdamW in float64 NumPy: what `optimizer.AdamW` has to do. Matrices and tables decay, vectors do not."""
+    """AdamW in float64 NumPy, the reference for `optimizer.AdamW`. Matrices and tables decay, vectors do not."""
 
     def __init__(self, config: OptimizerConfig, weights: dict[str, np.ndarray]):
         self.config, self.updates = config, 0
@@ -95,7 +96,7 @@ class AdamWFormula:
         self.v = {name: np.zeros_like(value) for name, value in self.weights.items()}
 
     def update(self, rate: float, gradients: dict[str, np.ndarray]) -> None:
-        """One update from gradients as they are after clipping."""
+        """One update from gradients after clipping."""
         c, self.updates = self.config, self.updates + 1
         corrections = [1 - beta**self.updates if c.bias_correction else 1.0 for beta in (c.beta1, c.beta2)]
         for name, w in self.weights.items():
@@ -107,7 +108,7 @@ class AdamWFormula:
             self.weights[name] = w - rate * (direction + decay * w)
 
     def errors(self, found: dict[str, np.ndarray]) -> dict[str, float]:
-        """Largest deviation of each weight, relative to how far it moved by the formula."""
+        """Largest deviation of each weight, relative to its movement by the formula."""
         result = {}
         for name, expected in self.weights.items():
             moved = float(np.max(np.abs(expected - self.first[name])))
@@ -119,5 +120,5 @@ class AdamWFormula:
 
 
 def parameters_of(found: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
-    """Values of the parameters that begin with `prefix`, by the rest of their names."""
+    """Values of the parameters whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): p.asnumpy() for name, p in found.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A small configuration that keeps everything of a plan but its sizes, so that all its ranks fit on one machine."""
+"""Shrinks a configuration: it keeps everything of a plan except its sizes, so that all ranks fit on one machine."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
-FUSED = ("graph_kernel", "attention", "norm")  # have no kernel on a CPU, or move results on it
-FEW_RANKS = 4  # that may take longer to compile
-DROPPED = 0.25  # of the activations, where the plan drops any
+FUSED = ("graph_kernel", "attention", "norm")  # not available on a CPU, or with other results there
+FEW_RANKS = 4  # for so few, a longer compilation is acceptable
+DROPPED = 0.25  # of the activations, if the plan has dropout
 
 
 def small_mesh(mesh: Mesh) -> Mesh:
-    """Every axis longer than 1 shortened to 2; partial optimizer sharding stays partial, on 4 replicas."""
+    """The mesh with every axis above 1 set to 2; partial optimizer sharding stays partial, on 4 replicas."""
     shard = min(mesh.optimizer_shard, 2)
     data = 4 if shard == 2 and mesh.data > mesh.optimizer_shard else min(mesh.data, 2)
     return Mesh(data, min(mesh.tensor, 2), min(mesh.pipeline, 2), shard)
 
 
 def parse_mesh(text: str) -> Mesh:
-    """`data=2,tensor=2,pipeline=2,optimizer_shard=2`; what is left out is 1."""
+    """A mesh from text such as `data=2,tensor=2,pipeline=2,optimizer_shard=2`; an axis that is left out is 1."""
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, separator, size = part.partition("=")
@@ -35,7 +35,7 @@ def parse_mesh(text: str) -> Mesh:
         sizes[name] = int(size)
     mesh = Mesh(**sizes)
     if mesh.world == 1:
-        raise UserError("--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2")
+        raise UserError("--mesh: 1 rank has nothing to communicate; give an axis above 1, for example --mesh data=2")
     check_world("--mesh", mesh.world)
     return mesh
 
@@ -43,12 +43,12 @@ def parse_mesh(text: str) -> Mesh:
 def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     """The configuration on `mesh` with a model of a few thousand weights and a batch of a few sequences.
 
-    Kept: family, parallel settings, recompute, precision, loss scaling, clipping, schedule kind. Changed so that errors
-    show: clipping that acts on every step, a learning rate that moves the weights, no dropout; and in FP16 a first loss
-    scale that overflows. Scales in between, where one sum may overflow and its parts not, are jumped over.
+    Kept: family, parallel settings, recompute, precision, whether there is loss scaling, clipping and dropout, kind of
+    schedule. Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an
+    initial loss scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
     """
     accumulation = min(config.accumulation, 2)  # each takes time to compile
-    if mesh.pipeline > 1:  # with one more than stages, each stage goes back and forth in between
+    if mesh.pipeline > 1:  # with one more than stages, each stage alternates between forward and backward
         more = 1 if mesh.world <= FEW_RANKS else 0
         accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
     micro = 2 * mesh.tensor
@@ -75,8 +75,8 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
 
 
 def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
-    """Fields of a model of a few thousand weights whose plan is of the same kind: keys and values are cut by groups or
-    whole, only a part of each head is turned, stages have unequal numbers of layers."""
+    """Fields of a model of a few thousand weights whose plan is of the same kind: keys and values are sharded by groups
+    or replicated, only a part of each head is rotated, stages have unequal numbers of layers."""
     model = config.model.sizes
     shared = model.num_kv_groups < model.num_heads
     by_group = model.num_kv_groups % config.mesh.tensor == 0
@@ -97,5 +97,5 @@ def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
 
 
 def required_memory(mesh: Mesh) -> int:
-    """Bytes of host memory that the ranks of an execution need together: all live at once."""
+    """Bytes of host memory that the ranks of an execution need together, since all run at once."""
     return mesh.world * RANK_BYTES

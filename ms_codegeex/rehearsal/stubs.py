@@ -2,13 +2,12 @@
 
 MindSpore partitions a training graph for any rank of any cluster under `MS_SIMULATION_LEVEL=0`, but only for a device
 target whose plugin loads. The GPU plugin of the PyPI wheel does as soon as the CUDA 11.6 libraries it is linked to are
-found. Nothing in them is ever called, so functions that return 0 will do: their names are read from the plugin itself,
-one small library with all of them is compiled, and it stands in for each of NVIDIA's under that one's name.
+found. Nothing in them is ever called, so functions that return 0 suffice: their names are read from the plugin itself,
+one small library with all of them is compiled, and copied under the name of each NVIDIA library.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,24 +18,26 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_directory, user_cache
+from ms_codegeex.locks import take_lock
 
 MACHINES = ("x86_64", "aarch64")
 PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
 DRIVER = "libcuda.so.1"
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release 11.6, V11.6.55'\n"  # all MindSpore asks of the CUDA compiler
-RUNTIME, RUNTIME_VERSION = "libcudart.so.11.0", "libcudart.so.11.6.55"  # MindSpore reads its version off this name
+RUNTIME, RUNTIME_VERSION = "libcudart.so.11.0", "libcudart.so.11.6.55"  # MindSpore reads the version from this name
 FOREIGN_LIBRARY = re.compile(r"lib(cu|nvrtc)")
 FOREIGN_SYMBOL = re.compile(r"cu[a-zA-Z]|__cuda|nvrtc")
 COMPILE_SECONDS = 300
 
 
 def simulation_environment(rank: int, world: int) -> dict[str, str]:
-    """The variables under which a new process compiles as rank `rank` of `world` devices; to be laid over `os.environ`.
+    """Variables with which a new process compiles as rank `rank` of `world` devices; add them to `os.environ`.
 
     The dynamic loader reads them only when a process starts. Builds the stub libraries if this user has none yet.
     Raises `UserError` where simulation is impossible.
@@ -58,8 +59,8 @@ def simulation_environment(rank: int, world: int) -> dict[str, str]:
 
 
 def stub_libraries() -> Path:
-    """The folder that holds the stub libraries of the installed MindSpore, made on the first call; safe to call at
-    once from many processes."""
+    """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
+    processes at once."""
     plugin = _mindspore_directory() / PLUGIN
     directory = user_cache() / f"stubs-{_fingerprint(plugin)}"
     if not directory.is_dir():
@@ -67,7 +68,7 @@ def stub_libraries() -> Path:
             if not directory.is_dir():
                 with atomic_directory(directory) as temporary:
                     build(plugin, plugin.parents[2] / KERNELS, temporary)
-    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for it for ever
+    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for nvcc for ever
         raise UserError(
             f"{directory}: programs in this folder may not be executed; set XDG_CACHE_HOME to a folder on a file "
             "system that is not mounted with noexec"
@@ -89,7 +90,7 @@ def build(plugin: Path, kernels: Path, directory: Path) -> None:
     )
     _compile(source, versions, library)
     (directory / "lib64").mkdir()
-    # Copies, not links: the loader and ldd take files with one inode for one library.
+    # Copies, not links: the loader and ldd treat files with one inode as one library.
     for name in sorted({*_foreign_libraries(plugin), DRIVER, RUNTIME, RUNTIME_VERSION}):
         shutil.copy(library, directory / "lib64" / name)
     library.unlink()
@@ -99,7 +100,7 @@ def build(plugin: Path, kernels: Path, directory: Path) -> None:
 
 
 def undefined_symbols(path: Path) -> dict[str, set[str]]:
-    """The symbols an ELF file wants from others, by the version they must have ("" where none is asked for)."""
+    """The undefined symbols of an ELF file by required version ("" if none is required)."""
     from elftools.elf.elffile import ELFFile
 
     found: dict[str, set[str]] = defaultdict(set)
@@ -128,7 +129,7 @@ def _foreign_libraries(plugin: Path) -> list[str]:
 
 
 def compilers() -> list[list[str]]:
-    """The C compilers of this machine as commands, the one to use first."""
+    """The C compilers of this machine as commands, the preferred one first."""
     found = [[path] for path in map(shutil.which, ("cc", "gcc", "clang")) if path]
     if importlib.util.find_spec("ziglang") is not None:
         found.append([sys.executable, "-m", "ziglang", "cc"])
@@ -183,29 +184,30 @@ def _mindspore_directory() -> Path:
         if not (directory / file).is_file():
             raise UserError(
                 f"{directory / file}: missing, MindSpore {importlib.metadata.version('mindspore')} came without the "
-                "GPU plugin to simulate a cluster with; install the wheel of PyPI (requirements.txt)"
+                "GPU plugin, which simulates a cluster; install the wheel from PyPI (requirements.txt)"
             )
     return directory
 
 
 def _fingerprint(plugin: Path) -> str:
-    """Changes with MindSpore, with the machine and with this file."""
+    """A name that changes with MindSpore, the machine and this file."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {plugin.stat().st_size}".encode())
     return digest.hexdigest()[:16]
 
 
 @contextmanager
-def _locked(path: Path):
-    """Wait for and hold the lock file `path`."""
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the lock file `path` and hold it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "w")  # noqa: SIM115  closed below
+        lock = take_lock(path, wait=True)
     except OSError as error:
         raise UserError(
-            f"{path.parent}: no place for the stub CUDA libraries ({error.strerror}); set XDG_CACHE_HOME to a folder "
-            "you can write to"
+            f"{path.parent}: the stub CUDA libraries cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a "
+            "folder you can write to"
         ) from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        os.close(lock)

@@ -1,7 +1,7 @@
-"""The collectives of one rank: those of the plan, those of a graph, and whether they are the same.
+"""Compares the collectives of one rank in the plan with those in its graph.
 
-Operation, members of the group, element type, bytes and number of calls have to agree, and the buckets in which the
-back end joins them.
+Operation, members of the group, element type, bytes and number of calls must agree, and so must the buckets in which
+the back end fuses them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ms_codegeex.config import RunConfig
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.communication import Collective, collectives, parameter_collectives
+from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
 SCALAR_BYTES = 4
@@ -22,7 +22,7 @@ Calls = Counter[tuple[str, tuple[int, ...], str, int]]  # op, members, dtype, by
 Buckets = Counter[tuple[str, tuple[int, ...], int]]  # op, members, fusion id -> calls
 
 
-def members(mesh: Mesh, found: Collective, rank: int) -> tuple[int, ...]:
+def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
     """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
     if found.group == "world":
         return tuple(range(mesh.world))
@@ -33,7 +33,7 @@ def members(mesh: Mesh, found: Collective, rank: int) -> tuple[int, ...]:
 
 
 def planned_calls(config: RunConfig, rank: int) -> Calls:
-    """The plan's collectives of a rank, as the graph would show them."""
+    """The plan's collectives of a rank, in the form in which a graph shows them."""
     calls: Calls = Counter()
     for x in collectives(config):
         if x.stage == config.mesh.coordinates(rank)[0]:
@@ -42,11 +42,11 @@ def planned_calls(config: RunConfig, rank: int) -> Calls:
 
 
 def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
-    """The plan's collectives where blocks are functions that the graph calls, not inlined.
+    """The plan's collectives for a graph that calls its blocks as functions instead of inlining them.
 
-    The engine then gathers FP32 weights outside the function and casts inside, sums a sharded weight's gradient over
-    replicas inside before it is scattered outside, and the worker lets block inputs whole (the engine cannot slice
-    them there).
+    The engine then gathers FP32 weights outside the function and casts them inside, and sums a sharded weight's
+    gradient over replicas inside before scattering it outside. The worker leaves block inputs whole, which the engine
+    cannot slice there.
     """
     if config.accumulation > 1:
         return planned
@@ -70,8 +70,8 @@ def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
 
 
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
-    """The fusion id of a parameter's gradient, and of its gathered weight: by block number, the word table's and the
-    head's in the first, what follows the blocks in the last. What called blocks reduce has the first one's."""
+    """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order; embeddings and
+    head belong to the first bucket, what follows the blocks to the last. `called`: all blocks use the first bucket."""
     groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.num_layers
     part, _, rest = name.partition(".")
     if part == "blocks":
@@ -81,7 +81,7 @@ def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
 
 
 def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Buckets:
-    """What the plan joins: collectives of weights and gradients of the rank's stage that have a fusion id."""
+    """The collectives that the plan fuses: those of weights and gradients of the rank's stage with a fusion id."""
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
     found: Buckets = Counter()
     for layout in layouts_of(config):
@@ -93,7 +93,7 @@ def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Bucke
 
 
 def found_calls(listed: Iterable[Mapping[str, Any]]) -> Calls:
-    """Those of a graph, without Receive, which is another rank's Send, and groups of one, in which nothing moves."""
+    """The collectives of a graph, without Receive, which is another rank's Send, and without groups of one rank."""
     found: Calls = Counter()
     for x in listed:
         if x["op"] != "Receive" and len(x["ranks"]) > 1:
@@ -111,9 +111,9 @@ def found_buckets(listed: Iterable[Mapping[str, Any]]) -> Buckets:
 
 
 def joined(planned: Calls, found: Calls) -> Calls:
-    """Reduce-scatters with an all-gather of the same tensor as the all-reduces that were planned for them.
+    """`found` with pairs of reduce-scatter and all-gather counted as the all-reduces that were planned in their place.
 
-    They move the same bytes. The engine takes them for the looked-up words or not, by what follows the lookup.
+    They move the same bytes. Which of them the engine uses for an embedding depends on what follows the lookup.
     """
     result = Counter(found)
     for key in [key for key in planned if key[0] == "AllReduce"]:
@@ -127,7 +127,7 @@ def joined(planned: Calls, found: Calls) -> Calls:
 
 
 def differences(planned: Counter, found: Counter) -> list[tuple[str, int, int]]:
-    """What is called how often by plan and graph, where the two differ."""
+    """Collectives whose number of calls differs, with the number in the plan and in the graph."""
     differing = sorted(key for key in planned.keys() | found.keys() if planned[key] != found[key])
     return [(_named(*key), planned[key], found[key]) for key in differing]
 
@@ -141,11 +141,11 @@ def _named(op: str, ranks: tuple[int, ...], *rest: Any) -> str:
 
 
 def execution_problems(config: RunConfig, rank: int, listed: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The first collective of an executed graph that is not the plan's. Scalars are left out: where the network is
-    inlined for each micro-batch, the engine joins some."""
+    """The first collective of an executed graph that differs from the plan. Scalars are left out: if the network is
+    inlined for each micro-batch, the engine merges some of them."""
     listed = list(listed)
     large = {key: count for key, count in found_calls(listed).items() if key[3] > SCALAR_BYTES}
     expected = Counter({key: count for key, count in planned_calls(config, rank).items() if key[3] > SCALAR_BYTES})
     wrong = differences(expected, joined(expected, Counter(large)))
     wrong += differences(planned_buckets(config, rank), found_buckets(listed))
-    return [f"rank {rank}, {name}: {found} calls a step, the plan has {planned}" for name, planned, found in wrong[:1]]
+    return [f"rank {rank}, {name}: {found} calls per step, planned {planned}" for name, planned, found in wrong[:1]]

@@ -2,7 +2,7 @@
 [RANK]`.
 
 `reference` trains on one device. `export` compiles one rank's partitioned graph under simulation and writes it with its
-weights. `run` executes such a graph on this CPU, with the other ranks.
+weights. `run` executes such a graph on this CPU, together with the other ranks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.parallel.placement import Placement
-from ms_codegeex.rehearsal.exchange import Exchange
+from ms_codegeex.processes import die_with_parent
+from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
-    Job,
+    RehearsalJob,
     batches,
     clip_of,
     engine_window,
@@ -31,13 +32,12 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     overflows_in,
 )
-from ms_codegeex.runs.processes import die_with_parent
 
-MESSAGE_SECONDS = 900.0  # includes how much later the slowest rank starts; one that fails ends the others at once
+MESSAGE_SECONDS = 900.0  # includes the slowest rank's start-up; a rank that fails ends the others at once
 
 
 def single_device(config: RunConfig) -> RunConfig:
-    """The same training on one device, in micro-batches of the same size: what a partitioned run has to equal."""
+    """The same training on one device, in micro-batches of the same size, which a partitioned run must equal."""
     values = config.to_dict()
     values["devices"], values["device"] = 1, "cpu"
     values["training"].update(micro_batch=config.micro_batch, recompute="none", loss_chunk=0)
@@ -45,8 +45,8 @@ def single_device(config: RunConfig) -> RunConfig:
     return build_run_config(values)
 
 
-def reference(job: Job) -> None:
-    """Train on one device; leave outputs of every step, weights before and after."""
+def reference(job: RehearsalJob) -> None:
+    """Train on one device; write the outputs of every step and the final weights."""
     import mindspore as ms
     from mindspore import Tensor
 
@@ -72,8 +72,8 @@ def reference(job: Job) -> None:
     write_json(job.file("json"), {"outputs": outputs, **_resources()})
 
 
-def _set_probes(probes: dict[str, Any], job: Job, step: int, overflows: bool) -> None:
-    """Clipping of this step, and the overflow where this process has it."""
+def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
+    """Set the clipping of this step, and the overflow if `overflows` and this is its step."""
     import mindspore as ms
     from mindspore import Tensor
 
@@ -84,15 +84,15 @@ def _set_probes(probes: dict[str, Any], job: Job, step: int, overflows: bool) ->
     probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
-def export(job: Job, rank: int) -> None:
-    """Compile this rank's graph; write it as MindIR with its weights, and what is known about it."""
+def export(job: RehearsalJob, rank: int) -> None:
+    """Compile this rank's graph; write it as MindIR with its weights, and facts about it as JSON."""
     from mindspore import Tensor
 
     from ms_codegeex.rehearsal import mindir
 
     config = job.config
     cell = partitioned_step(config, rank)
-    full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling cuts them
+    full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
     began = time.monotonic()
     cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
     seconds = time.monotonic() - began
@@ -109,8 +109,7 @@ def export(job: Job, rank: int) -> None:
 
 
 def partitioned_step(config: RunConfig, rank: int) -> Any:
-    """This rank's train step on a simulated cluster: nothing is executed, so the device kind only selects the
-    engine's."""
+    """This rank's train step on a simulated cluster. Nothing is executed; simulation needs the GPU target."""
     import mindspore as ms
     from mindspore.communication import init
 
@@ -131,9 +130,9 @@ def exported(cell: Any) -> bytes:
 
 
 def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config: RunConfig, rank: int) -> dict:
-    """Write this rank's part of every value into the graph; returns the parts of weights as [start, stop] per axis.
+    """Write this rank's shard of every value into the graph; returns the shards of weights as [start, stop] per axis.
 
-    `engine`: the layouts the engine chose; `full`: whole values as they were built.
+    `engine`: the layouts that the engine chose; `full`: unsharded values as they were built.
     """
     from ms_codegeex.rehearsal.mindir import parameter_name
     from ms_codegeex.rehearsal.probe import COPY
@@ -141,7 +140,7 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = parameter_name(proto.name), tuple(proto.dims)
-        weight = name.removeprefix(COPY)  # AdamW's copies begin as the weights do
+        weight = name.removeprefix(COPY)  # AdamW's copies start equal to the weights
         known = weight in place.layouts
         value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
@@ -155,22 +154,23 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     return windows
 
 
-def run(job: Job, rank: int) -> None:
-    """Execute the exported graph together with the other ranks; leave outputs of every step and the final weights."""
+def run(job: RehearsalJob, rank: int) -> None:
+    """Execute the exported graph together with the other ranks; write the outputs of every step and the final
+    weights."""
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    from ms_codegeex.rehearsal.mindir import Collective, parameter_name
+    from ms_codegeex.rehearsal.mindir import CollectiveNode, parameter_name
     from ms_codegeex.rehearsal.probe import COPY, GRADIENT, AdamWFormula, parameters_of
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
-    # One thread executes: the engine else runs ready operators in an order of its own from the sixth step on, and ranks
-    # that wait for different messages of each other never go on.
+    # One thread executes: otherwise the engine chooses the order of ready operators from the sixth step on, and ranks
+    # that wait for different messages of each other hang.
     ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     facts = read_json(job.file("json", rank))
-    exchange = Exchange(job.messages, rank, MESSAGE_SECONDS)
-    exchange.register([Collective(**_tuples(values)) for values in facts["collectives"]])
+    communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
+    communicator.register([CollectiveNode(**_tuples(values)) for values in facts["collectives"]])
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
@@ -194,8 +194,8 @@ def _resources() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play one role; a message for the user goes to standard error, exit status 2."""
-    role, job = arguments[0], Job.read(Path(arguments[1]))
+    """Play one role; on an error, print its message on standard error and return 2."""
+    role, job = arguments[0], RehearsalJob.read(Path(arguments[1]))
     die_with_parent(int(arguments[2]))
     try:
         if role == "reference":

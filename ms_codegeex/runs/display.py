@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, both from rank 0's events."""
+"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 
 def duration(seconds: float | None) -> str:
-    """`75` -> `1:15`; nothing known -> `?`."""
+    """`75` -> `1:15`, `None` (unknown) -> `?`."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(int(seconds), 60)
@@ -39,7 +39,7 @@ def figures(event: dict[str, Any]) -> str:
 
 
 class Display:
-    """Follows a progress file; `poll` shows what has come since the last call."""
+    """Follows a progress file; `poll` shows the events that were added since the last call."""
 
     def __init__(self, progress: Path, steps: int, lines: int = 30):
         self.progress, self.steps, self.position = progress, steps, 0
@@ -62,7 +62,7 @@ class Display:
             self._bar().set_description_str(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
 
     def status(self, text: str) -> None:
-        """Something that takes a while begins."""
+        """Show that something that takes a while begins."""
         self.waiting = (text, time.monotonic())
         if not self.terminal:
             print(f"{text} …", file=sys.stderr, flush=True)
@@ -90,7 +90,7 @@ class Display:
         if event["event"] == "warning":
             tqdm.write(f"warning: {event['text']}", file=sys.stderr)
             return
-        self.steps = event["step"] + event["steps_left"]  # an estimate, where the run's length is in tokens
+        self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
             compiled = f"  (compiled in {duration(time.monotonic() - self.waiting[1])})"

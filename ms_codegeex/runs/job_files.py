@@ -1,7 +1,7 @@
 """Job files for Slurm and for Kubernetes with Volcano, made from a run's configuration.
 
-They ask for as many servers as the configuration needs and run `ascend_scripts/run_distributed.sh` on each. What
-depends on the site (image, volume, queue, partition) is for the operator to fill in.
+A job file asks for as many servers as the configuration needs and runs `ascend_scripts/run_distributed.sh` on each.
+The operator fills in what depends on the site: image, volume, queue, partition.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ SLURM = """\
 #SBATCH --output={name}-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Submit it in the checkout, on a file system that all servers share. A requeued job goes on from its newest checkpoint.
+# Submit it in the checkout, on a file system that all servers share. A requeued job resumes from its newest checkpoint.
 set -euo pipefail
 
 {meeting}
-# One task a server, with all its cores; server 0 may export for long after the others have ended (--wait=0).
+# One task per server, with all its cores; server 0 may still export long after the others have ended (--wait=0).
 srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none bash -c '{command}'
 """
 SLURM_MASTER = f"""\
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR=${{hosts[0]}}:{PORT}"""
-ORDER = "# The rank table's servers have to be those of the job, in this order: server K of the table is {which}."
+ORDER = "# The servers of the rank table must be those of the job, in the same order: server K of the table is {which}."
 
 
 def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table: Path | None = None) -> str:
     """A job file of `kind` `slurm` or `volcano`; `arguments` are those of `train`. `UserError` if it makes no sense.
 
-    A restarted job goes on from its newest checkpoint; `checkpoint.resume` says where the first start begins.
+    A restarted job resumes from its newest checkpoint; `checkpoint.resume` says where the first start begins.
     """
     servers = servers_of(config, rank_table)
     name = re.sub(r"[^a-z0-9]+", "-", Path(config.output).name.lower()).strip("-") or "ms-codegeex"
@@ -63,7 +63,8 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
         raise UserError("--job: device: cpu trains on one machine, without a job file; set device=ascend")
     if config.devices > size and config.devices % size:
         raise UserError(
-            f"devices: {config.devices} are no whole servers of {size} (parallel.server_devices); choose a multiple"
+            f"devices: {config.devices} do not fill whole servers of {size} (parallel.server_devices); choose a "
+            "multiple"
         )
     servers = max(1, config.devices // size)
     if rank_table is not None:
@@ -77,7 +78,8 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
 
 
 def _command(config: RunConfig, arguments: list[str], servers: int, rank: str, master: str | None) -> str:
-    """The line every server runs; `rank` and `master` are shell expressions, no `master` with a rank table."""
+    """The command that every server runs; `rank` and `master` are shell expressions, `master` is None with a rank
+    table."""
     line = " ".join(map(shlex.quote, ["bash", "ascend_scripts/run_distributed.sh", *arguments]))
     line += f" --resume {_resume(config)}"
     if servers == 1:
@@ -88,7 +90,7 @@ def _command(config: RunConfig, arguments: list[str], servers: int, rank: str, m
 
 
 def _resume(config: RunConfig) -> str:
-    """From a given place only where the run has no checkpoint yet, as a shell expression."""
+    """The value of `--resume` as a shell expression: the given start while the run has no checkpoint yet."""
     start = config.checkpoint.resume or "auto"
     if start == "auto":
         return start
@@ -159,7 +161,7 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
     }
     head = (
         "# IMAGE: one with Python 3.10-3.12 and, for Ascend, CANN. CLAIM: a volume that all servers share, with this\n"
-        "# checkout in it. A restarted job goes on from its newest checkpoint.\n"
+        "# checkout in it. A restarted job resumes from its newest checkpoint.\n"
     )
     if table:
         head += ORDER.format(which="where pod K runs, both from 0 (pin them)") + "\n"

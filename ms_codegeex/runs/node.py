@@ -1,6 +1,6 @@
-"""What one server of a job starts: from configuration, rank table or scheduler address, to the processes themselves.
+"""One server's part of a job, from the configuration and a rank table or scheduler address to its processes.
 
-The same list is started by `train` and printed by `train --dry-run`.
+`train` starts the same processes that `train --dry-run` prints.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
-from ms_codegeex.runs.processes import ProcessSpec
+from ms_codegeex.processes import python_path
 from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
-PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
 
@@ -45,7 +45,7 @@ class Node:
 
     @property
     def needs_port(self) -> bool:
-        """Whether the processes meet at a port of this machine that nobody has named."""
+        """Whether the processes meet at a local port that has yet to be chosen."""
         return self.table is None and self.master is None and len(self.ranks) > 1
 
 
@@ -56,13 +56,13 @@ def resolve_node(
     nodes: int | None = None,
     master: str | None = None,
 ) -> Node:
-    """This server's part. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
+    """This server's part of the job. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
     check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
         if master is not None:
             raise UserError(
-                "--master-addr: the ranks of a rank table meet without a scheduler; leave one of the two out"
+                "--master-addr: with a rank table the ranks meet without a scheduler; leave one of the two out"
             )
         return _node_of_table(config, rank_table, node_rank, nodes)
     count = nodes or 1
@@ -72,12 +72,12 @@ def resolve_node(
     if config.device != "cpu" and local > config.parallel.server_devices:
         raise UserError(
             f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
-            "(parallel.server_devices); say how many with --nodes N, or give --rank-table FILE"
+            "(parallel.server_devices); give the number of servers with --nodes N, or --rank-table FILE"
         )
     if local % config.parallel.tensor:
         raise UserError(
-            f"--nodes: {local} devices a server cut tensor-parallel groups of {config.parallel.tensor} "
-            "(parallel.tensor) in two; use fewer servers or a smaller parallel.tensor"
+            f"--nodes: {local} devices per server split tensor-parallel groups of {config.parallel.tensor} "
+            "(parallel.tensor); use fewer servers or a smaller parallel.tensor"
         )
     rank = _node_rank(node_rank, count)
     if count > 1 and master is None:
@@ -146,16 +146,16 @@ def _master(text: str) -> tuple[str, int]:
 
 
 def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
-    """`count` neighbouring blocks of equal size, the remainder left over; empty blocks if there are too few cores.
+    """`count` blocks of neighbouring cores, equal in size, with the remainder unused; empty if there are too few cores.
 
-    Neighbours, because a server's devices and cores are numbered along the same memory nodes.
+    Neighbours, because devices and cores of a server are numbered along the same NUMA nodes.
     """
     size = len(cores) // count
     return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
 
 
 def core_list(cores: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` -> `0-2,5`, as taskset and msrun write it."""
+    """`[0, 1, 2, 5]` -> `0-2,5`, the notation of taskset and msrun."""
     parts: list[list[int]] = []
     for core in cores:
         if parts and core == parts[-1][-1] + 1:
@@ -174,7 +174,7 @@ def usable_cores() -> list[int]:
 
 
 def _environment(config: RunConfig, local: int, cores: int, log_directory: Path) -> dict[str, str]:
-    """What every worker of this server sees; except for PYTHONPATH, a variable the user has set wins."""
+    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins."""
     values = {"GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, cores // local))}
     if config.device == "ascend":
         values |= {
@@ -185,12 +185,12 @@ def _environment(config: RunConfig, local: int, cores: int, log_directory: Path)
             "ASCEND_PROCESS_LOG_PATH": str(log_directory / "ascend"),
         }
     values = {name: os.environ.get(name, value) for name, value in values.items()}
-    return {**values, "PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))}
+    return {**values, "PYTHONPATH": python_path()}
 
 
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
-) -> list[ProcessSpec]:
+) -> list[WorkerSpec]:
     """The processes of this server. `arguments` follow the run directory on the workers' command line.
 
     `port`: where the workers meet when `node.needs_port`.
@@ -203,7 +203,7 @@ def node_processes(
     environment = _environment(config, len(node.ranks), len(cores), run.logs)
     if node.count == 1 and config.devices == 1:
         label = f"rank 0 on {node.name}, log {logs[0]}"
-        return [ProcessSpec(label, (sys.executable, *command), environment, run.logs, logs[0], logs)]
+        return [WorkerSpec(label, (sys.executable, *command), run.logs, logs[0], environment, worker_logs=logs)]
     host, port = node.master or ("127.0.0.1", port or 0)
     msrun = [
         f"--worker_num={config.devices}",
@@ -213,14 +213,14 @@ def node_processes(
         f"--master_port={port}",
         f"--log_dir={run.logs}",
         "--join=True",
-        f"--tail_worker_log={config.devices}",  # of no worker: the `tail -f` of each would outlive a killed msrun
+        f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
         *_bind(config, node, cores),
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"{_named(node)}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
-    return [ProcessSpec(label, (program, *msrun, "python", *command), environment, run.logs, log, logs, folder)]
+    return [WorkerSpec(label, (program, *msrun, "python", *command), run.logs, log, environment, folder, logs)]
 
 
 def _named(node: Node) -> str:
@@ -228,7 +228,7 @@ def _named(node: Node) -> str:
 
 
 def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
-    """msrun's own pinning, told the same even split; CPU workers share all cores as they need them."""
+    """The flag for msrun's own pinning with the same even split; CPU workers are not pinned."""
     blocks = core_blocks(cores, len(node.ranks))
     if config.device == "cpu" or not blocks[0]:
         return []
@@ -236,10 +236,8 @@ def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
 
-def _rank_table_processes(
-    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]
-) -> list[ProcessSpec]:
-    """One process per rank, each in a directory of its own because the compiler leaves files in the working one."""
+def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]) -> list[WorkerSpec]:
+    """One process per rank, each in its own directory because the compiler leaves files in the working directory."""
     cores = usable_cores()
     taskset = shutil.which("taskset")
     specs = []
@@ -253,8 +251,9 @@ def _rank_table_processes(
             "DEVICE_ID": str(device),
         }
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
-        reason = "no taskset here" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
+        reason = "taskset not found" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
-        specs.append(ProcessSpec(label, (*pin, sys.executable, *command), environment, directory, log, (log,)))
+        words = (*pin, sys.executable, *command)
+        specs.append(WorkerSpec(label, words, directory, log, environment, worker_logs=(log,)))
     return specs

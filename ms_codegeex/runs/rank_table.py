@@ -1,7 +1,7 @@
 """HCCL rank tables (version 1.0): which rank runs on which device of which server.
 
-Read, made from `hccn.conf` files or address lists, merged and checked. Every problem is a `UserError` that names the
-place in the JSON file, because the communication library's own messages do not.
+They are read, made from `hccn.conf` files or address lists, merged and checked here. A problem is a `UserError` that
+gives its place in the JSON file; the communication library's own messages do not.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 VERSION = "1.0"
-MAX_SERVER_DEVICES = 16  # the largest servers there are; a configuration's parallel.server_devices is stricter
+MAX_SERVER_DEVICES = 16  # of the largest servers; parallel.server_devices of a configuration may be lower
 SERVER_ID_LENGTH = 63  # HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
-class Device:
-    """One NPU. `device_ip` is the address of its own network port; `extra` holds what else HCCL may read."""
+class RankTableDevice:
+    """One NPU. `device_ip` is the address of its own network port; `extra` holds further keys that HCCL may read."""
 
     device_id: int
     device_ip: str
@@ -38,32 +38,32 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Server:
-    """The devices of one server that take part, in rank order."""
+class RankTableServer:
+    """One server and those of its devices that take part, in rank order."""
 
     server_id: str
-    devices: tuple[Device, ...]
+    devices: tuple[RankTableDevice, ...]
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ranks(self) -> range:
-        """The server's ranks."""
+        """The ranks on this server."""
         return range(self.devices[0].rank, self.devices[-1].rank + 1)
 
 
 @dataclass(frozen=True)
 class RankTable:
-    """A table that obeys all rules of `parse_rank_table`; servers in rank order."""
+    """A table that satisfies all rules of `parse_rank_table`; servers are in rank order."""
 
-    servers: tuple[Server, ...]
+    servers: tuple[RankTableServer, ...]
 
     @property
     def world(self) -> int:
-        """Devices of the job."""
+        """How many devices the job has."""
         return sum(len(server.devices) for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:
-        """The table as HCCL reads it: every value a string."""
+        """The table in the form that HCCL reads: every value is a string."""
         servers = [
             {
                 "server_id": server.server_id,
@@ -106,7 +106,7 @@ def _problem(path: str, value: Any, expected: str, remedy: str) -> UserError:
 
 
 def _get(mapping: Mapping[str, Any], key: str, path: str) -> tuple[Any, str]:
-    """A key's value and path."""
+    """The value of a key and its path."""
     where = f"{path}.{key}" if path else key
     if key not in mapping:
         raise UserError(f"{where}: missing; add it, or make the table with `ms-codegeex rank-table make`")
@@ -143,7 +143,9 @@ def _list(mapping: Mapping[str, Any], key: str, path: str) -> tuple[list[Any], s
     value, where = _get(mapping, key, path)
     if not isinstance(value, list) or not value:
         shown = "an empty list" if value == [] else _shown(value)
-        raise UserError(f"{where}: found {shown}, expected a list with at least one entry; list what takes part")
+        raise UserError(
+            f"{where}: found {shown}, expected a list with at least one entry; list every one that takes part"
+        )
     return value, where
 
 
@@ -160,7 +162,7 @@ def _extra(mapping: Mapping[str, Any], known: Sequence[str], path: str) -> dict[
 
 
 def _server_id(mapping: Mapping[str, Any], path: str) -> str:
-    """Any name that differs from the others; one that looks like an address has to be one."""
+    """Any name without blanks; one that looks like an IP address must be one."""
     value, where = _string(mapping, "server_id", path)
     if not value or re.search(r"\s", value) or len(value) > SERVER_ID_LENGTH:
         raise _problem(where, value, f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
@@ -172,7 +174,7 @@ def _server_id(mapping: Mapping[str, Any], path: str) -> str:
     return value
 
 
-def _server(mapping: dict[str, Any], path: str) -> Server:
+def _server(mapping: dict[str, Any], path: str) -> RankTableServer:
     server_id = _server_id(mapping, path)
     entries, where = _list(mapping, "device", path)
     devices, seen = [], {}
@@ -187,25 +189,25 @@ def _server(mapping: dict[str, Any], path: str) -> Server:
             )
         _differs(seen, device_id, id_path, entry["device_id"])
         devices.append(
-            Device(
+            RankTableDevice(
                 device_id,
                 _address(entry, "device_ip", place),
                 _number(entry, "rank_id", place)[0],
                 _extra(entry, ("device_id", "device_ip", "rank_id"), place),
             )
         )
-    return Server(server_id, tuple(devices), _extra(mapping, ("server_id", "device"), path))
+    return RankTableServer(server_id, tuple(devices), _extra(mapping, ("server_id", "device"), path))
 
 
 def _differs(seen: dict[Any, str], value: Any, path: str, shown: Any) -> None:
-    """`UserError` if an earlier place has the value."""
+    """`UserError` if the value was seen at an earlier place."""
     if value in seen:
-        raise UserError(f"{path}: found {_shown(shown)} again, {seen[value]} has it already; give each its own")
+        raise UserError(f"{path}: found {_shown(shown)} again, which {seen[value]} already has; give each its own")
     seen[value] = path
 
 
-def _check_whole(servers: Sequence[Server]) -> None:
-    """What holds between servers: nothing twice, ranks 0 to N-1 in the order of the file."""
+def _check_whole(servers: Sequence[RankTableServer]) -> None:
+    """Check the servers together: no duplicates, and ranks 0 to N-1 in the order of the file."""
     ids, addresses, ranks = {}, {}, {}
     count = sum(len(server.devices) for server in servers)
     for i, server in enumerate(servers):
@@ -226,17 +228,22 @@ def _check_whole(servers: Sequence[Server]) -> None:
 
 
 def parse_rank_table(value: Any) -> RankTable:
-    """The table in a decoded JSON value; a `UserError` names the JSON path of the first broken rule."""
+    """The table in a decoded JSON value; a `UserError` gives the JSON path of the first broken rule."""
     if not isinstance(value, dict):
         raise _problem("(top)", value, "an object", "see configs/rank_tables for samples")
     if "server_list" not in value and "group_list" in value:
-        raise UserError("group_list: the old template is not read; make a table with `ms-codegeex rank-table make`")
+        raise UserError("group_list: the old format is not supported; make a table with `ms-codegeex rank-table make`")
     version, where = _string(value, "version", "")
     if version != VERSION:
-        raise _problem(where, version, f'"{VERSION}"', "only that layout is read")
+        raise _problem(where, version, f'"{VERSION}"', "no other version is supported")
     status, where = _string(value, "status", "")
     if status != "completed":
-        raise _problem(where, status, '"completed"', "the table is not ready; wait for what writes it, or make it anew")
+        raise _problem(
+            where,
+            status,
+            '"completed"',
+            "the table is not ready yet; wait for its writer, or make it again",
+        )
     count, where = _number(value, "server_count", "")
     entries, list_path = _list(value, "server_list", "")
     servers = tuple(_server(entry, path) for entry, path in _objects(entries, list_path))
@@ -249,7 +256,7 @@ def parse_rank_table(value: Any) -> RankTable:
 
 
 def read_rank_table(path: Path) -> RankTable:
-    """The table in a file; a `UserError` names the file and the JSON path."""
+    """The table in a file; a `UserError` gives the file and the JSON path."""
     try:
         return parse_rank_table(read_json(path))
     except UserError as error:
@@ -258,7 +265,7 @@ def read_rank_table(path: Path) -> RankTable:
 
 
 def check_against_config(table: RankTable, config: RunConfig) -> None:
-    """`UserError` unless the configuration's mesh can run on the table's devices."""
+    """`UserError` unless the mesh of the configuration fits the devices of the table."""
     mesh, limit = config.mesh, config.parallel.server_devices
     if table.world != config.devices:
         raise UserError(
@@ -277,8 +284,8 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
         if len(server.ranks) % mesh.tensor:
             group = mesh.tensor_group(server.ranks.stop)
             raise UserError(
-                f"server_list[{i}].device: ranks {server.ranks.start} to {server.ranks.stop - 1} cut the "
-                f"tensor-parallel group of ranks {group[0]} to {group[-1]} in two; give every server a multiple of "
+                f"server_list[{i}].device: ranks {server.ranks.start} to {server.ranks.stop - 1} split "
+                f"the tensor-parallel group of ranks {group[0]} to {group[-1]}; give every server a multiple of "
                 f"parallel.tensor {mesh.tensor} devices, or choose a smaller parallel.tensor"
             )
 
@@ -316,27 +323,29 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
 
 
 def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTable:
-    """A table of `(server_id, {device id: address})`, ranks given in that order; a broken rule is a `UserError`."""
+    """A table of `(server_id, {device id: address})` with ranks in that order; a broken rule is a `UserError`."""
     made, rank = [], 0
     for server_id, addresses in servers:
         devices = []
         for device_id in sorted(addresses):
-            devices.append(Device(device_id, addresses[device_id], rank))
+            devices.append(RankTableDevice(device_id, addresses[device_id], rank))
             rank += 1
-        made.append(Server(server_id, tuple(devices)))
+        made.append(RankTableServer(server_id, tuple(devices)))
     return parse_rank_table(RankTable(tuple(made)).to_json())
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
-    """All servers of the tables, in that order, with ranks counted anew; a broken rule is a `UserError`."""
+    """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`."""
     merged, rank = [], 0
     for server in (server for table in tables for server in table.servers):
-        devices = tuple(Device(d.device_id, d.device_ip, rank + i, d.extra) for i, d in enumerate(server.devices))
-        merged.append(Server(server.server_id, devices, server.extra))
+        devices = tuple(
+            RankTableDevice(d.device_id, d.device_ip, rank + i, d.extra) for i, d in enumerate(server.devices)
+        )
+        merged.append(RankTableServer(server.server_id, devices, server.extra))
         rank += len(devices)
     return parse_rank_table(RankTable(tuple(merged)).to_json())
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table as JSON, whole or not at all."""
     write_json(path, table.to_json())

@@ -1,8 +1,8 @@
-"""How the servers of one job find and watch each other: small files in the run directory, which all of them share.
+"""How the servers of one job find and watch each other: through small files in the run directory that they share.
 
-Server 0 opens the run and names the checkpoint; the others join it. Each keeps counting in a file of its own: a file
-that stops changing is a dead server, and a file left by an earlier job never changes. So no clocks are compared and no
-locks are needed. The others watch server 0 only, server 0 watches all: one failure ends every server within seconds.
+Server 0 opens the run and names the checkpoint; the others join it. Each server keeps counting in its own file: if a
+file stops changing, its server is dead, and a file left by an earlier job never changes. So no clocks are compared and
+no locks are needed. Server 0 watches all others, which watch only server 0: one failure ends every server in seconds.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.run_directory import RunDirectory
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 120.0  # network file systems may show a change only after a minute
@@ -23,9 +27,9 @@ MESSAGE_CHARACTERS = 2000
 
 
 class Rendezvous:
-    """One server's view of the job in `folder`; a context that tells the others how it ended.
+    """One server's view of the job in `folder`; leaving the context tells the other servers how it ended here.
 
-    `checkpoint`: path to continue from; given on server 0, learnt by the others on entering. Entering raises
+    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises
     `RunFailure` if server 0 does not start a job in time.
     """
 
@@ -79,31 +83,31 @@ class Rendezvous:
             self.done()
 
     def done(self) -> None:
-        """This server's workers have done their part."""
+        """Report that this server's workers have done their part."""
         self.state = "done"
         self._write()
 
     def beat(self) -> None:
-        """Show that this server lives and look at the others; `RunFailure` if one failed or fell silent."""
+        """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent."""
         if time.monotonic() < self.next_beat:
             return
-        with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, the others find us silent
+        with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, this server goes silent
             self._write()
         for rank in range(1, self.count) if self.rank == 0 else (0,):
             if rank not in self.finished:
-                self._look(rank)
+                self._check(rank)
 
-    def _look(self, rank: int) -> None:
+    def _check(self, rank: int) -> None:
         content, now = self._read(rank), time.monotonic()
         if content is None or content["job"] != self.job:
             if rank == 0 and content is not None:
-                raise RunFailure("server 0 has started another job in this run directory; this one was ended")
-            # Before it has joined it may take its time; but our workers cannot have finished without its workers.
+                raise RunFailure("server 0 has started another job in this run directory, so this one was stopped")
+            # A server may take its time to join; but this server's workers cannot have finished without its workers.
             if rank == 0 or rank in self.seen or self.state == "done":
                 self._silent(rank, self.seen.get(rank, (None,))[0], now)
             return
         if content["state"] == "failed":
-            raise RunFailure(f"server {rank} ended, so this one was ended too; it said: {content['message']}")
+            raise RunFailure(f"server {rank} ended, so this one was stopped too; its message: {content['message']}")
         if content["state"] == "done":
             self.finished.add(rank)
             return
@@ -115,10 +119,21 @@ class Rendezvous:
             self.seen[rank] = (beat, now)
         elif now - since > SILENT_SECONDS:
             raise RunFailure(
-                f"server {rank} has not been heard of for {SILENT_SECONDS:.0f} s, so this one was ended too; look at "
-                "that machine and start again with --resume auto"
+                f"server {rank} has shown no sign of life for {SILENT_SECONDS:.0f} s, so this one was stopped too; "
+                "check that machine and start again with --resume auto"
             )
 
     def all_finished(self) -> bool:
-        """Server 0: whether all others are done. The others need not wait."""
+        """On server 0, whether all others are done. The others need not wait, so there it is always true."""
         return self.rank > 0 or len(self.finished) == self.count - 1
+
+
+@contextlib.contextmanager
+def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None) -> Iterator[Rendezvous | None]:
+    """The other servers of the job, which learn the checkpoint from server 0; None if there are none."""
+    if node.count == 1:
+        yield None
+        return
+    path = str(checkpoint.path.absolute()) if checkpoint else None
+    with Rendezvous(run.path / ".servers", node.rank, node.count, path) as others:
+        yield others

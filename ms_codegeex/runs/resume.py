@@ -1,8 +1,8 @@
-"""What may be different when a run goes on from a checkpoint, and what may not.
+"""Which settings may change when a run resumes from a checkpoint.
 
-A run that goes on with other settings is another run: it looks like one curve and cannot be repeated. So everything
-that decides the weights is refused unless `--allow-change KEY` names it; how the same numbers are computed and what is
-written alongside may change. Both are recorded in the run's events.
+A run that resumes with other settings is another run: it looks like one curve but cannot be reproduced. So a change of
+anything that decides the weights is refused unless `--allow-change KEY` names it. How the same numbers are computed and
+what else is written may change. Both kinds of change are recorded in the run's events.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ REPORTED = (
     "checkpoint.export",
     "logging",
 )
-UNRECORDED = ("output", "checkpoint.resume", "data.tokenizer", "model.preset")  # nothing of the run depends on them
+UNRECORDED = ("output", "checkpoint.resume", "data.tokenizer", "model.preset")  # the run does not depend on them
 
 
 @dataclass(frozen=True)
 class Change:
-    """A key that has another value than in the checkpoint."""
+    """A key whose value differs from the checkpoint's."""
 
     key: str
     before: Any
@@ -73,20 +73,20 @@ def _covers(section: str, key: str) -> bool:
 
 
 def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
-    """`UserError` for an `--allow-change` that names neither a key nor a section that could be refused."""
+    """`UserError` for an `--allow-change` that names no key or section whose change is ever refused."""
     known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
     for key in allowed:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else f"these can be refused: {', '.join(REFUSED)}"
-            raise UserError(f"--allow-change {key}: no key whose change is refused; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(REFUSED)}"
+            raise UserError(f"--allow-change {key}: changing this key is never refused; {hint}")
 
 
 def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> list[Change]:
-    """What differs from the checkpoint's configuration and data, in order of the keys.
+    """Differences from the checkpoint's configuration and data, sorted by key.
 
     Raises:
-        UserError: a difference is refused and `allowed` (keys or sections) does not name it; or the tokenizer differs.
+        UserError: a change is refused and `allowed` (keys or sections) does not name it, or the tokenizer differs.
     """
     check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
@@ -94,8 +94,8 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
         refused = any(_covers(section, change.key) for section in REFUSED)
         if refused and not any(_covers(section, change.key) for section in allowed):
             raise UserError(
-                f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; give the same, "
-                f"choose another output, or accept another run with --allow-change {change.key}"
+                f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; use the same "
+                f"value, choose another output, or accept the change with --allow-change {change.key}"
             )
     return sorted(changes, key=lambda change: change.key)
 
@@ -107,7 +107,7 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     now["data.seq_length"] = config.seq_length
     # for keys that did not exist when the checkpoint was written; a model's have no default
     defaults = {key: value for key, value in flattened(RunConfig().to_dict()).items() if not _covers("model", key)}
-    for values in (before, now):  # no device has this kernel by default
+    for values in (before, now):  # on by default on no device
         values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [
         Change(key, before.get(key, defaults.get(key)), now.get(key))
@@ -118,12 +118,12 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 
 def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
-    """Whether the samples before the checkpoint's position are others. Only what is in a dataset counts, not where it
-    lies; stages of a blend that begin at the position or after it may differ, and a `data.train` may become the first
+    """A change if the samples before the checkpoint's position differ. Only the content of a dataset counts, not its
+    path; stages of a blend that begin at the position or later may differ, and a `data.train` may become the first
     stage of a blend."""
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
-    recorded = checkpoint.state.get("datasets")  # not in checkpoints of before 0.1
+    recorded = checkpoint.state.get("datasets")  # missing from checkpoints older than version 0.1
     found = content_hashes(config.data) if recorded else {}
     arguments = (
         (old["data"], old["training"]["global_batch"], recorded or {}),
@@ -140,14 +140,14 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` if the ids would mean different texts, which no option makes right."""
+    """`UserError` if token ids would stand for other texts; no option allows that."""
     if recorded := checkpoint.state.get("tokenizer"):
         found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *found}):
             if recorded.get(name) != found.get(name):
                 raise UserError(
                     f"{key}: tokenizer {name}: {found.get(name)}, but {checkpoint.path} was trained with "
-                    f"{recorded.get(name)}; choose another output, or give the same"
+                    f"{recorded.get(name)}; choose another output, or a dataset with the same tokenizer"
                 )
 
 

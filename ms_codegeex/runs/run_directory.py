@@ -1,4 +1,4 @@
-"""What a run leaves, and where: the one place that knows the names."""
+"""The files of a run directory: the one place that knows their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml", doc="the resolved configuration")
     environment = property(lambda self: self.path / "environment.json", doc="versions and machine")
     log = property(lambda self: self.path / "log.jsonl", doc="one JSON object per logged step")
-    events = property(lambda self: self.path / "events.jsonl", doc="what happened to the run, only ever appended to")
+    events = property(lambda self: self.path / "events.jsonl", doc="the starts of the run, append-only")
     plot = property(lambda self: self.path / "loss.png", doc="loss curves")
     tensorboard = property(lambda self: self.path / "tensorboard", doc="TensorBoard events")
     checkpoints = property(lambda self: self.path / "checkpoints", doc="step-* directories")
@@ -46,25 +46,25 @@ class RunDirectory:
         return self.path / f"{family}.pt"
 
     def write_config(self, config: RunConfig) -> None:
-        """The resolved configuration, every default filled in, readable by `train --config`."""
+        """Write the resolved configuration with every default filled in; `train --config` reads it."""
         with atomic_file(self.config) as temporary:
             temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
 
     def read_config(self) -> RunConfig:
-        """The configuration this run was started with."""
+        """The configuration that this run was started with."""
         try:
             return build_run_config(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
 
     def add_event(self, event: str, **content: Any) -> None:
-        """Append an event with the time of the clock, in seconds since 1970. `OSError` if it cannot be written."""
+        """Append an event with the current time in seconds since 1970. `OSError` if it cannot be written."""
         line = json.dumps({"event": event, "time": time.time(), **content}) + "\n"
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(line)
 
     def write_environment(self) -> None:
-        """Versions of what computes, and the machine."""
+        """Write the versions of Python and packages, and the machine."""
         write_json(
             self.environment,
             {

@@ -1,7 +1,7 @@
-"""When a run saves, and what becomes known of a checkpoint by the steps that follow it.
+"""When a run saves checkpoints, and how the steps that follow show a checkpoint to be good or doubtful.
 
-A run that diverges must not save over its sound checkpoints: nothing is saved after a step that was skipped, a
-checkpoint becomes good when finite steps have followed it, and pruning always keeps the last good one.
+A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, a checkpoint
+becomes good once finite steps have followed it, and pruning always keeps the last good one.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from pathlib import Path
 from ms_codegeex.errors import NotFinite, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name, write_checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
-from ms_codegeex.training.trainer import Callback, Record, Trainer
+from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
 
-GOOD_AFTER = range(5, 11)  # finite steps; few where checkpoints are close together, so that fewer have to stay
-STREAK = 3  # skipped steps in a row; one or two are how a loss scale finds its place again
+GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
+STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the end, keeps the newest `keep` and the last good one.
+    """Saves every `every` steps and at the end, and keeps the newest `keep` checkpoints and the last good one.
 
-    Where tensors are sharded, every rank has one of these and writes its own parts; `barrier` waits for all `writers`.
-    Replicas are equal, so on data-parallel processes rank 0 alone writes.
+    If tensors are sharded, every rank has this callback and writes its own shards; `barrier` waits for all `writers`.
+    Data-parallel replicas are equal, so there only rank 0 writes.
 
     Args:
         root: the folder of the checkpoints.
-        every: steps between two of them, 0 for the end only. A save that falls on a skipped step waits for the next
-            finite one.
-        keep: how many stay.
-        restored: what the run continues from.
-        writers: ranks that write.
-        barrier: waits for all of them.
+        every: steps between two checkpoints, 0 to save only at the end. A save that is due on a skipped step waits for
+            the next finite one.
+        keep: how many of the newest to keep.
+        restored: the checkpoint that the run continues from.
+        writers: how many ranks write.
+        barrier: waits for all writers.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Checkpoints(Callback):
         self.writers, self.barrier = writers, barrier
         self.good_after = min(max(every, GOOD_AFTER[0]), GOOD_AFTER[-1]) if every else GOOD_AFTER[-1]
         self.sound = SoundCheckpoints()
-        self.due = self.settled = False  # a save waits; a step of this job was finite
-        self.skipped = 0  # steps in a row, after the first finite one: at the start a loss scale looks for its place
-        self.followers: dict[Path, int] = {}  # finite steps after each checkpoint that is not known to be good
+        self.due = self.settled = False  # a save is due; a step of this job was finite
+        self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
+        self.followers: dict[Path, int] = {}  # finite steps since each checkpoint that is not yet known to be good
         self.doubted: set[Path] = set()
         self.saved: int | None = None
         if restored is not None and restored.path.resolve().parent == root.resolve():
@@ -59,8 +59,8 @@ class Checkpoints(Callback):
             if outcome(restored.path) != GOOD:
                 self.followers[restored.path] = 0
 
-    def step(self, trainer: Trainer, record: Record) -> None:
-        """Note what the step says of earlier checkpoints; save if it is time."""
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Judge earlier checkpoints by this step, and save if a save is due."""
         self.settled = self.settled or not record.skipped
         self.skipped = self.skipped + 1 if record.skipped and self.settled else 0
         if trainer.rank == 0:
@@ -70,16 +70,16 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is there. `NotFinite` if the run ends skipping and has saved before."""
+        """Save the last step unless it is saved. `NotFinite` if the run ends skipping and has saved before."""
         present = self.saved == trainer.progress.step
         if self.skipped >= STREAK and self.saved is not None and not present:
             raise NotFinite(
-                f"the last {self.skipped} steps were skipped, because gradients were not finite; the run has not "
+                f"the last {self.skipped} steps were skipped because gradients were not finite; the run has not "
                 f"converged, and nothing was saved after step {self.saved}. Lower "
-                "training.schedule.learning_rate and go on with --resume auto --allow-change training.schedule",
+                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
                 trainer.progress.step,
             )
-        if trainer.rank == 0 and not self.skipped:  # the run has reached its end: fewer steps are enough now
+        if trainer.rank == 0 and not self.skipped:  # at the end of the run fewer steps are enough
             for path in [path for path, followers in self.followers.items() if followers and path.exists()]:
                 if self._note(trainer, path, GOOD, trainer.progress.step):
                     del self.followers[path]
@@ -88,12 +88,12 @@ class Checkpoints(Callback):
         loss = trainer.validation_loss()
         if trainer.rank == 0:
             if self.settled and loss is not None and math.isfinite(loss):
-                for path in self.followers:  # nothing will follow the last one, but it was evaluated
+                for path in self.followers:  # no step follows the last checkpoint, but it was evaluated
                     if path.name == step_name(trainer.progress.step):
                         self._note(trainer, path, GOOD, trainer.progress.step)
             self._prune(trainer)
 
-    def _judge(self, trainer: Trainer, record: Record) -> None:
+    def _judge(self, trainer: Trainer, record: StepRecord) -> None:
         for path in list(self.followers):
             if not path.exists():
                 del self.followers[path]

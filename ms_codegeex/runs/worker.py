@@ -1,12 +1,10 @@
 """One rank of a run: `python -m ms_codegeex.runs.worker RUN_DIRECTORY [LAUNCHER_PID [CHECKPOINT]]`.
 
-The launcher passes everything in the run directory; how many ranks there are and which one this is comes from the
-engine.
+Everything else is in the run directory; the engine says how many ranks there are and which one this is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import sys
@@ -15,18 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import NotFinite, RunFailure, UserError
+from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.hardware import GIB
-from ms_codegeex.runs.processes import die_with_parent
+from ms_codegeex.processes import die_with_parent
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker_error import leave_error
 
 
 def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32") -> float:
-    """FLOP/s of matrix products in this process while the other ranks do the same: what MFU on a CPU or GPU refers to.
+    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU.
 
-    Median over `seconds`, after a barrier, because ranks on one machine share its cores.
+    The median over `seconds`, measured after a barrier because the ranks of one machine share its cores.
     """
     import numpy as np
     from mindspore import Tensor, ops
@@ -45,15 +44,15 @@ def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, 
 
 
 def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:
-    """Choose device and graph mode, join the other ranks; returns the configuration with the hardware that the driver
-    names, this rank and the group of the tied word table."""
+    """Choose device and graph mode and join the other ranks. Returns the configuration with the hardware that the
+    driver reports, this rank, and the communication group of the tied word embedding."""
     import mindspore as ms
     from mindspore import communication
 
     from ms_codegeex.parallel import context
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # else msrun gives each process its device
+    if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # otherwise msrun gives each process its device
         ms.set_device("Ascend", int(os.environ["DEVICE_ID"]))
     else:
         ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
@@ -71,8 +70,8 @@ def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:
 
 
 def _on_this_device(config: RunConfig) -> RunConfig:
-    """The configuration with its Ascend named, its kernels checked again; sets what depends on both: the memory that
-    the plan counts with, and fusion of element-wise chains."""
+    """The configuration with the Ascend that was found and its fused kernels checked again. Also sets in the engine
+    what depends on both: the memory limit that the plan assumes, and graph-kernel fusion."""
     import mindspore as ms
 
     from ms_codegeex.config.chosen_hardware import driver_hardware, running_on
@@ -82,10 +81,10 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         hardware = driver_hardware(config, ms.hal.get_device_name(device_target="Ascend"))
         config = replace(config, parallel=replace(config.parallel, hardware=hardware))
         check_kernels(config)
-    if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps what it has
+    if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
         ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB")
     if "graph_kernel" in chosen_kernels(config):
-        if config.device == "cpu":  # there the level fuses nothing (MindSpore 2.9), and the deprecated switch does
+        if config.device == "cpu":  # there jit_level O1 fuses nothing (MindSpore 2.9), but the deprecated switch does
             ms.set_context(enable_graph_kernel=True)
         else:
             ms.set_context(jit_config={"jit_level": "O1"})
@@ -93,7 +92,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 
 
 def _matmul_peak(config: RunConfig) -> float:
-    """FLOP/s of a device in the precision of the run, to which MFU refers: published for an Ascend, else measured."""
+    """Peak FLOP/s of a device in the precision of the run, the reference for MFU: published for an Ascend, otherwise
+    measured."""
     from ms_codegeex.config.chosen_hardware import running_on
 
     precision = config.training.precision
@@ -113,10 +113,9 @@ def _barrier() -> None:
 
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
-    """Build everything, train from `checkpoint` or from scratch, evaluate, leave the result."""
+    """Build everything, train from `checkpoint` or from scratch, evaluate, and write the result."""
     from ms_codegeex.data.datasets.opening import training_data, validation_data
-    from ms_codegeex.data.tokenizer.recorded import keep_files
-    from ms_codegeex.runs.recording import JsonLog, LossPlot, TensorBoard, cut_log
+    from ms_codegeex.runs.callbacks import JsonLog, LossPlot, TensorBoard, truncate_log
     from ms_codegeex.runs.saving import Checkpoints
     from ms_codegeex.training.trainer import Trainer
 
@@ -125,8 +124,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
     data, validation = training_data(config), validation_data(config)
     callbacks = []
     if rank == 0:
-        keep_files(data.directory, run_directory.path)
-        cut_log(run_directory.log, checkpoint.step if checkpoint else 0)
+        truncate_log(run_directory.log, checkpoint.step if checkpoint else 0)
         callbacks.append(JsonLog(run_directory, config.logging.every))
         if config.logging.tensorboard:
             callbacks.append(TensorBoard(run_directory.tensorboard, checkpoint.step + 1 if checkpoint else 0))
@@ -165,7 +163,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None) -> None:
 
 
 def main() -> int:
-    """Exit status 0 when this rank did its part; a one-line error is left for the launcher otherwise."""
+    """Exit status 0 when this rank has done its part; otherwise 2, with a one-line error left for the launcher."""
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
     run_directory, since = RunDirectory(Path(sys.argv[1])), 0
     try:
@@ -174,10 +172,7 @@ def main() -> int:
         run(run_directory, checkpoint)
     except (UserError, RunFailure) as error:
         print(error, file=sys.stderr, flush=True)
-        step = error.step if isinstance(error, NotFinite) else None
-        with contextlib.suppress(UserError):  # a full disk: the launcher says so
-            content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step, "since": since}
-            write_json(run_directory.error, content)
+        leave_error(run_directory, error, since)
         return 2
     rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})

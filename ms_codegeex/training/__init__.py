@@ -1,1 +1,1 @@
-"""The trainer and its parts."""
+"""Training: one step, its optimizer and schedule, initial weights, and the loop."""

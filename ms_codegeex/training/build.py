@@ -1,4 +1,4 @@
-"""From a configuration to network, optimizer and train step, on one device or cut over a mesh."""
+"""Builds network, optimizer and train step from a configuration, for one device or partitioned over a mesh."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.registry import family
+from ms_codegeex.parallel.partition import partition
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
@@ -27,14 +28,14 @@ class Built:
     network: nn.Cell
     optimizer: nn.Cell
     step: TrainStep
-    accumulation: int  # micro-batches that the host feeds: all but the last to `accumulate_step`
+    accumulation: int  # micro-batches that the host feeds; all but the last go to `accumulate_step`
     accumulate_step: AccumulateStep | None
     evaluation_step: EvaluationStep
 
 
 def build_network(config: RunConfig) -> nn.Cell:
-    """The family's `Loss` with random weights, its plan applied if the engine partitions it."""
-    modules, training, fused = family(config.family), config.training, chosen_kernels(config)
+    """The family's `Loss` with random weights, and its parallel strategies if the engine partitions it."""
+    training, fused = config.training, chosen_kernels(config)
     build = Build(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
@@ -46,9 +47,9 @@ def build_network(config: RunConfig) -> nn.Cell:
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
-    network = modules.model.Loss(config.model.sizes, build)
+    network = family(config.family).model.Loss(config.model.sizes, build)
     if config.partitioned:
-        modules.parallel.apply(network, config.model.sizes, config.mesh, config)
+        partition(network, config)
     return network
 
 
@@ -65,11 +66,11 @@ def build(
     optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] = adamw,
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
 ) -> Built:
-    """Everything a rank runs. A rehearsal has its own `optimizer` and `step`.
+    """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`.
 
-    `compile_once`: a network that a step runs for each micro-batch is compiled once and called, not inlined each time;
-    the time to compile would grow with their number. A graph exported in that form has lost the order of its sends and
-    receives, so a rehearsal that executes does without.
+    `compile_once`: compile a network that a step runs for every micro-batch once and call it, instead of inlining it
+    each time, which would make compile time grow with their number. A graph exported in that form has lost the order
+    of its sends and receives, so a rehearsal that executes goes without.
     """
     network = build_network(config)
     if compile_once and config.partitioned and config.accumulation > 1:
@@ -83,12 +84,12 @@ def build(
 
 
 def call_not_inline(network: nn.Cell) -> None:
-    """What the engine's `lazy_inline` does to a cell as it is built: cells with equal marks are one graph."""
+    """Mark a cell as the engine's `lazy_inline` does when it is built: cells with equal marks become one graph."""
     network.cell_init_args = "lazy_inline_network"
 
 
 def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:
-    """The network over the micro-batches of a partitioned step."""
+    """The network, wrapped to run over the micro-batches of a partitioned step."""
     if not config.partitioned or config.accumulation == 1:
         return network
     if config.mesh.pipeline > 1:
@@ -99,7 +100,7 @@ def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:
 
 
 def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -> StepSettings:
-    """What the train step has to know about this configuration; `names`: the parameters in the optimizer's order."""
+    """Settings of the train step for this configuration; `names`: the parameters in the optimizer's order."""
     training, mesh = config.training, config.mesh
     common = {
         "slots": config.micro_batch * config.seq_length,

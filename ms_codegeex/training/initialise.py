@@ -10,10 +10,10 @@ import numpy as np
 def initial_weight(
     name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
 ) -> np.ndarray:
-    """FP32: ones for the weights of norms, zeros for biases, else N(0, std²); only the part in `window` is made.
+    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
 
-    Every row of a matrix has a random stream of its own (Philox, by row number), so a device that holds some rows draws
-    just those.
+    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows
+    draws only those.
     """
     window = window or tuple(slice(0, size) for size in shape)
     local = [part.stop - part.start for part in window]

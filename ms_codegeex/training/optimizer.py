@@ -16,7 +16,7 @@ def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarra
     """Learning rate of update number `step` (0-based) in float64.
 
     step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(step, decay)/decay)). Both curves share one
-    axis; the cosine does not restart behind the warm-up (CodeGeeX release).
+    axis: the cosine does not restart after the warm-up (CodeGeeX release).
     """
     step = np.asarray(step, np.float64)
     peak, end, decay = schedule.learning_rate, schedule.end_learning_rate, schedule.decay_steps
@@ -25,7 +25,7 @@ def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarra
 
 
 class WarmupCosine(nn.Cell):
-    """`learning_rate` on the device, FP32."""
+    """`learning_rate` on the device, in FP32."""
 
     def __init__(self, schedule: ScheduleConfig):
         super().__init__()
@@ -33,8 +33,8 @@ class WarmupCosine(nn.Cell):
         self.warmup, self.decay = float(schedule.warmup_steps), float(schedule.decay_steps)
         self.cos = ops.Cos()
 
-    def construct(self, step):
-        """int32 scalar -> FP32 scalar"""
+    def construct(self, step: Tensor) -> Tensor:
+        """int32 scalar -> FP32 scalar."""
         step = ops.cast(step, ms.float32)
         angle = ops.minimum(step, self.decay) * (math.pi / self.decay)
         cosine = self.end + 0.5 * (self.peak - self.end) * (1.0 + self.cos(angle))
@@ -44,17 +44,39 @@ class WarmupCosine(nn.Cell):
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: not to LayerNorms and biases; to the three tables it does (CodeGeeX release)."""
+    """Whether weight decay applies: not to norms and biases, but to everything else, the embedding tables included
+    (CodeGeeX release)."""
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
-# Mapped over the parameters, not looped: the engine nests a call for each turn of a loop, and 1,000 calls at most.
-def _fused_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, parameter, m, v, gradient):
+# These are mapped over the parameters: a loop would nest one call per parameter, and the engine allows 1,000.
+# `hyper`: learning rate, beta1, beta2, epsilon, factor of the decay.
+def _fused_adamw(
+    kernel: ops.Primitive,
+    hyper: tuple,
+    decay: float,
+    parameter: Parameter,
+    m: Parameter,
+    v: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Update one parameter with the fused kernel."""
+    rate, beta1, beta2, epsilon, factor = hyper
     return kernel(parameter, m, v, rate, beta1, beta2, epsilon, decay * factor, gradient)[0]
 
 
-def _composed_adamw(kernel, rate, beta1, beta2, epsilon, factor, decay, parameter, m, v, gradient):
-    # A pipeline drops what is done to other stages' weights, and finds it by following the weight alone.
+def _composed_adamw(
+    kernel: ops.Primitive,
+    hyper: tuple,
+    decay: float,
+    parameter: Parameter,
+    m: Parameter,
+    v: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Update one parameter with elementary operators."""
+    rate, beta1, beta2, epsilon, factor = hyper
+    # A pipeline drops operations on other stages' weights, and finds them only by following the weight.
     old_m, old_v = ops.depend(m, parameter), ops.depend(v, parameter)
     new_m = beta1 * old_m + (1.0 - beta1) * gradient
     new_v = beta2 * old_v + (1.0 - beta2) * gradient * gradient
@@ -67,7 +89,7 @@ class AdamW(nn.Cell):
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel; else the same formula is composed of elementary operators.
+    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula.
     """
 
     def __init__(
@@ -85,8 +107,8 @@ class AdamW(nn.Cell):
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.map = ops.HyperMap()
 
-    def construct(self, gradients):
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place"""
+    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place."""
         lr = self.schedule(self.step)
         rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
         if self.correct:
@@ -94,7 +116,7 @@ class AdamW(nn.Cell):
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        update = ops.partial(self.update, self.kernel, rate, self.beta1, self.beta2, epsilon, relative)
+        update = ops.partial(self.update, self.kernel, (rate, self.beta1, self.beta2, epsilon, relative))
         done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))

@@ -12,75 +12,84 @@ from ms_codegeex.config import LossScaleConfig
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the step needs to know beside the network and the optimizer.
+    """Settings of a train step, apart from network and optimizer.
 
-    `slots`: token slots of one micro-batch, a constant that keeps FP16 gradients of the *summed* loss in range.
-    `world`: devices the sums of a step are reduced over. `reduce_gradients`: the step reduces gradients itself; else
-    the engine does, inside the network's gradient. `weights`: for each parameter, one over the number of devices that
-    hold an element of its gradient. `sum_share`: one over the number of devices that hold the network's sums.
+    Attributes:
+        slots: token slots of one micro-batch, a constant that keeps FP16 gradients of the *summed* loss in range.
+        accumulation: micro-batches that the host feeds through `AccumulateStep`.
+        graph_micro_batches: micro-batches into which the network splits its input itself.
+        world: devices over which the sums of a step are reduced.
+        reduce_gradients: whether the step reduces gradients; otherwise the engine does, in the network's gradient.
+        optimizer_sharded: whether the optimizer state is sharded over data-parallel devices.
+        weights: for each parameter, 1 / number of devices that hold an element of its gradient; None: 1 / `world`.
+        sum_share: 1 / number of devices that hold the network's sums.
+        tied: which parameters two pipeline stages hold; None without a pipeline.
+        tied_group: the communication group of those stages, if this stage is one of them.
+        clip_norm: the global gradient norm to clip at, 0 for none.
+        loss_scale: dynamic loss scaling; None: no scaling and no check.
     """
 
     slots: int
-    accumulation: int = 1  # micro-batches that the host feeds, through `AccumulateStep`
-    graph_micro_batches: int = 1  # micro-batches that the network itself takes its input apart into
+    accumulation: int = 1
+    graph_micro_batches: int = 1
     world: int = 1
     reduce_gradients: bool = False
     optimizer_sharded: bool = False
-    weights: tuple[float, ...] | None = None  # none: one over `world` for every parameter
+    weights: tuple[float, ...] | None = None
     sum_share: float = 1.0
-    tied: tuple[bool, ...] | None = None  # parameters that two stages hold
+    tied: tuple[bool, ...] | None = None
     tied_group: str | None = None
     clip_norm: float = 0.0
-    loss_scale: LossScaleConfig | None = None  # none: no scaling, no check
+    loss_scale: LossScaleConfig | None = None
 
 
-def _add(gradient, buffer):
-    """Their sum; the buffer is emptied for the next step."""
+def _add(gradient: Tensor, buffer: Parameter) -> Tensor:
+    """The sum of both; empties the buffer for the next step."""
     total = gradient + buffer
     return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
 
 
-def _take(gradient, buffer):
-    """The engine's accumulated gradient, which is complete once `gradient` is; emptied for the next step."""
+def _take(gradient: Tensor, buffer: Parameter) -> Tensor:
+    """The engine's accumulated gradient, which is complete once `gradient` is; empties it for the next step."""
     total = ops.depend(buffer, gradient) + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
 
 
-def _drop(gradient, buffer):
-    """With optimizer sharding the gradient itself is the accumulated one; only the buffer has to be emptied."""
+def _drop(gradient: Tensor, buffer: Parameter) -> Tensor:
+    """The gradient, which with optimizer sharding is already the accumulated one; empties the buffer."""
     total = gradient + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(buffer), total)))
 
 
-def _reduce(reduce, gradient):
+def _reduce(reduce: ops.Primitive, gradient: Tensor) -> Tensor:
     return reduce(gradient)
 
 
-def _tie(reduce, tied, gradient):
+def _tie(reduce: ops.Primitive, tied: bool, gradient: Tensor) -> Tensor:
     if tied:
         return reduce(gradient)
     return gradient
 
 
-def _scale(factor, gradient):
+def _scale(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
 
-def _square(half_square, unscale, weight, gradient):
-    """weight·‖unscale·gradient‖²; an `unscale` of None saves a pass"""
+def _square(half_square: ops.Primitive, unscale: Tensor | None, weight: float, gradient: Tensor) -> Tensor:
+    """weight·‖unscale·gradient‖²; `unscale` None means 1 and saves a pass over the gradient."""
     scaled = gradient if unscale is None else gradient * unscale
     return half_square(scaled) * (2.0 * weight)
 
 
 class AccumulateStep(nn.Cell):
-    """All micro-batches of a step but the last: adds to the buffers that `TrainStep` empties."""
+    """One micro-batch of a step, any but the last: adds to the buffers that `TrainStep` empties."""
 
     def __init__(self, step: TrainStep):
         super().__init__(auto_prefix=False)
         self.step = step
 
-    def construct(self, inputs, labels, loss_mask, samples):
-        """a micro-batch -> Σ mask·nll and Σ mask of it"""
+    def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
+        """A micro-batch -> its FP32 [3]: Σ mask·nll, Σ mask, 0."""
         sums, gradients = self.step.sums_and_gradients(self.step.scale, inputs, labels, loss_mask, samples)
         done = (ops.assign_add(self.step.sums, sums),)
         for i in range(len(self.step.buffers)):
@@ -91,13 +100,13 @@ class AccumulateStep(nn.Cell):
 class TrainStep(nn.TrainOneStepCell):
     """One update of the weights from a global batch, or from its last micro-batch.
 
-    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are reduced over micro-batches and devices first and
-    divided once, so that the split of the batch does not change the result. The gradient norm counts every element
-    once, wherever it lies. On overflow the update is skipped: weights, moments and the schedule stay, the loss scale is
-    divided.
+    loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are first reduced over micro-batches and devices and
+    then divided once, so that the split of the batch does not change the result. The gradient norm counts every element
+    once, wherever it is stored. On overflow the update is skipped: weights, moments and schedule stay as they are, and
+    the loss scale is divided.
 
-    The base class matters: pipelines that hang under a plain cell fail in MindSpore's partitioner. For the same reason
-    gradients are only touched one by one: a later stage has fewer of them, and no operator may see them as a tuple.
+    The base class matters: MindSpore's partitioner fails on a pipeline inside a plain cell. For the same reason
+    gradients are only handled one by one: a later stage has fewer of them, so no operator may take them as a tuple.
     """
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings):
@@ -120,21 +129,23 @@ class TrainStep(nn.TrainOneStepCell):
         self.sum_share = settings.sum_share
         self.reduce = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
-        # a stage between the two drops the reduction with the gradient, and has no group
+        # a stage between the two has no group; the engine drops this reduction there along with the gradient
         group = {"group": settings.tied_group} if settings.tied_group else {}
         self.tie = ops.AllReduce(**group) if self.tied else None
         self.direction = Tensor([1.0, 0.0, 0.0], ms.float32)
         self.square_place = Tensor([0.0, 0.0, 1.0], ms.float32)
         self.half_square, self.map = ops.L2Loss(), ops.HyperMap()
 
-    def sums_and_gradients(self, scale, inputs, labels, loss_mask, samples):
-        """[Σ mask·nll, Σ mask] and the gradients of scale/slots·Σ mask·nll"""
+    def sums_and_gradients(
+        self, scale: Tensor, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[Σ mask·nll, Σ mask, 0], and the gradients of scale/slots·Σ mask·nll."""
         sums = self.network(inputs, labels, loss_mask, samples)
         sensitivity = self.direction * (scale / self.slots)
         return sums, self.grad(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
-    def _totals(self, sums, gradients):
-        """Gradients over all micro-batches and devices, and the micro-batches' sums on this device."""
+    def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The micro-batches' sums on this device, and gradients over all micro-batches and devices."""
         if self.collects:
             gradients = self.map(self.collect, gradients, self.buffers)
         if self.host_accumulates:
@@ -145,33 +156,33 @@ class TrainStep(nn.TrainOneStepCell):
             gradients = self.map(ops.partial(_tie, self.tie), self.tied, gradients)
         return sums, gradients
 
-    def probe(self, gradients):
-        """As they are; a rehearsal makes one overflow."""
+    def probe(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The gradients unchanged; a rehearsal overrides this to make one overflow."""
         return gradients
 
-    def _global_sums(self, sums, gradients, scale):
+    def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
         unscale = 1.0 / scale if self.scaled else None
         squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
         square = ops.addn(squares)
-        # a negative square stands for an overflow: infinity would spoil what lies beside it in the tensor
+        # a negative square stands for an overflow: infinity would spoil its neighbours in the tensor
         square = ops.select(ops.isfinite(square), square, Tensor(-3e38, ms.float32))
-        # in one tensor with the squares, the sums cannot be reduced before the gradients are there
+        # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square
         if self.world > 1:
             packed = self.reduce(packed)
         return packed[0], packed[1], packed[2]
 
-    def _next_scale(self, finite, scale):
-        """Loss scale and count of good steps for the next step."""
+    def _next_scale(self, finite: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss scale and number of good steps for the next step."""
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grow = good >= self.window
         lowered = ops.maximum(scale / self.factor, Tensor(1.0, ms.float32))
         raised = ops.select(grow, scale * self.factor, scale)
         return ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
 
-    def construct(self, inputs, labels, loss_mask, samples):
-        """a batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, finite"""
+    def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
+        """A batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, finite."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
@@ -196,10 +207,10 @@ class TrainStep(nn.TrainOneStepCell):
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all devices, nothing updated.
+    """Σ mask·nll and Σ mask of one batch over all devices; updates nothing.
 
-    `replicas`: processes whose sums are added up; 1 where the engine cuts the graph and adds them up itself, which
-    refuses communication of ours in a graph without gradients.
+    `replicas`: processes whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because
+    it then rejects other communication in a graph without gradients.
     """
 
     def __init__(self, network: nn.Cell, replicas: int):
@@ -207,7 +218,7 @@ class EvaluationStep(nn.Cell):
         self.network, self.replicas = network, replicas
         self.reduce = ops.AllReduce() if replicas > 1 else None
 
-    def construct(self, inputs, labels, loss_mask, samples):
-        """a batch -> FP32 [3]: Σ mask·nll, Σ mask, 0"""
+    def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
+        """A batch -> FP32 [3]: Σ mask·nll, Σ mask, 0."""
         sums = self.network(inputs, labels, loss_mask, samples)
         return self.reduce(sums) if self.replicas > 1 else sums

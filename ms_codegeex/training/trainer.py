@@ -1,4 +1,4 @@
-"""The train loop. Features that only watch are callbacks."""
+"""The training loop. Features that only observe a run are callbacks."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ EMPTY_STEPS = 100
 
 
 @dataclass
-class Record:
-    """What one step has to say; the keys of a line of log.jsonl. Times in seconds, rates over the whole job."""
+class StepRecord:
+    """The figures of one step, with the keys of a line of log.jsonl. Times in seconds, rates over the whole job."""
 
     step: int
     loss: float
@@ -52,15 +52,15 @@ class Record:
 
 
 class Callback:
-    """Watches a run; every method may be left out."""
+    """Observes a run; a subclass overrides the methods it needs."""
 
     def status(self, text: str) -> None:
         """Something that takes a while begins."""
 
     def warning(self, text: str) -> None:
-        """Something went wrong that does not end the run."""
+        """There is a problem that does not end the run."""
 
-    def step(self, trainer: Trainer, record: Record) -> None:
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
         """A step has ended."""
 
     def end(self, trainer: Trainer) -> None:
@@ -68,16 +68,26 @@ class Callback:
 
 
 @dataclass
-class Progress:
-    """Where a run stands; saved in checkpoints."""
+class TrainingProgress:
+    """How far a run has come; saved in checkpoints."""
 
     step: int = 0
-    samples: int = 0  # global sample number the next step starts at
-    tokens: int = 0  # trained on: counted by the loss, in steps that were not skipped
+    samples: int = 0  # global number of the sample that the next step starts with
+    tokens: int = 0  # trained on: those that the loss counts in steps that were not skipped
 
 
 class Trainer:
-    """Builds network, optimizer and steps from the configuration and runs them on this rank's share of the data."""
+    """Builds network, optimizer and steps from the configuration and trains on this rank's share of the data.
+
+    Args:
+        config: the run.
+        data: what to train on.
+        validation: the validation split.
+        rank: this process's number in the job.
+        matmul_peak: FLOP/s of one device, the reference for MFU; 0 if unknown.
+        callbacks: observers of the run.
+        tied_group: the communication group of the tied word embedding, if this rank belongs to one.
+    """
 
     def __init__(
         self,
@@ -91,18 +101,18 @@ class Trainer:
         tied_group: str | None = None,
     ):
         self.config, self.data, self.validation = config, data, validation
-        self.rank, self.loaders = rank, config.mesh.stage_size  # devices that load different samples
+        self.rank, self.loaders = rank, config.mesh.stage_size  # loaders: devices that load different samples
         self.callbacks, self.matmul_peak = list(callbacks), matmul_peak
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = False
         self.empty_steps = 0  # in a row, without a token that counts
-        # what the run trains on, before it starts: a path may hold other data later. Rank 0's state is the one saved
+        # hashed before training: a path may hold other data later. Only rank 0's state is saved
         self.datasets = content_hashes(config.data) if rank == 0 else {}
         self.model_config = config.model.sizes
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
-        # the engine shortens what a device shares when it compiles; whole weights are never made on it
+        # the engine shards parameters when it compiles; whole weights are never allocated on a device
         with no_init_parameters() if config.partitioned else nullcontext():
             self.built = build(config, tied_group=tied_group, compile_once=True)
         self.train_step, self.optimizer = self.built.step, self.built.optimizer
@@ -111,7 +121,7 @@ class Trainer:
         self._initialise()
 
     def _compile(self) -> None:
-        """Partition and compile the step; from then on parameters have the shape of this rank's part."""
+        """Partition and compile the step; from then on parameters have the shape of this rank's shard."""
         self.status("compiling the training graph")
         rows = self.config.training.global_batch // self.loaders
         ids, samples = np.zeros((rows, self.config.seq_length), np.int32), np.zeros(rows, np.int32)
@@ -119,7 +129,7 @@ class Trainer:
         self.train_step.compile(*_tensors(Batch(ids, ids, ids.astype(np.float32), samples)))
 
     def _initialise(self) -> None:
-        """Weights from seed and name; what the engine left empty otherwise (moments, buffers) becomes zero."""
+        """Set weights from seed and name, and moments and buffers that the engine left empty to zero."""
         weights = {p.name for p in self.optimizer.parameters}
         for parameter in self.train_step.get_parameters():
             name, place = parameter.name, self.placement
@@ -136,12 +146,12 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_tensors(self) -> dict[str, ms.Parameter]:
-        """Weights and moments that this rank holds, by their own names."""
+        """Weights and moments that this rank holds, by parameter name."""
         parameters = (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)
         return {p.name: p for p in parameters if self.placement.here(p.name)}
 
     def own_slices(self) -> dict[str, Slice]:
-        """The parts of weights and moments that this rank has to save: together with other ranks', a checkpoint."""
+        """The slices of weights and moments that this rank saves; those of all ranks make a checkpoint."""
         slices = {}
         for name, parameter in self.state_tensors().items():
             if self.placement.writes(name):
@@ -151,8 +161,8 @@ class Trainer:
         return slices
 
     def scalars(self) -> dict[str, Any]:
-        """The rest of the state, as JSON. Dropout and order are functions of seed and sample number: no generator
-        state."""
+        """The rest of the state as JSON values. Dropout and data order are functions of seed and sample number, so
+        there is no generator state."""
         return {
             "optimizer_step": int(self.optimizer.step.asnumpy()),
             "loss_scale": {
@@ -168,32 +178,31 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint; the state is checked against this model first."""
+        """Continue from a checkpoint. `UserError` if its tensors are not those of this model."""
         parameters, place, state = self.state_tensors(), self.placement, checkpoint.state
         everything = (*self.optimizer.parameters, *self.optimizer.m, *self.optimizer.v)
         names = {place.stored_name(parameter.name) for parameter in everything}
         if names != set(checkpoint.names):
             odd = sorted(names ^ set(checkpoint.names))[0]
             raise UserError(
-                f"{checkpoint.path}: tensor {odd} is on one side only; this checkpoint is of another model, "
-                "choose another output or checkpoint.resume=null"
+                f"{checkpoint.path}: tensor {odd} is missing from the checkpoint or from the model; this checkpoint "
+                "is of another model, choose another output or checkpoint.resume=null"
             )
         for name, parameter in parameters.items():
             shape, stored = place.shape(name, tuple(parameter.shape)), place.stored_name(name)
             if shape != checkpoint.shape(stored):
                 raise UserError(
-                    f"{checkpoint.path}: tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}; give "
+                    f"{checkpoint.path}: tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}; use "
                     "the model settings of the run, or another output"
                 )
         for name, parameter in parameters.items():
             _set(parameter, checkpoint.tensor(place.stored_name(name), place.window(name)))
         self.optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))
-        if (
-            self.train_step.scaled and state["config"]["training"]["precision"] == "fp16"
-        ):  # FP32 has no scale to hand on
+        # an FP32 run has no loss scale to continue with
+        if self.train_step.scaled and state["config"]["training"]["precision"] == "fp16":
             self.train_step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
             self.train_step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
-        self.progress = Progress(checkpoint.step, state["samples"], state["tokens"])
+        self.progress = TrainingProgress(checkpoint.step, state["samples"], state["tokens"])
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -203,19 +212,19 @@ class Trainer:
             callback.status(text)
 
     def warn(self, text: str) -> None:
-        """Tell the callbacks what went wrong and does not end the run."""
+        """Tell the callbacks about a problem that does not end the run."""
         for callback in self.callbacks:
             callback.warning(text)
 
     @property
     def finished(self) -> bool:
-        """Whether the run has had its steps or, with `training.tokens`, its tokens."""
+        """Whether the run has reached its number of steps or, with `training.tokens`, of tokens."""
         tokens = self.config.training.tokens
         return self.progress.tokens >= tokens if tokens else self.progress.step >= self.config.steps
 
     @property
     def steps_left(self) -> int:
-        """Steps to come; with `training.tokens` an estimate."""
+        """Steps still to train; an estimate with `training.tokens`."""
         tokens, done = self.config.training.tokens, self.progress
         if not tokens:
             return max(0, self.config.steps - done.step)
@@ -223,7 +232,7 @@ class Trainer:
         return math.ceil(max(0, tokens - done.tokens) / (done.tokens / done.step if done.tokens else slots))
 
     def run(self) -> None:
-        """Train to the end, with the next batches read while a step computes."""
+        """Train to the end; the next batches are read while a step computes."""
         every = self.config.training.evaluate_every
         if not self.finished:
             self.status("compiling the training graph")
@@ -248,7 +257,7 @@ class Trainer:
         rows = loaded_rows(self.config, self.rank)
         return self.data.training_batch(first + rows.start, rows.stop - rows.start)
 
-    def _step(self, batch: Batch, began: float, waited: float) -> Record:
+    def _step(self, batch: Batch, began: float, waited: float) -> StepRecord:
         self.train_step.set_train(True)  # the evaluation shares the network and turns dropout off
         *others, last = batch.parts(self.built.accumulation)
         for part in others:
@@ -269,8 +278,8 @@ class Trainer:
         if not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
             raise NotFinite(
                 f"step {progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. "
-                f"Look at the data around sample {progress.samples - self.config.training.global_batch}, or go on from "
-                "the last checkpoint that finite steps followed, at a lower rate: --resume auto --allow-change "
+                f"Look at the data around sample {progress.samples - self.config.training.global_batch}, or resume "
+                "from the last checkpoint that finite steps followed, at a lower rate: --resume auto --allow-change "
                 "training.schedule training.schedule.learning_rate=…",
                 progress.step,
             )
@@ -278,11 +287,11 @@ class Trainer:
 
     def _record(
         self, loss: float, norm: float | None, rate: float, scale: float, skipped: bool, seconds: float, waited: float
-    ) -> Record:
+    ) -> StepRecord:
         slots = self.config.training.global_batch * self.config.seq_length
         flops = self.model_config.flops_per_token(self.config.seq_length) * slots / seconds
         peak = self.matmul_peak * self.config.devices
-        return Record(
+        return StepRecord(
             step=self.progress.step,
             loss=loss,
             learning_rate=rate,
@@ -302,11 +311,11 @@ class Trainer:
 
     @property
     def evaluates(self) -> bool:
-        """Whether this run can: MindSpore cuts a pipeline only where there are gradients."""
+        """Whether this run can evaluate: MindSpore partitions a pipeline only in a graph with gradients."""
         return self.config.mesh.pipeline == 1
 
     def validation_loss(self) -> float | None:
-        """`evaluate` of the weights as they are now, computed once a step; None in a pipeline."""
+        """`evaluate` of the current weights, computed at most once per step; None in a pipeline."""
         if not self.evaluates:
             return None
         if self.evaluated is None or self.evaluated[0] != self.progress.step:
@@ -330,7 +339,8 @@ class Trainer:
         return total / max(tokens, 1.0)
 
     def final_figures(self) -> dict[str, float | None]:
-        """What tells a language model from a table of frequencies, all on the validation split, in nats."""
+        """Loss, unigram entropy and loss with shuffled contexts on the validation split, in nats: they tell a language
+        model from a table of frequencies."""
         return {
             "validation_loss": self.validation_loss(),
             "unigram_entropy": unigram_entropy(self.validation),
@@ -339,7 +349,7 @@ class Trainer:
 
 
 def used_memory(device: str) -> int:
-    """Bytes that this rank uses: of the host on a CPU, else the most that tensors took of the device so far."""
+    """Bytes that this rank uses: host memory on a CPU, otherwise the peak of tensors on the device so far."""
     return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()
 
 
@@ -347,7 +357,7 @@ def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
     if value.shape != tuple(parameter.shape):
         raise RunFailure(
             f"{parameter.name}: the engine made it {tuple(parameter.shape)}, the plan says {value.shape}; "
-            "rehearse the configuration"
+            "check the configuration with `ms-codegeex rehearse`"
         )
     parameter.set_data(Tensor(np.ascontiguousarray(value)), slice_shape=True)
 
@@ -357,7 +367,7 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 
 def _padded(batch: Batch, size: int) -> Batch:
-    """The batch filled up to `size` rows with masked copies of its last one: a graph has one shape."""
+    """The batch filled up to `size` rows with masked copies of its last row, because a graph has one shape."""
     missing = size - len(batch.samples)
     if not missing:
         return batch

@@ -19,12 +19,14 @@ from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
-from ms_codegeex.models.codegeex import weights
 from ms_codegeex.models.codegeex.config import build_config
+from ms_codegeex.models.registry import family
 
+FORMATS = FamilyFormats(family("codegeex"))
 FIELDS = {
     "vocab_size": 11,
     "hidden_size": 4,
@@ -52,7 +54,7 @@ def parameters():
     generator = np.random.default_rng(3)
     return {
         name: generator.standard_normal(shape).astype(np.float32)
-        for name, shape in weights.expected_shapes(build_config(None, FIELDS)).items()
+        for name, shape in build_config(None, FIELDS).parameter_shapes().items()
     }
 
 
@@ -92,7 +94,7 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     assert len(loaded) == len(parameters)  # no optimizer moments
     assert loaded[LAYER].tobytes() == parameters["blocks.1.feed_forward.down.weight"].tobytes()
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert config["torch_dtype"] == "float32" and weights.FORMATS.sizes.from_json(config) == FIELDS
+    assert config["torch_dtype"] == "float32" and FORMATS.sizes.from_json(config) == FIELDS
 
 
 def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters):
@@ -112,7 +114,7 @@ def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters)
     )
     assert model["transformer"].keys() == {
         entry.foreign[-1]
-        for entry in weights.FORMATS.entries(weights.FORMATS.layout("megatron"), build_config(None, FIELDS))
+        for entry in FORMATS.entries(FORMATS.layout("megatron"), build_config(None, FIELDS))
         if "transformer" in entry.foreign
     }
 
@@ -326,7 +328,7 @@ def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
 def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
     fields = FIELDS | {"hidden_size": 128, "intermediate_size": 512, "num_layers": 12}
     monkeypatch.setitem(globals(), "FIELDS", fields)
-    shapes = weights.expected_shapes(build_config(None, fields))
+    shapes = build_config(None, fields).parameter_shapes()
     save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     convert(tmp_path / "run", to, tmp_path / "warm-up")
     tracemalloc.start()

@@ -240,4 +240,4 @@ def test_a_model_without_a_known_tokenizer_is_converted_and_says_so(tmp_path, ca
     words = ["--model", str(tmp_path / "m.pt"), "--to", "hf", "--output", str(tmp_path / "hf")]
     assert main(["convert", *words, "--tokenizer", "codegen-nl"]) == 0
     assert (tmp_path / "hf" / "vocab.json").is_file() and "tokenizer" not in capsys.readouterr().err
-    assert formats("codegen").sizes.model_type == "codegen"
+    assert formats("codegen").data.sizes.model_type == "codegen"

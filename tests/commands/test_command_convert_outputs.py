@@ -109,9 +109,8 @@ def test_transformers_runs_a_written_codegen(tmp_path, monkeypatch):
     ids=["two heads", "six heads", "narrow", "rotary", "codegen", "codegeex", "codegeex2"],
 )
 def test_what_the_other_side_cannot_run_is_said(tmp_path, family, fields, message):
-    build, shapes = registry.family(family).config.build_config, registry.family(family).weights.expected_shapes
-    sizes = build(None, FIELDS[family] | fields)
-    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes(sizes).items()}
+    sizes = registry.family(family).config.build_config(None, FIELDS[family] | fields)
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in sizes.parameter_shapes().items()}
     run = save_run(tmp_path / "run", family, arrays, **fields)
     for to in ("megatron", "mindspore"):
         warnings = convert(run, to, tmp_path / to)["warnings"]
@@ -382,8 +381,8 @@ def test_a_copy_without_a_record_is_refused_by_its_numbers(tmp_path, ranks):
 
 def test_guessed_sizes_are_said(tmp_path, monkeypatch, capsys):
     fields = FIELDS["codegen"] | {"num_heads": 16}
-    formats = open_source(run_of(tmp_path)).family.weights.FORMATS
-    monkeypatch.setitem(formats.presets, "mine", {**fields, "num_heads": 8})
+    presets = registry.family("codegen").config.PRESETS
+    monkeypatch.setitem(presets, "mine", {**fields, "num_heads": 8})
     ckpt = convert(run_of(tmp_path), "mindspore", tmp_path / "m.ckpt")["output"]
     words = ["convert", "--model", ckpt, "--to", "hf", "--output"]
     assert main([*words, str(tmp_path / "a")]) == 0

@@ -15,7 +15,7 @@ from conftest import ROOT, command
 from openai_server import Server
 
 from ms_codegeex.cli import main
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.files import read_json
 
 

@@ -10,7 +10,7 @@ import pytest
 import small_benchmarks
 from conftest import ROOT, command
 
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.files import read_json
 
 made_by_setup = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
-from ms_codegeex.rehearsal.limits import not_executed
+from ms_codegeex.rehearsal.coverage import not_executed
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -52,7 +52,10 @@ def test_help_explains_with_examples():
         (["--steps", "2"], "--steps: 2 steps are too few to show an error that builds up; give 4 or more"),
         (["--mesh", "nonsense"], "--mesh: found 'nonsense', expected axis=size like data=2,tensor=2,pipeline=1"),
         (["--mesh", ""], "--mesh: found '', expected axis=size"),
-        (["--mesh", "data=1"], "--mesh: 1 rank has nothing to share; give an axis above 1, for example --mesh data=2"),
+        (
+            ["--mesh", "data=1"],
+            "--mesh: 1 rank has nothing to communicate; give an axis above 1, for example --mesh data=2",
+        ),
         (["--mesh", "data=2,optimizer_shard=4"], "parallel.optimizer_shard: 4 does not divide the 2"),
         (["--compile", "--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
         (["--compile", "--ranks", "first"], "--ranks: found 'first'"),
@@ -74,9 +77,9 @@ def test_mistakes_end_with_one_line_and_2(small, capsys, words, message):
 @pytest.mark.parametrize(
     "words,message",
     [
-        (["--compile", "--mesh", "data=2"], "--mesh: is for --execute, and only --compile is asked for"),
-        (["--compile", "--steps", "8"], "--steps: is for --execute, and only --compile is asked for"),
-        (["--execute", "--ranks", "0"], "--ranks: is for --compile, and only --execute is asked for"),
+        (["--compile", "--mesh", "data=2"], "--mesh: is for --execute, but only --compile was requested"),
+        (["--compile", "--steps", "8"], "--steps: is for --execute, but only --compile was requested"),
+        (["--execute", "--ranks", "0"], "--ranks: is for --compile, but only --execute was requested"),
         (["--execute", "--ranks", "distinct"], "--ranks: is for --compile"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -134,10 +137,12 @@ def finished(config, problems):
     """An execution of `config` on two processes that ended with these problems."""
     errors = (ParameterError("blocks.0.attention.query.weight", 1, 0.5 if problems else 1e-7),)
     found = Comparison(5, 0, 3, 2, 1e-6, 0.9, 0.05, 1e-7, errors, not problems, problems)
-    return execute.Execution(config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40})
+    return execute.ExecutionReport(
+        config.mesh, replace(config, devices=2), found, 3.0, 1_000_000_000, {"AllReduce": 40}
+    )
 
 
-PROBLEM = "blocks.0.attention.query.weight: rank 1 is 5.0e-01 of its movement away from one device (limit 1e-04)"
+PROBLEM = "blocks.0.attention.query.weight: rank 1 differs from one device by 5.0e-01 of its movement (limit 1e-04)"
 
 
 @pytest.mark.parametrize("problems,status", [((), 0), ((PROBLEM,), 1)], ids=["right", "wrong"])

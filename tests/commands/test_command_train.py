@@ -18,7 +18,7 @@ from conftest import ROOT, VOCABULARY, command, small_run, write_config, write_d
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.recording import read_log
+from ms_codegeex.runs.callbacks import read_log
 
 LONG = 50_000  # steps: minutes, when a test needs a moment
 

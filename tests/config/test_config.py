@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT, write_config
 
 from ms_codegeex.config import RunConfig, build_run_config, load_config
-from ms_codegeex.config.values import parse_overrides
+from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
 
@@ -41,6 +41,11 @@ def test_overrides_are_yaml_values():
         "d": [1, 2],
         "e": "x=y",
     }
+
+
+def test_flattened_values_have_dotted_keys_and_a_blend_is_one_of_them():
+    tree = {"seed": 1, "data": {"blend": {"a": 1}, "workers": 2}, "model": {}}
+    assert flattened(tree) == {"seed": 1, "data.blend": {"a": 1}, "data.workers": 2, "model": {}}
 
 
 def test_steps_follow_from_tokens():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 
 KINDS = ("empty", "constant", "loop", "exception", "exit", "success")
 END = {"python": "", "cpp": "}\n", "java": "    }\n}\n", "js": "}\n", "go": "}\n", "rust": "}\n"}
@@ -60,13 +60,13 @@ BODIES = {
 }
 
 
-def broken(row: Row, kind: str) -> str:
-    """The answer that is broken in this way."""
+def broken(row: HumanEvalXProblem, kind: str) -> str:
+    """The answer, broken in this way."""
     body = BODIES[row.language][kind]
     return body.replace("@", zero(row)) + END[row.language]
 
 
-def zero(row: Row) -> str:
+def zero(row: HumanEvalXProblem) -> str:
     """A value of the type that the last function of the declaration returns."""
     last = row.declaration.rstrip().splitlines()[-1]
     if row.language == "java":

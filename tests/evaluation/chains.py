@@ -1,4 +1,4 @@
-"""Judging answers with the tool chains of this machine; a test is skipped where one is missing."""
+"""Judge answers with the tool chains of this machine; a test is skipped if one is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ms_codegeex.evaluation.task import Judgement, Problem, Sample
 
 
 def open_task(data: Path, language: str, timeout: float | None = None) -> HumanEvalX:
-    """The task in one language; what it prepares stays in the user's cache, for the next session too."""
+    """The task in one language. Prepared files stay in the user's cache for the next session."""
     task = humaneval_x.build(data, [language], timeout=timeout)
     if language in task.missing():
         pytest.skip(f"needs {task.missing()[language]}")
@@ -23,16 +23,16 @@ def open_task(data: Path, language: str, timeout: float | None = None) -> HumanE
 
 
 def answer(problem: Problem, text: str) -> Sample:
-    """As if a model had given it."""
+    """A sample as if from a model."""
     return Sample(problem.id, 0, "", text, "eos")
 
 
 def judge_all(task: HumanEvalX, sandbox: Sandbox, samples: Iterable[tuple[Problem, Sample]]) -> list[Judgement]:
-    """In two threads, as programs compete on a user's machine."""
+    """Judge in two threads, so that programs compete as on a user's machine."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda each: task.judge(*each, sandbox), samples))
 
 
 def verdicts(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, str]:
-    """By problem."""
+    """Problem id -> verdict."""
     return {each.task_id: each.verdicts[mode].value for each in judgements}

@@ -43,7 +43,7 @@ REFERENCE = "y = 2 * x"
 
 
 def write_original(root: Path) -> Path:
-    """Numpy/{Completion,Insertion}/q0 (two test cases) and q1 (with a test of words), Matplotlib/Completion/q0."""
+    """Numpy/{Completion,Insertion}/q0 (two test cases) and q1 (with a text test), Matplotlib/Completion/q0."""
     places = [("Numpy", mode, number) for mode in ("Completion", "Insertion") for number in (0, 1)]
     for library, mode, number in [*places, ("Matplotlib", "Completion", 0)]:
         place = root / library / mode / f"q{number}"
@@ -98,7 +98,7 @@ def test_string(solution):
 
 
 def write_simplified(path: Path) -> Path:
-    """Two problems, the second with a test of words."""
+    """Two problems, the second with a text test."""
     rows = [
         {
             "prompt": PROMPT,

@@ -1,16 +1,19 @@
-"""A benchmark without models and programs: the answer to "double N" is twice N, and the sandbox is never asked."""
+"""A benchmark without models and programs: the answer to "double N" is twice N, and no sandbox is used."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
+from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.sampling.drawing import generate
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Completion, Judgement, Problem, Sample, Task
 
 
 class Doubling(Task):
-    """`judged` remembers every program that was judged."""
+    """`judged` records every program that was judged."""
 
     name = "doubling"
 
@@ -62,3 +65,10 @@ class Seeded:
             raise KeyboardInterrupt
         self.calls.append((prompt, seed))
         return Completion(f" {2 * int(prompt.split()[1]) + (seed % 4 - 1) * (seed & 1)}", "eos")
+
+
+def samples_of(path: Path, sampler: Seeded, task: Doubling | None = None, n: int = 4, seed: int = 1) -> bytes:
+    """Draw samples into a file; its content."""
+    task = task or Doubling()
+    generate(task, task.problems, n, seed, sampler, RowFile(path), progress=False)
+    return path.read_bytes()

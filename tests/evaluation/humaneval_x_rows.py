@@ -75,7 +75,7 @@ ROWS = {"python": PYTHON, "cpp": CPP, "java": JAVA, "js": JS, "go": GO, "rust": 
 
 
 def write(directory: Path, language: str, *rows: dict, packed: bool = True) -> Path:
-    """Rows as a file of the benchmark; by default the language's one."""
+    """Write rows as a file of the benchmark; by default the language's row."""
     directory.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows or (ROWS[language],))
     path = directory / f"{language}.jsonl{'.gz' if packed else ''}"

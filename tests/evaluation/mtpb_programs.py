@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Answers:
-    """`mutants` are (old, new) replacements in the whole program; "" -> text is put in front of the last turn."""
+    """`mutants` are (old, new) replacements in the whole program; "" -> text is inserted before the last turn."""
 
     turns: tuple[str, ...]
     mutants: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""A whole evaluation of a small benchmark: what is written, what is refused, how it goes on."""
+"""A whole evaluation of a small benchmark: what is written, what is refused, how it resumes."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from fake_task import Doubling, Seeded
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.files import read_json
@@ -29,7 +29,7 @@ def options(tmp_path):
 
 
 def files(directory):
-    """Everything but the times of `results.jsonl`, which are the fake's anyway."""
+    """Everything but the times in `results.jsonl`."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -165,7 +165,7 @@ def test_failing_references_refuse_their_language(options, capsys):
     with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/1"):
         evaluate(task, GATED, dataclasses.replace(options, progress=True))
     told = capsys.readouterr().err
-    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as is known: its test is wrong" in told
+    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as expected: its test is wrong" in told
     assert "references, cpp: 0 of 3 pass" in told and "cpp/2 FAILS (strict wrong, published passed: " in told
     result = read_json(options.output / "report.json")
     assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/1, cpp/2"}
@@ -223,7 +223,7 @@ def test_references_of_other_tasks_are_told_and_bind_nobody(options):
 
 
 def test_a_part_of_a_benchmark_is_not_put_beside_published_figures(options, tmp_path):
-    """Nor is it hidden in the settings that it is one, or that nobody looked at the references."""
+    """The settings show it, and that references were not checked."""
     limited = dataclasses.replace(options, limit=2, references="skip")
     result = evaluate(Doubling(), GATED, limited)
     assert result["published"] == [] and "Published results" not in (options.output / "report.html").read_text()

@@ -14,7 +14,6 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config
-from ms_codegeex.models.codegeex.weights import expected_shapes
 
 CONFIG = build_config(
     "tiny",
@@ -39,7 +38,7 @@ def model(tmp_path_factory):
     root, generator = tmp_path_factory.mktemp("model"), np.random.default_rng(5)
     tensors = {
         name: generator.normal(size=shape, scale=0.4).astype(np.float32)
-        for name, shape in expected_shapes(CONFIG).items()
+        for name, shape in CONFIG.parameter_shapes().items()
     }
     tensors["embedding.word.weight"][50400:] *= 50  # rows without a token would win every time
     config = {"model": {"family": "codegeex", **asdict(CONFIG)}}
@@ -115,7 +114,7 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
     assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
 
 
-@pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model reads 24")])
+@pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
 def test_bad_prompts(generator, prompt, message):
     with pytest.raises(UserError, match=message):
         generator.encode(prompt)
@@ -123,10 +122,10 @@ def test_bad_prompts(generator, prompt, message):
 
 def test_a_long_prompt_can_be_cut_on_the_left(generator):
     ids = generator.tokenizer.encode_prompt("word " * 40)
-    assert generator.encode("word " * 40, cut_for=4) == ids[-20:]
-    assert generator.encode("word", cut_for=4) == generator.encode("word")
+    assert generator.encode("word " * 40, truncate_for=4) == ids[-20:]
+    assert generator.encode("word", truncate_for=4) == generator.encode("word")
     with pytest.raises(UserError, match="room for 0 tokens, expected 1 or more"):
-        generator.encode("word", cut_for=24)
+        generator.encode("word", truncate_for=24)
 
 
 def test_special_tokens_of_a_prompt_are_ids_and_the_tokenizer_comes_with_the_directory(generator, model):

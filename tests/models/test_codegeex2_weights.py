@@ -8,13 +8,16 @@ import pytest
 from small_models import FIELDS, foreign, parameters, shapes
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import to_ours
+from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.layout import pack, packed_shape, to_ours
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.codegeex2.config import build_config
-from ms_codegeex.models.codegeex2.weights import FORMATS, expected_shapes
+from ms_codegeex.models.registry import family
 
 SMALL = build_config(None, FIELDS["codegeex2"])
 LAYER = "transformer.encoder.layers.1"
+
+FORMATS = FamilyFormats(family("codegeex2"))
 
 
 def entries(kind, config=SMALL, ranks=1):
@@ -23,9 +26,9 @@ def entries(kind, config=SMALL, ranks=1):
 
 def test_published_sizes():
     config = build_config("6b", {})
-    found = expected_shapes(config)
+    found = config.parameter_shapes()
     assert sum(math.prod(shape) for shape in found.values()) == 6_243_584_000 == config.parameter_count()
-    its = {e.foreign: e.transform.shape([found[n] for n in e.ours]) for e in entries("huggingface", config)}
+    its = {e.foreign: packed_shape(e.packing, [found[n] for n in e.ours]) for e in entries("huggingface", config)}
     assert len(its) == 199  # of 200 in the release, one is a buffer
     assert its[f"{LAYER}.self_attention.query_key_value.weight"] == (4608, 4096)
     assert its[f"{LAYER}.self_attention.query_key_value.bias"] == (4608,)
@@ -57,7 +60,7 @@ def test_a_ranks_slice_has_a_share_of_each_part():
     mine = parameters("codegeex2")
     entry = next(e for e in entries("huggingface", ranks=2) if e.foreign == f"{LAYER}.mlp.dense_h_to_4h.weight")
     whole = foreign("codegeex2", "huggingface", mine)[entry.foreign].array()
-    part = entry.transform.join([mine[name][10:] for name in entry.ours])
+    part = pack(entry.packing, [mine[name][10:] for name in entry.ours])
     assert np.array_equal(part, np.concatenate([whole[10:20], whole[30:40]]))
 
 
@@ -89,7 +92,7 @@ def test_what_the_configuration_cannot_say_is_refused():
 @pytest.mark.parametrize("kind", ["huggingface", "megatron", "mindspore"])
 def test_sizes_are_inferred_from_the_tensors(kind):
     large = build_config("6b", {})
-    ours = expected_shapes(large)
-    found = {e.foreign: e.transform.shape([ours[n] for n in e.ours]) for e in entries(kind, large)}
+    ours = large.parameter_shapes()
+    found = {e.foreign: packed_shape(e.packing, [ours[n] for n in e.ours]) for e in entries(kind, large)}
     expected = {key: asdict(large)[key] for key in FORMATS.sizes.fields}
     assert FORMATS.infer(FORMATS.layout(kind), found, {}) == expected

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import to_foreign, to_ours
+from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.layout import packed_shape, to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
-from ms_codegeex.models.codegeex import weights
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
+from ms_codegeex.models.registry import family
 
 LARGE = CodeGeeXConfig(
     vocab_size=52224,
@@ -32,7 +33,7 @@ SMALL = CodeGeeXConfig(
     layer_norm_eps=1e-5,
     eos_token_id=10,
 )
-FORMATS = weights.FORMATS
+FORMATS = FamilyFormats(family("codegeex"))
 LAYOUTS = ("huggingface", "megatron", "mindspore")
 
 
@@ -49,12 +50,12 @@ def tensors(config):
     generator = np.random.default_rng(1)
     return {
         name: from_array(generator.standard_normal(shape).astype(np.float32))
-        for name, shape in weights.expected_shapes(config).items()
+        for name, shape in config.parameter_shapes().items()
     }
 
 
 def test_the_13b_model_has_the_published_size():
-    shapes = weights.expected_shapes(LARGE)
+    shapes = LARGE.parameter_shapes()
     assert len(shapes) == 645 and sum(math.prod(shape) for shape in shapes.values()) == 12_873_943_040
 
 
@@ -62,7 +63,7 @@ def test_the_13b_model_has_the_published_size():
 def test_every_parameter_is_in_every_layout_once(layout):
     found = entries(layout, LARGE)
     ours = [name for entry in found for name in entry.ours]
-    assert sorted(ours) == sorted(weights.expected_shapes(LARGE))
+    assert sorted(ours) == sorted(LARGE.parameter_shapes())
     assert len({entry.foreign for entry in found}) == 645
 
 
@@ -109,7 +110,7 @@ def test_the_original_stores_three_matrices_transposed():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_there_and_back(layout):
     mine, its = tensors(SMALL), entries(layout, SMALL)
-    back = to_ours(its, to_foreign(its, mine), weights.expected_shapes(SMALL), "here")
+    back = to_ours(its, to_foreign(its, mine), SMALL.parameter_shapes(), "here")
     assert back.keys() == mine.keys()
     assert all(back[name].array().tobytes() == mine[name].array().tobytes() for name in mine)
 
@@ -147,7 +148,7 @@ def test_sizes_are_inferred_from_the_tensors(layout, ranks):
 
     def shapes(config):
         ours = FORMATS.rank_shapes(its, config, ranks)
-        return {e.foreign: e.transform.shape([ours[e.ours[0]]]) for e in entries(layout, config, ranks)}
+        return {e.foreign: packed_shape(e.packing, [ours[e.ours[0]]]) for e in entries(layout, config, ranks)}
 
     small = replace(SMALL, vocab_size=12, max_position_embeddings=6)
     assert FORMATS.recognise(shapes(small)) == (1, its) and FORMATS.recognise({"lm_head.weight": ()}) == (0, None)
@@ -166,6 +167,6 @@ def test_it_agrees_with_the_models_own_configuration():
     config = pytest.importorskip("ms_codegeex.models.codegeex.config")
     for name in config.PRESETS:
         model = config.build_config(name, {})
-        count = sum(math.prod(shape) for shape in weights.expected_shapes(model).values())
+        count = sum(math.prod(shape) for shape in model.parameter_shapes().values())
         assert count == model.parameter_count()
         assert FORMATS.sizes.from_json(FORMATS.sizes.to_json(model))["num_layers"] == model.num_layers

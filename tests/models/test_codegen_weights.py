@@ -8,12 +8,15 @@ import pytest
 from small_models import FIELDS, foreign, parameters, shapes
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.layout import to_ours
+from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.layout import pack, packed_shape, to_ours, unpack
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.codegen.config import build_config
-from ms_codegeex.models.codegen.weights import FORMATS, expected_shapes
+from ms_codegeex.models.registry import family
 
 SMALL = build_config(None, FIELDS["codegen"])
+
+FORMATS = FamilyFormats(family("codegen"))
 
 
 def entries(kind, config=SMALL, ranks=1):
@@ -23,7 +26,7 @@ def entries(kind, config=SMALL, ranks=1):
 @pytest.mark.parametrize(("preset", "total"), [("350m-mono", 356_712_448), ("16b-nl", 16_032_155_648)])
 def test_published_sizes(preset, total):
     config = build_config(preset, {})
-    found = expected_shapes(config)
+    found = config.parameter_shapes()
     assert sum(math.prod(shape) for shape in found.values()) == total == config.parameter_count()
     assert len(entries("huggingface", config)) == 8 * config.num_layers + 5
 
@@ -63,8 +66,8 @@ def test_a_ranks_slice_holds_its_groups():
     fused = whole["transformer.h.0.attn.qkv_proj.weight"].array()
     entry = next(e for e in entries("huggingface", ranks=2) if "qkv_proj" in e.foreign and ".h.0." in e.foreign)
     second = [mine[name][32:] for name in entry.ours]
-    assert np.array_equal(entry.transform.join(second), fused[96:])
-    back = entry.transform.split(fused[96:], [array.shape for array in second])
+    assert np.array_equal(pack(entry.packing, second), fused[96:])
+    back = unpack(entry.packing, fused[96:], [array.shape for array in second])
     assert all(np.array_equal(a, b) for a, b in zip(back, second, strict=True))
 
 
@@ -122,8 +125,8 @@ def test_sizes_are_inferred_from_the_tensors(kind):
     its, large = FORMATS.layout(kind), build_config("2b-multi", {})
 
     def found(config):
-        ours = expected_shapes(config)
-        return {e.foreign: e.transform.shape([ours[n] for n in e.ours]) for e in entries(kind, config)}
+        ours = config.parameter_shapes()
+        return {e.foreign: packed_shape(e.packing, [ours[n] for n in e.ours]) for e in entries(kind, config)}
 
     expected = {key: asdict(large)[key] for key in FORMATS.sizes.fields}
     assert FORMATS.infer(its, found(large), {}) == expected

@@ -218,7 +218,7 @@ def test_a_rank_table_whose_servers_cut_tensor_parallel_groups():
     config = load_config(SERVER, ["parallel.tensor=8", "training.micro_batch=8", "parallel.optimizer_shard=1"])
     with pytest.raises(UserError) as error:
         check_against_config(rank_table(servers=2, devices=4), config)
-    refused(error.value, "server_list[0].device", "cut the tensor-parallel group of ranks 0 to 7", "parallel.tensor")
+    refused(error.value, "server_list[0].device", "split the tensor-parallel group of ranks 0 to 7", "parallel.tensor")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ MESHES = [
     ("", "found ''"),
     ("tensor=0", "tensor is 0; give 1 or more"),
     ("data=2,data=4", "data is given twice"),
-    ("data=1", "1 rank has nothing to share; give an axis above 1"),
+    ("data=1", "1 rank has nothing to communicate; give an axis above 1"),
     ("data=3", "cannot partition for 3 devices"),
     ("data=4104", "cannot partition for 4104 devices"),
 ]

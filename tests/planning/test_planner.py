@@ -16,7 +16,8 @@ from ms_codegeex.planning.calibration import (
     outside_roofline,
     product_errors,
 )
-from ms_codegeex.planning.cost_model import MatMul, executed_products, parts_of
+from ms_codegeex.planning.cost_model import MatMul, executed_products
+from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.roofline import (
     K_START,

@@ -6,7 +6,7 @@ from conftest import ROOT
 from ms_codegeex.config import load_config
 from ms_codegeex.hardware import A100, ASCEND_910
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.planning.communication import Collective, collectives, group_ranks, link_of, seconds, spread
+from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, link_of, seconds, spread
 from ms_codegeex.planning.planner import communication_by_group, make_plan
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -115,7 +115,7 @@ def test_groups_and_the_links_they_cross():
 
 
 def a_call(op, group="data", size=10**9, count=1):
-    return Collective(op, group, 8, count, size, "fp32", "server", 0, "gradient")
+    return PlannedCollective(op, group, 8, count, size, "fp32", "server", 0, "gradient")
 
 
 def test_collective_times_by_hand():

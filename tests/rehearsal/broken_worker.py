@@ -10,7 +10,7 @@ from ms_codegeex.models.layers import Dropout
 from ms_codegeex.parallel import context, placement
 from ms_codegeex.parallel.strategies import Cuts
 from ms_codegeex.rehearsal import worker
-from ms_codegeex.rehearsal.exchange import Exchange
+from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.training import build, step
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import TrainStep, _square
@@ -106,7 +106,7 @@ def masks_of_each_rank():
 
 def missing_reduction():
     """One weight's gradient stays as each replica computed it."""
-    register = Exchange.register
+    register = FileCommunicator.register
 
     def forgetful(self, collectives):
         skipped = next(c for c in collectives if c.op == "AllReduce" and c.fusion and len(c.shape) == 2)
@@ -114,7 +114,7 @@ def missing_reduction():
         self.function = lambda c: (lambda value, *_: value) if c is skipped else whole(c)
         register(self, collectives)
 
-    Exchange.register = forgetful
+    FileCommunicator.register = forgetful
 
 
 if __name__ == "__main__":

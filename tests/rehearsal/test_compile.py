@@ -12,9 +12,9 @@ from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
-from ms_codegeex.rehearsal.compile import Check, CompileReport, compile_ranks, distinct_ranks
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.rehearsal.limits import memory_of_stages
+from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
+from ms_codegeex.rehearsal.coverage import memory_of_stages
+from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -151,10 +151,10 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
     names = {check.name.rpartition(", ")[2] for check in report.checks}
     assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
-    assert "parameters: all shards over their replication" in names and "memory of a device by the plan" in names
+    assert "parameters: all shards over their replication" in names and "planned memory of a device" in names
     values = json.loads(json.dumps(report.to_json()))
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
-    assert values["not_executed"] and f"not shown: {values['not_executed'][0]}" in report.text()
+    assert values["not_executed"] and f"not checked: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
 
 
@@ -204,7 +204,7 @@ def test_what_cannot_be_compiled_is_refused():
 @pytest.mark.slow
 def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
     config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
-    jobs = [(Job(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
+    jobs = [(RehearsalJob(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
     tensors = [
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
@@ -248,13 +248,13 @@ def test_a_plan_that_does_not_fit_its_devices_fails():
     checks = [compile_module._memory_check(*stage) for stage in memory_of_stages(config)]
     assert [check.ok for check in checks] == [False] and checks[0].expected == "at most 30.0 GiB"
     report = CompileReport(config, [], checks)
-    assert not report.ok and "stage 0, memory of a device by the plan: expected at most 30.0" in report.problems[0]
+    assert not report.ok and "stage 0, planned memory of a device: expected at most 30.0" in report.problems[0]
     fits = [compile_module._memory_check(*stage) for stage in memory_of_stages(load_config(PAPER))]
     assert all(check.ok for check in fits)
 
 
 def test_a_check_holds_only_for_equal_figures():
-    check = Check("collectives", "3 calls", "3 calls")
+    check = PlanCheck("collectives", "3 calls", "3 calls")
     assert check.ok and not replace(check, found="2 calls").ok
 
 

@@ -129,23 +129,23 @@ def test_plans_of_other_families_train_as_one_device_does(name):
 
 
 MISTAKES = {  # plan, and what the verdict says
-    "averaged_gradients": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
-    "whole_optimizer_state": ((2, {"optimizer_shard": 2}, {}), "query.weight: the engine gave rank 0 the part 0:"),
+    "averaged_gradients": ((2, {"tensor": 2}, {}), "differs from one device by"),
+    "whole_optimizer_state": ((2, {"optimizer_shard": 2}, {}), "query.weight: the engine gave rank 0 the shard 0:"),
     "swapped_column_and_row": ((2, {"tensor": 2}, {}), "blocks.0.attention.query.weight: the engine gave rank 0"),
     "stale_table_on_the_last_stage": (
         (2, {"pipeline": 2, "micro_batches": 2}, {}),
-        "head.weight: rank 1 and rank 0 hold the same part with different values",
+        "head.weight: rank 1 and rank 0 hold the same shard with different values",
     ),
-    "missing_reduction": ((2, {}, {}), "of its movement away from one device"),
-    "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
+    "missing_reduction": ((2, {}, {}), "differs from one device by"),
+    "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "differs from one device by"),
     "verdict_of_each_rank": (
         (2, {"tensor": 2}, {"precision": "fp16"}),
         "in step 8, one device inf",
     ),
-    "decays_twice": ((2, {"tensor": 2}, {}), "of its movement away from the formula"),
-    "gradients_of_twice_the_size": ((2, {"tensor": 2}, {}), "the gradients have a wrong scale, or their norm"),
+    "decays_twice": ((2, {"tensor": 2}, {}), "differs from the formula by"),
+    "gradients_of_twice_the_size": ((2, {"tensor": 2}, {}), "the gradients or their norm have the wrong scale"),
     "rows_of_the_next_rank": ((2, {"optimizer_shard": 2}, {}), "loss: rank 0 has"),
-    "masks_of_each_rank": ((2, {"tensor": 2}, {}), "of its movement away from one device"),
+    "masks_of_each_rank": ((2, {"tensor": 2}, {}), "differs from one device by"),
 }
 ALWAYS_TRIED = ("verdict_of_each_rank", "decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 

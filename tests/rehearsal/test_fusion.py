@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from buckets import Bucket, buckets
 
 from ms_codegeex.config import load_config
 from ms_codegeex.files import read_json
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.rehearsal.fusion import Bucket, buckets
-from ms_codegeex.rehearsal.job import Job
-from ms_codegeex.rehearsal.mindir import Collective
+from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.mindir import CollectiveNode
 from ms_codegeex.rehearsal.shrink import shrunk
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STEP = Path(__file__).with_name("fused_step.py")
 
 
-def collective(**changes) -> Collective:
+def collective(**changes) -> CollectiveNode:
     fields = {"op": "AllReduce", "ranks": (0, 1), "shape": (4,), "input_shape": (4,), "dtype": "float32"}
-    return Collective(**{**fields, "bytes": 16, "calls": 1, "fusion": 1, "name": "x", "tag": "x-0", **changes})
+    return CollectiveNode(**{**fields, "bytes": 16, "calls": 1, "fusion": 1, "name": "x", "tag": "x-0", **changes})
 
 
 def test_buckets_are_told_apart_by_kind_group_and_id():
@@ -82,13 +82,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Bucket]
     for groups in (0, 2):
         config = load_config(None, ["training.steps=1", f"parallel.fusion.allreduce_groups={groups}"])
         directory = directories[groups] = tmp_path_factory.mktemp(f"groups{groups}")
-        Job(directory, shrunk(config, Mesh(2, 1, 1, 2)), 1).write()
+        RehearsalJob(directory, shrunk(config, Mesh(2, 1, 1, 2)), 1).write()
         worker = ["-m", "ms_codegeex.rehearsal.worker", "export", str(directory), str(os.getpid()), "0"]
         running.append(start(worker, directory, 2))
     finish(*running)
     found = {}
     for groups, directory in directories.items():
-        items = [Collective(**item) for item in read_json(directory / "rank_0.json")["collectives"]]
+        items = [CollectiveNode(**item) for item in read_json(directory / "rank_0.json")["collectives"]]
         found[groups] = buckets([replace(item, ranks=tuple(item.ranks)) for item in items])
     return found
 

@@ -17,7 +17,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common import lazy_inline
 
 from ms_codegeex.rehearsal import mindir
-from ms_codegeex.rehearsal.exchange import Exchange
+from ms_codegeex.rehearsal.communicator import FileCommunicator
 
 RATE, MOMENTUM, STEPS = 0.01, 0.9, 3
 
@@ -118,7 +118,7 @@ def run(rank: int) -> None:
     """Run rank's graph for some steps; write what it returns and its parameters."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     model = mindir.parse(Path(f"step{rank}.mindir").read_bytes())
-    Exchange(Path("messages"), rank, seconds=600).register(mindir.collectives(model, rank))
+    FileCommunicator(Path("messages"), rank, seconds=600).register(mindir.collectives(model, rank))
     mindir.rewrite(model)
     data = np.load("data.npz")
     values = {

@@ -12,7 +12,7 @@ from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.recording import read_log
+from ms_codegeex.runs.callbacks import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
 

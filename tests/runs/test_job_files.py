@@ -72,7 +72,7 @@ def printed(tmp_path, capsys, monkeypatch):
 
 def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
     text = printed("--rank-table", str(TABLE), "training.steps=4")
-    assert "MASTER_ADDR" not in text and "# The rank table's servers" in text
+    assert "MASTER_ADDR" not in text and "# The servers of the rank table" in text
     expected = f"<--config><it's.yaml><training.steps=4><--rank-table><{TABLE}><--resume><auto><--node-rank><1>"
     assert submitted(tmp_path, text) == expected
     volcano = printed("--rank-table", str(TABLE), kind="volcano")
@@ -140,7 +140,7 @@ def test_a_job_of_one_server_needs_no_address():
     "keys, message",
     [
         ({"device": "cpu", "devices": 1, "tensor": 1}, "--job: device: cpu"),
-        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 are no whole servers of 16"),
+        ({"devices": 24, "tensor": 4, "server_devices": 16}, "devices: 24 do not fill whole servers of 16"),
     ],
 )
 def test_jobs_that_make_no_sense_are_refused(keys, message):

@@ -65,7 +65,7 @@ BROKEN = {
     "rank twice": (
         device(1, 0, "rank_id"),
         "7",
-        'server_list[1].device[0].rank_id: found "7" again, server_list[0].dev',
+        'server_list[1].device[0].rank_id: found "7" again, which server_list[0].dev',
     ),
     "a gap": (device(1, 7, "rank_id"), "16", 'server_list[1].device[7].rank_id: found "16", expected a rank below 16'),
     "rank missing": (device(1, 2, "rank_id"), ..., "server_list[1].device[2].rank_id: missing"),
@@ -74,7 +74,7 @@ BROKEN = {
     "address twice": (
         device(1, 6, "device_ip"),
         "192.168.100.101",
-        'server_list[1].device[6].device_ip: found "192.168.100.101" again, server_list[0].device[0].device_ip has it',
+        'server_list[1].device[6].device_ip: found "192.168.100.101" again, which server_list[0].device[0].device_ip',
     ),
     "no address": (device(1, 6, "device_ip"), "", 'server_list[1].device[6].device_ip: found ""'),
     "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", "server_list[0].device[6].device_ip"),
@@ -129,7 +129,7 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
         (swapped((0, 3), (0, 4)), 'server_list[0].device[3].rank_id: found "4", expected "3"'),
         (swapped((0, 7), (1, 0)), 'server_list[0].device[7].rank_id: found "8", expected "7"'),
         ([], "(top): found a list"),
-        ({"group_list": []}, "group_list: the old template"),
+        ({"group_list": []}, "group_list: the old format"),
     ],
 )
 def test_wrong_order_and_wrong_files(whole, message):
@@ -180,11 +180,11 @@ def test_a_fitting_mesh_is_accepted():
     "made, values, message",
     [
         (table(), {"devices": 8}, "devices: 8, but the rank table has 16"),
-        (table(4, 4), {}, "server_list[0].device: ranks 0 to 3 cut the tensor-parallel group of ranks 0 to 7"),
+        (table(4, 4), {}, "server_list[0].device: ranks 0 to 3 split the tensor-parallel group of ranks 0 to 7"),
         (
             make_rank_table([("a", addresses(0)), ("b", addresses(1, 4)), ("c", addresses(2, 4))]),
             {},
-            "server_list[1].device: ranks 8 to 11 cut the tensor-parallel group of ranks 8 to 15",
+            "server_list[1].device: ranks 8 to 11 split the tensor-parallel group of ranks 8 to 15",
         ),
         (
             make_rank_table([("a", {7: "10.1.0.1", 8: "10.1.0.2"})]),

@@ -92,7 +92,7 @@ def test_a_server_that_falls_silent_ends_the_job(tmp_path, clock, silent, left):
     first = Rendezvous(tmp_path, 0, 2).__enter__()
     servers = [first, joined(clock, tmp_path, first, 1, 2)]
     beat_until(clock, servers, lambda: first.beats > 20)
-    with pytest.raises(RunFailure, match=rf"server {silent} has not been heard of"):
+    with pytest.raises(RunFailure, match=rf"server {silent} has shown no sign of life"):
         beat_until(clock, [servers[left]], lambda: False)
 
 
@@ -266,7 +266,7 @@ def test_silence_of_a_file_system_counts_too(tmp_path, clock):
     first = Rendezvous(tmp_path, 0, 2).__enter__()
     second = joined(clock, tmp_path, first, 1, 2)
     (tmp_path / "000000.json").unlink()
-    with pytest.raises(RunFailure, match="server 0 has not been heard of"):
+    with pytest.raises(RunFailure, match="server 0 has shown no sign of life"):
         beat_until(clock, [second], lambda: False)
 
 
@@ -276,9 +276,12 @@ TWO_LAUNCHERS = """
     import dataclasses, sys
     from pathlib import Path
     from ms_codegeex.config import load_config
-    from ms_codegeex.runs import launch
+    from ms_codegeex.runs import supervision
     from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.opening import held_run, join_run, open_run
+    from ms_codegeex.runs.rendezvous import meeting
     from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import StartingPoint
 
     rank, port = int(sys.argv[1]), int(sys.argv[2])
     config = load_config(Path("run.yaml"))
@@ -289,16 +292,18 @@ TWO_LAUNCHERS = """
             "import mindspore.parallel.cluster.process_entity._api as api; api._is_local_ip = lambda address: False;"
             "from mindspore.parallel.cluster.run import main; main()"
         )
-        specs = launch.node_processes
-        launch.node_processes = lambda *a: [
+        specs = supervision.node_processes
+        supervision.node_processes = lambda *a: [
             dataclasses.replace(spec, command=(sys.executable, "-c", code, *spec.command[1:])) for spec in specs(*a)
         ]
-        with launch.meeting(run, node) as others:
-            launch.join_run(config, run)
-            launch.run_workers(config, run, None, node, others)
+        with meeting(run, node) as others:
+            join_run(config, run)
+            supervision.run_workers(config, run, None, node, others)
     else:
-        with launch.opened_run(config, run, None), launch.meeting(run, node) as others:
-            launch.run_workers(config, run, None, node, others)
+        with held_run(run):
+            open_run(config, run, StartingPoint())
+            with meeting(run, node) as others:
+                supervision.run_workers(config, run, None, node, others)
 """
 
 
@@ -307,8 +312,8 @@ def test_two_launchers_train_as_one_does(dataset, tmp_path):
     """Real workers of two msrun, which differ in --node-rank, give the losses of one msrun with two workers."""
     from conftest import command, small_run
 
-    from ms_codegeex.runs.processes import reserved_port
-    from ms_codegeex.runs.recording import read_log
+    from ms_codegeex.runs.callbacks import read_log
+    from ms_codegeex.runs.ports import reserved_port
 
     losses = {}
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO_LAUNCHERS))

@@ -7,7 +7,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.trainer import Progress
+from ms_codegeex.training.trainer import TrainingProgress
 
 
 class Stepped:
@@ -16,7 +16,7 @@ class Stepped:
     rank, loss = 0, 3.0
 
     def __init__(self):
-        self.progress, self.warnings = Progress(), []
+        self.progress, self.warnings = TrainingProgress(), []
 
     def own_slices(self):
         import numpy as np
@@ -35,12 +35,12 @@ class Stepped:
     def run(self, saving, steps, end=False):
         for kind in steps:
             self.progress.step += 1
-            saving.step(self, Record(self.progress.step, kind == "s"))
+            saving.step(self, FakeRecord(self.progress.step, kind == "s"))
         if end:
             saving.end(self)
 
 
-class Record:
+class FakeRecord:
     def __init__(self, step, skipped):
         self.step, self.skipped = step, skipped
 

@@ -7,7 +7,6 @@ from mindspore import Parameter, Tensor
 
 from ms_codegeex.config import OptimizerConfig, ScheduleConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.codegeex.weights import expected_shapes
 from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, learning_rate
 
 PAPER = ScheduleConfig()
@@ -38,7 +37,7 @@ def test_no_warm_up_starts_at_the_peak():
 
 
 def test_decay_spares_exactly_norms_and_biases():
-    names = expected_shapes(CodeGeeXConfig(num_layers=1))
+    names = CodeGeeXConfig(num_layers=1).parameter_shapes()
     decayed = {name for name in names if decays(name)}
     assert {
         "embedding.word.weight",

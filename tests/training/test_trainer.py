@@ -13,7 +13,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.recording import read_log
+from ms_codegeex.runs.callbacks import read_log
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.trainer import Callback, Trainer
 

@@ -1,1 +1,1 @@
-"""The benchmarks: their problems, prompts and rules."""
+"""The benchmarks: their problems, prompts, clean-up and judges."""

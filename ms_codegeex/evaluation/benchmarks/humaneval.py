@@ -1,7 +1,7 @@
-"""HumanEval, and every JSONL of the same form (facts C2): prompt, tests, entry point.
+"""HumanEval, and any JSONL file of the same form.
 
-A row: task_id, prompt, test, entry_point (optional), canonical_solution (optional). The program is prompt, completion
-and test, one after the other, and `check(entry_point)` where the test defines `check`.
+A row has task_id, prompt, test, and optionally entry_point and canonical_solution. The program is prompt, completion
+and test, followed by `check(entry_point)` if the test defines `check`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation.jsonl import find_file, read_rows
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import Runner
-from ms_codegeex.evaluation.rows import find_file, read_rows
 from ms_codegeex.evaluation.sampling import stops
-from ms_codegeex.evaluation.sandbox import Limits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Stop, Task
 
-SECONDS = 3.0  # of a program, as in the published runner
-GRACE = 2.0  # seconds more for the interpreter's start, and for programs that cannot be interrupted
-STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # what follows a function's body
+SECONDS = 3.0  # per program, as in the published runner
+GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
+STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # text that follows a function's body
 WHERE = "github.com/openai/human-eval (data)"
 TRUNCATIONS = ("stops", "codegen", "none")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A problem of the file."""
+class HumanEvalProblem:
+    """A row of the file."""
 
     prompt: str
     test: str
@@ -44,8 +44,9 @@ class HumanEval(Task):
     Args:
         data: a .jsonl or .jsonl.gz file, or a directory with HumanEval.jsonl.gz.
         cut: where a completion ends: "stops" at the first of `stops`, "codegen" by CodeGen's rule, "none" nowhere.
-        strip: take white space off the prompt's end, as some harnesses do; it decides what a tokenizer sees there.
+        strip: strip white space from the prompt's end, as some harnesses do; this changes its last tokens.
         timeout: seconds of a program.
+        python: the interpreter of the programs; None: the one that runs us.
     """
 
     name = "humaneval"
@@ -66,7 +67,7 @@ class HumanEval(Task):
         self.cut, self.stops, self.strip, self.timeout = cut, tuple(stops), strip, timeout
         self.problems = read_problems(data)
         self.runner = Runner.open(python)
-        self.limits = Limits(wall=timeout + GRACE)
+        self.limits = ResourceLimits(wall=timeout + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
         """n."""
@@ -80,18 +81,18 @@ class HumanEval(Task):
         return min((place for place in places if place >= 0), default=None)
 
     def stop(self) -> Stop:
-        """A completion that has an end goes no further."""
+        """A stop rule: the completion has an end."""
         return truncation.stop() if self.cut == "codegen" else stops.words(self.stops if self.cut == "stops" else ())
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, cut."""
+        """One completion, cut at its end."""
         prompt = problem.data.prompt.rstrip() if self.strip else problem.data.prompt
         answer = complete(prompt, seed=seed, stop=self.stop())
         return Sample(problem.id, completion_id, prompt, answer.text[: self.end(answer.text)], answer.finish)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Published: no exception came out of the program, and it did not leave its process, as the original sees it.
-        Strict: and its process ended by itself, too, without threads that go on or a status other than 0."""
+        """Published: the program raised no exception and did not leave its process, as the original runner
+        checks. Strict: its process also exited by itself with status 0, with no threads left running."""
         secret = judging.witness()
         files = {"program.py": program(problem.data, sample).encode("utf-8", "surrogatepass")}
         command = self.runner.command(secret, self.limits, "program.py", seconds=self.timeout)
@@ -106,31 +107,31 @@ class HumanEval(Task):
         return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, last.code, stderr)
 
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
-        """For prompt perplexity: the prompt."""
+        """For prompt perplexity: the prompt, scored."""
         return [(sample.prompt, True)]
 
     def tools(self) -> Mapping[str, str]:
-        """The interpreter's and its libraries' versions."""
+        """The versions of the interpreter and its libraries."""
         return self.runner.interpreter.versions(("numpy",))
 
     def reference(self, problem: Problem) -> Sample | None:
-        """The canonical solution, where the file has one."""
-        row: Row = problem.data
+        """The canonical solution, if the file has one."""
+        row: HumanEvalProblem = problem.data
         if row.canonical_solution is None:
             return None
         return Sample(problem.id, 0, row.prompt, row.canonical_solution, "eos")
 
 
-def program(row: Row, sample: Sample) -> str:
-    """What is run."""
+def program(row: HumanEvalProblem, sample: Sample) -> str:
+    """The program that judges a sample."""
     call = f"check({row.entry_point})\n" if row.entry_point and "def check(" in row.test else ""
     return f"{sample.prompt}{sample.generation}\n{row.test}\n{call}"
 
 
 def read_problems(data: Path) -> list[Problem]:
-    """The rows of the file, or of HumanEval's in a directory.
+    """The rows of the file, or of HumanEval's file in a directory.
 
-    One without a prompt or a test, or a task_id that is there twice, is a `UserError`.
+    A row without a prompt or a test, or a duplicate task_id, is a `UserError`.
     """
     found = find_file(data, "HumanEval", "humaneval")
     if found is None:
@@ -142,7 +143,7 @@ def read_problems(data: Path) -> list[Problem]:
         name = str(row.get("task_id", number - 1))
         if name in problems:
             raise UserError(f"{data}:{number}: task_id {name} is there twice; give each problem its own")
-        problems[name] = Problem(name, {}, Row(**texts, **rest))
+        problems[name] = Problem(name, {}, HumanEvalProblem(**texts, **rest))
     if not problems:
         raise UserError(f"{data}: no problems; expected rows with task_id, prompt, test and entry_point")
     return list(problems.values())

@@ -1,4 +1,4 @@
-"""Names of tasks -> what builds them. Nothing of a task is imported before it is asked for."""
+"""Task names and their builders. A task's modules are imported only when it is built."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ms_codegeex.evaluation.task import Task
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:
     """The task that a recipe is for, over the user's data.
 
-    `timeout` in seconds is for the tasks of which none is published with the data (none: theirs); `python` is the
-    interpreter of MTPB's, DS-1000's and HumanEval's programs (none: ours).
+    `timeout` in seconds is only for tasks whose benchmark leaves it open (None: their default). `python` is the
+    interpreter of the programs of MTPB, DS-1000 and HumanEval (None: the one that runs us).
     """
     if timeout is not None and recipe.task in ("mtpb", "ds1000"):
         raise UserError(f"--timeout: {recipe.task} has the seconds of its benchmark; leave it out")

@@ -1,4 +1,5 @@
-"""Where the answer of a model without an end ends: CodeGen's rule (facts A9, the release's sampling script)."""
+"""CodeGen's truncation rule: where the answer of a model that never stops ends (`truncate` in the release's
+scripts)."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ import re
 from ms_codegeex.evaluation.sampling import stops
 
 END_OF_TEXT = "<|endoftext|>"
-LINES = ("#", "'''", '"""')  # beginnings of lines that end a text
+LINES = ("#", "'''", '"""')  # line beginnings that end a text
 PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILINE)
 ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 
 
 def cut(text: str, limit: int = 1) -> int | None:
-    """Where newly generated text is cut, None if nowhere. Text that follows never moves the place.
+    """Where newly generated text is cut, None if nowhere. Text that follows never changes the place.
 
-    Whichever comes first: the line that is one more than `limit` of those that start with `print`, the same of `def`,
-    a line that starts with `#` or three quotes, the end-of-text token, three line breaks. The release cuts by one rule
-    after the other, which comes to the same.
+    The first of: the line that starts with `print` and exceeds `limit` such lines, the same for `def`, a line that
+    starts with `#` or three quotes, the end-of-text token, three line breaks. The release applies these rules one
+    after the other, which gives the same result.
     """
     places = []
     for pattern in (PRINTS, DEFS):
@@ -29,12 +30,12 @@ def cut(text: str, limit: int = 1) -> int | None:
 
 
 def truncated(text: str, limit: int = 1) -> str:
-    """The text up to its cut."""
+    """The text before the cut."""
     return text[: cut(text, limit)]
 
 
 def stop(limit: int = 1) -> stops.Rule:
-    """For `Complete`: the text has a cut already."""
+    """A stop rule: the text has a cut."""
     special = stops.words([END_OF_TEXT, "\n\n\n"])
 
     def scan() -> stops.Scanner:

@@ -1,1 +1,1 @@
-"""From a sample to a verdict."""
+"""Judge samples: run Python programs, compare their results, check reference solutions, give verdicts."""

@@ -1,7 +1,7 @@
-"""Python programs of MTPB, DS-1000 and HumanEval in the sandbox: what runs them, with which interpreter, what they say.
+"""Run Python programs of MTPB, DS-1000 and HumanEval in the sandbox with a chosen interpreter, and read their reports.
 
-The other end of `inside/program.py`, which see for the report. It reaches the sandbox read-only, where the program
-cannot replace it.
+The counterpart of `inside/program.py`, which describes the report. That script is shown to the sandbox read-only, so
+programs cannot replace it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
 
 INSIDE = Path(__file__).with_name("inside")
-SYSTEM = (Path("/usr"), Path("/usr/local"))  # seen in every sandbox
+SYSTEM = (Path("/usr"), Path("/usr/local"))  # visible in every sandbox
 PARTS = ("lib", "lib64", "pyvenv.cfg")  # of a prefix
-PLACE = "/judge"  # where that is in the sandbox
+PLACE = "/judge"  # where `inside` is mounted in the sandbox
 ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",  # the order of a set is the same every time, and so is the verdict
+    "PYTHONHASHSEED": "0",  # the order of sets, and so the verdict, is reproducible
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONIOENCODING": "utf-8",
     "OMP_NUM_THREADS": "1",
@@ -49,24 +49,25 @@ for name in sys.argv[1:]:
         print()
 """
 ENDED = {
-    None: Verdict.WRONG,  # it came to its end: the answer decides
+    None: Verdict.WRONG,  # it ran to its end: the answer decides
     "syntax": Verdict.COMPILE_ERROR,
     "exit": Verdict.ERROR,
     "time": Verdict.TIMEOUT,
     "memory": Verdict.MEMORY,
-    "assertion": Verdict.WRONG,  # of the tests; a program without tests has made an error
+    "assertion": Verdict.WRONG,  # in the tests; without tests it is an error of the program
     "error": Verdict.ERROR,
 }
 
 
 @dataclass(frozen=True)
-class Interpreter:
-    """A Python with its libraries; those of a user's home directory (`pip install --user`) are not seen."""
+class PythonInterpreter:
+    """A Python with its libraries, except those in the user's home directory (`pip install --user`)."""
 
     path: Path
 
     def ask(self, script: str, *arguments: str) -> list[str]:
-        """The lines that a script of ours prints; not for anybody else's. `UserError` if this is no Python."""
+        """The lines that a script of ours prints; never run anybody else's script here. `UserError` if this is
+        no Python."""
         words = [str(self.path), "-s", "-E", "-c", script, *arguments]
         try:
             return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
@@ -74,28 +75,28 @@ class Interpreter:
             raise UserError(f"{self.path}: not a Python that runs ({error}); give the path of a python3") from None
 
     def lacks(self, modules: Iterable[str]) -> list[str]:
-        """Those of the modules that are not installed, in order."""
+        """The modules that are not installed, in order."""
         script = "import sys, importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
         return self.ask(script, *modules)
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
-        """Of the interpreter, and of those packages that are installed."""
+        """The versions of the interpreter and of the packages that are installed."""
         names = list(packages)
         found = self.ask(VERSIONS, *names)
         return {name: version for name, version in zip(["Python", *names], found, strict=False) if version}
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
-    """What a sandbox must show of an interpreter: itself and its libraries, not all of its prefix, which may be a home
-    directory or ~/.local."""
+    """The files of an interpreter that a sandbox must show: the executable and its libraries, not the whole prefix,
+    which may be a home directory or ~/.local."""
     needed = [executable, *(prefix / part for prefix in prefixes for part in PARTS)]
     return {str(path): path for path in needed if path.exists() and not path.is_relative_to("/usr")}
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of one program. `ended` says what kept it from its end ("error", "exit", "time", ...), None if
-    nothing did, "gone" if it left or was ended without a report; `printed` is of the mode "value"."""
+class ProgramReport:
+    """The result of one program. `ended` says what stopped it ("error", "exit", "time", ...), None if it ran to its
+    end, "gone" if there is no valid report. `printed` is set in the mode "value"."""
 
     execution: Execution
     ended: str | None
@@ -103,12 +104,12 @@ class Report:
 
     @property
     def finished(self) -> bool:
-        """The program came to its end, and its process ended by itself with status 0."""
+        """The program ran to its end, and its process exited by itself with status 0."""
         return self.ended is None and self.execution.succeeded
 
     @property
     def verdict(self) -> Verdict:
-        """Of a program that did not finish. Of one that did, as if its answer were wrong."""
+        """The verdict on a program that did not finish; on one that did, the verdict for a wrong answer."""
         if self.ended == "gone" or (self.ended is None and not self.execution.succeeded):
             return judging.ENDS.get(self.execution.end, Verdict.ERROR)
         if self.ended == "assertion" and self.printed is not None:
@@ -118,58 +119,61 @@ class Report:
 
 @dataclass(frozen=True)
 class Runner:
-    """Makes commands for programs and reads their reports."""
+    """Makes the commands for programs."""
 
-    interpreter: Interpreter
+    interpreter: PythonInterpreter
     readable: Mapping[str, Path]
 
     @classmethod
     def open(cls, python: Path | None = None) -> Runner:
-        """With that interpreter, by default our own. It is started from its own directory: a link to it elsewhere, or
-        pyenv's script, is not there in the sandbox."""
-        given = Interpreter(Path(python or sys.executable))
+        """A runner for an interpreter, by default our own. The executable is called by its path in its own
+        prefix: a link from elsewhere, or pyenv's script, does not exist in the sandbox."""
+        given = PythonInterpreter(Path(python or sys.executable))
         found = given.ask("import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')")
         executable, *prefixes = map(Path, found[:3])
         places = [place for place in dict.fromkeys(prefixes) if place not in SYSTEM]
         if not any(executable.is_relative_to(place) for place in (*places, *SYSTEM)):
             executable = prefixes[0] / "bin" / executable.resolve().name
-        return cls(Interpreter(executable), {**readable_parts(executable, prefixes), PLACE: INSIDE})
+        return cls(PythonInterpreter(executable), {**readable_parts(executable, prefixes), PLACE: INSIDE})
 
     def command(
         self,
         secret: str,
-        limits: Limits,
+        limits: ResourceLimits,
         program: str,
         *arguments: str,
         gold_type: str | None = None,
         seconds: float = 0,
     ) -> Command:
-        """Run a file of the program's directory. With `gold_type` what it prints is reported, as is and as that type;
-        after `seconds` of wall clock, if not 0, it is interrupted and reports all the same."""
+        """The command for a file in the program's directory.
+
+        With `gold_type`, what the program prints is reported, as it is and converted to that type. After
+        `seconds` of wall clock, unless 0, the program is interrupted and reports all the same.
+        """
         mode = "run" if gold_type is None else "value"
         words = [str(self.interpreter.path), f"{PLACE}/program.py", mode, str(seconds), gold_type or "-"]
         return Command([*words, program, *arguments], limits, ENVIRONMENT, secret.encode("ascii"))
 
 
-def read_report(execution: Execution, secret: str) -> Report:
-    """The report of a command made with that secret. Anything that is none, forged or cut, is "gone"."""
+def read_report(execution: Execution, secret: str) -> ProgramReport:
+    """The report of a command that was made with this secret. Anything invalid, forged or truncated is "gone"."""
     lines = execution.stdout.rstrip(b"\n").split(b"\n")
     if len(lines) < 2 or lines[-1] != secret.encode("ascii"):
-        return Report(execution, "gone")
+        return ProgramReport(execution, "gone")
     try:
         record = json.loads(lines[-2])
         ended, printed = record["ended"], record["printed"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Report(execution, "gone")
+        return ProgramReport(execution, "gone")
     known = (ended is None or isinstance(ended, str)) and (printed is None or isinstance(printed, dict))
-    return Report(execution, ended, printed) if known else Report(execution, "gone")
+    return ProgramReport(execution, ended, printed) if known else ProgramReport(execution, "gone")
 
 
 def tail(executions: Sequence[Execution], size: int = 2000) -> str:
-    """The end of what the last command wrote to standard error."""
+    """The end of the last command's standard error."""
     return executions[-1].stderr[-size:].decode("utf-8", "replace") if executions else ""
 
 
 def seconds(executions: Sequence[Execution]) -> float:
-    """Wall clock of all commands."""
+    """The wall clock of all commands."""
     return sum(execution.seconds for execution in executions)

@@ -1,4 +1,4 @@
-"""The canonical solutions first: where they fail, so does a model, and its score would be this machine's fault."""
+"""Judge the canonical solutions first: where they fail, a model's score would reflect this machine, not the model."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_codegeex.evaluation.rows import RowFile
-from ms_codegeex.evaluation.run import judge
+from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.task import Problem, Task
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What became of the references of one group of problems, such as a language."""
+    """The results of the references of one group of problems, such as a language."""
 
     total: int
     passed: int
-    defects: Mapping[str, str] = field(default_factory=dict)  # that did not pass and were known for it: reasons
-    failing: Mapping[str, str] = field(default_factory=dict)  # that did not pass: verdict and last line of stderr
+    defects: Mapping[str, str] = field(default_factory=dict)  # problem -> reason; failed, as is known
+    failing: Mapping[str, str] = field(default_factory=dict)  # problem -> verdict and last line of stderr; failed
 
     @property
     def sound(self) -> bool:
-        """Whether verdicts of this group mean something."""
+        """Whether verdicts on this group mean something."""
         return not self.failing
 
 
 def check(
     task: Task, problems: Sequence[Problem], sandbox: Sandbox, rows: RowFile, workers: int, progress: bool
 ) -> dict[str, Findings]:
-    """Findings by group. Verdicts are kept in `rows`, and what stands there is not run again."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
     judge(task, problems, sandbox, samples, rows, workers, progress, name="references")
     wanted = {sample.task_id for sample in samples}
@@ -51,7 +51,7 @@ def check(
 
 
 def group(problem: Problem) -> str:
-    """What stands or falls together: a language, a library, or the whole."""
+    """The problem's group, which is accepted or refused as a whole: its language, its library, or "all"."""
     return problem.labels.get("language") or problem.labels.get("library") or "all"
 
 
@@ -61,9 +61,9 @@ def _why(row: Mapping[str, Any]) -> str:
     return f"{verdicts}: {lines[-1].strip()[:200]}" if lines else verdicts
 
 
-def told(name: str, found: Findings) -> list[str]:
-    """A group's findings in lines for people."""
+def summary(name: str, found: Findings) -> list[str]:
+    """A group's findings as lines for the user."""
     lines = [f"references, {name}: {found.passed} of {found.total} pass"]
-    lines += [f"  {each} does not, as is known: {reason}" for each, reason in found.defects.items()]
+    lines += [f"  {each} does not, as expected: {reason}" for each, reason in found.defects.items()]
     lines += [f"  {each} FAILS ({why})" for each, why in found.failing.items()]
     return lines

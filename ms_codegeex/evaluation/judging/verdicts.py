@@ -1,4 +1,4 @@
-"""From what a program did to a verdict: what the judges of all tasks share."""
+"""From the executions of a program to a verdict: what the judges of all tasks share."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENDS = {
 
 
 def witness() -> str:
-    """A secret of one run. A program whose last act after its tests is to print it has come to the end of them: one
-    that leaves early, or prints that it passed, does not know it."""
+    """A secret for one run. A program that prints it right after its tests has completed them. One that exits
+    early, or prints that it passed, does not know it."""
     return f"witness-{secrets.token_hex(16)}"
 
 
@@ -32,13 +32,15 @@ def published(executions: Sequence[Execution], compiling: int = 0) -> Verdict:
     return ENDS.get(last.end, Verdict.ERROR)
 
 
-def told(execution: Execution, secret: str | bytes) -> bool:
-    """The secret is a line of what the command wrote. Where is no matter: nobody knows it before the tests' end."""
+def printed(execution: Execution, secret: str | bytes) -> bool:
+    """Whether the secret is a line of the command's standard output. Any line will do: before the tests' end nobody
+    knows the secret."""
     line = secret.encode("ascii") if isinstance(secret, str) else secret
     return line in execution.stdout.split(b"\n")
 
 
 def strict(executions: Sequence[Execution], secret: str, compiling: int = 0) -> Verdict:
-    """As `published`, and the last command has written the secret. One that has not, has left before its tests' end."""
+    """The rule of `published`, and the last command has printed the secret: otherwise it exited before its tests'
+    end."""
     verdict = published(executions, compiling)
-    return Verdict.ERROR if verdict is Verdict.PASSED and not told(executions[-1], secret) else verdict
+    return Verdict.ERROR if verdict is Verdict.PASSED and not printed(executions[-1], secret) else verdict

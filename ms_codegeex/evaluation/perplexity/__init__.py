@@ -1,1 +1,1 @@
-"""Perplexity of prompts and of corpora."""
+"""Perplexity of corpora and of benchmark prompts."""

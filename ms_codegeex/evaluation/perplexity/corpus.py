@@ -1,8 +1,8 @@
 """Perplexity of a corpus: a prepared dataset's validation split, or text files, directories of them, JSONL.
 
-Every document is read for itself, behind one end-of-document token, as in training; that token is context only, so
-every byte of the text is scored and the figures per byte compare models with different tokenizers. Sums are over
-tokens, not means of documents. Documents longer than the context are read in windows (`perplexity.windowed`).
+Every document is scored on its own, after one end-of-document token, as in training. That token is context only, so
+every byte of the text is scored and figures per byte are comparable between models with different tokenizers. Sums are
+over tokens, not means of documents. Documents longer than the context are read in windows (`scoring.windowed`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.perplexity.prompts import Score, Scorer, windowed
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 
-FIELDS = ("text", "content", "code")  # of a JSONL row, the first that it has
+FIELDS = ("text", "content", "code")  # of a JSONL row; the first one present is used
 SPLIT = "validation"
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """What was measured. `skipped` files are no UTF-8 text."""
+class CorpusPerplexity:
+    """What was measured. `skipped` counts the files that are not UTF-8 text."""
 
     score: Score
     text_bytes: int
@@ -38,7 +38,7 @@ class Corpus:
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable between tokenizers."""
+        """A figure that is comparable between tokenizers."""
         return self.score.nats / math.log(2) / self.text_bytes
 
     def row(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def measure(
     stride: int | None = None,
     max_tokens: int | None = None,
     progress: bool = False,
-) -> Corpus:
-    """Token-weighted perplexity of the documents, of the first `max_tokens` tokens' worth of them if given.
+) -> CorpusPerplexity:
+    """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it.
 
     Raises:
         UserError: there is no text, a dataset was made with another tokenizer, or window and stride do not fit.
@@ -88,11 +88,11 @@ def measure(
             bar.update(len(found))
     if not total.tokens:
         raise UserError(f"{', '.join(map(str, paths))}: no text in there; give UTF-8 files, JSONL or a dataset")
-    return Corpus(total, size, documents, window, stride, len(skipped), whole)
+    return CorpusPerplexity(total, size, documents, window, stride, len(skipped), whole)
 
 
 def _documents(model: Scorer, paths: Sequence[Path], skipped: list[Path]) -> Iterator[list[int]]:
-    """Ids of each document that has any, without its end."""
+    """The ids of each non-empty document, without the end-of-document token."""
     for path in map(Path, paths):
         if (path / "dataset.json").is_file():
             yield from _dataset(model, path)
@@ -121,7 +121,7 @@ def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
 
 
 def _texts(path: Path, skipped: list[Path]) -> Iterator[str]:
-    """Texts of a file or, in the order of their names, of all files below a directory that are not hidden."""
+    """The texts of a file, or of all files below a directory in the order of their names, without hidden files."""
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
     for file in _files(path) if path.is_dir() else [path]:

@@ -1,1 +1,1 @@
-"""From verdicts to tables and pages."""
+"""Reports: from verdicts to scores, tables and an HTML page."""

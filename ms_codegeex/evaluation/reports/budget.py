@@ -1,7 +1,7 @@
-"""A budget of samples, split over languages: how often is a problem solved in at least one of them?
+"""Distribute a budget of samples over languages: how often is a problem solved in at least one of them?
 
-CodeGeeX (KDD 2023), section 4.3: the five languages of the paper, budgets of 10 to 200 samples for one problem. The
-published values are in `published.yaml`.
+CodeGeeX (KDD 2023), section 4.3: the paper's five languages, budgets of 10 to 200 samples per problem. The published
+values are in `published.yaml`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 from ms_codegeex.evaluation.reports.estimators import pass_at_k
 
 LANGUAGES = ("cpp", "go", "java", "python", "js")
-# The shares of the published `weighted` strategy, by model, in the order above.
+# The published shares of the `weighted` strategy, by model, in the order of LANGUAGES.
 WEIGHTS: dict[str, tuple[int, ...]] = {
     "CodeGeeX": (33, 6, 20, 32, 9),
     "CodeGen": (38, 8, 29, 17, 8),
     "InCoder": (12, 4, 5, 45, 34),
 }
 BUDGETS = (10, 100)
-Counts = Mapping[str, tuple[int, int]]  # language -> samples drawn, samples passed, of one problem
+LanguageCounts = Mapping[str, tuple[int, int]]  # language -> samples drawn, samples passed, of one problem
 
 
 def split(budget: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in the proportion of the weights that sum up to the budget: each share is rounded, and where that
-    is too much or too little in sum, the share with the largest error in that direction is corrected by one."""
+    """Whole numbers in proportion to the weights that sum to the budget. Shares are rounded; while the sum is off,
+    the share with the largest error in that direction changes by one."""
     exact = [budget * weight / sum(weights) for weight in weights]
     parts = [int(share + 0.5) for share in exact]
     while (excess := sum(parts) - budget) != 0:
@@ -34,9 +34,9 @@ def split(budget: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
-def solve_rate(counts: Counts, parts: Mapping[str, int]) -> float:
-    """Probability that at least one sample passes when that many are drawn in each language, without replacement:
-    1 - product of C(n-c, k) / C(n, k). `ValueError` where there are not so many samples."""
+def solve_rate(counts: LanguageCounts, parts: Mapping[str, int]) -> float:
+    """The probability that at least one sample passes if `parts` samples are drawn per language, without
+    replacement: 1 - product of C(n-c, k) / C(n, k). `ValueError` if there are too few samples."""
     unsolved = 1.0
     for language, part in parts.items():
         if part:
@@ -44,14 +44,14 @@ def solve_rate(counts: Counts, parts: Mapping[str, int]) -> float:
     return 1.0 - unsolved
 
 
-def mean_rate(problems: Sequence[Counts], parts: Mapping[str, int]) -> float:
+def mean_rate(problems: Sequence[LanguageCounts], parts: Mapping[str, int]) -> float:
     """`solve_rate`, averaged over problems."""
     return sum(solve_rate(counts, parts) for counts in problems) / len(problems)
 
 
-def strategies(problems: Sequence[Counts], budget: int, weights: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rates of the four strategies over the languages that have weights: `best single` spends everything on the
-    language that is best for it, `max` on the one that is best for each problem, which nobody knows beforehand."""
+def strategies(problems: Sequence[LanguageCounts], budget: int, weights: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The rates of the four strategies over the languages that have weights. `best single` spends everything on the
+    language with the best mean, `max` on the best language of each problem, which nobody knows in advance."""
     names = list(weights)
     alone = {name: mean_rate(problems, {name: budget}) for name in names}
     best = max(names, key=lambda name: alone[name])
@@ -59,17 +59,17 @@ def strategies(problems: Sequence[Counts], budget: int, weights: Mapping[str, fl
     rows = [{"samples": budget, "strategy": "best single", "rate": alone[best], "split": f"{best} {budget}"}]
     for strategy, shares in (("uniform", [1.0] * len(names)), ("weighted", list(weights.values()))):
         parts = dict(zip(names, split(budget, shares), strict=True))
-        told = ", ".join(f"{name} {part}" for name, part in parts.items())
-        rows.append({"samples": budget, "strategy": strategy, "rate": mean_rate(problems, parts), "split": told})
-    told = "the best language of each problem"
-    return [*rows, {"samples": budget, "strategy": "max", "rate": oracle, "split": told}]
+        shown = ", ".join(f"{name} {part}" for name, part in parts.items())
+        rows.append({"samples": budget, "strategy": strategy, "rate": mean_rate(problems, parts), "split": shown})
+    return [*rows, {"samples": budget, "strategy": "max", "rate": oracle, "split": "the best language of each problem"}]
 
 
 def table(
     counts: Mapping[str, Mapping[int, tuple[int, int]]], budgets: Sequence[int] = BUDGETS, model: str = "CodeGeeX"
 ) -> list[dict[str, Any]]:
-    """Rows of a report: language -> number of a problem -> (samples, passed). Over the problems that all languages of
-    the paper found here have; budgets for which enough samples were drawn; nothing for fewer than two languages."""
+    """Rows of a report from language -> problem number -> (samples, passed). They cover the paper's languages found
+    here, the problems that all of these have, and the budgets for which enough samples exist; no rows for fewer
+    than two languages."""
     weights = {name: share for name, share in zip(LANGUAGES, WEIGHTS[model], strict=True) if counts.get(name)}
     if len(weights) < 2:
         return []

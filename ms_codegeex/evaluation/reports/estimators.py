@@ -1,4 +1,4 @@
-"""What a set of verdicts says about a model: pass@k without bias, and how far to trust it."""
+"""Estimate from verdicts: unbiased pass@k, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ CURVE = 200  # the largest k of a curve
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Probability that at least one of k samples passes, drawn without replacement from `samples` of which `passed` do.
+    """The probability that at least one of k samples passes, drawn without replacement from `samples` of which
+    `passed` pass.
 
-    1 - C(n-c, k) / C(n, k), as the product of 1 - k/i for i from n-c+1 to n, which neither overflows nor cancels
-    (Chen et al. 2021).
+    1 - C(n-c, k) / C(n, k), computed as the product of 1 - k/i for i from n-c+1 to n, which neither overflows nor
+    cancels (Chen et al. 2021).
     """
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {passed} passed in {samples} samples")
@@ -30,10 +31,10 @@ def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
 
 
 def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:
-    """float64 [2, columns]: the percentile bootstrap's 95 % interval of each column's mean.
+    """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean.
 
-    Problems (rows) are drawn with replacement; samples within a problem are not, so the interval says how the mean
-    would vary over other problems of the kind. The same seed gives the same interval.
+    Problems (rows) are drawn with replacement, samples within a problem are not: the interval says how the mean
+    would vary over other problems of this kind. The same seed gives the same interval.
     """
     rows = len(values)
     drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples)
@@ -42,12 +43,13 @@ def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -
 
 
 def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Mean over problems of the share of samples that pass, with its interval."""
+    """The share of samples that pass, averaged over problems, with its interval."""
     return _estimate(np.array([[passed / samples] for samples, passed in counts]), 0)
 
 
 def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str, dict]:
-    """{k: {value, low, high}} for every k that each problem has samples for; {k: {missing: why}} for the others."""
+    """{k: {value, low, high}} for every k for which each problem has enough samples, {k: {missing: why}} for the
+    others."""
     fewest = min(samples for samples, _ in counts)
     possible = [k for k in ks if k <= fewest]
     values = table(counts, possible)
@@ -59,7 +61,7 @@ def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str
 
 
 def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
-    """pass@k for k = 1, 2, ... as far as every problem has samples."""
+    """pass@k for k = 1, 2, ... up to the smallest number of samples of a problem."""
     fewest = min(min(samples for samples, _ in counts), CURVE)
     return [float(value) for value in table(counts, range(1, fewest + 1)).mean(axis=0)]
 

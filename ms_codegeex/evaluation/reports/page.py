@@ -1,12 +1,14 @@
-"""The report of an evaluation as a page for people."""
+"""The report of an evaluation as an HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ms_codegeex import webpage
-from ms_codegeex.evaluation.reports.report import percent
+from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.files import atomic_file, write_json
 from ms_codegeex.webpage import bars, charts, count, curves, note, page, table, text
 
 VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
@@ -14,13 +16,13 @@ LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", 
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page for a `report.json`; the same report gives the same bytes. Parts that are missing are left out."""
+    """The page for a `report.json`. The same report gives the same bytes; missing parts are left out."""
     scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
     parts = [
         ("Summary", _summary(report)),
         ("Scores", _scores(scores) or ("" if report.get("task") == "perplexity" else nothing)),
         ("Charts", _charts(scores)),
-        ("What became of the programs", _verdicts(report.get("verdicts", {}))),
+        ("Verdicts", _verdicts(report.get("verdicts", {}))),
         ("Left out, references and known defects", _references(report)),
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
@@ -28,6 +30,13 @@ def render(report: Mapping[str, Any]) -> str:
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
     return page("Evaluation report", [(title, content) for title, content in parts if content])
+
+
+def write(output: Path, report: Mapping[str, Any]) -> None:
+    """Write `report.json` and `report.html`."""
+    write_json(output / "report.json", report)
+    with atomic_file(output / "report.html") as temporary:
+        temporary.write_text(render(report), encoding="utf-8")
 
 
 def _name(value: str) -> str:
@@ -44,7 +53,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     ]
     for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
         rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
-    rows += [["how texts ended", finish]] if finish else []
+    rows += [["finish reasons", finish]] if finish else []
     layers = settings.get("machine", {}).get("sandbox", {})
     lacking = [name for name, state in layers.items() if state != "active"]
     rows += [["sandbox", "without " + text(", ".join(lacking)) if lacking else "all layers active"]] if layers else []
@@ -61,7 +70,7 @@ def _score_cells(scores: Mapping[str, Any], pick: Any, ks: Iterable[str]) -> lis
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
-    """Rows: everything, then each value of each label. Columns: rates of each judging mode, side by side."""
+    """A row for the whole, then one for each value of each label; a group of columns for each judging mode."""
     if not scores:
         return ""
     first = next(iter(scores.values()))
@@ -69,7 +78,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     missing = {rate["missing"] for rate in first["all"].get("pass_at", {}).values() if "missing" in rate}
     heads = ["", "problems", "samples"]
     for mode in scores:
-        # the share of samples that pass is pass@1
+        # pass@1 is the share of samples that pass
         heads += [f"{mode}: pass@1" if "pass_at" in first["all"] else f"{mode}: pass rate"]
         heads += [f"{mode}: pass@{k}" for k in shown]
     rows = [["all", *_sizes(first["all"]), *_score_cells(scores, lambda each: each["all"], shown)]]
@@ -81,7 +90,9 @@ def _scores(scores: Mapping[str, Any]) -> str:
 
             rows.append([f"{text(label)}: {text(_name(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
-    small = "In brackets: 95 % intervals, bootstrapped over problems. Go by strict; published is the original's rule."
+    small = (
+        "In parentheses: 95 % intervals, bootstrapped over problems. Rely on strict; published is the original rule."
+    )
     return table(heads, rows, len(heads) - 1) + note(small) + notes
 
 
@@ -115,9 +126,9 @@ def _references(report: Mapping[str, Any]) -> str:
     parts = []
     if missing := report.get("missing", {}):
         rows = [[text(_name(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
-        parts.append(table(("not on this machine", "what installs it"), rows))
+        parts.append(table(("missing on this machine", "how to install it"), rows))
     if left := {**report.get("skipped", {}), **report.get("refused", {})}:
-        parts.append(table(("not judged", "why"), [[text(_name(name)), text(why)] for name, why in left.items()]))
+        parts.append(table(("not judged", "reason"), [[text(_name(name)), text(why)] for name, why in left.items()]))
     if found := report.get("references", {}):
         rows = [[text(_name(name)), count(each["passed"]), count(each["total"])] for name, each in found.items()]
         parts.append(table(("references", "passed", "of"), rows, 2))
@@ -127,9 +138,9 @@ def _references(report: Mapping[str, Any]) -> str:
             for kind, problems in (("known", each["defects"]), ("fails here", each["failing"]))
             for problem, why in problems.items()
         ]
-        parts += [table(("reference", "", "why it does not pass"), bad)] if bad else []
+        parts += [table(("reference", "", "why it fails"), bad)] if bad else []
     if defects := report.get("known_defects", {}):
-        parts.append(table(("known defect", "what it is"), [[text(name), text(why)] for name, why in defects.items()]))
+        parts.append(table(("known defect", "description"), [[text(name), text(why)] for name, why in defects.items()]))
     return "".join(parts)
 
 

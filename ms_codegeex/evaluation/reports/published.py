@@ -1,4 +1,4 @@
-"""Published results, to stand beside a user's."""
+"""Published results, to compare with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ FILE = Path(__file__).with_name("published.yaml")
 
 
 def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
-    """The tables about a recipe's task: title, source, columns, and rows of as many cells. Cells are the source's text,
-    with a ~ in front where it was not checked."""
+    """The tables about a recipe's task: title, source, columns, and rows of cells. A cell is the source's text,
+    with a ~ before it if it was not verified."""
     known = yaml.safe_load(FILE.read_text("utf-8"))
     kinds = ("translation",) if recipe.translate_from else ("generation", "budget")
     return [

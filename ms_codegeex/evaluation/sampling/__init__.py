@@ -1,1 +1,2 @@
-"""Samples from a model: recipes, engines and servers, and when a text is over."""
+"""Draw samples: recipes, model samplers (our engine or a server), stop rules, and samples from other programs'
+files."""

@@ -1,4 +1,4 @@
-"""How samples are drawn: every setting that changes what a model writes, in one YAML file."""
+"""Recipes: every setting that influences what a model writes, in one YAML file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import find_config
 
 TaskName = Literal["humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity"]
-Language = Literal["python", "cpp", "java", "js", "go", "rust"]
+LanguageName = Literal["python", "cpp", "java", "js", "go", "rust"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one evaluation. Keys that a task does not use (see `docs/evaluation.md`) have no effect on it."""
+    """The settings of one evaluation. Keys that a task does not use (see `docs/evaluation.md`) have no effect on
+    it."""
 
     task: TaskName
     n: Positive = 1  # samples of a problem; MTPB: of each of its test cases
@@ -27,22 +28,20 @@ class Recipe:
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # 1: off
     top_k: Natural = 0  # 0: off
     max_new_tokens: Positive = 512
-    max_length: Positive | None = None  # of prompt and answer together; none: the model's
+    max_length: Positive | None = None  # of prompt and answer together; None: the model's
     seed: Natural = 42
-    stops: tuple[str, ...] = ()  # texts that end an answer and are cut off with what follows, beside the task's rule
-    languages: tuple[Language, ...] = ()  # HumanEval-X; none: every language found in the data
-    translate_from: Language | None = None  # HumanEval-X: translation instead of generation
-    tag: bool = False  # HumanEval-X: CodeGeeX's language tag in front of the prompt
-    rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; none: as the tag says
+    stops: tuple[str, ...] = ()  # texts that end an answer, in addition to the task's rule; not part of it
+    languages: tuple[LanguageName, ...] = ()  # HumanEval-X; None: every language in the data
+    translate_from: LanguageName | None = None  # HumanEval-X: translation instead of generation
+    tag: bool = False  # HumanEval-X: CodeGeeX's language tag before the prompt
+    rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; None: by the tag
     turns: Literal["multi", "single"] = "multi"  # MTPB
     mode: Literal["completion", "insertion"] = "completion"  # DS-1000
-    cut: Literal["stops", "codegen", "none"] = (
-        "stops"  # HumanEval: by the usual stop words, by CodeGen's rule, not at all
-    )
-    strip: bool = False  # HumanEval: take white space off the prompt's end
+    cut: Literal["stops", "codegen", "none"] = "stops"  # HumanEval: at the usual stop words, by CodeGen's rule, nowhere
+    strip: bool = False  # HumanEval: strip white space from the prompt's end
 
     def over(self, **values: Any) -> Recipe:
-        """The same with other values; `None` leaves a key as it is."""
+        """The recipe with other values; `None` leaves a key as it is."""
         given = {key: value for key, value in values.items() if value is not None}
         return build({**asdict(self), **given}) if given else self
 
@@ -70,7 +69,7 @@ def load(name: str) -> Recipe:
 
 
 def for_task(task: str, name: str | None) -> Recipe:
-    """The recipe to use for a task: the named one, which must be for it, or the defaults."""
+    """The recipe for a task: the named one, which must be for that task, or the defaults."""
     if name is None:
         return Recipe(task)  # type: ignore[arg-type]
     recipe = load(name)

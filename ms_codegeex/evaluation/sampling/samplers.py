@@ -1,6 +1,6 @@
-"""Where samples come from: our own engine, or a server with OpenAI's completions API.
+"""Model samplers: our own engine, or a server with OpenAI's completions API.
 
-Both are a `task.Complete`: the same prompt, settings and seed give the same text (of a server, one has to believe it).
+Each is a `task.Complete`: the same prompt, settings and seed give the same text (a server only promises it).
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
 from ms_codegeex.files import sha256
 
-RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s in between
-TIMEOUT = 600.0  # seconds that a server may be silent
-TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")  # in servers' refusals
+RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
+TIMEOUT = 600.0  # seconds of silence after which a server is given up
+TOO_LONG = (
+    "context length",
+    "context size",
+    "too long",
+    "maximum context",
+    "exceeds",
+)  # in the error messages of servers
 
 
 class Sampler(Protocol):
-    """A `Complete` that says who it is and how many calls it takes at once."""
+    """A `Complete` with an identity and the number of calls it takes at once."""
 
     identity: Mapping[str, Any]
     concurrency: int
@@ -34,18 +40,18 @@ class Sampler(Protocol):
 
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
-    """The task's rule or one of the recipe's texts, whichever comes first."""
+    """A rule that stops at the task's rule or at one of the recipe's stop texts, whichever comes first."""
     texts = stops.words(recipe.stops)
     return texts if stop is None else stops.first_of(texts, stop)
 
 
 def cut(text: str, recipe: Recipe) -> str:
-    """Text up to the first of the recipe's stops, which servers leave out too."""
+    """The text before the first of the recipe's stop texts, as servers return it."""
     return text[: min((place for word in recipe.stops if (place := text.find(word)) >= 0), default=len(text))]
 
 
 def model_identity(path: Path) -> dict[str, Any]:
-    """What a model is, wherever it lies: the hash of a checkpoint's manifest, or of all files of a model directory."""
+    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory."""
     if path.is_file():
         return {"path": str(path), "sha256": sha256(path)}
     if (path / "manifest.json").is_file():  # has the hash of every tensor
@@ -57,12 +63,12 @@ def model_identity(path: Path) -> dict[str, Any]:
 
 
 class EngineSampler:
-    """Our decoding engine. One text at a time; samples of one prompt share its keys and values."""
+    """Our decoding engine, one text at a time. Samples of one prompt share its key-value cache."""
 
     concurrency = 1
 
     def __init__(self, path: Path, recipe: Recipe):
-        from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
+        from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
         self.generator, self.recipe = Generator(path), recipe
         self.identity = model_identity(self.generator.path)
@@ -96,7 +102,7 @@ class EngineSampler:
 
 
 class ServerSampler:
-    """A server's `/v1/completions`, read as it streams, so that an answer that is over costs no more tokens."""
+    """A server's `/v1/completions`, read as a stream, so that an answer that has ended costs no more tokens."""
 
     def __init__(
         self,
@@ -134,7 +140,8 @@ class ServerSampler:
         return known[0]
 
     def _asked(self, request: Any) -> Any:
-        """A request's answer. What a user can mend is a `UserError`; anything else ends a run that can go on later."""
+        """The answer to a request. What the user can fix is a `UserError`; anything else is a `RunFailure`,
+        after which the same command continues."""
         import openai
 
         try:
@@ -178,12 +185,12 @@ class ServerSampler:
         for _ in range(1 + RETRIES):
             try:
                 return self._asked(request)
-            except _Unreadable as error:  # in the middle of the answer, where the client does not try again
+            except _Unreadable as error:  # in mid-answer, where the client does not retry
                 reason = str(error)
         raise RunFailure(f"{self.url} {reason}; run the same command again to go on")
 
     def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion:
-        """One answer; `_Unreadable` if it is none, or broke off, which is an answer without a reason to finish."""
+        """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         most = max_new_tokens or recipe.max_new_tokens
         text, finish, scan, seen = "", None, stops.scanner(ended), False
@@ -210,7 +217,7 @@ class ServerSampler:
         return Completion(text, "length" if finish == "length" else "eos")
 
     def _check_kind(self, response: Any) -> None:
-        """A stream of events; anything else is a `RunFailure` that says what it is."""
+        """A response that is not a stream of events is a `RunFailure` that says what it is."""
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/event-stream", ""):
             return
@@ -242,7 +249,7 @@ class ServerSampler:
 
 
 class _Unreadable(Exception):
-    """What a server does instead of answering."""
+    """The server sent something other than an answer."""
 
 
 def _is_choice(choice: Any) -> bool:
@@ -251,7 +258,7 @@ def _is_choice(choice: Any) -> bool:
 
 
 def _reason(error: Any) -> str:
-    """A server's own words, in one short line."""
+    """The server's own message, in one short line."""
     body = getattr(error, "body", None)
     words = body.get("message") if isinstance(body, Mapping) else None
     return " ".join(str(words or error).split())[:300]

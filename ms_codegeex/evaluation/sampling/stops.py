@@ -1,8 +1,8 @@
-"""When a text that grows is over: rules that read each character once.
+"""Stop rules: decide when a growing text has ended, reading each character once.
 
-A rule is asked about a whole text by calling it. `scan` gives a function for one text that grows: it is given piece
-after piece and says with how many characters of the piece the text was over for the first time, None if it goes on.
-Both say the same of every beginning of a text (a test looks).
+Calling a rule with a whole text says whether it has ended. `scan` returns a function for one growing text: given the
+next piece, it returns the number of characters of that piece after which the text has first ended, None if it goes on.
+Both agree on every prefix of a text, which a test checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BRACE = re.compile("[{}]")
 
 @dataclass(frozen=True)
 class Rule:
-    """A `Stop` that can scan: `whole` says whether a text is over."""
+    """A `Stop` that can also scan."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
@@ -29,7 +29,7 @@ class Rule:
 
 
 def scanner(stop: Stop) -> Scanner:
-    """For one text. A stop that cannot scan reads all of it with every character."""
+    """A scanner for one text. A stop that is not a `Rule` rereads the whole text at every character."""
     if isinstance(stop, Rule):
         return stop.scan()
     text = ""
@@ -46,7 +46,7 @@ def scanner(stop: Stop) -> Scanner:
 
 
 def first_of(*stops: Stop) -> Rule:
-    """Whichever comes first."""
+    """The text has ended by any of these stops."""
 
     def scan() -> Scanner:
         scanners = [scanner(stop) for stop in stops]
@@ -60,8 +60,10 @@ def first_of(*stops: Stop) -> Rule:
 
 
 def words(known: Sequence[str]) -> Rule:
-    """One of these is in the text."""
-    kept = max((len(word) for word in known), default=1) - 1  # characters of a word that may have come before a piece
+    """The text contains one of these words."""
+    kept = (
+        max((len(word) for word in known), default=1) - 1
+    )  # the most characters of a word that an earlier piece can hold
 
     def scan() -> Scanner:
         before = ""
@@ -93,11 +95,11 @@ def _closed() -> Scanner:
     return each
 
 
-closed = Rule(lambda text: text.count("}") > text.count("{"), _closed)  # the bracket before the text is closed
+closed = Rule(lambda text: text.count("}") > text.count("{"), _closed)  # the brace that the prompt left open is closed
 
 
 def _unindented() -> Scanner:
-    start = ""  # the first character of the line
+    start = ""  # of the line
 
     def each(piece: str) -> int | None:
         nonlocal start
@@ -114,5 +116,5 @@ def _unindented() -> Scanner:
 
 
 def unindented(whole: Callable[[str], bool]) -> Rule:
-    """A line that is not blank starts in the first column."""
+    """A line that is not blank starts in the first column; `whole` decides that about a whole text."""
     return Rule(whole, _unindented)

@@ -1,7 +1,8 @@
-"""Programs that nobody has read, run where they can do no harm."""
+"""Run programs that nobody has reviewed, without harm to this machine. Imports nothing of `evaluation` outside
+itself."""
 
-from ms_codegeex.evaluation.sandbox.limits import Limits
+from ms_codegeex.evaluation.sandbox.limits import ResourceLimits
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution, Verdict
 from ms_codegeex.evaluation.sandbox.runner import Command, Sandbox, open_sandbox
 
-__all__ = ["Command", "End", "Execution", "Limits", "Sandbox", "Verdict", "open_sandbox"]
+__all__ = ["Command", "End", "Execution", "ResourceLimits", "Sandbox", "Verdict", "open_sandbox"]

@@ -1,5 +1,6 @@
 """`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line and
-ends with status 1; or nothing. It needs the standard library only: preflight.py asks before anything is installed."""
+exits with status 1, or prints nothing. It needs only the standard library: preflight.py runs it before anything is
+installed."""
 
 import sys
 
@@ -7,7 +8,7 @@ from ms_codegeex.evaluation.sandbox import open_sandbox
 
 
 def main() -> int:
-    """See above."""
+    """Print what is missing; the exit status."""
     missing = open_sandbox("best-effort").missing
     if missing:
         print("; ".join(f"{name}: {problem}" for name, problem in missing.items()))

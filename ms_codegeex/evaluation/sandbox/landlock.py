@@ -1,4 +1,4 @@
-"""Landlock: the kernel's own list of what a program may open, beside what is mounted."""
+"""Landlock: the kernel's access rules for files and TCP, in addition to what is mounted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 
 
 def abi() -> int:
-    """The version of Landlock that this kernel enforces, 0 without it."""
+    """The Landlock ABI version of this kernel, 0 without Landlock."""
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(ctypes.c_long(CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG))
     return max(0, version)
 
 
 def rules(version: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> dict[str, Any]:
-    """What the supervisor makes a ruleset of. Everything is denied but reading `readable`, everything but device nodes
-    in `writable`, and reading and writing the files `devices`."""
+    """The description from which the supervisor makes a ruleset.
+
+    Everything is denied except reading `readable`, everything but device nodes in `writable`, and reading and
+    writing the files `devices`.
+    """
     handled = FIRST_RIGHTS
     for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEVICE)):
         handled |= right if version >= since else 0

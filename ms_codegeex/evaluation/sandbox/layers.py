@@ -1,4 +1,4 @@
-"""Which of the sandbox's layers this machine has, and what to do about those it has not."""
+"""Find out which layers of the sandbox this machine has, and how to enable the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 from ms_codegeex.evaluation.sandbox import landlock, seccomp
 
-NOBODY = 65534  # the user and group that everybody's programs run as when we are root
+NOBODY = 65534  # the user and group of all programs if we are root
 ACTIVE = "active"
 SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
-# Settings below /proc/sys that keep ordinary users from namespaces: the value that does, and one that does not.
+# Settings in /proc/sys that deny namespaces to ordinary users: the value that denies, and one that allows.
 SWITCHES = {
     "user/max_user_namespaces": (0, 15000),
     "kernel/unprivileged_userns_clone": (0, 1),  # Debian's
@@ -30,13 +30,13 @@ CONTAINER = (
 
 @dataclass
 class Layers:
-    """What there is to build sandboxes of. `states` says of each layer "active", or "missing: " and why and what to
-    do."""
+    """What sandboxes can be built from. `states` says for each layer "active", or "missing: " with the reason and
+    the remedy."""
 
     states: dict[str, str] = field(default_factory=dict)
     filter: bytes = b""  # the system call filter, empty for none
     landlock: int = 0  # the ABI's version
-    identity: dict[str, Any] = field(default_factory=dict)  # how Popen gives root up
+    identity: dict[str, Any] = field(default_factory=dict)  # Popen's arguments for dropping root
     namespaces: bool = False
 
     @property
@@ -45,16 +45,16 @@ class Layers:
         return self.identity.get("user", os.getuid())
 
     def state(self, name: str, problem: str) -> None:
-        """Note a layer; `problem` is empty for one that is there."""
+        """Record a layer's state; `problem` is empty if the layer is available."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
 
     def missing(self) -> Mapping[str, str]:
-        """The layers that are not there, each with its reason and remedy."""
+        """Missing layer -> reason and remedy."""
         return {name: state.removeprefix("missing: ") for name, state in self.states.items() if state != ACTIVE}
 
 
 def find_layers() -> Layers:
-    """Try everything once, but namespaces: those a first program tries (`runner.best`)."""
+    """Try everything but namespaces, which a first program tries (`runner.best`)."""
     layers = Layers()
     find_identity(layers)
     find_seccomp(layers)
@@ -66,7 +66,7 @@ def find_layers() -> Layers:
 
 
 def attempt(words: list[str], identity: Mapping[str, Any]) -> str:
-    """Run a command that must succeed; its last line of complaint, "" for none."""
+    """Run a command that must succeed. Return its last line of standard error if it fails, else ""."""
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, **identity)
     except (OSError, subprocess.SubprocessError) as error:
@@ -89,7 +89,7 @@ def find_identity(layers: Layers) -> None:
 
 
 def advice(proc: Path = Path("/proc")) -> str:
-    """How to have the kernel make namespaces for an ordinary user."""
+    """How to let an ordinary user create namespaces."""
     for name, (refusing, value) in SWITCHES.items():
         with suppress(OSError, ValueError):
             if int((proc / "sys" / name).read_text()) == refusing:
@@ -98,7 +98,7 @@ def advice(proc: Path = Path("/proc")) -> str:
 
 
 def find_seccomp(layers: Layers) -> None:
-    """Whether the kernel takes filters that can end a process, and we know this machine's system calls."""
+    """Whether the kernel has filters that can end a process, and we know this machine's system calls."""
     machine = os.uname().machine
     code = seccomp.assemble(machine)
     if code is None:

@@ -1,4 +1,4 @@
-"""What a program did in the sandbox, and what a judge makes of it."""
+"""The result of a program in the sandbox, and the verdicts of a judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(str, Enum):
-    """What a judge says about one program."""
+    """A judge's verdict on one program."""
 
     PASSED = "passed"
     WRONG = "wrong"  # it ran to its end, or an assertion of the tests failed
@@ -19,10 +19,10 @@ class Verdict(str, Enum):
 
 
 class End(str, Enum):
-    """How one command came to its end."""
+    """How one command ended."""
 
     EXITED = "exited"  # by itself: `code` is its exit status
-    SIGNALLED = "signalled"  # by a signal that is no limit of ours: `code` is minus the signal's number
+    SIGNALLED = "signalled"  # by a signal other than our limits': `code` is minus the signal's number
     TIMEOUT = "timeout"  # wall clock or CPU seconds
     MEMORY = "memory"
     OUTPUT = "output"  # it wrote more than the cap
@@ -31,7 +31,7 @@ class End(str, Enum):
 
 @dataclass(frozen=True)
 class Execution:
-    """One command of a program: how it ended, in seconds of wall clock, and what it wrote (capped, raw bytes)."""
+    """One command of a program: how it ended, the wall clock seconds it took, and its output (capped, raw bytes)."""
 
     end: End
     code: int
@@ -41,5 +41,5 @@ class Execution:
 
     @property
     def succeeded(self) -> bool:
-        """It came to its end by itself with status 0."""
+        """The command exited by itself with status 0."""
         return self.end is End.EXITED and self.code == 0

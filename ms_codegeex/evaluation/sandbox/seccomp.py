@@ -1,8 +1,8 @@
-"""A system call filter for programs: classic BPF, assembled here, checked by the kernel at every call.
+"""The system call filter for programs: classic BPF, assembled here, run by the kernel at every call.
 
-It lists what is forbidden rather than what is allowed: six tool chains on several kernels use too many calls for a list
-of the allowed ones to stay true, and the namespaces, not this filter, are what holds. What no honest program calls ends
-it (SIGSYS); what tool chains try and do without fails with an error.
+It lists forbidden calls, not allowed ones: six tool chains on several kernels use too many calls for a list of allowed
+ones to stay correct, and the isolation rests on the namespaces, not on this filter. A call that no honest program makes
+ends the program (SIGSYS); one that tool chains try and can do without fails with an error.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ NUMBERS: dict[str, tuple[int | None, int]] = {
     "ioprio_set": (251, 30),
 }  # fmt: skip
 
-# Tool chains and runtimes probe for these and have another way.
+# Tool chains and runtimes probe for these and have alternatives.
 REFUSED = {
     "perf_event_open": errno.EPERM, "userfaultfd": errno.EPERM, "fanotify_init": errno.EPERM, "chroot": errno.EPERM,
     "io_uring_setup": errno.ENOSYS, "io_uring_enter": errno.ENOSYS, "io_uring_register": errno.ENOSYS,
     "io_setup": errno.ENOSYS, "clone3": errno.ENOSYS, "name_to_handle_at": errno.EPERM, "syslog": errno.EPERM,
     "adjtimex": errno.EPERM, "clock_adjtime": errno.EPERM, "kcmp": errno.EPERM, "process_madvise": errno.EPERM,
-    # Memory that no process's pages and no file system show.
+    # These allocate memory that shows in no process's pages and in no file system.
     "memfd_create": errno.ENOSYS, "memfd_secret": errno.ENOSYS, "shmget": errno.ENOSYS, "msgget": errno.ENOSYS,
     "semget": errno.ENOSYS, "mq_open": errno.ENOSYS,
 }  # fmt: skip
@@ -66,18 +66,18 @@ BY_ARGUMENT = (
 
 
 @dataclass(frozen=True)
-class Machine:
-    """An architecture: its AUDIT_ARCH value and its column of `NUMBERS`."""
+class Architecture:
+    """An architecture: its AUDIT_ARCH value and its column in `NUMBERS`."""
 
     audit: int
     column: int
 
     def number(self, name: str) -> int | None:
-        """The number of a system call here."""
+        """The number of a system call on this architecture."""
         return NUMBERS[name][self.column]
 
 
-MACHINES = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
+MACHINES = {"x86_64": Architecture(0xC000003E, 0), "aarch64": Architecture(0xC00000B7, 1)}
 
 
 def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -91,12 +91,12 @@ def refuse(error: int) -> bytes:
 
 
 def when(number: int, body: list[bytes]) -> list[bytes]:
-    """The body, run for this system call only; it must end in a return."""
+    """Run the body for this system call only. It must end in a return."""
     return [instruction(JUMP_EQUAL, number, 0, len(body)), *body]
 
 
 def by_argument(name: str) -> list[bytes]:
-    """What decides about a call whose arguments matter (their low words: the kernel reads these as int)."""
+    """The decision on a call whose arguments matter (their low words: the kernel reads these as int)."""
     allow = instruction(RETURN, ALLOW)
     if name in ("socket", "socketpair"):
         family = instruction(LOAD, ARGUMENTS)
@@ -104,7 +104,7 @@ def by_argument(name: str) -> list[bytes]:
     if name == "clone":
         flags = instruction(LOAD, ARGUMENTS)
         return [flags, instruction(JUMP_SET, NAMESPACES, 0, 1), instruction(RETURN, KILL), allow]
-    if name == "personality":  # 0 and the question what it is
+    if name == "personality":  # 0, and the query of the current value
         load = instruction(LOAD, ARGUMENTS)
         known = [instruction(JUMP_EQUAL, 0, 2, 0), instruction(JUMP_EQUAL, 0xFFFFFFFF, 1, 0)]
         return [load, *known, refuse(errno.EPERM), allow]
@@ -112,10 +112,10 @@ def by_argument(name: str) -> list[bytes]:
         request = instruction(LOAD, ARGUMENTS + 8)
         tests = [instruction(JUMP_EQUAL, TIOCSTI, 1, 0), instruction(JUMP_EQUAL, TIOCLINUX, 0, 1)]
         return [request, *tests, refuse(errno.EPERM), allow]
-    if name in OF_A_PROCESS:  # not the supervisor's
+    if name in OF_A_PROCESS:  # not for the supervisor's process
         process = instruction(LOAD, ARGUMENTS)
         return [process, instruction(JUMP_EQUAL, SUPERVISOR, 0, 1), refuse(errno.EPERM), allow]
-    if name in OF_SEVERAL:  # nor a user's or a group's, that is the supervisor's too
+    if name in OF_SEVERAL:  # nor for a whole user or group, which includes the supervisor
         return [
             instruction(LOAD, ARGUMENTS),
             instruction(JUMP_EQUAL, 0 if name == "setpriority" else 1, 0, 3),

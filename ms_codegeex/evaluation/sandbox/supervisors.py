@@ -1,4 +1,4 @@
-"""How a sandbox's first process comes to be: forked by a server that is there already, or started for one program."""
+"""Create a sandbox's first process: forked by a server that is already running, or started for one program."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.evaluation.sandbox.channel import LAST, ends
-from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, Interpreter
-from ms_codegeex.evaluation.sandbox.place import Place
+from ms_codegeex.evaluation.sandbox.collector import LAST, ends
+from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, SupervisorInterpreter
+from ms_codegeex.evaluation.sandbox.workspace import Workspace
 
-PATIENCE = 30.0  # seconds to hand something over
-GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end; or ours, when another thread has noticed first
-MOST = 250  # descriptors of a program; the kernel takes 253 at a time
+PATIENCE = 30.0  # seconds for sending something
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end is gone; or ours, if another thread noticed first
+MOST = 250  # descriptors per program; the kernel takes 253 at a time
 
 
 class ServerLost(RunFailure):
-    """A fork server has died, by whatever hand outside, and what came of it too."""
+    """A fork server was killed from outside, and its sandboxes with it."""
 
 
 class Origin(Protocol):
     """Where a supervisor comes from."""
 
     def lost(self) -> bool:
-        """Whether that has died, other than by what its program did."""
+        """Whether it has died, other than by what its program did."""
 
     def complaint(self) -> str:
-        """What it said if the supervisor did not start."""
+        """What it reported if the supervisor did not start."""
 
 
-class Supervisors(Protocol):
-    """Makes them."""
+class SupervisorFactory(Protocol):
+    """Creates supervisors."""
 
     def one(
-        self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
+        self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
     ) -> AbstractContextManager[Origin]:
-        """One for a program in this place, waiting for its job at `theirs` with these descriptors."""
+        """A supervisor for a program in this workspace, waiting for its job at `theirs` with these descriptors."""
 
 
-class Process:
-    """An interpreter that we have started, and what it writes to its standard error. `identity` is for Popen."""
+class SupervisorProcess:
+    """An interpreter that we have started, and its standard error. `identity` goes to Popen."""
 
     def __init__(
-        self, interpreter: Interpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
+        self, interpreter: SupervisorInterpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
     ) -> None:
         self._lock, self._said = threading.Lock(), ""
         self.bundle = interpreter.bundle(names)
@@ -62,7 +62,7 @@ class Process:
             pass_fds=descriptors,
             cwd="/",
             env={},
-            start_new_session=True,  # an interrupt from the terminal is ours to pass on
+            start_new_session=True,  # a terminal's interrupt must reach only us
             **identity,
         )
         self.pid = self._process.pid
@@ -91,7 +91,7 @@ class Process:
         return self._said or f"exit status {self._process.returncode}"
 
     def finish(self) -> None:
-        """See it end, by itself or by force: its death is that of everybody inside."""
+        """Wait until it has ended, by force if necessary. Everything in its sandbox dies with it."""
         ended = self.has_ended()
         with self._lock:
             if not ended:
@@ -105,15 +105,17 @@ class Process:
 
 
 class OneByOne:
-    """An interpreter for each program, with this identity (for Popen); where the kernel makes no namespaces."""
+    """Starts an interpreter for each program, with this identity (for Popen); used if the kernel denies namespaces."""
 
-    def __init__(self, interpreter: Interpreter, identity: Mapping[str, Any]) -> None:
+    def __init__(self, interpreter: SupervisorInterpreter, identity: Mapping[str, Any]) -> None:
         self._interpreter, self._identity = interpreter, identity
 
     @contextmanager
-    def one(self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]) -> Iterator[Origin]:
-        """See `Supervisors`."""
-        process = Single(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
+    def one(
+        self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
+    ) -> Iterator[Origin]:
+        """See `SupervisorFactory`."""
+        process = SingleSupervisor(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
         try:
             send(ours, process.bundle)
             yield process
@@ -121,18 +123,18 @@ class OneByOne:
             process.finish()
 
 
-class Single(Process):
-    """A supervisor itself."""
+class SingleSupervisor(SupervisorProcess):
+    """A process that is the supervisor itself."""
 
     def lost(self) -> bool:
-        """No: what ends it is about its program."""
+        """False: if it ends, its program is the reason."""
         return False
 
 
-class Server(Process):
-    """A fork server. It is started as ourselves and gives root up itself: nobody may be unable to run our Python."""
+class ForkServer(SupervisorProcess):
+    """A fork server. It starts as our user and drops root itself: `nobody` may be unable to run our Python."""
 
-    def __init__(self, view: bytes, interpreter: Interpreter) -> None:
+    def __init__(self, view: bytes, interpreter: SupervisorInterpreter) -> None:
         self._channel, theirs = socket.socketpair()
         self._sending = threading.Lock()
         try:
@@ -144,7 +146,7 @@ class Server(Process):
             raise
 
     def fork(self, descriptors: Sequence[int]) -> None:
-        """Have it fork a supervisor with these descriptors; a `ServerLost` if it is not there any more."""
+        """Let it fork a supervisor with these descriptors; `ServerLost` if the server is gone."""
         if len(descriptors) > MOST:
             raise ValueError(f"{len(descriptors)} descriptors, expected {MOST} at most; a program of fewer commands")
         deadline = time.monotonic() + PATIENCE
@@ -156,7 +158,7 @@ class Server(Process):
             except OSError as error:
                 if error.errno in GONE:
                     raise ServerLost(f"a sandbox's fork server has gone: {self.complaint()}") from None
-                # Of one user only so many may be on their way between processes, those of programs included.
+                # The kernel limits a user's descriptors in transit between processes, including those of programs.
                 if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
                     raise RunFailure(f"a sandbox's fork server cannot be reached: {error}") from None
             time.sleep(0.01)
@@ -166,28 +168,30 @@ class Server(Process):
         return self.has_ended()
 
     def close(self) -> None:
-        """Hang up and see it end."""
+        """Hang up and wait for its end."""
         with self._sending:
             self._channel.close()
         self.finish()
 
 
 class ForkServers:
-    """A fork server for each set of directories that programs see, started when the first program asks for it.
+    """A fork server for each set of directories that programs see, started when the first program needs it.
 
-    They end with this object, or with this process, whichever comes first.
+    They end with this object or with this process, whichever comes first.
     """
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: SupervisorInterpreter) -> None:
         self._interpreter = interpreter
-        self._servers: dict[Any, Server] = {}
+        self._servers: dict[Any, ForkServer] = {}
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, close_all, self._servers, os.getpid())
 
     @contextmanager
-    def one(self, place: Place, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]) -> Iterator[Origin]:
-        """See `Supervisors`."""
-        server = self._server(place)
+    def one(
+        self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
+    ) -> Iterator[Origin]:
+        """See `SupervisorFactory`."""
+        server = self._server(workspace)
         try:
             server.fork([theirs.fileno(), *passed])
             yield server
@@ -195,34 +199,34 @@ class ForkServers:
             self._forget(server)
             raise
 
-    def _server(self, place: Place) -> Server:
-        """The one for this place."""
-        key = place.view, place.shown
+    def _server(self, workspace: Workspace) -> ForkServer:
+        """The server for this workspace."""
+        key = workspace.view, workspace.shown
         with self._lock:
             if key not in self._servers:
-                self._servers[key] = Server(place.view, self._interpreter)
+                self._servers[key] = ForkServer(workspace.view, self._interpreter)
             return self._servers[key]
 
-    def _forget(self, dead: Server) -> None:
-        """The next program has another one started."""
+    def _forget(self, dead: ForkServer) -> None:
+        """Remove a server, so that the next program starts another one."""
         with self._lock:
             for key in [key for key, server in self._servers.items() if server is dead]:
                 self._servers.pop(key).close()
 
 
-def close_all(servers: dict[Any, Server], owner: int) -> None:
-    """Close them, and forget them; but not from a fork of the process that owns them."""
+def close_all(servers: dict[Any, ForkServer], owner: int) -> None:
+    """Close and forget the servers, but not in a fork of the process that owns them."""
     while servers and os.getpid() == owner:
         servers.popitem()[1].close()
 
 
 def message(marshalled: bytes) -> bytes:
-    """What `message` of inside/supervisor.py reads."""
+    """A message for `message` in inside/supervisor.py."""
     return len(marshalled).to_bytes(8, "little") + marshalled
 
 
 def send(control: socket.socket, data: bytes) -> None:
-    """Hand data over; a supervisor that is not there is noticed by who listens to it."""
+    """Send data. If the supervisor is gone, whoever reads from it will notice."""
     control.settimeout(PATIENCE)
     with suppress(OSError):
         control.sendall(data)

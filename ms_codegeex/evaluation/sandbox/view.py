@@ -1,4 +1,4 @@
-"""What programs see of this machine's files: the tool chains and nothing of the user's."""
+"""The files of this machine that programs see: the tool chains, and nothing of the user's."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Any
 
 DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
 SHARED_MEMORY_SIZE = 64 << 20
-DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")  # no zero: shared mappings of it are memory nobody counts
-# Of /etc only what tool chains read: no users, no hosts, no keys; and the time zone is UTC everywhere.
+DEVICES = (
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
+)  # not /dev/zero: shared mappings of it are memory that nobody counts
+# Only what tool chains read in /etc: no users, hosts or keys. The time zone is always UTC.
 CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 STREAMS = (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"))
 
 
 def homes(disk: int) -> list[tuple[str, int]]:
-    """The places where a program may write, each a file system in memory of at most so many bytes."""
+    """The directories where a program may write, each a file system in memory with a size in bytes."""
     return [(SHARED_MEMORY, SHARED_MEMORY_SIZE), (DIRECTORY, disk), (SCRATCH, disk)]
 
 
 def system_view(readable: Mapping[str, str]) -> dict[str, Any]:
-    """What inside/rootfs.py makes a root file system of: symbolic links (path, target), empty directories, files and
-    directories of this machine (path inside, path here), device nodes. `readable` maps paths inside to paths of this
-    machine, to be seen beside the system's."""
+    """The description from which inside/rootfs.py makes a root file system.
+
+    It has symbolic links (path, target), empty directories, files and directories of this machine (path inside,
+    path here), and device nodes. `readable` maps further paths inside to paths here.
+    """
     links = [(path, os.readlink(path)) for path in SYSTEM if os.path.islink(path)]
     links += [(f"/dev/{name}", f"/proc/self/fd{target}") for name, target in STREAMS]
     directories = [path for path in SYSTEM if os.path.isdir(path) and not os.path.islink(path)]

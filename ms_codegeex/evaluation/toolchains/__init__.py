@@ -1,10 +1,10 @@
-"""The compilers and interpreters that judge programs: where they are, how they are called, what is prepared once."""
+"""The compilers and interpreters of HumanEval-X: where they are, how they are called, what is prepared once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ms_codegeex.evaluation.toolchains.base import Job, Program, Seconds, ToolChain
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, TimeLimits, ToolChain
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
@@ -12,12 +12,12 @@ from ms_codegeex.evaluation.toolchains.javascript import JavaScript
 from ms_codegeex.evaluation.toolchains.python import Python
 from ms_codegeex.evaluation.toolchains.rust import Rust
 
-__all__ = ["TOOL_CHAINS", "Job", "Program", "Seconds", "ToolChain", "tool_chain"]
+__all__ = ["TOOL_CHAINS", "Program", "RunPlan", "TimeLimits", "ToolChain", "tool_chain"]
 
 TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, Cpp, Java, JavaScript, Go, Rust)}
 
 
 def tool_chain(language: str, cache: Path | None = None) -> ToolChain:
-    """The language's tool chain on this machine; `cache` is where what it prepares stays (default: the user's
-    cache directory)."""
+    """The language's tool chain on this machine. `cache` is where prepared files are kept (None: the user's cache
+    directory)."""
     return TOOL_CHAINS[language](cache)

@@ -1,13 +1,12 @@
-"""What all tool chains have in common: finding, preparing once, making commands, reading what came of them.
+"""What all tool chains share: finding them, preparing once, making commands, judging the executions.
 
-A program has passed `strict` when it has printed its witness, a line of two halves: a token that stands in the call
-behind the last test, and a challenge from standard input that our own code reads before the program's has begun. A
-program that prints its own source knows the one, a program that prints its input neither.
+A program passes `strict` if it has printed its witness, a line of two halves: a token in the call after the last test,
+and a challenge on standard input that our own code reads before the program starts. A program that prints its own
+source knows only the first, a program that prints its input neither.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,26 +24,27 @@ from typing import ClassVar
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
 from ms_codegeex.files import user_cache
+from ms_codegeex.locks import locked
 
 INSIDE = Path(__file__).with_name("inside")
 PATH = "/usr/local/bin:/usr/bin:/bin"
-PREPARING = 900.0  # seconds of a command that fills the cache
+PREPARING = 900.0  # seconds for a command that fills the cache
 LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
-ALONE = 2  # processes: the sandbox's first and the program, which so can try nothing out in a copy of itself
-COMPLETE = "complete"  # a file in a cache that is whole
+ALONE = 2  # processes: the sandbox's first and the program, which therefore cannot test its tests in a fork
+COMPLETE = "complete"  # a file in a complete cache
 
 
 @dataclass(frozen=True)
 class Program:
-    """A source text in two parts with the witness between them, and other texts.
+    """A source text in two parts with the witness between them, and other files.
 
     Attributes:
-        before, call, after: `call` has a `%s` for the token, or is empty where the runner needs none.
-        others: files beside it, by name: what must not share a scope with it.
+        before, call, after: `call` has a `%s` for the token, or is empty if the runner needs none.
+        others: other files by name, which must not share a scope with the text.
         libraries: for the linker.
-        only_compiles: the benchmark has no tests for it: `published` is satisfied when it compiles.
+        only_compiles: the benchmark has no tests for it, so `published` is satisfied when it compiles.
         check: it has to compile without tests too.
     """
 
@@ -62,29 +62,29 @@ class Program:
         return f"{self.before}{call}{self.after}".encode("utf-8", "replace")
 
     def files(self, name: str, token: str) -> dict[str, bytes]:
-        """All texts, the one with the token under this name."""
+        """All files; the text with the token gets this name."""
         others = {other: text.encode("utf-8", "replace") for other, text in self.others.items()}
         return {name: self.source(token), **others}
 
     @property
     def fingerprint(self) -> str:
-        """What is judged, whatever the token."""
+        """A hash of what is judged, independent of the token."""
         others = (part for pair in sorted(self.others.items()) for part in pair)
         text = "\0".join((self.before, self.call, self.after, *self.libraries, *others))
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Wall clock for compiling (all commands of it, each) and for running."""
+class TimeLimits:
+    """Wall clock seconds for each compiling command and for running."""
 
     compile: float
     run: float
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a sandbox is given for one program; the first `compiling` commands only compile."""
+class RunPlan:
+    """The commands and files of one program. The first `compiling` commands only compile."""
 
     commands: Sequence[Command]
     files: Mapping[str, bytes]
@@ -95,11 +95,11 @@ class ToolChain(ABC):
     """One language on this machine. Safe to share between threads."""
 
     language: ClassVar[str]
-    install: ClassVar[str]  # the line that installs it on Debian
+    install: ClassVar[str]  # the command that installs it on Debian
     compile_seconds: ClassVar[float] = 60.0
-    sources: ClassVar[tuple[str, ...]] = ()  # of `inside`, that the cache is made of
-    failed_assertion: ClassVar[tuple[bytes, ...]]  # in what a program writes when a test fails
-    no_memory: ClassVar[tuple[bytes, ...]]  # ... when it asked for memory in vain
+    sources: ClassVar[tuple[str, ...]] = ()  # files of `inside` that the cache is made from
+    failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
+    no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
 
     def __init__(self, cache: Path | None = None) -> None:
         self._root = cache or user_cache() / "toolchains"
@@ -108,29 +108,29 @@ class ToolChain(ABC):
 
     @abstractmethod
     def version(self) -> str | None:
-        """What there is, in a line; None if something is missing."""
+        """What is installed, in one line; None if something is missing."""
 
     @abstractmethod
     def make(self, cache: Path) -> None:
         """Fill an empty directory with what all programs need."""
 
     @abstractmethod
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
-        """The commands for one program. `prepare` comes first."""
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """The commands for one program. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
-        """What the sandbox must show beside the system: path there -> path here."""
+        """What the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
         return {self.inside: self.cache}
 
     @property
     def inside(self) -> str:
-        """Where a program finds the prepared directory: at its own path, unless that is where programs write."""
+        """The path of the prepared directory in the sandbox: its own path, unless programs write there."""
         own = any(self.cache.is_relative_to(place) for place in ("/program", "/tmp"))
         return f"/toolchains/{self.language}" if own else str(self.cache)
 
     @cached_property
     def found(self) -> str | None:
-        """The version, asked for once."""
+        """The version, determined once."""
         return self.version()
 
     @property
@@ -141,7 +141,7 @@ class ToolChain(ABC):
         return self._prepared
 
     def prepare(self) -> None:
-        """Fill the cache, unless it was filled before on this machine, by whomever."""
+        """Fill the cache, unless that has been done on this machine before."""
         with self._lock:
             if self._prepared is None:
                 self._prepared = self._made()
@@ -159,35 +159,35 @@ class ToolChain(ABC):
                 (place / COMPLETE).touch()
         return place
 
-    def tell(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
-        """Run a command of ours, over sources of ours, that fills the cache."""
+    def run_tool(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
+        """Run a command on our own sources that fills the cache; a `UserError` if it fails."""
         values = {"PATH": PATH, "HOME": str(cache), "LANG": "C.UTF-8", **environment}
         done = subprocess.run(
             [str(word) for word in words], cwd=cache, env=values, capture_output=True, timeout=PREPARING
         )
         if done.returncode:
-            told = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
+            output = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
             raise UserError(
-                f"{self.language}: {words[0]} fails on our own sources ({told[-1]}); its packages: {self.install}"
+                f"{self.language}: {words[0]} fails on our own sources ({output[-1]}); its packages: {self.install}"
             )
 
-    def limits(self, wall: float, **others: int) -> Limits:
-        """Limits of a command."""
-        return Limits(wall=wall, **others)
+    def limits(self, wall: float, **others: int) -> ResourceLimits:
+        """The limits of a command."""
+        return ResourceLimits(wall=wall, **others)
 
-    def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The original's rule: exit status 0."""
-        return self.named(judging.published(executions, job.compiling), executions)
+    def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """The original rule: exit status 0."""
+        return self.named(judging.published(executions, plan.compiling), executions)
 
-    def strict(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The original's rule, and the witness."""
-        verdict = self.published(job, executions, witness)
-        if verdict is Verdict.PASSED and not (executions[-1].succeeded and judging.told(executions[-1], witness)):
+    def strict(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """The original rule, and the witness was printed."""
+        verdict = self.published(plan, executions, witness)
+        if verdict is Verdict.PASSED and not (executions[-1].succeeded and judging.printed(executions[-1], witness)):
             return self.named(Verdict.ERROR, executions)
         return verdict
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
-        """An error by what the program wrote about it."""
+        """Replace ERROR by a more specific verdict if the program's output shows one."""
         if verdict is not Verdict.ERROR:
             return verdict
         text = executions[-1].stderr + executions[-1].stdout
@@ -197,31 +197,28 @@ class ToolChain(ABC):
 
 
 def judge(
-    chain: ToolChain, program: Program, job: Job, executions: Sequence[Execution], witness: bytes
+    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
 ) -> dict[str, Verdict]:
-    """Both modes' verdicts about one run."""
-    published = chain.published(job, executions, witness)
-    if program.only_compiles and len(executions) > job.compiling:
+    """The verdicts of both modes on one run."""
+    published = chain.published(plan, executions, witness)
+    if program.only_compiles and len(executions) > plan.compiling:
         published = Verdict.PASSED
-    return {"strict": chain.strict(job, executions, witness), "published": published}
+    return {"strict": chain.strict(plan, executions, witness), "published": published}
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """One process at a time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
-            "directory that can be written"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    """Hold the lock of a file; wait for it if another process has it."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
+                "directory that can be written"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def program_of(name: str) -> Path | None:
@@ -231,7 +228,7 @@ def program_of(name: str) -> Path | None:
 
 
 def output_of(*words: str | Path) -> str | None:
-    """The first line that a command writes, None if it does not run."""
+    """The first line that a command prints, None if it does not run."""
     try:
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -241,18 +238,19 @@ def output_of(*words: str | Path) -> str | None:
 
 
 def outside_system(*paths: Path) -> dict[str, Path]:
-    """For `readable`: those of the paths that exist and that the sandbox does not show anyway."""
+    """For `readable`: the paths that exist and that the sandbox does not show anyway."""
     return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
 
 
 def parts_of(root: Path, *names: str) -> dict[str, Path]:
-    """For `readable`: what a tool needs of the directory that it is installed in. That may be a home directory, or hold
-    much else that is nobody's business."""
+    """For `readable`: the parts of its installation directory that a tool needs. That directory may be a home
+    directory, or contain unrelated files."""
     return outside_system(*(root / name for name in names))
 
 
 def with_libraries(program: Path) -> dict[str, Path]:
-    """For `readable`: a program, which may lie among a user's own, and the shared libraries that it is linked with."""
-    told = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
-    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(told))
+    """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
+    to."""
+    output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
+    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
     return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))

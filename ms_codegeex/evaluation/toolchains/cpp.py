@@ -1,4 +1,4 @@
-"""C++: g++, with the nine headers that every program has compiled beforehand."""
+"""C++: g++, with the nine headers of every program compiled in advance."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import (
     ALONE,
     INSIDE,
-    Job,
     Program,
-    Seconds,
+    RunPlan,
+    TimeLimits,
     ToolChain,
     output_of,
     program_of,
 )
 
-# A function that ends without its return is undefined: here it ends the program, rather than return whatever a register
-# holds, which may be right.
+# Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
+# return whatever a register holds, which may be right.
 FLAGS = ("-std=c++11", "-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 LIBRARIES = ("boost/any.hpp", "openssl/md5.h")
@@ -34,30 +34,33 @@ class Cpp(ToolChain):
     no_memory = (b"std::bad_alloc",)
 
     def version(self) -> str | None:
+        """The compiler's version, None if it or a library is missing."""
         compiler = program_of("g++")
         found = [any((Path(place) / name).exists() for place in includes()) for name in LIBRARIES]
         return output_of(compiler, "--version") if compiler and all(found) else None
 
     def make(self, cache: Path) -> None:
+        """Compile the headers and the witness."""
         (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in HEADERS))
         shutil.copy(INSIDE / "witness.cpp", cache)
         compiler = self.compiler
-        self.tell([compiler, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
-        self.tell([compiler, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
+        self.run_tool([compiler, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
+        self.run_tool([compiler, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
 
     @property
     def compiler(self) -> str:
-        """Its path."""
+        """The compiler's path."""
         return str(program_of("g++"))
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile, then run."""
         words = [self.compiler, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
         words += [f"{self.inside}/witness.o", "-o", "main", *program.libraries]
         build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
         run = Command(["./main"], self.limits(seconds.run, processes=ALONE), {}, challenge)
-        return Job([build, run], program.files("main.cpp", token), compiling=1)
+        return RunPlan([build, run], program.files("main.cpp", token), compiling=1)
 
 
 def includes() -> tuple[str, ...]:
-    """Where headers of libraries are."""
+    """The directories with libraries' headers."""
     return ("/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu")

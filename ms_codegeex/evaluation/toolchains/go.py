@@ -1,4 +1,4 @@
-"""Go: `go test` over Debian's testify, with everything but the program compiled beforehand."""
+"""Go: `go test` with Debian's testify; everything but the program is compiled in advance."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import (
     INSIDE,
-    Job,
     Program,
-    Seconds,
+    RunPlan,
+    TimeLimits,
     ToolChain,
     output_of,
     outside_system,
@@ -23,11 +23,11 @@ DEBIAN = Path("/usr/share/gocode")
 LIBRARIES = ("github.com/stretchr/testify/assert", "github.com/go-openapi/inflect")
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
 PARTS = ("bin", "go.env", "lib", "pkg", "src", "VERSION")  # of GOROOT
-BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compiles and vets; runs no test
+BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compile and vet; run no test
 
 
 class Go(ToolChain):
-    """`go test`, in two steps: compiling and vetting, then the test alone."""
+    """`go test` in two steps: compile and vet, then run the test."""
 
     language = "go"
     install = "apt-get install golang-go golang-github-stretchr-testify-dev golang-github-go-openapi-inflect-dev"
@@ -37,21 +37,23 @@ class Go(ToolChain):
 
     @cached_property
     def go(self) -> str:
-        """The program."""
+        """The path of `go`."""
         return str(program_of("go"))
 
     def version(self) -> str | None:
+        """Go's version, None if Go or a library is missing."""
         libraries = all((DEBIAN / "src" / name).is_dir() for name in LIBRARIES)
         return output_of(self.go, "version") if program_of("go") and libraries else None
 
     def make(self, cache: Path) -> None:
+        """Compile the witness and all packages into Go's build cache."""
         package = cache / "path/src/ms_codegeex/witness"
         package.mkdir(parents=True)
         shutil.copy(INSIDE / "witness.go", package)
         imports = "".join(f'\t_ "{name}"\n' for name in (*PACKAGES, "ms_codegeex/witness", *LIBRARIES))
         source = f'package main\n\nimport (\n\t"testing"\n{imports})\n\nfunc TestNothing(t *testing.T) {{}}\n'
         (cache / "main_test.go").write_text(source)
-        self.tell([self.go, *BUILD], cache, **self.environment(str(cache)))
+        self.run_tool([self.go, *BUILD], cache, **self.environment(str(cache)))
 
     def environment(self, cache: str) -> dict[str, str]:
         """No modules, no network, no C compiler."""
@@ -66,14 +68,16 @@ class Go(ToolChain):
 
     @cached_property
     def root(self) -> Path:
-        """Where Go's own files are."""
+        """GOROOT, where Go's own files are."""
         return Path(output_of(self.go, "env", "GOROOT") or "/usr/lib/go")
 
     def readable(self) -> dict[str, Path]:
+        """The cache and the parts of GOROOT."""
         return {**super().readable(), **outside_system(Path(self.go)), **parts_of(self.root, *PARTS)}
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile and vet, then run the test binary."""
         build = Command([self.go, *BUILD, *program.others], self.limits(seconds.compile), self.environment(self.inside))
-        words = ["./main.test", "-test.paniconexit0"]  # as `go test` does: leaving with status 0 is no success
+        words = ["./main.test", "-test.paniconexit0"]  # as in `go test`: exiting with status 0 is no success
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], program.files("main_test.go", token), compiling=1)
+        return RunPlan([build, run], program.files("main_test.go", token), compiling=1)

@@ -1,4 +1,4 @@
-"""Java: the compiler's classes are loaded from an archive that is made once, in half the time."""
+"""Java: the compiler starts from a class archive that is made once, which halves its time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import (
     INSIDE,
-    Job,
     Program,
-    Seconds,
+    RunPlan,
+    TimeLimits,
     ToolChain,
     output_of,
     parts_of,
@@ -51,26 +51,30 @@ class Java(ToolChain):
     no_memory = (b"java.lang.OutOfMemoryError",)
 
     def version(self) -> str | None:
+        """Java's version, None if the runtime or the compiler is missing."""
         java, javac = program_of("java"), program_of("javac")
         return output_of(java, "--version") if java and javac and output_of(javac, "--version") else None
 
     def make(self, cache: Path) -> None:
+        """Compile the witness, and archive the compiler's classes."""
         shutil.copy(INSIDE / "Witness.java", cache)
         sample = cache / "sample"
         sample.mkdir()
         (sample / "Main.java").write_text(SAMPLE)
         javac, jar = (str(program_of(name)) for name in ("javac", "jar"))
-        self.tell([javac, "-d", "classes", "Witness.java"], cache)
-        self.tell([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
+        self.run_tool([javac, "-d", "classes", "Witness.java"], cache)
+        self.run_tool([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
         archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
-        self.tell([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
+        self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
 
     def readable(self) -> dict[str, Path]:
+        """The cache, and the parts of the JDK."""
         found = [program_of(name) for name in ("java", "javac")]
         parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in found if path]
         return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile, then run through the witness."""
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
         words = [
             str(program_of("javac")),
@@ -86,9 +90,9 @@ class Java(ToolChain):
         classes = f"{self.inside}/witness.jar:."
         words = [str(program_of("java")), *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
         run = Command(words, self.limits(seconds.run), {}, challenge)
-        return Job([build, run], program.files("Main.java", token), compiling=1)
+        return RunPlan([build, run], program.files("Main.java", token), compiling=1)
 
 
 def home(program: Path) -> Path:
-    """The directory that has `bin/java`."""
+    """The directory that contains `bin/java`."""
     return program.parent.parent

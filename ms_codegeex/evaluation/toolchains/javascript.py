@@ -1,4 +1,4 @@
-"""JavaScript: Node.js; the library js-md5 for the one problem that needs it."""
+"""JavaScript: Node.js, and the library js-md5 for the one problem that needs it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import (
     INSIDE,
-    Job,
     Program,
-    Seconds,
+    RunPlan,
+    TimeLimits,
     ToolChain,
     output_of,
     program_of,
@@ -28,14 +28,14 @@ MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the director
 
 
 def version_of(package: Path) -> str:
-    """An installed package's version."""
+    """The version of an installed package, "" if unknown."""
     with suppress(OSError, ValueError, AttributeError):
         return str(json.loads((package / "package.json").read_text("utf-8")).get("version", ""))
     return ""
 
 
 class JavaScript(ToolChain):
-    """`node test.js`. `console.assert` only writes to standard error, so published is: nothing is written at all."""
+    """`node test.js`. `console.assert` only logs, so the published rule is that nothing is written at all."""
 
     language = "js"
     install = "apt-get install nodejs"
@@ -44,14 +44,15 @@ class JavaScript(ToolChain):
     no_memory = (b"JavaScript heap out of memory",)
 
     def version(self) -> str | None:
+        """The version of Node.js, and of js-md5 if it is installed."""
         node = program_of("node") or program_of("nodejs")
         version = output_of(node, "--version") if node else None
         return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
     @cached_property
     def md5(self) -> Path | None:
-        """The directory of js-md5: below a directory of NODE_PATH, `node_modules` of the working directory, or the
-        places of `npm install -g`."""
+        """The directory of js-md5, None without it. Searched: NODE_PATH, `node_modules` of the working
+        directory, and where `npm install -g` puts packages."""
         node = program_of("node") or program_of("nodejs")
         places = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
         places += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]
@@ -59,28 +60,31 @@ class JavaScript(ToolChain):
         return next((place / MD5 for place in places if (place / MD5 / "package.json").is_file()), None)
 
     def make(self, cache: Path) -> None:
+        """Copy the witness, and js-md5 if it is installed."""
         shutil.copy(INSIDE / "witness.js", cache)
         if self.md5 is not None:
             shutil.copytree(self.md5, cache / "node_modules" / MD5)
 
     def readable(self) -> dict[str, Path]:
+        """The cache, and Node.js with its libraries."""
         return {**super().readable(), **with_libraries(self.node)}
 
     @property
     def node(self) -> Path:
-        """The program."""
+        """The path of Node.js."""
         found = program_of("node") or program_of("nodejs")
         assert found is not None
         return found
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Run the program with the witness loaded first."""
         options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
         environment = {"NODE_PATH": f"{self.inside}/node_modules"}
         run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
-        return Job([run], program.files("test.js", token))
+        return RunPlan([run], program.files("test.js", token))
 
-    def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """It ends, and has written nothing but our witness; the exit status does not count."""
+    def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """The program exits and has written nothing but our witness; the exit status does not count."""
         done = executions[-1]
         if done.end is not End.EXITED:
             return judging.ENDS.get(done.end, Verdict.ERROR)
@@ -92,6 +96,7 @@ class JavaScript(ToolChain):
         return self.named(Verdict.ERROR if done.code else Verdict.WRONG, executions)
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        """As in the base class; running out of memory counts whatever the verdict was."""
         if any(words in executions[-1].stderr for words in self.no_memory):
             return Verdict.MEMORY
         return super().named(verdict, executions)

@@ -13,11 +13,11 @@ from pathlib import Path
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Job, Program, Seconds, ToolChain
+from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPlan, TimeLimits, ToolChain
 
 FILE = re.compile(rb'  File "(program|tests)\.py", line')
 ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",  # sets in the same order every time
+    "PYTHONHASHSEED": "0",  # sets have the same order every time
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 
 
 class Python(ToolChain):
-    """Published and strict are one: the original knows, too, whether the program came to its end."""
+    """Published and strict are the same: the original runner also checks that the program reached its end."""
 
     language = "python"
     install = "pip install numpy"
@@ -34,25 +34,31 @@ class Python(ToolChain):
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
+        """The versions of Python and NumPy, None without NumPy."""
         return f"Python {sys.version.split()[0]}, NumPy {version('numpy')}" if find_spec("numpy") else None
 
     def make(self, cache: Path) -> None:
+        """Copy the runner."""
         shutil.copy(INSIDE / "run_python.py", cache)
 
     def readable(self) -> dict[str, Path]:
+        """The cache, and the parts of this interpreter."""
         prefixes = (Path(sys.prefix), Path(sys.base_prefix))
         return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Run the program and its tests."""
         words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
         run = Command(words, self.limits(seconds.run, processes=ALONE), ENVIRONMENT, challenge)
-        return Job([run], program.files("tests.py", token))
+        return RunPlan([run], program.files("tests.py", token))
 
-    def published(self, job: Job, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        verdict = super().published(job, executions, witness)
-        return Verdict.ERROR if verdict is Verdict.PASSED and not judging.told(executions[-1], witness) else verdict
+    def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """Exit status 0, and the witness was printed."""
+        verdict = super().published(plan, executions, witness)
+        return Verdict.ERROR if verdict is Verdict.PASSED and not judging.printed(executions[-1], witness) else verdict
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        """As in the base class; a syntax error of the program counts as a compile error."""
         verdict = super().named(verdict, executions)
         syntax = verdict is Verdict.ERROR and FILE.search(executions[-1].stderr) is not None
         wrong = (b"\nSyntaxError: ", b"\nIndentationError: ", b"\nTabError: ")

@@ -1,4 +1,4 @@
-"""Rust: the crates of Debian are compiled once by cargo, then rustc alone compiles each program."""
+"""Rust: cargo compiles Debian's crates once; after that, rustc alone compiles each program."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import (
     INSIDE,
-    Job,
     Program,
-    Seconds,
+    RunPlan,
+    TimeLimits,
     ToolChain,
     output_of,
     parts_of,
@@ -19,7 +19,7 @@ from ms_codegeex.evaluation.toolchains.base import (
 )
 
 REGISTRY = Path("/usr/share/cargo/registry")
-# As programs call them -> as they are called here, where there is a newer rand too.
+# Name in programs -> name here, where a newer rand exists too.
 CRATES = {"rand": "rand_04", "regex": "regex", "md5": "md5", "ms_codegeex_tests_ended": "ms_codegeex_tests_ended"}
 EDITION = 'version = "{}"\nedition = "2021"\n'
 MANIFESTS = {
@@ -55,8 +55,8 @@ directory = "{REGISTRY}"
 
 
 class Rust(ToolChain):
-    """What `cargo test` does for one file, without cargo. HumanEval-X was made with rand 0.4; its functions are
-    offered over Debian's 0.8 by a crate of ours."""
+    """What `cargo test` does for one file, without cargo. HumanEval-X was made with rand 0.4; a crate of ours
+    offers its functions on top of Debian's 0.8."""
 
     language = "rust"
     install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
@@ -70,13 +70,15 @@ class Rust(ToolChain):
 
     @cached_property
     def root(self) -> Path | None:
-        """The tool chain's directory: Debian's if it is there, else that of the user's `rustc` (rustup's, say)."""
+        """The tool chain's directory: Debian's if it is installed, else that of the user's `rustc`, for example
+        rustup's."""
         for compiler in (Path("/usr/bin/rustc"), program_of("rustc")):
             if compiler and compiler.exists() and (root := output_of(compiler, "--print", "sysroot")):
                 return Path(root)
         return None
 
     def version(self) -> str | None:
+        """The versions of rustc and the crates, None if something is missing."""
         crates = [min(REGISTRY.glob(f"{name}*"), default=None) for name in ("rand-0.8", "regex-1.", "md5-0.7")]
         if self.root is None or not (self.root / "bin/cargo").exists() or None in crates:
             return None
@@ -84,6 +86,7 @@ class Rust(ToolChain):
         return version and ", ".join([version, *(crate.name for crate in crates if crate)])
 
     def make(self, cache: Path) -> None:
+        """Compile the crates and the witness."""
         for name, text in MANIFESTS.items():
             (cache / name).parent.mkdir(parents=True, exist_ok=True)
             (cache / name).write_text(text)
@@ -93,7 +96,7 @@ class Rust(ToolChain):
         root = self.root
         assert root is not None
         environment = {"PATH": f"{root}/bin:/usr/bin:/bin", "CARGO_HOME": str(cache / "home")}
-        self.tell([root / "bin/cargo", "build", "--offline", "--quiet"], cache, **environment)
+        self.run_tool([root / "bin/cargo", "build", "--offline", "--quiet"], cache, **environment)
         libraries = cache / "libraries"
         libraries.mkdir()
         for file in (cache / "target/debug/deps").glob("lib*.rlib"):
@@ -101,9 +104,11 @@ class Rust(ToolChain):
         shutil.rmtree(cache / "target")
 
     def readable(self) -> dict[str, Path]:
+        """The cache, and rustc with its libraries."""
         return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
 
-    def job(self, program: Program, token: str, challenge: bytes, seconds: Seconds) -> Job:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile, once more without tests if the program needs that, then run the tests."""
         root = self.root or Path("/usr")
         words = [str(root / "bin/rustc"), "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
         libraries = f"{self.inside}/libraries"
@@ -115,4 +120,4 @@ class Rust(ToolChain):
         build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
         build.append(Command([*words, "--test", "-o", "main"], limits, environment))
         run = Command(["./main", "--test-threads=1"], self.limits(seconds.run), {}, challenge)
-        return Job([*build, run], program.files("main.rs", token), compiling=len(build))
+        return RunPlan([*build, run], program.files("main.rs", token), compiling=len(build))

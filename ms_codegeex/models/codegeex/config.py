@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ms_codegeex.models.codegeex.parameters import PARAMETERS
+from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.presets import check_sizes, from_preset
 
 
 @dataclass(frozen=True)
-class CodeGeeXConfig:
-    """CodeGeeX-13B's sizes (KDD 2023, section 2.2). `num_layers` counts the blocks, without the top query layer."""
+class CodeGeeXConfig(DecoderConfig):
+    """CodeGeeX-13B's sizes (KDD 2023, section 2.2), 12,873,943,040 parameters. `num_layers` counts the blocks, without
+    the top query layer."""
+
+    table = PARAMETERS
+    activation = "fast_gelu"
 
     vocab_size: int = 52224  # rows of the table: 50400 ids of the tokenizer, rounded up
     hidden_size: int = 5120
@@ -26,51 +32,6 @@ class CodeGeeXConfig:
     def validate(self) -> None:
         """Raise `UserError` naming the key for sizes that do not fit together."""
         check_sizes(self)
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def num_kv_groups(self) -> int:
-        """Heads of keys and values: each query head has its own."""
-        return self.num_heads
-
-    @property
-    def scores_fp32(self) -> bool:
-        """Whether queries meet keys in FP32 in an FP16 run."""
-        return False
-
-    @property
-    def rms_norm(self) -> bool:
-        """Whether its normalisation is RMSNorm, not LayerNorm."""
-        return False
-
-    def initial_std(self, name: str) -> float:
-        """Standard deviation of a weight's first values."""
-        return self.init_std
-
-    @property
-    def cached_numbers(self) -> int:
-        """Numbers that keys and values of one token are, over all layers."""
-        return 2 * (self.num_layers + 1) * self.hidden_size
-
-    def parameter_count(self) -> int:
-        """Trainable parameters; 12,873,943,040 for the 13B preset."""
-        h, f = self.hidden_size, self.intermediate_size
-        layer = 4 * (h * h + h) + (h * f + f) + (f * h + h) + 4 * h
-        tables = (self.vocab_size + 2 * self.max_position_embeddings) * h
-        return tables + (self.num_layers + 1) * layer + 2 * h
-
-    def flops_per_token(self, seq_length: int) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
-
-        Counts the matrix products (projections, full attention square as computed, head), not element-wise work.
-        """
-        h, f = self.hidden_size, self.intermediate_size
-        layer = 2 * (4 * h * h + 2 * h * f) + 4 * seq_length * h
-        return 3 * ((self.num_layers + 1) * layer + 2 * h * self.vocab_size)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

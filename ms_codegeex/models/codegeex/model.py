@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from mindspore import nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.layers import CausalMask, Embedding, FastGelu, Heads, Linear, SampleKeys
+from ms_codegeex.models.layers import CausalMask, FastGelu, Heads, SampleKeys
 
 
 class Attention(nn.Cell):
@@ -21,11 +21,10 @@ class Attention(nn.Cell):
 
     def __init__(self, config: CodeGeeXConfig, build: Build, site: int):
         super().__init__()
-        h = config.hidden_size
-        self.query = Linear(h, h, config.init_std, build.dtype)
-        self.key = Linear(h, h, config.init_std, build.dtype)
-        self.value = Linear(h, h, config.init_std, build.dtype)
-        self.output = Linear(h, h, config.init_std, build.dtype)
+        self.query = build.linear(config, "attention.query")
+        self.key = build.linear(config, "attention.key")
+        self.value = build.linear(config, "attention.value")
+        self.output = build.linear(config, "attention.output")
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, softmax_fp32=config.softmax_fp32)
 
@@ -39,9 +38,9 @@ class FeedForward(nn.Cell):
 
     def __init__(self, config: CodeGeeXConfig, build: Build):
         super().__init__()
-        self.up = Linear(config.hidden_size, config.intermediate_size, config.init_std, build.dtype)
+        self.up = build.linear(config, "feed_forward.up")
         self.activation = FastGelu()
-        self.down = Linear(config.intermediate_size, config.hidden_size, config.init_std, build.dtype)
+        self.down = build.linear(config, "feed_forward.down")
 
     def construct(self, x):
         """[rows, H] -> [rows, H]"""
@@ -73,49 +72,29 @@ class Block(nn.Cell):
         return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
 
 
-class InputEmbedding(nn.Cell):
-    """word[ids] + position[p], dropout, cast to the compute dtype."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__()
-        self.dtype, self.hidden_size = build.dtype, config.hidden_size
-        self.word = Embedding(config.vocab_size, config.hidden_size, config.init_std)
-        self.position = Embedding(config.max_position_embeddings, config.hidden_size, config.init_std)
-        self.dropout = build.drop(config.hidden_size, 0)
-        self.add, self.cast = ops.Add(), ops.Cast()
-
-    def construct(self, ids, positions, sample_keys):
-        """int32 [batch, seq] twice -> [batch*seq, H]"""
-        x = self.dropout(self.add(self.word(ids), self.position(positions)), sample_keys)
-        return ops.reshape(self.cast(x, self.dtype), (-1, self.hidden_size))
-
-
 class CodeGeeX(nn.Cell):
     """The hidden states whose product with the word table are the logits."""
 
     def __init__(self, config: CodeGeeXConfig, build: Build):
         super().__init__()
-        self.dtype, self.hidden_size = build.dtype, config.hidden_size
         self.hash_samples = SampleKeys()
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
-        self.embedding = InputEmbedding(config, build)
+        self.embedding = InputEmbedding(config, build, learned_positions=True)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.top_query_embedding = Embedding(config.max_position_embeddings, config.hidden_size, config.init_std)
+        queries = config.max_position_embeddings, config.hidden_size, config.init_std
+        self.top_query_embedding = QueryEmbedding(*queries, build.dtype)
         self.top_query_layer = Block(config, build, config.num_layers)
-        self.cast_query = ops.Cast()
-        table = config.vocab_size, config.hidden_size, config.init_std
-        self.head = Head(*table) if build.head_table else None
+        self.head = Head(config) if build.head_table else None
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
         sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)
-        x = self.embedding(ids, positions, sample_keys)
+        x = self.embedding(ids, sample_keys, positions)
         for block in self.blocks:
             x = block(x, mask, sample_keys)
-        query = self.cast_query(self.top_query_embedding(positions), self.dtype)
-        return self.top_query_layer(self.final_norm(x), mask, sample_keys, ops.reshape(query, (-1, self.hidden_size)))
+        return self.top_query_layer(self.final_norm(x), mask, sample_keys, self.top_query_embedding(positions))
 
 
 class Loss(CausalLoss):

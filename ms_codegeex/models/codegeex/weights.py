@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ms_codegeex.formats.family import FamilyFormats, Layout
-from ms_codegeex.formats.layout import COPY, STACK, TRANSPOSE, Entry, Shape
-from ms_codegeex.formats.sizes import Sizes
-from ms_codegeex.mesh import Mesh
-from ms_codegeex.models.codegeex.config import PRESETS, build_config
-from ms_codegeex.models.codegeex.parallel import parameter_layouts
+from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
 
 # ours, PyTorch side; both [out, in]
 _PYTORCH_BLOCK = (
@@ -94,6 +89,7 @@ _FUSED = (
     *_fused("top_query_layer", "topQueryLayer.attention.key_value", "key", "value"),
 )
 _MEGATRON_FUSED = (*(e for e in _MEGATRON if not any(e.ours[0] in fused.ours for fused in _FUSED)), *_FUSED)
+_MEGATRON_AXES = {"top_query_embedding.weight": 0}  # ranks share it by positions; MindSpore's hold all of it
 _MINDSPORE = (
     Entry(("embedding.word.weight",), "backbone.embedding.word_embedding.embedding_table"),
     Entry(("embedding.position.weight",), "backbone.embedding.position_embedding.embedding_table"),
@@ -108,20 +104,6 @@ _MINDSPORE = (
 )
 
 
-def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes, as the parallel plan lists them."""
-    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
-
-
-def _axes() -> dict[str, int]:
-    rows = ("attention.query", "attention.key", "attention.value", "feed_forward.up")
-    axes = {"embedding.word.weight": 0, "top_query_embedding.weight": 0}
-    for layer in ("blocks.{i}", "top_query_layer"):
-        axes |= {f"{layer}.{name}.{kind}": 0 for name in rows for kind in ("weight", "bias")}
-        axes |= {f"{layer}.{name}.weight": 1 for name in ("attention.output", "feed_forward.down")}
-    return axes
-
-
 def _limits(config: Any) -> list[str]:
     wide = 4 * config.hidden_size
     if config.intermediate_size == wide:
@@ -132,9 +114,8 @@ def _limits(config: Any) -> list[str]:
     ]
 
 
-FORMATS = FamilyFormats(
-    sizes=Sizes(
-        build=build_config,
+FORMATS = ForeignFormats(
+    sizes=SizeKeys(
         model_type="codegeex",
         required=(
             "vocab_size",
@@ -149,14 +130,11 @@ FORMATS = FamilyFormats(
         only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
         written=lambda config: {"architectures": ["CodeGeeXForCausalLM"]},
     ),
-    shapes=expected_shapes,
-    presets=PRESETS,
     layouts=(
-        Layout("huggingface", _HUGGINGFACE),
-        Layout("megatron", _MEGATRON),
-        Layout("megatron", _MEGATRON_FUSED),
-        # MindSpore's ranks hold the whole top query table; Megatron's share it by positions
-        Layout("mindspore", _MINDSPORE, whole=("top_query_embedding.weight",)),
+        ForeignLayout("huggingface", _HUGGINGFACE),
+        ForeignLayout("megatron", _MEGATRON, axes=_MEGATRON_AXES),
+        ForeignLayout("megatron", _MEGATRON_FUSED, axes=_MEGATRON_AXES),
+        ForeignLayout("mindspore", _MINDSPORE),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),
@@ -164,7 +142,6 @@ FORMATS = FamilyFormats(
         "max_position_embeddings": ("embedding.position.weight", 0),
         "intermediate_size": ("top_query_layer.feed_forward.up.weight", 0),
     },
-    axes=_axes(),
     ranks=lambda config: (config.num_heads, "number of heads"),
     limits=_limits,
 )

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.models.codegeex2.parameters import PARAMETERS
+from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
 
 
 @dataclass(frozen=True)
-class CodeGeeX2Config:
-    """CodeGeeX2-6B's sizes (its published configuration, that of ChatGLM2-6B with another sequence length)."""
+class CodeGeeX2Config(DecoderConfig):
+    """CodeGeeX2-6B's sizes (its published configuration, that of ChatGLM2-6B with another sequence length);
+    6,243,584,000 parameters."""
+
+    table = PARAMETERS
+    activation = "swiglu"
 
     vocab_size: int = 65024  # rows of the tables: 64794 ids of the tokenizer, rounded up
     hidden_size: int = 4096
@@ -39,50 +45,6 @@ class CodeGeeX2Config:
             )
         if self.rotary_dtype not in ("fp32", "fp16", "bf16"):
             raise UserError(f"model.rotary_dtype: '{self.rotary_dtype}' is unknown; choose fp32, fp16 or bf16")
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def kv_size(self) -> int:
-        """Width of keys and of values."""
-        return self.num_kv_groups * self.head_dim
-
-    @property
-    def scores_fp32(self) -> bool:
-        """Whether queries meet keys in FP32 in an FP16 run."""
-        return False
-
-    @property
-    def rms_norm(self) -> bool:
-        """Whether its normalisation is RMSNorm, not LayerNorm."""
-        return True
-
-    def initial_std(self, name: str) -> float:
-        """Standard deviation of a weight's first values."""
-        return self.init_std
-
-    @property
-    def cached_numbers(self) -> int:
-        """Numbers that keys and values of one token are, over all layers."""
-        return 2 * self.num_layers * self.kv_size
-
-    def parameter_count(self) -> int:
-        """Trainable parameters; 6,243,584,000 for 6B."""
-        h, f, g = self.hidden_size, self.intermediate_size, self.kv_size
-        layer = (h * h + h) + 2 * (g * h + g) + h * h + 3 * h * f + 2 * h
-        return 2 * self.vocab_size * h + self.num_layers * layer + h
-
-    def flops_per_token(self, seq_length: int) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
-
-        Counts the matrix products (projections, full attention square as computed, head), not element-wise work.
-        """
-        h, f, g = self.hidden_size, self.intermediate_size, self.kv_size
-        layer = 2 * (2 * h * h + 2 * h * g + 3 * h * f) + 4 * seq_length * h
-        return 3 * (self.num_layers * layer + 2 * h * self.vocab_size)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from mindspore import nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
-from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SampleKeys, SwiGlu
+from ms_codegeex.models.layers import CausalMask, Heads, RotaryTable, SampleKeys, SwiGlu
 
 
 class Attention(nn.Cell):
@@ -22,11 +22,10 @@ class Attention(nn.Cell):
 
     def __init__(self, config: CodeGeeX2Config, build: Build, site: int):
         super().__init__()
-        h, g, std = config.hidden_size, config.kv_size, config.init_std
-        self.query = Linear(h, h, std, build.dtype)
-        self.key = Linear(h, g, std, build.dtype)
-        self.value = Linear(h, g, std, build.dtype)
-        self.output = Linear(h, h, std, build.dtype, bias=False)
+        self.query = build.linear(config, "attention.query")
+        self.key = build.linear(config, "attention.key")
+        self.value = build.linear(config, "attention.value")
+        self.output = build.linear(config, "attention.output")
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         self.core = build.attention(heads, site, rotary=True, softmax_fp32=config.softmax_fp32)
 
@@ -40,11 +39,10 @@ class FeedForward(nn.Cell):
 
     def __init__(self, config: CodeGeeX2Config, build: Build):
         super().__init__()
-        h, f, std = config.hidden_size, config.intermediate_size, config.init_std
-        self.gate = Linear(h, f, std, build.dtype, bias=False)
-        self.up = Linear(h, f, std, build.dtype, bias=False)
+        self.gate = build.linear(config, "feed_forward.gate")
+        self.up = build.linear(config, "feed_forward.up")
         self.activation = SwiGlu()
-        self.down = Linear(f, h, std, build.dtype, bias=False)
+        self.down = build.linear(config, "feed_forward.down")
 
     def construct(self, x):
         """[rows, H] -> [rows, H]"""
@@ -81,10 +79,10 @@ class CodeGeeX2(nn.Cell):
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
         self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
-        self.embedding = WordEmbedding(config.vocab_size, config.hidden_size, config.init_std, build)
+        self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.rms_norm(config.hidden_size, config.norm_eps)
-        self.head = Head(config.vocab_size, config.hidden_size, config.init_std)
+        self.head = Head(config)
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""

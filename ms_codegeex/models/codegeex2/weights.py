@@ -11,12 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
-from ms_codegeex.formats.layout import STACK, Entry, Shape
-from ms_codegeex.formats.sizes import Sizes
-from ms_codegeex.mesh import Mesh
-from ms_codegeex.models.codegeex2.config import PRESETS, build_config
-from ms_codegeex.models.codegeex2.parallel import parameter_layouts
+from ms_codegeex.models.foreign import STACK, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside, renamed
 
 _QKV = ("attention.query", "attention.key", "attention.value")
 _LAYER = "transformer.encoder.layers.{i}"
@@ -26,7 +21,7 @@ _TABLE = "transformer.embedding.word_embeddings.weight"
 def _block(name: str, *ours: str) -> Entry:
     """A tensor of a layer; the rows of several of ours are stacked in it."""
     entry = Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"{_LAYER}.{name}")
-    return replace(entry, transform=STACK) if len(ours) > 1 else entry
+    return replace(entry, packing=STACK) if len(ours) > 1 else entry
 
 
 _PYTORCH = (
@@ -47,11 +42,6 @@ _BUFFERS = (r"transformer\.rotary_pos_emb\.inv_freq",)
 def _mindspore(table: str) -> tuple[Entry, ...]:
     """MindFormers' names: those of the PyTorch side but for the embedding, which was renamed between its versions."""
     return renamed(_PYTORCH, lambda name: f"transformer.embedding.{table}" if name == _TABLE else name)
-
-
-def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes, as the parallel plan lists them."""
-    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
 
 
 def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -99,9 +89,8 @@ def _limits(config: Any) -> list[str]:
     ]
 
 
-FORMATS = FamilyFormats(
-    sizes=Sizes(
-        build=build_config,
+FORMATS = ForeignFormats(
+    sizes=SizeKeys(
         model_type="chatglm",
         required=(
             "vocab_size",
@@ -147,27 +136,16 @@ FORMATS = FamilyFormats(
         written=_written,
         read=_complete,
     ),
-    shapes=expected_shapes,
-    presets=PRESETS,
     layouts=(
-        Layout("huggingface", _PYTORCH, skipped=_BUFFERS),
-        Layout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
-        Layout("mindspore", _mindspore("embedding_weight"), skipped=_BUFFERS),
-        Layout("mindspore", _mindspore("embedding_table"), skipped=_BUFFERS),
+        ForeignLayout("huggingface", _PYTORCH, skipped=_BUFFERS),
+        ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
+        ForeignLayout("mindspore", _mindspore("embedding_weight"), skipped=_BUFFERS),
+        ForeignLayout("mindspore", _mindspore("embedding_table"), skipped=_BUFFERS),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),
         "hidden_size": ("embedding.word.weight", 1),
         "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
-    },
-    axes={
-        "embedding.word.weight": 0,
-        **{f"blocks.{{i}}.{part}.{kind}": 0 for part in _QKV for kind in ("weight", "bias")},
-        "blocks.{i}.attention.output.weight": 1,
-        "blocks.{i}.feed_forward.gate.weight": 0,
-        "blocks.{i}.feed_forward.up.weight": 0,
-        "blocks.{i}.feed_forward.down.weight": 1,
-        "head.weight": 0,
     },
     ranks=lambda config: (config.num_kv_groups, "number of groups of keys and values"),
     limits=_limits,

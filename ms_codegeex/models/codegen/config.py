@@ -6,12 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ms_codegeex.models.codegen.parameters import PARAMETERS
+from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
 
 
 @dataclass(frozen=True)
-class CodeGenConfig:
-    """CodeGen's sizes (ICLR 2023, table of model sizes); the defaults are those of 350M."""
+class CodeGenConfig(DecoderConfig):
+    """CodeGen's sizes (ICLR 2023, table of model sizes); the defaults are those of 350M, 356,712,448 parameters."""
+
+    table = PARAMETERS
+    activation = "gelu"
 
     vocab_size: int = 51200  # rows of the tables: 50257 (nl) or 50295 ids, rounded up
     hidden_size: int = 1024
@@ -31,48 +36,15 @@ class CodeGenConfig:
         check_rotary(self)
 
     @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.hidden_size // self.num_heads
+    def table_std(self) -> float:
+        """Standard deviation of the initial word table (JAXformer)."""
+        return 1 / math.sqrt(self.vocab_size)
 
     @property
-    def num_kv_groups(self) -> int:
-        """Heads of keys and values: each query head has its own."""
-        return self.num_heads
-
-    @property
-    def rms_norm(self) -> bool:
-        """Whether its normalisation is RMSNorm, not LayerNorm."""
-        return False
-
-    def initial_std(self, name: str) -> float:
-        """Standard deviation of a weight's first values: the release scales what writes into the residual stream by
-        depth (JAXformer; facts: optimiser table)."""
-        if name == "embedding.word.weight":
-            return 1 / math.sqrt(self.vocab_size)
-        if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-            return 2 / (self.num_layers * math.sqrt(self.hidden_size))
-        return self.init_std
-
-    @property
-    def cached_numbers(self) -> int:
-        """Numbers that keys and values of one token are, over all layers."""
-        return 2 * self.num_layers * self.hidden_size
-
-    def parameter_count(self) -> int:
-        """Trainable parameters; 356,712,448 for 350M, 16,032,155,648 for 16B."""
-        h, f = self.hidden_size, self.intermediate_size
-        layer = 4 * h * h + (h * f + f) + (f * h + h) + 2 * h
-        return 2 * self.vocab_size * h + self.vocab_size + self.num_layers * layer + 2 * h
-
-    def flops_per_token(self, seq_length: int) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
-
-        Counts the matrix products (projections, full attention square as computed, head), not element-wise work.
-        """
-        h, f = self.hidden_size, self.intermediate_size
-        layer = 2 * (4 * h * h + 2 * h * f) + 4 * seq_length * h
-        return 3 * (self.num_layers * layer + 2 * h * self.vocab_size)
+    def residual_std(self) -> float:
+        """Standard deviation of initial weights that write into the residual stream: the release scales them by depth
+        (JAXformer)."""
+        return 2 / (self.num_layers * math.sqrt(self.hidden_size))
 
 
 _SIZES: dict[str, dict[str, Any]] = {

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from mindspore import nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, WordEmbedding
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.models.layers import CausalMask, Heads, Linear, RotaryTable, SampleKeys
+from ms_codegeex.models.layers import CausalMask, Heads, RotaryTable, SampleKeys
 
 
 class Attention(nn.Cell):
@@ -21,11 +21,10 @@ class Attention(nn.Cell):
 
     def __init__(self, config: CodeGenConfig, build: Build, site: int):
         super().__init__()
-        h = config.hidden_size
-        self.query = Linear(h, h, config.init_std, build.dtype, bias=False)
-        self.key = Linear(h, h, config.init_std, build.dtype, bias=False)
-        self.value = Linear(h, h, config.init_std, build.dtype, bias=False)
-        self.output = Linear(h, h, config.initial_std("attention.output.weight"), build.dtype, bias=False)
+        self.query = build.linear(config, "attention.query")
+        self.key = build.linear(config, "attention.key")
+        self.value = build.linear(config, "attention.value")
+        self.output = build.linear(config, "attention.output")
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
 
@@ -39,10 +38,9 @@ class FeedForward(nn.Cell):
 
     def __init__(self, config: CodeGenConfig, build: Build):
         super().__init__()
-        h, f = config.hidden_size, config.intermediate_size
-        self.up = Linear(h, f, config.init_std, build.dtype)
+        self.up = build.linear(config, "feed_forward.up")
         self.activation = ops.GeLU()
-        self.down = Linear(f, h, config.initial_std("feed_forward.down.weight"), build.dtype)
+        self.down = build.linear(config, "feed_forward.down")
 
     def construct(self, x):
         """[rows, H] -> [rows, H]"""
@@ -77,12 +75,10 @@ class CodeGen(nn.Cell):
         self.hash_samples = SampleKeys()
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, config.rotary_dim)
-        self.embedding = WordEmbedding(
-            config.vocab_size, config.hidden_size, config.initial_std("embedding.word.weight"), build
-        )
+        self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.head = Head(config.vocab_size, config.hidden_size, config.init_std, bias=True)
+        self.head = Head(config)
 
     def construct(self, ids, samples):
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""

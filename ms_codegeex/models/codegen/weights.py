@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.formats.family import FamilyFormats, Layout, inside, renamed
-from ms_codegeex.formats.layout import Entry, Shape, grouped
-from ms_codegeex.formats.sizes import Sizes
-from ms_codegeex.mesh import Mesh
-from ms_codegeex.models.codegen.config import PRESETS, build_config
-from ms_codegeex.models.codegen.parallel import parameter_layouts
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, SizeKeys, grouped, inside, renamed
 
 GROUPS = 4
 
@@ -53,11 +48,6 @@ def _mindspore(name: str) -> str:
     return name
 
 
-def expected_shapes(config: Any) -> dict[str, Shape]:
-    """Our parameters and their shapes, as the parallel plan lists them."""
-    return {layout.name: layout.shape for layout in parameter_layouts(config, Mesh())}
-
-
 def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
     """The published files leave the feed-forward width null: it is four times the hidden size."""
     hidden = config_json.get("n_embd")
@@ -75,9 +65,8 @@ def _limits(config: Any) -> list[str]:
     ]
 
 
-FORMATS = FamilyFormats(
-    sizes=Sizes(
-        build=build_config,
+FORMATS = ForeignFormats(
+    sizes=SizeKeys(
         model_type="codegen",
         required=("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_dim"),
         optional={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "eos_token_id": 50256},
@@ -99,27 +88,15 @@ FORMATS = FamilyFormats(
         },
         read=_complete,
     ),
-    shapes=expected_shapes,
-    presets=PRESETS,
     layouts=(
-        Layout("huggingface", _PYTORCH, skipped=_BUFFERS),
-        Layout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
-        Layout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
+        ForeignLayout("huggingface", _PYTORCH, skipped=_BUFFERS),
+        ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
+        ForeignLayout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),
         "hidden_size": ("embedding.word.weight", 1),
         "intermediate_size": ("blocks.{i}.feed_forward.up.weight", 0),
-    },
-    axes={
-        "embedding.word.weight": 0,
-        **{f"blocks.{{i}}.attention.{part}.weight": 0 for part in ("query", "key", "value")},
-        "blocks.{i}.attention.output.weight": 1,
-        "blocks.{i}.feed_forward.up.weight": 0,
-        "blocks.{i}.feed_forward.up.bias": 0,
-        "blocks.{i}.feed_forward.down.weight": 1,
-        "head.weight": 0,
-        "head.bias": 0,
     },
     ranks=lambda config: (GROUPS, "number of groups in its fused matrices"),
     limits=_limits,

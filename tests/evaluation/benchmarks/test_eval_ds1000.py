@@ -10,7 +10,7 @@ from ds1000_data import INSERTION, PROMPT, write_original, write_simplified
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import ds1000
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Completion, Sample
 
 PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
@@ -21,11 +21,6 @@ CHEAT = "import builtins, pickle\nclass Same:\n    def __eq__(self, other): retu
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return write_original(tmp_path_factory.mktemp("ds") / "ds1000_data")
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
 
 
 def verdicts(task, sandbox, programs, number=0):

@@ -13,7 +13,7 @@ from ds1000_data import write_original
 
 from ms_codegeex.evaluation.benchmarks import ds1000
 from ms_codegeex.evaluation.judging.python_program import INSIDE
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample
 
 READS = """
@@ -44,11 +44,6 @@ CLOSE_TEST = "import numpy as np\ndef test(result, ans):\n    return int(np.allc
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
-
-
-@pytest.fixture(scope="module")
 def problem(tmp_path_factory):
     task = ds1000.build(write_original(tmp_path_factory.mktemp("ds") / "ds1000_data"))
     return task, task.problems[1]
@@ -60,7 +55,7 @@ def problem(tmp_path_factory):
     ids=["reads", "equal", "planted", "lazy"],
 )
 def test_a_result_that_is_more_than_data_does_not_pass(problem, sandbox, text, test):
-    """It cannot read the answers, and a class of the program's is no result, whatever it says it equals."""
+    """It cannot read the answers, and an object of the program's own class is no result, whatever its __eq__ says."""
     task, known = problem
     changed = replace(known, data=replace(known.data, test_code=test))
     found = task.judge(changed, Sample(known.id, 0, "", text, "eos"), sandbox)
@@ -105,7 +100,7 @@ print("; ".join(lost))
 
 @pytest.mark.parametrize("libraries", [("pandas", "scipy"), ("torch",)], ids=["pandas", "torch"])
 def test_results_of_the_libraries_are_plain_data(libraries):
-    """What is written and loaded again is what it was. In a process of its own: torch and MindSpore do not mix."""
+    """Plain data survives writing and loading. In a process of its own, because torch and MindSpore do not mix."""
     if lacking := [name for name in libraries if importlib.util.find_spec(name) is None]:
         pytest.skip(f"needs {', '.join(lacking)}")
     words = [sys.executable, "-c", HONEST, str(INSIDE), libraries[0]]

@@ -9,7 +9,7 @@ from benchmark_data import benchmark
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Completion, Sample
 
 PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
@@ -20,11 +20,6 @@ ROW = {
     "entry_point": "double",
     "canonical_solution": "    return 2 * x\n",
 }
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
 
 
 def write(path, *rows):

@@ -8,7 +8,7 @@ import pytest
 from ms_codegeex.evaluation.benchmarks import mtpb
 from ms_codegeex.evaluation.benchmarks.mtpb import judges
 from ms_codegeex.evaluation.benchmarks.mtpb import task as module
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample
 
 PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
@@ -94,11 +94,6 @@ PROGRAMS = [
     ("int", "print(10 ** 5000)", ERROR, ERROR),
     ("str", "print('\\ud800')", WRONG, WRONG),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox("best-effort")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ PYTHON = Path("/usr/bin/python3")
 
 @pytest.fixture
 def built(monkeypatch, tmp_path):
-    """Build with a module's `build` replaced; what it was given, by name."""
+    """Build with a module's `build` replaced; its arguments by name."""
 
     def call(module, recipe, **options):
         signature, given = inspect.signature(module.build), {}

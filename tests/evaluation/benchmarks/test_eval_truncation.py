@@ -27,7 +27,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 
 def by_the_rules(text, limit=1):
-    """One rule after the other, as the release's script does it."""
+    """One rule after the other, as in the release's script."""
     for word in ("print", "def"):
         lines = text.split("\n")
         places = [number for number, line in enumerate(lines) if line.startswith(word)]

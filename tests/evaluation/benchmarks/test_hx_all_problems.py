@@ -10,18 +10,13 @@ from broken_answers import KINDS, broken
 from chains import answer, judge_all, open_task, verdicts
 from humaneval_x_rows import ROWS
 
-from ms_codegeex.evaluation.sandbox import Verdict, open_sandbox
+from ms_codegeex.evaluation.sandbox import Verdict
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox()
-
-
 def references(task):
-    """Canonical solutions, without the ones that lack a package."""
+    """Canonical solutions, without those that need a missing package."""
     defects = task.known_defects()
     return [(problem, task.reference(problem)) for problem in task.problems if problem.id not in defects]
 
@@ -35,7 +30,7 @@ def broken_variants(task):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_references_pass_in_both_modes(sandbox, language: str):
-    """164 of 164; JavaScript/162 only where js-md5 is, and Go/95 only by chance."""
+    """164 of 164, except JavaScript/162 without js-md5, and Go/95, which passes by chance."""
     task = open_task(benchmark(""), language)
     chosen = references(task)
     assert len(chosen) == 164 - ("js-md5" in task.missing()) - (language == "go")
@@ -49,7 +44,7 @@ def test_references_pass_in_both_modes(sandbox, language: str):
 @pytest.mark.parametrize("source", ["python", "rust"])
 @pytest.mark.parametrize("language", ["python", "js", "go"])
 def test_references_pass_in_translation(sandbox, language: str, source: str):
-    """The same programs; one in four, and those of Go whose declaration is not enough."""
+    """The same programs: one in four, and those of Go whose declaration is not enough."""
     if source == language:
         pytest.skip("no translation")
     from ms_codegeex.evaluation.benchmarks import humaneval_x
@@ -78,7 +73,7 @@ def test_rust_prompts_of_codegeex(sandbox):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_no_broken_variant_passes(sandbox, language: str):
-    """164 for each language. Infinite loops are cut after 1.5 s; a slow start may then be a timeout too."""
+    """164 for each language. Infinite loops end after 1.5 s, so a slow start may be a timeout too."""
     task = open_task(benchmark(""), language, timeout=1.5)
     samples = broken_variants(task)
     assert len(samples) >= 160

@@ -11,12 +11,7 @@ from chains import answer, judge_all, open_task
 from humaneval_x_rows import ROWS, write
 
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import End, Execution, Verdict, open_sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    return open_sandbox()
+from ms_codegeex.evaluation.sandbox import End, Execution, Verdict
 
 
 @pytest.fixture
@@ -64,7 +59,7 @@ def test_tricks_do_not_pass(task, sandbox, language: str):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_what_tests_are_made_of_is_not_the_answers(tmp_path: Path, sandbox, language: str):
-    """Neither what they compare with nor what they report by; the reference passes, so the problem is sound."""
+    """Tampering with what tests compare or report with fails; the reference passes, so the problem is sound."""
     write(tmp_path, language, cheating_answers.ROWS[language])
     task = open_task(tmp_path, language, timeout=4)
     problem, cheats = task.problems[0], cheating_answers.CHEATS[language]
@@ -77,7 +72,7 @@ def test_what_tests_are_made_of_is_not_the_answers(tmp_path: Path, sandbox, lang
 
 @pytest.mark.parametrize("language", ["cpp", "java", "js", "rust"])
 def test_published_believes_who_leaves_early(task, sandbox, language: str):
-    """The difference between the modes. Go's runner and Python's know better."""
+    """The two modes differ here, except for Go and Python, whose runners notice."""
     problem = task.problems[0]
     found = task.judge(problem, answer(problem, broken(problem.data, "exit")), sandbox)
     assert found.verdicts == {"strict": Verdict.ERROR, "published": Verdict.PASSED}
@@ -85,7 +80,7 @@ def test_published_believes_who_leaves_early(task, sandbox, language: str):
 
 @pytest.mark.parametrize("language", ["js"])
 def test_javascript_writes_nothing(task, sandbox, language: str):
-    """A right answer that prints does not pass in the published mode, nor in ours."""
+    """A right answer that prints passes in neither mode."""
     problem = task.problems[0]
     for text in ("  console.log(number)\n", "  console.error(number)\n"):
         found = task.judge(problem, answer(problem, f"{text}  return 3 * number\n}}\n"), sandbox)
@@ -94,7 +89,7 @@ def test_javascript_writes_nothing(task, sandbox, language: str):
 
 @pytest.mark.parametrize("language", ["python", "cpp", "java", "go", "rust"])
 def test_answers_may_print(task, sandbox, language: str):
-    """Elsewhere they may, with or without the end of a line, buffered or not."""
+    """In the other languages they may, with or without a line break, buffered or not."""
     prints = {
         "python": "    print(number, end='')\n",
         "cpp": '    ios::sync_with_stdio(false);\n    cout << number; printf("x");\n',
@@ -125,7 +120,7 @@ def test_numpy_is_there_for_who_names_it(task, sandbox, language: str):
 
 @pytest.mark.parametrize("language", ["python"])
 def test_limits_come_from_the_references(tmp_path: Path, sandbox, language: str):
-    """Five times the slowest, not less than the published 5 s; a limit of the user's stays."""
+    """Five times the slowest, at least the published 5 s; a limit set by the user stays."""
     write(tmp_path, language)
     free, fixed = (open_task(tmp_path, language, timeout=timeout) for timeout in (None, 2.0))
     judgement = free.judge(free.problems[0], free.reference(free.problems[0]), sandbox)
@@ -141,7 +136,7 @@ def test_limits_come_from_the_references(tmp_path: Path, sandbox, language: str)
 
 @pytest.mark.parametrize("language", ROWS)
 def test_the_same_program_has_the_same_fingerprint(task, language: str):
-    """Whatever its secret; another answer has another."""
+    """The fingerprint is independent of the secret and differs between answers."""
     problem = task.problems[0]
     first, second = (task.program(problem, task.reference(problem)) for _ in range(2))
     assert first.fingerprint == second.fingerprint

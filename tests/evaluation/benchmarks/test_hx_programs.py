@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, data, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems, programs
 
 
-def row(language: str, **changes: str) -> data.Row:
+def row(language: str, **changes: str) -> problems.HumanEvalXProblem:
     """Our problem in a language, changed."""
-    return data.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+    return problems.parse(json.dumps({**ROWS[language], **changes}), "here:1")
 
 
 def source(language: str, answer: str, **changes: str) -> str:
@@ -26,7 +26,7 @@ def source(language: str, answer: str, **changes: str) -> str:
 
 
 def other(language: str, answer: str, name: str) -> str:
-    """Another of its files."""
+    """One of the other files."""
     return programs.assemble(row(language), answer).files("main", "T")[name].decode()
 
 
@@ -62,7 +62,7 @@ from collections import *
 
 
 def test_python():
-    """Cut at the first line in the first column; NumPy where it may be meant. The tests are a file of their own."""
+    """Cut at the first line in the first column; NumPy if it may be used. The tests are a separate file."""
     answer = "    return 3 * number\nprint(triple(1))\n"
     assert other("python", answer, "program.py") == PYTHON_IMPORTS + PYTHON_PROGRAM
     assert source("python", answer) == PYTHON_TESTS
@@ -93,7 +93,7 @@ def test_cpp():
 
 
 def test_java():
-    """Tests and answer in a file each; what the tests name is imported by name."""
+    """Tests and answer are separate files; the tests import each class by name."""
     assert other("java", "ANSWER", "Solution.java") == ROWS["java"]["prompt"] + "ANSWER\n"
     names = ["util.Arrays", "util.List", "lang.AssertionError", "lang.Boolean", "lang.String"]
     imports = "import java.util.*;\n" + "".join(f"import java.{name};\n" for name in names)
@@ -107,7 +107,7 @@ def test_javascript():
 
 
 def test_go():
-    """The prompt's imports go; what the answer uses, and the set-up has not, comes."""
+    """The prompt's imports are removed; what the answer uses and the set-up lacks is added."""
     assert source("go", "    return int(math.Round(rand.Float64()))\n}\n") == (
         f'{GO["test_setup"]}\nimport ms_codegeex_tests_ended "ms_codegeex/witness"\n'
         'import (\n    "math"\n    "math/rand"\n)\n\n'
@@ -174,14 +174,14 @@ WORDS = ["{ }", '"}"', "'}'", "// }\n", "/* } */", r'"\"}"', "x", "\n", "{ { } }
 
 @given(st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_the_end_of_main_is_found(body: str):
-    """Behind braces in texts, characters and comments."""
+    """Braces in strings, characters and comments do not count."""
     test = f"int main(){{ {body} }} /* more }} */"
     head, tail = programs.at_end_of_block(test, r"\bint\s+main\s*\(\s*\)\s*\{", row("cpp"))
     assert (head, tail) == (f"int main(){{ {body} ", "} /* more } */")
 
 
 def test_the_witness_ends_every_published_test():
-    """Nothing but closing braces follows it, and in C++ and Rust the answer."""
+    """Only closing braces follow it, and in C++ and Rust the answer."""
     for problem in build(benchmark("")).problems:
         program = programs.assemble(problem.data, problem.data.solution)
         if problem.data.language != "java":

@@ -23,7 +23,7 @@ def everything(tmp_path: Path) -> Path:
 
 
 def prompt_of(task, language: str) -> str:
-    """The prompt that a model is given."""
+    """The prompt that the model gets."""
     seen = []
 
     def complete(prompt, *, seed, stop=None, max_new_tokens=None):
@@ -70,7 +70,7 @@ def test_translation_prompt(everything: Path):
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.permutations(ROWS, 2)))
 def test_translation_between_any_two(everything: Path, source: str, target: str):
-    """30 pairs, with the 20 of the paper's five languages; solutions without white space at their end."""
+    """30 pairs, with the 20 of the paper's five languages; solutions without trailing white space."""
     lines = prompt_of(build(everything, [target], source), target)
     assert lines.startswith("code translation\n") and lines.endswith(ROWS[target]["declaration"])
     assert ROWS[source]["canonical_solution"].rstrip() + "\n" in lines
@@ -175,7 +175,7 @@ PIECES = st.lists(st.sampled_from(["{", "}", "\n", " ", "x", "def", "#", "//", "
 
 @given(PIECES.map("".join), st.sampled_from(list(ROWS)), st.sampled_from(rules.RULES))
 def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: str):
-    """What is left is the text's beginning; Java may close its class."""
+    """The result is a prefix of the text; Java may close its class."""
     left = rules.clean(text, language, rule_set)
     added = left.removesuffix("\n}") if language == "java" else left
     assert text.startswith(left) or text.startswith(added)
@@ -183,14 +183,14 @@ def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: st
 
 @given(PIECES.map("".join))
 def test_python_stays_stopped(text: str):
-    """Whatever follows: a decoder may ask after several tokens."""
+    """Also later: a decoder may ask only after several tokens."""
     stopped = [rules.python_stop(text[:size]) for size in range(len(text) + 1)]
     assert stopped == sorted(stopped)
 
 
 @pytest.mark.parametrize("rule_set", rules.RULES)
 def test_canonical_solutions_are_their_own_answers(rule_set: str):
-    """What follows a solution is cut off again. Java's closes its class, which a model's need not."""
+    """What follows a solution is removed. Java's solution closes its class, which a model's need not."""
     benchmark("humaneval-x")
     follow = {"python": "\n\ndef more():\n    pass\n", "js": "\n// x", "cpp": "\n// x", "go": "\n// x", "java": "\n\n"}
     for problem in build(benchmark("")).problems:

@@ -15,13 +15,13 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval_x
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging.python_program import Runner
-from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox, private
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, home_directories, open_sandbox
 from ms_codegeex.evaluation.toolchains import go, java, python, rust
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's, with something of his own in it."""
+    """A user's home directory with a private file."""
     place = tmp_path / "home"
     (place / "bin").mkdir(parents=True)
     (place / "secret").write_text("of the user")
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def node(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plain file in ~/bin, as some install it."""
+    """A plain file in ~/bin, as some users install it."""
     found = shutil.which("node")
     if found is None:
         pytest.skip("needs apt-get install nodejs")
@@ -58,7 +58,7 @@ def test_a_node_in_the_home_directory_does_not_show_it(tmp_path: Path, home: Pat
 def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, language: str
 ):
-    """Its own parts are shown, and the sandbox takes them."""
+    """Only the tool's own parts are shown, and the sandbox accepts them."""
     for name in ("lib", "conf", "src", "bin/java", "bin/javac", "bin/go", "bin/rustc", "bin/python"):
         (home / name).mkdir() if "/" not in name else (home / name).touch()
     chain = {"java": java.Java, "go": go.Go, "rust": rust.Rust, "python": python.Python}[language](home / "cache")
@@ -71,23 +71,23 @@ def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
     monkeypatch.setattr(sys, "executable", str(home / "bin/python"))
     shown = chain.readable()
     assert home / "lib" in shown.values() and home / "secret" not in shown.values()
-    private.check_readable(shown.values())
+    home_directories.check_readable(shown.values())
 
 
 def test_an_interpreter_shows_itself_and_its_libraries(tmp_path: Path):
-    """Of its prefix; the interpreter that runs us works with what is left."""
+    """Parts of its prefix are shown; the interpreter that runs us works with these."""
     runner = Runner.open()
-    private.check_readable(runner.readable.values())
+    home_directories.check_readable(runner.readable.values())
     assert not {Path(sys.prefix), Path(sys.base_prefix)} & set(runner.readable.values())
     assert python_program.readable_parts(tmp_path / "python", [tmp_path]) == {}
     words = [str(runner.interpreter.path), "-c", "import numpy, sys; print(sys.prefix)"]
-    (done,) = open_sandbox().run([Command(words, Limits(wall=60))], {}, runner.readable)
+    (done,) = open_sandbox().run([Command(words, ResourceLimits(wall=60))], {}, runner.readable)
     assert done.stdout.decode().strip() == sys.prefix, done.stderr
 
 
 @pytest.mark.parametrize("path", ["/", "/home", "/root", "~", "~/..", "link"])
 def test_no_home_directory_is_ever_readable(tmp_path: Path, home: Path, path: str):
-    """Nor what contains one; what lies in one may be."""
+    """Nor a directory that contains one; a directory within one is allowed."""
     (tmp_path / "link").symlink_to(home)
     place = tmp_path / "link" if path == "link" else Path(os.path.expanduser(path))
     if not place.exists():
@@ -99,10 +99,10 @@ def test_no_home_directory_is_ever_readable(tmp_path: Path, home: Path, path: st
 
 
 def test_homes_of_other_users_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """By the list of users, wherever they are; those of services below /usr are no secret."""
+    """Homes of all users, wherever they are; those of services in /usr are no secret."""
     users = [type("User", (), {"pw_dir": path}) for path in (str(tmp_path / "data/anna"), "/usr/games", "")]
-    monkeypatch.setattr(private.pwd, "getpwall", lambda: users)
+    monkeypatch.setattr(home_directories.pwd, "getpwall", lambda: users)
     for path in (tmp_path / "data", tmp_path / "data/anna"):
         with pytest.raises(UserError, match="home directory"):
-            private.check_readable([path])
-    private.check_readable([tmp_path / "data/anna/tools", Path("/usr")])
+            home_directories.check_readable([path])
+    home_directories.check_readable([tmp_path / "data/anna/tools", Path("/usr")])

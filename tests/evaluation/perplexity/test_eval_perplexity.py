@@ -14,21 +14,15 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval, mtpb
 from ms_codegeex.evaluation.perplexity import corpus as corpus_perplexity
-from ms_codegeex.evaluation.perplexity.prompts import (
-    Score,
-    prompt_perplexities,
-    segment_tokens,
-    solved,
-    split,
-    windowed,
-)
+from ms_codegeex.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
+from ms_codegeex.evaluation.perplexity.scoring import Score, windowed
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Completion, Judgement, Sample
 from ms_codegeex.files import write_json
 
 
 class Known:
-    """A model whose probability of a token depends on the token and on how many are before it."""
+    """A model whose probabilities depend on the token and its position."""
 
     def __init__(self, tokenizer, seq_length=1000):
         self.tokenizer, self.seq_length, self.read = tokenizer, seq_length, 0
@@ -253,7 +247,7 @@ def test_a_real_model_against_numpy(tmp_path):
     import small_models
 
     fields = small_models.FIELDS["codegeex"] | sizes
-    shapes = family("codegeex").weights.FORMATS.shapes(family("codegeex").config.build_config(None, fields))
+    shapes = family("codegeex").config.build_config(None, fields).parameter_shapes()
     generator = np.random.default_rng(0)
     arrays = {name: (generator.standard_normal(shape) / 2).astype(np.float32) for name, shape in shapes.items()}
     assert parameters("codegeex").keys() == arrays.keys()

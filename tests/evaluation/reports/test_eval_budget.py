@@ -12,7 +12,7 @@ from ms_codegeex.evaluation.reports import budget
 
 
 def enumerated(counts: budget.Counts, parts: dict[str, int]) -> float:
-    """Every choice of samples, counted."""
+    """Counted over every choice of samples."""
     draws = []
     for language, part in parts.items():
         drawn, passed = counts[language]
@@ -70,7 +70,7 @@ def test_strategies_by_hand():
 
 
 def test_table_of_a_report():
-    """Problems that all have, budgets that all can pay; Rust is none of the paper's languages."""
+    """Only problems of all languages and affordable budgets count; Rust is not one of the paper's languages."""
     counts = {
         "cpp": {1: (20, 3), 2: (20, 0), 9: (20, 1)},
         "python": {1: (20, 20), 2: (10, 0)},

@@ -120,7 +120,7 @@ def test_a_model_is_its_files_and_not_its_place(tmp_path):
 
 
 class Speller:
-    """A model of 12 tokens whose text is `abcde`, one letter a token, after which it ends."""
+    """A model of 12 tokens that writes `abcde`, one letter per token, and ends."""
 
     seq_length = 12
 

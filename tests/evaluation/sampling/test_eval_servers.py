@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.evaluation import run
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation import threads
+from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling import samplers, stops
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
@@ -38,7 +38,7 @@ def event(text="x", finish=None) -> bytes:
 
 @contextmanager
 def server(answer: Callable[[dict], bytes], kind: str = "text/event-stream"):
-    """One that answers a request with these bytes; None: never."""
+    """A server that answers a request with these bytes; None: never."""
     over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ def test_a_damaged_event_is_asked_for_again():
 
 
 def test_a_long_answer_is_read_once():
-    """The rule is never asked about the whole text."""
+    """The rule never rereads the whole text."""
 
     def never(text):
         raise AssertionError("reads everything again")
@@ -135,7 +135,7 @@ def test_a_silent_server_is_given_up():
 
 
 def test_one_failure_loses_nothing_that_others_have_finished():
-    """Three wait until the fourth has failed, and their results are there all the same."""
+    """Three wait until the fourth has failed, and their results are kept."""
     failed, started = threading.Event(), threading.Barrier(4)
 
     def work(number):
@@ -149,7 +149,7 @@ def test_one_failure_loses_nothing_that_others_have_finished():
 
     found = []
     with pytest.raises(RunFailure, match="burns"):
-        for pair in run.in_parallel(range(1000), work, 4, "samples", False):
+        for pair in threads.in_parallel(range(1000), work, 4, "samples", False):
             found.append(pair)
     assert {(0, 0), (1, 10), (3, 30)} <= set(found) and len(found) < 10
 
@@ -158,7 +158,7 @@ PROBLEM = {"task_id": "a/0", "prompt": "def f():\n", "test": "def check(f): pass
 
 
 def test_a_hanging_server_does_not_keep_anybody_from_leaving(tmp_path):
-    """SIGTERM, while some samples are there and all connections hang: the process ends, and the samples stay."""
+    """SIGTERM while some samples exist and all connections hang: the process ends, and the samples are kept."""
     data, output, hanging = tmp_path / "he.jsonl", tmp_path / "out", threading.Event()
     data.write_text("".join(json.dumps({**PROBLEM, "task_id": f"a/{number}"}) + "\n" for number in range(6)))
     left, lock = [2], threading.Lock()

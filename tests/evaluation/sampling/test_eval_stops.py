@@ -62,7 +62,7 @@ PIECES = st.lists(
 @pytest.mark.parametrize("name", RULES)
 @given(pieces=PIECES)
 def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, pieces: list[str]):
-    """However the text is cut into pieces."""
+    """However the text is split into pieces."""
     rule, text = RULES[name], "".join(pieces)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for cut in (pieces, list(text), [text]):
@@ -77,7 +77,7 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
 
 
 def test_every_rule_of_a_task_can_scan():
-    """So none reads an answer of 64 KB 64 thousand times."""
+    """So no rule reads an answer of 64 KB 64 thousand times."""
     found = [rules.stop(language, name) for name in rules.RULES for language in ("python", "cpp", "go", "js", "rust")]
     assert all(isinstance(rule, stops.Rule) for rule in found if rule is not None)
     assert isinstance(truncation.stop(), stops.Rule) and isinstance(answers.ended, stops.Rule)

@@ -1,11 +1,11 @@
-"""What an attack is, and the words that its programs share."""
+"""The description of an attack, and the code that its programs share."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, field, replace
 
-from ms_codegeex.evaluation.sandbox import Command, Limits
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
 from ms_codegeex.evaluation.sandbox.seccomp import NUMBERS
 
 MIB = 1 << 20
@@ -26,14 +26,18 @@ def quietly(action, *arguments):
         print("refused:", error, flush=True)
 print("TRIED", flush=True)
 """
-SMALL = Limits(wall=30, cpu=30, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128)
+SMALL = ResourceLimits(
+    wall=30, cpu=30, memory=192 * MIB, disk=16 * MIB, file_size=8 * MIB, processes=40, open_files=128
+)
 BRIEF = replace(SMALL, wall=1.5, cpu=2)  # for programs that never end
-PATIENT = Limits(wall=60, cpu=60, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128)
+PATIENT = ResourceLimits(
+    wall=60, cpu=60, memory=512 * MIB, disk=64 * MIB, file_size=32 * MIB, processes=64, open_files=128
+)
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A program, or several commands of one. It succeeds if it prints ESCAPED or the secret, or if the world outside is
+    """A program, or several commands of one. It succeeds if it prints ESCAPED or the secret, or if the outside world is
     found changed. `ends` are the ways that it may end, if that is part of holding; `control`: run outside, without a
     sandbox, it does succeed."""
 
@@ -41,14 +45,14 @@ class Attack:
     family: str
     programs: tuple[str, ...]
     language: str = "python"
-    limits: Limits = SMALL
+    limits: ResourceLimits = SMALL
     ends: tuple[str, ...] = ()
     control: bool = False
     tried: bool = True  # whether it says TRIED first
     files: dict[str, str] = field(default_factory=dict)
 
     def content(self, words: dict[str, str]) -> dict[str, bytes]:
-        """Its files; `words` replace the names of what is outside."""
+        """Its files; `words` replace the names of outside things."""
         found = dict(self.files)
         for index, program in enumerate(self.programs):
             text = prelude() + program if self.language == "python" else program
@@ -56,7 +60,7 @@ class Attack:
         return {name: fill(text, words).encode() for name, text in found.items()}
 
     def commands(self) -> list[Command]:
-        """What runs it."""
+        """The commands that run it."""
         made = []
         for index in range(len(self.programs)):
             for words in STEPS[self.language]:
@@ -66,7 +70,7 @@ class Attack:
 
 
 def prelude() -> str:
-    """What every Python program begins with, for this machine."""
+    """The beginning of every Python program, for this machine."""
     column = 0 if platform.machine() == "x86_64" else 1
     return PRELUDE % {name: pair[column] for name, pair in NUMBERS.items()}
 
@@ -89,7 +93,7 @@ def fill(text: str, words: dict[str, str]) -> str:
 
 
 def family(name: str, programs: dict[str, str | tuple[str, ...]], **settings: object) -> list[Attack]:
-    """Attacks of one kind that differ in nothing but their programs."""
+    """Attacks of one kind that differ only in their programs."""
     made = []
     for title, program in programs.items():
         several = program if isinstance(program, tuple) else (program,)

@@ -1,4 +1,4 @@
-"""Attacks on what everybody shares: processes, memory, disk, output and time."""
+"""Attacks on shared resources: processes, memory, disk, output and time."""
 
 from __future__ import annotations
 

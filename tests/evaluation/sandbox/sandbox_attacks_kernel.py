@@ -1,4 +1,4 @@
-"""Attacks on the kernel's doors: system calls that make namespaces, mounts, other users; terminals; other ABIs."""
+"""Attacks on the kernel: system calls that make namespaces, mounts, other users; terminals; other ABIs."""
 
 from __future__ import annotations
 

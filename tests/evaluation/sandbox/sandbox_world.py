@@ -1,4 +1,4 @@
-"""What an attack would change or learn outside the sandbox, and how that is noticed."""
+"""What an attack could change or learn outside the sandbox, and how the tests notice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class World:
         return self
 
     def words(self) -> dict[str, str]:
-        """What the programs call these things."""
+        """The names that programs use for these things."""
         return {
             "secret": str(self.directory / "secret"),
             "drop": str(self.drop),
@@ -67,7 +67,7 @@ class World:
         }
 
     def successes(self, attack: Attack, executions: list[Execution]) -> list[str]:
-        """In what the attack has succeeded; nothing if the sandbox holds."""
+        """What the attack has achieved; nothing if the sandbox holds."""
         found = []
         for execution in executions:
             for text in (execution.stdout, execution.stderr):
@@ -83,7 +83,7 @@ class World:
         return found + self.changes()
 
     def changes(self) -> list[str]:
-        """What is not as it was outside."""
+        """What has changed outside."""
         found = []
         for listener in self.listeners:
             listener.setblocking(False)
@@ -114,7 +114,7 @@ class World:
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory that everybody may walk to and read, which pytest's own are not."""
+    """A directory that every user can reach and read, unlike pytest's own."""
     directory = Path(tempfile.mkdtemp(prefix="open-"))
     directory.chmod(0o755)
     try:
@@ -124,7 +124,7 @@ def open_directory() -> Iterator[Path]:
 
 
 def servers(sandbox: Sandbox) -> list[int]:
-    """The numbers of the processes that wait outside for its fork servers."""
+    """The process ids of those that wait outside for its fork servers."""
     supervisors = sandbox._supervisors
     assert isinstance(supervisors, ForkServers)
     return [server.pid for server in supervisors._servers.values()]
@@ -144,7 +144,7 @@ def gone(pid: int) -> bool:
 
 
 def child_of(pid: int) -> int:
-    """The first process that it has started."""
+    """The first child of a process."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 

@@ -1,4 +1,4 @@
-"""Programs that try to get out: none succeeds, neither started by root nor by an ordinary user."""
+"""Programs that try to escape: none succeeds, whether root or an ordinary user starts it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def interpreter() -> str | None:
-    """A Python that nobody may run and that finds our package."""
+    """A Python that `nobody` can run and that finds our package."""
     for python in (sys.executable, "/usr/bin/python3"):
         words = [python, "-c", "import sys, ms_codegeex.evaluation.sandbox; sys.exit(sys.version_info < (3, 10))"]
         try:
@@ -33,7 +33,7 @@ def interpreter() -> str | None:
 
 
 def as_nobody() -> dict[str, list[str]]:
-    """What the attacks achieve where a user without rights starts them."""
+    """What the attacks achieve if a user without rights starts them."""
     python = interpreter()
     if python is None:
         pytest.skip("no Python that nobody may run and that finds this repository")
@@ -60,7 +60,7 @@ def achieved() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def achieved_without_root() -> dict[str, list[str]]:
-    """The same for a user without rights, where we are root."""
+    """The same for a user without rights, if we are root."""
     if os.geteuid() != 0:
         pytest.skip("we are no root: the other test is this one")
     return as_nobody()

@@ -1,4 +1,4 @@
-"""Machines that lack a layer of the sandbox: strict refuses and says why, best-effort goes on without it."""
+"""Machines that lack a layer of the sandbox: strict mode refuses and says why, best-effort continues without it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from ms_codegeex.evaluation.sandbox import (
     Command,
     End,
     Execution,
-    Limits,
+    ResourceLimits,
     Sandbox,
     interpreter,
     landlock,
     layers,
     open_sandbox,
 )
-from ms_codegeex.evaluation.sandbox.told import crowd
+from ms_codegeex.evaluation.sandbox.limits import foreign_threads
 
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 1 << 20
-SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
+SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=60)
 
 
 @pytest.fixture
 def shown() -> Iterator[Path]:
-    """A directory that nobody may walk to, for programs of ours."""
+    """A directory that `nobody` can reach, for programs of ours."""
     with open_directory() as directory:
         yield directory
 
@@ -45,12 +45,12 @@ def shown() -> Iterator[Path]:
 def run(sandbox: Sandbox, source: str, **limits: object) -> Execution:
     """Run a shell script."""
     return sandbox.run(
-        [Command(["/bin/sh", "script"], Limits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
+        [Command(["/bin/sh", "script"], ResourceLimits(**{**vars(SHORT), **limits}))], {"script": source.encode()}
     )[0]
 
 
 def test_every_layer_is_active_where_the_kernel_has_it() -> None:
-    """By what another tool can do: else a sandbox that is broken would be taken for a kernel that refuses."""
+    """Compared with another tool: otherwise a broken sandbox would look like a kernel that refuses."""
     identity = {"user": layers.NOBODY, "group": layers.NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux), the other tool")
@@ -69,7 +69,7 @@ def test_an_unknown_mode_is_told() -> None:
 
 
 def refused(*named: str) -> None:
-    """Strict refuses in one line that has all of these."""
+    """Strict mode refuses in one line that contains all of these."""
     with pytest.raises(UserError) as error:
         open_sandbox()
     told = str(error.value)
@@ -80,7 +80,7 @@ def refused(*named: str) -> None:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
-    """A kernel that makes no namespaces for us."""
+    """A kernel that denies us namespaces."""
     monkeypatch.setattr(interpreter, "SYSTEM", refusing_python(shown))
 
 
@@ -142,7 +142,7 @@ def test_what_enables_namespaces_is_one_command(tmp_path: Path, name: str) -> No
 
 @pytest.mark.strict_sandbox
 def test_a_kernel_that_allows_no_more_namespaces() -> None:
-    """As root of a user namespace that may have none within; it cannot become nobody there, either."""
+    """As root of a user namespace that cannot contain others; it cannot become nobody there either."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux)")
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
@@ -192,7 +192,7 @@ print(ctypes.get_errno())
 
 @pytest.fixture
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A sandbox of namespaces alone: what they must hold without anybody's help."""
+    """A sandbox with namespaces alone, which must hold without the other layers."""
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     sandbox = open_sandbox("best-effort")
@@ -215,7 +215,7 @@ def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
 
 @pytest.mark.strict_sandbox
 def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
-    """Also below those that every program has of its own."""
+    """Also within the directories that every program has of its own."""
     (shown / "tools").mkdir()
     (shown / "tools" / "file").write_text("a tool")
     readable = {"/tmp/a/tools": shown / "tools", "/program/file": shown / "tools" / "file", "/opt/x": shown}
@@ -227,7 +227,7 @@ def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, refusing: None) -> Sandbox:
-    """A sandbox of a machine that has nothing."""
+    """The sandbox of a machine without any layer."""
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     return open_sandbox("best-effort")
@@ -240,7 +240,7 @@ def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
     hog = "exec python3 -c 'x = []\nwhile True: x.append(bytearray(b\"x\" * 10000))'"
     assert run(bare, hog, memory=64 * MIB).end is End.MEMORY
     many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)"
-    ended = bare.run([Command(["python3", "-c", many], Limits(processes=30))], {})[0]
+    ended = bare.run([Command(["python3", "-c", many], ResourceLimits(processes=30))], {})[0]
     assert ended.end is End.KILLED or b"BlockingIOError" in ended.stderr, ended
 
 
@@ -277,11 +277,11 @@ def test_with_nothing_at_all_paths_of_the_inside_are_found(bare: Sandbox, shown:
 def test_the_crowd_is_counted_where_the_kernel_counts_it() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        before = crowd(os.getuid(), namespaces=False)
+        before = foreign_threads(os.getuid(), namespaces=False)
         assert before >= 2
-        assert crowd(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
-        assert crowd(os.getuid(), namespaces=True, release="5.14.0") == 0
-        assert crowd(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0
+        assert foreign_threads(os.getuid(), namespaces=True, release="5.10.0-8-amd64") >= 2
+        assert foreign_threads(os.getuid(), namespaces=True, release="5.14.0") == 0
+        assert foreign_threads(os.getuid(), namespaces=True, release="6.1.0-rc1+") == 0
     finally:
         child.kill()
         child.wait()

@@ -1,4 +1,4 @@
-"""The file system that programs see, and the processes that have made it: by the kernel's calls, with no tool."""
+"""The file system that programs see, and the processes that make it with the kernel's calls alone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from sandbox_world import child_of, gone, open_directory, servers
 
 import ms_codegeex
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.evaluation.sandbox import Command, Limits, Sandbox, interpreter, open_sandbox, view
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, interpreter, open_sandbox, view
 
 pytestmark = pytest.mark.strict_sandbox
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = "python3"
-SHORT = Limits(wall=20, memory=256 << 20, disk=32 << 20, processes=40)
-
-
-@pytest.fixture
-def sandbox() -> Sandbox:
-    return open_sandbox()
+SHORT = ResourceLimits(wall=20, memory=256 << 20, disk=32 << 20, processes=40)
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def mounts(text: str) -> list[Mount]:
 
 
 def check(found: list[Mount], writable: set[str]) -> None:
-    """That nothing can be written to but those, no mount brings rights or devices, and none is shared with outside."""
+    """Only those are writable, no mount allows set-user-ID or devices, and none is shared with the outside."""
     for mount in found:
         assert ("ro" in mount.options) == (mount.point not in writable), vars(mount)
         assert "nosuid" in mount.options and not mount.tags, vars(mount)
@@ -70,8 +65,8 @@ def check(found: list[Mount], writable: set[str]) -> None:
         assert "noexec" in mount.options or mount.point not in ("/", "/proc", *view.DEVICES), vars(mount)
 
 
-def test_every_mount_is_known_and_cannot_be_written_to(sandbox: Sandbox) -> None:
-    done = sandbox.run([Command(["/bin/cat", "/proc/self/mountinfo"], SHORT)], {})[0]
+def test_every_mount_is_known_and_cannot_be_written_to(fresh_sandbox: Sandbox) -> None:
+    done = fresh_sandbox.run([Command(["/bin/cat", "/proc/self/mountinfo"], SHORT)], {})[0]
     found = mounts(done.stdout.decode())
     homes = {path for path, _ in view.homes(0)}
     points = [mount.point for mount in found]
@@ -84,22 +79,24 @@ def test_every_mount_is_known_and_cannot_be_written_to(sandbox: Sandbox) -> None
     check([mount for mount in found if mount is not covered], homes)
 
 
-def test_the_root_has_what_is_named_and_nothing_else(sandbox: Sandbox, shown: Path) -> None:
+def test_the_root_has_what_is_named_and_nothing_else(fresh_sandbox: Sandbox, shown: Path) -> None:
     source = "import os; print(*sorted(os.listdir('/etc')), os.uname().nodename, os.path.ismount('/'), sep='\\n')"
-    *etc, host, mounted = sandbox.run([Command([PYTHON, "-c", source], SHORT)], {})[0].stdout.decode().splitlines()
+    *etc, host, mounted = (
+        fresh_sandbox.run([Command([PYTHON, "-c", source], SHORT)], {})[0].stdout.decode().splitlines()
+    )
     assert set(etc) <= {"alternatives", "fonts", "ld.so.cache", "ssl"} | {n for n in etc if n.startswith("java")}
     assert (host, mounted) == ("sandbox", "True")
     stat = "import os; print([name for name in @ if os.path.lexists('/' + name)])"
     names = sorted({path.name for path in Path("/").iterdir()} | {".outside", "oldroot"})
-    done = sandbox.run([Command([PYTHON, "-c", stat.replace("@", repr(names))], SHORT)], {})[0]
+    done = fresh_sandbox.run([Command([PYTHON, "-c", stat.replace("@", repr(names))], SHORT)], {})[0]
     expected = {"dev", "etc", "proc", "program", "tmp", "usr", *(path[1:] for path in view.SYSTEM)}
     assert set(eval(done.stdout)) <= expected, done
 
 
-def test_who_makes_the_namespaces_keeps_no_rights(sandbox: Sandbox) -> None:
+def test_who_makes_the_namespaces_keeps_no_rights(fresh_sandbox: Sandbox) -> None:
     """Neither the fork server nor who waits for it outside, and of the machine's files the server sees what programs
     do."""
-    [waiting] = servers(sandbox)
+    [waiting] = servers(fresh_sandbox)
     server = child_of(waiting)
     for process in (waiting, server):
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
@@ -129,15 +126,15 @@ def test_groups_are_given_up_with_root() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_server_ends_with_who_waits_for_it(sandbox: Sandbox, number: int) -> None:
-    [waiting] = servers(sandbox)
+def test_the_server_ends_with_who_waits_for_it(fresh_sandbox: Sandbox, number: int) -> None:
+    [waiting] = servers(fresh_sandbox)
     server = child_of(waiting)
     os.kill(waiting, number)
     assert gone(server)
 
 
 def test_an_interpreter_that_programs_do_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor may nobody run it where it is in root's home; nothing of it is read once its files are out of sight."""
+    """Nor can `nobody` run it if it is in root's home; nothing of it is read once its files are invisible."""
     monkeypatch.setattr(interpreter, "SYSTEM", "/nonexistent/python3")
     sandbox = open_sandbox()
     prefix = os.path.realpath(sys.base_prefix)
@@ -183,7 +180,7 @@ assert {path.read_text() for path in top.glob("*/file")} == {"as it was"}
 
 
 def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
-    """Whatever it was, and without being given back a flag that it had; nor do mounts of later arrive."""
+    """Whatever it was, and without losing a flag that it had; later mounts do not appear."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here (util-linux)")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared"]
@@ -200,33 +197,33 @@ def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", ["/usr/new", "/bin/new", "/etc/ssl/openssl.cnf/new"])
-def test_nothing_is_made_in_a_directory_of_this_machine(sandbox: Sandbox, shown: Path, inside: str) -> None:
-    """A place inside for what is shown, in a directory that is shown already."""
+def test_nothing_is_made_in_a_directory_of_this_machine(fresh_sandbox: Sandbox, shown: Path, inside: str) -> None:
+    """A path inside a directory that is shown already."""
     with pytest.raises(RunFailure, match="a sandbox"):
-        sandbox.run([Command(["/bin/true"], SHORT)], {}, {inside: shown})
+        fresh_sandbox.run([Command(["/bin/true"], SHORT)], {}, {inside: shown})
     assert not os.path.lexists(inside)
 
 
-def test_a_place_within_what_is_readable_is_not_made_there(sandbox: Sandbox, shown: Path) -> None:
+def test_a_place_within_what_is_readable_is_not_made_there(fresh_sandbox: Sandbox, shown: Path) -> None:
     shown.chmod(0o777)
     (shown / "tools").mkdir()
     with pytest.raises(RunFailure, match="Read-only file system"):
-        sandbox.run([Command(["/bin/true"], SHORT)], {}, {"/given": shown, "/given/new": shown / "tools"})
+        fresh_sandbox.run([Command(["/bin/true"], SHORT)], {}, {"/given": shown, "/given/new": shown / "tools"})
     assert os.listdir(shown) == ["tools"]
     both = {"/given": shown, "/given/tools": shown / "tools"}
-    assert sandbox.run([Command(["/bin/ls", "/given"], SHORT)], {}, both)[0].stdout == b"tools\n"
+    assert fresh_sandbox.run([Command(["/bin/ls", "/given"], SHORT)], {}, both)[0].stdout == b"tools\n"
 
 
-def test_a_place_may_be_reached_by_a_link(sandbox: Sandbox, shown: Path) -> None:
+def test_a_place_may_be_reached_by_a_link(fresh_sandbox: Sandbox, shown: Path) -> None:
     """/bin is one to usr/bin where the two are merged."""
     (shown / "file").write_text("another env")
     (shown / "file").chmod(0o666)
     command = Command(["/bin/sh", "-c", "cat /bin/env; echo x > /bin/env"], SHORT)
-    done = sandbox.run([command], {}, {"/bin/env": shown / "file"})[0]
+    done = fresh_sandbox.run([command], {}, {"/bin/env": shown / "file"})[0]
     assert done.stdout == b"another env" and b"Read-only file system" in done.stderr, done
 
 
-def test_devices_are_there_and_work(sandbox: Sandbox) -> None:
+def test_devices_are_there_and_work(fresh_sandbox: Sandbox) -> None:
     script = "echo x > /dev/null && head -c 3 /dev/urandom | wc -c && chmod 600 /dev/null"
-    done = sandbox.run([Command(["/bin/sh", "-c", script], SHORT)], {})[0]
+    done = fresh_sandbox.run([Command(["/bin/sh", "-c", script], SHORT)], {})[0]
     assert done.stdout.strip() == b"3" and b"Read-only file system" in done.stderr, done

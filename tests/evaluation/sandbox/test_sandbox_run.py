@@ -1,4 +1,4 @@
-"""What becomes of ordinary programs in the sandbox: their files, streams, limits and ends."""
+"""Ordinary programs in the sandbox: their files, streams, limits and ends."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ from sandbox_world import open_directory, survivors
 from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.sandbox import Command, End, Execution, Limits, Sandbox, open_sandbox
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Sandbox, open_sandbox
 
 pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
 PYTHON = "python3"
-SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return open_sandbox()
+SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
 
 
 @pytest.fixture
@@ -38,12 +33,12 @@ def shown() -> Iterator[Path]:
         yield directory
 
 
-def python(sandbox: Sandbox, source: str, limits: Limits = SHORT, **more: object) -> Execution:
+def python(sandbox: Sandbox, source: str, limits: ResourceLimits = SHORT, **more: object) -> Execution:
     """Run one Python program."""
     return sandbox.run([Command([PYTHON, "program.py"], limits, **more)], {"program.py": source.encode()})[0]
 
 
-def shell(sandbox: Sandbox, *sources: str, limits: Limits = SHORT) -> list[Execution]:
+def shell(sandbox: Sandbox, *sources: str, limits: ResourceLimits = SHORT) -> list[Execution]:
     """Run shell commands, each a command of one program."""
     return sandbox.run([Command(["/bin/sh", "-c", source], limits) for source in sources], {"given/file": b"given"})
 
@@ -216,7 +211,7 @@ def test_nothing_is_left_open(sandbox: Sandbox) -> None:
 
 
 def test_signals_do_what_they_do_elsewhere() -> None:
-    """Whatever those who run us ignore or block; nohup and & do."""
+    """Whatever signals our parent ignores or blocks, as nohup and & do."""
     numbers = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -241,14 +236,14 @@ def test_the_next_program_finds_nothing_of_the_last(sandbox: Sandbox) -> None:
 
 HOST = """
 import sys
-from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, open_sandbox
 words = ["python3", "-c", "import time; print(1); time.sleep(600)", sys.argv[2]]
-open_sandbox(sys.argv[1]).run([Command(words, Limits(wall=600))], {})
+open_sandbox(sys.argv[1]).run([Command(words, ResourceLimits(wall=600))], {})
 """
 
 
 def appears(marker: str, wanted: bool) -> bool:
-    """Wait until a process with the marker among its words, other than the runner, is there, or is not."""
+    """Wait until a process with the marker among its words, other than the runner, exists or is gone."""
     for _ in range(600):
         found = [pid for pid in survivors(marker) if b"-c\0import time" in command_line(pid)]
         if bool(found) == wanted:
@@ -282,7 +277,7 @@ def test_nothing_is_dumped_and_all_processors_count(sandbox):
     """RLIMIT_CORE 1 keeps a dump from a file and from a program of core_pattern; the CPU seconds of a program with
     threads are not those of its wall clock."""
     program = "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_CPU)[0])"
-    (done,) = sandbox.run([Command(["/usr/bin/python3", "-c", program], Limits(wall=7))], {})
+    (done,) = sandbox.run([Command(["/usr/bin/python3", "-c", program], ResourceLimits(wall=7))], {})
     assert done.stdout.decode().strip() == f"(1, 1) {7 * os.cpu_count()}", done.stderr
 
 

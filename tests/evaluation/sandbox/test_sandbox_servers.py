@@ -1,4 +1,4 @@
-"""The fork servers: what their programs know of each other, and what becomes of them."""
+"""The fork servers: the isolation between their programs, and what happens when they die."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ms_codegeex.evaluation.sandbox import (
     Command,
     End,
     Execution,
-    Limits,
+    ResourceLimits,
     Sandbox,
-    channel,
+    collector,
     interpreter,
     open_sandbox,
     runner,
@@ -33,12 +33,7 @@ from ms_codegeex.evaluation.sandbox.supervisors import OneByOne
 pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
 PYTHON = "python3"
-SHORT = Limits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
-
-
-@pytest.fixture
-def sandbox() -> Sandbox:
-    return open_sandbox()
+SHORT = ResourceLimits(wall=20, memory=256 * MIB, disk=32 * MIB, processes=40)
 
 
 @pytest.fixture
@@ -54,7 +49,7 @@ def python(sandbox: Sandbox, source: str, *words: str, readable: dict[str, Path]
 
 
 def childless(pid: int) -> bool:
-    """Whether all that it has started is gone, or goes at once: the kernel ends a namespace's processes by and by."""
+    """Whether all its processes are gone, or will be soon: the kernel ends a namespace's processes gradually."""
     for _ in range(100):
         if Path(f"/proc/{pid}/task/{pid}/children").read_text() == "":
             return True
@@ -81,87 +76,89 @@ print(*(os.readlink(f"/proc/self/ns/{name}") for name in names))
 """
 
 
-def test_programs_of_one_server_do_not_meet(sandbox: Sandbox) -> None:
+def test_programs_of_one_server_do_not_meet(fresh_sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(2) as pool:
         pairs = [("a", "b"), ("b", "a")]
-        done = list(pool.map(lambda pair: python(sandbox, MEETING, *pair), pairs))
-    assert len(servers(sandbox)) == 1
+        done = list(pool.map(lambda pair: python(fresh_sandbox, MEETING, *pair), pairs))
+    assert len(servers(fresh_sandbox)) == 1
     lines = [one.stdout.decode().splitlines() for one in done]
     assert [each[0] for each in lines] == ["True []"] * 2, done
     mine, theirs = (set(each[1].split()) for each in lines)
     ours = {os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")}
-    server = child_of(servers(sandbox)[0])
+    server = child_of(servers(fresh_sandbox)[0])
     between = {os.readlink(f"/proc/{server}/ns/{name}") for name in ("mnt", "pid", "net", "ipc", "uts", "user")}
     assert len(mine) == 7 and not mine & theirs and not mine & ours and not mine & between
 
 
-def test_a_server_for_each_set_of_directories(sandbox: Sandbox, shown: Path) -> None:
+def test_a_server_for_each_set_of_directories(fresh_sandbox: Sandbox, shown: Path) -> None:
     (shown / "file").write_text("a tool")
     reading = "import os; print(open('/tools/file').read() if os.path.exists('/tools') else 'none')"
     for readable, told in (({}, b"none\n"), ({"/tools": shown}, b"a tool\n"), ({}, b"none\n")):
-        assert python(sandbox, reading, readable=readable).stdout == told
-    assert len(servers(sandbox)) == 2
+        assert python(fresh_sandbox, reading, readable=readable).stdout == told
+    assert len(servers(fresh_sandbox)) == 2
 
 
 @pytest.mark.parametrize("who", ["who waits for it", "the server"])
-def test_programs_of_a_server_that_has_been_killed_run_again(sandbox: Sandbox, who: str) -> None:
+def test_programs_of_a_server_that_has_been_killed_run_again(fresh_sandbox: Sandbox, who: str) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(python, sandbox, "import time; print(1, flush=True); time.sleep(1.5); print(2)")
+        running = pool.submit(python, fresh_sandbox, "import time; print(1, flush=True); time.sleep(1.5); print(2)")
         time.sleep(0.5)
-        [before] = servers(sandbox)
+        [before] = servers(fresh_sandbox)
         os.kill(before if who == "who waits for it" else child_of(before), signal.SIGKILL)
         done = running.result(timeout=300)
     assert (done.end, done.code, done.stdout) == (End.EXITED, 0, b"1\n2\n")
-    [after] = servers(sandbox)
+    [after] = servers(fresh_sandbox)
     assert after != before and gone(before)
 
 
-def test_no_program_is_scored_by_the_death_of_a_server(sandbox: Sandbox) -> None:
+def test_no_program_is_scored_by_the_death_of_a_server(fresh_sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(python, sandbox, f"print({number})") for number in range(80)]
+        running = [pool.submit(python, fresh_sandbox, f"print({number})") for number in range(80)]
         for _ in range(4):
             time.sleep(0.3)
-            for server in servers(sandbox):
+            for server in servers(fresh_sandbox):
                 os.kill(server, signal.SIGKILL)
         done = [one.result(timeout=60) for one in running]
     assert [one.stdout for one in done] == [f"{number}\n".encode() for number in range(80)]
 
 
-def test_a_server_that_does_not_answer_is_no_verdict(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "GRACE", 0.5)
-    server = child_of(servers(sandbox)[0])
+def test_a_server_that_does_not_answer_is_no_verdict(fresh_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "GRACE", 0.5)
+    server = child_of(servers(fresh_sandbox)[0])
     os.kill(server, signal.SIGSTOP)
     try:
         with pytest.raises(RunFailure, match="a sandbox did not start: nobody answered"):
-            sandbox.run([Command(["/bin/true"], Limits(wall=0.5))], {})
+            fresh_sandbox.run([Command(["/bin/true"], ResourceLimits(wall=0.5))], {})
     finally:
         os.kill(server, signal.SIGCONT)
 
 
-def test_what_keeps_us_from_starting_a_program_is_no_verdict(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+def test_what_keeps_us_from_starting_a_program_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, fresh_sandbox: Sandbox
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "limits_of", lambda *_: {"rlimits": [("RLIMIT_NONE", 1, 1)], "wall": 9})
         with pytest.raises(RunFailure, match=r"a sandbox failed: AttributeError.*RLIMIT_NONE"):
-            python(sandbox, "print(1)")
+            python(fresh_sandbox, "print(1)")
     with pytest.raises(RunFailure, match="large of 8388608 bytes: No space left on device"):
-        sandbox.run([Command(["/bin/true"], Limits(disk=MIB))], {"large": bytes(8 * MIB)})
-    assert python(sandbox, "print(1)").stdout == b"1\n"
+        fresh_sandbox.run([Command(["/bin/true"], ResourceLimits(disk=MIB))], {"large": bytes(8 * MIB)})
+    assert python(fresh_sandbox, "print(1)").stdout == b"1\n"
 
 
-def test_a_program_has_only_so_many_descriptors(sandbox: Sandbox) -> None:
+def test_a_program_has_only_so_many_descriptors(fresh_sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match=r"expected 250 at most"):
-        sandbox.run([Command(["/bin/true"], SHORT)] * 130, {})
-    done = sandbox.run([Command(["/bin/true"], SHORT)] * 120, {})
+        fresh_sandbox.run([Command(["/bin/true"], SHORT)] * 130, {})
+    done = fresh_sandbox.run([Command(["/bin/true"], SHORT)] * 120, {})
     assert len(done) == 120 and all(one.succeeded for one in done)
 
 
-def test_a_directory_made_anew_is_seen_anew(sandbox: Sandbox, shown: Path) -> None:
+def test_a_directory_made_anew_is_seen_anew(fresh_sandbox: Sandbox, shown: Path) -> None:
     reading = "import os; print(*(open('/tools/' + name).read() for name in os.listdir('/tools')))"
     for text in ("old", "new"):
         directory = shown / "tools"
         directory.mkdir()
         (directory / text).write_text(text)
-        assert python(sandbox, reading, readable={"/tools": directory}).stdout == f"{text}\n".encode()
+        assert python(fresh_sandbox, reading, readable={"/tools": directory}).stdout == f"{text}\n".encode()
         directory.rename(shown / text)
 
 
@@ -179,11 +176,11 @@ time.sleep(4)
 """
 PARKING = """
 import resource, sys, threading, time
-from ms_codegeex.evaluation.sandbox import Command, Limits, open_sandbox
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, open_sandbox
 resource.setrlimit(resource.RLIMIT_NOFILE, (400, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 sandbox = open_sandbox()
 def park():
-    print(sandbox.run([Command(["python3", "-c", sys.argv[1]], Limits(wall=20, open_files=400))], {}))
+    print(sandbox.run([Command(["python3", "-c", sys.argv[1]], ResourceLimits(wall=20, open_files=400))], {}))
 thread = threading.Thread(target=park)
 thread.start()
 time.sleep(1)
@@ -193,15 +190,15 @@ thread.join()
 
 
 def test_descriptors_that_a_program_has_on_their_way_keep_no_other_from_starting() -> None:
-    """The kernel counts them for a user, and all programs have one."""
+    """The kernel counts them per user, and all programs share one."""
     words = [sys.executable, "-c", PARKING, PARKED]
     done = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[:1] == ["[True, True, True]"], done
     assert r"b'109\nparked\n'" in done.stdout
 
 
-def test_an_interrupt_of_the_terminal_is_ours_only(sandbox: Sandbox) -> None:
-    [server] = servers(sandbox)
+def test_an_interrupt_of_the_terminal_is_ours_only(fresh_sandbox: Sandbox) -> None:
+    [server] = servers(fresh_sandbox)
     assert os.getpgid(server) != os.getpgid(0) and os.getsid(server) != os.getsid(0)
 
 
@@ -232,9 +229,9 @@ def test_servers_end_with_who_runs_them(end: str) -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_an_interruption_ends_the_program(sandbox: Sandbox, stopped: bool) -> None:
-    """Also if the supervisor does not hear of it."""
-    server = child_of(servers(sandbox)[0])
+def test_an_interruption_ends_the_program(fresh_sandbox: Sandbox, stopped: bool) -> None:
+    """Also if the supervisor is not told."""
+    server = child_of(servers(fresh_sandbox)[0])
 
     def interrupt(*_: object) -> None:
         if stopped:
@@ -245,11 +242,11 @@ def test_an_interruption_ends_the_program(sandbox: Sandbox, stopped: bool) -> No
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
-            python(sandbox, "import time; time.sleep(60)")
+            python(fresh_sandbox, "import time; time.sleep(60)")
     finally:
         signal.signal(signal.SIGALRM, before)
     assert childless(server)
-    assert python(sandbox, "print(1)").stdout == b"1\n"
+    assert python(fresh_sandbox, "print(1)").stdout == b"1\n"
 
 
 def test_without_namespaces_each_program_has_a_supervisor_of_its_own(
@@ -262,10 +259,10 @@ def test_without_namespaces_each_program_has_a_supervisor_of_its_own(
     assert parents[0] != parents[1] and b"1\n" not in parents
 
 
-def test_many_programs_leave_nothing_behind(sandbox: Sandbox) -> None:
+def test_many_programs_leave_nothing_behind(fresh_sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda number: python(sandbox, f"print({number})"), range(40)))
+        done = list(pool.map(lambda number: python(fresh_sandbox, f"print({number})"), range(40)))
     assert [int(one.stdout) for one in done] == list(range(40))
-    server = child_of(servers(sandbox)[0])
+    server = child_of(servers(fresh_sandbox)[0])
     assert childless(server)
     assert len(os.listdir(f"/proc/{server}/fd")) == 4  # its standard streams and its socket

@@ -40,7 +40,7 @@ def test_a_missing_tool_chain_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_script_installs_what_the_messages_say():
-    """Each package by name: what is only recommended, such as librust-regex+default-dev, is not installed."""
+    """Each package by name: recommended ones, such as librust-regex+default-dev, are not installed automatically."""
     text = (ROOT / ".ci" / "toolchains").read_text()
     packages = set(re.search(r"packages=\((.*?)\n\)", text, re.DOTALL).group(1).split())
     named = {word for kind in TOOL_CHAINS.values() for word in kind.install.split() if kind.install.startswith("apt")}
@@ -52,7 +52,7 @@ def test_the_script_installs_what_the_messages_say():
 def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, fault: str
 ):
-    """Whether it fails on our own sources, does not end, or would show a home directory."""
+    """It fails on our own sources, does not end, or would show a home directory."""
 
     def make(self, cache):
         self.tell(["false"] if fault == "fails" else ["sleep", "60"], cache)
@@ -77,7 +77,7 @@ def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged
 
 
 def test_versions_of_libraries_are_told(tmp_path: Path):
-    """With them verdicts may change."""
+    """Verdicts may change with the versions."""
     assert Python(tmp_path).version().endswith(f", NumPy {metadata.version('numpy')}")
     (tmp_path / "package.json").write_text('{"version": "0.7.3"}')
     assert version_of(tmp_path) == "0.7.3" and version_of(tmp_path / "none") == ""
@@ -86,7 +86,7 @@ def test_versions_of_libraries_are_told(tmp_path: Path):
 
 
 def test_js_md5_is_found_where_node_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Or told to be missing, with the one problem that needs it."""
+    """Or it is reported as missing, with the one problem that needs it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(JavaScript, "version", lambda self: "Node.js v20")
     (tmp_path / "elsewhere" / "js-md5").mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_js_md5_is_found_where_node_path_says(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """By version, and again if it was cut off."""
+    """By version, and again if it was interrupted."""
     made = []
 
     def make(self, cache):

@@ -1,4 +1,4 @@
-"""Prompts, and what becomes of an answer before it is run (facts C1)."""
+"""DS-1000's prompts, and the clean-up of answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
 def prompt(text: str, mode: str) -> str:
-    """What a model reads: the whole prompt to the last line break, or what stands before the place to insert at.
+    """What the model reads: the whole prompt, including its last line break, or the text before the place to insert
+    at.
 
-    A model that only continues text cannot read what follows that place, so it does without it.
+    A model that only continues text cannot use what follows that place.
     """
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
@@ -28,7 +29,7 @@ def _ended(text: str) -> bool:
 
 
 def _scan() -> stops.Scanner:
-    before, inner = "", stops.words(ENDS).scan()  # the text as long as it may be a code fence; what comes then
+    before, inner = "", stops.words(ENDS).scan()  # the text while it may still be a code fence; the scanner of the rest
 
     def each(piece: str) -> int | None:
         nonlocal before
@@ -47,12 +48,12 @@ def _scan() -> stops.Scanner:
     return each
 
 
-ended = stops.Rule(_ended, _scan)  # whether the answer is over; a code fence it starts with does not end it
+ended = stops.Rule(_ended, _scan)  # the answer has ended; a code fence at its start does not count
 
 
 def cleaned(text: str, library: str) -> str:
-    """The code of an answer: behind a marker of its start or the line of a code fence, before the first marker of its
-    end; of Matplotlib without the lines that show, clear, close or save the figure, which the test looks at."""
+    """The code of an answer: after a start marker or the line of a code fence, before the first end marker. For
+    Matplotlib, lines that show, clear, close or save the figure are removed, because the test inspects it."""
     for start in STARTS:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):

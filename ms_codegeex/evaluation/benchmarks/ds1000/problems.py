@@ -1,4 +1,4 @@
-"""The two formats of DS-1000 (facts C1): a directory per problem (2022), or one JSONL file (2024, simplified)."""
+"""The two formats of DS-1000: a directory per problem (original, 2022), or one JSONL file (simplified, 2024)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.rows import read_rows
+from ms_codegeex.evaluation.jsonl import read_rows
 
 MODES = ("completion", "insertion")
-# of a problem's directory: what no program may see, and what none needs
+# in a problem's directory: what no program may see, or needs
 HIDDEN = (
     "ans",
     "test_code.py",
@@ -27,8 +27,11 @@ HIDDEN = (
 
 @dataclass(frozen=True)
 class Ds1000Problem:
-    """A problem of either format. `test_type` 3 has a test of words, too. Of the original one: `files` is what the
-    program finds in its directory, `answers` the files of `ans`, pickles that nothing outside a sandbox may open."""
+    """A problem in either format. `test_type` 3 also has a test of the answer's text.
+
+    In the original format, `files` are what the program finds in its directory, and `answers` the files of `ans`:
+    pickles, which must be opened only in a sandbox.
+    """
 
     id: str
     library: str
@@ -47,7 +50,7 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
     """The problems of a directory in the original layout, or of a .jsonl(.gz) file or a directory with one.
 
     Raises:
-        UserError: nothing of the kind is there, a problem is damaged, or the mode is none of the format's.
+        UserError: there are none, a problem is damaged, or the format does not have this mode.
     """
     if mode not in MODES:
         raise UserError(f'mode: "{mode}", expected one of {", ".join(MODES)}')
@@ -64,7 +67,7 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
 
 
 def format_of(data: Path) -> str:
-    """ "original" or "simplified": figures of the two are not to be mixed."""
+    """ "original" or "simplified"; figures of the two are not comparable."""
     return "original" if Path(data).is_dir() and not list(Path(data).glob("*.jsonl*")) else "simplified"
 
 

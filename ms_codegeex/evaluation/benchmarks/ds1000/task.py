@@ -1,4 +1,4 @@
-"""DS-1000 as a task, in both of its formats."""
+"""DS-1000 as a task, in both formats."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, for
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import Runner, read_report
-from ms_codegeex.evaluation.sandbox import Command, Execution, Limits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
 
-SECONDS = {"original": 60.0, "simplified": 120.0}  # of a test case, of a problem: the formats' own, not to be changed
-MEMORY = 4096 * MIB  # TensorFlow and PyTorch need a gigabyte to be imported
+SECONDS = {"original": 60.0, "simplified": 120.0}  # per test case, per problem: fixed by the formats
+MEMORY = 4096 * MIB  # importing TensorFlow or PyTorch takes a gigabyte
 MODULES = {
     "matplotlib": ("matplotlib", "numpy", "pandas", "seaborn"),
     "numpy": ("numpy", "pandas", "scipy"),
@@ -27,11 +27,11 @@ MODULES = {
     "sklearn": ("sklearn", "numpy", "pandas"),
     "tensorflow": ("tensorflow", "numpy"),
 }
-PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is another
+PACKAGES = {"sklearn": "scikit-learn"}  # module -> package, where they differ
 
 
 class Ds1000(Task):
-    """Problems of one format and mode."""
+    """The problems of one format and mode."""
 
     def __init__(self, data: Path, mode: str = "completion", python: Path | None = None):
         self.mode, self.format = mode, format_of(data)
@@ -40,14 +40,14 @@ class Ds1000(Task):
             Problem(p.id, {"library": p.library, "perturbation": p.perturbation}, p) for p in read_problems(data, mode)
         ]
         self.runner = Runner.open(python)
-        self.limits = Limits(wall=SECONDS[self.format], memory=MEMORY)
+        self.limits = ResourceLimits(wall=SECONDS[self.format], memory=MEMORY)
 
     def samples_per_problem(self, n: int) -> int:
         """n."""
         return n
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One answer, cleaned."""
+        """One answer, cleaned up."""
         ds: Ds1000Problem = problem.data
         prompt = answers.prompt(ds.prompt, self.mode)
         answer = complete(prompt, seed=seed, stop=answers.ended)
@@ -64,21 +64,22 @@ class Ds1000(Task):
     def _simplified(
         self, ds: Ds1000Problem, answer: str, sandbox: Sandbox
     ) -> tuple[list[Execution], dict[str, Verdict]]:
-        """No exception passes. The answer is run by the problem's own functions, within one process."""
+        """It passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
         program = "\n".join([ds.context, f"code = {answer!r}", *calls, ""])
         secret = judging.witness()
         files = {"program.py": program.encode("utf-8", "surrogatepass")}
         executions = sandbox.run([self.runner.command(secret, self.limits, "program.py")], files, self.runner.readable)
         report = read_report(executions[-1], secret)
-        # the published script takes a program that leaves without an exception for failed, too: it has said nothing
+        # for the published script too, a program that exits early without an exception has failed: it printed nothing
         published = Verdict.PASSED if report.ended is None else report.verdict
         return executions, {"strict": Verdict.PASSED if report.finished else report.verdict, "published": published}
 
     def _original(self, ds: Ds1000Problem, answer: str, sandbox: Sandbox) -> tuple[list[Execution], dict[str, Verdict]]:
-        """Each test case is a run that leaves a pickle; then these are opened, then compared. What is expected, and the
-        function that compares, come to the sandbox only then. Published: the pickles decide. Strict: and every run came
-        to its end.
+        """Each test case is a run that leaves a pickle. The pickles are then opened, and then compared.
+
+        The expected results and the function that compares enter the sandbox only at that point. Published: the
+        pickles decide. Strict: every run also reached its end.
         """
         program = ds.context.replace("[insert]", answer).encode("utf-8", "surrogatepass")
         secrets = [judging.witness() for _ in range(ds.cases + 1)]
@@ -109,7 +110,8 @@ class Ds1000(Task):
         return self._judges("compare.py", ds, json.dumps(given).encode("ascii") + b"\n")
 
     def _judges(self, script: str, ds: Ds1000Problem, stdin: bytes = b"") -> Command:
-        """A script of ours; -s: what programs have installed below /tmp, their home, is none of its modules."""
+        """The command for a script of ours. With -s it ignores modules that programs have installed in /tmp,
+        their home."""
         words = [str(self.runner.interpreter.path), "-s", f"{python_program.PLACE}/{script}", str(ds.cases)]
         return Command(words, self.limits, python_program.ENVIRONMENT, stdin)
 
@@ -118,13 +120,14 @@ class Ds1000(Task):
         return Sample(problem.id, 0, "", problem.data.reference, "eos")
 
     def tools(self) -> Mapping[str, str]:
-        """The interpreter's and its libraries' versions."""
+        """The versions of the interpreter and its libraries."""
         known = dict.fromkeys(problem.data.library.lower() for problem in self.problems)
         names = (PACKAGES.get(name, name) for library in known for name in MODULES.get(library, ()))
         return self.runner.interpreter.versions(dict.fromkeys(names))
 
     def missing(self) -> Mapping[str, str]:
-        """Libraries of the problems (as in their label) that the interpreter does not have."""
+        """Library (as in the problems' label) -> the command that installs it, for those that the interpreter
+        lacks."""
         result = {}
         for library in dict.fromkeys(problem.data.library for problem in self.problems):
             if lacks := self.runner.interpreter.lacks(MODULES.get(library.lower(), ())):
@@ -142,6 +145,11 @@ def _right(execution: Execution, secret: str) -> bool:
 
 
 def build(data: Path, mode: str = "completion", python: Path | None = None) -> Ds1000:
-    """The task. `data` is the original ds1000_data directory, or a ds1000.jsonl(.gz) or its directory; `mode` is
-    "completion" or "insertion"; `python` the interpreter that has the libraries, by default ours."""
+    """The task.
+
+    Args:
+        data: the original ds1000_data directory, or a ds1000.jsonl(.gz) file or its directory.
+        mode: "completion" or "insertion".
+        python: the interpreter that has the libraries; None: the one that runs us.
+    """
     return Ds1000(Path(data), mode, python)

@@ -22,12 +22,12 @@ def build(
     """The task.
 
     Args:
-        data: a directory with the published files, here or up to two levels below, or one of them.
+        data: a directory with the published files, in it or up to two levels below, or one of the files.
         languages: of python, cpp, java, js, go, rust; None: those that have a file.
         source_language: translate from it; the problems are those of the other languages.
-        tag: CodeGeeX's tag line in front of the prompt; without it the prompt is stripped, as CodeGeeX2's was.
+        tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
         timeout: seconds of a run; None: the published 5, or more after `calibrate`.
-        rules: when an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
-        cache: where prepared tool chains stay; None: the user's cache directory.
+        rules: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
+        cache: where prepared tool chains are kept; None: the user's cache directory.
     """
     return task.build(data, languages, source_language, tag, timeout, rules, cache)

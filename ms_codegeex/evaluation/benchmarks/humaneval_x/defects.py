@@ -1,13 +1,13 @@
-"""What is wrong with the published files, and what we do about it."""
+"""Defects of the published files, and what we do about them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x.data import File, Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem, ProblemFile
 
-# By version of the file, or by language for all of its versions (facts C3; reports #45 of CodeGeeX; Go/95 is ours).
+# By version of the file, or by language for all versions. See CodeGeeX's issue #45; Go/95 is our own finding.
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "CodeGeeX v1, js": {
         "JavaScript/112": "the test expects a list that the solution does not return; corrected in CodeGeeX2's file",
@@ -16,9 +16,9 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "go": {"Go/95": "the solution depends on the order of a map, which Go makes random; about one run in four fails"},
 }
 
-# The tests of Rust/32 are one comment in the published files, and rightly so: on random polynomials Newton's method, as
-# in the reference, need not converge. `published` cannot see more than that an answer compiles; for `strict` these
-# polynomials, in the words of the other languages' tests, on which it does.
+# The tests of Rust/32 are commented out in the published files, with reason: on random polynomials Newton's method, as
+# in the reference, need not converge. `published` can only check that an answer compiles. `strict` uses these
+# polynomials, on which it converges, in the form of the other languages' tests.
 RUST_32 = """
 #[cfg(test)]
 mod tests {
@@ -45,13 +45,13 @@ mod tests {
 """
 
 
-# With <cstring>, which the published runner includes, the tests of CPP/23 call the C library's function and never the
-# answer's, which takes a std::string: again, `published` passes whatever compiles.
+# With <cstring>, which the published runner includes, the tests of CPP/23 call the C library's strlen, never the
+# answer's, which takes a std::string. So `published` passes whatever compiles.
 CPP_23 = re.compile(r"\bstrlen\((\"[^\"]*\")\)")
 
 
-def tests(row: Row) -> tuple[str, bool]:
-    """What `strict` runs, and whether it stands in for tests that test nothing as they are published."""
+def tests(row: HumanEvalXProblem) -> tuple[str, bool]:
+    """The tests that `strict` runs, and whether they replace published tests that check nothing."""
     if (row.language, row.number) == ("rust", 32) and row.test.strip().startswith("/*"):
         return RUST_32, True
     if (row.language, row.number) == ("cpp", 23):
@@ -60,7 +60,7 @@ def tests(row: Row) -> tuple[str, bool]:
     return row.test, False
 
 
-def known(files: Mapping[str, File]) -> dict[str, str]:
-    """References that cannot pass, or not always: problem -> reason."""
+def known(files: Mapping[str, ProblemFile]) -> dict[str, str]:
+    """Problem -> reason, for references that cannot pass, or not always."""
     names = (name for language, file in files.items() for name in (language, file.version))
     return {task_id: reason for name in names for task_id, reason in REFERENCES.get(name, {}).items()}

@@ -1,4 +1,4 @@
-"""The six languages of HumanEval-X: what they are called where."""
+"""The six languages of HumanEval-X and their names in files, ids and prompts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ms_codegeex.data.languages import find_language
 
 
 @dataclass(frozen=True)
-class Language:
-    """One of the six.
+class BenchmarkLanguage:
+    """One of the six languages.
 
     Attributes:
         name: on the command line, in labels and in file names.
         prefix: of its problems' ids, as in `CPP/12`.
         title: in a translation prompt.
-        keys: what its rows have beside the keys that all rows have and we read.
+        keys: the keys of its rows that we read in addition to the common ones.
     """
 
     name: str
@@ -25,19 +25,19 @@ class Language:
 
     @property
     def tag(self) -> str:
-        """CodeGeeX's tag line, without its newline."""
+        """CodeGeeX's tag line, without the line break."""
         return find_language(self.name).tag
 
 
 LANGUAGES = {
     language.name: language
     for language in (
-        Language("python", "Python", "Python"),
-        Language("cpp", "CPP", "C++"),
-        Language("java", "Java", "Java"),
-        Language("js", "JavaScript", "JavaScript"),
-        Language("go", "Go", "Go", ("import", "test_setup")),
-        Language("rust", "Rust", "Rust"),
+        BenchmarkLanguage("python", "Python", "Python"),
+        BenchmarkLanguage("cpp", "CPP", "C++"),
+        BenchmarkLanguage("java", "Java", "Java"),
+        BenchmarkLanguage("js", "JavaScript", "JavaScript"),
+        BenchmarkLanguage("go", "Go", "Go", ("import", "test_setup")),
+        BenchmarkLanguage("rust", "Rust", "Rust"),
     )
 }
 BY_PREFIX = {language.prefix: language for language in LANGUAGES.values()}

@@ -1,7 +1,7 @@
 """From an answer to a program: imports, prompt, answer and tests in one text, with a place for the witness.
 
-The witness is a call that our own code puts behind the last test (see `toolchains`). The tests are the benchmark's, not
-a model's, so their text may be taken apart; the answer's may not, and is not.
+The witness is a call that our own code puts after the last test (see `toolchains`). The tests are the benchmark's, not
+a model's, so their text may be parsed and split. The answer's text may not, and is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
-from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.benchmarks.humaneval_x.rules import first_unindented
 from ms_codegeex.evaluation.toolchains import Program
 
@@ -27,7 +27,7 @@ CPP_INCLUDES = (
 GO_PACKAGES = (
     "math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5",
 )  # fmt: skip
-CPP_OPENSSL = 162  # the problem that needs it
+CPP_OPENSSL = 162  # the problem that needs OpenSSL
 CALL = "ms_codegeex_tests_ended"
 STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
@@ -42,7 +42,7 @@ JAVA_CLASSES = (
     *(f"java.util.{name}" for name in ("Optional", "Random", "Set", "HashSet")),
     *(f"java.lang.{name}" for name in ("AssertionError", "Boolean", "Character", "Double", "Integer", "Long", "Math")),
     *(f"java.lang.{name}" for name in ("Object", "String", "StringBuilder")),
-)  # those of the tests
+)  # classes that the tests use
 JS_NAMES = re.compile(r"^(?:const|let|var|function|class)\s+(\w+)", re.MULTILINE)
 GO_NAMES = (
     "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
@@ -54,15 +54,18 @@ RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILIN
 RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
-def assemble(row: Row, answer: str) -> Program:
-    """The program that judges an answer. A translation too stands behind the prompt, not behind the declaration that
-    its model saw: Go's declarations lack the functions that some tests call."""
+def assemble(row: HumanEvalXProblem, answer: str) -> Program:
+    """The program that judges an answer.
+
+    A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
+    lack functions that some tests call.
+    """
     return ASSEMBLERS[row.language](row, answer)
 
 
-def python(row: Row, answer: str) -> Program:
-    """16 imports, of which NumPy's only where a name may be meant: they cost more than everything else. The tests are a
-    text of their own."""
+def python(row: HumanEvalXProblem, answer: str) -> Program:
+    """The program has 16 imports; NumPy's are added only if NumPy may be used, because they cost more than
+    everything else. The tests are a file of their own."""
     answer = answer[: first_unindented(answer)]
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
@@ -70,9 +73,9 @@ def python(row: Row, answer: str) -> Program:
     return Program(f"{row.test}\n", f'{CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
 
 
-def cpp(row: Row, answer: str) -> Program:
-    """The includes that the prompt does not have; the function is declared, then come the tests, then the answer, none
-    of whose macros and operators is known to what stands before it. The witness ends main."""
+def cpp(row: HumanEvalXProblem, answer: str) -> Program:
+    """The order is: missing includes, the function's declaration, the tests, the answer. So the answer's macros and
+    operators are unknown to the tests. The witness ends main."""
     includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
     tests, untested = defects.tests(row)
     head, tail = at_end_of_block(CPP_ASSERT.sub(CPP_OUR_ASSERT, tests, count=1), r"\bint\s+main\s*\(\s*\)\s*\{", row)
@@ -85,9 +88,9 @@ def cpp(row: Row, answer: str) -> Program:
     return Program(f"{includes}\n{known}{declaration};\n{head}", call, tail, libraries, only_compiles=untested)
 
 
-def java(row: Row, answer: str) -> Program:
-    """In two files, as a class of the answer's that is called `Arrays` would be taken for the library's in its own. A
-    class of ours calls main and knows when it has returned."""
+def java(row: HumanEvalXProblem, answer: str) -> Program:
+    """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
+    file. A class of ours calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
     code = STRINGS.sub('""', row.test)
     names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
@@ -97,17 +100,18 @@ def java(row: Row, answer: str) -> Program:
     return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": f"{theirs}{row.prompt}{answer}\n"})
 
 
-def javascript(row: Row, answer: str) -> Program:
-    """Tests report on standard error and go on. They stand in a function of their own, which the witness
-    calls with values of its own for what they name, and counts what fails. The answer may still not have their name."""
+def javascript(row: HumanEvalXProblem, answer: str) -> Program:
+    """The tests are a function that the witness calls with its own `console`, `JSON` and `Math`; it counts failed
+    assertions, which JavaScript only logs. The tests' names are declared after the answer, so the answer cannot use
+    them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
     tests = f"(console, JSON, Math) => {{\n{row.test}\n}}"
     return Program(f"{row.prompt}{answer}\n;{names}ms_codegeex_tests(", '"%s"', f", {tests})\n")
 
 
-def go(row: Row, answer: str) -> Program:
-    """The prompt without its imports; packages are imported where the answer uses them. The language's names in the
-    tests cannot be declared again: a second file imports something by each of them."""
+def go(row: HumanEvalXProblem, answer: str) -> Program:
+    """The prompt comes without its imports; packages are imported if the answer uses them. A second file imports
+    something under each predeclared name that the tests use, so that the answer cannot redeclare these."""
     used = [name for name in GO_PACKAGES if name not in row.test_setup and f"{name.split('/')[-1]}." in answer]
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
@@ -122,15 +126,15 @@ def go(row: Row, answer: str) -> Program:
     return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others={"names_test.go": f"package main\n\n{guard}"})
 
 
-def rust(row: Row, answer: str) -> Program:
-    """An empty main; the declaration where the prompt is only a comment (CodeGeeX's file). The tests come first, where
-    no macro of the answer is known, and have none of its names but the functions, whose types they check."""
+def rust(row: HumanEvalXProblem, answer: str) -> Program:
+    """The declaration is added if the prompt is only a comment (CodeGeeX's file). The tests come first, where the
+    answer's macros are unknown, and import only its functions, whose types they check. Main is empty."""
     declaration = "" if row.declaration.strip() in row.prompt else row.declaration
     tests, untested = defects.tests(row)
     known = f"{declaration}{row.prompt}"
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(known))
-    solved = f"{known}{row.solution}"  # some tests call what only an answer defines
+    solved = f"{known}{row.solution}"  # some tests call functions that only the answer defines
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
     named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", tests)]
     checks = "\n".join(
@@ -146,7 +150,7 @@ def rust(row: Row, answer: str) -> Program:
     return Program(f"fn main() {{}}\n{head}", call, rest, only_compiles=untested, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[Row, str], Program]] = {
+ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
     "python": python,
     "cpp": cpp,
     "java": java,
@@ -156,8 +160,8 @@ ASSEMBLERS: dict[str, Callable[[Row, str], Program]] = {
 }
 
 
-def before_signature(row: Row) -> tuple[str, str]:
-    """C++'s prompt, cut before the function that the answer is to complete."""
+def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
+    """C++'s prompt, split before the function that the answer completes."""
     found = list(CPP_SIGNATURE.finditer(row.prompt))
     if not found:
         raise UserError(
@@ -173,8 +177,8 @@ TOKENS = re.compile(
 )
 
 
-def at_end_of_block(test: str, opening: str, row: Row) -> tuple[str, str]:
-    """The tests' text, cut before the brace that closes the block that the pattern opens."""
+def at_end_of_block(test: str, opening: str, row: HumanEvalXProblem) -> tuple[str, str]:
+    """The tests' text, split before the brace that closes the block that the pattern opens."""
     start = re.search(opening, test)
     depth = 1
     for token in TOKENS.finditer(test, start.end()) if start else ():

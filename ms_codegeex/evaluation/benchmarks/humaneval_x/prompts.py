@@ -1,18 +1,18 @@
-"""What a model is given."""
+"""HumanEval-X's prompts."""
 
 from __future__ import annotations
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 
 
-def generation(row: Row, tag: bool) -> str:
-    """With the tag line as CodeGeeX was evaluated, or without it and stripped at both ends as CodeGeeX2 was."""
+def generation(row: HumanEvalXProblem, tag: bool) -> str:
+    """CodeGeeX's prompt with the tag line, or CodeGeeX2's: no tag, stripped at both ends."""
     return f"{LANGUAGES[row.language].tag}\n{row.prompt}" if tag else row.prompt.strip()
 
 
-def translation(source: Row, target: Row) -> str:
-    """Declaration and solution in one language, the declaration in another; no description, no tag (CodeGeeX)."""
+def translation(source: HumanEvalXProblem, target: HumanEvalXProblem) -> str:
+    """CodeGeeX's translation prompt: declaration and solution in one language, the declaration in another."""
     parts = [
         "code translation",
         f"{LANGUAGES[source.language].title}:",

@@ -1,4 +1,4 @@
-"""When decoding may stop, and what of the text is the answer: the rules of the two releases.
+"""Where an answer ends: the stop rules and the clean-up of the two releases.
 
 `codegeex` is CodeGeeX's evaluation, `codegeex2` that of CodeGeeX2. A stop rule only saves time; the clean-up decides.
 """
@@ -19,14 +19,14 @@ MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
 
 
 def check(rules: str) -> str:
-    """The name of a set of rules, or a `UserError`."""
+    """The name of a rule set, or a `UserError`."""
     if rules not in RULES:
         raise UserError(f"rules: {rules!r} is none of {', '.join(RULES)}")
     return rules
 
 
 def stop(language: str, rules: str) -> Stop | None:
-    """The rule for one language; None: only the end of the text or the token limit stops."""
+    """The stop rule of a language; None: decoding ends at the end of the text or the token limit only."""
     if language == "python":
         return python_stop
     if rules == "codegeex":
@@ -36,7 +36,7 @@ def stop(language: str, rules: str) -> Stop | None:
 
 
 def first_unindented(text: str) -> int | None:
-    """Where the first line that is not blank and not indented starts; None if nowhere."""
+    """Where the first line starts that is neither blank nor indented, None if there is none."""
     position = 0
     for line in text.split("\n"):
         if line.strip() and line[0] not in " \t":
@@ -52,22 +52,22 @@ python_stop = stops.first_of(
 
 
 def clean(text: str, language: str, rules: str) -> str:
-    """The answer in what a model wrote."""
+    """The answer in the text that a model wrote."""
     return CLEAN_UPS[rules][language](text)
 
 
 def through_last_brace(text: str) -> str:
-    """Up to the last closing brace, all of it if there is none."""
+    """The text through the last closing brace, or all of it if there is none."""
     return text[: text.rfind("}") + 1] or text
 
 
 def before(text: str, word: str) -> str:
-    """What stands before a word's first occurrence."""
+    """The text before a word's first occurrence."""
     return text.split(word, 1)[0]
 
 
 def python_codegeex(text: str) -> str:
-    """Cut at the last occurrence of each word, one after the other. CodeGeeX's test program drops more, see
+    """Cut at the last occurrence of each word, one word after the other. CodeGeeX's test program drops more, see
     `programs`."""
     for word in PYTHON_ENDS:
         if (place := text.rfind(word)) >= 0:
@@ -76,7 +76,7 @@ def python_codegeex(text: str) -> str:
 
 
 def python_codegeex2(text: str) -> str:
-    """Cut at the first line in the first column, else at a stop word."""
+    """Cut at the first line that starts in the first column, else at a stop word."""
     place = first_unindented(text)
     if place is not None:
         return text[:place]
@@ -92,7 +92,7 @@ def java(text: str) -> str:
 
 
 def go_codegeex(text: str) -> str:
-    """Without the comment or main that a model goes on with."""
+    """The text without the comment or main that a model appends."""
     for word in ("\n//", MAINS["go"]):
         if (place := text.rfind(word)) >= 0:
             text = text[:place]
@@ -100,7 +100,7 @@ def go_codegeex(text: str) -> str:
 
 
 def without_main(language: str) -> Callable[[str], str]:
-    """Cut at a main function, then after the last brace."""
+    """A function that cuts at a main function, then after the last brace."""
     return lambda text: through_last_brace(before(text, MAINS[language]))
 
 

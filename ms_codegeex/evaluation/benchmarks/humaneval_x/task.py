@@ -9,29 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import data, defects, programs, prompts, rules
-from ms_codegeex.evaluation.benchmarks.humaneval_x.data import Row
+from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs, prompts, rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.sandbox import Execution, Sandbox
-from ms_codegeex.evaluation.sandbox.private import check_readable
+from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
-from ms_codegeex.evaluation.toolchains import Job, Program, Seconds, ToolChain, base, tool_chain
+from ms_codegeex.evaluation.toolchains import Program, RunPlan, TimeLimits, ToolChain, base, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
-PUBLISHED_SECONDS = 5.0  # the published wall clock of a run
-REFERENCE_SECONDS = 60.0  # for canonical solutions, whose times the limits come from
+PUBLISHED_SECONDS = 5.0  # the published time limit of a run
+REFERENCE_SECONDS = 60.0  # for canonical solutions, from whose times the limits are derived
 FACTOR = 5.0  # a limit is at least this many times the slowest reference
-TAIL = 2000  # characters of what a program wrote that are kept
+TAIL = 2000  # characters of a program's output that are kept
 
 
 class HumanEvalX(Task):
-    """`timeouts` are the seconds of a run, by language: those of the release until `calibrate` or the user says
-    otherwise."""
+    """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them."""
 
     def __init__(
         self,
-        files: Mapping[str, data.File],
-        sources: Mapping[int, Row] | None,
+        files: Mapping[str, problems.ProblemFile],
+        sources: Mapping[int, HumanEvalXProblem] | None,
         tag: bool,
         rule_set: str,
         timeout: float | None,
@@ -45,32 +44,34 @@ class HumanEvalX(Task):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Which files were read."""
+        """Which files were read, by language."""
         return {
             name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
             for name, file in self._files.items()
         }
 
-    def _has(self, row: Row) -> bool:
+    def _has(self, row: HumanEvalXProblem) -> bool:
         return self._sources is None or row.number in self._sources
 
-    def _problem(self, row: Row) -> Problem:
+    def _problem(self, row: HumanEvalXProblem) -> Problem:
         labels = {"language": row.language}
         if self._sources is not None:
             labels["source"] = self._sources[row.number].language
         return Problem(f"{LANGUAGES[row.language].prefix}/{row.number}", labels, row)
 
     def samples_per_problem(self, n: int) -> int:
+        """n."""
         return n
 
-    def prompt(self, row: Row) -> str:
+    def prompt(self, row: HumanEvalXProblem) -> str:
         """What the model is given."""
         if self._sources is None:
             return prompts.generation(row, self._tag)
         return prompts.translation(self._sources[row.number], row)
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        row: Row = problem.data
+        """One answer, cleaned up; the raw text is kept if it differs."""
+        row: HumanEvalXProblem = problem.data
         prompt = self.prompt(row)
         done = complete(prompt, seed=seed, stop=rules.stop(row.language, self._rules))
         answer = rules.clean(done.text, row.language, self._rules)
@@ -78,14 +79,16 @@ class HumanEvalX(Task):
         return Sample(problem.id, completion_id, prompt, answer, done.finish, extra)
 
     def reference(self, problem: Problem) -> Sample:
-        row: Row = problem.data
+        """The canonical solution."""
+        row: HumanEvalXProblem = problem.data
         return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
-        """The program of a sample, before it is given a secret; its `fingerprint` says which samples are the same."""
+        """The program of a sample, before it gets a secret. Its `fingerprint` tells which samples are the same."""
         return programs.assemble(problem.data, sample.generation)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
+        """Compile and run the program with its tests."""
         chain = self._chains[problem.labels["language"]]
         chain.prepare()
         token, challenge = secrets.token_hex(8), secrets.token_hex(8)
@@ -93,10 +96,10 @@ class HumanEvalX(Task):
         wall = self.timeouts[chain.language]
         if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
-        job = chain.job(program, token, challenge.encode("ascii"), Seconds(chain.compile_seconds, wall))
-        executions = sandbox.run(job.commands, job.files, chain.readable())
+        plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, wall))
+        executions = sandbox.run(plan.commands, plan.files, chain.readable())
         witness = f"witness-{token}-{challenge}".encode("ascii")
-        verdicts = base.judge(chain, program, job, executions, witness)
+        verdicts = base.judge(chain, program, plan, executions, witness)
         last = executions[-1]
         return Judgement(
             sample.task_id,
@@ -105,12 +108,12 @@ class HumanEvalX(Task):
             sum(each.seconds for each in executions),
             last.code,
             tail(last),
-            {**times(job, executions), "limit": wall, "program": program.fingerprint[:32]},
+            {**times(plan, executions), "limit": wall, "program": program.fingerprint[:32]},
         )
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
-        """Limits for this machine, from judgements of its references: `FACTOR` times the slowest that passed, and not
-        less than the published 5 s. A limit that the user has set stays."""
+        """Set the time limits of this machine: `FACTOR` times the slowest reference that passed, at least the published
+        5 s. A limit that the user has set stays."""
         slowest: dict[str, float] = {}
         languages = {problem.id: problem.labels["language"] for problem in self.problems}
         for each in judgements:
@@ -125,18 +128,21 @@ class HumanEvalX(Task):
         return dict(self.timeouts)
 
     def known_defects(self) -> Mapping[str, str]:
+        """The defects of the published files, and the problem that needs js-md5 if that is missing."""
         found = defects.known(self._files)
         if "js" in self._files and not self._has_md5():
             found["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
         return found
 
     def missing(self) -> Mapping[str, str]:
+        """Language or library -> the command that installs it."""
         found = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
         if "js" in self._files and "js" not in found and not self._has_md5():
             found[MD5] = MD5_INSTALL
         return found
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Prepare the tool chains of these problems; language -> reason for each that does not work."""
         found = {}
         for name in dict.fromkeys(problem.labels["language"] for problem in problems):
             try:
@@ -147,6 +153,7 @@ class HumanEvalX(Task):
         return found
 
     def tools(self) -> Mapping[str, str]:
+        """Language -> the tool chain's version."""
         return {name: chain.found for name, chain in self._chains.items() if chain.found is not None}
 
     def _has_md5(self) -> bool:
@@ -154,17 +161,17 @@ class HumanEvalX(Task):
         return not isinstance(chain, JavaScript) or chain.md5 is not None
 
 
-def times(job: Job, executions: Sequence[Execution]) -> dict[str, float]:
-    """Wall clock of compiling, and of running as far as it came to that."""
-    ran = executions[job.compiling :]
+def times(plan: RunPlan, executions: Sequence[Execution]) -> dict[str, float]:
+    """The wall clock of compiling, and of running as far as it got."""
+    ran = executions[plan.compiling :]
     return {
-        "compile_seconds": round(sum(each.seconds for each in executions[: job.compiling]), 3),
+        "compile_seconds": round(sum(each.seconds for each in executions[: plan.compiling]), 3),
         "run_seconds": round(sum(each.seconds for each in ran), 3),
     }
 
 
 def tail(execution: Execution) -> str:
-    """The end of what a command wrote: Go and Rust tell what failed on standard output."""
+    """The end of a command's output. Go and Rust report failures on standard output."""
     text = execution.stderr.strip() or execution.stdout.strip()
     return text[-TAIL:].decode("utf-8", "replace")
 
@@ -184,18 +191,18 @@ def build(
     targets = [name for name in languages if name != source_language] if languages is not None else None
     if targets == []:
         raise UserError(f"languages: translation from {source_language} needs another language to go to")
-    files = data.read(data_path, targets)
+    files = problems.read(data_path, targets)
     sources = None
     if source_language is not None:
         if data_path.is_file():
             raise UserError(f"{data_path}: translation needs two languages; give the directory with both files")
         files = {name: file for name, file in files.items() if name != source_language}
-        (source,) = data.read(data_path, [source_language]).values()
+        (source,) = problems.read(data_path, [source_language]).values()
         sources = {row.number: row for row in source.rows}
     chains = {name: tool_chain(name, cache) for name in files}
     return HumanEvalX(files, sources, tag, rules.check(rule_set or default_rules(tag)), timeout, chains)
 
 
 def default_rules(tag: bool) -> str:
-    """With the tag a model is evaluated as CodeGeeX was, without it as CodeGeeX2 was."""
+    """With the tag a model is evaluated like CodeGeeX, without it like CodeGeeX2."""
     return "codegeex" if tag else "codegeex2"

@@ -1,7 +1,7 @@
-"""Is what the program printed the expected value? The published judge (facts A11.3) and ours.
+"""Compare what a program printed with the expected value: by the release's rule, and by our strict one.
 
-Both compare here, outside the sandbox, where the program that printed it does not run: values come as JSON that says
-their types (`inside/program.py`), the expected ones never enter.
+Both compare outside the sandbox. Values arrive as JSON that includes their types (`inside/program.py`); the expected
+values never enter the sandbox.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ ABSOLUTE, RELATIVE = 1e-6, 1e-9
 CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 
 
-class Foreign:
-    """A value that JSON has no word for: equal to nothing."""
+class Incomparable:
+    """A value that JSON cannot express: equal to nothing."""
 
 
 def decode(encoded: Any, strict: bool) -> Any:
-    """The Python value. For the strict judge arrays are lists, classes their names, sets nothing comparable, and the
-    keys of dictionaries those of JSON; for the published one arrays and classes are foreign, as they are to `==`."""
+    """The Python value.
+
+    For the strict judge, arrays become lists, classes their names, sets incomparable, and dictionary keys what JSON
+    makes of them. For the published judge, arrays and classes are incomparable, as they are under its `==`.
+    """
     kind, content = encoded
     if kind in ("list", "tuple", "set", "array"):
         items = [decode(item, strict) for item in content]
@@ -30,7 +33,7 @@ def decode(encoded: Any, strict: bool) -> Any:
             return items
         if kind == "tuple":
             return tuple(items)
-        return _made(set, items) if kind == "set" and not strict else Foreign()
+        return _made(set, items) if kind == "set" and not strict else Incomparable()
     if kind == "dict":
         pairs = [(decode(key, strict), decode(value, strict)) for key, value in content]
         return {_key(key): value for key, value in pairs} if strict else _made(dict, pairs)
@@ -39,26 +42,25 @@ def decode(encoded: Any, strict: bool) -> Any:
     if kind == "float":
         return float.fromhex(content)
     known = ("none", "bool", "str", "type") if strict else ("none", "bool", "str")
-    return content if kind in known else Foreign()
+    return content if kind in known else Incomparable()
 
 
 def _made(kind: type, items: list[Any]) -> Any:
     try:
         return kind(items)
-    except TypeError:  # an item without a hash, which no set of the program had
-        return Foreign()
+    except TypeError:  # an unhashable item: the program's set cannot have had it
+        return Incomparable()
 
 
 def _key(key: Any) -> str | None:
-    """A dictionary's key as JSON writes it; a class by its name, as in the one problem that needs it (id 89)."""
+    """A dictionary key as JSON writes it; a class by its name, as in the one problem that needs it (id 89)."""
     if isinstance(key, str):
         return CLASS.sub(r"\1", key)
     return json.dumps(key) if isinstance(key, (int, float, bool, type(None))) else None
 
 
 def right(judge: Callable[..., bool], printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The judge's word; False for a report that is none of `inside/program.py`, which a program may have tampered
-    with."""
+    """The judge's result; False for an invalid report, which a program may have tampered with."""
     try:
         return judge(printed, gold)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
@@ -66,7 +68,7 @@ def right(judge: Callable[..., bool], printed: Mapping[str, Any] | None, gold: A
 
 
 def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The release's rule, with what it never accepts: a dictionary or null expected."""
+    """The release's rule, including what it never accepts: an expected dictionary or null."""
     if not printed or "value" not in printed or isinstance(gold, dict) or gold is None:
         return False
     kind = type(gold).__name__
@@ -83,11 +85,11 @@ def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
 
 
 def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The value that the program showed last is the expected one, or reads like it.
+    """The value that the program printed last equals the expected one, or looks the same.
 
-    Numbers within 1e-6 (or 1e-9 of their size) at any depth; tuples and arrays are lists, a set is not; a dictionary's
-    keys compare as JSON writes them; a bool equals only a bool. Text that is exactly what printing the expected value
-    shows is right, too: nobody sees the difference. Nothing is cast.
+    Numbers may differ by 1e-6 (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not;
+    dictionary keys are compared as JSON writes them; a bool equals only a bool. Text that is exactly what printing
+    the expected value shows is right, too. Nothing is cast.
     """
     shown = (printed or {}).get("strict")
     if not shown:

@@ -1,4 +1,4 @@
-"""The file of MTPB's problems (facts A11.1): read, checked, filled with the inputs of a test case."""
+"""Read and check the file of MTPB's problems, and fill in the inputs of each test case."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.rows import find_file, read_rows
+from ms_codegeex.evaluation.jsonl import find_file, read_rows
 from ms_codegeex.files import sha256
 
 FILE = "mtpb.jsonl"
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
-MAX_GEN_LENGTH = 256  # tokens of a turn where the problem says nothing, as in the release
+MAX_GEN_LENGTH = 256  # tokens per turn if the problem does not say, as in the release
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Case:
 
 @dataclass(frozen=True)
 class MtpbProblem:
-    """A problem; `max_gen_length` in tokens of each turn."""
+    """A problem. `max_gen_length` is in tokens per turn."""
 
     id: str
     name: str
@@ -47,8 +47,8 @@ def file_of(data: Path) -> Path:
 def read_problems(data: Path) -> list[MtpbProblem]:
     """The problems of a file, or of the one that `file_of` finds in a directory.
 
-    An output that no input belongs to is dropped (id 57 has one), as the release does. Anything else that is not as it
-    should be is a `UserError` that names the problem.
+    As in the release, an output without an input is dropped (id 57 has one). Any other flaw is a `UserError` that
+    names the problem.
     """
     path = file_of(data)
     problems, seen = [], set()
@@ -68,7 +68,7 @@ def read_problems(data: Path) -> list[MtpbProblem]:
 
 
 def provenance(data: Path) -> dict[str, Any]:
-    """What a report says of the file: name, hash, and whether it is the published one."""
+    """What a report says about the file: name, hash, and whether it is the published one."""
     path = file_of(data)
     digest = sha256(path)
     return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}

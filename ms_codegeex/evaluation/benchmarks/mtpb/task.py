@@ -11,13 +11,13 @@ from ms_codegeex.evaluation.benchmarks.mtpb import judges, turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import MtpbProblem, provenance, read_problems
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import Report, Runner
-from ms_codegeex.evaluation.sandbox import Limits, Sandbox, Verdict
+from ms_codegeex.evaluation.judging.python_program import ProgramReport, Runner
+from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, Task
 
-SECONDS = 20.0  # of a program, as published: then it is interrupted, and what it has printed counts
-GRACE = 5.0  # seconds more until it is killed: for imports, and for programs that cannot be interrupted
-LIBRARIES = {"numpy": "numpy", "pandas": "pandas", "sklearn": "scikit-learn"}  # that the prompts name -> to install
+SECONDS = 20.0  # per program, as published: then it is interrupted, and what it has printed counts
+GRACE = 5.0  # extra seconds until it is killed: for imports, and for programs that cannot be interrupted
+LIBRARIES = {"numpy": "numpy", "pandas": "pandas", "sklearn": "scikit-learn"}  # module named in prompts -> package
 DATA = "its prompts read a file of ./datasets that the benchmark does not contain"
 DEFECTS = {
     "23": "cases 0 to 3 expect percentiles of random numbers to the last digit",
@@ -32,8 +32,8 @@ GOLD_TYPES = {type(None): "none"}
 
 
 class Mtpb(Task):
-    """Problems of several turns. Sample number i of a problem is number i // cases of its case i % cases, so a larger n
-    only adds samples."""
+    """Problems of several turns. Sample i of a problem is sample i // cases of its test case i % cases, so a larger
+    n only adds samples."""
 
     def __init__(self, data: Path, turns: str = "multi", python: Path | None = None):
         if turns not in ("multi", "single"):
@@ -43,14 +43,14 @@ class Mtpb(Task):
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         self.provenance = provenance(data)
         self.runner = Runner.open(python)
-        self.limits = Limits(wall=SECONDS + GRACE)
+        self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
-        """n for each of the test cases; a problem with fewer cases than another has samples of some cases more."""
+        """n for each test case. A problem with fewer cases than another gets more samples of some cases."""
         return n * max(len(problem.data.cases) for problem in self.problems)
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """All turns of one test case. `PromptTooLong` if not even the first fits the model."""
+        """All turns of one test case. `PromptTooLong` if not even the first one fits the model."""
         mtpb: MtpbProblem = problem.data
         number = completion_id % len(mtpb.cases)
         case, multi = mtpb.cases[number], self.turns == "multi"
@@ -66,7 +66,7 @@ class Mtpb(Task):
         return Sample(problem.id, completion_id, prompt, program, made[-1]["finish"], extra)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """One run for both judges: the value goes out, the expected one never goes in."""
+        """One run serves both judges: the printed value comes out, the expected one never goes in."""
         case = sample.extra["case"]
         gold = problem.data.cases[case].gold
         secret = judging.witness()
@@ -86,7 +86,7 @@ class Mtpb(Task):
         )
 
     def flaw(self, sample: Sample) -> str:
-        """It is about a case of its problem, and its turns are such."""
+        """A sample must name a case of its problem and have valid turns."""
         if sample.finish == UNREAD:
             return ""
         count = self._cases[sample.task_id]
@@ -100,7 +100,8 @@ class Mtpb(Task):
         return "" if sound else "extra.turns: expected a list of objects with prompt and text"
 
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
-        """For prompt perplexity: the program in parts, its prompts marked; none of a sample that was never drawn."""
+        """For prompt perplexity: the program in parts, with prompts scored; nothing for a sample that was never
+        drawn."""
         made = sample.extra.get("turns")
         if not made:
             return []
@@ -112,36 +113,43 @@ class Mtpb(Task):
         return parts[:-1]
 
     def reference(self, problem: Problem) -> Sample | None:
-        """None: the benchmark has no programs."""
+        """None: the benchmark has no reference programs."""
         return None
 
     def known_defects(self) -> Mapping[str, str]:
-        """Of the published file: 7 cases that the published judge cannot accept (41, 89), and what we found beside: 10
-        without their data (38, 46), 4 that are random (23), 2 with a wrong value (31, 94; there may be more)."""
+        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89), and those
+        that we found: 10 without their data (38, 46), 4 that are random (23), 2 with a wrong value (31, 94;
+        there may be more)."""
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
 
     def tools(self) -> Mapping[str, str]:
-        """The interpreter's and its libraries' versions."""
+        """The versions of the interpreter and its libraries."""
         return self.runner.interpreter.versions(LIBRARIES.values())
 
     def missing(self) -> Mapping[str, str]:
-        """Libraries that programs of some problems import."""
+        """Package -> the command that installs it, for the libraries that some programs import."""
         return {LIBRARIES[name]: f"pip install {LIBRARIES[name]}" for name in self.runner.interpreter.lacks(LIBRARIES)}
 
 
-def published(report: Report, gold: Any) -> Verdict:
-    """The right value makes a program pass whatever it did then, but for leaving, which ends the published judge."""
+def published(report: ProgramReport, gold: Any) -> Verdict:
+    """The right value passes whatever the program did afterwards, except for exiting, which ends the published
+    judge."""
     right = report.ended != "exit" and judges.right(judges.published, report.printed, gold)
     return Verdict.PASSED if right else report.verdict
 
 
-def strict(report: Report, gold: Any) -> Verdict:
-    """The right value, and the program came to its end."""
+def strict(report: ProgramReport, gold: Any) -> Verdict:
+    """The right value passes if the program also reached its end."""
     return Verdict.PASSED if report.finished and judges.right(judges.strict, report.printed, gold) else report.verdict
 
 
 def build(data: Path, turns: str = "multi", python: Path | None = None) -> Mtpb:
-    """The task. `data` is CodeGen's mtpb.jsonl or its directory; `turns` is "multi" or "single"; `python` the
-    interpreter of the programs, by default ours."""
+    """The task.
+
+    Args:
+        data: CodeGen's mtpb.jsonl, or its directory.
+        turns: "multi" or "single".
+        python: the interpreter of the programs; None: the one that runs us.
+    """
     return Mtpb(Path(data), turns, python)

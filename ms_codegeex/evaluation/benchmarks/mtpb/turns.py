@@ -1,4 +1,4 @@
-"""From the prompts of a test case to a program (facts A11.2): one growing context, or one specification."""
+"""From the prompts of a test case to a program: turn by turn in one growing context, or as one specification."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.task import Complete
 
-HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"  # what every program starts with
+HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"  # the first lines of every program
 
 
 def turn_seed(seed: int, turn: int) -> int:
-    """The seed of a turn, 31 bits, from the sample's: turns do not repeat each other's random numbers."""
+    """The seed of a turn, 31 bits, derived from the sample's, so that turns use different random numbers."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=4).digest(), "big") >> 1
 
 
@@ -29,10 +29,10 @@ def specification(prompts: Sequence[str]) -> str:
 
 
 def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
-    """The turns: each has its prompt, the text that became of the answer and why that ended.
+    """The turns. Each has its prompt, the truncated answer and the reason the answer ended.
 
-    A turn whose context leaves the model no room ends the sample: it has finish "length", no text and a "reason". If it
-    is the first, the model is too small for the benchmark: `PromptTooLong`.
+    A turn whose context leaves the model no room ends the sample: it has finish "length", no text and a "reason".
+    If it is the first one, the model is too small for the benchmark: `PromptTooLong`.
     """
     history, turns = HISTORY, []
     for number, prompt in enumerate(prompts):
@@ -52,9 +52,10 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
 
 
 def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
-    """One turn whose prompt is all prompts, with the tokens, `print` lines and `def` lines of as many turns.
+    """One turn that combines all prompts, with the tokens, `print` lines and `def` lines of as many turns.
 
-    The release has no such variant; this is the paper's description with the multi-turn rule applied to the whole.
+    The release has no such variant. This follows the paper's description and applies the multi-turn rule to the
+    whole.
     """
     text, count = specification(prompts), len(prompts)
     seed = turn_seed(seed, 0)

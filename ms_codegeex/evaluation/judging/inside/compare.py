@@ -1,11 +1,11 @@
-"""DS-1000's comparison (original format): what the programs left in `result` with what they should have.
+"""DS-1000's comparison (original format): the programs' results in `opened` against the expected ones.
 
     python compare.py COUNT
 
 Standard input: a line of JSON {"test_code": text, "answers": {file name: base64}, "solution": text of the answer if
-there is a test of its words, else null, "secret": text}. All of it comes after the programs have ended, and is read
-when their results have been loaded: those are plain data (see `open_results.py`), so nothing of the programs' runs
-beside it. Standard output: {"results": [1, 0, ...], "string": 1, 0 or null} and, on the next line, the secret.
+there is a test of its text, else null, "secret": text}. It is sent after the programs have ended, and read after their
+results have been loaded. Those are plain data (see `open_results.py`), so no code of the programs runs here. Standard
+output: {"results": [1, 0, ...], "string": 1, 0 or null} and, on the next line, the secret.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import pickle
 import sys
 import traceback
 import types
+from collections.abc import Callable
 
 import plain
 
 STRING_TESTS = ("stringTest", "test_string", "string_test", "testString")
 
 
-def opened(case):
-    """The case's result in a list, which is empty if there is none that is plain data."""
+def opened(case: int) -> list:
+    """The case's result in a list, which is empty if there is no result of plain data."""
     try:
         with open(f"opened/{case}", "rb") as file:
             return [plain.Unpickler(file).load()]
@@ -34,8 +35,8 @@ def opened(case):
         return []
 
 
-def compare(test, case, result):
-    """1 if the case's result is the expected one, by the benchmark's own function."""
+def compare(test: Callable, case: int, result: list) -> int:
+    """1 if the benchmark's own function accepts the case's result, else 0."""
     try:
         with open(f"ans/ans{case}.pkl", "rb") as file:
             answer = pickle.load(file)
@@ -45,19 +46,19 @@ def compare(test, case, result):
         return 0
 
 
-def without_prints(solution):
-    """The answer's code without statements that print."""
+def without_prints(solution: str) -> str:
+    """The answer's code without print statements."""
 
     class Remove(ast.NodeTransformer):
-        def visit_Expr(self, node):
+        def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
             call = node.value
             return None if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "print" else node
 
     return ast.unparse(Remove().visit(ast.parse(solution))) if hasattr(ast, "unparse") else solution
 
 
-def string_test(module, solution):
-    """1 if the words of the answer are as demanded; a test that asserts returns nothing."""
+def string_test(module: types.ModuleType, solution: str) -> int:
+    """1 if the answer's text passes its test, else 0; a test that asserts returns None."""
     for name in STRING_TESTS:
         if hasattr(module, name):
             try:
@@ -69,8 +70,8 @@ def string_test(module, solution):
     return 0
 
 
-def main(count):
-    """Compare everything, then say so."""
+def main(count: int) -> None:
+    """Compare all cases and print the report."""
     report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     results = [opened(case) for case in range(1, count + 1)]

@@ -1,9 +1,10 @@
-"""DS-1000's results (original format) as plain data, by a process that ends before any answer is in the sandbox.
+"""Convert DS-1000's results (original format) to plain data, in a process that ends before any answer is in the
+sandbox.
 
     python open_results.py COUNT
 
-Unpickling a result may run whatever the program has put there: here there is nothing to learn, and nothing to change
-but its own result, which `compare.py` reads from `opened` as data.
+Unpickling a result may run whatever the program has put in it. Here it can learn nothing, and change nothing but its
+own result, which `compare.py` reads from `opened` as data.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import traceback
 import plain
 
 
-def main(count):
-    """Open each result there is; one that cannot be opened is missing."""
+def main(count: int) -> None:
+    """Convert each result; one that cannot be opened is missing."""
     if os.path.lexists("opened"):
         os.rename("opened", "opened by the program")
     os.mkdir("opened")
-    sys.path.append(os.getcwd())  # a result's class may be the program's
+    sys.path.append(os.getcwd())  # a result's class may be defined by the program
     for case in range(1, count + 1):
         try:
             with open(f"result/result_{case}.pkl", "rb") as file:

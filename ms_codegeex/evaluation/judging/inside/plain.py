@@ -1,8 +1,7 @@
-"""DS-1000's results as plain data: values of Python and of the benchmark's libraries, and no code.
+"""Read and write DS-1000's results as plain data: values of Python and the benchmark's libraries, and no code.
 
-A pickle may name any class or function, and unpickling it calls them. What is loaded here names data types only, so it
-runs nothing of the program's and equals nothing but its like. Tensors, whose own pickles are programs, travel as
-arrays.
+A pickle may name any class or function, and unpickling calls them. Here only data types are allowed, so loading runs no
+code of the program, and a loaded value cannot fake equality. Tensors, whose own pickles contain code, travel as arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ EXACT = {
     ("decimal", "Decimal"),
     ("fractions", "Fraction"),
 }
-# Library -> modules whose classes hold data.
+# Library -> modules whose classes contain data.
 MODULES = {
     "numpy": ("numpy", "numpy.dtypes", "numpy.ma"),
     "pandas": ("pandas.core", "pandas._libs"),
@@ -33,12 +32,12 @@ MODULES = {
     "pytz": ("pytz",),
     "dateutil": ("dateutil.tz", "dateutil.relativedelta"),
 }
-# Their functions that make such a value of its parts.
+# Beginnings of the names of their functions that reconstruct such values.
 MAKERS = ("_reconstruct", "_frombuffer", "scalar", "_mareconstruct", "_new_", "_p")
-ACTIVE = ("memmap", "DataSource", "vectorize", "HDFStore")  # open files or call functions
+ACTIVE = ("memmap", "DataSource", "vectorize", "HDFStore")  # these open files or call functions
 
 
-def allowed(module, name, found):
+def allowed(module: str, name: str, found: object) -> bool:
     """Whether a pickle may name this."""
     library = module.partition(".")[0]
     places = MODULES.get(library, ())
@@ -50,7 +49,8 @@ def allowed(module, name, found):
 class Unpickler(pickle.Unpickler):
     """Loads plain data; anything else is an UnpicklingError."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> object:
+        """A class or function that a pickle names, if it is allowed."""
         if (module, name) in EXACT:
             return super().find_class(module, name)
         if "." not in name and module.partition(".")[0] in MODULES:
@@ -59,7 +59,8 @@ class Unpickler(pickle.Unpickler):
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: tuple) -> object:
+        """A tensor that travels as an array."""
         kind, array = pid
         if kind == "torch":
             return importlib.import_module("torch").from_numpy(array)
@@ -69,9 +70,10 @@ class Unpickler(pickle.Unpickler):
 
 
 class Pickler(pickle.Pickler):
-    """Writes what `Unpickler` reads, if the value is that."""
+    """Writes what `Unpickler` reads."""
 
-    def persistent_id(self, value):
+    def persistent_id(self, value: object) -> tuple | None:
+        """For a tensor its library and its array, for anything else None."""
         torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
         if torch is not None and isinstance(value, torch.Tensor):
             return "torch", value.detach().cpu().numpy()

@@ -1,13 +1,13 @@
-"""One Python program, and at its end a report of what it did.
+"""Run one Python program and, if it returns here, report what it did.
 
     python program.py run|value SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
 
-Standard library only, and nothing newer than Python 3.7, which some benchmarks need.
-The report is one line of JSON on standard output and, on the next, the secret from standard input. What the program
-prints goes nowhere. Half of the secret is read before the program begins, so it is not to be had by reading
-descriptors; the other half when it has come to its end, so it is nowhere in memory before. One that leaves early, by
-whatever door, or prints what a report looks like, cannot have shown both. (One written against this very script could
-take the halves together; nothing within a process prevents that.) Nothing here knows the expected answer.
+Standard library only, compatible with Python 3.7, which some benchmarks need. The report is one line of JSON on
+standard output and, on the next line, the secret from standard input. What the program prints is discarded. Half of the
+secret is read before the program starts, so it cannot be read from a descriptor; the other half is read after the
+program has ended, so it is not in memory before. A program that exits early, by whatever means, or prints something
+that looks like a report, cannot know both. (One written against this very script could combine the halves; nothing
+within a process prevents that.) Nothing here knows the expected answer.
 """
 
 from __future__ import annotations
@@ -21,36 +21,41 @@ import signal
 import sys
 import traceback
 import types
+from collections.abc import Callable
 
 ENDED = (None, "syntax", "exit", "time", "memory", "assertion", "error")
 HALF = 20  # bytes of the secret that are read before the program begins
-DEPTH, NODES, CHARACTERS = 60, 200_000, 1 << 18  # of a value that is reported
+DEPTH, NODES, CHARACTERS = 60, 200_000, 1 << 18  # the most that a reported value may have
 
 
 class TimeUp(BaseException):
-    """The program's seconds are over. No `Exception`, so that it is seldom caught."""
+    """The program's seconds are over. Not an `Exception`, so that programs rarely catch it."""
 
 
-def time_up(*_):
+def time_up(*_: object) -> None:
+    """Signal handler: interrupt the program."""
     raise TimeUp
 
 
-class Encoder:
-    """A value as JSON that says its types: [kind, content]. What is too large, too deep or foreign is ["other", type].
+class ValueEncoder:
+    """Encodes a value as JSON that includes its types: [kind, content]. What is too large, too deep or of another
+    type is ["other", type name].
 
-    Numbers of NumPy become Python's, at any depth; arrays and series are "array" with a list's content.
+    NumPy's numbers become Python's, at any depth; arrays and series are "array" with the content of a list.
     """
 
     def __init__(self):
         self.nodes, self.characters = NODES, CHARACTERS
 
-    def __call__(self, value):
+    def __call__(self, value: object) -> list:
+        """The encoded value."""
         try:
             return self.encode(value, DEPTH)
         except Exception:
             return ["other", type(value).__name__]
 
-    def encode(self, value, depth):
+    def encode(self, value: object, depth: int) -> list:
+        """The encoded value, at most `depth` levels deep; ValueError if it is too large."""
         self.nodes -= 1
         if depth == 0 or self.nodes < 0:
             raise ValueError("too large")
@@ -77,36 +82,40 @@ class Encoder:
             return ["array" if kind == "list" else kind, content]
         return ["type", value.__name__] if isinstance(value, type) else ["other", type(value).__name__]
 
-    def text(self, text):
+    def text(self, text: str) -> str:
+        """The text; ValueError if all texts of the value together are too long."""
         self.characters -= len(text)
         if self.characters < 0:
             raise ValueError("too large")
         return text
 
 
-def of_library(value, library, *names):
-    """Whether a value is of one of a library's types; one that the program has not imported has no values."""
+def of_library(value: object, library: str, *names: str) -> bool:
+    """Whether a value is an instance of one of a library's types. If the program has not imported the library, it
+    is not."""
     module = sys.modules.get(library)
     kinds = tuple(kind for kind in (getattr(module, name, None) for name in names) if isinstance(kind, type))
     return isinstance(value, kinds)
 
 
-def plain(value):
+def plain(value: object) -> object:
     """NumPy's scalars as Python's."""
     return value.item() if of_library(value, "numpy", "integer", "floating", "bool_") else value
 
 
-def is_array(value):
+def is_array(value: object) -> bool:
+    """Whether a value is a NumPy array or a Pandas series."""
     return of_library(value, "numpy", "ndarray") or of_library(value, "pandas", "Series")
 
 
-def as_array(value):
+def as_array(value: object) -> object:
+    """A series as an array."""
     return value.to_numpy() if of_library(value, "pandas", "Series") else value
 
 
-def normalised(value):
-    """As the published judge has it before it compares: a series is an array, an array a list, pairs in a list are
-    lists, NumPy's scalars are Python's."""
+def normalised(value: object) -> object:
+    """The value as the published judge normalises it before comparing: series and arrays become lists, tuples in a
+    list become lists, NumPy's scalars become Python's."""
     if is_array(value):
         value = as_array(value).tolist()
     if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
@@ -115,47 +124,54 @@ def normalised(value):
 
 
 class Printed:
-    """What the program printed last. `published` is the first argument of the last call of print, whatever became of it
-    since; `strict` what the last call that went to standard output showed: value and text, as they were then."""
+    """What the program printed last. `published` is the first argument of the last call of print, as it is at the
+    end; `strict` is what the last call to standard output showed: value and text, as they were then."""
 
     def __init__(self):
         self.calls, self.published, self.strict = 0, None, None
 
-    def show(self, *values, sep=" ", end="\n", file=None, flush=False):
-        """In place of `print`."""
+    def show(self, *values: object, sep: str = " ", end: str = "\n", file: object = None, flush: bool = False) -> None:
+        """The replacement for `print`."""
         texts = [str(value) for value in values]
         self.calls, self.published = self.calls + 1, values[:1]
         if file is None or file is sys.stdout:
             text = (" " if sep is None else str(sep)).join(texts)
-            value = Encoder()(values[0]) if len(values) == 1 else ["other", "arguments"]
+            value = ValueEncoder()(values[0]) if len(values) == 1 else ["other", "arguments"]
             self.strict = {"value": value, "text": text if len(text) <= CHARACTERS else None}
         else:
             file.write((" " if sep is None else str(sep)).join(texts) + ("\n" if end is None else str(end)))
 
-    def last_expression(self, value):
-        """The program's last statement is an expression: its value counts as printed. None shows nothing in strict."""
+    def last_expression(self, value: object) -> None:
+        """Record the value of an expression that is the program's last statement, as if it was printed. In
+        strict mode, None shows nothing."""
         strict = self.strict
         self.show(value)
         if value is None:
             self.strict = strict
 
-    def record(self, gold_type):
-        """The report's part."""
+    def record(self, gold_type: str) -> dict:
+        """This object's part of the report."""
         if not self.calls:
             return {"calls": 0}
         if not self.published:
             return {"calls": self.calls, "strict": self.strict}
         value = normalised(self.published[0])
-        result = {"calls": self.calls, "strict": self.strict, "value": Encoder()(value), "type": type(value).__name__}
+        result = {
+            "calls": self.calls,
+            "strict": self.strict,
+            "value": ValueEncoder()(value),
+            "type": type(value).__name__,
+        }
         gold = {"str": str, "int": int, "float": float, "bool": str, "list": list}.get(gold_type)
         if gold is not None:
-            with contextlib.suppress(Exception):  # the published judge takes that for a wrong answer
-                result["cast"] = Encoder()(gold(value))
+            with contextlib.suppress(Exception):  # the published judge counts that as a wrong answer
+                result["cast"] = ValueEncoder()(gold(value))
         return result
 
 
-def with_last_expression(source):
-    """The program's tree with `last_expression(...)` around a last statement that is an expression but no print."""
+def with_last_expression(source: str) -> ast.Module:
+    """The program's tree; a last statement that is an expression, but no print, is wrapped in
+    `_last_expression(...)`."""
     tree = ast.parse(source)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):
@@ -167,8 +183,9 @@ def with_last_expression(source):
     return tree
 
 
-def execute(source, names, rewrite):
-    """None, or what ended the program before its end: "syntax", "exit", "time", "memory", "assertion" or "error"."""
+def execute(source: str, names: dict, rewrite: Callable) -> str | None:
+    """Run the program. Return what stopped it: "syntax", "exit", "time", "memory", "assertion" or "error"; None if
+    nothing."""
     try:
         code = compile(rewrite(source), "program.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
@@ -186,7 +203,7 @@ def execute(source, names, rewrite):
         sys.stderr.write("MemoryError\n")
         return "memory"
     except BaseException as error:
-        with contextlib.suppress(BaseException):  # an exception whose text raises another
+        with contextlib.suppress(BaseException):  # an exception whose own text raises
             traceback.print_exc(limit=-5)
         return "assertion" if isinstance(error, AssertionError) else "error"
     finally:
@@ -194,15 +211,15 @@ def execute(source, names, rewrite):
     return None
 
 
-def leave_standard_files():
-    """Descriptors of the secret and of the report; the program has /dev/null in their places."""
+def leave_standard_files() -> tuple:
+    """The descriptors of the secret and the report; the program gets /dev/null in their places."""
     secret, report, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     return secret, report
 
 
-def read(descriptor, size):
+def read(descriptor: int, size: int) -> bytes:
     """So many bytes, fewer at the end."""
     data = b""
     while len(data) < size:
@@ -213,8 +230,8 @@ def read(descriptor, size):
     return data
 
 
-class Teller:
-    """What tells the report: everything it needs is bound before the program can change it."""
+class Reporter:
+    """Writes the report. It binds everything it needs before the program can change it."""
 
     def __init__(self):
         self.secret, self.report = leave_standard_files()
@@ -228,8 +245,8 @@ class Teller:
         )
         self.known = {ended: json.dumps({"ended": ended, "printed": None}).encode("ascii") for ended in ENDED}
 
-    def tell(self, ended, printed):
-        """The report, then the secret. A child of the program, which has come here with it, leaves instead."""
+    def write_report(self, ended: str | None, printed: dict | None) -> None:
+        """Write the report, then the secret. A fork of the program that gets here exits instead."""
         if self.getpid() != self.process:
             self.leave(0)
         line = self.known[ended]
@@ -246,8 +263,8 @@ class Teller:
             data = data[self.write(self.report, data) :]
 
 
-def seed(source):
-    """The same random numbers, and the same verdict, every time."""
+def seed(source: str) -> None:
+    """Seed the random numbers, so that the verdict is reproducible."""
     if "random" in source:
         import random
 
@@ -259,18 +276,18 @@ def seed(source):
                 numpy.random.seed(0)
 
 
-def main(mode, seconds, gold_type, program, *arguments):
+def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str) -> None:
     """Run the program as `__main__`, in its own directory."""
     with open(program, encoding="utf-8", errors="surrogatepass") as file:
         source = file.read()
-    teller, printed = Teller(), Printed()
+    reporter, printed = Reporter(), Printed()
     module = types.ModuleType("__main__")
     module.__file__ = program
     sys.modules["__main__"] = module
     sys.argv, sys.path[0] = [program, *arguments], os.getcwd()
     if mode == "value":
         module.print, module._last_expression = printed.show, printed.last_expression
-        builtins.exit = builtins.quit = None  # the published judge takes them away
+        builtins.exit = builtins.quit = None  # as the published judge does
     seed(source)
     signal.signal(signal.SIGALRM, time_up)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
@@ -279,7 +296,7 @@ def main(mode, seconds, gold_type, program, *arguments):
         value = printed.record(gold_type) if mode == "value" else None
     except BaseException:
         value = None
-    teller.tell(ended, value)
+    reporter.write_report(ended, value)
 
 
 if __name__ == "__main__":

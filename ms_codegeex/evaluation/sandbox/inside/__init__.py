@@ -1,1 +1,1 @@
-"""What runs in the sandbox before and beside the programs. Never imported here: `interpreter.py` sends it there."""
+"""What runs in the sandbox before and next to the programs. Never imported here: `interpreter.py` sends it."""

@@ -1,6 +1,6 @@
-"""The kernel's calls that Python has no functions for.
+"""System calls for which Python has no functions.
 
-Like everything beside it, this runs in the sandbox, under `python3 -I -S`, and imports little: see supervisor.py.
+Like the modules next to it, this runs in the sandbox under `python3 -I -S` and imports little, see supervisor.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same number on every architecture
 CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, of two words
-CAPABILITIES = 64  # the most there can be
-CAP_SETFCAP = 1 << 31  # of the first 32: needed to make a user namespace in which user 0 is user 0
+CAPABILITIES = 64  # the most that can exist
+CAP_SETFCAP = 1 << 31  # of the first 32: needed to make a user namespace that maps user 0 to user 0
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -43,7 +43,7 @@ class LandlockPath(ctypes.Structure):
 
 
 def checked(value: int, what: str) -> int:
-    """The result of a C call, or an OSError that says which call."""
+    """The result of a C call, or an OSError that names the call."""
     if value < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{what}: {os.strerror(error)}")
@@ -51,19 +51,19 @@ def checked(value: int, what: str) -> int:
 
 
 def prctl(option: int, first: int = 0, second: object = 0) -> None:
-    """One prctl of two arguments."""
+    """A prctl call with two arguments."""
     word = ctypes.c_ulong
     last = second if not isinstance(second, int) else word(second)
     checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
 
 
 def be_called(name: bytes) -> None:
-    """What we are called in the lists of processes."""
+    """Set our name in lists of processes."""
     checked(LIBC.prctl(PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0), "prctl")
 
 
 def set_limits(limits: list) -> None:
-    """Resource limits, (name, soft, hard), of the calling process and of all that it starts."""
+    """Set resource limits, (name, soft, hard), for the calling process and all that it starts."""
     for name, soft, hard in limits:
         kind = getattr(resource, name)
         ceiling = resource.getrlimit(kind)[1]
@@ -73,7 +73,7 @@ def set_limits(limits: list) -> None:
 
 
 def landlock_ruleset(rules: dict) -> int:
-    """A ruleset's descriptor: `rules` has the ABI's size and handled rights, and (path, rights) pairs."""
+    """A ruleset's descriptor. `rules` has the ABI's size, the handled rights, and (path, rights) pairs."""
     attributes = LandlockRuleset(rules["fs"], rules["net"], rules["scoped"])
     size = ctypes.c_size_t(rules["size"])
     ruleset = checked(
@@ -83,7 +83,7 @@ def landlock_ruleset(rules: dict) -> int:
         try:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what is not there needs no rule
+            continue  # a missing file needs no rule
         rights = access if os.path.isdir(path) else access & rules["of_files"]
         beneath = LandlockPath(rights, descriptor)
         arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(beneath), ctypes.c_uint(0))
@@ -104,7 +104,7 @@ def restrict(ruleset: int, filter_code: bytes) -> None:
 
 
 def write(path: str, content: bytes, directory: int) -> None:
-    """One write to a file below this directory."""
+    """Write once to a file below this directory."""
     try:
         descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
         try:
@@ -116,13 +116,15 @@ def write(path: str, content: bytes, directory: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """Namespaces of our own, of these kinds."""
+    """Enter new namespaces of these kinds."""
     checked(LIBC.unshare(ctypes.c_int(kinds)), "new namespaces (limits: /proc/sys/user/max_*)")
 
 
 def enter_namespaces(kinds: int, user: int, group: int, proc: int) -> None:
-    """Namespaces of our own, of these kinds and of users; of users it has this one, who stays who he is outside. `proc`
-    is a descriptor of a /proc that can be written to."""
+    """Enter new namespaces of these kinds, and a user namespace with this one user, who keeps the same id outside.
+
+    `proc` is a descriptor of a /proc that can be written.
+    """
     unshare(kinds | CLONE_NEWUSER)
     write("self/setgroups", b"deny", proc)
     write("self/uid_map", b"%d %d 1" % (user, user), proc)
@@ -130,7 +132,7 @@ def enter_namespaces(kinds: int, user: int, group: int, proc: int) -> None:
 
 
 def open_proc() -> int:
-    """A descriptor of the present /proc, for `enter_namespaces`."""
+    """A descriptor of the current /proc, for `enter_namespaces`."""
     return os.open("/proc", os.O_PATH | os.O_DIRECTORY)
 
 
@@ -142,29 +144,30 @@ def mount(source: str, target: str, kind: str, flags: int, data: str | None = No
 
 
 def make_private() -> None:
-    """What is mounted outside from now on is not mounted here, nor the other way round."""
+    """Stop the propagation of mounts between here and outside."""
     mount("none", "/", "", MS_REC | MS_PRIVATE)
 
 
 def pivot_root(new: str, old: str) -> None:
-    """pivot_root(2): the mount `new` becomes the root, what was the root is at `old`."""
+    """pivot_root(2): the mount `new` becomes the root; the old root appears at `old`."""
     checked(LIBC.pivot_root(new.encode(), old.encode()), "pivot_root")
 
 
 def detach(path: str) -> None:
-    """Unmount what is mounted there, and all within, for everybody who has not opened it."""
+    """Unmount what is mounted there, with all mounts within, for everyone who has not opened it."""
     checked(LIBC.umount2(path.encode(), ctypes.c_int(MNT_DETACH)), f"umount {path}")
 
 
 def name_host(name: bytes) -> None:
-    """What this machine is called in its namespace."""
+    """Set the host name of our namespace."""
     checked(LIBC.sethostname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))), "sethostname")
 
 
 def drop_capabilities(kept: int = 0) -> None:
-    """Give all capabilities up but those (of the first 32, a bit each), and the right to get any by a program."""
+    """Drop all capabilities but those in `kept` (one bit each, of the first 32), and the ability to gain any by
+    execve."""
     for number in range(CAPABILITIES):
         if LIBC.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
-            break  # the last one was the last
+            break  # there are no more
     header, words = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept)
     checked(LIBC.capset(header, words), "capset")

@@ -1,5 +1,5 @@
-"""The root file system that all programs of a fork server see: read-only, and nothing in it that is not named. In the
-order of pivot_root(2) and mount_namespaces(7)."""
+"""The root file system that all programs of a fork server see: read-only, with nothing but what the view names. See
+pivot_root(2) and mount_namespaces(7) for the order of the steps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import kernel
 from kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
-STAGE = "/tmp"  # it is everywhere, and everybody may walk to it; only our own mount namespaces see it covered
+STAGE = "/tmp"  # it exists everywhere, and every user can reach it; only our own mount namespaces see it covered
 OUTSIDE = "/.outside"
 FLAGS = {b"ro": MS_RDONLY, b"nosuid": MS_NOSUID, b"nodev": MS_NODEV, b"noexec": MS_NOEXEC}
 
 
 def unveil(shown: list) -> list:
-    """As root: what the view shows, with sources that everybody may walk to; only this process and its children see
-    these."""
+    """As root: return what the view shows, with sources that every user can reach. Only this process and its
+    children see these mounts."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.make_private()
     opened = [(path, f"{STAGE}/{index}", os.open(source, os.O_PATH)) for index, (path, source) in enumerate(shown)]
@@ -26,14 +26,14 @@ def unveil(shown: list) -> list:
 
 
 def make(view: dict) -> None:
-    """As the first process of new namespaces: leave this machine's files for those of the view (view.py)."""
+    """As the first process of new namespaces: replace this machine's files by those of the view (view.py)."""
     kernel.make_private()
     shown = [(path, os.open(source, os.O_PATH)) for path, source in view["shown"]]
     devices = [(path, os.open(path, os.O_PATH)) for path in view["devices"]]
     kernel.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=1m,mode=755")
     os.mkdir(STAGE + OUTSIDE)
     kernel.pivot_root(STAGE, STAGE + OUTSIDE)
-    os.chdir("/")  # from here on no path leads outside but through that directory
+    os.chdir("/")  # from here on, paths lead outside only through OUTSIDE
     for path in ("/proc", *view["directories"]):
         os.makedirs(path)
     for path, target in view["links"]:
@@ -41,7 +41,7 @@ def make(view: dict) -> None:
     kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for path, descriptor in shown:
         show(path, descriptor)
-        restrict_mounts(path, MS_RDONLY | MS_NOSUID | MS_NODEV)  # before the next one: it may be within
+        restrict_mounts(path, MS_RDONLY | MS_NOSUID | MS_NODEV)  # before the next one, which may be within this one
     for path, descriptor in devices:
         show(path, descriptor)
         restrict_mounts(path, MS_RDONLY | MS_NOSUID | MS_NOEXEC)
@@ -51,7 +51,7 @@ def make(view: dict) -> None:
 
 
 def show(path: str, descriptor: int) -> None:
-    """Mount the file or directory of a descriptor there, with all that is mounted within, and close it."""
+    """Mount the file or directory of a descriptor at `path`, with all mounts within, and close the descriptor."""
     source = f"/proc/self/fd/{descriptor}"
     if os.path.isdir(source):
         os.makedirs(path, exist_ok=True)
@@ -63,8 +63,8 @@ def show(path: str, descriptor: int) -> None:
 
 
 def restrict_mounts(path: str, flags: int) -> None:
-    """Add flags to the mount there and to those within. What they have already they keep: the kernel refuses to take it
-    from them."""
+    """Add flags to the mount at `path` and to those within. Their present flags stay: the kernel refuses to remove
+    them."""
     top, restricted = os.path.realpath(path), set()
     for number, point, options in mounts():
         if point != top and not point.startswith(top + "/"):
@@ -72,7 +72,7 @@ def restrict_mounts(path: str, flags: int) -> None:
         try:
             descriptor = os.open(point, os.O_PATH)
         except (PermissionError, FileNotFoundError):
-            continue  # nor can a program get there: for lack of rights, or because another mount covers it
+            continue  # a program cannot reach it either: no rights, or covered by another mount
         if mount_of(descriptor) == number:
             kept = sum(FLAGS.get(option, 0) for option in options)
             kernel.mount("", f"/proc/self/fd/{descriptor}", "", MS_REMOUNT | MS_BIND | flags | kept)
@@ -83,7 +83,7 @@ def restrict_mounts(path: str, flags: int) -> None:
 
 
 def mounts() -> list:
-    """(number, path, options) of every mount that can be seen from here, those that others cover included."""
+    """(number, path, options) of every mount that is visible from here, including those covered by others."""
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.split() for line in file]
     return [(int(line[0]), unescaped(line[4]), line[5].split(b",")) for line in lines]

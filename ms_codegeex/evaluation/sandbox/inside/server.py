@@ -1,8 +1,8 @@
-"""A process that forks supervisors, each in namespaces of its own, for programs that see the same directories.
+"""The fork server: forks supervisors, each in its own namespaces, for programs that see the same directories.
 
-It is PID 1 of namespaces that no program ever runs in; the process that made these waits for it outside. What a program
-pays for is a fork instead of an interpreter and a root file system. It reads nothing but what programs see, once, and
-descriptors: jobs go to the supervisors. Whoever started it hangs up to end it and everything that came of it.
+It is PID 1 of namespaces in which no program ever runs; the process that made them waits outside. A program thus costs
+a fork instead of an interpreter's start and a root file system. The server reads only what programs see, once, and
+descriptors; jobs go to the supervisors. Whoever started it hangs up to end it and everything it started.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import _socket
 import gc
 import os
 import sys
-import warnings  # noqa: F401 - os.execvpe needs it, when the interpreter's files may be out of sight
+import warnings  # noqa: F401 - os.execvpe needs it, when the interpreter's files may be invisible
 
 import kernel
 import namespaces
@@ -24,7 +24,7 @@ WORD = 4  # bytes of a descriptor
 
 
 def received(channel: _socket.socket) -> list:
-    """The descriptors for the next supervisor, the control socket first; none when nobody wants any more."""
+    """The descriptors for the next supervisor, the control socket first; none when the other end has hung up."""
     data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(WORD * MOST))
     if not data:
         return []
@@ -33,7 +33,7 @@ def received(channel: _socket.socket) -> list:
 
 
 def become_supervisor(descriptors: list, user: int, group: int) -> None:
-    """In the child: new namespaces, and in these the supervisor, which does not return."""
+    """In the child: enter new namespaces and run the supervisor in them, which does not return."""
     namespaces.enter(user, group)
     if os.fork():
         return
@@ -44,7 +44,7 @@ def become_supervisor(descriptors: list, user: int, group: int) -> None:
 
 
 def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group: int) -> None:
-    """Fork one; what keeps it from starting is told over its control socket."""
+    """Fork a supervisor. If it cannot start, the reason goes over its control socket."""
     try:
         if os.fork():
             return
@@ -61,7 +61,7 @@ def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group
 
 
 def give_up_root(view: dict) -> None:
-    """Become the view's user, if it names one, who is to see the view's files wherever they are."""
+    """Become the view's user, if it names one, and make sure that this user can reach the view's files."""
     if view["user"] is None:
         return
     if view["veiled"]:
@@ -72,7 +72,7 @@ def give_up_root(view: dict) -> None:
 
 
 def wait_outside() -> None:
-    """The process that has made the namespaces: its death is theirs, and theirs its own."""
+    """The process that made the namespaces: it ends with them, and they end with it."""
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     _, status = os.wait()
@@ -80,7 +80,7 @@ def wait_outside() -> None:
 
 
 def settle(view: dict, user: int) -> None:
-    """As PID 1: see what the view says, and no more; give all rights up, but that of making namespaces."""
+    """As PID 1: see only what the view shows, and drop all rights but that to make namespaces."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     kernel.name_host(b"sandbox")
     rootfs.make(view)
@@ -89,9 +89,9 @@ def settle(view: dict, user: int) -> None:
 
 
 def serve(channel: _socket.socket, user: int, group: int) -> None:
-    """Fork supervisors until the other end hangs up; then PID 1 ends, and with it everybody."""
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # nobody needs to be waited for
-    gc.freeze()  # a collection in a child would copy every page
+    """Fork supervisors until the other end hangs up. Then PID 1 ends, and with it every process here."""
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # reap children automatically
+    gc.freeze()  # otherwise a collection in a child would copy every page
     while True:
         passed = received(channel)
         if not passed:
@@ -102,8 +102,8 @@ def serve(channel: _socket.socket, user: int, group: int) -> None:
 
 
 def main(descriptors: list) -> None:
-    """Make namespaces with the root file system that we are told, and serve in them; what keeps us from it is told on
-    standard error."""
+    """Make namespaces with the requested root file system and serve in them. If that fails, standard error says
+    why."""
     try:
         kernel.be_called(b"sandbox-server")
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)

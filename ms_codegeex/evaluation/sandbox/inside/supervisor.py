@@ -1,10 +1,10 @@
 # ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
-"""The first process of a sandbox: it runs the commands of one program and ends everything they leave behind.
+"""The first process of a sandbox: it runs the commands of one program and ends everything they leave running.
 
-It is PID 1 of its own namespaces, forked by server.py, or, where the kernel makes none, started by `python3 -I -S` for
-this one program, which then pays for that start; so nothing here imports more than the standard library's C modules and
-ctypes. Its job comes over a control socket and so do its reports; the programs inherit neither. It trusts
-nothing that a program writes.
+It is PID 1 of its own namespaces, forked by server.py. If the kernel denies namespaces, `python3 -I -S` starts it for
+one program, and every program pays for that start; so nothing here imports more than the standard library's C modules
+and ctypes. Its job arrives over a control socket and its reports leave by it; programs do not inherit the socket. It
+trusts nothing that a program writes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ import kernel
 from kernel import SIGKILL
 
 SIGSTOP, SIGXCPU, SIGXFSZ, SIGSYS = 19, 24, 25, 31
-FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two looks at a program's memory and disk
-WITHOUT_PIDFD = 0.002  # before Linux 5.3 nothing says at once that a program has ended
+FIRST_LOOK, LONGEST_LOOK = 0.005, 0.025  # seconds between two checks of a program's memory and disk
+WITHOUT_PIDFD = 0.002  # seconds between checks before Linux 5.3, which does not notify us of a program's end
 
 
 def prepare(job: dict, command: dict, ruleset: int) -> None:
-    """In the child: give up what a program must not have."""
+    """In the child: give up everything that a program must not have."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY) if command["stdin"] < 0 else command["stdin"]
     for target, descriptor in enumerate((null, command["stdout"], command["stderr"])):
         os.dup2(descriptor, target, inheritable=True)
-    for number in _signal.valid_signals() - {SIGKILL, SIGSTOP}:  # Python, and whoever started us, ignores some
+    for number in _signal.valid_signals() - {
+        SIGKILL,
+        SIGSTOP,
+    }:  # Python, or the process that started us, may ignore some
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     os.chdir(job["directory"])
@@ -41,8 +44,8 @@ def prepare(job: dict, command: dict, ruleset: int) -> None:
 
 
 def become(job: dict, command: dict, ruleset: int, trouble: int) -> None:
-    """In the child: be the program. What keeps us from preparing that is told by `trouble`; a program that cannot be
-    executed is its own fault, says so on its standard error and exits with status 127."""
+    """In the child: become the program. If preparing fails, the reason goes to `trouble`. If the program cannot be
+    executed, that is its own fault: it says so on standard error and exits with status 127."""
     try:
         prepare(job, command, ruleset)
     except BaseException as error:
@@ -56,7 +59,7 @@ def become(job: dict, command: dict, ruleset: int, trouble: int) -> None:
 
 
 def start(job: dict, command: dict, ruleset: int) -> int:
-    """Fork the program; `RuntimeError` if we could not make it ready to run."""
+    """Fork the program; `RuntimeError` if it could not be prepared."""
     trouble, report = os.pipe()
     child = os.fork()
     if not child:
@@ -65,15 +68,15 @@ def start(job: dict, command: dict, ruleset: int) -> int:
         finally:
             os._exit(127)
     os.close(report)
-    told = os.read(trouble, 4096)  # its end comes when the program begins
+    problem = os.read(trouble, 4096)  # the pipe ends when the program starts
     os.close(trouble)
-    if told:
-        raise RuntimeError(told.decode(errors="replace"))
+    if problem:
+        raise RuntimeError(problem.decode(errors="replace"))
     return child
 
 
 def others(alone: bool) -> list:
-    """The processes of the program: all but this one in its own PID namespace, else its descendants."""
+    """The processes of the program: in its own PID namespace all but this one, else our descendants."""
     numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     if alone:
         return [number for number in numbers if number != 1]
@@ -92,11 +95,11 @@ def others(alone: bool) -> list:
 
 
 def kill_all(alone: bool) -> None:
-    """End every process of the program, and wait until the last is gone."""
+    """Kill every process of the program, and wait until the last one is gone."""
     while True:
         if alone:
             try:
-                os.kill(-1, SIGKILL)  # as PID 1: everybody in the namespace but itself
+                os.kill(-1, SIGKILL)  # as PID 1: every process in the namespace but itself
             except ProcessLookupError:
                 pass
         else:
@@ -114,12 +117,12 @@ def kill_all(alone: bool) -> None:
 
 
 def field(line: bytes) -> int:
-    """The bytes of a line of /proc/PID/status that counts kB."""
+    """The bytes in a line of /proc/PID/status that counts kB."""
     return int(line.split()[1]) << 10
 
 
 def memory_of(number: int) -> tuple:
-    """(anonymous, shared, page tables and swap) bytes of a process, and its threads; zeros for one that has gone."""
+    """A process's (anonymous, shared, page table and swap) bytes and its threads; zeros if it is gone."""
     anonymous = shared = rest = threads = 0
     try:
         with open(f"/proc/{number}/status", "rb") as file:
@@ -138,7 +141,7 @@ def memory_of(number: int) -> tuple:
 
 
 def proportional(number: int, otherwise: int) -> int:
-    """The anonymous bytes of a process, pages shared with forks counted once; `otherwise` where that is hidden."""
+    """A process's anonymous bytes, with pages shared between forks counted once; `otherwise` if that is hidden."""
     try:
         with open(f"/proc/{number}/smaps_rollup", "rb") as file:
             for line in file:
@@ -150,7 +153,7 @@ def proportional(number: int, otherwise: int) -> int:
 
 
 def used(job: dict) -> tuple:
-    """(bytes, files) in the program's directories; zeros where they are no file systems of their own."""
+    """(bytes, files) in the program's directories; zeros if they are not file systems of their own."""
     size = files = 0
     for path in job["volumes"]:
         state = os.statvfs(path)
@@ -160,7 +163,7 @@ def used(job: dict) -> tuple:
 
 
 def sockets() -> int:
-    """How many sockets this network namespace has: their buffers are memory that nobody's pages show."""
+    """The number of sockets in this network namespace: their buffers are memory that no process's pages show."""
     try:
         with open("/proc/self/net/sockstat", "rb") as file:
             return int(file.readline().split()[2])
@@ -169,13 +172,13 @@ def sockets() -> int:
 
 
 def excess(job: dict, command: dict) -> str:
-    """What the program has too much of, "" for nothing."""
+    """The verdict on a program that exceeds a limit, "" if it does not."""
     disk, files = used(job)
     if disk > command["disk"] or files > command["files"] or (job["alone"] and sockets() > command["sockets"]):
         return "killed"
     numbers = others(job["alone"])
     each = [memory_of(number) for number in numbers]
-    if sum(one[3] for one in each) > command["processes"]:  # where the kernel does not count by namespace
+    if sum(one[3] for one in each) > command["processes"]:  # in case the kernel does not count by namespace
         return "killed"
     visible = max(disk, sum(one[1] for one in each)) + sum(one[2] for one in each)
     if visible + sum(one[0] for one in each) <= command["memory"]:
@@ -185,7 +188,7 @@ def excess(job: dict, command: dict) -> str:
 
 
 def reap(child: int) -> tuple:
-    """Collect whoever has ended; (status, usage) of the child if it was among them, else ()."""
+    """Collect all processes that have ended; (status, usage) of the child if it is among them, else ()."""
     result = ()
     try:
         while True:
@@ -199,7 +202,7 @@ def reap(child: int) -> tuple:
 
 
 def verdict(status: int, cpu: float, limit: float) -> tuple:
-    """(end, code) of a program that ended without our doing."""
+    """(end, code) of a program that ended by itself."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return "exited", code
@@ -229,7 +232,7 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
             status, usage = ended
             return verdict(status, usage.ru_utime + usage.ru_stime, command["cpu"])
         if any(descriptor == control.fileno() for descriptor, _ in events):
-            kill_all(job["alone"])  # nobody listens any more
+            kill_all(job["alone"])  # nobody is listening any more
             os._exit(0)
         if left <= 0:
             return "timeout", -SIGKILL
@@ -239,7 +242,7 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
 
 
 def run(job: dict, ruleset: int, control: _socket.socket) -> None:
-    """Run the commands until one does not succeed; a line for each on the control socket."""
+    """Run the commands until one does not succeed; send a line about each over the control socket."""
     for command in job["commands"]:
         began = time.monotonic()
         child = start(job, command, ruleset)
@@ -254,13 +257,13 @@ def run(job: dict, ruleset: int, control: _socket.socket) -> None:
 
 
 def message(channel: _socket.socket) -> dict:
-    """What we are told: its size in 8 bytes, then itself."""
+    """A message: its size in 8 bytes, then its content."""
     size = int.from_bytes(channel.recv(8, _socket.MSG_WAITALL), "little")
     return marshal.loads(channel.recv(size, _socket.MSG_WAITALL))
 
 
 def received(control: _socket.socket, descriptors: list) -> dict:
-    """The job; what it says of descriptors are places in the list."""
+    """The job, with positions in the list of descriptors replaced by the descriptors."""
     job = message(control)
     for command in job["commands"]:
         for name in ("stdin", "stdout", "stderr"):
@@ -281,7 +284,7 @@ def lay_out(job: dict) -> None:
 
 
 def ready(control: _socket.socket) -> None:
-    """Say so, with a handle on ourselves by which we can be ended whatever happens here."""
+    """Report that we are ready, with a pidfd of ourselves by which we can be killed whatever happens here."""
     try:
         handle = os.pidfd_open(os.getpid())
     except OSError:
@@ -290,19 +293,19 @@ def ready(control: _socket.socket) -> None:
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))
     try:
         control.sendmsg([b"ready\n"], [rights])
-    except OSError:  # programs of this user have too many descriptors on their way
+    except OSError:  # programs of this user have too many descriptors in transit
         control.sendall(b"ready\n")
     os.close(handle)
 
 
 def described(error: BaseException) -> bytes:
-    """An error in a line."""
+    """An error in one line."""
     text = str(error) if isinstance(error, (OSError, RuntimeError)) else f"{type(error).__name__}: {error}"
     return text.replace("\n", " ").encode(errors="replace")
 
 
 def complain(control: int, error: BaseException) -> None:
-    """Tell why there will be no reports; nobody may be listening any more."""
+    """Send the reason why there will be no reports. Nobody may be listening any more."""
     try:
         os.write(control, b"failed " + described(error) + b"\n")
     except OSError:
@@ -310,10 +313,10 @@ def complain(control: int, error: BaseException) -> None:
 
 
 def main(descriptors: list, settle: object = None) -> None:
-    """Read the job from the control socket, the first of the descriptors, make our home as it says (`settle`, if the
-    namespaces are new), shut ourselves off from the programs, run them."""
+    """Read the job from the control socket, the first of the descriptors, set up our directories (`settle`, in new
+    namespaces), protect ourselves from the programs, and run them."""
     try:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # PID 1 without handlers cannot be signalled from inside
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # signals from inside do not reach a PID 1 without handlers
         control = _socket.socket(fileno=descriptors[0])
         job = received(control, descriptors)
         if job["alone"] and os.getpid() != 1:
@@ -329,4 +332,4 @@ def main(descriptors: list, settle: object = None) -> None:
     except BaseException as error:
         complain(descriptors[0], error)
     finally:
-        os._exit(0)  # what an interpreter does at its end takes time and serves nobody
+        os._exit(0)  # skip the interpreter's clean-up, which takes time and is useless here

@@ -5,7 +5,7 @@ import java.io.FileOutputStream;
 import java.lang.reflect.InvocationTargetException;
 import java.nio.charset.StandardCharsets;
 
-/** Calls the program's main, and says when it has returned: Witness TOKEN, the other half on standard input. */
+/** Calls the program's main, then prints the witness. Usage: Witness TOKEN, challenge on standard input. */
 public final class Witness {
     public static void main(String[] arguments) throws Throwable {
         String challenge = new String(System.in.readAllBytes(), StandardCharsets.UTF_8).trim();

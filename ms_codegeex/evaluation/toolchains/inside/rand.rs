@@ -1,4 +1,4 @@
-//! The functions of the crate rand 0.4, which HumanEval-X was made with, by rand 0.8, which Debian has.
+//! The functions of the crate rand 0.4, with which HumanEval-X was made, on top of Debian's rand 0.8.
 pub use rand08::distributions;
 use rand08::distributions::uniform::SampleUniform;
 use rand08::distributions::{Distribution, Standard};

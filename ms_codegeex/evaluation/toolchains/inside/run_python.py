@@ -1,8 +1,7 @@
-"""Runs `program.py`, then `tests.py` on what it has defined; says at the end that the tests have ended, if they have.
-Sees what the published runner shows.
+"""Run `program.py`, then `tests.py` with the names that it has defined; print the witness if the tests reach their end.
 
-The tests have variables and builtins of their own, with the values of the time before any function of the program was
-called: a function that gives `abs` another meaning does so for itself alone.
+The tests have their own variables and builtins, with the values from before any function of the program was called. A
+function that redefines `abs` does so for itself alone.
 """
 
 import builtins
@@ -11,14 +10,15 @@ import sys
 import traceback
 
 
-def compiled(name):
-    """A file's code, and whether it names random numbers."""
+def compiled(name: str) -> tuple:
+    """A file's code, and whether it mentions random numbers."""
     with open(name, encoding="utf-8") as file:
         source = file.read()
     return compile(source, name, "exec"), "random" in source
 
 
-def main():
+def main() -> None:
+    """Run both files and leave: status 1 after an exception, else 0."""
     challenge = sys.stdin.read().strip()
     ours, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
@@ -28,7 +28,7 @@ def main():
         if first or second:
             import random
 
-            random.seed(0)  # the same numbers, and the same verdict, every time
+            random.seed(0)  # the same numbers, and so the same verdict, every time
         names = {}
         exec(program, names)
         exec(tests, {**names, "__builtins__": kept, "ms_codegeex_tests_ended": ended.append})

@@ -1,4 +1,4 @@
-// Reads its half of the secret before the program has begun, and prints it with the other half at the tests' end.
+// Reads its half of the secret before the program starts, and prints both halves after the tests.
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -14,7 +14,7 @@ __attribute__((constructor(101))) static void read_challenge()
 
 static bool failed;
 
-// In place of assert's own function, which a program may define.
+// Replaces assert's own function, which a program may redefine.
 void ms_codegeex_test_failed(const char *test)
 {
     failed = true;

@@ -1,4 +1,4 @@
-// Package witness reads its half of the secret before the program has begun, and prints it with the other half.
+// Package witness reads its half of the secret before the program starts, and prints both halves after the tests.
 package witness
 
 import (
@@ -17,10 +17,10 @@ func read() string {
 	return strings.TrimSpace(string(buffer[:count]))
 }
 
-// Ours is what other names of this package are for, see HumanEval-X's programs.
+// Ours is imported under predeclared names, so that an answer cannot redeclare these (see programs.py).
 const Ours = true
 
-// Tell says that the tests have ended.
+// Tell prints the witness after the tests.
 func Tell(token string) {
 	os.Stdout.WriteString("\nwitness-" + token + "-" + challenge + "\n")
 }

@@ -1,5 +1,5 @@
-// Loaded before the program: runs its tests with console, JSON and Math as they were before, whatever the program calls
-// by these names; counts failed assertions, and says at the tests' end that there were none.
+// Loaded before the program. Runs its tests with the original console, JSON and Math, whatever the program does with
+// these names; counts failed assertions, and prints the witness after the tests if there were none.
 'use strict'
 const fs = require('fs')
 const challenge = fs.readFileSync(0, 'utf8').trim()
@@ -16,7 +16,7 @@ const copy = (object) => {
   return freeze(found)
 }
 
-// Everything that is built in, with what it does now.
+// All built-in functions, with their original values.
 const watched = []
 const seen = new Set()
 const watch = (object) => {
@@ -56,7 +56,7 @@ function counting(condition, ...rest) {
   return apply(original, console, [condition, ...rest])
 }
 
-// An object that says itself what it is in JSON can say what is expected.
+// An object that defines its own JSON can imitate the expected value.
 const pretends = (value, depth) => {
   if (value === null || typeof value !== 'object' || depth === 0) return typeof value === 'function'
   if (value.toJSON !== undefined) return true

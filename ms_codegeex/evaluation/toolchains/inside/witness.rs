@@ -1,4 +1,4 @@
-//! Reads its half of the secret before the program has begun, and prints it with the other half at the tests' end.
+//! Reads its half of the secret before the program starts, and prints both halves after the tests.
 use std::io::{Read, Write};
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ extern "C" fn read_challenge() {
 #[link_section = ".init_array"]
 static BEFORE_MAIN: extern "C" fn() = read_challenge;
 
-/// Says that the tests have ended.
+/// Prints the witness after the tests.
 pub fn tell(token: &str) {
     let line = format!("\nwitness-{}-{}\n", token, CHALLENGE.lock().unwrap().trim());
     let _ = std::io::stdout().write_all(line.as_bytes());

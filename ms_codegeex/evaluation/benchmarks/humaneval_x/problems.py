@@ -1,0 +1,147 @@
+"""Read HumanEval-X's files: check every row, and identify the published version."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
+from ms_codegeex.evaluation.jsonl import find_file
+from ms_codegeex.files import sha256
+
+KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
+LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million
+WHERE = "github.com/THUDM/CodeGeeX and CodeGeeX2 (benchmark/humanevalx)"
+# SHA-256 of the published files. CodeGeeX2 corrected JavaScript and completed the prompts of Rust.
+KNOWN = {
+    "5752fb122efddb0e9b47c77907ae6ce9a15aac4dea14e44c46032c831e6b987a": "CodeGeeX v1, python",
+    "dcf2e280a1e91bbc3c5f90edb41397e8a9ac1ccc9f5d2b70082f0b0fbfb6dbb0": "CodeGeeX v1, cpp",
+    "276f36db2eb7aeb864f36a19a2f4e1bb2460fb6e22ff100f0b5bedabe3799967": "CodeGeeX v1, java",
+    "fe5d467f2c1a027b3f6f18d3729aca01f6458c1de2e2d1292a019c5aa9bed424": "CodeGeeX v1, js",
+    "09126ef64ac68f87296c5f3781186aedc5dec799b114d9df99d6de4a715a7830": "CodeGeeX v1, go",
+    "ae5cabbbfc8fe25244a608b04f09ac3b324c645ac969dfc033756c12f0f9924c": "CodeGeeX v1, rust",
+    "1ba4d8d70c9bdab038ca6292c6be9ff383172663709a793e5d97a5ddf127f4af": "CodeGeeX2, js",
+    "b2d8cb7184bd0b2857c15a1e9271f6687bde23eed9d7a8d37a912b3bcce35f18": "CodeGeeX2, rust",
+}
+
+
+@dataclass(frozen=True)
+class HumanEvalXProblem:
+    """A problem in one language, as in the file. `imports` and `test_setup` are Go's, empty elsewhere."""
+
+    language: str
+    number: int
+    prompt: str
+    declaration: str
+    solution: str
+    test: str
+    imports: str = ""
+    test_setup: str = ""
+
+
+@dataclass(frozen=True)
+class ProblemFile:
+    """A file that was read. The version is "unknown" unless the hash is that of a published file."""
+
+    path: Path
+    sha256: str
+    version: str
+    rows: tuple[HumanEvalXProblem, ...]
+
+
+def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, ProblemFile]:
+    """Language -> file, for these languages (None: those that have one). `data` is a directory or one of the files."""
+    wanted = list(LANGUAGES) if languages is None else list(dict.fromkeys(languages))
+    for name in wanted:
+        if name not in LANGUAGES:
+            raise UserError(f"language {name!r}: HumanEval-X has {', '.join(LANGUAGES)}")
+    if data.is_file():
+        file = read_file(data)
+        found = {file.rows[0].language: file}
+    else:
+        found = {name: read_file(path, name) for name in wanted if (path := file_of(data, name)) is not None}
+    for name in wanted:
+        if languages is not None and name not in found:
+            raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
+    if not found:
+        raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
+    return {name: found[name] for name in wanted if name in found}
+
+
+def file_of(directory: Path, language: str) -> Path | None:
+    """The language's file in a directory, CodeGeeX2's before CodeGeeX's.
+
+    CodeGeeX calls it `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` counts as the
+    former. Each may be uncompressed.
+    """
+    stems = (f"humanevalx_{language}", f"humaneval_{language}", language)
+    return find_file(directory, *stems) if directory.is_dir() else None
+
+
+def read_file(path: Path, language: str | None = None) -> ProblemFile:
+    """All rows of a file, which must be of one language. Anything invalid is a `UserError`."""
+    rows: list[HumanEvalXProblem] = []
+    seen: set[int] = set()
+    for number, line in enumerate(lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = parse(line, where)
+        language = language or row.language
+        if row.language != language:
+            raise UserError(f"{where}: a problem in {row.language} in a file for {language}; give each its own file")
+        if row.number in seen:
+            raise UserError(f"{where}: problem {row.number} for the second time; a problem may stand once")
+        seen.add(row.number)
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: no problems; expected one JSON object a line, see {WHERE}")
+    digest = sha256(path)
+    return ProblemFile(path, digest, KNOWN.get(digest, "unknown"), tuple(rows))
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a file, decompressed if necessary."""
+    try:
+        with open(path, "rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+        with (gzip.open if packed else open)(path, "rb") as stream:
+            text = stream.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(
+                f"{path}: more than {LARGEST >> 20} MiB uncompressed; a file of HumanEval-X has less than one"
+            )
+        yield from text.decode("utf-8").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON lines ({error}); fetch the file again") from None
+
+
+def parse(line: str, where: str) -> HumanEvalXProblem:
+    """A row of a file."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); fetch the file again") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: not an object; expected the keys {', '.join(KEYS)}")
+    language, number = identity(record.get("task_id"), where)
+    for key in (*KEYS, *language.keys):
+        if not isinstance(record.get(key), str):
+            raise UserError(f"{where}: {key} is missing or no text; rows of {language.name} need it")
+    texts = (record[key] for key in KEYS[1:])
+    return HumanEvalXProblem(language.name, number, *texts, *(record[key] for key in language.keys))
+
+
+def identity(task_id: object, where: str) -> tuple[BenchmarkLanguage, int]:
+    """The language and number of an id such as `CPP/12`."""
+    prefix, _, number = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
+    if prefix not in BY_PREFIX or not (number.isascii() and number.isdigit() and len(number) < 7):
+        expected = ", ".join(f"{name}/0" for name in BY_PREFIX)
+        raise UserError(f"{where}: task_id is {str(task_id)[:80]!r}; expected one such as {expected}")
+    return BY_PREFIX[prefix], int(number)

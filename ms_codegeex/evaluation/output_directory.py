@@ -1,0 +1,134 @@
+"""The output directory of an evaluation: one writer at a time, and `evaluation.json`, the settings behind its files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ms_codegeex
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.locks import take_lock
+
+SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
+FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks
+
+
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Create a directory and lock it for this process; a `UserError` if another process has it."""
+    place = Path(directory)
+    made = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(place / LOCK)
+    except OSError as error:
+        raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
+    if descriptor is None:
+        raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
+    try:
+        yield
+    finally:
+        (place / LOCK).unlink(missing_ok=True)
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):  # usually there are files in it
+                place.rmdir()
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor of a file that we have locked, if its file system can; None if another process has the lock."""
+    try:
+        return take_lock(path, wait=False)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return os.open(path, os.O_RDWR)
+
+
+class RecordedSettings:
+    """The settings in a directory's `evaluation.json`. A section is written when its step begins."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / FILE
+        self.values: dict[str, Any] = {}
+        if self.path.exists():
+            self.values = read_json(self.path)
+            known = isinstance(self.values, dict) and self.values.get("format") == FORMAT
+            if not known or not all(isinstance(self.values.get(name, {}), dict) for name in SECTIONS):
+                raise UserError(f"{self.path}: not an evaluation's settings; choose another --output")
+        elif any((directory / name).exists() for name in ("samples.jsonl", "results.jsonl")):
+            raise UserError(
+                f"{directory}: has samples or results but no {FILE}; choose another --output, and give the file there "
+                "with --samples"
+            )
+
+    def compare(
+        self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
+    ) -> None:
+        """Check that a section, if it is recorded, has the same values.
+
+        A different value is a `UserError` that names its key. Numbers in `growing` may be larger than before
+        (None counts as the largest); keys in `free` may differ, at any depth.
+        """
+        if section not in self.values:
+            return
+        old, new = dict(_flat(self.values[section])), dict(_flat(_plain(values)))
+        for key in {**old, **new}:
+            before, now = old.get(key), new.get(key)
+            if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
+                continue
+            raise UserError(
+                f"{self.path}: {section}.{key} is {before!r}, now {now!r}; give what was given before, or another "
+                "--output"
+            )
+
+    def settle(self, section: str, values: Mapping[str, Any], free: Collection[str] = ()) -> None:
+        """Write a section, or check that the recorded one is the same."""
+        self.compare(section, values, free=free)
+        self.write(section, values)
+
+    def write(self, section: str, values: Mapping[str, Any]) -> None:
+        """Write a section, replacing the recorded one."""
+        if self.values.get(section) == _plain(values):
+            return
+        self.values = {"format": FORMAT, "version": 1, **self.values, section: _plain(values)}
+        write_json(self.path, self.values)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that may influence samples."""
+    found = {"ms_codegeex": ms_codegeex.__version__, "python": platform.python_version()}
+    for name in ("mindspore", "numpy", "tokenizers", "openai"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _at_least(now: Any, before: Any) -> bool:
+    return now is None or (before is not None and now >= before)
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,153 @@
+"""The parent's side of one sandbox: collect the programs' output, up to a cap, and the supervisor's reports."""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ms_codegeex.evaluation.sandbox.outcome import End, Execution
+
+SIGKILL = 9
+LAST = 1.0  # seconds for the supervisor to end after its last command
+GRACE = 30.0  # seconds after the supervisor's own deadlines until everything is killed from outside
+CHUNK = 1 << 16
+
+
+@dataclass
+class OutputStream:
+    """The reading end of a program's standard output or error."""
+
+    descriptor: int
+    cap: int
+    data: bytearray = field(default_factory=bytearray)
+    over: bool = False
+
+    def take(self) -> bool:
+        """Read what is available; False at the end. Bytes beyond the cap are dropped, and `over` is set."""
+        chunk = os.read(self.descriptor, CHUNK)
+        room = self.cap - len(self.data)
+        self.over |= len(chunk) > room
+        self.data += chunk[:room]
+        return bool(chunk)
+
+
+@dataclass
+class CommandReport:
+    """A supervisor's line about one command."""
+
+    end: End
+    code: int
+    seconds: float
+
+
+class Collector:
+    """Reads the streams of all commands and the control socket until the sandbox is gone.
+
+    As a context manager: on exit, a supervisor that was ready has ended, with everything it started, whatever
+    happened. One that was not ready ends as soon as it notices that nobody listens.
+    """
+
+    def __init__(
+        self, control: socket.socket, streams: Sequence[tuple[OutputStream, OutputStream]], allowed: float
+    ) -> None:
+        self.control, self.streams = control, streams
+        self.began = time.monotonic()
+        self.deadline = self.began + allowed + GRACE
+        self.reports: list[CommandReport] = []
+        self.received = b""
+        self.ready = False  # whether the supervisor has reached its first command
+        self.failure = ""  # why it could not start that, or a later one
+        self.complete = False  # whether everything was read to the end
+        self.supervisor = -1  # its pidfd, once it has sent one
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.complete:
+            self.stop()
+        if self.supervisor >= 0:
+            if not ends(self.supervisor, LAST):
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.supervisor, signal.SIGKILL)
+                ends(self.supervisor, LAST)
+            os.close(self.supervisor)
+
+    def collect(self) -> None:
+        """Read until everything is closed. If the outer deadline comes first, `complete` stays False."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.control, selectors.EVENT_READ)
+            for stream in (stream for pair in self.streams for stream in pair):
+                selector.register(stream.descriptor, selectors.EVENT_READ, stream)
+            while selector.get_map():
+                ready = selector.select(max(0.0, self.deadline - time.monotonic()))
+                if not ready:
+                    return
+                for key, _ in ready:
+                    if not (self.hear() if key.data is None else self.take(key.data)):
+                        selector.unregister(key.fileobj)
+        self.complete = True
+
+    def take(self, stream: OutputStream) -> bool:
+        """Read a stream; the first byte beyond the cap ends the program."""
+        before = stream.over
+        alive = stream.take()
+        if stream.over and not before:
+            self.stop()
+        return alive
+
+    def stop(self) -> None:
+        """Tell the supervisor to kill everything, by closing our direction of the socket."""
+        with suppress(OSError):  # it is gone already
+            self.control.shutdown(socket.SHUT_WR)
+
+    def hear(self) -> bool:
+        """Read the control socket; False when the supervisor is gone."""
+        try:
+            chunk, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
+        except ConnectionError:
+            return False
+        for self.supervisor in descriptors:
+            os.set_inheritable(self.supervisor, False)
+        self.received += chunk
+        while b"\n" in self.received:
+            line, _, self.received = self.received.partition(b"\n")
+            if line == b"ready":
+                self.ready = True
+                continue
+            if line.startswith(b"failed "):
+                self.failure = line.removeprefix(b"failed ").decode(errors="replace")
+                continue
+            end, code, seconds = line.decode("ascii").split()
+            self.reports.append(CommandReport(End(end), int(code), float(seconds)))
+        return bool(chunk)
+
+    def executions(self) -> list[Execution]:
+        """The commands' executions. If the supervisor died during a command, that command exceeded its output
+        cap or the outer deadline, or was killed along with the sandbox (out of memory)."""
+        found: list[Execution] = []
+        for index, (out, error) in enumerate(self.streams):
+            report = self.reports[index] if index < len(self.reports) else None
+            spent = time.monotonic() - self.began - sum(one.seconds for one in found)
+            if report is None:
+                report = CommandReport(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
+            end = End.OUTPUT if out.over or error.over else report.end
+            code = -SIGKILL if end is End.OUTPUT else report.code
+            found.append(Execution(end, code, report.seconds, bytes(out.data), bytes(error.data)))
+            if not found[-1].succeeded:
+                break
+        return found
+
+
+def ends(process: int, seconds: float) -> bool:
+    """Whether the process of this descriptor ends within that time."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))

@@ -1,0 +1,99 @@
+"""Where a program runs: in its own namespaces or, if the kernel denies them, in a temporary directory."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sandbox import landlock
+from ms_codegeex.evaluation.sandbox.home_directories import check_readable
+from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
+from ms_codegeex.evaluation.sandbox.view import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes, system_view
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The program's directory, and what the supervisor and the fork server must know."""
+
+    directory: str
+    job: dict[str, Any]
+    view: bytes = b""  # what the fork server shows, marshalled
+    shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable, as a path may be replaced
+    names: Mapping[str, str] = field(
+        default_factory=dict
+    )  # path in the sandbox -> path on this machine, where they differ
+
+    def local(self, text: str) -> str:
+        """A word or a variable, with paths of the sandbox replaced by those of this workspace."""
+        return os.pathsep.join(map(self._path, text.split(os.pathsep))) if self.names else text
+
+    def _path(self, text: str) -> str:
+        """One path; anything else stays as it is."""
+        for inside, outside in self.names.items():
+            if text == inside or text.startswith(inside + "/"):
+                return outside + text[len(inside) :]
+        return text
+
+
+def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str, Any] | None:
+    """The Landlock rules, None without Landlock."""
+    if not layers.landlock:
+        return None
+    return landlock.rules(layers.landlock, ["/usr", "/etc", "/proc", *SYSTEM, *readable], writable, DEVICES)
+
+
+def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
+    """The paths on this machine without symbolic links. A home directory, or one that contains a home, is a
+    `UserError`."""
+    check_readable(readable.values())
+    try:
+        return {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise UserError(f"sandbox: a program needs {problem}; expected a path that you may read") from None
+
+
+def veiled(path: str) -> bool:
+    """Whether only the owner or group can traverse the directories of a path."""
+    return any(not parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
+
+
+def in_namespaces(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Workspace:
+    """In namespaces of its own, nested in those of a fork server that shows the system and `readable`."""
+    sources = resolved(readable)
+    shown = tuple((state.st_dev, state.st_ino) for state in map(os.stat, sources.values()))
+    writable = [path for path, _ in homes(disk)]
+    job = {"alone": True, "volumes": writable, "landlock": rules(layers, ["/dev", *readable], writable)}
+    covered = [path for path in readable if any(f"{path}/".startswith(f"{home}/") for home in writable)]
+    job.update(homes=homes(disk), covered=covered)
+    user = layers.identity.get("user")
+    view = {**system_view(sources), "user": user, "veiled": any(map(veiled, sources.values()))}
+    return Workspace(DIRECTORY, job, marshal.dumps(view, 2), shown)
+
+
+@contextmanager
+def in_directory(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Workspace]:
+    """In a temporary directory, where all files have the same names as outside."""
+    sources = resolved(readable)
+    top = Path(tempfile.mkdtemp(prefix="sandbox-"))
+    try:
+        elsewhere = {inside: source for inside, source in sources.items() if inside != str(readable[inside])}
+        names = {**elsewhere, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
+        for path in (names[DIRECTORY], names[SCRATCH]):
+            os.mkdir(path)
+        for path in (str(top), names[DIRECTORY], names[SCRATCH]):
+            if layers.identity:
+                os.chown(path, NOBODY, NOBODY)
+        seen = rules(layers, ["/dev", *sources.values()], [str(top)])
+        yield Workspace(names[DIRECTORY], {"alone": False, "volumes": [], "landlock": seen}, names=names)
+    finally:
+        shutil.rmtree(top, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""Work shared by threads, with a progress bar."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+Work, Result = TypeVar("Work"), TypeVar("Result")
+PATIENCE = 5.0  # seconds to wait for running work after an interrupt
+
+
+def in_parallel(
+    work: Sequence[Work], do: Callable[[Work], Result], workers: int, name: str, progress: bool, done: int = 0
+) -> Iterator[tuple[Work, Result]]:
+    """Yield each piece of work with the result of `do` as it finishes. With one worker, run in the calling thread.
+
+    After an error no new work starts; the results of running work are yielded, then the error is raised. After an
+    interrupt, running work has `PATIENCE` seconds to finish. `done` is the bar's initial count.
+    """
+    with _bar(len(work) + done, name, progress and bool(work), done) as bar:
+        if workers == 1:
+            for each in work:
+                yield each, do(each)
+                bar.update()
+            return
+        crew = _Crew(work, do, workers)
+        for each, result in crew.results():
+            yield each, result
+            bar.update()
+
+
+class _Crew(Generic[Work, Result]):
+    """Threads that share a list of work. They are daemons, so one that waits for a server does not block the exit."""
+
+    def __init__(self, work: Sequence[Work], do: Callable[[Work], Result], workers: int):
+        self._do, self._todo, self._lock = do, iter(work), threading.Lock()
+        self._done: queue.SimpleQueue[tuple[Work, Result] | BaseException | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._running = min(workers, len(work))
+
+    def _next(self) -> tuple[Work, ...]:
+        with self._lock:
+            return tuple(itertools.islice(self._todo, 0 if self._stopped.is_set() else 1))
+
+    def _work(self) -> None:
+        try:
+            while next_one := self._next():
+                self._done.put((next_one[0], self._do(next_one[0])))
+        except BaseException as error:
+            self._stopped.set()
+            self._done.put(error)
+        finally:
+            self._done.put(None)
+
+    def results(self) -> Iterator[tuple[Work, Result]]:
+        """See `in_parallel`."""
+        for _ in range(self._running):
+            threading.Thread(target=self._work, daemon=True).start()
+        failure: BaseException | None = None
+        deadline: float | None = None
+        try:
+            while self._running:
+                try:
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    found = self._done.get(timeout=left)
+                except queue.Empty:
+                    break
+                except (KeyboardInterrupt, SystemExit) as interrupt:
+                    if isinstance(failure, KeyboardInterrupt | SystemExit):
+                        raise
+                    self._stopped.set()
+                    failure, deadline = interrupt, time.monotonic() + PATIENCE
+                    continue
+                if found is None:
+                    self._running -= 1
+                elif isinstance(found, BaseException):
+                    failure = failure or found
+                else:
+                    yield found
+        finally:
+            self._stopped.set()
+        if failure is not None:
+            raise failure
+
+
+def _bar(total: int, name: str, enabled: bool, done: int) -> Any:
+    from tqdm import tqdm
+
+    terminal = enabled and sys.stderr.isatty()
+    width, height = shutil.get_terminal_size()
+    return tqdm(total=total, initial=done, desc=name, ncols=width, nrows=height, disable=not terminal, file=sys.stderr)

@@ -1,0 +1,98 @@
+"""What the configuration of every family answers, from its fields and its table of parameters."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ms_codegeex.models.parameters import RMS_NORM, ParameterTable
+
+
+class DecoderConfig:
+    """Base of the families' configurations, which are frozen dataclasses; a field of the same name replaces a property.
+
+    `activation` is that of the feed-forward part: fast_gelu, gelu or swiglu.
+    """
+
+    table: ClassVar[ParameterTable]
+    activation: ClassVar[str]
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    init_std: float
+    eos_token_id: int
+
+    def validate(self) -> None:
+        """Raise `UserError` naming the key for sizes that do not fit together."""
+        raise NotImplementedError
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def num_kv_groups(self) -> int:
+        """Heads of keys and values: by default each query head has its own."""
+        return self.num_heads
+
+    @property
+    def kv_size(self) -> int:
+        """Width of keys and of values."""
+        return self.num_kv_groups * self.head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of each head that rotary positions turn; 0: none."""
+        return 0
+
+    @property
+    def scores_fp32(self) -> bool:
+        """Whether queries are multiplied with keys in FP32 in an FP16 run."""
+        return False
+
+    @property
+    def softmax_fp32(self) -> bool:
+        """Whether the softmax of an FP16 run is FP32."""
+        return True
+
+    @property
+    def rms_norm(self) -> bool:
+        """Whether its normalisation is RMSNorm, not LayerNorm."""
+        return any(layer.role is RMS_NORM for layer in self.table.block)
+
+    @property
+    def attention_layers(self) -> int:
+        """Blocks, and layers after them that attend as a block does."""
+        return self.num_layers + self.table.last_blocks
+
+    @property
+    def cached_numbers(self) -> int:
+        """How many numbers the keys and values of one token are, over all layers."""
+        return 2 * self.attention_layers * self.kv_size
+
+    def initial_std(self, name: str) -> float:
+        """Standard deviation of a layer's initial weight; `name`: of one of its parameters."""
+        return getattr(self, self.table.layer(name.rpartition(".")[0]).std)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name and shape, in the table's order."""
+        layers = self.table.layers(self.num_layers)
+        return {parameter.name: parameter.shape for layer in layers for parameter in layer.parameters(self)}
+
+    def parameter_count(self) -> int:
+        """Number of trainable parameters."""
+        layers = self.table.layers(self.num_layers)
+        return sum(parameter.size for layer in layers for parameter in layer.parameters(self))
+
+    def flops_per_token(self, seq_length: int) -> int:
+        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
+
+        Counts the matrix products (linear layers, full attention square as computed, logits), not element-wise work.
+        """
+        linear = (layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear)
+        multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
+        attention = 2 * seq_length * self.hidden_size * self.attention_layers
+        return 3 * 2 * (multiplied + attention)

@@ -1,0 +1,131 @@
+"""What a family's tensors and sizes are called in files of other programs, as data.
+
+A family's `weights.py` is such a table; `ms_codegeex/formats` reads and writes by it and knows no family's names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How tensors of ours make one foreign tensor.
+
+    copy: as it is. transpose: with its axes exchanged. stack: the rows of one below those of the other. group: the rows
+    of equal tensors in `groups` groups, each with a run of rows of every tensor; tensor-parallel ranks share the
+    groups.
+    """
+
+    kind: Literal["copy", "transpose", "stack", "group"] = "copy"
+    groups: int = 0
+
+    def of_rank(self, ranks: int) -> Packing:
+        """That of the slices of one of `ranks` tensor-parallel ranks."""
+        return replace(self, groups=self.groups // ranks)
+
+
+COPY, TRANSPOSE, STACK = Packing(), Packing("transpose"), Packing("stack")
+
+
+def grouped(groups: int) -> Packing:
+    """Rows in groups; the tensors of `Entry.ours` come in the order inside a group."""
+    return Packing("group", groups)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One foreign tensor and the tensors of ours that make it; `{i}` in the names stands for a block's number."""
+
+    ours: tuple[str, ...]
+    foreign: ForeignName
+    packing: Packing = COPY
+
+    def numbered(self, i: int) -> Entry:
+        """The entry of block `i`."""
+        foreign = self.foreign
+        foreign = (
+            foreign.replace("{i}", str(i))
+            if isinstance(foreign, str)
+            else tuple(part.replace("{i}", str(i)) for part in foreign)
+        )
+        return replace(self, ours=tuple(name.replace("{i}", str(i)) for name in self.ours), foreign=foreign)
+
+    def of_rank(self, ranks: int) -> Entry:
+        """The entry of one of `ranks` tensor-parallel slices."""
+        return replace(self, packing=self.packing.of_rank(ranks))
+
+
+@dataclass(frozen=True)
+class ForeignLayout:
+    """One foreign layout.
+
+    `kind`: "huggingface", "megatron" or "mindspore"; a family's first layout of a kind is the one that is written.
+    `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for names (the last part of a
+    path) of tensors that are no parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
+    layout share along another axis than the family's table says.
+    """
+
+    kind: Literal["huggingface", "megatron", "mindspore"]
+    entries: tuple[Entry, ...]
+    skipped: tuple[str, ...] = ()
+    axes: Mapping[str, int] = field(default_factory=dict)
+
+    def skips(self, name: ForeignName) -> bool:
+        """Whether a tensor of this name is known not to be a parameter."""
+        last = name if isinstance(name, str) else name[-1]
+        return any(re.fullmatch(pattern, last) for pattern in self.skipped)
+
+
+def inside(entries: Iterable[Entry], *path: str) -> tuple[Entry, ...]:
+    """The entries of flat names, nested in dictionaries of the names `path`."""
+    return tuple(replace(entry, foreign=(*path, entry.foreign)) for entry in entries)
+
+
+def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Entry, ...]:
+    """The entries under other names."""
+    return tuple(replace(entry, foreign=rename(entry.foreign)) for entry in entries)
+
+
+def _as_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return values
+
+
+@dataclass(frozen=True)
+class SizeKeys:
+    """Which sizes a family has, what they are called in its `config.json`, and what else that file must say.
+
+    `required`: positive whole numbers that must be given. `optional`: the others with their defaults. `keys`: the key
+    in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
+    written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
+    keys that may be missing.
+    """
+
+    model_type: str
+    required: tuple[str, ...]
+    optional: Mapping[str, Any]
+    keys: Mapping[str, str]
+    only: Mapping[str, Any]
+    written: Callable[[Any], Mapping[str, Any]]
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_is
+
+
+@dataclass(frozen=True)
+class ForeignFormats:
+    """A family in files of other programs.
+
+    `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
+    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that say what
+    the original software cannot run of a model of these sizes.
+    """
+
+    sizes: SizeKeys
+    layouts: tuple[ForeignLayout, ...]
+    visible: Mapping[str, tuple[str, int]]
+    ranks: Callable[[Any], tuple[int, str]]
+    limits: Callable[[Any], Sequence[str]]

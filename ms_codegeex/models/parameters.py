@@ -1,0 +1,131 @@
+"""A family's parameters as one table: the name, role and shape of every layer that has some.
+
+Layouts on a mesh, strategies, counts, memory, costs, initial weights and the shapes in files all follow from the table
+(`models/<family>/parameters.py`). A new kind of weight is a new role, or a function from one table to another, here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+BLOCK = "blocks.{i}"  # name of block i; its layers' names are relative to it
+
+
+@dataclass(frozen=True)
+class Role:
+    """How tensor-parallel devices share a layer's parameters.
+
+    `weight_axis`, `bias_axis`: the axis they split; None: each holds all of it. `linear`: the weight is a matrix that
+    activations are multiplied with; optimizer sharding and quantisation take only those. `by_groups`: each device gets
+    whole heads of keys and values, so all hold everything where there are fewer heads than devices.
+    """
+
+    name: str
+    weight_axis: int | None = None
+    bias_axis: int | None = None
+    linear: bool = False
+    by_groups: bool = False
+
+
+COLUMN = Role("column", 0, 0, linear=True)  # split by outputs
+ROW = Role("row", 1, None, linear=True)  # split by inputs; partial sums are added, then the bias
+KEY_VALUE = Role("key_value", 0, 0, linear=True, by_groups=True)  # column-parallel by heads of keys and values
+VOCABULARY = Role("vocabulary", 0, 0)  # a table with a row for each token, or the output layer
+TABLE = Role("table")  # another table, whole on every device
+LAYER_NORM = Role("layer_norm")
+RMS_NORM = Role("rms_norm")
+
+
+@dataclass(frozen=True)
+class LayerParameter:
+    """One parameter of a layer. `axis`: the one that tensor-parallel devices split, if any."""
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None
+    layer: Layer
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is the weight of a linear layer."""
+        return self.layer.role.linear and len(self.shape) == 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of the table: a layer with a weight [rows, columns], or [rows], and a bias [rows] if `bias`.
+
+    `rows`, `columns` and `std` (standard deviation of the initial weight) name attributes of the family's config.
+    `copy_of`: the layer that this one repeats on another pipeline stage; it exists only there and is not counted.
+    """
+
+    name: str
+    role: Role
+    rows: str
+    columns: str = ""
+    bias: bool = False
+    std: str = "init_std"
+    copy_of: str = ""
+
+    def inside(self, prefix: str) -> Layer:
+        """The same layer as part of the cell `prefix`."""
+        return replace(self, name=f"{prefix}.{self.name}")
+
+    def numbered(self, block: int) -> Layer:
+        """The layer of that block."""
+        return replace(self, name=self.name.replace("{i}", str(block)))
+
+    def shape(self, config: Any) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(getattr(config, size) for size in (self.rows, self.columns) if size)
+
+    def parameters(self, config: Any) -> tuple[LayerParameter, ...]:
+        """The layer's parameters: weight, then bias."""
+        shape = self.shape(config)
+        weight = LayerParameter(f"{self.name}.weight", shape, self.role.weight_axis, self)
+        if not self.bias:
+            return (weight,)
+        return weight, LayerParameter(f"{self.name}.bias", shape[:1], self.role.bias_axis, self)
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """A family's layers, in the order of its parameters, by the pipeline stage that has them.
+
+    `first`: of the first stage. `block`: of one block, named relative to it; blocks are dealt out evenly. `last`: of
+    the last stage; `last_blocks` blocks among them count as blocks when the others are dealt out.
+    """
+
+    first: tuple[Layer, ...]
+    block: tuple[Layer, ...]
+    last: tuple[Layer, ...]
+    last_blocks: int = 0
+
+    @property
+    def patterns(self) -> tuple[Layer, ...]:
+        """Every layer, those of a block once, with `{i}` for its number."""
+        return (*self.first, *(layer.inside(BLOCK) for layer in self.block), *self.last)
+
+    def layers(self, num_layers: int) -> Iterator[Layer]:
+        """Every layer of a model with `num_layers` blocks but the copies."""
+        yield from self.first
+        for i in range(num_layers):
+            yield from (layer.inside(BLOCK).numbered(i) for layer in self.block)
+        yield from (layer for layer in self.last if not layer.copy_of)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name: a full name, or one relative to a block."""
+        pattern = re.sub(r"^blocks\.(\d+|\{i\})\.", "", name)
+        found = next((layer for layer in (*self.block, *self.first, *self.last) if layer.name == pattern), None)
+        if found is None:
+            raise KeyError(f"no layer {name} in the family's table")
+        return found

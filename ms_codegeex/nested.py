@@ -1,0 +1,22 @@
+"""Nested mappings by dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+def flattened(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`.
+
+    Args:
+        tree: an empty mapping in it is a value.
+        whole: dotted keys whose mappings are values too.
+        prefix: of every key.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        nested = isinstance(value, Mapping) and value and name not in whole
+        flat |= flattened(value, whole, f"{name}.") if nested else {name: value}
+    return flat

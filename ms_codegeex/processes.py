@@ -1,0 +1,215 @@
+"""Processes that belong to this one: each is started with a log of its own, watched, and ended with the others.
+
+Training, rehearsals and the compilation of graph kernels start their processes here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from ms_codegeex.errors import RunFailure
+
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
+POLL_SECONDS = 0.05
+END_SECONDS = 1.0  # between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process to start.
+
+    Attributes:
+        label: its name in messages.
+        command: program and arguments.
+        directory: where it runs; made if missing.
+        log: the file that receives everything it prints.
+        environment: variables to add to those of this process.
+        program_folder: a folder to put in front of PATH.
+    """
+
+    label: str
+    command: tuple[str, ...]
+    directory: Path
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    program_folder: str = ""
+
+    def full_environment(self) -> dict[str, str]:
+        """All variables that the process sees."""
+        environment = {**os.environ, **self.environment}
+        if self.program_folder:
+            environment["PATH"] = os.pathsep.join(filter(None, [self.program_folder, environment.get("PATH")]))
+        return environment
+
+    def shell(self) -> str:
+        """The process as lines of a shell script; an argument `$$` stays the shell's process id."""
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        if self.program_folder:
+            settings.append(f'PATH={shlex.quote(self.program_folder)}:"$PATH"')
+        command = [word if word == "$$" else shlex.quote(word) for word in self.command]
+        directory, log = (shlex.quote(str(path)) for path in (self.directory, self.log))
+        line = " ".join(["env", *settings, *command])
+        return f"# {self.label}\nmkdir -p {directory} && (cd {directory} && exec {line}) >{log} 2>&1 &"
+
+
+def python_process(
+    label: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+) -> ProcessSpec:
+    """`python ARGUMENTS…` with this package on its path, run in `directory`, which also receives `LABEL.log`."""
+    variables = {"GLOG_v": "3", **(environment or {}), "PYTHONPATH": python_path()}
+    return ProcessSpec(label, (sys.executable, *arguments), directory, directory / f"{label}.log", variables)
+
+
+def python_path() -> str:
+    """PYTHONPATH for a new Python process, so that it imports this package, installed or not."""
+    return os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+
+
+class ProcessGroup:
+    """Processes started here and all that they start in turn; leaving the context ends every one of them.
+
+    `roots` were started here; `family` is every process seen so far by process id, brought up to date by `refresh`.
+    """
+
+    def __init__(self) -> None:
+        self.roots: list[subprocess.Popen[bytes]] = []
+        self.family: dict[int, psutil.Process] = {}
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def start(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own. `RunFailure` if its program cannot be started."""
+        spec.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(spec.log, "wb") as output:
+                root = subprocess.Popen(
+                    spec.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=spec.directory,
+                    env=spec.full_environment(),
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
+        except OSError as error:
+            raise RunFailure(f"{spec.label}: {spec.command[0]} could not be started ({error.strerror})") from None
+        self.roots.append(root)
+        self.family[root.pid] = psutil.Process(root.pid)
+        return root
+
+    def refresh(self) -> None:
+        """Find the processes that have been started since the last call."""
+        for root in self.roots:
+            with contextlib.suppress(psutil.Error):
+                for process in self.family[root.pid].children(recursive=True):
+                    self.family[process.pid] = process
+
+    def poll(self) -> list[bool]:
+        """Which of the processes started here have ended."""
+        return [root.poll() is not None for root in self.roots]
+
+    def end(self) -> None:
+        """End every process: SIGTERM first, SIGKILL after a grace period. Returns when none is left."""
+        self.refresh()
+        for process in self.family.values():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        deadline = time.monotonic() + END_SECONDS
+        while self.poll() and any(map(alive, self.family.values())) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for process in self.family.values():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for root in self.roots:
+            root.wait()
+
+
+def run_processes(
+    specs: Sequence[ProcessSpec],
+    at_once: int = 1,
+    ended: Callable[[ProcessSpec], None] = lambda spec: None,
+    seconds: float = math.inf,
+) -> None:
+    """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds.
+
+    The first that fails, or that takes longer than `seconds`, ends the others and raises `RunFailure` with the end of
+    its log. Any other exception, Ctrl-C too, also ends them.
+    """
+    waiting = list(specs)
+    running: list[tuple[ProcessSpec, subprocess.Popen[bytes], float]] = []
+    with ProcessGroup() as group:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                spec = waiting.pop(0)
+                running.append((spec, group.start(spec), time.monotonic() + seconds))
+            time.sleep(POLL_SECONDS)
+            finished = [entry for entry in running if entry[1].poll() is not None]
+            running = [entry for entry in running if entry not in finished]
+            # of several that failed, the first to stop writing is the cause: the others waited for it
+            for spec, process, _ in sorted(finished, key=lambda entry: entry[0].log.stat().st_mtime):
+                if process.returncode:
+                    raise RunFailure(f"{spec.label} {ending(process.returncode)}: {_last_words(spec.log)}")
+                ended(spec)
+            for spec, _, deadline in running:
+                if time.monotonic() > deadline:
+                    raise RunFailure(f"{spec.label} did not end within {seconds:g} s: {_last_words(spec.log)}")
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last `count` lines of a log; none if it is missing or empty."""
+    if not log.exists():
+        return []
+    return log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-count:]
+
+
+def _last_words(log: Path, count: int = 8) -> str:
+    """The end of a log in one line."""
+    return " | ".join(line.strip() for line in last_lines(log, count) if line.strip()) or "it printed nothing"
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def ending(status: int | None) -> str:
+    """How a process ended, in words; `status` is that of `Popen.returncode`, None if it is not known."""
+    if status is None:
+        return "ended"
+    if status >= 0:
+        return f"exited with status {status}"
+    with contextlib.suppress(ValueError):  # a real-time signal has no name
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
+
+
+def die_with_parent(launcher: int | None = None) -> None:
+    """Ask Linux to kill this process when its parent ends, so that a killed parent leaves no orphans.
+
+    `launcher`: exit at once if that process has ended already, before the request could be made.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if launcher is not None and not psutil.pid_exists(launcher):
+        sys.exit(1)

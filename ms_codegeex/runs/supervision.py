@@ -1,0 +1,130 @@
+"""Supervising the workers of this server: start them, show their progress, and end all when one fails.
+
+Imports no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.display import Display
+from ms_codegeex.runs.node import Node, node_processes
+from ms_codegeex.runs.ports import reserved_port
+from ms_codegeex.runs.rendezvous import Rendezvous
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints
+from ms_codegeex.runs.workers import Workers
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # for a worker that has finished or failed to exit
+DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
+
+
+def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:
+    """What follows the run directory on a worker's command line."""
+    return [launcher, *([str(Path(checkpoint).absolute())] if checkpoint else [])]
+
+
+def shell_script(config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None) -> str:
+    """The processes that `run_workers` would start on this server, as a shell script."""
+    arguments = _worker_arguments("$$", checkpoint and checkpoint.path)
+    with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
+        specs = node_processes(config, node, run, arguments, port)
+    return "\n".join([*(spec.shell() for spec in specs), "wait"])
+
+
+def run_workers(
+    config: RunConfig,
+    run: RunDirectory,
+    checkpoint: Checkpoint | None,
+    node: Node,
+    others: Rendezvous | None = None,
+) -> None:
+    """Run this server's workers to their end.
+
+    If a worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log; any
+    other exception, Ctrl-C too, also ends all.
+    """
+    display, count = Display(run.progress, config.steps), len(node.ranks)
+    path = others.checkpoint if others else checkpoint and checkpoint.path
+    try:
+        where = f" on server {node.rank} of {node.count}" if node.count > 1 else ""
+        display.status(f"starting {count} worker{'s' * (count > 1)}{where}")
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(reserved_port()) if node.needs_port else None
+            specs = node_processes(config, node, run, _worker_arguments(str(os.getpid()), path), port)
+            workers = stack.enter_context(Workers(specs))
+            _watch(workers, node, run, display, others)
+    finally:
+        if node.rank == 0:
+            display.poll()
+        display.close()
+
+
+def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
+    """Return when all workers have done their part; `UserError` or `RunFailure` when one has failed."""
+    finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run.path)
+    # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
+    mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
+    while True:
+        if len(workers.workers) < count:  # looking for processes costs more than looking at known ones
+            workers.refresh()
+        ended, launcher_ended = workers.ended(), workers.launcher_ended()
+        # read after `ended`: a worker leaves its mark before it ends
+        done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
+        if node.rank == 0:  # the others would repeat what server 0 shows
+            display.poll()
+        if done == count:
+            finished_at = finished_at or time.monotonic()
+            if others and others.state == "running":
+                others.done()
+            # a worker may hang in its exit handlers, but its work is done
+            here = ended == count or time.monotonic() - finished_at > GRACE_SECONDS
+            if here and (others is None or others.all_finished()):
+                return
+        elif run.error.exists():
+            error_at = error_at or time.monotonic()
+            if ended or time.monotonic() - error_at > GRACE_SECONDS:
+                if node.rank == 0:
+                    mark_doubtful_checkpoints(run)
+                raise left_error(run)
+        elif ended > done or launcher_ended:
+            why = workers.failure() + disk.reason()
+            raise RunFailure(f"a worker ended before its work was done, so the others were stopped: {why}")
+        if others:
+            others.beat()
+        disk.check()
+        time.sleep(POLL_SECONDS)
+
+
+class _DiskWatch:
+    """Notices when the disk of the run is full: its workers then have no room left to report it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.next_check, self.full = folder, 0.0, False
+
+    def check(self) -> None:
+        """Print a warning when the disk has become full."""
+        if time.monotonic() < self.next_check:
+            return
+        self.next_check = time.monotonic() + DISK_SECONDS
+        before, self.full = self.full, self._is_full()
+        if self.full and not before:
+            print(f"warning: the disk of {self.folder} is full; the log waits for room", file=sys.stderr, flush=True)
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.folder).free < DISK_ROOM
+        return False
+
+    def reason(self) -> str:
+        """The end of an error message: a full disk as the probable reason, or nothing."""
+        return f"\nthe disk of {self.folder} is full; free some space" if self._is_full() else ""

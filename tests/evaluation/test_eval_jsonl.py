@@ -1,0 +1,74 @@
+import gzip
+import json
+import threading
+
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+
+ROWS = [{"task_id": "a/1", "text": "x\n\u2028\ud800é"}, {"task_id": "a/2", "text": ""}]
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    RowFile(path).append(ROWS)
+    assert RowFile(path).rows == ROWS == read_rows(path)
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert read_rows(tmp_path / "rows.jsonl.gz") == ROWS
+
+
+def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    RowFile(path).append(ROWS)
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        rows = RowFile(path)
+        assert rows.rows == ROWS[: (size >= first) + (size == len(whole))]
+        rows.append([{"task_id": "b"}])
+        assert RowFile(path).rows == [*rows.rows[:-1], {"task_id": "b"}]
+
+
+def test_threads_do_not_tear_each_others_lines(tmp_path):
+    rows = RowFile(tmp_path / "rows.jsonl")
+    threads = [
+        threading.Thread(target=lambda i=i: [rows.append([{"i": i, "j": j}]) for j in range(20)]) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((row["i"], row["j"]) for row in read_rows(rows.path)) == [(i, j) for i in range(4) for j in range(20)]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(b'{"a": 1}\n{oops}\n', ":2: not JSON"), (b"[1]\n", ":1: found list"), (b"\xff\n", ":1: not JSON")],
+)
+def test_damage_within_is_named(tmp_path, content, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_rows(path)
+    with pytest.raises(UserError, match=words):
+        RowFile(path)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_rows(tmp_path / "none.jsonl")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-9])
+    with pytest.raises(UserError, match="not readable"):
+        read_rows(tmp_path / "cut.gz")
+
+
+def test_replace_writes_only_what_differs(tmp_path):
+    rows = RowFile(tmp_path / "rows.jsonl")
+    rows.append(ROWS)
+    before = rows.path.stat().st_ino
+    rows.replace(ROWS)
+    assert rows.path.stat().st_ino == before
+    rows.replace(ROWS[::-1])
+    assert read_rows(rows.path) == ROWS[::-1]

@@ -1,0 +1,247 @@
+import errno
+import json
+import os
+from dataclasses import asdict
+
+import pytest
+
+from ms_codegeex.runs.callbacks import Eta, JsonLog, LossPlot, TensorBoard, plot_loss, read_log, truncate_log
+from ms_codegeex.runs.display import Display, duration
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.training.trainer import StepRecord
+
+
+def record(step, **changes):
+    values = {
+        "step": step,
+        "loss": 5.0 - 0.1 * step,
+        "learning_rate": 1e-3,
+        "gradient_norm": 1.0,
+        "loss_scale": 1.0,
+        "skipped": False,
+        "tokens": 100 * step,
+        "tokens_per_second": 50.0,
+        "mfu": 0.5,
+        "data_wait_percent": 0.1,
+        "memory_bytes": 10**9,
+        "step_seconds": 2.0,
+        "compiling": step == 1,
+    }
+    return StepRecord(**{**values, **changes})
+
+
+class Watched:
+    """What callbacks use of a trainer."""
+
+    def __init__(self, step=1, steps=100):
+        self.steps_left, self.finished, self.warnings = steps - step, step == steps, []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.logs.mkdir()
+    return directory
+
+
+def test_eta_ignores_the_compiling_step():
+    eta = Eta()
+    assert eta.update(60.0, 10) is None
+    assert eta.update(2.0, 9) == pytest.approx(18.0)
+
+
+def test_log_holds_every_nth_evaluated_skipped_and_last_step(run):
+    log = JsonLog(run, every=4)
+    for step in range(1, 11):
+        log.step(
+            Watched(step, 10),
+            record(
+                step,
+                skipped=step == 3,
+                gradient_norm=None if step == 3 else 1.0,
+                validation_loss=4.0 if step == 6 else None,
+            ),
+        )
+    assert [r["step"] for r in read_log(run.log)] == [3, 4, 6, 8, 10]
+    assert set(read_log(run.log)[0]) == set(asdict(record(1)))
+    assert len(run.progress.read_text().splitlines()) == 10  # the display sees them all
+
+
+def test_what_is_not_finite_is_null(run, capsys):
+    log = JsonLog(run, every=1)
+    log.step(Watched(), record(2, loss=float("nan"), skipped=True, gradient_norm=None))
+    assert read_log(run.log)[0]["loss"] is None
+    Display(run.progress, 10, lines=10).poll()
+    assert "loss not finite" in capsys.readouterr().err
+
+
+def test_truncate_log_drops_what_a_resumed_run_writes_anew(run):
+    log = JsonLog(run, every=1)
+    for step in range(1, 6):
+        log.step(Watched(), record(step))
+    truncate_log(run.log, 3)
+    assert [r["step"] for r in read_log(run.log)] == [1, 2, 3]
+
+
+def test_plot_is_a_picture_of_the_log(run):
+    log = JsonLog(run, every=1)
+    plot_loss(run.log, run.plot)
+    assert not run.plot.exists()  # nothing to draw yet
+    for step in range(1, 4):
+        log.step(Watched(), record(step, validation_loss=4.5 if step == 2 else None))
+    LossPlot(run).end(Watched())
+    assert run.plot.read_bytes().startswith(b"\x89PNG")
+    first = run.plot.read_bytes()
+    log.step(Watched(), record(4, loss=9.0))
+    plot_loss(run.log, run.plot)
+    assert run.plot.read_bytes() != first
+
+
+def test_tensorboard_events_hold_the_figures(run):
+    writer = TensorBoard(run.tensorboard, 0)
+    writer.step(Watched(), record(1))
+    writer.step(Watched(), record(2, validation_loss=4.0))
+    writer.end(Watched())
+    events = b"".join(path.read_bytes() for path in run.tensorboard.iterdir())
+    for name in (b"loss", b"validation_loss", b"learning_rate", b"mfu"):
+        assert name in events
+
+
+def test_display_prints_plain_lines_and_says_when_and_how_long_it_compiles(run, capsys):
+    log, display = JsonLog(run, every=1), Display(run.progress, 100, lines=10)
+    log.status("compiling the training graph")
+    display.poll()
+    for step in range(1, 21):
+        log.step(Watched(step, 100), record(step, loss_scale=1024.0, validation_loss=3.25 if step == 13 else None))
+    with run.progress.open("a") as stream:
+        stream.write('{"event": "sta')  # a line still being written
+    display.poll()
+    display.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("compiling the training graph")
+    assert "compiled in 0:00" in lines[1]
+    assert [line.split()[1] for line in lines[1:]] == ["1/100", "10/100", "13/100", "20/100"]
+    for word in (
+        "loss 3.700",
+        "validation 3.250",
+        "lr 1.0e-03",
+        "norm 1.00",
+        "scale 1024",
+        "50 tok/s",
+        "MFU 50%",
+        "GB",
+        "ETA 2:54",
+    ):
+        assert word in lines[3]
+
+
+def test_display_on_a_terminal_is_one_live_bar(run, capsys, monkeypatch):
+    log, display = JsonLog(run, every=1), Display(run.progress, 4)
+    display.terminal = True
+    log.status("compiling the training graph")
+    display.poll()
+    for step in range(1, 5):
+        log.step(Watched(step, 4), record(step, skipped=step == 2, gradient_norm=None if step == 2 else 1.0))
+    display.poll()
+    display.close()
+    shown = capsys.readouterr().err
+    assert "compiling the training graph (0:00)" in shown and "4/4" in shown and "loss 4.600" in shown
+
+
+@pytest.mark.parametrize("seconds,text", [(None, "?"), (5, "0:05"), (75.9, "1:15"), (3725, "1:02:05")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_progress_lines_are_json(run):
+    log = JsonLog(run, every=1)
+    log.step(Watched(), record(1))
+    assert json.loads(run.progress.read_text())["event"] == "step"
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that is full until `full_disk.clear()`: every write fails."""
+    full = [True]
+    write, sync = os.write, os.fsync
+
+    def failing(original):
+        def attempt(*arguments):
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(*arguments)
+
+        return attempt
+
+    monkeypatch.setattr(os, "write", failing(write))
+    monkeypatch.setattr(os, "fsync", failing(sync))
+    return full
+
+
+def test_a_full_disk_delays_the_log_and_warns_once(run, full_disk, capsys):
+    log, trainer = JsonLog(run, every=1), Watched()
+    for step in (1, 2, 3):
+        log.step(trainer, record(step))
+    assert len(trainer.warnings) == 1 and "log.jsonl: could not be written (No space left" in trainer.warnings[0]
+    assert read_log(run.log) == []
+    full_disk.clear()
+    log.step(trainer, record(4))
+    assert [line["step"] for line in read_log(run.log)] == [1, 2, 3, 4]
+    full_disk.append(True)
+    log.step(trainer, record(5))
+    assert len(trainer.warnings) == 2  # it is full again
+    log.warning("told")
+    assert "warning: told" in capsys.readouterr().err
+
+
+def test_a_line_written_in_part_is_not_repeated(run, monkeypatch):
+    write, room = os.write, [10]
+
+    def short(descriptor, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    log = JsonLog(run, every=1)
+    monkeypatch.setattr(os, "write", short)
+    log.step(Watched(), record(1))
+    room[0] = 10**6
+    log.step(Watched(), record(2))
+    assert [line["step"] for line in read_log(run.log)] == [1, 2]
+
+
+def test_a_full_disk_leaves_out_the_plot_and_warns_once(run, full_disk):
+    run.log.write_text(json.dumps(asdict(record(1))) + "\n")
+    trainer, plot = Watched(), LossPlot(run, every_seconds=-1)
+    plot.step(trainer, record(1))
+    plot.step(trainer, record(2))
+    assert len(trainer.warnings) == 1 and "loss.png: could not be written" in trainer.warnings[0]
+    assert not run.plot.exists()
+    full_disk.clear()
+    plot.end(trainer)
+    assert run.plot.exists()
+
+
+def test_a_full_disk_ends_the_events_and_not_the_run(run, monkeypatch):
+    writer, trainer = TensorBoard(run.tensorboard, 0), Watched()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer.writer._py_recordio_writer, "write", full)
+    for step in range(1, 100):  # more than any queue holds
+        writer.step(trainer, record(step))
+    writer.end(trainer)
+    assert trainer.warnings == ["TensorBoard events end here (No space left on device); log.jsonl has the same figures"]
+
+
+def test_the_display_shows_warnings(run, capsys):
+    JsonLog(run, every=1).warning("the disk is full")
+    capsys.readouterr()
+    Display(run.progress, 10).poll()
+    assert capsys.readouterr().err == "warning: the disk is full\n"

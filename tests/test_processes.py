@@ -1,0 +1,126 @@
+"""Processes are started with a log, watched and ended together, whatever started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.processes import (
+    PACKAGE_PARENT,
+    ProcessGroup,
+    ProcessSpec,
+    alive,
+    ending,
+    python_process,
+    run_processes,
+)
+
+SLEEP = "import time; time.sleep(600)"
+
+
+def python(name: str, code: str, directory) -> ProcessSpec:
+    return python_process(name, ["-c", code], directory)
+
+
+def wait_for(condition, seconds=300):
+    """Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.02)
+
+
+def test_processes_run_in_order_and_a_few_at_once(tmp_path):
+    """Each of the first two waits for the other, so both run at once; the third sees that both have ended."""
+    meet = "import pathlib, time\npathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(0.01)"
+    specs = [python("a", meet.format("a", "b"), tmp_path), python("b", meet.format("b", "a"), tmp_path)]
+    specs.append(python("c", "import os; print(sorted(os.listdir()))", tmp_path))
+    ended = []
+    run_processes(specs, 2, lambda spec: ended.append(spec.label))
+    assert set(ended[:2]) == {"a", "b"} and ended[2] == "c"
+    assert specs[2].log.read_text() == "['a', 'a.log', 'b', 'b.log', 'c.log']\n"
+
+
+def test_the_first_failure_ends_the_others_and_quotes_its_log(tmp_path):
+    told = "import os; print(os.getpid(), flush=True); " + SLEEP
+    failing = "import pathlib\nwhile not pathlib.Path('sleeper.log').read_text(): pass\nprint('why\\n\\n end'); exit(3)"
+    sleeper, failed = python("sleeper", told, tmp_path), python("rank 1", failing, tmp_path)
+    never = python("never", "print(1)", tmp_path)
+    with pytest.raises(RunFailure, match=r"^rank 1 exited with status 3: why \| end$"):
+        run_processes([sleeper, failed, never], 2)
+    assert not psutil.pid_exists(int(sleeper.log.read_text())) and not never.log.exists()
+
+
+def test_a_silent_and_a_killed_process_are_described(tmp_path):
+    code = f"import os; os.kill(os.getpid(), {signal.SIGKILL.value})"
+    with pytest.raises(RunFailure, match=r"^x was killed by SIGKILL: it printed nothing$"):
+        run_processes([python("x", code, tmp_path)])
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path):
+    spec = python("x", "print('busy', flush=True); " + SLEEP, tmp_path)
+    with pytest.raises(RunFailure, match=r"^x did not end within 0\.2 s: "):
+        run_processes([spec], seconds=0.2)
+
+
+def test_an_exception_here_ends_the_processes(tmp_path):
+    def interrupt(spec):
+        raise KeyboardInterrupt
+
+    slow = python("slow", "import os; print(os.getpid(), flush=True); " + SLEEP, tmp_path)
+    quick = python("quick", "import pathlib\nwhile not pathlib.Path('slow.log').read_text(): pass", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_processes([slow, quick], 2, interrupt)
+    assert not psutil.pid_exists(int(slow.log.read_text()))
+
+
+def test_a_group_ends_what_its_processes_have_started(tmp_path):
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {deaf!r}]).pid, flush=True); {SLEEP}"
+    spec = python("x", code, tmp_path)
+    with ProcessGroup() as group:
+        group.start(spec)
+        wait_for(lambda: spec.log.read_text().strip())
+        child = psutil.Process(int(spec.log.read_text()))
+    assert not alive(child) and group.poll() == [True]
+
+
+def test_a_killed_parent_leaves_no_process(tmp_path):
+    code = (
+        "import pathlib, time\nfrom ms_codegeex.processes import *\n"
+        f"ProcessGroup().start(python_process('child', ['-c', {SLEEP!r}], pathlib.Path('.').resolve()))\n"
+        "print(psutil.Process().children()[0].pid, flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    wait_for(lambda: not alive(child))
+
+
+def test_a_python_process_finds_the_package_and_keeps_the_users_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    spec = python(
+        "x", "import os, ms_codegeex; print(os.environ['PYTHONPATH'], os.environ['GLOG_v'])", tmp_path / "new"
+    )
+    run_processes([spec])
+    assert spec.log.read_text() == f"{PACKAGE_PARENT}:/somewhere 3\n"
+
+
+def test_endings_in_words():
+    said = [ending(status) for status in (3, -9, -11, -40, None)]
+    assert said == [
+        "exited with status 3",
+        "was killed by SIGKILL",
+        "was killed by SIGSEGV",
+        "was killed by signal 40",
+        "ended",
+    ]
