@@ -195,7 +195,7 @@ class Checkpoint:
     slices do not cover a tensor exactly once, a slice's hash does not fit, or the directory has another step's name.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
         self._verified: set[tuple[str, str]] = set()  # file and key of the slices whose hash fits

@@ -63,7 +63,7 @@ class _ReadAhead:
     larger than the largest tensor. `order` is the expected order of requests; any other order works, but waits.
     """
 
-    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor):
+    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor) -> None:
         self.order, self.pool = order, pool
         self.room = max((tensor.nbytes for tensor in order), default=0)
         self.started: dict[int, Future[np.ndarray]] = {}

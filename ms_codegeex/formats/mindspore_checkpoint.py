@@ -89,7 +89,7 @@ def _origin(text: str) -> dict[str, int]:
 class _Checkpoint:
     """A `.ckpt` file whose structure has been read. Its checksum, if it has one, is verified before the first use."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.origin: Mapping[str, int] | None = None
         try:

@@ -108,7 +108,7 @@ class ModelDirectory:
     shards disagree.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not is_model_directory(self.path):
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")

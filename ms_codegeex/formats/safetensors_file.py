@@ -102,7 +102,7 @@ class SafetensorsFile:
     Raises `UserError` naming the file (and the tensor) for anything that is not a whole, well-formed file.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as stream:

@@ -265,7 +265,7 @@ def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
 class _Files:
     """The checkpoints of ranks, each opened when the first tensor of it is wanted."""
 
-    def __init__(self, paths: Mapping[int, Path], keep: Callable[[str], bool]):
+    def __init__(self, paths: Mapping[int, Path], keep: Callable[[str], bool]) -> None:
         self.paths = {rank: Path(path) for rank, path in paths.items()}
         self.keep = keep
         self.opened: dict[int, dict[str, LazyTensor]] = {}

@@ -135,7 +135,7 @@ class _Inert:
 
     __slots__ = ("arguments", "name", "state")
 
-    def __init__(self, name: str, arguments: Any = ()):
+    def __init__(self, name: str, arguments: Any = ()) -> None:
         self.name, self.arguments, self.state = name, arguments, None
 
 
@@ -163,7 +163,7 @@ class _Machine:
     """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object
     that a pickle could alter: containers are plain ones, what stands for a class or function is a name."""
 
-    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str):
+    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str) -> None:
         self._make_tensor, self._where = make_tensor, where
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stack under each mark

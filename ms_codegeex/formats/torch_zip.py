@@ -78,7 +78,7 @@ def is_written_by_us(path: Path) -> bool:
 class _Archive:
     """A `.pt` file open for reading. Each storage's checksum is verified once, before its first use."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:

@@ -38,7 +38,7 @@ Value = int | ByteRange
 class WireReader:
     """Reads messages out of a seekable stream. Every method raises `WireError` for what cannot be a message."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
