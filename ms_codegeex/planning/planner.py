@@ -245,7 +245,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def remedies(plan: Plan) -> list[str]:
-    """Single changes that make the plan fit, fastest first, as overrides: a key, and others that change with it."""
+    """Single changes that make the plan fit, fastest first, as overrides: a key, and those that change with it."""
     config, mesh = plan.config, plan.config.mesh
     options: list[dict[str, Any]] = [{"training__recompute": "selective"}, {"training__recompute": "full"}]
     smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ MODULES = (sandbox_attacks_reach, sandbox_attacks_kernel, sandbox_attacks_bombs,
 ATTACKS: dict[str, Attack] = {attack.name: attack for module in MODULES for attack in module.ATTACKS}
 THREADS = 4
 NEEDS = {"c": "gcc", "node": "node", "bash": "bash"}
-LOCK = threading.Lock()
 
 
 def lacking(attack: Attack) -> str:
@@ -35,17 +33,13 @@ def lacking(attack: Attack) -> str:
     return needed if needed and shutil.which(needed) is None else ""
 
 
-def attempt(attack: Attack, sandbox: Sandbox) -> list[str]:
+def attempt(attack: Attack, world: World, sandbox: Sandbox) -> list[str]:
     """What an attack achieves in the sandbox."""
-    with World() as world:
-        with LOCK:
-            os.environ[f"SECRET_{world.marker}"] = world.secret
+    with world:
         executions = sandbox.run(attack.commands(), attack.content(world.words()))
         found = world.successes(attack, executions)
         if attack.tried and not all(b"TRIED" in execution.stdout[:100] for execution in executions):
             found.append(f"never began: {executions[-1]}")
-        with LOCK:
-            del os.environ[f"SECRET_{world.marker}"]
     return found
 
 
@@ -87,10 +81,17 @@ def with_room(attack: Attack) -> list[str]:
 def attempt_all(sandbox: Sandbox) -> dict[str, list[str]]:
     """What each attack achieves, a few at a time."""
     possible = [attack for attack in ATTACKS.values() if not lacking(attack)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(
-            zip((one.name for one in possible), pool.map(lambda one: attempt(one, sandbox), possible), strict=True)
-        )
+    worlds = [World() for _ in possible]
+    # Set before any thread begins: a child that another thread is starting reads the environment while it changes.
+    secrets = {f"SECRET_{world.marker}": world.secret for world in worlds}
+    os.environ.update(secrets)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            achieved = pool.map(attempt, possible, worlds, [sandbox] * len(possible))
+            return dict(zip((attack.name for attack in possible), achieved, strict=True))
+    finally:
+        for name in secrets:
+            del os.environ[name]
 
 
 if __name__ == "__main__":
