@@ -13,6 +13,7 @@ from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed
+from ms_codegeex.shipped import find_config
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -41,7 +42,7 @@ def test_help_explains_with_examples():
     assert len(examples) >= 4
     for words in examples:
         arguments = cli.parse(words[1:])
-        assert (ROOT / arguments.config).is_file()
+        assert find_config(arguments.config).is_file()
     for flag in ("--execute", "--compile", "--ranks", "--mesh", "--steps", "--json"):
         assert flag in result.stdout
 

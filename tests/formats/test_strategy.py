@@ -22,7 +22,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats import strategy as strategy_module
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
-from ms_codegeex.formats.tensor_parallel import cut, merge
+from ms_codegeex.formats.tensor_parallel import merge, shard
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
@@ -170,9 +170,9 @@ def pipeline(directory: Path) -> Path:
     }
     for stage, names in enumerate((("first", "tied"), ("last", "tied"))):
         proto(directory / f"stage_{stage}.ckpt", {name: ((2,), (0, -1), 0, 0) for name in names}, stage)
-        for shard in range(2):
-            held = {name: from_array(np.split(arrays[name], 2)[shard]) for name in names}
-            write_mindspore(directory / f"rank_{2 * stage + shard}" / "net.ckpt", held)
+        for number in range(2):
+            held = {name: from_array(np.split(arrays[name], 2)[number]) for name in names}
+            write_mindspore(directory / f"rank_{2 * stage + number}" / "net.ckpt", held)
     return arrays
 
 
@@ -460,5 +460,5 @@ def test_slices_of_tensor_parallel_ranks_are_those_of_mindspore(runs):
     axes = {name: axis_of(name) for name in SHAPES}
     check(merge(files, axes, ["rank 0", "rank 1"]))
     for rank, theirs in enumerate(files):
-        ours = {name: cut(from_array(array), axes[name], rank, 2) for name, array in values().items()}
+        ours = {name: shard(from_array(array), axes[name], rank, 2) for name, array in values().items()}
         check(ours, {name: tensor.array() for name, tensor in theirs.items()})
