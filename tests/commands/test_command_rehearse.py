@@ -109,7 +109,7 @@ def test_a_mesh_too_large_for_the_machine_is_refused_with_the_memory_it_needs(sm
     result = command("rehearse", "--config", small, "--execute", "--mesh", "data=4096")
     assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
     assert "--mesh: the 4096 ranks of data 4096 x tensor 1 x pipeline 1 need about 2252.8 GB" in result.stderr
-    assert "GB are free; give a smaller mesh" in result.stderr
+    assert "GB are free; choose a smaller mesh" in result.stderr
 
 
 def test_what_cannot_be_executed_is_refused_before_anything_is_compiled(small, capsys):
