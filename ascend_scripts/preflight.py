@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -21,7 +22,9 @@ sys.path.insert(0, ROOT)
 from ms_codegeex import host  # noqa: E402  (python -I puts no directory on the path)
 
 
-def check_venv(find_spec=importlib.util.find_spec, version: tuple = tuple(sys.version_info[:2])) -> str | None:
+def check_venv(
+    find_spec: Callable[[str], object] = importlib.util.find_spec, version: tuple = tuple(sys.version_info[:2])
+) -> str | None:
     """Debian and Ubuntu ship Python without the modules that make a virtual environment."""
     missing = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
     if not missing:
@@ -57,7 +60,7 @@ def check_sandbox(python: str = sys.executable) -> str | None:
     )
 
 
-def main(argv=None) -> int:
+def main(argv: list | None = None) -> int:
     """Print what is missing; the status is 2 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directory", help="where the virtual environment is or will be")

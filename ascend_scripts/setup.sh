@@ -46,8 +46,7 @@ venv=${venv%/}
 python=$venv/bin/python
 state=$venv/.ms_codegeex # location, made, installing, lock, pip.log, and one file per finished stage
 
-# The caller's Python settings must not leak into the installation, nor pip settings that change what is installed or
-# where. Mirrors, proxies, certificates and the cache stay as they are. The exported ones also win over a pip.conf.
+# Keep the caller's Python settings out of the installation, and pip settings that change what is installed or where. Mirrors, proxies, certificates and the cache stay as they are. The exported ones also win over a pip.conf.
 unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIREMENT PIP_EDITABLE \
     PIP_DRY_RUN PIP_PYTHON PIP_NO_BINARY PIP_ONLY_BINARY PIP_PLATFORM PIP_UPGRADE PIP_FORCE_REINSTALL PIP_PRE \
     PIP_IGNORE_INSTALLED PIP_QUIET PIP_VERBOSE PIP_LOG PIP_REPORT PIP_NO_DEPS PIP_NO_COMPILE PIP_NO_BUILD_ISOLATION
@@ -84,23 +83,23 @@ complete() {
 # --- one set-up at a time ---
 
 lock() {  # a symbolic link is made in one step together with its content: process@host
-    local owner told=
+    local owner announced=
     until ln -s "$$@${HOSTNAME:-}" "$state/lock" 2>/dev/null; do
         owner=$(readlink "$state/lock") || owner=
         if [[ $owner == *"@${HOSTNAME:-}" && ! -e /proc/${owner%%@*} ]] && ! kill -0 "${owner%%@*}" 2>/dev/null; then
-            # Its process is gone. Renamed before it is removed, so that of two who see this only one takes it away.
+            # Its process is gone. The lock is renamed before it is removed, so that only one of two waiting set-ups removes it.
             mv "$state/lock" "$state/lock.$$" 2>/dev/null || continue
             [[ $(readlink "$state/lock.$$") == "$owner" ]] || mv "$state/lock.$$" "$state/lock"
             rm -f "$state/lock.$$"
             continue
         fi
         [[ -w $state ]] || die 1 "cannot write to $state"
-        [[ -n $told ]] ||
+        [[ -n $announced ]] ||
             say "another set-up is at work (process ${owner:-unknown}); waiting. If it is gone, remove $state/lock"
-        told=1
+        announced=1
         sleep 1
     done
-    # Nothing half-made stays behind: rmdir takes only what is still empty.
+    # Leave nothing half-made: rmdir removes only what is still empty.
     trap 'rm -f "$state/lock"; rmdir "$state" "$venv" 2>/dev/null || true' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -188,7 +187,7 @@ install() {  # install STAGE
     local sources=()
     case $1 in
         runtime)
-            say 'installing MindSpore and what else ms_codegeex needs: about 1 GB to download, takes a few minutes'
+            say 'installing MindSpore and the other requirements: about 1 GB to download, takes a few minutes'
             pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements.txt" ;;
         source)
             # By pip's newer way of building, which every pip that comes with Python 3.10 has but not all take unasked.
@@ -199,7 +198,7 @@ install() {  # install STAGE
             say 'installing ms_codegeex from this checkout'
             pip_install $again --no-deps --no-build-isolation --no-index -e "$root" ;;
         tests)
-            say 'installing what the tests need'
+            say 'installing the requirements of the tests'
             pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements-test.txt" ;;
         torch)
             # Without an index of the user's own, PyTorch's CPU builds are looked at too: 0.2 GB instead of 0.9.
@@ -228,7 +227,7 @@ setup() {
     fi
     "$python" -I -m pip --version >/dev/null 2>&1 || "$python" -I -m ensurepip >"$state/pip.log" 2>&1 ||
         failed 'pip could not be installed'
-    # Wheels are unpacked beside the environment: /tmp is often too small for MindSpore.
+    # Wheels are unpacked next to the environment: /tmp is often too small for MindSpore.
     export TMPDIR=$state/tmp
     mkdir -p "$TMPDIR"
     for stage in "${stages[@]}"; do
@@ -245,8 +244,8 @@ setup() {
         [[ ($stage == source || $stage == torch) && ! -e $state/installing ]] ||
             failed "pip could not install; check the network or the package index (pip config list) and run again"
         case $stage in # nothing else needs these two; the next run tries again
-            source) say "jieba could not be had: mindformers' Trainer will not be available, everything else will" ;;
-            torch) say 'PyTorch could not be had; the tests that need it will be skipped' ;;
+            source) say "jieba could not be installed: mindformers' Trainer will not be available, everything else will" ;;
+            torch) say 'PyTorch could not be installed; the tests that need it will be skipped' ;;
         esac
     done
     rm -rf "$state/installing" "$TMPDIR"

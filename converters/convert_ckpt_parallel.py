@@ -1,4 +1,4 @@
-"""Cut a nested PyTorch file into one for each tensor-parallel rank (2 unless told otherwise).
+"""Split a nested PyTorch file into one file per tensor-parallel rank (default: 2).
 
 python converters/convert_ckpt_parallel.py --load-ckpt-path IN --save-ckpt-path OUT
     [--target-tensor-model-parallel-size N] [--dtype fp16] [--verify]

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 
 GB = 10**9
 ARCHITECTURES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("x86_64", "arm64")}
@@ -58,7 +59,7 @@ def check_this_platform() -> str | None:
     return check_platform(platform.system(), platform.machine(), platform.libc_ver()[0])
 
 
-def check_libraries(load=ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:
+def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:
     """One line per library that cannot be loaded: a file that is there but broken counts as missing."""
     missing = []
     for name, remedy in libraries.items():

@@ -274,7 +274,7 @@ def test_examples_of_fine_tuning_are_refused(dataset, tmp_path):
     (examples / "train.mask").write_bytes(b"\1" * ((examples / "train.bin").stat().st_size // 2))
     info = {**read_json(examples / "dataset.json"), "kind": "finetune", "seq_length": 60}
     write_json(examples / "dataset.json", info)
-    with pytest.raises(UserError, match=r"dataset_dir: .*examples of fine-tuning.*ms-codegeex train"):
+    with pytest.raises(UserError, match=r"dataset_dir: .*fine-tuning examples.*ms-codegeex train"):
         packed_sequences(str(examples), 64, column_names=["input_ids", "samples"])
 
 

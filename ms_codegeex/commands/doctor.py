@@ -74,7 +74,7 @@ ACCELERATORS = (
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One part of this machine.
 
     Attributes:
@@ -108,16 +108,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _checked(area: Callable[[], Iterator[Check]]) -> list[Check]:
+def _checked(area: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """The checks of an area; where a package that it imports is absent, that is the result."""
     try:
         return list(area())
     except ImportError as error:
         name = area.__name__.removesuffix("_checks").replace("_", " ")
-        return [Check(name, name, "missing", f"cannot be checked ({error})", SET_UP)]
+        return [Finding(name, name, "missing", f"cannot be checked ({error})", SET_UP)]
 
 
-def report_lines(checks: list[Check]) -> Iterator[str]:
+def report_lines(checks: list[Finding]) -> Iterator[str]:
     """The report for people: areas, their checks, and a verdict."""
     width, area = max(len(check.name) for check in checks), ""
     marks = {"ok": "ok ", "missing": "NO ", "optional": "-  "}
@@ -135,20 +135,22 @@ def report_lines(checks: list[Check]) -> Iterator[str]:
         yield f"optional, not here: {', '.join(optional)}"
 
 
-def _required(area: str, name: str, found: str, problem: str | None) -> Check:
+def _required(area: str, name: str, found: str, problem: str | None) -> Finding:
     """A check of something that a CPU user needs; `problem` is a line "what: how to close it", or None."""
     what, _, fix = (problem or "").partition(": ")
-    return Check(area, name, "missing", what, fix) if problem else Check(area, name, "ok", found)
+    return Finding(area, name, "missing", what, fix) if problem else Finding(area, name, "ok", found)
 
 
-def machine_checks() -> Iterator[Check]:
+def machine_checks() -> Iterator[Finding]:
     """Operating system, libraries, processor, memory, accelerators."""
     area, system = "machine", f"{platform.system()} {platform.machine()}"
     yield _required(area, "system", system, host.check_this_platform())
     if platform.system() == "Linux":
         problems = host.check_libraries()
         yield _required(area, "libraries", ", ".join(host.LIBRARIES), "; ".join(problems) or None)
-    yield Check(area, "cores", "ok", f"{host.available_cores()}, {host.instruction_set() or 'instruction set unknown'}")
+    yield Finding(
+        area, "cores", "ok", f"{host.available_cores()}, {host.instruction_set() or 'instruction set unknown'}"
+    )
     available = host.available_memory()
     found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
     yield _required(area, "memory", found, host.check_memory(available, MEMORY))
@@ -156,17 +158,17 @@ def machine_checks() -> Iterator[Check]:
         yield _devices(accelerator)
 
 
-def _devices(accelerator: Accelerator) -> Check:
+def _devices(accelerator: Accelerator) -> Finding:
     """The devices that the driver lists, if there is a driver."""
     area, command = "machine", accelerator.listing
     listed = _output(*command) if shutil.which(command[0]) else None
     if listed:
         found = "; ".join(line.strip() for line in listed.splitlines() if line.strip())
-        return Check(area, accelerator.name, "ok", found)
+        return Finding(area, accelerator.name, "ok", found)
     if accelerator.driver.exists():
         fix = f"make `{' '.join(command)}` work: add it to PATH, give the container the devices"
-        return Check(area, accelerator.name, "optional", f"{accelerator.driver} exists, but no device is listed", fix)
-    return Check(area, accelerator.name, "optional", f"none; only `device: {accelerator.device}` needs one")
+        return Finding(area, accelerator.name, "optional", f"{accelerator.driver} exists, but no device is listed", fix)
+    return Finding(area, accelerator.name, "optional", f"none; only `device: {accelerator.device}` needs one")
 
 
 def _output(*words: str) -> str | None:
@@ -178,7 +180,7 @@ def _output(*words: str) -> str | None:
     return done.stdout
 
 
-def package_checks() -> Iterator[Check]:
+def package_checks() -> Iterator[Finding]:
     """Python, and every requirement of this package against what is installed."""
     area = "packages"
     yield _required(area, "Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
@@ -187,7 +189,7 @@ def package_checks() -> Iterator[Check]:
 
         requirements = [Requirement(line) for line in importlib.metadata.requires("ms-codegeex") or ()]
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
-        yield Check(area, "ms-codegeex", "missing", f"not installed as a package ({error})", SET_UP)
+        yield Finding(area, "ms-codegeex", "missing", f"not installed as a package ({error})", SET_UP)
         return
     yield _requirements(area, "requirements", [one for one in requirements if _applies(one, "")])
     for extra in importlib.metadata.metadata("ms-codegeex").get_all("Provides-Extra") or ():
@@ -199,15 +201,15 @@ def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Check:
+def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
     wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
     if not wrong:
-        return Check(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
+        return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
     if extra:
-        return Check(area, name, "optional", "; ".join(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
+        return Finding(area, name, "optional", "; ".join(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
     fix = " ".join(shlex.quote(f"{one.name}{one.specifier}") for one in wrong)
-    return Check(area, name, "missing", "; ".join(wrong.values()), f"pip install {fix}")
+    return Finding(area, name, "missing", "; ".join(wrong.values()), f"pip install {fix}")
 
 
 def _wrong(requirement: Requirement) -> str | None:
@@ -221,7 +223,7 @@ def _wrong(requirement: Requirement) -> str | None:
     return f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def engine_checks() -> Iterator[Check]:
+def engine_checks() -> Iterator[Finding]:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
     area, words = "engine", [sys.executable, "-c", PROBE]
     environment = {**os.environ, "GLOG_v": "3"}
@@ -231,67 +233,73 @@ def engine_checks() -> Iterator[Check]:
         )
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        yield Check(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
+        yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
         return
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or [f"its import ended with status {done.returncode}"]
-        yield Check(area, "MindSpore", "missing", lines[-1], SET_UP)
+        yield Finding(area, "MindSpore", "missing", lines[-1], SET_UP)
         return
-    yield Check(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
+    yield Finding(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
     for accelerator in ACCELERATORS:
         yield _plugin(accelerator, found["plugins"][accelerator.device])
     from ms_codegeex.rehearsal.stubs import compilers
 
     compiler = next((" ".join(command) for command in compilers()), None)
     if compiler:
-        yield Check(area, "C compiler", "ok", compiler)
+        yield Finding(area, "C compiler", "ok", compiler)
     else:
-        yield Check(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
+        yield Finding(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
 
 
-def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Check:
+def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Finding:
     """Whether one of MindSpore's plugins for a device loads; `plugins`: file name and what is wrong with it."""
     name = f"{accelerator.device} back end"
     loaded = [plugin for plugin, problem in plugins.items() if not problem]
     if loaded:
-        return Check("engine", name, "ok", f"{loaded[-1]} loads")
+        return Finding("engine", name, "ok", f"{loaded[-1]} loads")
     problem = list(plugins.values())[-1] if plugins else "not in this build of MindSpore"
     found = f"{problem}; only `device: {accelerator.device}` needs it"
-    return Check("engine", name, "optional", found, accelerator.fix if plugins else "")
+    return Finding("engine", name, "optional", found, accelerator.fix if plugins else "")
 
 
-def sandbox_checks() -> Iterator[Check]:
+def sandbox_checks() -> Iterator[Finding]:
     """The layers in which `evaluate` runs programs."""
     area = "sandbox"
     if platform.system() != "Linux":
-        yield Check(area, "strict sandbox", "optional", "Linux only", "run `evaluate` in a Linux container or machine")
+        yield Finding(
+            area, "strict sandbox", "optional", "Linux only", "run `evaluate` in a Linux container or machine"
+        )
         return
     from ms_codegeex.evaluation.sandbox import open_sandbox
 
     try:
         layers = open_sandbox("best-effort").layers
     except (UserError, RunFailure) as error:
-        yield Check(area, "strict sandbox", "optional", str(error))
+        yield Finding(area, "strict sandbox", "optional", str(error))
         return
     for name, state in layers.items():
         if state == "active":
-            yield Check(area, name, "ok", state)
+            yield Finding(area, name, "ok", state)
         else:
             what, _, fix = state.partition("; ")
-            yield Check(area, name, "optional", what, fix or "judge with --sandbox best-effort, or on another machine")
+            yield Finding(
+                area, name, "optional", what, fix or "judge with --sandbox best-effort, or on another machine"
+            )
 
 
-def tool_chain_checks() -> Iterator[Check]:
+def tool_chain_checks() -> Iterator[Finding]:
     """The compilers and interpreters that judge HumanEval-X."""
     from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
 
     for language, kind in TOOL_CHAINS.items():
         version = kind().found
         state: Literal["ok", "optional"] = "ok" if version else "optional"
-        yield Check("tool chains", language, state, version or "missing or incomplete", "" if version else kind.install)
+        yield Finding(
+            "tool chains", language, state, version or "missing or incomplete", "" if version else kind.install
+        )
 
 
-def disk_checks() -> Iterator[Check]:
+def disk_checks() -> Iterator[Finding]:
     """Free space where runs, caches and temporary files go."""
     area, free_some = "disk", "free some"
     try:
@@ -299,21 +307,21 @@ def disk_checks() -> Iterator[Check]:
 
         cache = str(user_cache())
     except UserError as error:
-        yield Check(area, "cache", "missing", str(error), "set XDG_CACHE_HOME to a directory that can be written")
+        yield Finding(area, "cache", "missing", str(error), "set XDG_CACHE_HOME to a directory that can be written")
     else:
         yield _disk(area, "cache", cache, f"{free_some}, or set XDG_CACHE_HOME to another directory")
     yield _disk(area, "temporary", tempfile.gettempdir(), f"{free_some}, or set TMPDIR to another directory")
     yield _disk(area, "here", os.getcwd(), f"{free_some}, or set output= to a directory on another disk")
 
 
-def _disk(area: str, name: str, directory: str, remedy: str) -> Check:
+def _disk(area: str, name: str, directory: str, remedy: str) -> Finding:
     free = shutil.disk_usage(host.existing_parent(directory)).free
     return _required(
         area, name, f"{free / host.GB:.1f} GB free in {directory}", host.check_disk(directory, DISK, remedy)
     )
 
 
-AREAS: tuple[Callable[[], Iterator[Check]], ...] = (
+AREAS: tuple[Callable[[], Iterator[Finding]], ...] = (
     machine_checks,
     package_checks,
     engine_checks,

@@ -17,17 +17,19 @@ EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Pytho
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--model", required=True, metavar="DIR", help="model directory, run directory or checkpoint")
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", metavar="TEXT", help="the text to continue; a language tag line gets its newline")
+    prompt.add_argument(
+        "--prompt", metavar="TEXT", help="text to continue; a bare language tag gets the newline that the model expects"
+    )
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (- is standard input)")
     parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the prompt")
     parser.add_argument(
-        "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long, instead of an error"
+        "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long instead of refusing it"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="at most so many tokens (default 128)"
+        "--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens (default 128)"
     )
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default 0.8)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
@@ -58,12 +60,12 @@ def _prompt(arguments: argparse.Namespace) -> str:
             raise UserError(f"--prompt-file: {arguments.prompt_file} cannot be read as text ({error})") from None
     if arguments.language:
         return f"{find_language(arguments.language).tag}\n{text}"
-    # documents start with a tag line; a bare tag without its newline is not what the model has seen
+    # training documents start with a tag line, which ends with a newline
     return f"{text}\n" if any(text == known.tag for known in LANGUAGES) else text
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate."""
+    """Generate text and print it as it comes, or all of it as JSON."""
     from ms_codegeex.generation.sampling import SamplingSettings
 
     settings = SamplingSettings(

@@ -20,16 +20,18 @@ SUMMARY = (
     "Memory, FLOPs, communication and time of a run, from its configuration alone; exit status 1 if it does not fit."
 )
 EXAMPLES = """\
-  ms-codegeex plan --config configs/codegeex_13b.yaml
-  ms-codegeex plan --config configs/codegeex_13b.yaml --tokens 850e9 --plot memory.png
-  ms-codegeex plan --config configs/codegeex_13b_64.yaml --devices 128 training.micro_batch=16
-  ms-codegeex plan --config configs/codegeex_13b.yaml --search --json
-  ms-codegeex plan --config configs/codegeex2_6b.yaml --inference --context 8192"""
+  ms-codegeex plan --config codegeex_13b
+  ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
+  ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
+  ms-codegeex plan --config codegeex_13b --search --json
+  ms-codegeex plan --config codegeex2_6b --inference --context 8192"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML configuration of the run")
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="YAML file of the run, or a shipped name"
+    )
     parser.add_argument("--devices", type=int, metavar="N", help="total number of devices (default: the YAML's)")
     parser.add_argument("--device", metavar="NAME", help="ascend910, ascend910b or a100 (default: parallel.hardware)")
     parser.add_argument(

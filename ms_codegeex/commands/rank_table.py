@@ -19,7 +19,7 @@ EXAMPLES = """\
   ms-codegeex rank-table make --server 10.0.0.11=/etc/hccn.conf --output server11.json
   ms-codegeex rank-table make --server 10.0.0.11=192.168.100.101,192.168.101.101 --output two_devices.json
   ms-codegeex rank-table merge server11.json server12.json --output cluster.json
-  ms-codegeex rank-table check cluster.json --config configs/codegeex_13b.yaml"""
+  ms-codegeex rank-table check cluster.json --config codegeex_13b"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
-EXAMPLES = """  ms-codegeex rehearse --config configs/codegeex_base_8.yaml
-  ms-codegeex rehearse --config configs/codegeex_13b.yaml --execute
-  ms-codegeex rehearse --config configs/codegeex_13b.yaml --compile --ranks 0,1535
-  ms-codegeex rehearse --config configs/codegeex_13b_pipeline.yaml --execute --mesh data=1,tensor=2,pipeline=2 --json
-  ms-codegeex rehearse --config configs/codegeex_tiny.yaml --devices 2 --execute --steps 8"""
+EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
+  ms-codegeex rehearse --config codegeex_13b --execute
+  ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
+  ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
+  ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the run's YAML")
+    parser.add_argument(
+        "--config", required=True, type=Path, metavar="FILE", help="YAML file of the run, or a shipped name"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=2")
     parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: the configuration's)")
     parser.add_argument(

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from ms_codegeex.runs.run_directory import RunDirectory
 
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
-EXAMPLES = """  ms-codegeex train --config configs/codegeex_tiny.yaml
-  ms-codegeex train --config configs/codegeex_tiny.yaml --devices 1 training.steps=40 output=runs/short
-  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/mine --corpus ~/src/my_project
-  ms-codegeex train --config configs/codegeex_tiny.yaml output=runs/half data.train=DATASET training.precision=fp16
+EXAMPLES = """  ms-codegeex train --config codegeex_tiny
+  ms-codegeex train --config codegeex_tiny --devices 1 training.steps=40 output=runs/short
+  ms-codegeex train --config codegeex_tiny output=runs/mine --corpus ~/src/my_project
+  ms-codegeex train --config codegeex_tiny output=runs/half data.train=DATASET training.precision=fp16
   ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
-  ms-codegeex train --config configs/codegeex_13b.yaml --rank-table cluster.json --node-rank 0 --dry-run
-  ms-codegeex train --config configs/codegeex_13b.yaml --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
+  ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run
+  ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n")
+SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run, or a shipped name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
     parser.add_argument(
         "--devices",
@@ -272,7 +272,7 @@ def _sample(model: Path, seed: int) -> str:
     from ms_codegeex.generation.sampling import SamplingSettings
 
     generator, tag = Generator(model), tag_text("Python")
-    settings = SamplingSettings(max_new_tokens=64, temperature=0.4, top_p=0.9, seed=seed)
+    settings = SamplingSettings(max_new_tokens=48, temperature=0.7, top_p=0.9, seed=seed)
     texts = (prompt + generator.generate(f"{tag}\n{prompt}", settings) for prompt in SAMPLE_PROMPTS)
     return "\n\n".join(text.rstrip() for text in texts)
 

@@ -86,8 +86,8 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
         )
     if config.micro_batch % mesh.tensor:
         raise UserError(
-            f"training.micro_batch: {config.micro_batch} sequences of a replica cannot be loaded in equal parts by its "
-            f"{mesh.tensor} devices (parallel.tensor); choose a multiple"
+            f"training.micro_batch: {config.micro_batch} sequences of a replica cannot be divided equally among the "
+            f"{mesh.tensor} devices that load them (parallel.tensor); choose a multiple"
         )
 
 
@@ -125,6 +125,6 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
         if size % shard:
             raise UserError(
                 f"parallel.optimizer_shard: {shard} does not divide the {size} rows that parallel.tensor {mesh.tensor} "
-                f"leaves of a weight (model.{field} {getattr(model, field)}); MindSpore would silently keep it whole. "
-                "Choose a divisor"
+                f"leaves of a weight (model.{field} {getattr(model, field)}); MindSpore would silently leave it "
+                "unsharded. Choose a divisor"
             )

@@ -1,4 +1,4 @@
-"""The section `model`: a family, a preset of it, and single sizes that replace the preset's."""
+"""The section `model`: a family, one of its presets, and sizes that override the preset's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ms_codegeex.models.registry import family
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A family's name, the preset as it was given, and the resolved sizes."""
+    """A family's name, the preset as given, and the resolved sizes, which are the family's own dataclass."""
 
     family: str
     preset: str | float | None
@@ -26,21 +26,25 @@ class ModelConfig:
         return {"family": self.family, "preset": self.preset, **asdict(self.sizes)}  # type: ignore[call-overload]
 
 
-def model_config(section: Any = None) -> ModelConfig:
-    """The typed section from its plain values. No section: CodeGeeX-13B.
+def default_model() -> ModelConfig:
+    """CodeGeeX-13B."""
+    return model_config({})
+
+
+def model_config(section: Any) -> ModelConfig:
+    """The typed section from its plain values.
 
     Raises:
         UserError: an unknown family, preset or key, a wrong type, or sizes that do not fit together.
     """
     if isinstance(section, ModelConfig):
         return section
-    given = {} if section is None else section
-    if not isinstance(given, Mapping):
-        raise UserError(f"model: found {given!r}; input should be a valid dictionary")
-    name, preset = given.get("family", "codegeex"), given.get("preset")
+    if not isinstance(section, Mapping):
+        raise UserError(f"model: found {section!r}; input should be a valid dictionary")
+    name, preset = section.get("family", "codegeex"), section.get("preset")
     module = family(name).config
     base = module.build_config(preset, {})
-    changed = {key: value for key, value in given.items() if key not in ("family", "preset")}
+    changed = {key: value for key, value in section.items() if key not in ("family", "preset")}
     check_keys("model", changed, [*(field.name for field in fields(base)), "family", "preset"])
     checked = validated(type(base), {**asdict(base), **changed}, "model.")
     for key, value in asdict(checked).items():

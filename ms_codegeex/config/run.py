@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator
 
-from ms_codegeex.config.model import ModelConfig, model_config
+from ms_codegeex.config.model import ModelConfig, default_model, model_config
 from ms_codegeex.config.sections import CheckpointConfig, DataConfig, LoggingConfig, ParallelConfig, TrainingConfig
 from ms_codegeex.config.validation import Positive
 from ms_codegeex.mesh import Mesh
@@ -21,7 +21,7 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
     devices: Positive = 1  # left out of the YAML: two on a CPU with at least two cores
-    model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=model_config)
+    model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=default_model)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -19,13 +19,13 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:
-    """What to write instead of an unknown key."""
+    """The known key that is closest to `key`, or all of them."""
     close = difflib.get_close_matches(key, known, 1, 0.5)
     return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
 
 
 def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """A `UserError` with a suggestion for a key of `section` that is not `known`."""
+    """Raise a `UserError` with a suggestion for a key of `section` that is not in `known`."""
     for key in given:
         if key not in known:
             raise UserError(
@@ -34,7 +34,7 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
 
 
 def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
-    """Unknown keys at any depth, with a suggestion."""
+    """Raise a `UserError` with a suggestion for an unknown key at any depth of `given`, the values for `cls`."""
     known = {f.name: f for f in dataclasses.fields(cls)}
     check_keys(prefix, given, list(known))
     for key, value in given.items():
@@ -53,7 +53,11 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A dataclass from plain values, checked against its annotations; a `UserError` names the key, after `prefix`."""
+    """Build the dataclass `cls` from plain values, checked against its annotations.
+
+    Raises:
+        UserError: the first value that does not fit; the message starts with `prefix` and its key.
+    """
     try:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:

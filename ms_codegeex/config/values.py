@@ -24,7 +24,15 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML mapping with its `base` files merged below it; `base` is relative to the file that names it."""
+    """The mapping in a YAML file, on top of its `base` file's.
+
+    Args:
+        path: of the YAML file; a `base` in it is relative to this file.
+        seen: files that lead here by `base`.
+
+    Raises:
+        UserError: a file is missing, malformed or its own base.
+    """
     if path.resolve() in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:

@@ -15,6 +15,7 @@ import ms_codegeex
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.locks import take_lock
+from ms_codegeex.nested import flattened
 
 SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
@@ -81,7 +82,7 @@ class RecordedSettings:
         """
         if section not in self.values:
             return
-        old, new = dict(_flat(self.values[section])), dict(_flat(_plain(values)))
+        old, new = _by_key(self.values[section]), _by_key(_plain(values))
         for key in {**old, **new}:
             before, now = old.get(key), new.get(key)
             if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
@@ -126,9 +127,6 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _by_key(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key; an empty mapping says nothing."""
+    return {key: value for key, value in flattened(section).items() if value != {}}

@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file per rank and a manifest that says where every slice of every tensor lies.
+"""Checkpoints: one safetensors file per rank, and a manifest with the place of every slice of every tensor.
 
 A checkpoint `step-00000040/` is written under a temporary name and renamed when it is complete, so a killed run never
-leaves a half-written one. Any number of devices can load it: a reader assembles just the window it needs, and checks
-the hash of every slice that it touches. `checkpoint_folder.py` chooses among a run's checkpoints.
+leaves a half-written one. Any number of devices can load it: a reader assembles only the window it needs, and checks
+the hash of every slice it reads. `checkpoint_folder.py` chooses among a run's checkpoints.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`.
 """
 
@@ -35,7 +35,7 @@ _LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 @dataclass(frozen=True)
 class Slice:
-    """A rank's part of a tensor: `array` lies at `offset` of a tensor of `global_shape`.
+    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`.
 
     `dtype` is needed only for bfloat16, whose bits are held as uint16.
     """
@@ -67,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _attempt(path: Path, action: Callable[[], Any]) -> UserError | None:
-    """Run `action`; a failed write becomes a value, so that the rank still meets the others at the next barrier."""
+    """Run `action`; return a failed write as a value, so that the rank still reaches the next barrier."""
     try:
         action()
     except UserError as error:
@@ -116,7 +116,7 @@ def write_checkpoint(
 
     Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
     `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. `barrier` must
-    wait for all ranks; it is called three times on each, also when a write failed, so nobody waits forever.
+    wait for all ranks; it is called three times on each, also when a write failed, so no rank waits forever.
     Raises `UserError` when the disk is full or the slices do not cover their tensors exactly once.
     """
     final = Path(root) / step_name(step)
@@ -174,7 +174,7 @@ def _publish(temporary: Path, final: Path, step: int, state: Mapping[str, Any], 
 
 
 def _swap(temporary: Path, final: Path) -> None:
-    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` knows."""
+    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` recognises."""
     replaced = final.with_name(f"{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -189,13 +189,13 @@ def _swap(temporary: Path, final: Path) -> None:
 
 
 class Checkpoint:
-    """A checkpoint opened for reading: the manifest is checked at once, numbers are read and hashed when asked for.
+    """A checkpoint opened for reading: the manifest is checked at once, tensors are read and hashed on demand.
 
     Raises `UserError` naming the file or tensor when the manifest is damaged, a file is missing or has another size,
     slices do not cover a tensor exactly once, a slice's hash does not fit, or the directory has another step's name.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
         self._verified: set[tuple[str, str]] = set()  # file and key of the slices whose hash fits
@@ -278,7 +278,7 @@ class Checkpoint:
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
 
-        Reads only the slices that the window touches, each whole the first time, because its hash is checked then.
+        Reads only the slices that the window overlaps; the first read of a slice is complete, to check its hash.
         bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not fit.
         """
         ranges = window_ranges(self.shape(name), window)

@@ -1,8 +1,8 @@
-"""The checkpoints of a run: which there are, which are sound and which good, which to continue from, which may go.
+"""The checkpoints of a run: which exist, which are sound, which are good, which to resume from, which to delete.
 
 *Sound*: every hash fits. *Good*: later finite steps followed it. *Doubtful*: the steps after it were not finite before
-it could become good, or two jobs that went on from it ended so. What is known of the steps after a checkpoint stands in
-its `outcome.json`, next to the manifest.
+it could become good, or this happened to two jobs that resumed from it. `outcome.json`, next to the manifest, records
+what is known of the steps after a checkpoint.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _manifest_hash(path: Path) -> str:
 def note_outcome(path: Path, found: str, step: int, failures: int = 0) -> None:
     """Record that the steps up to `step` showed the checkpoint at `path` to be GOOD or DOUBTFUL.
 
-    `failures`: how many jobs have gone on from it and ended without a better one. Raises `UserError` if it cannot be
+    `failures`: how many jobs resumed from it and ended without a better one. Raises `UserError` if it cannot be
     written, or there is no manifest.
     """
     content = {"outcome": found, "step": step, "failures": failures, "manifest": _manifest_hash(path)}
@@ -63,9 +63,11 @@ def note_outcome(path: Path, found: str, step: int, failures: int = 0) -> None:
 
 
 def doubt(root: Path, since: int, step: int) -> None:
-    """After a job that went on from step `since` ended at `step`, because that was not finite: what it saved and is not
-    good becomes doubtful. So does what it began with, unless that is good and this the first time: the same job started
-    again would end in the same way for ever."""
+    """Mark checkpoints as doubtful after a job that started from step `since` ended at `step`, which was not finite.
+
+    Those that the job saved become doubtful unless they are good. The one it started from does too; a good one only
+    the second time, so that a job that is restarted again and again does not fail in the same way forever.
+    """
     job = {path: int(match[1]) for path in list_checkpoints(root) if (match := NAME.fullmatch(path.name))}
     job = {path: number for path, number in job.items() if number >= since}
     progress = any(number > since and outcome(path) == GOOD for path, number in job.items())
@@ -82,7 +84,7 @@ def doubt(root: Path, since: int, step: int) -> None:
 def newest_sound(root: Path, reasons: list[str] | None = None, doubtful: bool = False) -> Checkpoint | None:
     """The newest checkpoint in `root` whose every hash fits and which is not doubtful (unless `doubtful`), or None.
 
-    Why later ones were passed over is added to `reasons`.
+    The reasons for skipping later ones are added to `reasons`.
     """
     for path in reversed(list_checkpoints(root)):
         try:
@@ -100,7 +102,7 @@ def newest_sound(root: Path, reasons: list[str] | None = None, doubtful: bool = 
 def resolve(path: Path) -> Checkpoint:
     """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder).
 
-    Where all are doubtful the newest of them is taken, and standard error says so.
+    If all are doubtful, the newest is taken with a warning on standard error.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
@@ -109,7 +111,7 @@ def resolve(path: Path) -> Checkpoint:
     reasons: list[str] = []
     checkpoint = newest_sound(root, reasons)
     if checkpoint is None and (checkpoint := newest_sound(root, doubtful=True)) is not None:
-        print(f"warning: {'; '.join(reasons)}; taking {checkpoint.path.name} all the same", file=sys.stderr)
+        print(f"warning: {'; '.join(reasons)}; using {checkpoint.path.name} anyway", file=sys.stderr)
     if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
@@ -117,7 +119,7 @@ def resolve(path: Path) -> Checkpoint:
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Rename a checkpoint that is passed over, so that a later one of its step has room; returns the new path."""
+    """Rename a skipped checkpoint, so that its step can be saved again; returns the new path."""
     number, target = 1, path.with_name(f"{why}-{path.name}")
     while target.exists():
         number += 1
@@ -127,13 +129,13 @@ def set_aside(path: Path, why: str) -> Path:
 
 
 class SoundCheckpoints:
-    """Hashes checkpoints and remembers the sound ones, so that each is read again only when its files change."""
+    """Hashes checkpoints and remembers the sound ones, so that each is read again only if its files change."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[object, ...]] = {}
 
     def written(self, path: Path) -> None:
-        """The checkpoint at `path` has just been written by this process: its hashes are those of what was written."""
+        """Note that this process has just written the checkpoint at `path`, so it need not be hashed."""
         self._seen[path] = self._signature(path)
 
     @staticmethod
@@ -153,11 +155,11 @@ class SoundCheckpoints:
 
 
 def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[Path]:
-    """Delete checkpoints that are no longer needed and what killed writes left; returns the deleted, newest first.
+    """Delete needless checkpoints and the leftovers of killed writes; returns the deleted checkpoints, newest first.
 
     Needed are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
-    it: the next that can become good. What is damaged or doubtful never counts as kept, and goes only when it is older
-    than a good one that stays. `sound` remembers from call to call what has been hashed.
+    it: the next that can become good. Damaged or doubtful ones never count, and are deleted only if they are older
+    than a good one that stays. `sound` remembers between calls what has been hashed.
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
@@ -173,7 +175,7 @@ def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[
 
 
 def _not_needed(found: list[Path], keep: int, sound: SoundCheckpoints) -> list[Path]:
-    """What of `found`, oldest first, may go; newest first."""
+    """The deletable checkpoints of `found` (oldest first), newest first."""
     candidates, good = [], None  # sound and not doubtful, newest first; the newest good one of them
     for path in reversed(found):
         if good is not None and len(candidates) >= keep:

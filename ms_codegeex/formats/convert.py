@@ -23,7 +23,7 @@ from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_minds
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, naming, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensor_parallel import cut
+from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -33,9 +33,9 @@ LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
-Part = dict[ForeignName, LazyTensor]  # what one file holds
-Check = Callable[[Path], object] | None
-Place = Mapping[str, int]  # which rank's a file is, recorded in it
+FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
+OutputCheck = Callable[[Path], object] | None
+RankOfFile = Mapping[str, int]  # which rank's a file is, recorded in it
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -57,14 +57,13 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
 
 
 class _ReadAhead:
-    """Loads the tensors behind the one that is asked for while that one is written, in threads: reading, checking,
-    transposing and casting on one side, checksums and writing on the other. Up to `AHEAD` of them, together no larger
-    than the largest tensor.
+    """Loads the next tensors in threads while the current one is checksummed and written.
 
-    `order` is that in which they are asked for; another order costs the waiting that this saves, nothing else.
+    Loading includes reading, checking, transposing and casting. At most `AHEAD` tensors are loaded ahead, together no
+    larger than the largest tensor. `order` is the expected order of requests; any other order works, but waits.
     """
 
-    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor):
+    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor) -> None:
         self.order, self.pool = order, pool
         self.room = max((tensor.nbytes for tensor in order), default=0)
         self.started: dict[int, Future[np.ndarray]] = {}
@@ -85,8 +84,8 @@ class _ReadAhead:
 
 
 @contextmanager
-def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[list[Part]]:
-    """The tensors, loaded ahead and moving a progress bar on standard error (only on a terminal) as they are."""
+def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
+    """The same tensors, but loaded ahead and shown by a progress bar on standard error (only on a terminal)."""
     tensors = [tensor for part in parts for tensor in part.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     with (
@@ -106,7 +105,9 @@ def _measured(parts: Sequence[Part], label: str, progress: bool) -> Iterator[lis
         yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
 
 
-def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check, _place: Place) -> None:
+def _write_huggingface(
+    target: Path, source: Source, tensors: FileTensors, check: OutputCheck, _place: RankOfFile
+) -> None:
     config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
     dtype = min(tensor.dtype for tensor in tensors.values())
     write_model_directory(
@@ -114,17 +115,19 @@ def _write_huggingface(target: Path, source: Source, tensors: Part, check: Check
     )
 
 
-def _write_megatron(target: Path, source: Source, tensors: Part, check: Check, place: Place) -> None:
-    # "config" lies beside "module", where other loaders do not look: the head count leaves no trace in the tensors
+def _write_megatron(target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile) -> None:
+    # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
     config = {"family": source.family.name, **source.fields, **place}
     write_torch(target, _nested(tensors) | {"config": config}, check)
 
 
-def _write_mindspore(target: Path, _source: Source, tensors: Part, check: Check, place: Place) -> None:
+def _write_mindspore(
+    target: Path, _source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile
+) -> None:
     write_mindspore(target, tensors, check=check, origin=place)
 
 
-def _read_huggingface(target: Path) -> Part:
+def _read_huggingface(target: Path) -> FileTensors:
     directory = ModelDirectory(target)
     return {name: directory.lazy(name) for name in directory.names}
 
@@ -137,32 +140,32 @@ _READERS = {
 }
 
 
-def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[Part]:
+def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileTensors]:
     """The tensors of every file that will be written; nothing is loaded yet."""
     formats = FamilyFormats(source.family)
     its = formats.layout(LAYOUTS[to])
     if ranks != 1:
         formats.check_ranks(source.config, ranks, "--tensor-parallel", "choose a divisor")
-    formats.rank_shapes(its, source.config, ranks)  # names a tensor that cannot be cut so
+    formats.rank_shapes(its, source.config, ranks)  # an error names a tensor that does not split evenly
     entries = formats.entries(its, source.config, ranks)
 
     def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
         for name, tensor in source.tensors.items():
-            piece = cut(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
+            piece = shard(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
             yield name, piece if dtype is None else cast(name, piece, SHORT_NAMES[dtype])
 
     return [layout.to_foreign(entries, dict(slices(rank))) for rank in range(ranks)]
 
 
 def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
-    """Where each part lies; `directory` itself when there is one."""
+    """The file of each part; `directory` itself if there is only one."""
     if ranks == 1:
         return [directory]
     return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
 
 
-def _write(target: Path, to: str, source: Source, parts: Sequence[Part], check: Check) -> None:
-    """`check(temporary)` is called when everything is written and nothing is renamed yet."""
+def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: OutputCheck) -> None:
+    """Write all parts; `check(temporary)` is called before the result is renamed into place."""
     if len(parts) == 1:
         _WRITERS[to](target, source, parts[0], check, rank_record(0, 1))
         return
@@ -171,7 +174,7 @@ def _write(target: Path, to: str, source: Source, parts: Sequence[Part], check: 
             _WRITERS[to](file, source, parts[rank], None, rank_record(rank, len(parts)))
 
 
-def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[Part], progress: bool) -> None:
+def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
     """Read what was written for `target` back and compare every byte with the source, converted once more."""
     with _measured(parts, "verify", progress) as expected:
         for file, part in zip(_files(written_to, to, family, len(parts)), expected, strict=True):
@@ -188,7 +191,7 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
 
 
 def _missing_classes(target: Path, to: str) -> list[str]:
-    """A sentence if the classes that a model directory asks for are not in it."""
+    """A warning if the classes that a model directory asks for are not in it."""
     auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
     modules = [name for name in auto_map.values() if isinstance(name, str)] if isinstance(auto_map, dict) else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # --: of the hub
@@ -221,11 +224,11 @@ def convert(
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "megatron" a nested `.pt` file,
     "mindspore" a `.ckpt` file with the original names.
 
-    `source` is anything `open_source` reads, or what it gave; optimizer moments are left out. With `tensor_parallel`
+    `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
-    keeps them. `verify` reads the result back and compares all bytes. `replace` allows to replace what a conversion has
-    written. Returns what was done: paths, tensors, parameters, bytes, seconds; sizes that were guessed, and sentences
-    about what the other side's software cannot run. Raises `UserError` for anything missing, unexpected, in the way or
+    keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
+    earlier conversion. Returns paths, tensors, parameters, bytes, seconds, sizes that were guessed, and warnings about
+    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or
     too large for the dtype; the output appears whole or not at all.
     """
     begin = time.monotonic()
@@ -242,7 +245,7 @@ def convert(
     def finish(temporary: Path) -> None:
         if verify:
             _verify(temporary, target, to, model.family.name, parts, progress)
-        check_target(target, model.path, replace, directory)  # much may have happened meanwhile
+        check_target(target, model.path, replace, directory)  # it may have changed meanwhile
         if directory:
             write_record(temporary)
 

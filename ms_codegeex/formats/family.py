@@ -93,7 +93,7 @@ class FamilyFormats:
         """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`.
 
         What leaves no trace in the shapes (the number of heads) comes from `known` or from the preset of these sizes.
-        Raises `UserError` naming a missing tensor, or the size when nothing tells it.
+        Raises `UserError` naming a missing tensor, or a size that cannot be inferred.
         """
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}

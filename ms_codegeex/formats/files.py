@@ -58,18 +58,18 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from nested_tensors(value, (*path, str(key)))
-    elif isinstance(tree, list | tuple):  # no parameter lies in one, which is for the caller to say
+    elif isinstance(tree, list | tuple):  # no parameter is in one; the caller reports that
         for number, value in enumerate(tree):
             yield from nested_tensors(value, (*path, str(number)))
 
 
 def rank_record(rank: int, ranks: int) -> dict[str, int]:
-    """What a file of tensor-parallel rank `rank` says of itself."""
+    """What identifies the file of tensor-parallel rank `rank`."""
     return {_RANK: rank, _RANKS: ranks}
 
 
 def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) -> None:
-    """`UserError` for a file that says it belongs to another rank, or to another number of ranks."""
+    """`UserError` for a file that was written for another rank, or for another number of ranks."""
     said = (recorded.get(_RANK, rank), recorded.get(_RANKS, ranks))
     if said != (rank, ranks):
         place = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
@@ -80,7 +80,7 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """What the file says of the model: our own `config`, or the arguments of the training program."""
+    """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
     found = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
     found |= config if isinstance(config, dict) else {}
@@ -88,16 +88,16 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
-    """A file's tensors by their paths, and the names of those that a training program put beside the model's."""
+    """The model's tensors by path, and the names of the training state that was saved along with them."""
     if isinstance(tree.get("model"), Mapping) and "module" not in tree:
         tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
-    found, beside = {}, []
+    found, training_state = {}, []
     for name, tensor in nested_tensors(tree):
         if (name[0] if isinstance(name, tuple) else name) in _TRAINING_STATE:
-            beside.append(shown(name))
+            training_state.append(shown(name))
         else:
             found[name] = tensor
-    return found, beside
+    return found, training_state
 
 
 def _read_torch(files: Sequence[Path]) -> RawModel:
@@ -146,7 +146,7 @@ def _megatron_ranks(directory: Path) -> list[Path]:
 
 
 def _read_mindspore_ranks(directory: Path) -> RawModel:
-    """The checkpoints of many devices; without a strategy file they are taken for tensor-parallel ranks 0, 1, ..."""
+    """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     files = find_rank_files(directory)
     strategies = sorted(
         path for path in directory.rglob("*strategy*") if path.suffix in (MINDSPORE_SUFFIX, ".json") and path.is_file()

@@ -21,7 +21,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
-from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, length_field, number_field, only
+from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
 
 TYPES = {
     "float64": "Float64",
@@ -42,12 +42,12 @@ PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
 VALUE = 1  # of Checkpoint
-ORIGIN = 1000  # of Checkpoint: who wrote the file, which MindSpore does not know and passes over
+ORIGIN = 1000  # of Checkpoint: who wrote the file; unknown to MindSpore, which ignores it
 TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
 DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
 
-# What MindSpore's optimizers and train steps put into a checkpoint beside the weights: moments have the weight's name
-# behind a prefix; counters, loss scales and the keys and values of incremental inference have a last part of their own.
+# What MindSpore's optimizers and train steps add to a checkpoint: moments are named after their weight, with a prefix;
+# counters, loss scales and the keys and values of incremental inference are recognised by the last part of the name.
 STATE_PREFIXES = (
     *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
     *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
@@ -67,16 +67,16 @@ def is_weight(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A tensor in the file: MindSpore's name of its type, its dims as written, and where its pieces lie."""
+class _StoredTensor:
+    """A tensor in the file: MindSpore's name of its type, its dims as written, and the byte ranges of its pieces."""
 
     kind: str
     dims: tuple[int, ...]
-    pieces: list[Span]
+    pieces: list[ByteRange]
 
 
 def _origin(text: str) -> dict[str, int]:
-    """The numbers that our mark of origin says; `WireError` if it is not one of ours."""
+    """The numbers in our mark of origin; `WireError` if it is not one of ours."""
     try:
         origin = json.loads(text)
     except (ValueError, RecursionError):
@@ -89,7 +89,7 @@ def _origin(text: str) -> dict[str, int]:
 class _Checkpoint:
     """A `.ckpt` file whose structure has been read. Its checksum, if it has one, is verified before the first use."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.origin: Mapping[str, int] | None = None
         try:
@@ -117,10 +117,10 @@ class _Checkpoint:
         self._size -= TRAILER_BYTES
         return int.from_bytes(tail[len(TRAILER) :], "big")
 
-    def _scan(self, stream: BinaryIO) -> dict[str, _Found]:
+    def _scan(self, stream: BinaryIO) -> dict[str, _StoredTensor]:
         """All tensors by name, without reading one."""
         reader, found, last = WireReader(stream), {}, None
-        for number, value in reader.fields(Span(0, self._size)):
+        for number, value in reader.fields(ByteRange(0, self._size)):
             if number == ORIGIN:
                 self.origin = _origin(reader.text(value))
                 continue
@@ -133,7 +133,7 @@ class _Checkpoint:
             if name != last:
                 if name in found:
                     raise UserError(f"{self.path}: tensor {name} is there twice; expected once, save the file again")
-                found[name] = _Found(kind, dims, [])
+                found[name] = _StoredTensor(kind, dims, [])
             elif (kind, dims) != (found[name].kind, found[name].dims):
                 raise UserError(
                     f"{self.path}: tensor {name} is {found[name].kind} {list(found[name].dims)} in its first piece and "
@@ -143,7 +143,7 @@ class _Checkpoint:
             last = name
         return found
 
-    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], Span]:
+    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], ByteRange]:
         """Name, type, dims and content of one `Value`."""
         fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
         name = reader.text(only(fields[TAG], "the name of a tensor"))
@@ -152,7 +152,7 @@ class _Checkpoint:
         tensor = reader.message(only(fields[TENSOR], f"the tensor of {name}"), (DIMS, TYPE, CONTENT))
         kind = reader.text(only(tensor[TYPE], f"the type of {name}"))
         content = only(tensor[CONTENT], f"the content of {name}")
-        if not isinstance(content, Span):
+        if not isinstance(content, ByteRange):
             raise WireError(f"a number as content of {name}")
         return name, kind, reader.integers(tensor[DIMS]), content
 
@@ -167,7 +167,7 @@ class _Checkpoint:
         if any(size < 0 for size in found.dims):
             raise UserError(f"{self.path}: tensor {name} has shape {list(found.dims)}; copy the file again")
         size = sum(piece.size for piece in found.pieces)
-        shape = () if found.dims == (0,) else found.dims  # that is how MindSpore marks a single number
+        shape = () if found.dims == (0,) else found.dims  # how MindSpore marks a scalar
         dtype = DTYPES[found.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(found.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
@@ -205,7 +205,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now: a file of
     any size takes a moment. Raises `UserError` for a damaged file, a tensor that is there twice, of the wrong size or
     an unknown type; a file with a checksum is compared with it when the first tensor is loaded. Without one, changed
-    elements and whole tensors cut off at the end look sound, so check the names against the model.
+    elements and missing tensors at the end of the file go unnoticed, so check the names against the model.
     """
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
@@ -218,7 +218,7 @@ def read_origin(path: Path) -> dict[str, int] | None:
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
-    """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore cuts it; an empty one is a `Value` too."""
+    """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore splits it; an empty one is a `Value` too."""
     tag = name.encode()
     kind = TYPES[tensor.dtype].encode()
     head = b"".join(number_field(DIMS, size) for size in tensor.shape) + length_field(TYPE, len(kind)) + kind
@@ -253,7 +253,7 @@ def write_mindspore(
 
     One tensor is in memory at a time and the file appears whole or not at all, and only if `check(temporary)` raises
     nothing. Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the
-    checksum. With `origin` a mark says that this program wrote the file, and these numbers; MindSpore passes over it.
+    checksum. With `origin`, a mark identifies this program as the writer and holds these numbers; MindSpore ignores it.
     Raises `UserError` for an empty vector, which MindSpore would take for the number 0.
     """
     for name, tensor in tensors.items():

@@ -42,7 +42,7 @@ def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str,
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy what a model directory holds besides its configuration and weights: the tokenizer's and similar files."""
+    """Copy the files of a model directory except configuration and weights: the tokenizer's and similar ones."""
     for file in sorted(Path(source).iterdir()):
         left_out = file.name == CONFIG or file.name.startswith(".") or file.name.endswith(_LEFT_OUT)
         if file.is_file() and not left_out:
@@ -108,7 +108,7 @@ class ModelDirectory:
     shards disagree.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not is_model_directory(self.path):
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
@@ -116,7 +116,7 @@ class ModelDirectory:
         if not isinstance(self.config, dict):
             raise UserError(f"{self.path / CONFIG}: expected a JSON object")
         self.files: dict[str, str] = {}  # tensor -> the file it is in
-        for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # where both kinds are, the safer one counts
+        for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # if both kinds are there, safetensors wins
             if (self.path / index).is_file() or (self.path / single).is_file():
                 sharded = (self.path / index).is_file()
                 self._tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)

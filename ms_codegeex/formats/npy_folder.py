@@ -1,4 +1,4 @@
-"""A folder with one `.npy` file per tensor, `<name>.npy`: how CodeGeeX's weights left MindSpore for PyTorch."""
+"""A folder with one `<name>.npy` file per tensor: the intermediate format of CodeGeeX's export to PyTorch."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _NAMED = 3  # files in a message
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    """Size and a hash of both ends: a file of 26 GB takes no time, and whoever saves it again changes one of them."""
+    """Size and a hash of both ends: fast even for 26 GB, and saving the file again changes one of them."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         digest = hashlib.sha256(stream.read(_EDGE))
@@ -35,7 +35,7 @@ def _entries(directory: Path) -> Iterator[Path]:
 
 
 def write_record(directory: Path) -> None:
-    """Note down every file that is in a directory which a conversion has just written."""
+    """Record every file of a directory that a conversion has just written."""
     files = {path.relative_to(directory).as_posix(): _fingerprint(path) for path in _entries(directory)}
     write_json(directory / RECORD, {"format": 1, "files": files})
 
@@ -52,7 +52,7 @@ def _recorded(directory: Path) -> Mapping[str, Any]:
 
 
 def _foreign(target: Path) -> list[str]:
-    """The files at `target` that no conversion wrote, and those that have been changed since."""
+    """The files at `target` that no conversion wrote, or that changed since."""
     if target.is_dir():
         recorded, found = _recorded(target), []
         for path in _entries(target):
@@ -73,7 +73,7 @@ def _foreign(target: Path) -> list[str]:
 
 @contextmanager
 def naming(output: Path) -> Iterator[None]:
-    """What the system says against a path in the meantime becomes a `UserError` about `output`."""
+    """Turn the operating system's errors about a path into a `UserError` about `output`."""
     try:
         yield
     except OSError as error:
@@ -81,20 +81,20 @@ def naming(output: Path) -> Iterator[None]:
 
 
 def resolved(target: Path) -> Path:
-    """The path that a symbolic link leads to, which then stays; `UserError` if that is the link itself."""
+    """The target of a symbolic link, which itself stays; `UserError` if the link leads to itself."""
     try:
         return target.resolve()
-    except RuntimeError:  # how `resolve` says so
+    except RuntimeError:  # how `resolve` reports a loop
         raise UserError(f"{target}: is a symbolic link that leads to itself; choose another --output") from None
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    """`UserError` if writing `target` would change what is read, however links lead there."""
+    """`UserError` if writing `target` would change the source, directly or through links."""
     here, there = resolved(target), source.resolve()
     if here == there or here in there.parents:
-        raise UserError(f"{target}: is or lies around the model that is being converted; choose another --output")
+        raise UserError(f"{target}: is or contains the model that is being converted; choose another --output")
     if there.is_dir() and there in here.parents:
-        raise UserError(f"{target}: lies inside the model that is being converted; choose another --output")
+        raise UserError(f"{target}: is inside the model that is being converted; choose another --output")
     for file in source.rglob("*") if source.is_dir() else (source,):
         linked = Path(os.path.realpath(file))  # of a link to itself, too
         if here == linked or here in linked.parents:
@@ -102,12 +102,12 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 def check_target(target: Path, source: Path, replace: bool, directory: bool) -> None:
-    """Refuse to touch what is at `target`, unless asked to and it is wholly what a conversion wrote.
+    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it.
 
     `directory`: whether a directory will be written there. Raises `UserError` naming the files that are in the way.
     """
     if target.name in ("", ".."):
-        raise UserError(f"{target}: is no name of its own to write to; choose another --output")
+        raise UserError(f"{target}: is not a name that can be written; choose another --output")
     _check_apart(target, source)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return

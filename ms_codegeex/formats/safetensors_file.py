@@ -35,11 +35,11 @@ TAGS = {
 DTYPES = {tag: name for name, tag in TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 100_000_000  # the library's own limit
-_SPACES = 8  # at least, at the end of our headers; the library writes fewer, so its files can be told from ours
+_SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
 
 
 def _packed(header: Mapping[str, Any]) -> bytes:
-    """The beginning of a file: the header behind its length."""
+    """The beginning of a file: the header's length and the header."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (_SPACES + -(8 + len(text) + _SPACES) % 64)
     return struct.pack("<Q", len(text)) + text
@@ -51,13 +51,13 @@ def write_safetensors(
     """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
 
     Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
-    the CRC-32 of each tensor, which `SafetensorsFile` compares and other readers pass over, and nothing is returned.
+    the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; nothing is returned then.
     """
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
-    told = dict(metadata or {})
+    written_metadata = dict(metadata or {})
     if checksums:
-        told |= {CHECKSUM + name: f"{0:08x}" for name in names}  # as long as the numbers that will stand here
-    header: dict[str, Any] = {"__metadata__": told} if told else {}
+        written_metadata |= {CHECKSUM + name: f"{0:08x}" for name in names}  # placeholders of the final length
+    header: dict[str, Any] = {"__metadata__": written_metadata} if written_metadata else {}
     position = 0
     for name in names:
         end = position + tensors[name].nbytes
@@ -79,7 +79,7 @@ def write_safetensors(
                     digest.update(block)
                 stream.write(block)
             if checksums:
-                told[CHECKSUM + name] = f"{checksum:08x}"
+                written_metadata[CHECKSUM + name] = f"{checksum:08x}"
             else:
                 digests[name] = digest.hexdigest()
         if checksums:
@@ -102,7 +102,7 @@ class SafetensorsFile:
     Raises `UserError` naming the file (and the tensor) for anything that is not a whole, well-formed file.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as stream:
@@ -147,7 +147,7 @@ class SafetensorsFile:
         return dtype, shape, begin, end
 
     def _check_places(self) -> None:
-        """The tensors lie back to back from the first byte on, in any order: the format allows nothing else."""
+        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands."""
         position = 0
         for name, (*_, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
             if begin != position:

@@ -1,4 +1,4 @@
-"""Boxes that together make a tensor: whether they cover it exactly once, and where a window meets one of them."""
+"""Slices of a tensor: whether they cover it exactly once, and where a window overlaps one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Index = tuple[slice, ...]
 def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
     """Raise `UserError` unless the slices cover the tensor exactly once.
 
-    All slice borders cut the tensor into cells; each cell must be counted once. A regular split has a cell per slice.
+    The borders of all slices divide the tensor into cells, each of which must be covered once.
     """
     shape = tensor["shape"]
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]

@@ -1,4 +1,4 @@
-"""Opening a model in any layout we know, recognised by what is in it: its family, sizes and tensors in our names."""
+"""Open a model in any known layout, recognised by its content: family, sizes and tensors under our names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ms_codegeex.models.foreign import ForeignLayout, ForeignName
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
-_ENOUGH = 0.5  # of a layout's names must be there to speak of that layout; the rest is then missing
+_ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Source:
 
     `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
     `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
-    tokenizer's files, None if nobody has them. `skipped` names what lies beside the parameters and was left out;
-    `config_json` is a model directory's own. `guessed` names the sizes that nothing at `path` says and that were taken
+    tokenizer's files, None if there are none. `skipped` names tensors that are not parameters and were left out;
+    `config_json` is a model directory's own. `guessed` names the sizes that are not recorded at `path` and were taken
     from a preset. `ranks` is the number of tensor-parallel files.
     """
 
@@ -59,7 +59,7 @@ class Source:
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
-    """What writes the tokenizer of the family's model at `path`, a checkpoint if it has a `state`; None if unknown."""
+    """A function that saves the tokenizer of the model at `path` (a checkpoint if it has `state`); None if unknown."""
     from ms_codegeex.data.tokenizer.recorded import (
         DEFAULTS,
         checkpoint_has_tokenizer,
@@ -112,7 +112,7 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
 
 
 def _check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
-    """`UserError` for more layers than tensors: a damaged number, of which lists of names would fill the memory."""
+    """`UserError` for more layers than tensors: the lists of names of a damaged number would fill the memory."""
     if config.num_layers > len(tensors):
         raise UserError(
             f"{where}: the model's configuration asks for {config.num_layers} layers, but only {len(tensors)} tensors "
@@ -121,11 +121,11 @@ def _check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> 
 
 
 def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The ranks' tensors as whole ones of ours."""
+    """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(found), found.config.build_config(None, fields), len(raw.ranks)
     _check_layers(config, raw.ranks[0], raw.where[0])
     if ranks > 1:
-        place = f"{raw.where[0]}: number of rank files beside it"
+        place = f"{raw.where[0]}: number of rank files in its folder"
         formats.check_ranks(config, ranks, place, "is one missing?")
     entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
     parts = [
@@ -155,9 +155,11 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     raw = RawModel([{name: directory.lazy(name) for name in directory.names}], [str(path)])
-    told = _recognise(directory.names, "huggingface")
-    if told is not None and told[0].name != name:
-        raise UserError(f"{path}: config.json says {name}, but the tensors are those of {told[0].name}; restore either")
+    recognised = _recognise(directory.names, "huggingface")
+    if recognised is not None and recognised[0].name != name:
+        raise UserError(
+            f"{path}: config.json says {name}, but the tensors are those of {recognised[0].name}; restore either"
+        )
     its = formats.layout("huggingface")
     return Source(
         path,
@@ -172,13 +174,13 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
 
 
 def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
-    """A model without a configuration: family and sizes are told by the tensors."""
+    """A model without a configuration: family and sizes follow from the tensors."""
     names = raw.ranks[0]
-    told = _recognise(names, raw.kind)
-    if told is None:
+    recognised = _recognise(names, raw.kind)
+    if recognised is None:
         first = next((layout.shown(name) for name in names), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
-    found, its = told
+    found, its = recognised
     _check_known(known, found)
     formats, said = FamilyFormats(found), {**raw.recorded, **known}
     try:

@@ -1,6 +1,6 @@
-"""One model out of the checkpoints of many devices: which device holds which part, and whole tensors from the parts.
+"""Merge the checkpoints of many devices into one model: which device holds which shard, and whole tensors from shards.
 
-MindSpore saves beside a partitioned run how each parameter lies on the devices (`strategy_ckpt_config`): a protocol
+MindSpore saves along with a partitioned run how each parameter is sharded (`strategy_ckpt_config`): a protocol
 buffer `ParallelStrategyMap`, or JSON of the same content when the file's name ends so (MindSpore,
 python/mindspore/train/node_strategy.proto and parallel/_tensor.py).
 """
@@ -25,7 +25,7 @@ from ms_codegeex.files import read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.formats.wire import Span, Value, WireError, WireReader, only
+from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
@@ -42,11 +42,11 @@ _PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
 
 @dataclass(frozen=True)
 class TensorStrategy:
-    """How one parameter lies on the devices of its stage.
+    """How one parameter is sharded over the devices of its stage.
 
     `devices`: their grid, rank = row-major index (MindSpore's dev_matrix). `cuts`: for each axis of the tensor the grid
-    axes that cut it, most significant first, () for none. `shards`: how many replicas share what the cuts leave, along
-    axis 0 (1: each has it all). `shape`: of the whole parameter, where the file says it.
+    axes that shard it, most significant first, () for none. `shards`: how many replicas share each slice along axis 0
+    (1: each has all of it). `shape`: of the whole parameter, if the file records it.
     """
 
     stage: int
@@ -62,19 +62,19 @@ class TensorStrategy:
 
     @property
     def slices(self) -> int:
-        """Into how many parts the tensor is cut without optimizer shards."""
+        """Number of slices of the tensor, without optimizer shards."""
         return math.prod(self.devices[k] for axes in self.cuts for k in axes)
 
     @property
     def pieces(self) -> tuple[int, ...]:
-        """Into how many parts each axis of the whole tensor is cut, optimizer shards included."""
+        """Number of shards along each axis of the whole tensor, optimizer shards included."""
         counts = [math.prod(self.devices[k] for k in axes) for axes in self.cuts]
         return (counts[0] * self.shards, *counts[1:]) if counts else ()
 
     def cell(self, rank: int) -> tuple[int, ...]:
-        """Which part along each axis the `rank`-th device of the stage holds.
+        """Index of the shard, along each axis, that the `rank`-th device of the stage holds.
 
-        Replicas are numbered row-major over the grid axes that cut nothing; `shards` neighbours share a slice.
+        Replicas are numbered row-major over the grid axes that shard nothing; `shards` neighbours share a slice.
         """
         place = np.unravel_index(rank, self.devices) if self.devices else ()
         used = {k for axes in self.cuts for k in axes}
@@ -102,9 +102,9 @@ def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStr
     if not all(type(n) is int for n in (*devices, shards, step, *itertools.chain(*nested), *(shape or ()))):
         raise ValueError(f"the layout of {name} holds something else than numbers")
     if any(size < 1 for size in devices) or math.prod(devices) > 1 << 20:
-        raise ValueError(f"{name} lies on a grid {list(devices)} of devices")
+        raise ValueError(f"{name} is on a grid {list(devices)} of devices")
     if raw.get("param_split_shape") or raw.get("indices_offset") or raw.get("field"):
-        raise ValueError(f"{name} is cut into unequal parts, which is not supported")
+        raise ValueError(f"{name} is split into unequal parts, which is not supported")
     cuts = tuple(tuple(len(devices) - 1 - axis for axis in axes if axis != -1) for axes in nested)
     used = [axis for axes in cuts for axis in axes]
     if len(set(used)) != len(used) or any(not 0 <= axis < len(devices) for axis in used):
@@ -160,7 +160,7 @@ def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
     reader = WireReader(io.BytesIO(data))
-    fields = reader.message(Span(0, len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+    fields = reader.message(ByteRange(0, len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
     for item in fields[STRATEGY_ITEM]:
         content = only(reader.message(item, (ITEM_NAME, ITEM_CONTENT))[ITEM_CONTENT], "an operator's strategy")
@@ -182,7 +182,7 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
     """The layouts in one or several strategy files: of a rank, of each stage, or merged by MindSpore.
 
     Equal files of several ranks of a stage are one. Raises `UserError` naming the file for anything that is not a
-    strategy, that is cut into unequal parts, or that two files say differently.
+    strategy, that is split into unequal parts, or on which two files differ.
     """
     found: dict[tuple[str, int], TensorStrategy] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
@@ -199,8 +199,8 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                 strategy = _tensor_strategy(name, stage, raw)
                 if found.setdefault((name, stage), strategy) != strategy:
                     raise UserError(
-                        f"{path}: parameter {name} of stage {stage} lies on the devices in another way than an earlier "
-                        "file says; give the strategy files of one run"
+                        f"{path}: parameter {name} of stage {stage} is sharded in another way than in an earlier file; "
+                        "give the strategy files of one run"
                     )
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
             raise UserError(
@@ -225,7 +225,7 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
 def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it.
 
-    Strategy files (`*strategy*`) are passed over. `step` is the end of the names, such as "50" or "12_2"; it may be
+    Strategy files (`*strategy*`) are skipped. `step` is the end of the names, such as "50" or "12_2"; it may be
     None where there is only one. Raises `UserError` when no file, several steps or several files of a rank are found.
     """
     directory = Path(directory)
@@ -265,7 +265,7 @@ def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
 class _Files:
     """The checkpoints of ranks, each opened when the first tensor of it is wanted."""
 
-    def __init__(self, paths: Mapping[int, Path], keep: Callable[[str], bool]):
+    def __init__(self, paths: Mapping[int, Path], keep: Callable[[str], bool]) -> None:
         self.paths = {rank: Path(path) for rank, path in paths.items()}
         self.keep = keep
         self.opened: dict[int, dict[str, LazyTensor]] = {}
@@ -280,7 +280,7 @@ class _Files:
         """A rank's part of a parameter."""
         if name not in self.tensors(rank):
             raise UserError(
-                f"{self.paths[rank]}: tensor {name} is missing; the strategy says that rank {rank} holds a part of it, "
+                f"{self.paths[rank]}: tensor {name} is missing; by the strategy, rank {rank} holds a part of it, "
                 "so the files are not of one run, or the checkpoint is not complete"
             )
         return self.tensors(rank)[name]
@@ -303,7 +303,7 @@ class _Files:
             first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
         expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
         raise UserError(
-            f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files: nobody holds a part of {name}; "
+            f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files: no file holds a part of {name}; "
             f"expected the checkpoint of {'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected} too"
         )
 
@@ -314,11 +314,11 @@ def merge_slices(
     keep: Callable[[str], bool] = is_weight,
     shards_merged: bool = False,
 ) -> dict[str, LazyTensor]:
-    """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel cuts and optimizer shards undone.
+    """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel and optimizer shards merged.
 
-    `files`: rank -> its `.ckpt`; of replicas one is enough, and files whose parts others have are not opened.
+    `files`: rank -> its `.ckpt`; one of several replicas is enough, and files with nothing new are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
-    for files in which optimizer shards have been put together: the release's step from 128 files to 8 keeps the
+    for files whose optimizer shards were merged before: the release's step from 128 files to 8 keeps the
     strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs; the first time also as
     much of every file as shows that none is a copy of another one, which is a `UserError`.
 
@@ -340,7 +340,7 @@ def merge_slices(
         for name in tensors:
             if name not in strategy:
                 raise UserError(
-                    f"{opened.paths[rank]}: the strategy says nothing about tensor {name}; give the strategy file of "
+                    f"{opened.paths[rank]}: the strategy does not mention tensor {name}; give the strategy file of "
                     "this run, saved with all parameters"
                 )
     if not result:
@@ -352,7 +352,7 @@ def merge_slices(
 def _merged(
     name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: Distinct
 ) -> LazyTensor:
-    """One whole tensor out of equal parts: `holders` says which rank has the part at each place."""
+    """One whole tensor from equal shards; `holders`: the rank that has each of them."""
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
     first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
     for cell, part in parts.items():
@@ -371,7 +371,7 @@ def _merged(
     if layout.shape is not None and layout.shape != shape:
         raise UserError(
             f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
-            f"parts and would make {list(shape)}, the strategy says {list(layout.shape)}; the files are not of one run"
+            f"parts of {list(shape)}, but the strategy records {list(layout.shape)}; the files are not of one run"
         )
     for cell, part in parts.items() if len(parts) > 1 else ():
         distinct.add(str(files.paths[holders[cell]]), name, part)

@@ -1,4 +1,4 @@
-"""Cutting tensors into the slices of tensor-parallel ranks, and putting the slices of all ranks together again."""
+"""Splitting tensors into the slices of tensor-parallel ranks, and merging the slices of all ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256
 
 
-def cut(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
+def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
     """The slice of `rank`: an equal share along `axis`, or the whole tensor when `axis` is None."""
     if axis is None:
         return tensor
@@ -24,10 +24,10 @@ def cut(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTens
 
 
 class Distinct:
-    """The slices that files hold of tensors which they share out, to find a file that is a copy of another one.
+    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors.
 
-    Two ranks may hold the same numbers of a tensor: zeros of a bias. Never do they of all, so the smallest tensor that
-    differs ends the search, and what is read is little unless one is a copy.
+    Two ranks may hold equal slices of one tensor, such as a bias of zeros, but not of all tensors. The smallest tensor
+    that differs ends the search, so little is read unless a file is a copy.
     """
 
     def __init__(self) -> None:
@@ -121,9 +121,9 @@ def merge(
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet.
 
-    `axes`: name -> the axis it is cut along, None for a tensor that every rank holds whole. `where` names the ranks'
-    files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that differ
-    and for a file that is a copy of another rank's.
+    `axes`: name -> the axis along which it is split, None for a tensor that every rank holds whole. `where` names the
+    ranks' files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that
+    differ and for a file that is a copy of another rank's.
     """
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():

@@ -1,4 +1,4 @@
-"""Tensors that are known by dtype and shape and loaded only when somebody needs the numbers.
+"""Tensors of known dtype and shape whose values are loaded only when needed.
 
 Every format of this package reads into and writes from `LazyTensor`, so a conversion holds one tensor in memory at a
 time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16.
@@ -91,7 +91,7 @@ class LazyTensor:
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """Our name of a NumPy dtype; never "bfloat16", whose bits are uint16 and whose owner must say so."""
+    """Our name of a NumPy dtype; never "bfloat16", which NumPy holds as uint16: the caller must name it."""
     name = array.dtype.name
     if name not in NUMPY_DTYPES or name == "bfloat16":
         raise ValueError(f"arrays of dtype {name} cannot be stored; use one of {', '.join(NUMPY_DTYPES)}")
@@ -126,7 +126,7 @@ def array_sha256(array: np.ndarray) -> str:
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
-    """`size` bytes of a file as a read-only memory map of its own, which is given back as soon as nobody uses it.
+    """`size` bytes of a file as a separate read-only memory map, released as soon as nothing refers to it.
 
     One map of a whole file would count every page ever read as memory of this process. Raises `UserError`.
     """

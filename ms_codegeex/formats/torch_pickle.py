@@ -135,7 +135,7 @@ class _Inert:
 
     __slots__ = ("arguments", "name", "state")
 
-    def __init__(self, name: str, arguments: Any = ()):
+    def __init__(self, name: str, arguments: Any = ()) -> None:
         self.name, self.arguments, self.state = name, arguments, None
 
 
@@ -152,7 +152,7 @@ def _is_inert(found: _Global) -> bool:
 
 
 def _checked_key(key: Any) -> Any:
-    """A dictionary's key: text or a number, or a tuple of them. The hash of anything nested may take for ever."""
+    """A dictionary's key: text or a number, or a tuple of them. Hashing anything nested may take forever."""
     parts = key if type(key) is tuple else (key,)
     if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
         raise ValueError("a dictionary whose keys are neither texts nor numbers")
@@ -163,7 +163,7 @@ class _Machine:
     """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object
     that a pickle could alter: containers are plain ones, what stands for a class or function is a name."""
 
-    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str):
+    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str) -> None:
         self._make_tensor, self._where = make_tensor, where
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stack under each mark
@@ -191,7 +191,7 @@ class _Machine:
         raise ValueError("no end")
 
     def _marked(self) -> list[Any]:
-        """What lies above the latest mark, which is taken away."""
+        """The objects above the latest mark, which is removed."""
         items, self._stack = self._stack, self._below.pop()
         return items
 
@@ -290,7 +290,7 @@ class _Machine:
         found = self._stack[-1]
         if type(found) is _Inert:
             found.state = state
-        elif type(found) is not dict:  # whose attributes, such as a state dict's _metadata, are of no use here
+        elif type(found) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
             raise ValueError(f"a {type(found).__name__} cannot be altered")
 
     def storage(self, _: None) -> None:
@@ -321,7 +321,7 @@ class _Machine:
         return {_checked_key(key): value for key, value in pairs}
 
     def items(self, items: Any = ()) -> list[Any]:
-        """A set, a `torch.Size`: a list, for which nobody here asks."""
+        """A set or a `torch.Size`: a list is enough here."""
         if type(items) not in (list, tuple):
             raise ValueError("a collection without items")
         return list(items)
@@ -338,7 +338,7 @@ _CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
     }
 )
 _STORAGE_TYPES = MappingProxyType({("torch", storage): dtype for dtype, storage in STORAGES.items()})
-# What training programs put beside the weights: their arguments, the states of random generators.
+# What training programs save along with the weights: their arguments, the states of random generators.
 _INERT = frozenset(
     (
         ("argparse", "Namespace"),
@@ -414,7 +414,7 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
     `make_tensor(storage, offset, shape, stride)` makes its tensors (units: elements).
 
     Containers may be shared, so walk the tree with a limit. Raises `UserError` naming `where`, and the global if the
-    pickle asks for any but those that rebuild tensors and those that training programs are known to save beside them.
+    pickle asks for any that neither rebuilds tensors nor is known to be saved along with them by training programs.
     """
     try:
         return _Machine(make_tensor, where).run(data)

@@ -2,7 +2,7 @@
 
 The archive is an uncompressed zip: `<stem>/data.pkl`, `<stem>/byteorder`, `<stem>/data/<key>` with the raw elements
 of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<stem>/version`
-(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch passes over.
+(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch ignores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, c
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
-_MARK, _WRITER = "written_by", b"ms-codegeex"  # a record of our archives; whoever saves one again leaves it out
+_MARK, _WRITER = (
+    "written_by",
+    b"ms-codegeex",
+)  # a record of our archives; other programs drop it when they save the file again
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
@@ -63,7 +66,7 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
 
 
 def is_written_by_us(path: Path) -> bool:
-    """Whether `write_torch` wrote the file at `path`, and nobody has saved it again since."""
+    """Whether `write_torch` wrote the file at `path`, and no other program has saved it since."""
     try:
         with zipfile.ZipFile(path) as archive:
             marks = [info for info in archive.infolist() if info.filename.partition("/")[2] == _MARK]
@@ -75,7 +78,7 @@ def is_written_by_us(path: Path) -> bool:
 class _Archive:
     """A `.pt` file open for reading. Each storage's checksum is verified once, before its first use."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
@@ -101,7 +104,7 @@ class _Archive:
         self._size = path.stat().st_size
 
     def _read(self, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
-        """A small record, which must not be able to swell."""
+        """A small record, which must be stored uncompressed and within its limit."""
         info, what = self._records[name], name.partition("/")[2]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does")
@@ -164,7 +167,7 @@ class _Archive:
 
 
 def _check_tree(tree: Any, path: Path) -> None:
-    """`UserError` for a tree that is endless to walk, or whose tensors together would be many times the file."""
+    """`UserError` for a tree that is endless to walk, or whose tensors together exceed the file many times."""
     waiting, count, room = [tree], 0, REPEATED * path.stat().st_size + (1 << 20)
     while waiting:
         node = waiting.pop()
@@ -189,7 +192,7 @@ def read_torch(path: Path) -> Any:
     """Read a `.pt` file: the same nesting, with a `LazyTensor` for each tensor (bfloat16 loads as raw uint16).
 
     Raises `UserError` for a damaged file, at once or when the damaged tensor is loaded, for a file whose loading
-    would call anything but the functions that rebuild tensors, and for one that grows out of all proportion.
+    would call anything but the functions that rebuild tensors, and for one that grows beyond the limits.
     """
     path = Path(path)
     archive = _Archive(path)

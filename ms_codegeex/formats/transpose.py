@@ -1,4 +1,4 @@
-"""Transposing large matrices at a good part of the memory's speed."""
+"""Transpose large matrices at a good part of the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 # taken at once: long enough runs of the result, and what is packed stays in the cache
 _ROWS, _COLUMNS = 512, 2048
-_PADDING = 8  # words behind each row of a tile: with a power of two, a column's words would share few cache lines
+_PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
     """The transpose of a matrix as a new C-contiguous array, bit for bit; elements of up to 8 bytes.
 
-    NumPy moves one element at a time, which for two bytes is slow: here neighbours of a column are first put side by
-    side, then moved as 8 bytes (four to seven times as fast for FP16, three to four for FP32).
+    NumPy moves one element at a time, which for two bytes is slow: here neighbours of a column are first packed
+    together, then moved as 8 bytes (four to seven times as fast for FP16, three to four for FP32).
     """
     if not array.flags.aligned and array.flags.c_contiguous:  # a view of a file: whole bytes move faster
         array = array.reshape(-1).view(np.uint8).copy().view(array.dtype).reshape(array.shape)

@@ -16,12 +16,12 @@ _LONGEST_TEXT = 1 << 16  # a name; a damaged length must not read the whole file
 
 
 class WireError(ValueError):
-    """Bytes that are not the message they should be; says where and why."""
+    """Bytes that are not the expected message; the text names the position and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Where the bytes of a field lie in the stream."""
+class ByteRange:
+    """Position of a field's bytes in the stream."""
 
     start: int
     end: int
@@ -32,13 +32,13 @@ class Span:
         return self.end - self.start
 
 
-Value = int | Span
+Value = int | ByteRange
 
 
 class WireReader:
     """Reads messages out of a seekable stream. Every method raises `WireError` for what cannot be a message."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
@@ -54,19 +54,19 @@ class WireReader:
                 return value, position + k + 1
         raise WireError(f"no number at byte {position}")
 
-    def fields(self, span: Span) -> Iterator[tuple[int, Value]]:
-        """(number, value) of each field: the bits of a number, or where the bytes lie."""
-        position, end = span.start, span.end
+    def fields(self, place: ByteRange) -> Iterator[tuple[int, Value]]:
+        """(number, value) of each field: a number's bits, or the position of the bytes."""
+        position, end = place.start, place.end
         while position < end:
             key, position = self._varint(position, end)
             number, kind = key >> 3, key & 7
             if kind == VARINT:
                 value, position = self._varint(position, end)
             else:
-                value, position = self._span(position, end, kind)
+                value, position = self._byte_range(position, end, kind)
             yield number, value
 
-    def _span(self, position: int, end: int, kind: int) -> tuple[Span, int]:
+    def _byte_range(self, position: int, end: int, kind: int) -> tuple[ByteRange, int]:
         if kind == LENGTH:
             size, position = self._varint(position, end)
         elif kind in (FIXED32, FIXED64):
@@ -75,11 +75,11 @@ class WireReader:
             raise WireError(f"a field of kind {kind} before byte {position}")
         if size > end - position:
             raise WireError(f"{size} bytes from byte {position} leave what ends at byte {end}")
-        return Span(position, position + size), position + size
+        return ByteRange(position, position + size), position + size
 
     def message(self, value: Value, known: Iterable[int]) -> dict[int, list[Value]]:
         """All fields of a message by number, in order; a field of another number is an error."""
-        if not isinstance(value, Span):
+        if not isinstance(value, ByteRange):
             raise WireError(f"the number {value} in place of a message")
         found: dict[int, list[Value]] = {number: [] for number in known}
         for number, item in self.fields(value):
@@ -90,7 +90,7 @@ class WireReader:
 
     def text(self, value: Value) -> str:
         """The UTF-8 text of a field."""
-        if not isinstance(value, Span):
+        if not isinstance(value, ByteRange):
             raise WireError(f"the number {value} in place of a text")
         if value.size > _LONGEST_TEXT:
             raise WireError(f"a text of {value.size} bytes at byte {value.start}")

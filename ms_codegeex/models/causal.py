@@ -115,9 +115,9 @@ class Head(nn.Cell):
 
 
 class CausalLoss(nn.Cell):
-    """Σ mask·nll of the next tokens and Σ mask; whoever trains divides the one by the other over the global batch.
+    """Σ mask·nll of the next tokens and Σ mask; the training step divides the two sums over the global batch.
 
-    The two are one tensor because a pipelined network may have a single output.
+    They are one tensor because a pipelined network may have only one output.
     """
 
     def __init__(self, model: nn.Cell, config: DecoderConfig, build: Build):
@@ -132,7 +132,7 @@ class CausalLoss(nn.Cell):
         self.has_bias = bias
         self.sums = Sums()
 
-    def construct(self, inputs, labels, loss_mask, samples):
+    def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], samples int32 [batch] -> FP32 [3]"""
         hidden, model = self.model(inputs, samples), self.model
         table = model.embedding.word.weight if model.head is None else model.head.weight
@@ -151,7 +151,7 @@ class CausalLogits(nn.Cell):
         self.has_bias = model.head is not None and model.head.bias is not None
         self.matmul, self.gather = ops.MatMul(transpose_b=True), ops.Gather()
 
-    def construct(self, ids, position):
+    def construct(self, ids: Tensor, position: Tensor) -> Tensor:
         """ids int32 [batch, seq], position int32 [batch] -> FP32 logits [batch, V]"""
         (batch, seq_length), model = ids.shape, self.model
         rows = position + ops.arange(batch, dtype=ms.int32) * seq_length

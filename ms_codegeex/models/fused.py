@@ -1,7 +1,7 @@
-"""Twins of the cells in `layers.py` around one kernel of the device each, called `kernel`.
+"""Fused counterparts of the cells in `layers.py`: each wraps one kernel of the device, its attribute `kernel`.
 
-Constructor, parameters and `construct` are those of the composite cell, so that neither a model nor a checkpoint sees
-which of the two it has. What a run uses is decided in `ms_codegeex/config/fusions.py`.
+Constructor, parameters and `construct` match those of the composed cell, so neither models nor checkpoints depend on
+the choice. Which of the two a run uses is decided in `ms_codegeex/config/fusions.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
@@ -54,7 +54,7 @@ class FusedLayerNorm(LayerNorm):
         super().__init__(hidden_size, epsilon, dtype)
         self.kernel = ops.LayerNorm(1, 1, epsilon)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
 
@@ -66,7 +66,7 @@ class FusedRMSNorm(RMSNorm):
         super().__init__(hidden_size, epsilon, dtype)
         self.kernel = RmsNorm(epsilon)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight)[0], self.dtype)
 
@@ -74,8 +74,8 @@ class FusedRMSNorm(RMSNorm):
 class FusedAttention(AttentionCore):
     """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
 
-    It divides by sqrt(d) itself, behind a product that it forms in FP32, and hides instead of adding -10000. Dropout of
-    the attention weights is not offered: a `dropout` that drops is a `UserError`.
+    The kernel divides by sqrt(d) itself, after a product in FP32, and masks by a boolean instead of adding -10000. It
+    has no dropout of attention weights: an active `dropout` is a `UserError`.
     """
 
     def __init__(
@@ -87,14 +87,23 @@ class FusedAttention(AttentionCore):
         rotary: bool = False,
         scores_dtype: ms.Type | None = None,
     ):
-        super().__init__(heads, dtype, softmax_dtype, dropout, rotary, dtype)  # it multiplies in 16 bits
+        super().__init__(heads, dtype, softmax_dtype, dropout, rotary, dtype)  # the kernel multiplies in 16 bits
         if dropout.active:
             raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
         self.kernel = FlashAttentionScore(heads.count, scale_value=1.0 / math.sqrt(heads.size), input_layout="BNSD")
         self.hide = ops.Less()
-        self.repeats = False  # set by a plan that cuts queries into more parts than keys and values
+        self.repeats = False  # set where queries are split into more shards than keys and values
 
-    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
         [batch*seq, heads*d]; the kernel shares the groups itself"""
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
@@ -108,9 +117,9 @@ class FusedAttention(AttentionCore):
 class FusedDropout(nn.Cell):
     """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set.
 
-    Another mask in every call, but not a function of the sample as in `layers.Dropout`: a resumed run or another number
-    of devices drops other elements. MindSpore documents that the kernel's seeds have no effect on an Ascend, so no run
-    may need the same mask twice (`config/fusions.py`).
+    Every call draws another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one
+    on another number of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an
+    Ascend, so no run may need the same mask twice (`config/fusions.py`).
     """
 
     def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):
@@ -120,7 +129,7 @@ class FusedDropout(nn.Cell):
         mixed = (seed * 0xC2B2AE3D + (site + 1) * 0x85EBCA77) % 2**31 or 1
         self.kernel = ops.Dropout(1.0 - probability, mixed, site + 1)
 
-    def construct(self, x, sample_keys):
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x any shape -> x with elements dropped; `sample_keys` is what `layers.Dropout` draws from"""
         if not (self.active and self.training):
             return x

@@ -1,8 +1,8 @@
 """Cells shared by the model families: pure mathematics, no strategy, no device, no file format.
 
-Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that a parallel plan
-may want to shard is an attribute of its cell, so that a plan can set strategies from outside. Parameters are FP32
-masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
+Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that
+`parallel/strategies.py` shards is an attribute of its cell, so that strategies can be set from outside. Parameters are
+FP32 masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Linear(nn.Cell):
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
             self.cast_bias, self.add = ops.Cast(), ops.Add()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]"""
         y = self.matmul(x, self.cast_weight(self.weight, self.dtype))
         return self.add(y, self.cast_bias(self.bias, self.dtype)) if self.has_bias else y
@@ -52,7 +52,7 @@ class LayerNorm(nn.Cell):
         self.subtract, self.square, self.rsqrt, self.add_epsilon = ops.Sub(), ops.Square(), ops.Rsqrt(), ops.Add()
         self.normalise, self.scale, self.shift = ops.Mul(), ops.Mul(), ops.Add()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         x = self.up(x, ms.float32)
         centred = self.subtract(x, self.mean(x, -1))
@@ -65,8 +65,8 @@ class LayerNorm(nn.Cell):
 class RMSNorm(nn.Cell):
     """x / sqrt(mean(x²) + epsilon) * weight over the last axis in FP32, result in `dtype`.
 
-    For bf16 activations the release keeps everything in bf16 (facts: CodeGeeX2, forward pass); here the variance is
-    FP32 for every dtype, as it is for the release's fp16 and fp32.
+    The release keeps everything in bf16 for bf16 activations (modeling_chatglm.py); here the variance is FP32 for every
+    dtype, as in the release for fp16 and fp32.
     """
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
@@ -76,7 +76,7 @@ class RMSNorm(nn.Cell):
         self.up, self.down, self.square, self.mean = ops.Cast(), ops.Cast(), ops.Square(), ops.ReduceMean(True)
         self.add_epsilon, self.rsqrt, self.normalise, self.scale = ops.Add(), ops.Rsqrt(), ops.Mul(), ops.Mul()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
         x = self.up(x, ms.float32)
         inverse = self.rsqrt(self.add_epsilon(self.mean(self.square(x), -1), self.epsilon))
@@ -91,7 +91,7 @@ class Embedding(nn.Cell):
         self.weight = Parameter(initializer(Normal(init_std), [rows, hidden_size], ms.float32), name="weight")
         self.gather = ops.Gather()
 
-    def construct(self, indices):
+    def construct(self, indices: Tensor) -> Tensor:
         """int32 [...] -> FP32 [..., hidden]"""
         return self.gather(self.weight, indices, 0)
 
@@ -103,7 +103,7 @@ class FastGelu(nn.Cell):
         super().__init__()
         self.scale, self.sigmoid, self.multiply = ops.Mul(), ops.Sigmoid(), ops.Mul()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """elementwise"""
         return self.multiply(x, self.sigmoid(self.scale(x, 1.702)))
 
@@ -115,7 +115,7 @@ class SwiGlu(nn.Cell):
         super().__init__()
         self.sigmoid, self.silu, self.multiply = ops.Sigmoid(), ops.Mul(), ops.Mul()
 
-    def construct(self, gate, up):
+    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
         """elementwise"""
         return self.multiply(self.silu(gate, self.sigmoid(gate)), up)
 
@@ -127,10 +127,10 @@ class SampleKeys(nn.Cell):
         super().__init__()
         self.shift, self.xor, self.multiply, self.odd = ops.RightShift(), ops.BitwiseXor(), ops.Mul(), ops.BitwiseOr()
 
-    def _round(self, h, bits, factor):
+    def _round(self, h: Tensor, bits: int, factor: int) -> Tensor:
         return self.multiply(self.xor(h, self.shift(h, Tensor(bits, ms.int32))), Tensor(factor, ms.int32))
 
-    def construct(self, samples):
+    def construct(self, samples: Tensor) -> Tensor:
         """int32 [batch] -> int32 [batch]: four rounds of multiply-xorshift"""
         h = self.multiply(samples, Tensor(0x27D4EB2F, ms.int32))
         for _ in range(2):
@@ -143,9 +143,9 @@ class Dropout(nn.Cell):
 
     Acts only while `training` is set (Cell.set_train). No generator state: a resumed run, a run on another number of
     devices, devices that hold copies of an activation, and a backward pass that computes the forward again all drop the
-    same elements. `site` tells the dropouts of one model apart.
+    same elements. `site` distinguishes the dropouts of one model.
 
-    An element is dropped where the product of two odd 32-bit numbers, modulo 2^32, lies below a threshold. One number
+    An element is dropped where the product of two odd 32-bit numbers, modulo 2^32, is below a threshold. One number
     belongs to the column; the other is the exclusive or of the sample's key and one number for each other axis. An
     element thus costs one product and one comparison, and every axis can be sharded.
     """
@@ -166,7 +166,7 @@ class Dropout(nn.Cell):
             self.product, self.compare, self.cast = ops.Mul(), ops.GreaterEqual(), ops.Cast()
             self.scale, self.drop = ops.Mul(), ops.Mul()
 
-    def construct(self, x, sample_keys):
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x [batch, *shape], or with the batch folded into the first of these axes, sample_keys int32 [batch] -> x with
         elements dropped"""
         if not (self.active and self.training):
@@ -183,7 +183,7 @@ class Dropout(nn.Cell):
 class CausalMask(nn.Cell):
     """Visibility and positions from the token ids, on the device.
 
-    With `reset_at_eos`, a position sees nothing at or before an earlier eos and positions restart at 0 behind it
+    With `reset_at_eos`, a position sees nothing at or before an earlier eos and positions restart at 0 after it
     (CodeGeeX paper: eod reset); the eos itself still belongs to the document it ends.
     """
 
@@ -203,7 +203,7 @@ class CausalMask(nn.Cell):
             self.positions = Tensor(np.arange(seq_length, dtype=np.int32)[None])
             self.nothing, self.spread = ops.Mul(), ops.Add()
 
-    def construct(self, ids):
+    def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """int32 [batch, seq] -> additive mask FP32 [batch, 1, seq, seq] or [seq, seq], positions int32 [batch, seq]"""
         if not self.reset:
             return self.bias, self.spread(self.nothing(ids, 0), self.positions)
@@ -215,7 +215,7 @@ class CausalMask(nn.Cell):
 
 
 class RotaryTable(nn.Cell):
-    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 behind `rotary_dim`.
+    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on.
 
     As in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`.
     """
@@ -231,7 +231,7 @@ class RotaryTable(nn.Cell):
         self.gather_cos, self.gather_sin = ops.Gather(), ops.Gather()
         self.cos_over_heads, self.sin_over_heads = ops.ExpandDims(), ops.ExpandDims()
 
-    def construct(self, positions):
+    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """int32 [batch, seq] -> cos, sin FP32 [batch, 1, seq, head_dim]"""
         cos = self.cos_over_heads(self.gather_cos(self.cos, positions, 0), 1)
         return cos, self.sin_over_heads(self.gather_sin(self.sin, positions, 0), 1)
@@ -259,8 +259,8 @@ def _rotary_angles(positions: int, rotary_dim: int, precision: str, base: float)
 class Rotary(nn.Cell):
     """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin.
 
-    The swap is a reversal of pairs, which moves numbers without arithmetic and can be cut by heads; the sign is in the
-    table. Arithmetic is FP32, the result is `out_dtype`.
+    The swap reverses pairs, which moves numbers without arithmetic and can be split by heads; the sign is in the table.
+    Arithmetic is FP32, the result is `out_dtype`.
     """
 
     def __init__(self, out_dtype: ms.Type):
@@ -269,7 +269,7 @@ class Rotary(nn.Cell):
         self.up, self.swap, self.down = ops.Cast(), ops.ReverseV2([4]), ops.Cast()
         self.times_cos, self.times_sin, self.add = ops.Mul(), ops.Mul(), ops.Add()
 
-    def construct(self, x, cos, sin):
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch, heads, seq, d], cos and sin FP32 [batch, 1, seq, d] -> [batch, heads, seq, d]"""
         (_, heads, rows, d), x = x.shape, self.up(x, ms.float32)
         swapped = ops.reshape(self.swap(ops.reshape(x, (-1, heads, rows, d // 2, 2))), (-1, heads, rows, d))
@@ -313,16 +313,18 @@ class AttentionCore(nn.Cell):
         self.up, self.down, self.softmax, self.cast_mask = ops.Cast(), ops.Cast(), ops.Softmax(-1), ops.Cast()
         self.dropout = dropout
 
-    def _heads(self, split, x, count, seq_length):
+    def _heads(self, split: ops.Transpose, x: Tensor, count: int, seq_length: int) -> Tensor:
         return split(ops.reshape(x, (-1, seq_length, count, self.heads.size)), (0, 2, 1, 3))
 
-    def _repeated(self, repeat, x):
+    def _repeated(self, repeat: ops.Tile, x: Tensor) -> Tensor:
         """[batch, groups, seq, d] -> [batch, heads, seq, d]: each group for its consecutive query heads"""
         rows, size = x.shape[2], self.heads.size
         flat = ops.reshape(x, (-1, self.heads.groups, 1, rows * size))
         return ops.reshape(repeat(flat, (1, 1, self.shared, 1)), (-1, self.heads.count, rows, size))
 
-    def split_heads(self, query, key, value, seq_length, cos, sin):
+    def split_heads(
+        self, query: Tensor, key: Tensor, value: Tensor, seq_length: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d] -> the same as [batch, ·, seq, d], turned"""
         q = self._heads(self.split, query, self.heads.count, seq_length)
         k = self._heads(self.split_shared, key, self.heads.groups, seq_length)
@@ -331,7 +333,16 @@ class AttentionCore(nn.Cell):
             return self.turn_query(q, cos, sin), self.turn_key(k, cos, sin), v
         return q, k, v
 
-    def construct(self, query, key, value, mask, sample_keys, cos=None, sin=None):
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, seq] ->
         [batch*seq, heads*d]"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)

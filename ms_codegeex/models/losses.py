@@ -1,6 +1,6 @@
 """Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
 
-Two forms of one formula. `CrossEntropy` is made of elementary operators that a plan can shard over the vocabulary.
+Two forms of one formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
 `ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
 52,224 columns the logits dominate time and memory on a CPU.
 """
@@ -25,7 +25,9 @@ class CrossEntropy(nn.Cell):
         self.weight, self.sum, self.negate = ops.Mul(), ops.ReduceSum(keep_dims=True), ops.Neg()
         self.on, self.off = Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
 
-    def construct(self, hidden, table, labels, mask, bias=None):
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """hidden [rows, H], table FP32 [V, H], labels int32 [rows], mask FP32 [rows], bias FP32 [V] -> FP32 [1]"""
         logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
         if self.has_bias:
@@ -39,7 +41,7 @@ class CrossEntropy(nn.Cell):
 class _ChunkedSum(nn.Cell):
     """The sum and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
 
-    Without a bias, one number stands for it: the engine wants a gradient for every input.
+    Without a bias, a single number takes its place: the engine expects a gradient for every input.
     """
 
     def __init__(self, rows: int, chunk: int, bias: bool):
@@ -51,15 +53,14 @@ class _ChunkedSum(nn.Cell):
         self.scatter_bias = ops.TensorScatterSub()
         self.sum, self.zeros = ops.ReduceSum(), ops.ZerosLike()
 
-    def _probability(self, hidden, table, bias):
+    def _probability(self, hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         logits = self.matmul(hidden, table)
         return self.softmax(self.add_bias(logits, bias) if self.has_bias else logits)
 
-    def _nll(self, probability, label):
-        # the smallest normal number keeps the logarithm finite where a probability underflows
+    def _nll(self, probability: Tensor, label: Tensor) -> Tensor:
         return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
 
-    def value(self, hidden, table, labels, mask, bias):
+    def value(self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         """Σ mask·nll alone"""
         total = Tensor([0.0], ms.float32)
         for start, stop in self.bounds:
@@ -67,7 +68,9 @@ class _ChunkedSum(nn.Cell):
             total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
         return total
 
-    def construct(self, hidden, table, labels, mask, bias):
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor
+    ) -> tuple[Tensor, ...]:
         """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H], d/d bias [V]"""
         total, to_hidden, to_table, to_bias = Tensor([0.0], ms.float32), (), self.zeros(table), self.zeros(bias)
         for start, stop in self.bounds:
@@ -87,7 +90,16 @@ class _ChunkedSum(nn.Cell):
             to_bias = self.scatter_bias(to_bias, ops.expand_dims(labels, 1), mask)
         return total, ops.concat(to_hidden, 0), to_table, to_bias
 
-    def bprop(self, hidden, table, labels, mask, bias, out, dout):
+    def bprop(
+        self,
+        hidden: Tensor,
+        table: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        bias: Tensor,
+        out: tuple[Tensor, ...],
+        dout: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
         """The gradients were computed in the forward pass; the chain rule scales them."""
         scale = dout[0]
         return out[1] * scale, out[2] * scale, self.zeros(labels), self.zeros(mask), out[3] * scale
@@ -104,7 +116,9 @@ class ChunkedCrossEntropy(nn.Cell):
         super().__init__()
         self.chunked, self.none = _ChunkedSum(rows, chunk, bias), Tensor([0.0], ms.float32)
 
-    def construct(self, hidden, table, labels, mask, bias=None):
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """as `CrossEntropy.construct`"""
         bias = self.none if bias is None else bias
         if self.training:
@@ -113,15 +127,15 @@ class ChunkedCrossEntropy(nn.Cell):
 
 
 class Sums(nn.Cell):
-    """A loss sum and the sum of its mask as one tensor, whose third element is left to the train step.
+    """A loss sum and the sum of its mask as one tensor, whose third element is free for the training step.
 
-    Put side by side, not added up from multiples: a loss that is not a number must not spoil the count.
+    They are concatenated, not added up from multiples: a loss that is not a number must not spoil the count.
     """
 
     def __init__(self):
         super().__init__()
         self.count, self.join, self.nothing = ops.ReduceSum(keep_dims=True), ops.Concat(0), Tensor([0.0], ms.float32)
 
-    def construct(self, loss, mask):
+    def construct(self, loss: Tensor, mask: Tensor) -> Tensor:
         """FP32 [1], FP32 [rows] -> FP32 [3]: loss, Σ mask, 0"""
         return self.join((loss, self.count(mask), self.nothing))

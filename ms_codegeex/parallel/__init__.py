@@ -1,1 +1,1 @@
-"""Meshes of devices, how parameters lie on them, rank tables, cost plans. Imports no engine until a graph is built."""
+"""Where parameters lie on a mesh of devices, and how a built network is partitioned over it."""

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-PREFIX = "ranks-"  # of groups of ours: the exported graph does not know their members
+PREFIX = "ranks-"  # names of our groups list their members, which the exported graph does not record
 
 
 def group_name(ranks: list[int]) -> str:
-    """A name for a group of ours, from which `group_ranks` reads its members."""
+    """A name for one of our groups, from which `group_ranks` reads the members."""
     return PREFIX + "-".join(map(str, ranks))
 
 
 def group_ranks(name: str) -> tuple[int, ...] | None:
-    """The members of a group of ours; None for one of the engine's, though its name may begin with one of ours."""
+    """The members of one of our groups; None for a group of the engine, even if its name begins with one of ours."""
     ranks = name.removeprefix(PREFIX).split("-") if name.startswith(PREFIX) else ["none"]
     return tuple(map(int, ranks)) if all(map(str.isdecimal, ranks)) else None
 
@@ -24,9 +24,9 @@ def group_ranks(name: str) -> tuple[int, ...] | None:
 def engine_settings(config: RunConfig, rank: int) -> dict:
     """Arguments of `set_auto_parallel_context`.
 
-    Each device loads its part of the batch. Gradients are summed, not averaged: with `gradients_mean`, parameters that
+    Each device loads its share of the batch. Gradients are summed, not averaged: with `gradients_mean`, parameters that
     several devices hold would get a fraction of their gradient. The number of optimizer shards is always given:
-    MindSpore would else take all replicas, and silently keep each weight whole whose rows they do not divide.
+    otherwise MindSpore takes all replicas, and silently keeps a weight whole if they do not divide its rows.
     """
     mesh = config.mesh
     sharding = {"parallel_optimizer_threshold": 0}  # KB: by size, nothing is left whole
@@ -45,9 +45,9 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
 
 
 def enter(config: RunConfig, rank: int) -> str | None:
-    """Make the engine partition what is built from now on; returns the group that keeps the tied word table equal.
+    """Make the engine partition what is built from now on.
 
-    Communication has to be initialised.
+    Communication must be initialised. Returns the group that keeps the tied word table equal, if this rank is in it.
     """
     import mindspore as ms
     from mindspore.communication import create_group

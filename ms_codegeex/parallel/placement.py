@@ -1,5 +1,4 @@
-"""Which rows of a batch this rank loads, which part of each tensor of the training state it holds, and which of the
-holders writes it."""
+"""Which rows of a batch a rank loads, which shard of each tensor it holds, and which of the holders saves it."""
 
 from __future__ import annotations
 
@@ -10,14 +9,14 @@ MOMENTS = ("optimizer.m.", "optimizer.v.")
 
 
 def loaded_rows(config: RunConfig, rank: int) -> slice:
-    """The rows of a global batch that a rank loads: the devices of its stage share them in equal parts."""
+    """The rows of a global batch that a rank loads: the devices of its stage share them equally."""
     devices = config.mesh.stage_size
     local = config.training.global_batch // devices
     return slice(rank % devices * local, (rank % devices + 1) * local)
 
 
 class Placement:
-    """Of one rank. A tensor is a weight or one of its moments, which lie as the weight does."""
+    """What one rank holds. A tensor is a weight or one of its moments, which are sharded as the weight is."""
 
     def __init__(self, config: RunConfig, rank: int):
         self.mesh, self.rank = config.mesh, rank
@@ -34,14 +33,14 @@ class Placement:
         return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
 
     def stored_name(self, name: str) -> str:
-        """The name in checkpoints: copies go by their owner's."""
+        """The name in checkpoints; that of the owner for a copy."""
         if self.layouts is None:
             return name
         prefix, layout = self._layout(name)
         return prefix + (layout.copy_of or layout.name)
 
     def window(self, name: str) -> tuple[slice, ...] | None:
-        """The part of the whole tensor that this rank holds; None: all of it."""
+        """The slice of the whole tensor that this rank holds; None: all of it."""
         return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
 
     def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,7 +48,7 @@ class Placement:
         return local if self.layouts is None else self._layout(name)[1].shape
 
     def writes(self, name: str) -> bool:
-        """Whether this rank is the first of those that hold this part: the one that saves it."""
+        """Whether this rank saves its shard: it is the first of those that hold it."""
         if self.layouts is None:
             return self.rank == 0
         layout, (stage, replica, shard) = self._layout(name)[1], self.mesh.coordinates(self.rank)

@@ -82,7 +82,7 @@ def _layout(
     role, layer = parameter.layer.role, parameter.layer
     whole = (role.by_groups and model.num_kv_groups % mesh.tensor != 0) or (role is VOCABULARY and not vocabulary)
     axis = None if whole or mesh.tensor == 1 else parameter.axis
-    sharded = parameter.matrix and not whole and mesh.optimizer_shard > 1
+    sharded = parameter.matrix and mesh.optimizer_shard > 1 and (axis is not None or mesh.tensor == 1)
     copy_of = f"{layer.copy_of}.weight" if layer.copy_of else None
     return ParameterLayout(parameter.name, parameter.shape, stage, axis, sharded, copy_of)
 

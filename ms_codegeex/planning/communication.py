@@ -1,4 +1,4 @@
-"""Every collective of one training step of one device: operation, group, bytes, and the links it crosses."""
+"""Every collective that a device takes part in during one training step: operation, group, bytes, links."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def group_ranks(mesh: Mesh, group: str, stage: int) -> list[int]:
 
 
 def spread(ranks: list[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
-    """Members on the first one's board, boards of its server with members, servers with members."""
+    """How many members are on the first member's board, boards of its server have members, servers have members."""
     board = [rank for rank in ranks if rank // chip.board_devices == ranks[0] // chip.board_devices]
     server = [rank for rank in ranks if rank // server_devices == ranks[0] // server_devices]
     boards = len({rank // chip.board_devices for rank in server})
@@ -66,18 +66,18 @@ def spread(ranks: list[int], chip: Device, server_devices: int) -> tuple[int, in
 
 
 def link_of(ranks: list[int], server_devices: int) -> str:
-    """`server` if the group stays inside one, else `cluster`."""
+    """`server` if the group is inside one server, else `cluster`."""
     return "server" if len({rank // server_devices for rank in ranks}) == 1 else "cluster"
 
 
 def seconds(
     collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
-    """Time of all its calls if nothing else uses the links.
+    """Time of all calls of a collective if nothing else uses the links.
 
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
-    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many start
-    after fusion, for the latency.
+    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many
+    there are after fusion, for the latency.
     """
     ranks = group_ranks(mesh, collective.group, collective.stage)
     if len(set(ranks)) < 2:
@@ -115,9 +115,9 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
 
 
 def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
-    """What each device loaded goes to all that need it; the loss's sums are the same on all replicas.
+    """Collectives that distribute the loaded batch, and those that sum the loss over all replicas.
 
-    Micro-batches are cut out of the stage's whole batch, so the engine gathers all of it. Ids are wanted everywhere
+    Micro-batches are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed everywhere
     (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
     """
     calls: Counter[tuple] = Counter()
@@ -153,7 +153,7 @@ def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -
         if mesh.data > mesh.optimizer_shard:
             calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:
-        # MindSpore sums what every tensor-parallel device computed alike over the whole stage and divides
+        # every tensor-parallel device computes the same; MindSpore sums over the whole stage and divides
         calls.append(("AllReduce", "stage", size, "fp32", "gradient"))
     elif mesh.data > 1:
         calls.append(("AllReduce", "data", size, "fp32", "gradient"))

@@ -1,7 +1,6 @@
 """What a device computes in one micro-batch, as data: matrix products, vector work and collectives of a model's parts.
 
-A family lists its own (`ms_codegeex/models/<family>/operators.py`); everything that costs them is family-neutral.
-All sizes are those of one device.
+`model_parts.py` lists them for a model. All sizes are those of one device.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the family needs to know to list the operators of one device for one micro-batch."""
+    """What the operators of one device for one micro-batch depend on, apart from the model's sizes."""
 
     sequences: int
     seq_length: int
@@ -123,7 +122,7 @@ class MicroBatch:
 
 
 def shape_of(config: RunConfig, device: Device) -> MicroBatch:
-    """The shape of one micro-batch of this run."""
+    """One micro-batch of this run."""
     mesh, training = config.mesh, config.training
     return MicroBatch(
         sequences=config.micro_batch,

@@ -27,10 +27,10 @@ ACTIVATIONS = {
 class TensorSizes:
     """Elements of the tensors one device holds, and bytes of one of them."""
 
-    hidden: int  # residual stream behind a row-parallel product, [rows, H]
-    stream: int  # the same where norm, dropout and residual see it: cut by rows under sequence parallelism
+    hidden: int  # residual stream after a row-parallel product, [rows, H]
+    stream: int  # the same for norm, dropout and residual: rows are split under sequence parallelism
     heads: int  # queries and context, [rows, H / tensor]
-    kv: int  # keys, or values, [rows, groups·d / cuts]
+    kv: int  # keys, or values, [rows, groups·d / shards]
     scores: int  # [sequences, heads / tensor, seq, seq]
     wide: int  # [rows, F / tensor]
     logits: int  # [rows, V / tensor]
@@ -57,7 +57,7 @@ class TensorSizes:
 
 
 def kv_width(model: DecoderConfig, shape: MicroBatch) -> int:
-    """Channels of keys, or values, on one device: cut by groups, or whole where there are fewer groups than devices."""
+    """Channels of keys, or values, on one device: split by groups, or whole if there are fewer groups than devices."""
     width = model.num_kv_groups * model.head_dim
     return width // shape.tensor if model.num_kv_groups % shape.tensor == 0 else width
 
@@ -93,8 +93,8 @@ def rms_norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
 
 
 def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: str = "full") -> Vector:
-    """A kernel remembers its mask, one bit an element. Composed dropout computes its mask again in the backward pass,
-    where recomputation has not done so: one product and one comparison of int32, cast and scale."""
+    """A kernel stores its mask, one bit per element. Composed dropout recomputes its mask in the backward pass, unless
+    recomputation has already done so: one product and one comparison of int32, cast and scale."""
     if not shape.dropout:
         return Vector(name, 0, 0)
     if "dropout" in shape.fused:
@@ -109,8 +109,8 @@ def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: s
 
 
 def residual(sizes: TensorSizes, shape: MicroBatch, last: bool = False) -> Vector:
-    """A residual addition; a chain with the dropout before it costs one more read. What the `last` one of a block makes
-    is the next block's input."""
+    """A residual addition; a chain with the dropout before it costs one more read. The result of
+    the `last` one of a block is the next block's input."""
     size = sizes.byte * sizes.stream
     forward = (1 if "graph_kernel" in shape.fused else 3) * size
     if last:
@@ -155,7 +155,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     fused, gk = "attention" in shape.fused, "graph_kernel" in shape.fused
     score = FP32 if model.scores_fp32 and not fused else byte  # of queries and keys where they meet
     before = (_turned(sizes, score, gk),) if model.rotary_dim else ()
-    by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel shares heads itself where they are cut alike
+    by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel repeats heads itself if both are split
     repeated = model.num_kv_groups < model.num_heads and not (fused and by_group)
     memory = sizes.heads if repeated else sizes.kv
     if repeated:
@@ -198,8 +198,8 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
 
 
 def _turned(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
-    """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; backward alike. The
-    swap is a kernel of its own."""
+    """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; the same
+    backward. The swap is a kernel of its own."""
     byte = sizes.byte
     per_element = 2 * byte + 2 * FP32 + score if graph_kernel else _cast(byte, FP32) + 11 * FP32 + _cast(FP32, score)
     moved = per_element * (sizes.heads + sizes.kv)
@@ -265,7 +265,7 @@ def embedding(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, posit
 
 def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: bool) -> tuple[TensorCollective, ...]:
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
-    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are cut."""
+    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
     if cast_at_once and shape.sequence:
         return TensorCollective("ReduceScatter", whole, "forward", "fp32"), TensorCollective(

@@ -1,8 +1,7 @@
-"""What generating with a model needs on one device, beside what was published for it.
+"""The memory that generating with a model needs on one device, with the published figure.
 
 Quantisation is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for each
-output, everything else in 16 bits; a weight is expanded to 16 bits where it is used (facts: INT8 weights,
-quantisation).
+output, everything else in 16 bits; a weight is expanded to 16 bits where it is used.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class InferenceMemory:
 
     @property
     def unexplained(self) -> float | None:
-        """Bytes that were published beyond `total`: what a GPU process holds besides model and cache."""
+        """Published bytes beyond `total`: what a GPU process holds in addition to model and cache."""
         return None if self.published is None else self.published - self.total
 
 
@@ -91,7 +90,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
 
 def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
-    """The figures for this model, however it was named; none for a variation of a published one."""
+    """The figures published for exactly these sizes, by length; empty if there are none."""
     from ms_codegeex.models.registry import family
 
     model, build = config.model.sizes, family(config.family).config.build_config

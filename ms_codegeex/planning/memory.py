@@ -1,4 +1,4 @@
-"""Bytes that one device of each stage needs, by what they hold."""
+"""Bytes of memory that one device of each stage needs, by category."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StageMemory:
     """Bytes on one device of a stage.
 
     gathered_weights: whole weights that optimizer sharding gathers for the step, and copies in the compute dtype that
-    wait for the backward pass. workspace: what only one operator or collective needs.
+    wait for the backward pass. workspace: temporaries of a single operator or collective.
     """
 
     weights: int
@@ -62,7 +62,7 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
 
 def _gathered(config: RunConfig, layouts: list, parts: list[ModelPart]) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
-    shards, one part's if they are made again."""
+    shards, or one part's if they are recomputed."""
     mesh = config.mesh
     whole = sum(FP32 * x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
     if config.training.precision == "fp32":
@@ -88,7 +88,7 @@ def _gradients(config: RunConfig, layouts: list) -> float:
 
 
 def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:
-    """Memory of one device of each stage, at its worst moment."""
+    """Memory of one device of each stage at its peak."""
     mesh, result = config.mesh, []
     every_layout, every_part = layouts_of(config), parts_of(config, chip)
     for stage in range(mesh.pipeline):

@@ -45,7 +45,7 @@ def change(config: RunConfig, **keys: Any) -> RunConfig:
     return config
 
 
-# Which keys `overrides` may print, the telling ones first.
+# Keys that `overrides` may print, the most important ones first.
 OVERRIDES = (
     "parallel.tensor",
     "parallel.pipeline",
@@ -59,9 +59,9 @@ OVERRIDES = (
 
 
 def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
-    """`key=value …` that makes `start` the plan of `config`: keys that differ, nulls too, and those in `always`.
+    """`key=value …` that turns `start` into `config`: the keys that differ, including nulls, and those in `always`.
 
-    Where nothing is known of the start (None) it is all keys.
+    Without a `start`: all keys.
     """
     values, words = attrgetter(*OVERRIDES)(config), []
     given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
@@ -69,7 +69,7 @@ def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str
         if start is None or key in always or value != old:
             words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
     if start and words:
-        # `devices` may be missing in the YAML: then the axes make it, or the cores of this machine
+        # if the YAML has no `devices`, it follows from the axes or from the cores of this machine
         derived = _devices_of_axes(start) == start.devices != _devices_of_axes(config)
         if derived or start.device == "cpu":
             words.append(f"devices={config.devices}")
@@ -83,7 +83,7 @@ def _devices_of_axes(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """The costs of `config` on `chip`. Everything follows from the two."""
+    """The costs of `config` on `chip`; everything is derived from the two."""
 
     config: RunConfig
     chip: Device
@@ -110,7 +110,7 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Of the whole model, each counted once."""
+        """Parameters of the whole model, each counted once."""
         return sum(x.size for x in layouts_of(self.config) if not x.copy_of)
 
     @property
@@ -124,17 +124,17 @@ class Plan:
 
     @cached_property
     def model_flops(self) -> int:
-        """FLOPs a step needs."""
+        """FLOPs that a step needs."""
         return model_flops(self.config)
 
     @cached_property
     def executed_flops(self) -> int:
-        """FLOPs a step executes on all devices, recomputation included."""
+        """FLOPs that a step executes on all devices, with recomputation."""
         return executed_flops(self.config, self.chip)
 
     @property
     def factor(self) -> Factor:
-        """What a step takes over its roofline."""
+        """How many times longer than its roofline a step takes."""
         return outside_roofline(self.chip)
 
     @property
@@ -143,7 +143,7 @@ class Plan:
         return self.time.total * self.factor.value
 
     def mfu_of(self, step_seconds: float) -> float:
-        """Share of the devices' peak that goes into model FLOPs at that step time."""
+        """Model FLOPs as a share of the devices' peak, at that step time."""
         peak = self.chip.peak(self.config.training.precision) * self.config.devices
         return self.model_flops / step_seconds / peak
 
@@ -173,8 +173,8 @@ def make_plan(config: RunConfig) -> Plan:
 
 @dataclass(frozen=True)
 class Improvement:
-    """What a change would bring. `bound`: the most it can, if the overlap is perfect. `active`: it is in force, the
-    figures are those without it. `missing`: the device is not known to have the kernel."""
+    """The effect of one change. `bound`: an upper bound, with perfect overlap. `active`: already in force; the figures
+    are those without it. `missing`: the device is not known to have the kernel."""
 
     name: str
     step_seconds: float
@@ -195,15 +195,15 @@ FUSION_NAMES = {
 
 
 def improvements(plan: Plan) -> list[Improvement]:
-    """Fusions, recomputation and overlaps with the step time each alone would give, the best first."""
+    """Fusions, recomputation and overlaps, each with the step time that it alone would give, best first."""
     config, found = plan.config, []
     active = fused_kernels(config, plan.chip.fused)
     changes: list[tuple[str, dict[str, Any], bool]] = []
     for name, text in FUSION_NAMES.items():
         if name == "dropout" and dropout_obstacle(config):
-            continue  # the launcher refuses the run with it
+            continue  # the launcher rejects such a run
         keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
-        if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel drops nothing
+        if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel has no dropout
             keys["training__dropout"] = 0.0
             text = "fused attention (parallel.fusion.attention, with training.dropout 0)"
         changes.append((text, keys, name in active))
@@ -224,7 +224,7 @@ def improvements(plan: Plan) -> list[Improvement]:
 
 
 def _overlaps(plan: Plan) -> list[Improvement]:
-    """Upper bounds: communication hidden behind computation that does not need it."""
+    """Upper bounds: communication overlapped with computation that does not depend on it."""
     time, micro = plan.time, plan.config.accumulation
     slowest = time.slowest
     savings = {
@@ -245,7 +245,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def remedies(plan: Plan) -> list[str]:
-    """Single changes with which the plan fits, the fastest first, as overrides: one key, and others that go with it."""
+    """Single changes that make the plan fit, fastest first, as overrides: a key, and those that change with it."""
     config, mesh = plan.config, plan.config.mesh
     options: list[dict[str, Any]] = [{"training__recompute": "selective"}, {"training__recompute": "full"}]
     smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
@@ -282,7 +282,7 @@ KEYS = {
 
 
 def problems(plan: Plan) -> list[str]:
-    """Why the plan cannot run, one line each: the key to change, what was found, and what would make it fit."""
+    """Why the plan cannot run, one line each: the key to change, the value found, and what would make it fit."""
     worst = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
     memory, limit = plan.memory[worst], plan.chip.usable_memory
     if memory.total <= limit:
@@ -298,7 +298,7 @@ def problems(plan: Plan) -> list[str]:
 
 
 def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
-    """Everything as plain values, for `--json`. `tokens`: the budget; none: what the configuration's steps see."""
+    """Everything as plain values, for `--json`. `tokens`: the budget; None: the tokens of the configuration's steps."""
     config, time = plan.config, plan.time
     budget = tokens or config.steps * plan.step_tokens
     days = budget / plan.tokens_per_day
@@ -336,7 +336,7 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
 
 
 def published_to_dict(plan: Plan) -> dict[str, Any] | None:
-    """The published run of the model: steps, slots, tokens; and the steps in which packed data have as many tokens."""
+    """The model's published run: steps, slots, tokens; and in how many steps packed data has as many tokens."""
     run = published_run(plan.config)
     if run is None:
         return None

@@ -129,7 +129,7 @@ def _origin(plan: Plan) -> str:
 
 
 def recipe_table(plan: Plan) -> str:
-    """Steps and tokens of the configuration beside those of the model's published run; empty if none is known."""
+    """Steps and tokens of the configuration and of the model's published run; empty if none is known."""
     run = published_run(plan.config)
     if run is None:
         return ""
@@ -146,7 +146,7 @@ def recipe_table(plan: Plan) -> str:
         for name, count, slots, tokens in recipes
     ]
     header = ("recipe", "steps", "token slots", "tokens trained on", "of the published")
-    return f"tokens, beside the published run\n{table(header, rows)}"
+    return f"tokens, with the published run\n{table(header, rows)}"
 
 
 def budget(plan: Plan, tokens: float) -> str:
@@ -234,7 +234,7 @@ def plot_memory(plan: Plan, path: Path) -> None:
 
 
 def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> str:
-    """10^9 bytes of one sequence, for each width of the weights, beside the published figure."""
+    """10^9 bytes of one sequence, for each width of the weights, with the published figure."""
     header = ("weights of", "tokens", "weights", "cache", "workspace", "sum", "published", "more")
     rows = []
     for m in memories:

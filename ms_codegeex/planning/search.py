@@ -30,7 +30,7 @@ LARGEST = 64  # optimizer shards and micro-batches that are tried
 class SearchResult:
     """`ranked`: plans that fit, the fastest first. `reasons`: how many others failed, by the key that forbids them.
 
-    `start`: the configuration that was given; None if its mesh did not suit the devices.
+    `start`: the configuration that was given; None if its mesh did not fit the devices.
     """
 
     ranked: list[Plan]
@@ -50,7 +50,7 @@ def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
             continue
         for pipeline in _divisors(config.devices // tensor, layers):
             data = config.devices // (tensor * pipeline)
-            # powers of two and the whole: what lies between changes little
+            # powers of two and the whole: other numbers change little
             shards = [x for x in _divisors(data, LARGEST) if x & (x - 1) == 0 or x == data]
             for shard in shards:
                 yield {
@@ -77,7 +77,7 @@ def search(
 ) -> SearchResult:
     """Every plan of meshes, optimizer shards, recomputation and micro-batches. `progress` gets the number tried.
 
-    `given`: the mesh of `config` is the user's, not a stand-in for one that does not suit the devices.
+    `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices.
     """
     chip = hardware_of(config)
     chip.peak(config.training.precision)
@@ -104,13 +104,13 @@ def search(
 
 
 def keys_of(plan: Plan, start: RunConfig | None) -> str:
-    """The plan as overrides for the command line that gave `start`: the keys that tell plans apart, and all others that
-    differ. None: for a command line whose mesh is not known."""
+    """The plan as overrides of the configuration `start`: the keys that distinguish plans, and all others that differ.
+    Without a `start`: all keys."""
     return overrides(plan.config, start, TELLING)
 
 
 def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:
-    """The best plans and the reasons against the others, as plain values for `--json`."""
+    """The best plans, and the reasons why others are infeasible, as plain values for `--json`."""
     ranked = [
         {
             "overrides": keys_of(plan, result.start),

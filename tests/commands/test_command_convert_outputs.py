@@ -242,7 +242,7 @@ def test_the_source_is_never_overwritten(tmp_path):
     (tmp_path / "link").symlink_to(first)
     before = content(model)
     for target in (first, tmp_path / "link", model / "new.pt"):
-        with pytest.raises(UserError, match="lies inside the model that is being converted"):
+        with pytest.raises(UserError, match="is inside the model that is being converted"):
             convert(model, "megatron", target, replace=True)
     linked = tmp_path / "linked"  # as in the cache of huggingface_hub
     linked.mkdir()

@@ -11,7 +11,7 @@ from conftest import command
 from ms_codegeex import host
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor
-from ms_codegeex.commands.doctor import Check
+from ms_codegeex.commands.doctor import Finding
 
 AREAS = ["machine", "packages", "engine", "sandbox", "tool chains", "disk"]
 LAYERS = {"unprivileged user", "seccomp", "Landlock", "namespaces"}
@@ -46,14 +46,14 @@ def areas_with(monkeypatch, *checks):
 
 
 def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
-    fine, optional = Check("a", "fine", "ok", "there"), Check("a", "far", "optional", "none", "fetch it")
+    fine, optional = Finding("a", "fine", "ok", "there"), Finding("a", "far", "optional", "none", "fetch it")
     areas_with(monkeypatch, fine, optional)
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "ready: everything that a run on a CPU needs is here",
         "optional, not here: far",
     ]
-    areas_with(monkeypatch, fine, optional, Check("b", "heart", "missing", "too small", "grow it"))
+    areas_with(monkeypatch, fine, optional, Finding("b", "heart", "missing", "too small", "grow it"))
     assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in lines[2:6]] == ["-   far    none", "fix: fetch it", "b", "NO  heart  too small"]
@@ -90,7 +90,7 @@ def test_devices_are_listed_by_the_drivers_own_command(tmp_path, monkeypatch):
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     checks = found(doctor.machine_checks)
-    assert checks["NVIDIA GPU"] == Check("machine", "NVIDIA GPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
+    assert checks["NVIDIA GPU"] == Finding("machine", "NVIDIA GPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
     assert checks["Ascend NPU"].found == "Device 1, 64 GB; Device 1, 32 GB"
 
 
@@ -112,7 +112,7 @@ def test_gaps_of_the_packages(monkeypatch):
     requirements = checks["requirements"]
     assert requirements.state == "missing" and "no-such-package is not installed" in requirements.found
     assert requirements.fix == "pip install 'numpy<1' no-such-package==3"
-    assert checks["[travel]"] == Check(
+    assert checks["[travel]"] == Finding(
         "packages", "[travel]", "optional", "far-away is not installed", "pip install 'ms-codegeex[travel]'"
     )
 

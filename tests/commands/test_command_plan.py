@@ -76,7 +76,7 @@ def test_both_recipes_of_the_13b_beside_the_published_figures(name, steps, token
 
 def test_models_without_a_published_run_print_none():
     assert as_json("--config", BASE)[1]["published"] is None
-    assert "beside the published run" not in command("plan", "--config", BASE).stdout
+    assert "with the published run" not in command("plan", "--config", BASE).stdout
 
 
 def test_a_device_without_a_factor_says_whose_it_borrows():

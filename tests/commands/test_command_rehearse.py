@@ -13,6 +13,7 @@ from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed
+from ms_codegeex.shipped import find_config
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -41,7 +42,7 @@ def test_help_explains_with_examples():
     assert len(examples) >= 4
     for words in examples:
         arguments = cli.parse(words[1:])
-        assert (ROOT / arguments.config).is_file()
+        assert find_config(arguments.config).is_file()
     for flag in ("--execute", "--compile", "--ranks", "--mesh", "--steps", "--json"):
         assert flag in result.stdout
 
@@ -109,7 +110,7 @@ def test_a_mesh_too_large_for_the_machine_is_refused_with_the_memory_it_needs(sm
     result = command("rehearse", "--config", small, "--execute", "--mesh", "data=4096")
     assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1
     assert "--mesh: the 4096 ranks of data 4096 x tensor 1 x pipeline 1 need about 2252.8 GB" in result.stderr
-    assert "GB are free; give a smaller mesh" in result.stderr
+    assert "GB are free; choose a smaller mesh" in result.stderr
 
 
 def test_what_cannot_be_executed_is_refused_before_anything_is_compiled(small, capsys):

@@ -4,9 +4,11 @@ import pytest
 from conftest import ROOT, write_config
 
 from ms_codegeex.config import RunConfig, build_run_config, load_config
+from ms_codegeex.config.model import model_config
 from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
+from ms_codegeex.models.codegen.config import CodeGenConfig
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 
@@ -23,6 +25,16 @@ def test_resolved_configuration_builds_itself_again(tmp_path):
     again = load_config(write_config(tmp_path / "resolved.yaml", config.to_dict()))
     assert again.to_dict() == config.to_dict()
     assert again.model.sizes == config.model.sizes
+
+
+def test_the_model_is_resolved_once_to_the_sizes_of_its_family():
+    config = load_config(None, ["training.steps=1", "model.family=codegen", "model.preset=2b-nl", "model.num_layers=3"])
+    assert config.model == model_config({"family": "codegen", "preset": "2b-nl", "num_layers": 3})
+    assert (config.family, config.model.preset) == ("codegen", "2b-nl")
+    assert config.model.sizes == CodeGenConfig(
+        hidden_size=2560, num_layers=3, num_heads=32, intermediate_size=10240, rotary_dim=64
+    )
+    assert RunConfig().model.sizes == model_config({"family": "codegeex", "preset": "13b"}).sizes
 
 
 def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
@@ -82,6 +94,8 @@ BAD = [
     (["training.precision=fp16", "training.loss_chunk=8"], "training.loss_chunk"),
     (["training.schedule.warmup_steps=900"], "training.schedule.warmup_steps: 900"),
     (["training=3"], "training: found 3, expected a section"),
+    (["model=3"], "model: found 3"),
+    (["model=null"], "model: found None"),
     (["model.preset=huge"], "model.preset: 'huge' is unknown"),
     (["model.family=gpt"], "model.family: 'gpt' is unknown"),
     (["device=tpu"], "device: found 'tpu'"),

@@ -22,7 +22,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats import strategy as strategy_module
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
-from ms_codegeex.formats.tensor_parallel import cut, merge
+from ms_codegeex.formats.tensor_parallel import merge, shard
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
@@ -124,7 +124,7 @@ def test_replicas_are_not_needed(run):
     some = {"table", "norm"}
     found = merge_slices(find_rank_files(directory), layouts, keep=some.__contains__)
     check(found, {name: array for name, array in values().items() if name in some})
-    with pytest.raises(UserError, match=r"nobody holds a part of .*; expected the checkpoint of .*rank"):
+    with pytest.raises(UserError, match=r"no file holds a part of .*; expected the checkpoint of .*rank"):
         merge_slices(find_rank_files(directory), layouts)
 
 
@@ -142,7 +142,7 @@ def test_files_whose_shards_were_merged_keep_the_strategy_of_the_shards(run, tmp
         files[rank] = tmp_path / f"rank_{rank}.ckpt"
         write_mindspore(files[rank], part)
     check(merge_slices(files, layouts, shards_merged=True))
-    with pytest.raises(UserError, match="nobody holds a part"):
+    with pytest.raises(UserError, match="no file holds a part"):
         merge_slices(files, layouts)
 
 
@@ -170,9 +170,9 @@ def pipeline(directory: Path) -> Path:
     }
     for stage, names in enumerate((("first", "tied"), ("last", "tied"))):
         proto(directory / f"stage_{stage}.ckpt", {name: ((2,), (0, -1), 0, 0) for name in names}, stage)
-        for shard in range(2):
-            held = {name: from_array(np.split(arrays[name], 2)[shard]) for name in names}
-            write_mindspore(directory / f"rank_{2 * stage + shard}" / "net.ckpt", held)
+        for number in range(2):
+            held = {name: from_array(np.split(arrays[name], 2)[number]) for name in names}
+            write_mindspore(directory / f"rank_{2 * stage + number}" / "net.ckpt", held)
     return arrays
 
 
@@ -216,7 +216,7 @@ def test_pipeline_stages(tmp_path, merged):
     del files[1]  # the tied table is whole on stage 1
     found = merge_slices(files, read_strategy(paths), keep="tied".__eq__)
     check(found, {"tied": arrays["tied"]})
-    with pytest.raises(UserError, match=r"nobody holds a part of first; expected the checkpoint of rank 1 too"):
+    with pytest.raises(UserError, match=r"no file holds a part of first; expected the checkpoint of rank 1 too"):
         merge_slices(files, read_strategy(paths))
 
 
@@ -277,8 +277,8 @@ def test_one_axis_cut_by_two_device_axes(tmp_path):
         (((2, 2), (0, -1), -2, 2), "2 replicas of w cannot have -2 optimizer shards"),
         (((2, 2), (0, -1), 2, 1), "optimizer shards of w are 1 ranks apart"),
         (((2, 2), (), 4, 1), "w is a single number"),
-        (((0, 2), (0, -1), 0, 0), "w lies on a grid"),
-        (((1 << 20, 2), (0, -1), 0, 0), "w lies on a grid"),
+        (((0, 2), (0, -1), 0, 0), "w is on a grid"),
+        (((1 << 20, 2), (0, -1), 0, 0), "w is on a grid"),
     ],
 )
 def test_a_layout_that_cannot_be(tmp_path, layout, text):
@@ -290,9 +290,9 @@ def test_a_layout_that_cannot_be(tmp_path, layout, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"param_split_shape": [3, 5]}, "w is cut into unequal parts"),
-        ({"indices_offset": [3]}, "w is cut into unequal parts"),
-        ({"field": 2}, "w is cut into unequal parts"),
+        ({"param_split_shape": [3, 5]}, "w is split into unequal parts"),
+        ({"indices_offset": [3]}, "w is split into unequal parts"),
+        ({"field": 2}, "w is split into unequal parts"),
         ({"dev_matrix": "22"}, "something else than numbers"),
         ({"dev_matrix": [2.0, 2]}, "something else than numbers"),
         ({"opt_weight_shard_size": True}, "something else than numbers"),
@@ -338,7 +338,7 @@ def test_no_damage_is_more_than_an_error(tmp_path_factory, data):
 def test_strategy_files_that_do_not_belong_together(tmp_path):
     first = proto(tmp_path / "a.ckpt", {"w": ((2, 2), (0, -1), 0, 0)})
     other = proto(tmp_path / "b.ckpt", {"w": ((2, 2), (1, -1), 0, 0)})
-    with pytest.raises(UserError, match=r"b\.ckpt: parameter w of stage 0 lies on the devices in another way"):
+    with pytest.raises(UserError, match=r"b\.ckpt: parameter w of stage 0 is sharded in another way"):
         read_strategy([first, other])
     with pytest.raises(UserError, match=r"absent\.ckpt: could not be read \(No such file"):
         read_strategy(tmp_path / "absent.ckpt")
@@ -369,7 +369,7 @@ def rewrite(path, change):
     ("change", "text"),
     [
         (lambda t: {k: v for k, v in t.items() if k != "norm"}, r"net-1_2\.ckpt: tensor norm is missing"),
-        (lambda t: t | {"new": t["norm"]}, "the strategy says nothing about tensor new"),
+        (lambda t: t | {"new": t["norm"]}, "the strategy does not mention tensor new"),
         (lambda t: t | {"norm": from_array(np.zeros((2, 4), np.float32))}, r"shape \[2, 4\].*one of 1 axes"),
         (
             lambda t: t | {"table": from_array(np.zeros((6, 8), np.float32))},
@@ -392,7 +392,7 @@ def test_slices_that_are_equally_wrong(run):
     directory, _ = run
     for rank in range(4):
         rewrite(directory / f"rank_{rank}" / "net-1_2.ckpt", lambda t: t | {"table": from_array(np.zeros((2, 8), "f"))})
-    with pytest.raises(UserError, match=r"table of shape \[2, 8\] is one of \[2, 1\] .*make \[4, 8\].*says \[16, 8\]"):
+    with pytest.raises(UserError, match=r"one of \[2, 1\] parts of \[4, 8\], but .* records \[16, 8\]"):
         merge_slices(find_rank_files(directory), read_strategy(directory / "strategy_0.json"))
 
 
@@ -460,5 +460,5 @@ def test_slices_of_tensor_parallel_ranks_are_those_of_mindspore(runs):
     axes = {name: axis_of(name) for name in SHAPES}
     check(merge(files, axes, ["rank 0", "rank 1"]))
     for rank, theirs in enumerate(files):
-        ours = {name: cut(from_array(array), axes[name], rank, 2) for name, array in values().items()}
+        ours = {name: shard(from_array(array), axes[name], rank, 2) for name, array in values().items()}
         check(ours, {name: tensor.array() for name, tensor in theirs.items()})

@@ -1,4 +1,4 @@
-"""Slices of tensor-parallel ranks: cut and merged again they are the whole, and a window reads only what it meets."""
+"""Slices of tensor-parallel ranks: split and merged again they are the whole, and a window reads only what it meets."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats.tensor_parallel import cut, merge
+from ms_codegeex.formats.tensor_parallel import merge, shard
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 
 
@@ -16,7 +16,7 @@ def test_cut_and_merged_is_the_whole(data):
     ranks, axis = data.draw(st.integers(1, 4)), data.draw(st.integers(0, len(shape) - 1))
     shape[axis] *= ranks
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    parts = [{"x": cut(from_array(array), axis, rank, ranks)} for rank in range(ranks)]
+    parts = [{"x": shard(from_array(array), axis, rank, ranks)} for rank in range(ranks)]
     assert all(np.array_equal(p["x"].array(), s) for p, s in zip(parts, np.split(array, ranks, axis), strict=True))
     whole = merge(parts, {"x": axis}, ["here"] * ranks)["x"]
     assert whole.array().tobytes() == array.tobytes()
@@ -35,7 +35,7 @@ def test_a_window_reads_only_the_ranks_it_meets():
         return {"x": LazyTensor("float32", (2, 3), load)}
 
     whole = merge([slice_of(rank) for rank in range(4)], {"x": 0}, list("abcd"))["x"]
-    again = cut(whole, 0, 1, 4)
+    again = shard(whole, 0, 1, 4)
     assert not read and np.array_equal(again.array(), np.ones((2, 3)))
     assert sorted(read) == [0, 1, 1, 2, 3]  # the first time every rank's smallest tensor, to find copies
     read.clear()
@@ -75,4 +75,4 @@ def test_copies_that_differ_are_named(second, message):
 
 def test_one_rank_is_the_whole():
     tensor = from_array(np.ones(3))
-    assert merge([{"x": tensor}], {}, ["a"])["x"] is tensor and cut(tensor, None, 1, 2) is tensor
+    assert merge([{"x": tensor}], {}, ["a"])["x"] is tensor and shard(tensor, None, 1, 2) is tensor

@@ -5,12 +5,16 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, ops
 from networks import packed_batch
 
+from ms_codegeex.config import build_run_config
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.layers import Dropout
 from ms_codegeex.models.registry import FAMILIES, family
+from ms_codegeex.parallel.sharding import parameter_layouts
+from ms_codegeex.training.build import build_network
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 24}
 SIZES |= {"max_position_embeddings": 16, "eos_token_id": 3, "init_std": 0.3}
@@ -66,9 +70,41 @@ def test_first_weights_of_codegen_are_scaled_by_depth():
         assert sizes.initial_std(f"{part}.weight") == sizes.init_std
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["one stage", "last stage"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_network_has_the_parameters_of_the_familys_table(name, tied):
+    sizes = config(name)
+    network = family(name).model.Loss(sizes, Build(seq_length=8, head_table=not tied))
+    built = {parameter.name: tuple(parameter.shape) for parameter in network.trainable_params()}
+    mesh = Mesh(pipeline=1 if tied else 2)
+    assert built == {layout.name: layout.shape for layout in parameter_layouts(sizes, mesh)}
+    if tied:
+        assert built == sizes.parameter_shapes()
+    for parameter in network.trainable_params():
+        if parameter.name.endswith(".weight") and "norm" not in parameter.name:
+            assert parameter.asnumpy().std() == pytest.approx(sizes.initial_std(parameter.name), rel=0.3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_operator_of_a_partitioned_network_has_a_strategy(name):
+    """A cell that partitioning forgets would be left to the engine, which gathers whole tensors around it."""
+    values = {"model": {"family": name, "preset": "tiny"}, "device": "ascend", "devices": 4, "data": {"seq_length": 8}}
+    values["parallel"] = {"tensor": 2, "fusion": dict.fromkeys(("attention", "norm"), False)}
+    values["training"] = {"steps": 1, "global_batch": 8, "dropout": 0.1, "precision": "fp16"}
+    network = build_network(build_run_config(values))
+    operators = {
+        f"{cell_name}.{attribute}": value
+        for cell_name, cell in network.cells_and_names()
+        for attribute, value in {**vars(cell), **getattr(cell, "_primitives", {})}.items()
+        if isinstance(value, ops.Primitive)
+    }
+    assert len(operators) > 150
+    assert [place for place, operator in operators.items() if getattr(operator, "in_strategy", None) is None] == []
+
+
 @pytest.mark.parametrize("wide", [True, False])
 def test_what_an_fp16_run_computes_in_fp32(wide):
-    """CodeGen: queries meet keys in FP32 (facts: rotary arithmetic, score); the softmax wherever it can be chosen."""
+    """CodeGen multiplies queries with keys in FP32 (modeling_codegen.py); the softmax wherever it can be chosen."""
     chosen = ms.float32 if wide else ms.float16
     for name, key in (("codegeex", "softmax_fp32"), ("codegeex2", "softmax_fp32"), ("codegen", "scores_fp32")):
         network = family(name).model.Loss(config(name, **{key: wide}), Build(seq_length=8, dtype=ms.float16))

@@ -56,7 +56,13 @@ MISTAKES = [
     (CLUSTER, "training.global_batch=100", "training.global_batch", "100 does not divide by the 192", "change"),
     (SERVER, "training.micro_batch=6", "training.micro_batch", "6 does not divide the 64 sequences", "divisor"),
     (SERVER, "training.micro_batch=128", "training.micro_batch", "128 does not divide the 64", "choose a divisor"),
-    (SERVER, "training.micro_batch=1", "training.micro_batch", "its 2 devices (parallel.tensor)", "multiple"),
+    (
+        SERVER,
+        "training.micro_batch=1",
+        "training.micro_batch",
+        "2 devices that load them (parallel.tensor)",
+        "multiple",
+    ),
     (CLUSTER, "training.micro_batch=4", "training.micro_batch", "4 sequences of a replica", "choose a multiple"),
     (SERVER, "parallel.micro_batches=8", "parallel.micro_batches", "8 of training.micro_batch 4", "leave one"),
     (

@@ -8,7 +8,7 @@ from mindspore import ops
 
 from ms_codegeex.models.layers import Dropout
 from ms_codegeex.parallel import context, placement
-from ms_codegeex.parallel.strategies import Cuts
+from ms_codegeex.parallel.strategies import Strategies
 from ms_codegeex.rehearsal import worker
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.training import build, step
@@ -31,7 +31,7 @@ def whole_optimizer_state():
 
 
 def swapped_column_and_row():
-    Cuts.column, Cuts.row = Cuts.row, Cuts.column
+    Strategies.column, Strategies.row = Strategies.row, Strategies.column
 
 
 def stale_table_on_the_last_stage():

@@ -282,7 +282,7 @@ def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
     result = checkout.run(**broken)
     assert (result.returncode, result.stdout) == (0, f"{checkout.venv}\n")
     assert [line for line in result.stderr.splitlines() if "Trainer" in line] == [
-        "setup: jieba could not be had: mindformers' Trainer will not be available, everything else will"
+        "setup: jieba could not be installed: mindformers' Trainer will not be available, everything else will"
     ]
     assert [call.rsplit("/")[-1] for call in checkout.taken_calls()][-2:] == ["requirements-source.txt", "a checkout"]
     result = checkout.run("a=1", script="ascend_scripts/run_distributed.sh", **broken)

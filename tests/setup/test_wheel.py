@@ -1,6 +1,6 @@
 """The wheel in an environment of its own, away from the checkout: everything is in it, and mindformers is not needed.
 
-The packages it depends on are those of the tests' environment, behind the wheel's own on the path; mindformers is not
+The packages it depends on come from the tests' environment, whose directory is last on the path. mindformers is not
 among them.
 """
 

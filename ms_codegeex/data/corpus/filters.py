@@ -82,7 +82,7 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | No
 
     Args:
         data: what would be kept.
-        rules: what is wrong with a text.
+        rules: when to drop it.
         whole: the text with its licence header, which may say that a program wrote it; None: `data`.
 
     Returns:

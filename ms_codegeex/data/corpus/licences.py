@@ -1,11 +1,11 @@
-"""Licence headers: the comments at the top of a source file that say who owns it and under which terms.
+"""Licence headers: the comments at the top of a source file that say who owns it and on which terms.
 
-A header is a comment before the first line of code that holds a copyright notice or the words of a licence. It goes as
-a whole, with the blank lines after it. What stays: everything else, to the byte. That includes the line that starts
-with `#!`, an XML declaration, a doctype, PHP's opening tag, lines that steer an editor, a compiler or a checker,
-documentation comments such as Rust's `//!`, docstrings, and every other comment.
+A header is a comment above the first line of code that holds a copyright notice or the words of a licence. It is
+removed as a whole, with the blank lines after it. Everything else stays, to the byte: the `#!` line, an XML
+declaration, a doctype, PHP's opening tag, directives for an editor, a compiler or a checker, documentation comments
+such as Rust's `//!`, docstrings, and all other comments.
 
-Where it is not certain that only a comment would go, nothing does.
+If it is not certain that only a comment would be removed, nothing is.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class CommentStyle:
     """How a language writes comments.
 
     Attributes:
-        line: pattern of what starts a comment that ends with the line; empty: there is none.
-        blocks: pattern of what opens a comment, and the text that closes it.
-        nested: whether comments of the second kind contain each other.
+        line: pattern that opens a comment which ends with the line; empty: there is none.
+        blocks: pairs of the pattern that opens a comment and the text that closes it.
+        nested: whether block comments nest.
     """
 
     line: bytes = b""
@@ -33,7 +33,7 @@ class CommentStyle:
 
 _C_BLOCK = ((rb"/\*", b"*/"),)
 _ML_BLOCK = ((rb"\(\*(?!\$)", b"*)"),)
-_DASHES = rb"--(?![!#$%&*+./<=>?@\\^|~:])"  # a longer row of signs is an operator in Haskell's relatives
+_DASHES = rb"--(?![!#$%&*+./<=>?@\\^|~:])"  # a longer sequence of symbols is an operator in Haskell and its relatives
 _HASKELL = CommentStyle(_DASHES, ((rb"\{-(?!#)", b"-}"),), nested=True)
 _XML_BLOCK = ((rb"<!--(?!\[if|-?>)", b"-->"),)
 
@@ -79,14 +79,14 @@ _STYLES: tuple[tuple[CommentStyle, str], ...] = (
     (CommentStyle(b"", ((rb'"', b'"'),)), "Smalltalk"),
 )
 STYLES: dict[str, CommentStyle] = {name: style for style, names in _STYLES for name in names.split(",")}
-"""Comments by canonical name of the language. Literate languages and reStructuredText have none that a header is in."""
+"""Comment styles by canonical name of the language; literate languages and reStructuredText have none."""
 
 _OPENING = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:#!(?!\[)[^\n]*\n)?(?:<\?xml\b[^>]*\?>\s*)?(?:<!DOCTYPE\b[^>\[]*>\s*)?"
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
     re.IGNORECASE,
 )
-# Lines for an editor, a compiler or a checker: they look like comments and are not part of one.
+# What follows the opening of a directive for an editor, a compiler or a checker, which only looks like a comment.
 _DIRECTIVE = (
     rb"[^\n]{0,60}?(?:-\*-|\bcoding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|flake8:|ruff:|"
     rb"noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|escape[ \t]*=|"
@@ -108,7 +108,7 @@ _LICENCE = re.compile(
     rb"\bsubject to the (?:terms|conditions) (?:of|and)\b|\bterms and conditions of the\b",
     re.IGNORECASE,
 )
-# Line ends that some languages know and `\n` is not, lines that go on, and other ends of a comment than the usual one.
+# Line ends that only some languages recognise, continued lines, and unusual ends of a comment: better keep it.
 _DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>")
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
@@ -117,7 +117,7 @@ _REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 
 @dataclass(frozen=True)
 class _Patterns:
-    """The patterns of a style: `run` is consecutive comments of one line each, `directive` a line that is none."""
+    """The patterns of a style: `run` matches consecutive one-line comments, `directive` a line with a directive."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
@@ -139,7 +139,7 @@ def _patterns(language: str) -> _Patterns | None:
     ]
     if style.line:
         one_line.append(rb"(?!%s)(?:%s)(%%s)[^\n]*" % (b"|".join(starts) or rb"(?!)", style.line))
-    # `(%s)` is the place of what must follow, or must not.
+    # `(%s)` is a placeholder for the lookahead that accepts or rejects directives.
     comment = rb"[ \t]*(?:%s)(?:\r?\n|\Z)" % b"|".join(one_line)
     run = rb"(?:%s)+" % comment.replace(b"(%s)", rb"(?!%s)" % _DIRECTIVE)
     directive = comment.replace(b"(%s)", rb"(?=%s)" % _DIRECTIVE)
@@ -151,7 +151,7 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
     Args:
         data: a source file, UTF-8.
-        language: its canonical name; of one without comments, such as the empty name, nothing is stripped.
+        language: canonical name; for one without a comment style, such as the empty name, nothing is stripped.
     """
     patterns = _patterns(language)
     while patterns is not None:
@@ -163,7 +163,7 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
-    """Bounds of each licence header, the blank lines after it included."""
+    """Yield the bounds of each licence header, including the blank lines after it."""
     place = _OPENING.match(data).end()
     while place < len(data):
         place = _BLANK.match(data, place).end()
@@ -178,7 +178,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
 
 
 def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
-    """Where the line ends that the comment at `place` ends in; None if there is no comment, or code is in that line."""
+    """End of the last line of the comment at `place`; None if there is no comment, or that line holds code, too."""
     run = patterns.run.match(data, place)
     if run:
         return run.end()
@@ -193,7 +193,7 @@ def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
 
 
 def _closed(data: bytes, place: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
-    """Where the comment whose text begins at `place` is closed; None if it is not."""
+    """End of the comment whose text begins at `place`; None if it is not closed."""
     depth = 1
     while depth:
         end = data.find(closing, place)

@@ -207,7 +207,7 @@ def _read_lines(
         if isinstance(line, Broken):
             yield _broken(source, line, reading)
             continue
-        # A byte order mark may stand before the first line of a file.
+        # The first line of a file may begin with a byte order mark.
         record = _parse(line, "utf-8-sig" if opens and number == 1 else "utf-8")
         if isinstance(record, Fault) and reading.redact:
             record = replace(record, data=b"")  # escapes hide secrets from redaction

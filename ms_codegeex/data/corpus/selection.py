@@ -42,7 +42,7 @@ def select(documents: Documents, settings: PrepareSettings, sampling: bool, tall
 
     Returns:
         `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,
-        `document` (every record by itself) or `file` (there is only one package).
+        `document` (each record on its own) or `file` (there is only one package).
 
     Raises:
         UserError: training or validation would get nothing.

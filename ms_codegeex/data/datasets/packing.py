@@ -52,7 +52,7 @@ class FineTuningRows(Sequences):
     only on the dataset and `seq_length`; `seed` orders the rows.
     """
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int):
+    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
         super().__init__(directory, split, seq_length, seed)
         longest = self.info.get("seq_length")
         if type(longest) is not int:

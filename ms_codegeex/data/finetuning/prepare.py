@@ -176,7 +176,7 @@ class _Work:
             if isinstance(line, Broken):
                 self._bad(source, line)
                 continue
-            if self._before + number == 1:  # a byte order mark may stand before the first line of a file
+            if self._before + number == 1:  # the first line of a file may begin with a byte order mark
                 line = line.removeprefix(codecs.BOM_UTF8)
             self.found.documents += 1
             self.found.bytes += len(line)

@@ -34,7 +34,7 @@ IGNORED = -100  # label of a token that the loss does not count
 def check_new(output: Path) -> None:
     """`UserError` unless `output` is missing or an empty directory."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: is there already; give --output a new directory")
+        raise UserError(f"{output}: exists already; give --output a new directory")
 
 
 def progress_bar(rows: int, shown: bool) -> Any:

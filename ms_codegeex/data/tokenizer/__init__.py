@@ -10,12 +10,7 @@ from pathlib import Path
 from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
 from ms_codegeex.errors import UserError
 
-TOKENIZER_NAMES = (
-    "codegeex",
-    "codegen-nl",
-    "codegen-multi",
-    "codegen-mono",
-)  # what is made without any file of the user
+TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json", "tokenizer.model", CONFIG)
 

@@ -37,10 +37,3 @@ def printed(execution: Execution, secret: str | bytes) -> bool:
     knows the secret."""
     line = secret.encode("ascii") if isinstance(secret, str) else secret
     return line in execution.stdout.split(b"\n")
-
-
-def strict(executions: Sequence[Execution], secret: str, compiling: int = 0) -> Verdict:
-    """The rule of `published`, and the last command has printed the secret: otherwise it exited before its tests'
-    end."""
-    verdict = published(executions, compiling)
-    return Verdict.ERROR if verdict is Verdict.PASSED and not printed(executions[-1], secret) else verdict

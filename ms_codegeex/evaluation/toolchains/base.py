@@ -8,8 +8,6 @@ source knows only the first, a program that prints its input neither.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,13 +23,12 @@ from typing import ClassVar
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.toolchains.installed import PATH
 from ms_codegeex.files import user_cache
 from ms_codegeex.locks import locked
 
 INSIDE = Path(__file__).with_name("inside")
-PATH = "/usr/local/bin:/usr/bin:/bin"
 PREPARING = 900.0  # seconds for a command that fills the cache
-LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 ALONE = 2  # processes: the sandbox's first and the program, which therefore cannot test its tests in a fork
 COMPLETE = "complete"  # a file in a complete cache
 
@@ -219,38 +216,3 @@ def exclusive(path: Path) -> Iterator[None]:
                 "directory that can be written"
             ) from None
         yield
-
-
-def program_of(name: str) -> Path | None:
-    """A command's real path: links such as /etc/alternatives are resolved."""
-    found = shutil.which(name, path=os.environ.get("PATH", PATH)) or shutil.which(name, path=PATH)
-    return Path(found).resolve() if found else None
-
-
-def output_of(*words: str | Path) -> str | None:
-    """The first line that a command prints, None if it does not run."""
-    try:
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
-
-
-def outside_system(*paths: Path) -> dict[str, Path]:
-    """For `readable`: the paths that exist and that the sandbox does not show anyway."""
-    return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
-
-
-def parts_of(root: Path, *names: str) -> dict[str, Path]:
-    """For `readable`: the parts of its installation directory that a tool needs. That directory may be a home
-    directory, or contain unrelated files."""
-    return outside_system(*(root / name for name in names))
-
-
-def with_libraries(program: Path) -> dict[str, Path]:
-    """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
-    to."""
-    output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
-    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
-    return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))

@@ -6,16 +6,8 @@ import shutil
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import (
-    ALONE,
-    INSIDE,
-    Program,
-    RunPlan,
-    TimeLimits,
-    ToolChain,
-    output_of,
-    program_of,
-)
+from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.installed import output_of, program_of
 
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
 # return whatever a register holds, which may be right.

@@ -7,17 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import (
-    INSIDE,
-    Program,
-    RunPlan,
-    TimeLimits,
-    ToolChain,
-    output_of,
-    outside_system,
-    parts_of,
-    program_of,
-)
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, parts_of, program_of
 
 DEBIAN = Path("/usr/share/gocode")
 LIBRARIES = ("github.com/stretchr/testify/assert", "github.com/go-openapi/inflect")

@@ -6,16 +6,8 @@ import shutil
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import (
-    INSIDE,
-    Program,
-    RunPlan,
-    TimeLimits,
-    ToolChain,
-    output_of,
-    parts_of,
-    program_of,
-)
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
 
 COMMON = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xmx1g")
 COMPILER = (*COMMON, "-XX:TieredStopAtLevel=1")

@@ -12,16 +12,8 @@ from pathlib import Path
 
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import (
-    INSIDE,
-    Program,
-    RunPlan,
-    TimeLimits,
-    ToolChain,
-    output_of,
-    program_of,
-    with_libraries,
-)
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.installed import output_of, program_of, with_libraries
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"

@@ -7,16 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import (
-    INSIDE,
-    Program,
-    RunPlan,
-    TimeLimits,
-    ToolChain,
-    output_of,
-    parts_of,
-    program_of,
-)
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
 
 REGISTRY = Path("/usr/share/cargo/registry")
 # Name in programs -> name here, where a newer rand exists too.

@@ -9,7 +9,7 @@ logits = y wordᵀ
 
 from __future__ import annotations
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
@@ -28,7 +28,7 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, softmax_fp32=config.softmax_fp32)
 
-    def construct(self, query, memory, mask, sample_keys):
+    def construct(self, query: Tensor, memory: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
         """query and memory [batch*seq, H] -> [batch*seq, H]"""
         return self.output(self.core(self.query(query), self.key(memory), self.value(memory), mask, sample_keys))
 
@@ -42,7 +42,7 @@ class FeedForward(nn.Cell):
         self.activation = FastGelu()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
         return self.down(self.activation(self.up(x)))
 
@@ -63,7 +63,7 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, sample_keys, query=None):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, query: Tensor | None = None) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         memory = self.attention_norm(x)
         attended = self.attention(memory if query is None else query, memory, mask, sample_keys)
@@ -87,7 +87,7 @@ class CodeGeeX(nn.Cell):
         self.top_query_layer = Block(config, build, config.num_layers)
         self.head = Head(config) if build.head_table else None
 
-    def construct(self, ids, samples):
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
         sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)

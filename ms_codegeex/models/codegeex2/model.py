@@ -4,13 +4,13 @@ x = word[ids]
 x = x + Attention(RMS(x));  x = x + down(silu(gate(y)) * up(y)) with y = RMS(x)      for each block
 logits = RMS_final(x) headᵀ
 
-Query heads share keys and values in consecutive runs; queries and keys are turned by position on the first
-`rotary_dim` channels of each head (facts: CodeGeeX2, forward pass).
+Consecutive query heads share a head of keys and values. Rotary positions turn the first `rotary_dim` channels of each
+head of queries and keys (modeling_chatglm.py of the release).
 """
 
 from __future__ import annotations
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
@@ -29,7 +29,7 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         self.core = build.attention(heads, site, rotary=True, softmax_fp32=config.softmax_fp32)
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[batch*seq, H] -> [batch*seq, H]"""
         return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
 
@@ -44,7 +44,7 @@ class FeedForward(nn.Cell):
         self.activation = SwiGlu()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
         return self.down(self.activation(self.gate(x), self.up(x)))
 
@@ -62,7 +62,7 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         attended = self.attention(self.attention_norm(x), mask, sample_keys, cos, sin)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
@@ -84,7 +84,7 @@ class CodeGeeX2(nn.Cell):
         self.final_norm = build.rms_norm(config.hidden_size, config.norm_eps)
         self.head = Head(config)
 
-    def construct(self, ids, samples):
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
         sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)

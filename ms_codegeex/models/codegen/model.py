@@ -4,12 +4,13 @@ x = word[ids]
 y = LN(x);  x = x + Attention(y) + FFN(y)                           for each block
 logits = LN_final(x) headᵀ + bias
 
-Queries and keys are turned by position on the first `rotary_dim` channels of each head (facts: CodeGen, forward pass).
+Rotary positions turn the first `rotary_dim` channels of each head of queries and keys (modeling_codegen.py of the
+release).
 """
 
 from __future__ import annotations
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.codegen.config import CodeGenConfig
@@ -28,7 +29,7 @@ class Attention(nn.Cell):
         heads = Heads(config.num_heads, config.head_dim, config.num_heads)
         self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[batch*seq, H] -> [batch*seq, H]"""
         return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
 
@@ -42,13 +43,13 @@ class FeedForward(nn.Cell):
         self.activation = ops.GeLU()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
         return self.down(self.activation(self.up(x)))
 
 
 class Block(nn.Cell):
-    """Attention and feed-forward part side by side behind one LayerNorm."""
+    """Attention and feed-forward part side by side after one LayerNorm."""
 
     def __init__(self, config: CodeGenConfig, build: Build, index: int):
         super().__init__()
@@ -59,7 +60,7 @@ class Block(nn.Cell):
         self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
-    def construct(self, x, mask, sample_keys, cos, sin):
+    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
         attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
@@ -80,7 +81,7 @@ class CodeGen(nn.Cell):
         self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
         self.head = Head(config)
 
-    def construct(self, ids, samples):
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
         sample_keys = self.hash_samples(samples)
         mask, positions = self.mask(ids)

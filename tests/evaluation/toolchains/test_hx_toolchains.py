@@ -55,7 +55,7 @@ def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged
     """It fails on our own sources, does not end, or would show a home directory."""
 
     def make(self, cache):
-        self.tell(["false"] if fault == "fails" else ["sleep", "60"], cache)
+        self.run_tool(["false"] if fault == "fails" else ["sleep", "60"], cache)
 
     if fault == "home":
         monkeypatch.setattr(JavaScript, "readable", lambda self: {"/seen": Path.home()})
@@ -131,4 +131,4 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path):
         tool_chain("python", tmp_path / "file" / "below").prepare()
     chain = tool_chain("python", tmp_path)
     with pytest.raises(UserError, match=r"python: false fails on our own sources \(no message\)"):
-        chain.tell(["false"], tmp_path)
+        chain.run_tool(["false"], tmp_path)

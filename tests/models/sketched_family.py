@@ -1,0 +1,186 @@
+"""A fourth family as it would be added, GPT-2: learned positions, a tied head, biases everywhere, gelu.
+
+In the package this is `models/gpt2/{__init__,parameters,config,model,weights}.py` and its name in the registry.
+"""
+
+from dataclasses import dataclass
+
+from mindspore import nn, ops
+
+from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
+from ms_codegeex.models.layers import CausalMask, Heads, SampleKeys
+from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
+from ms_codegeex.models.presets import check_sizes, from_preset
+
+# --- parameters.py ---
+
+PARAMETERS = ParameterTable(
+    first=(
+        Layer("embedding.word", VOCABULARY, "vocab_size", "hidden_size"),
+        Layer("embedding.position", TABLE, "max_position_embeddings", "hidden_size"),
+    ),
+    block=(
+        Layer("attention_norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("attention.query", COLUMN, "hidden_size", "hidden_size", bias=True),
+        Layer("attention.key", COLUMN, "hidden_size", "hidden_size", bias=True),
+        Layer("attention.value", COLUMN, "hidden_size", "hidden_size", bias=True),
+        Layer("attention.output", ROW, "hidden_size", "hidden_size", bias=True),
+        Layer("feed_forward_norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("feed_forward.up", COLUMN, "intermediate_size", "hidden_size", bias=True),
+        Layer("feed_forward.down", ROW, "hidden_size", "intermediate_size", bias=True),
+    ),
+    last=(
+        Layer("final_norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", copy_of="embedding.word"),
+    ),
+)
+
+# --- config.py ---
+
+
+@dataclass(frozen=True)
+class GPT2Config(DecoderConfig):
+    """GPT-2's sizes; the defaults are those of the smallest, 124M."""
+
+    table = PARAMETERS
+    activation = "gelu"
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 1024
+    layer_norm_eps: float = 1e-5
+    init_std: float = 0.02
+    eos_token_id: int = 50256
+
+    def validate(self):
+        check_sizes(self)
+
+
+TINY = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
+TINY |= {"max_position_embeddings": 16, "eos_token_id": 0}
+PRESETS = {"124m": {}, "tiny": TINY}
+
+
+def build_config(preset, overrides):
+    return from_preset(GPT2Config, PRESETS, "124m", preset, overrides)
+
+
+# --- model.py ---
+
+
+class Attention(nn.Cell):
+    def __init__(self, config, build, site):
+        super().__init__()
+        self.query = build.linear(config, "attention.query")
+        self.key = build.linear(config, "attention.key")
+        self.value = build.linear(config, "attention.value")
+        self.output = build.linear(config, "attention.output")
+        self.core = build.attention(Heads(config.num_heads, config.head_dim, config.num_heads), site)
+
+    def construct(self, x, mask, sample_keys):
+        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys))
+
+
+class FeedForward(nn.Cell):
+    def __init__(self, config, build):
+        super().__init__()
+        self.up, self.activation = build.linear(config, "feed_forward.up"), ops.GeLU()
+        self.down = build.linear(config, "feed_forward.down")
+
+    def construct(self, x):
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nn.Cell):
+    def __init__(self, config, build, index):
+        super().__init__()
+        self.attention_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.attention = Attention(config, build, 3 * index + 1)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.feed_forward = FeedForward(config, build)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
+        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
+
+    def construct(self, x, mask, sample_keys):
+        attended = self.attention(self.attention_norm(x), mask, sample_keys)
+        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
+        return self.add_feed_forward(
+            x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), sample_keys)
+        )
+
+
+class GPT2(nn.Cell):
+    def __init__(self, config, build):
+        super().__init__()
+        self.hash_samples = SampleKeys()
+        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        self.embedding = InputEmbedding(config, build, learned_positions=True)
+        self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
+        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.head = Head(config) if build.head_table else None
+
+    def construct(self, ids, samples):
+        sample_keys = self.hash_samples(samples)
+        mask, positions = self.mask(ids)
+        x = self.embedding(ids, sample_keys, positions)
+        for block in self.blocks:
+            x = block(x, mask, sample_keys)
+        return self.final_norm(x)
+
+
+class Loss(CausalLoss):
+    def __init__(self, config, build: Build):
+        super().__init__(GPT2(config, build), config, build)
+
+
+class Logits(CausalLogits):
+    def __init__(self, config, build: Build):
+        super().__init__(GPT2(config, build), build)
+
+
+# --- weights.py ---
+
+
+def _layer(ours, foreign, weight=COPY, bias=COPY):
+    """Weight and bias of a layer of a block."""
+    for kind, packing in (("weight", weight), ("bias", bias)):
+        yield Entry(tuple(f"blocks.{{i}}.{name}.{kind}" for name in ours), f"h.{{i}}.{foreign}.{kind}", packing)
+
+
+_QKV = ("attention.query", "attention.key", "attention.value")
+_ENTRIES = (
+    Entry(("embedding.word.weight",), "wte.weight"),
+    Entry(("embedding.position.weight",), "wpe.weight"),
+    *_layer(("attention_norm",), "ln_1"),
+    *_layer(_QKV, "attn.c_attn", STACK, STACK),
+    *_layer(("attention.output",), "attn.c_proj", TRANSPOSE),
+    *_layer(("feed_forward_norm",), "ln_2"),
+    *_layer(("feed_forward.up",), "mlp.c_fc", TRANSPOSE),
+    *_layer(("feed_forward.down",), "mlp.c_proj", TRANSPOSE),
+    Entry(("final_norm.weight",), "ln_f.weight"),
+    Entry(("final_norm.bias",), "ln_f.bias"),
+)
+FORMATS = ForeignFormats(
+    sizes=SizeKeys(
+        model_type="gpt2",
+        required=tuple(TINY)[:6],
+        optional={"layer_norm_eps": 1e-5, "eos_token_id": 50256},
+        keys={"hidden_size": "n_embd", "num_layers": "n_layer", "num_heads": "n_head"},
+        only={"activation_function": "gelu_new"},
+        written=lambda config: {"architectures": ["GPT2LMHeadModel"]},
+    ),
+    layouts=(ForeignLayout("huggingface", _ENTRIES), ForeignLayout("megatron", inside(_ENTRIES, "module"))),
+    visible={
+        "vocab_size": ("embedding.word.weight", 0),
+        "hidden_size": ("embedding.word.weight", 1),
+        "intermediate_size": ("blocks.{i}.feed_forward.up.weight", 0),
+    },
+    ranks=lambda config: (config.num_heads, "number of heads"),
+    limits=lambda config: [],
+)

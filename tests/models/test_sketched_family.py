@@ -1,0 +1,128 @@
+"""A fourth family, sketched in one file under 200 lines, goes through the public functions of every floor."""
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import sketched_family
+from mindspore import Tensor
+from networks import LossGradients, packed_batch
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.formats import sources
+from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.mesh import Mesh
+from ms_codegeex.models import registry
+from ms_codegeex.models.parameters import COLUMN, ROW, Layer, Role
+from ms_codegeex.parallel.sharding import parameter_layouts
+from ms_codegeex.planning.planner import make_plan, to_dict
+from ms_codegeex.training.build import build_network
+
+TINY = {"model": {"family": "gpt2", "preset": "tiny"}, "training": {"steps": 1, "global_batch": 8}}
+
+
+@pytest.fixture(autouse=True)
+def gpt2(monkeypatch):
+    """The sketch in the places of the family's five files."""
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, "gpt2"))
+    monkeypatch.setattr(sources, "FAMILIES", registry.FAMILIES)
+    for part in ("parameters", "config", "model", "weights"):
+        monkeypatch.setitem(sys.modules, f"ms_codegeex.models.gpt2.{part}", sketched_family)
+
+
+def test_the_sketch_is_short():
+    assert len(Path(sketched_family.__file__).read_text().splitlines()) < 200
+
+
+def test_counts_are_the_published_ones():
+    assert sketched_family.GPT2Config().parameter_count() == 124_439_808
+
+
+def test_it_trains_a_step():
+    network = build_network(build_run_config({**TINY, "data": {"seq_length": 8}}))
+    batch = [Tensor(array) for array in packed_batch(64, 0, 8, 8)]
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        sums, gradients = LossGradients(network)(*batch)
+        assert float(sums[0] / sums[1]) == pytest.approx(math.log(64), abs=0.1)
+        for parameter, gradient in zip(network.trainable_params(), gradients, strict=True):
+            assert "key.bias" in parameter.name or np.abs(gradient.asnumpy()).max() > 0, parameter.name
+            parameter.set_data(parameter - 0.01 * gradient)
+        assert network(*batch)[0] < sums[0]
+    finally:
+        ms.set_context(mode=mode)
+
+
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_its_network_is_partitioned_by_the_roles_of_its_layers(pipeline):
+    parallel = {"tensor": 2, "pipeline": pipeline, "optimizer_shard": 2, "micro_batches": pipeline}
+    config = build_run_config({**TINY, "device": "ascend", "devices": 4 * pipeline, "parallel": parallel})
+    network = build_network(config)
+    block = network.model.blocks[1]
+    assert block.attention.query.matmul.in_strategy == ((2, 1), (2, 1))
+    assert block.feed_forward.down.matmul.in_strategy == ((2, 2), (1, 2))
+    layouts = parameter_layouts(config.model.sizes, config.mesh)
+    built = {parameter.name: parameter for parameter in network.trainable_params()}
+    assert {name: p.shape for name, p in built.items()} == {layout.name: layout.shape for layout in layouts}
+    assert all(built[layout.name].parallel_optimizer == layout.optimizer_sharded for layout in layouts)
+
+
+def test_it_is_planned():
+    model = {"family": "gpt2", "preset": "124m", "vocab_size": 50264}
+    training = {"steps": 10, "global_batch": 64, "precision": "fp16", "micro_batch": 8}
+    parallel = {"tensor": 4, "pipeline": 2}
+    config = build_run_config(
+        {"model": model, "training": training, "parallel": parallel, "device": "ascend", "devices": 8}
+    )
+    found = to_dict(make_plan(config))
+    assert found["fits"] and found["parameters"] == config.model.sizes.parameter_count()
+    assert found["executed_flops"] == found["model_flops"] == config.model.sizes.flops_per_token(1024) * 64 * 1024
+
+
+def test_it_is_converted_there_and_back(tmp_path):
+    config, generator = sketched_family.build_config("tiny", {}), np.random.default_rng(1)
+    arrays = {name: generator.random(shape, np.float32) for name, shape in config.parameter_shapes().items()}
+    tensors = {name: Slice(array.shape, (0,) * array.ndim, array) for name, array in arrays.items()}
+    state = {"config": {"model": {"family": "gpt2", "preset": "tiny", **sketched_family.TINY}}}
+    write_checkpoint(tmp_path / "run" / "checkpoints", 1, tensors, state)
+    convert(tmp_path / "run", "hf", tmp_path / "hf", progress=False)
+    convert(tmp_path / "run", "megatron", tmp_path / "ranks", tensor_parallel=2, progress=False)
+    for place in (tmp_path / "hf", tmp_path / "ranks"):
+        found = open_source(place, sketched_family.TINY)
+        assert found.family.name == "gpt2"
+        assert all(found.tensors[name].array().tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+def low_rank(layers, rank):
+    """LoRA as a function from table to table: two narrow layers for each linear one, split as its ends are."""
+    whole = Role("replicated", linear=True)
+    for layer in layers:
+        yield layer
+        if layer.role.linear:
+            down, up = (ROW, whole) if layer.role is ROW else (whole, COLUMN)
+            yield Layer(f"{layer.name}.adapter_down", down, rank, layer.columns)
+            yield Layer(f"{layer.name}.adapter_up", up, layer.rows, rank)
+
+
+def test_low_rank_adapters_are_rows_of_the_table():
+    class Adapted(sketched_family.GPT2Config):
+        adapter_rank = 3
+        table = replace(
+            sketched_family.PARAMETERS, block=tuple(low_rank(sketched_family.PARAMETERS.block, "adapter_rank"))
+        )
+
+    plain, adapted = sketched_family.GPT2Config(**sketched_family.TINY), Adapted(**sketched_family.TINY)
+    ends = 4 * (32 + 32) + 2 * (32 + 48)  # inputs and outputs of a block's six linear layers
+    assert adapted.parameter_count() - plain.parameter_count() == 2 * 3 * ends
+    layouts = {layout.name: layout for layout in parameter_layouts(adapted, Mesh(data=2, tensor=2, optimizer_shard=2))}
+    parts = ("attention.query.adapter_down", "attention.query.adapter_up", "feed_forward.down.adapter_down")
+    found = [layouts[f"blocks.1.{name}.weight"] for name in (*parts, "feed_forward.down.adapter_up")]
+    assert [layout.tensor_axis for layout in found] == [None, 0, 1, None]
+    assert [layout.optimizer_sharded for layout in found] == [False, True, True, False]
