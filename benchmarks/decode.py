@@ -5,7 +5,7 @@
     python benchmarks/decode.py --tiny --rounds 1                    # to check that it works
 
 Each engine is a process of its own with `--threads` threads; they take turns, and a ratio compares one round. Measured:
-milliseconds a step for 1 and 8 sequences behind prompts of 64 tokens, seconds to the first token of a long prompt, and
+milliseconds a step for 1 and 8 sequences after prompts of 64 tokens, seconds to the first token of a long prompt, and
 how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
 Engines: ours-32, ours-8, ours-4 (groups of 64), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32,
 -int8. Models are kept in --models for the next time.
@@ -52,7 +52,7 @@ BANDWIDTH_AIM, STREAMS_AIM = 0.75, 4.0
 
 
 def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
-    """The model directory, and beside it what the engines need; made unless it is there."""
+    """The model directory; it and the forms that the engines need are made unless they exist."""
     from ms_codegeex.data.tokenizer import load_tokenizer
     from ms_codegeex.formats.family import FamilyFormats
     from ms_codegeex.formats.model_directory import is_model_directory, write_model_directory
@@ -65,7 +65,7 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
     if not is_model_directory(directory):
         found = family("codegen")
         sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
-        config = found.config.build_config("tiny" if tiny else "350m", sizes)
+        config = found.config.build_config("tiny" if tiny else "350m-multi", sizes)
         formats = FamilyFormats(found)
 
         def random(name: str, shape: tuple[int, ...]) -> np.ndarray:

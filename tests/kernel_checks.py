@@ -140,7 +140,7 @@ class Sequences:
 
 
 def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary: int) -> None:
-    """Prompts in chunks beside decoding sequences at unequal positions, padding rows, a rewritten end."""
+    """Prompts in chunks along with decoding sequences at unequal positions, padding rows, a rewritten end."""
     together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90))
     padding = (0, 90)
     steps = [

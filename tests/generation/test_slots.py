@@ -1,4 +1,4 @@
-"""The engine gives the numbers of a full pass for every family, whatever came before and whatever runs beside."""
+"""The engine gives the numbers of a full pass for every family, whatever came before and whatever runs along with it."""
 
 import mindspore as ms
 import numpy as np
@@ -204,7 +204,7 @@ def test_prompts_of_every_length_up_to_the_contexts_end(twin, engine):
     for length in (1, 2, 15, 16, 17, 18, 33, POSITIONS - 1, POSITIONS):
         ids = prompt(length, length)
         assert np.abs(engine.logits(0, ids) - twin.logits(ids)[-1]).max() <= 1e-5
-    ids = prompt(POSITIONS - 4, 3)  # a few more tokens, whose padding would not fit behind the remembered ones
+    ids = prompt(POSITIONS - 4, 3)  # a few more tokens, whose padding would not fit after the cached ones
     engine.logits(0, ids)
     ids += [7, 8, 9, 10]
     assert np.abs(engine.logits(0, ids) - twin.logits(ids)[-1]).max() <= 1e-5

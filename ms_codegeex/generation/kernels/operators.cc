@@ -1,6 +1,6 @@
 // Operators for MindSpore's ops.Custom(func_type="aot"): inputs, then outputs, in `params`.
 //
-// What an operator knows besides its rows (weights, caches, sizes) is registered beforehand by the Python code that owns
+// What an operator knows besides its rows (weights, caches, sizes) is registered first by the Python code that owns
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "attention.h"
