@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "checkpoint",
     "convert",
+    "quantize",
     "generate",
     "evaluate",
     "plan",

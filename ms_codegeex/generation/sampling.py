@@ -1,10 +1,8 @@
-"""Choosing the next token from logits, in NumPy."""
+"""How the next token is chosen, as a user says it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
 
 from ms_codegeex.errors import UserError
 
@@ -29,36 +27,3 @@ class SamplingSettings:
         ):
             if wrong:
                 raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
-
-
-def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed: int) -> np.ndarray:
-    """Probabilities float64 [V] after temperature, top-k and top-p, in that order; ids from `allowed` on have none.
-
-    Top-p keeps the smallest set of likeliest tokens whose probability reaches p, including the token that crosses p
-    (CodeGeeX release). All tokens that tie with the k-th stay.
-    """
-    scores = np.asarray(logits, np.float64).copy()
-    scores[allowed:] = -np.inf  # rows without a token
-    if settings.temperature == 0:
-        chosen = np.zeros_like(scores)
-        chosen[int(np.argmax(scores))] = 1.0
-        return chosen
-    scores /= settings.temperature
-    if 0 < settings.top_k < allowed:
-        scores[scores < np.partition(scores, -settings.top_k)[-settings.top_k]] = -np.inf
-    probabilities = np.exp(scores - scores.max())
-    probabilities /= probabilities.sum()
-    if settings.top_p < 1:
-        order = np.argsort(-probabilities, kind="stable")
-        before = np.cumsum(probabilities[order]) - probabilities[order]
-        probabilities[order[before >= settings.top_p]] = 0.0
-        probabilities /= probabilities.sum()
-    return probabilities
-
-
-def sample(logits: np.ndarray, settings: SamplingSettings, allowed: int, generator: np.random.Generator) -> int:
-    """One token id chosen from logits [V]."""
-    probabilities = token_probabilities(logits, settings, allowed)
-    if settings.temperature == 0:
-        return int(np.argmax(probabilities))
-    return int(generator.choice(len(probabilities), p=probabilities))

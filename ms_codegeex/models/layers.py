@@ -288,8 +288,7 @@ class Heads:
 class AttentionCore(nn.Cell):
     """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small.
 
-    `rotary` turns queries and keys; `cache`, set from outside for generation, remembers the keys (turned) and values of
-    earlier positions and returns them all.
+    `rotary` turns queries and keys.
     """
 
     def __init__(
@@ -313,7 +312,6 @@ class AttentionCore(nn.Cell):
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.up, self.down, self.softmax, self.cast_mask = ops.Cast(), ops.Cast(), ops.Softmax(-1), ops.Cast()
         self.dropout = dropout
-        self.cache = None
 
     def _heads(self, split: ops.Transpose, x: Tensor, count: int, seq_length: int) -> Tensor:
         return split(ops.reshape(x, (-1, seq_length, count, self.heads.size)), (0, 2, 1, 3))
@@ -345,12 +343,10 @@ class AttentionCore(nn.Cell):
         cos: Tensor | None = None,
         sin: Tensor | None = None,
     ) -> Tensor:
-        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, memory] ->
-        [batch*seq, heads*d]; memory = seq without a cache"""
+        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, seq] ->
+        [batch*seq, heads*d]"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
         q, k = self.scale_query(q, self.scale), self.scale_key(k, self.scale)
-        if self.cache is not None:
-            k, v = self.cache(k, v)
         if self.shared > 1:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))

@@ -1,0 +1,309 @@
+"""Decoding speed of CodeGen-350M's sizes with random weights, against transformers and CTranslate2.
+
+    python benchmarks/decode.py                                      # every engine that is installed, 5 rounds
+    python benchmarks/decode.py --engines ours-8 ctranslate2-int8 --rounds 7
+    python benchmarks/decode.py --tiny --rounds 1                    # to check that it works
+
+Each engine is a process of its own with `--threads` threads; they take turns, and a ratio compares one round. Measured:
+milliseconds a step for 1 and 8 sequences behind prompts of 64 tokens, seconds to the first token of a long prompt, and
+how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
+Engines: ours-32, ours-8, ours-4 (groups of 64), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32,
+-int8. Models are kept in --models for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import ROOT, print_command, spread, versions
+
+sys.path.insert(0, str(ROOT))
+
+ENGINES = (
+    *("ours-32", "ours-8", "ours-4"),
+    *("transformers-float32", "transformers-bfloat16", "transformers-int8", "ctranslate2-float32", "ctranslate2-int8"),
+)
+BATCHES, PROMPT = (1, 8), 64
+AIMS = (  # measure, ours, peer, at least so many times as fast
+    ("1", "ours-32", "transformers-float32", 2.0),
+    ("1", "ours-32", "ctranslate2-float32", 1.05),
+    ("1", "ours-8", "ctranslate2-int8", 1.6),
+    ("1", "ours-8", "transformers-int8", 1.0),
+    ("1", "ours-8", "ours-32", 2.2),
+    ("1", "ours-4", "ours-8", 1.2),
+    ("8", "ours-4", "ours-8", 1.0),
+    ("first", "ours-32", "transformers-float32", 1.5),
+    ("first", "ours-32", "ctranslate2-float32", 0.9),
+)
+BANDWIDTH_AIM, STREAMS_AIM = 0.75, 4.0
+
+
+def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
+    """The model directory, and beside it what the engines need; made unless it is there."""
+    from ms_codegeex.data.tokenizer import load_tokenizer
+    from ms_codegeex.formats.family import FamilyFormats
+    from ms_codegeex.formats.model_directory import is_model_directory, write_model_directory
+    from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.formats.tensors import LazyTensor
+    from ms_codegeex.generation.quantised import is_quantised, write_quantised
+    from ms_codegeex.models.registry import family
+
+    directory = root / ("codegen-tiny" if tiny else "codegen-350m")
+    if not is_model_directory(directory):
+        found = family("codegen")
+        sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
+        config = found.config.build_config("tiny" if tiny else "350m", sizes)
+        formats = FamilyFormats(found)
+
+        def random(name: str, shape: tuple[int, ...]) -> np.ndarray:
+            generator = np.random.default_rng(len(name))
+            return generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
+
+        tensors = {
+            name: LazyTensor("float32", shape, lambda name=name, shape=shape: random(name, shape))
+            for name, shape in config.parameter_shapes().items()
+        }
+        from ms_codegeex.formats.layout import to_foreign
+
+        entries = formats.entries(formats.layout("huggingface"), config)
+        written = {str(name): tensor for name, tensor in to_foreign(entries, tensors).items()}
+        json_config = {**formats.sizes.to_json(config, {}), "torch_dtype": "float32"}
+        write_model_directory(directory, json_config, written, tokenizer=load_tokenizer("codegen-multi").save)
+    for bits in (8, 4):
+        quantised = directory.with_name(f"{directory.name}-ours-{bits}")
+        if f"ours-{bits}" in engines and not is_quantised(quantised):
+            write_quantised(open_source(directory), bits, 64, quantised)
+    for name in engines:
+        target = directory.with_name(f"{directory.name}-{name}")
+        if name.startswith("ctranslate2") and not target.exists():
+            from ctranslate2.converters import TransformersConverter
+
+            TransformersConverter(str(directory)).convert(str(target), quantization=name.partition("-")[2])
+    return directory
+
+
+def prompts(batch: int, length: int) -> list[list[int]]:
+    """The same ids for every engine."""
+    return [np.random.default_rng(100 + i).integers(0, 50000, length).tolist() for i in range(batch)]
+
+
+class Ours:
+    """Our engine with 8 slots."""
+
+    def __init__(self, name: str, directory: Path, threads: int):
+        import mindspore as ms
+
+        from ms_codegeex.generation.loading import load_model
+        from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+
+        ms.set_context(mode=ms.GRAPH_MODE)
+        bits = name.partition("-")[2]
+        model = load_model(directory if bits == "32" else directory.with_name(f"{directory.name}-{name}"))
+        capacity, modules = model.config.max_position_embeddings, model.family.model
+        self.engine = SlotEngine(modules, model.config, model.weights, capacity, slots=max(BATCHES), threads=threads)
+        self.greedy = TokenChoice()
+
+    def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
+        """The new ids of each prompt."""
+        sequences = {slot: list(ids) for slot, ids in enumerate(given)}
+        for slot in sequences:
+            self.engine.cached[slot] = []  # nothing is remembered from the round before
+        for _ in range(new):
+            for slot, (token, _) in self.engine.next(sequences, dict.fromkeys(sequences, self.greedy)).items():
+                sequences[slot].append(token)
+        return [ids[len(given[slot]) :] for slot, ids in sequences.items()]
+
+
+class Transformers:
+    """transformers with torch."""
+
+    def __init__(self, name: str, directory: Path, threads: int):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        kind = name.partition("-")[2]
+        dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+        self.model = AutoModelForCausalLM.from_pretrained(directory, torch_dtype=dtype).eval()
+        if kind == "int8":
+            self.model = torch.ao.quantization.quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8)
+        self.model.generation_config.eos_token_id, self.torch = None, torch
+
+    def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
+        """The new ids of each prompt."""
+        ids = self.torch.tensor(given)
+        options = {"do_sample": False, "max_new_tokens": new, "pad_token_id": 0}
+        return self.model.generate(ids, attention_mask=self.torch.ones_like(ids), **options)[:, ids.shape[1] :].tolist()
+
+
+class CTranslate2:
+    """CTranslate2 with a converted model."""
+
+    def __init__(self, name: str, directory: Path, threads: int):
+        import ctranslate2
+
+        path, kind = directory.with_name(f"{directory.name}-{name}"), name.partition("-")[2]
+        self.vocabulary = json.loads((path / "vocabulary.json").read_text())
+        self.generator = ctranslate2.Generator(str(path), intra_threads=threads, inter_threads=1, compute_type=kind)
+
+    def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
+        """The new ids of each prompt."""
+        tokens = [[self.vocabulary[i] for i in ids] for ids in given]
+        options = {"max_length": new, "min_length": new, "sampling_topk": 1, "beam_size": 1, "end_token": []}
+        found = self.generator.generate_batch(tokens, include_prompt_in_result=False, **options)
+        return [result.sequences_ids[0] for result in found]
+
+
+def serve(name: str, directory: Path, threads: int) -> None:
+    """Be one engine: a JSON request a line on standard input, an answer a line on standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes to standard error
+    engine = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2}[name.partition("-")[0]](
+        name, directory, threads
+    )
+    print(json.dumps("ready"), file=answers, flush=True)
+    for line in sys.stdin:
+        batch, length, new = json.loads(line)
+        given, times = prompts(batch, length), []
+        for count in (1, new) if new > 1 else (1,):
+            begin = time.perf_counter()
+            ids = engine.generate(given, count)
+            times.append(time.perf_counter() - begin)
+        seconds = (times[1] - times[0]) / (new - 1) if new > 1 else times[0]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "ids": ids, "peak_gb": peak}), file=answers, flush=True)
+
+
+class Worker:
+    """An engine in a process of its own."""
+
+    def __init__(self, name: str, directory: Path, threads: int):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOG_v": "3", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, __file__, "--serve", name, "--models", str(directory), "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self._answer(name)
+
+    def _answer(self, name: str) -> Any:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{name} ended; run this file with --serve {name} to see why")
+        return json.loads(line)
+
+    def ask(self, batch: int, length: int, new: int) -> dict[str, Any]:
+        """Seconds a step (of the first token if `new` is 1), ids, peak memory."""
+        print(json.dumps([batch, length, new]), file=self.process.stdin, flush=True)
+        return self._answer("the engine")
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def bandwidth(threads: int) -> float:
+    """GB/s of reading 1 GiB."""
+    from isal import isal_zlib
+
+    parts = [np.ones(2**30 // threads, np.uint8) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        begin = time.perf_counter()
+        list(pool.map(isal_zlib.crc32, parts))
+        return 2**30 / (time.perf_counter() - begin) / 1e9
+
+
+def report(results: dict[str, dict[str, list[float]]], wide: list[float], directory: Path) -> None:
+    """The table, ratios by rounds, and which aims are met."""
+    print(f"memory is read at {spread(wide)} GB/s")
+    for name, found in results.items():
+        steps = "  ".join(f"batch {b} {spread([1e3 * s for s in found[str(b)]])} ms" for b in BATCHES)
+        print(f"  {name:22} {steps}  first {spread(found['first'])} s  peak {found['peak'][-1]:.1f} GB")
+
+    def aim(what: str, ratios: list[float], least: float) -> None:
+        met = "met" if statistics.median(ratios) >= least else "not met"
+        print(f"  {what}: {spread(ratios)}, aim {least:g} {met}")
+
+    for measure, ours, peer, least in AIMS:
+        if ours in results and peer in results:
+            pairs = zip(results[peer][measure], results[ours][measure], strict=True)
+            what = "first token" if measure == "first" else f"batch {measure}"
+            aim(f"{ours} over {peer}, {what}", [theirs / own for theirs, own in pairs], least)
+    for name, found in results.items():
+        if name.startswith("ours"):
+            ratios = [8 * one / eight for one, eight in zip(found["1"], found["8"], strict=True)]
+            aim(f"{name}, tokens/s of 8 streams over 1", ratios, STREAMS_AIM)
+    if "ours-32" in results:
+        table = 51200 * json.loads((directory / "config.json").read_text())["n_embd"] * 4  # looked up, not read
+        read = (directory / "model.safetensors").stat().st_size - table
+        shares = [read / s / 1e9 / w for s, w in zip(results["ours-32"]["1"], wide, strict=True)]
+        aim("ours-32, share of the memory's speed", shares, BANDWIDTH_AIM)
+    plain = results.get("ours-32", {}).get("ids"), results.get("transformers-float32", {}).get("ids")
+    if all(plain):
+        print(f"  ids of ours-32 and transformers-float32 are {'equal' if plain[0] == plain[1] else 'DIFFERENT'}")
+
+
+def main() -> None:
+    """Measure, or serve as one engine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=64, help="tokens to generate (default 64)")
+    parser.add_argument("--first", type=int, default=1024, help="length of the long prompt (default 1024)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model")
+    parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
+    parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(arguments.serve, arguments.models, arguments.threads)
+    here = [name for name in ENGINES if name.startswith("ours") or importlib.util.find_spec(name.partition("-")[0])]
+    engines = arguments.engines or here
+    directory = make_models(arguments.models, arguments.tiny, engines).absolute()
+    print_command()
+    packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
+    print(versions("mindspore", *packages))
+    workers = {name: Worker(name, directory, arguments.threads) for name in engines}
+    results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
+    wide: list[float] = []
+    try:
+        for turn in range(arguments.rounds + 1):  # the first one compiles and warms
+            wide.append(bandwidth(arguments.threads))
+            for name in engines[:: 1 if turn % 2 else -1]:
+                for batch in BATCHES:
+                    answer = workers[name].ask(batch, PROMPT, arguments.new)
+                    results[name].setdefault(str(batch), []).append(answer["seconds"])
+                    results[name]["ids"] = answer["ids"]
+                answer = workers[name].ask(1, arguments.first, 1)
+                results[name]["first"].append(answer["seconds"])
+                results[name]["peak"].append(answer["peak_gb"])
+    finally:
+        for worker in workers.values():
+            worker.end()
+    for found in results.values():
+        for key in ("first", *map(str, BATCHES)):
+            del found[key][0]
+    report(results, wide[1:], directory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The engine's cells from MindSpore's own operators, for devices and machines that the compiled ones do not serve.
+
+Products and norms are the model's. A pass is of several sequences with one row each, or of one sequence.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
+from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore
+
+
+class CompositeMask(RowMask):
+    """As `RowMask`, and which cached positions each row sees."""
+
+    def __init__(self, capacity: int):
+        super().__init__(capacity)
+        self.columns = Tensor(np.arange(capacity + 1, dtype=np.int32))  # the last is that of padding
+        self.later, self.to_float, self.penalty, self.over_cache = (
+            ops.Greater(),
+            ops.Cast(),
+            ops.Mul(),
+            ops.ExpandDims(),
+        )
+
+    def construct(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """int32 [3, s, c] -> (slots and positions int32 [2, s, c], additive mask FP32 [s, 1, 1, c, capacity + 1]),
+        positions int32 [s, c]"""
+        places, positions = super().construct(rows)
+        (_, s, c), own = rows.shape, self.over_cache(rows[2], 2)
+        later = self.to_float(self.later(self.columns, own), ms.float32)
+        return (places, ops.reshape(self.penalty(later, MASKED_SCORE), (s, 1, 1, c, -1))), positions
+
+
+class CompositeAttention(nn.Cell):
+    """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product."""
+
+    def __init__(self, core: AttentionCore, name: str, slots: int, capacity: int):
+        super().__init__()
+        self.core, self.slots, heads = core, slots, core.heads
+        self.capacity, self.groups, self.size, self.shared = capacity, heads.groups, heads.size, core.shared
+        empty = np.zeros((slots * heads.groups * (capacity + 1), heads.size), np.float32)
+        self.keys = Parameter(Tensor(empty), name=f"cache.{name}.keys", requires_grad=False)
+        self.values = Parameter(Tensor(empty), name=f"cache.{name}.values", requires_grad=False)
+        # where the rows of each group of a slot begin
+        self.first = Tensor(np.arange(heads.groups, dtype=np.int32)[None, :, None] * (capacity + 1))
+        self.write_keys, self.write_values, self.gather = ops.ScatterUpdate(), ops.ScatterUpdate(), ops.Gather()
+        self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
+
+    def _cached(self, write, cache, new, places, slots):
+        """The cache [s, groups, capacity + 1, d] of the pass's sequences, with its new rows [s, groups, c, d]."""
+        whole = write(cache, places, ops.reshape(new, (-1, self.size)))
+        whole = ops.reshape(whole, (self.slots, self.groups, self.capacity + 1, self.size))
+        return whole if self.slots == 1 else self.gather(whole, slots, 0)
+
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: tuple[Tensor, Tensor],
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
+        """q [s*c, heads*d], k and v [s*c, groups*d], mask as `CompositeMask` makes it -> [s*c, heads*d]"""
+        (slots, positions), bias = mask[0], mask[1]
+        s, c = slots.shape
+        q, k, v = self.core.split_heads(query, key, value, c, cos, sin)
+        places = ops.reshape(slots * (self.groups * (self.capacity + 1)) + positions, (s, 1, c)) + self.first
+        places, slot = ops.reshape(places, (-1,)), slots[:, 0]
+        scale = self.core.scale
+        keys = self._cached(self.write_keys, self.keys, k * scale, places, slot)
+        values = self._cached(self.write_values, self.values, v, places, slot)
+        q = ops.reshape(q * scale, (s, self.groups, self.shared * c, self.size))
+        scores = ops.reshape(self.scores(q, keys), (s, self.groups, self.shared, c, -1)) + bias
+        weights = ops.reshape(self.core.softmax(scores), (s, self.groups, self.shared * c, -1))
+        context = ops.reshape(self.context(weights, values), (s, self.groups * self.shared, c, self.size))
+        return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (s * c, -1))
+
+
+class CompositeHead(nn.Cell):
+    """Logits of hidden states."""
+
+    def __init__(self, table: Parameter, bias: Parameter | None):
+        super().__init__(auto_prefix=False)
+        self.table, self.bias, self.matmul = table, bias, ops.MatMul(transpose_b=True)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [n, H] -> [n, V]"""
+        logits = self.matmul(x, self.table)
+        return logits if self.bias is None else logits + self.bias
+
+
+class CompositeChoice(nn.Cell):
+    """The next token of each row of logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.sort = ops.Sort(axis=-1, descending=True)
+
+    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
+        """FP32 [n, V] and [n, 6] as `TokenChoice.row` -> FP32 [n, 2]: ids and their log-probabilities"""
+        ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
+        temperature, top_k, top_p, uniform, given, allowed = (settings[:, i : i + 1] for i in range(6))
+        scores = ops.select(ids < allowed, logits, ops.full_like(logits, -1e30))
+        greedy = ops.cast(ops.argmax(scores, 1, True), ms.float32)
+        scores = scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6))
+        weights = ops.softmax(scores, -1)
+        ordered, order = self.sort(weights)
+        # the k-th heaviest and its equals stay, then the fewest that make up the share p
+        last = ops.cast(ops.clip(ops.select(top_k > 0, top_k, allowed), 1, logits.shape[1]) - 1, ms.int32)
+        least = ops.gather_elements(ordered, 1, last)
+        ordered = ops.select(ordered >= least, ordered, ops.zeros_like(ordered))
+        before = ops.cumsum(ordered, 1) - ordered
+        kept = ops.logical_or(before < top_p * ops.sum(ordered, 1, True), top_p >= 1)
+        ordered = ops.select(kept, ordered, ops.zeros_like(ordered))
+        weights = ops.tensor_scatter_elements(ops.zeros_like(weights), order, ordered, 1)
+        sums = ops.cumsum(weights, 1)
+        passed = ops.cast(sums <= uniform * sums[:, -1:], ms.float32)
+        drawn = ops.minimum(ops.sum(passed, 1, True), allowed - 1)
+        chosen = ops.select(given >= 0, given, ops.select(temperature > 0, drawn, greedy))
+        shifted = logits - ops.max(logits, 1, True)[0]
+        scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
+        return ops.concat((chosen, ops.gather_elements(scores, 1, ops.cast(chosen, ms.int32))), 1)
+
+
+class CompositeCells:
+    """Puts the cells into a family's network `model` and loads its parameters; `head` is its output product."""
+
+    def __init__(self, model: nn.Cell, weights: Weights, slots: int, capacity: int):
+        for parameter in model.get_parameters():
+            matrix = len(parameter.shape) == 2
+            data = weights.matrix(parameter.name).float32() if matrix else weights.vector(parameter.name)
+            parameter.set_data(Tensor(data))
+        output, word = model.head, model.embedding.word
+        self.head = CompositeHead(
+            word.weight if output is None else output.weight, None if output is None else output.bias
+        )
+        names = {id(cell): name for name, cell in model.cells_and_names()}
+        for parent, name, core in named_cells(model, AttentionCore):
+            setattr(parent, name, CompositeAttention(core, names[id(core)], slots, capacity))
+        model.mask, model.hash_samples, model.embedding.word = CompositeMask(capacity), Same(), WordOfRows(word)

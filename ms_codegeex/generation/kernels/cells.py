@@ -1,0 +1,207 @@
+"""The compiled operators as cells that take the places of a model's own.
+
+The caches and weights are memory of this process that the operators read; MindSpore never holds a copy. A
+cell's only parameter is the number of its registration (`library.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
+from ms_codegeex.generation.matrices import Packed, aligned, pack
+from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
+from ms_codegeex.models.causal import QueryEmbedding
+from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
+
+
+class _Operator(nn.Cell):
+    """An operator of the library with its registration."""
+
+    def __init__(self, library: Library, name: str, registration: Registration, shape):
+        super().__init__()
+        self.kept = registration
+        number = Tensor([registration.number], ms.int64)
+        self.number = Parameter(number, name=f"registration.{registration.number}", requires_grad=False)
+        path = f"{library.path}:{name}"
+        self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float32, func_type="aot")
+
+
+class KernelLinear(_Operator):
+    """activation(x wᵀ + bias): FP32 [m, k] -> [m, n]"""
+
+    def __init__(self, library: Library, matrix: Registration, n: int):
+        super().__init__(library, "linear", matrix, lambda x, *_: [x[0], n])
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [m, k] -> [m, n]"""
+        return self.op(x, self.number)
+
+
+class KernelLinearAdd(_Operator):
+    """residual + (x wᵀ + bias)"""
+
+    def __init__(self, library: Library, matrix: Registration):
+        super().__init__(library, "linear_add", matrix, lambda residual, *_: residual)
+
+    def construct(self, residual: Tensor, x: Tensor) -> Tensor:
+        """FP32 [m, n] and [m, k] -> [m, n]"""
+        return self.op(residual, x, self.number)
+
+
+class KernelLookup(_Operator):
+    """Rows of a matrix, as the cell that had them shapes them."""
+
+    def __init__(self, library: Library, matrix: Registration, k: int, flat: bool):
+        shape = (lambda indices, *_: [math.prod(indices), k]) if flat else (lambda indices, *_: [*indices, k])
+        super().__init__(library, "lookup", matrix, shape)
+
+    def construct(self, indices: Tensor) -> Tensor:
+        """int32 [...] -> FP32 [..., k], or [rows, k] if `flat`"""
+        return self.op(indices, self.number)
+
+
+class KernelNorm(_Operator):
+    """LayerNorm or RMSNorm."""
+
+    def __init__(self, library: Library, norm: Registration):
+        super().__init__(library, "norm", norm, lambda x, *_: x)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [m, h] -> [m, h]"""
+        return self.op(x, self.number)
+
+
+class KernelAttention(_Operator):
+    """Rotary turn, cache write and attention of rows; the tables of the turn belong to the operator."""
+
+    def __init__(self, library: Library, attention: Registration):
+        super().__init__(library, "attend", attention, lambda query, *_: query)
+
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
+        """query FP32 [m, heads * d], key and value [m, groups * d], mask: slots and positions int32 [2, s, c]"""
+        return self.op(query, key, value, mask, self.number)
+
+
+class KernelChoice(nn.Cell):
+    """The next token of each row of logits."""
+
+    def __init__(self, library: Library):
+        super().__init__()
+        path = f"{library.path}:choose"
+        out = {"out_shape": lambda logits, _: [logits[0], 2], "out_dtype": lambda *_: ms.float64}
+        self.op = ops.Custom(path, func_type="aot", **out)
+
+    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
+        """FP32 [n, V], float64 [n, 6] as `TokenChoice.row` -> float64 [n, 2]: ids and their log-probabilities"""
+        return self.op(logits, settings)
+
+
+class Turned(nn.Cell):
+    """In place of a model's rotary table, which the attention operators have."""
+
+    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Nothing that anybody reads."""
+        return positions, positions
+
+
+class Multiply(nn.Cell):
+    """In place of a gated activation whose gate is activated already."""
+
+    def __init__(self):
+        super().__init__()
+        self.multiply = ops.Mul()
+
+    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
+        """elementwise"""
+        return self.multiply(gate, up)
+
+
+class KernelCells:
+    """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
+
+    The projections in front of a residual are moved into its addition, activations into the product before them.
+    """
+
+    def __init__(self, library: Library, model: nn.Cell, weights: Weights, slots: int, capacity: int):
+        self.library, self.weights, self.slots, self.capacity = library, weights, slots, capacity
+        word = model.embedding.word
+        for parent, name, cell in named_cells(model, Embedding):
+            packed = self._packed(cell.weight.name)
+            lookup = KernelLookup(library, library.matrix(packed), packed.k, isinstance(cell, QueryEmbedding))
+            setattr(parent, name, WordOfRows(lookup) if cell is word else lookup)
+            if cell is word:
+                table = packed
+        self.head = self._head(model, table)
+        for block in [cell for _, cell in model.cells_and_names() if hasattr(cell, "add_feed_forward")]:
+            self._fuse(block)
+        for parent, name, cell in named_cells(model, Linear):
+            setattr(parent, name, self._linear(cell))
+        for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
+            setattr(parent, name, self._norm(cell))
+        rotary = model.rotary if hasattr(model, "rotary") else None
+        for parent, name, cell in named_cells(model, AttentionCore):
+            setattr(parent, name, self._attention(cell, rotary))
+        if rotary is not None:
+            model.rotary = Turned()
+        model.mask, model.hash_samples = RowMask(capacity), Same()
+
+    def _packed(self, name: str) -> Packed:
+        return pack(self.weights.matrix(name))
+
+    def _head(self, model: nn.Cell, word: Packed) -> KernelLinear:
+        if model.head is None:
+            return KernelLinear(self.library, self.library.matrix(word), word.n)
+        packed = self._packed(model.head.weight.name)
+        bias = None if model.head.bias is None else self.weights.vector(model.head.bias.name)
+        model.head = None
+        return KernelLinear(self.library, self.library.matrix(packed, bias), packed.n)
+
+    def _matrix(self, cell: Linear, activation: str = "none") -> Registration:
+        bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
+        return self.library.matrix(self._packed(cell.weight.name), bias, activation)
+
+    def _linear(self, cell: Linear, activation: str = "none") -> KernelLinear:
+        return KernelLinear(self.library, self._matrix(cell, activation), cell.weight.shape[0])
+
+    def _fuse(self, block: nn.Cell) -> None:
+        """`attention` and `feed_forward` of a block with the operators around them."""
+        fed = block.feed_forward
+        block.add_attention = KernelLinearAdd(self.library, self._matrix(block.attention.output))
+        block.add_feed_forward = KernelLinearAdd(self.library, self._matrix(fed.down))
+        block.attention.output, fed.down = Same(), Same()
+        if isinstance(fed.activation, SwiGlu):
+            fed.gate, fed.activation = self._linear(fed.gate, "silu"), Multiply()
+        else:
+            activation = "fast_gelu" if isinstance(fed.activation, FastGelu) else "gelu"
+            fed.up, fed.activation = self._linear(fed.up, activation), Same()
+
+    def _norm(self, cell: LayerNorm | RMSNorm) -> KernelNorm:
+        bias = self.weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
+        norm = self.library.norm(self.weights.vector(cell.weight.name), bias, cell.epsilon)
+        return KernelNorm(self.library, norm)
+
+    def _attention(self, core: AttentionCore, table: nn.Cell | None) -> KernelAttention:
+        cos, sin = np.zeros((2, self.capacity, 0), np.float32)
+        if core.turn_query is not None:
+            cos, sin = (part.asnumpy()[: self.capacity] for part in (table.cos, table.sin))
+            turned = 2 * (int(np.flatnonzero(sin.any(0)).max(initial=-1)) // 2 + 1)  # the others have cos 1 and sin 0
+            cos, sin = (np.ascontiguousarray(part[:, begin:turned:2]) for begin, part in enumerate((cos, sin)))
+        heads = AttentionSizes(
+            core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity
+        )
+        keys, values = (aligned(shape, np.float32) for shape in cache_shapes(heads))
+        return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))

@@ -1,0 +1,97 @@
+"""The operators' library, compiled once for this CPU's level by the compiler that is there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import atomic_file, user_cache
+
+SOURCES = ("operators.cc", "vector.h", "pool.h", "matrix.h", "norm.h", "attention.h", "choice.h")
+COMPILE_SECONDS = 600
+# -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
+FLAGS = (
+    *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
+    *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
+)
+LEVELS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "plain": None}
+NEEDED = {  # of the flags in /proc/cpuinfo
+    "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "avx2": {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe"},
+    "plain": set(),
+}
+
+
+def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The best of `LEVELS` that this CPU can run."""
+    flags: set[str] = set()
+    if platform.machine() == "x86_64" and cpuinfo.is_file():
+        line = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
+        flags = set(line.split())
+    return next(level for level, needed in NEEDED.items() if needed <= flags)
+
+
+def cxx_compilers() -> list[list[str]]:
+    """The C++ compilers of this machine as commands, the one to use first."""
+    found = [[path] for path in map(shutil.which, ("g++", "clang++", "c++")) if path]
+    if importlib.util.find_spec("ziglang") is not None:
+        found.append([sys.executable, "-m", "ziglang", "c++"])
+    return found
+
+
+def level_flags(level: str, zig: bool) -> list[str]:
+    """What tells a compiler of a level; zig spells names with underscores and links no C++ library only if asked."""
+    name = LEVELS[level]
+    if zig:
+        return ["-nostdlib++", *([f"-mcpu={name.replace('-', '_')}"] if name else [])]
+    return [f"-march={name}"] if name else []
+
+
+def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
+    """The path of the shared library in `directory`, compiled unless it is there; it appears whole or not at all.
+
+    Raises `RunFailure` with the compiler's last line if it fails.
+    """
+    source = Path(__file__).parent
+    command = [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler), *extra]
+    digest = hashlib.sha256(repr(command).encode())
+    for name in SOURCES:
+        digest.update((source / name).read_bytes())
+    target = directory / f"kernels-{level}-{digest.hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch:
+        try:
+            result = subprocess.run(
+                [*command, str(source / SOURCES[0]), "-o", str(temporary.absolute())],
+                env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=COMPILE_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({error})") from None
+        if result.returncode or not temporary.is_file():
+            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({reason})")
+    return target
+
+
+def library_path() -> Path | None:
+    """The library for this CPU in the user's cache; None on a machine without a C++ compiler that can build it."""
+    for compiler in cxx_compilers():
+        try:
+            return compile_library(user_cache() / "kernels", cpu_level(), compiler)
+        except (RunFailure, UserError):
+            continue  # the next compiler, or MindSpore's own operators
+    return None

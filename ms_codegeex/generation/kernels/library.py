@@ -1,0 +1,130 @@
+"""The compiled operators, and what they are registered with: memory that is checked here, once.
+
+An operator gets the number of a registration as an input, never an address. The memory of a registration is kept until
+its `Registration` is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.matrices import GROUPS, ROWS, Packed
+
+ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
+LARGEST_HEAD = 256
+
+
+class Registration:
+    """`number` stands for the memory in `kept` as long as this object lives."""
+
+    def __init__(self, library: ctypes.CDLL, number: int, kept: tuple[Any, ...]):
+        if number < 0:
+            raise RunFailure("decoding kernels: too many models were loaded in one process; start a new one")
+        self.number, self._kept = number, kept
+        weakref.finalize(self, library.release, number)
+
+
+@dataclass(frozen=True)
+class AttentionSizes:
+    """Sizes of an attention: `count` heads of `size` channels, `groups` of keys and values, `rotary` turned channels,
+    a cache of `slots` with `capacity` positions."""
+
+    count: int
+    groups: int
+    size: int
+    rotary: int
+    slots: int
+    capacity: int
+
+
+class Library:
+    """A library made by `compiling.py`. `threads` holds for the whole process: the operators share one pool."""
+
+    def __init__(self, path: Path, threads: int):
+        self.path, self._library = Path(path), ctypes.CDLL(str(path))
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        for name, arguments in (
+            ("register_matrix", [pointer] * 3 + [number] * 7),
+            ("register_norm", [pointer, pointer, number, ctypes.c_double]),
+            ("register_attention", [number] * 6 + [pointer] * 4),
+        ):
+            getattr(self._library, name).argtypes = arguments
+            getattr(self._library, name).restype = number
+        for name in ("release", "use_threads"):
+            getattr(self._library, name).argtypes, getattr(self._library, name).restype = [number], None
+        if threads < 1:
+            raise ValueError(f"{threads} threads")
+        self._library.use_threads(threads)
+
+    def matrix(self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none") -> Registration:
+        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied."""
+        rows, width, dtype = packed.rows, packed.width, {32: np.float32, 8: np.int8, 4: np.int32}[packed.bits]
+        _check(packed.data, dtype, (rows, width // 8 if packed.bits == 4 else width), 64)
+        expected = {32: (1,), 8: (rows,), 4: (rows, width // (packed.group or width))}[packed.bits]
+        _check(packed.scales, np.float32, expected)
+        if packed.bits == 4 and packed.group not in GROUPS:
+            raise ValueError(f"groups of {packed.group}")
+        fits = rows - ROWS < packed.n <= rows and 0 < packed.k <= width
+        if not fits or rows % ROWS or width % (128 if packed.bits == 4 else 16):
+            raise ValueError(f"a matrix [{packed.n}, {packed.k}] packed as [{rows}, {width}]")
+        padded = None
+        if bias is not None:
+            _check(bias, np.float32, (packed.n,))
+            padded = np.zeros(rows, np.float32)
+            padded[: packed.n] = bias
+        number = self._library.register_matrix(
+            packed.data.ctypes.data,
+            packed.scales.ctypes.data,
+            None if padded is None else padded.ctypes.data,
+            *(packed.n, packed.k, rows, width, packed.bits, packed.group, ACTIVATIONS.index(activation)),
+        )
+        return Registration(self._library, number, (packed, padded))
+
+    def norm(self, weight: np.ndarray, bias: np.ndarray | None, epsilon: float) -> Registration:
+        """LayerNorm of rows [h], or RMSNorm where there is no bias."""
+        _check(weight, np.float32, weight.shape[:1])
+        if bias is not None:
+            _check(bias, np.float32, weight.shape)
+        address = None if bias is None else bias.ctypes.data
+        number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon)
+        return Registration(self._library, number, (weight, bias))
+
+    def attention(
+        self, heads: AttentionSizes, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
+    ) -> Registration:
+        """Attention with a cache: `keys` and `values` as `cache_shapes` says, cos and sin FP32
+        [capacity, rotary / 2]."""
+        for name in ("count", "groups", "size", "slots", "capacity"):
+            if not 0 < getattr(heads, name) < 2**31:
+                raise ValueError(f"{name}: {getattr(heads, name)}")
+        if heads.size > LARGEST_HEAD or heads.count % heads.groups or heads.rotary % 2 or heads.rotary > heads.size:
+            raise ValueError(f"no kernel for {heads}")
+        for array in (cos, sin):
+            _check(array, np.float32, (heads.capacity, heads.rotary // 2))
+        for array, shape in zip((keys, values), cache_shapes(heads), strict=True):
+            _check(array, np.float32, shape, 64)
+        number = self._library.register_attention(
+            *(heads.count, heads.groups, heads.size, heads.rotary, heads.slots, heads.capacity),
+            *(array.ctypes.data for array in (cos, sin, keys, values)),
+        )
+        return Registration(self._library, number, (cos, sin, keys, values))
+
+
+def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the keys, in blocks of 16 positions, and of the values, their channels rounded up to 16; both FP32."""
+    blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
+    return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
+
+
+def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...], alignment: int = 4) -> None:
+    """`ValueError` for what a kernel would read wrongly."""
+    right = array.dtype == dtype and array.shape == shape and array.flags.c_contiguous
+    if not right or array.ctypes.data % alignment:
+        raise ValueError(f"an array {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed, contiguous")

@@ -1,0 +1,192 @@
+// Operators for MindSpore's ops.Custom(func_type="aot"): inputs, then outputs, in `params`.
+//
+// What an operator knows besides its rows (weights, caches, sizes) is registered beforehand by the Python code that owns
+// the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
+// [1]. A number without such a registration, and rows that do not suit it, are errors.
+#include "attention.h"
+#include "choice.h"
+#include "matrix.h"
+#include "norm.h"
+
+namespace {
+
+enum Kind { FREE, MATRIX, NORM, ATTENTION };
+
+struct Entry {
+  Kind kind;
+  union {
+    Matrix matrix;
+    Norm norm;
+    Attention attention;
+  };
+};
+
+constexpr int64_t ENTRIES = 1 << 20;
+Entry* entries[ENTRIES];
+int64_t used = 0;
+pthread_mutex_t registering = PTHREAD_MUTEX_INITIALIZER;
+
+int64_t add(const Entry& entry) {
+  auto* kept = static_cast<Entry*>(malloc(sizeof(Entry)));
+  if (!kept) return -1;
+  *kept = entry;
+  pthread_mutex_lock(&registering);
+  const int64_t number = used < ENTRIES ? used++ : -1;
+  if (number >= 0) __atomic_store_n(&entries[number], kept, __ATOMIC_RELEASE);
+  pthread_mutex_unlock(&registering);
+  if (number < 0) free(kept);
+  return number;
+}
+
+struct Call {
+  int count;
+  void** params;
+  int* ranks;
+  int64_t** shapes;
+  const char** types;
+
+  int64_t elements(int i) const {
+    int64_t n = 1;
+    for (int d = 0; d < ranks[i]; d++) n *= shapes[i][d];
+    return n;
+  }
+  template <class T>
+  T* at(int i) const { return static_cast<T*>(params[i]); }
+  bool is(int i, const char* type, int64_t size) const {
+    const char* given = types[i];
+    for (; *type; type++, given++)
+      if (*type != *given) return false;
+    return !*given && elements(i) == size;
+  }
+  // what input i's number stands for
+  const Entry* entry(int i, Kind kind) const {
+    if (!is(i, "int64", 1)) return nullptr;
+    const int64_t number = *at<int64_t>(i);
+    if (number < 0 || number >= ENTRIES) return nullptr;
+    const Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
+    return found && found->kind == kind ? found : nullptr;
+  }
+};
+
+constexpr int RIGHT = 0, WRONG = 1;
+
+int result(bool right) { return right ? RIGHT : WRONG; }
+
+}  // namespace
+
+extern "C" {
+
+// ---------------------------------------------------------------- registrations; -1 if there are too many
+int64_t register_matrix(const void* data, const float* scales, const float* bias, int64_t n, int64_t k, int64_t rows,
+                        int64_t width, int64_t bits, int64_t group, int64_t activation) {
+  Entry entry{};
+  entry.kind = MATRIX;
+  entry.matrix = {data, scales, bias, n, k, rows, width, bits, group, activation};
+  return add(entry);
+}
+
+int64_t register_norm(const float* weight, const float* bias, int64_t h, double epsilon) {
+  Entry entry{};
+  entry.kind = NORM;
+  entry.norm = {weight, bias, h, epsilon};
+  return add(entry);
+}
+
+int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t rotary, int64_t slots, int64_t capacity,
+                           const float* cos, const float* sin, float* keys, float* values) {
+  Entry entry{};
+  entry.kind = ATTENTION;
+  entry.attention = {heads, groups, size, rotary, slots, capacity, rounded_up(size, 16), rounded_up(capacity, 16) / 16,
+                     cos, sin, keys, values};
+  return add(entry);
+}
+
+void release(int64_t number) {
+  if (number < 0 || number >= ENTRIES) return;
+  free(__atomic_exchange_n(&entries[number], nullptr, __ATOMIC_ACQ_REL));
+}
+
+void use_threads(int64_t threads) {
+  pthread_mutex_lock(&pool.busy);
+  pool.wanted = static_cast<int>(threads < 1 ? 0 : threads > Pool::MOST ? Pool::MOST - 1 : threads - 1);
+  pthread_mutex_unlock(&pool.busy);
+}
+
+// ---------------------------------------------------------------- operators
+// x [m, k], number -> y [m, n]
+int linear(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const Entry* e = count == 3 ? call.entry(1, MATRIX) : nullptr;
+  if (!e) return WRONG;
+  const int64_t m = call.elements(0) / e->matrix.k;
+  if (!call.is(0, "float32", m * e->matrix.k) || !call.is(2, "float32", m * e->matrix.n)) return WRONG;
+  return result(linear(e->matrix, call.at<float>(0), m, nullptr, call.at<float>(2)));
+}
+
+// residual [m, n], x [m, k], number -> y [m, n]
+int linear_add(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const Entry* e = count == 4 ? call.entry(2, MATRIX) : nullptr;
+  if (!e) return WRONG;
+  const int64_t m = call.elements(1) / e->matrix.k;
+  const bool right = call.is(0, "float32", m * e->matrix.n) && call.is(1, "float32", m * e->matrix.k) &&
+                     call.is(3, "float32", m * e->matrix.n);
+  return right ? result(linear(e->matrix, call.at<float>(1), m, call.at<float>(0), call.at<float>(3))) : WRONG;
+}
+
+// indices int32 [...], number -> rows of a matrix [..., k]
+int lookup(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const Entry* e = count == 3 ? call.entry(1, MATRIX) : nullptr;
+  if (!e) return WRONG;
+  const int64_t m = call.elements(0), k = e->matrix.k;
+  if (!call.is(0, "int32", m) || !call.is(2, "float32", m * k)) return WRONG;
+  for (int64_t i = 0; i < m; i++)
+    if (!lookup(e->matrix, call.at<int32_t>(0)[i], call.at<float>(2) + i * k)) return WRONG;
+  return RIGHT;
+}
+
+// x [m, h], number -> [m, h]
+int norm(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const Entry* e = count == 3 ? call.entry(1, NORM) : nullptr;
+  if (!e) return WRONG;
+  const int64_t m = call.elements(0) / e->norm.h;
+  if (!call.is(0, "float32", m * e->norm.h) || !call.is(2, "float32", m * e->norm.h)) return WRONG;
+  norm_rows(e->norm, call.at<float>(0), m, call.at<float>(2));
+  return RIGHT;
+}
+
+// query [m, heads * size], key and value [m, groups * size], slots and positions int32 [2, m], number -> as query
+int attend(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const Entry* e = count == 6 ? call.entry(4, ATTENTION) : nullptr;
+  if (!e) return WRONG;
+  const Attention& a = e->attention;
+  const int64_t m = call.elements(0) / (a.heads * a.size), wide = m * a.heads * a.size, narrow = m * a.groups * a.size;
+  const bool right = call.is(0, "float32", wide) && call.is(1, "float32", narrow) && call.is(2, "float32", narrow) &&
+                     call.is(3, "int32", 2 * m) && call.is(5, "float32", wide);
+  if (!right) return WRONG;
+  const int32_t* rows = call.at<int32_t>(3);
+  return result(attend(a, {call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, rows + m, m}, call.at<float>(5)));
+}
+
+// logits [n, vocabulary], settings float64 [n, 6]: `Choice` and how many ids are allowed -> float64 [n, 2]: id, its
+// log-probability
+int choose(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 3 || ranks[0] != 2) return WRONG;
+  const int64_t n = shapes[0][0], vocabulary = shapes[0][1];
+  if (!call.is(0, "float32", n * vocabulary) || !call.is(1, "float64", 6 * n) || !call.is(2, "float64", 2 * n)) return WRONG;
+  bool failed = false;
+  parallel(n, n * vocabulary, [&](int64_t i) {
+    const double* s = call.at<double>(1) + 6 * i;
+    const auto allowed = static_cast<int64_t>(s[5]);
+    const Choice choice{s[0], s[1], s[2], s[3], s[4]};
+    const bool fits = allowed >= 1 && allowed <= vocabulary;
+    if (!fits || !choose(call.at<float>(0) + i * vocabulary, vocabulary, allowed, choice, call.at<double>(2) + 2 * i))
+      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  return result(!failed);
+}
+}

@@ -1,0 +1,152 @@
+"""Weights as FP32, 8-bit or 4-bit numbers, in NumPy.
+
+Symmetric: a number stands for itself times its scale. 8 bits: -127 to 127 with a scale for each row. 4 bits: -7 to 7
+with a scale for each `group` consecutive numbers of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+
+BITS, GROUPS = (32, 8, 4), (32, 64, 128)
+ROWS = 32  # a packed matrix has a multiple of so many rows
+_LARGEST = {8: 127, 4: 7}
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A matrix [n, k]: `values` FP32 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)] (4 bits)."""
+
+    values: np.ndarray
+    bits: int
+    scales: np.ndarray | None = None
+    group: int = 0
+
+    def float32(self) -> np.ndarray:
+        """The numbers that it stands for."""
+        if self.scales is None:
+            return self.values
+        scales = self.scales[:, None] if self.bits == 8 else self.scales.repeat(self.group, 1)[:, : self.shape[1]]
+        return self.values.astype(np.float32) * scales
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, k)"""
+        n, k = self.values.shape
+        return n, k
+
+
+def check_bits(bits: int, group: int = 64) -> None:
+    """`UserError` unless there are kernels for these."""
+    if bits not in BITS:
+        raise UserError(f"bits: {bits} is not known; choose one of {', '.join(map(str, BITS))}")
+    if bits == 4 and group not in GROUPS:
+        raise UserError(f"group: {group} is not known; choose one of {', '.join(map(str, GROUPS))}")
+
+
+def is_product(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the parameter `name` is a matrix that activations are multiplied with; only those are quantised.
+
+    A word table stays as it is, also where it is the output layer too.
+    """
+    return len(shape) == 2 and "embedding" not in name
+
+
+def _parts(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
+    """FP32 [n, k] -> [n, groups, numbers that share a scale], the last group filled up with zeros."""
+    n, k = weight.shape
+    if bits == 8:
+        return weight.reshape(n, 1, k)
+    padded = np.zeros((n, _up(k, group)), np.float32)
+    padded[:, :k] = weight
+    return padded.reshape(n, -1, group)
+
+
+def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
+    """The scales of a matrix FP32 [n, k], FP32 [n] or [n, ceil(k / group)]: each the largest magnitude over the largest
+    number."""
+    largest = np.abs(_parts(weight, bits, group)).max(2)
+    scales = np.maximum(largest / _LARGEST[bits], np.finfo(np.float32).tiny).astype(np.float32)
+    return scales[:, 0].copy() if bits == 8 else scales
+
+
+def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
+    """A matrix FP32 [n, k] rounded to `bits` (32: as it is)."""
+    check_bits(bits, group)
+    if bits == 32:
+        return Quantised(np.ascontiguousarray(weight, np.float32), 32)
+    scales, most = scales_of(weight, bits, group), _LARGEST[bits]
+    parts = _parts(weight, bits, group) / scales.reshape(len(weight), -1, 1)
+    rounded = np.rint(parts, out=parts).clip(-most, most, out=parts).reshape(len(weight), -1)
+    values = np.ascontiguousarray(rounded[:, : weight.shape[1]].astype(np.int8))
+    return Quantised(values, bits, scales, group if bits == 4 else 0)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What the kernels read: rows and columns padded with zeros, `data` aligned to 64 bytes."""
+
+    n: int
+    k: int
+    bits: int
+    group: int
+    data: np.ndarray  # FP32 or int8 [rows, width], or int32 [rows, width / 8]
+    scales: np.ndarray  # FP32 [rows] or [rows, width / group]; [1] without scales
+
+    @property
+    def rows(self) -> int:
+        """n, rounded up"""
+        return self.data.shape[0]
+
+    @property
+    def width(self) -> int:
+        """k, rounded up"""
+        return self.data.shape[1] * (8 if self.bits == 4 else 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.data.nbytes + self.scales.nbytes
+
+
+def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros that begin at a multiple of 64 bytes."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(count + 64, np.uint8)
+    begin = -raw.ctypes.data % 64
+    return raw[begin : begin + count].view(dtype).reshape(shape)
+
+
+def pack(matrix: Quantised) -> Packed:
+    """In the kernels' layout. An FP32 matrix that needs no padding is not copied."""
+    n, k = matrix.shape
+    rows, width = _up(n, ROWS), _up(k, 128 if matrix.bits == 4 else 16)
+    if matrix.scales is None:
+        data = matrix.values
+        if (rows, width) != (n, k) or not data.flags.c_contiguous or data.ctypes.data % 64:
+            data = aligned((rows, width), np.float32)
+            data[:n, :k] = matrix.values
+        return Packed(n, k, 32, 0, data, np.ones(1, np.float32))
+    if matrix.bits == 8:
+        data, scales = aligned((rows, width), np.int8), np.zeros(rows, np.float32)
+        data[:n, :k], scales[:n] = matrix.values, matrix.scales
+        return Packed(n, k, 8, 0, data, scales)
+    words, scales = aligned((rows, width // 8), np.uint32), np.zeros((rows, width // matrix.group), np.float32)
+    scales[:n, : matrix.scales.shape[1]] = matrix.scales
+    for begin in range(0, n, 1024):  # few rows at a time: a 4-bit model's memory is small
+        part = matrix.values[begin : begin + 1024]
+        numbers = np.zeros((len(part), width), np.int8)
+        numbers[:, :k] = part
+        nibbles = (numbers & 15).astype(np.uint32).reshape(len(part), width // 128, 8, 16)
+        target = words[begin : begin + len(part)].reshape(len(part), width // 128, 16)
+        for place in range(8):
+            target |= nibbles[:, :, place] << np.uint32(4 * place)
+    return Packed(n, k, 4, matrix.group, words.view(np.int32), scales)
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -1,0 +1,147 @@
+"""Quantised model directories: `quantised.json`, `quantised.safetensors` and the tokenizer's files.
+
+The safetensors file has our names. A quantised matrix NAME [n, k] is int8 [n, k], or for 4 bits uint8 [n, ceil(k / 2)]
+with the earlier number in the low half, in two's complement; NAME.scales is FP32 [n], or [n, ceil(k / group)]. Tables
+that are looked up, biases and norms keep their dtypes. Tensors are read and written one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory, read_json, write_json
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.generation.matrices import Quantised, check_bits, is_product, quantise, scales_of
+from ms_codegeex.models.registry import Family, family
+
+DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
+SCALES = ".scales"
+
+
+def is_quantised(path: Path) -> bool:
+    """Whether `path` is a quantised model directory."""
+    return (Path(path) / DESCRIPTION).is_file()
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    """4-bit numbers int8 [n, k] -> uint8 [n, ceil(k / 2)]"""
+    even = np.zeros((len(values), -(-values.shape[1] // 2) * 2), np.uint8)
+    even[:, : values.shape[1]] = values & 15
+    return even[:, ::2] | even[:, 1::2] << 4
+
+
+def _whole(halves: np.ndarray, k: int) -> np.ndarray:
+    """The reverse: int8 [n, k]"""
+    values = np.stack([halves & 15, halves >> 4], -1).reshape(len(halves), -1)[:, :k].astype(np.int8)
+    return np.where(values > 7, values - 16, values).astype(np.int8)
+
+
+def _stored(name: str, shape: tuple[int, ...], bits: int, group: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype and shape of each tensor that stands for a quantised matrix."""
+    n, k = shape
+    if bits == 8:
+        return {name: ("int8", (n, k)), name + SCALES: ("float32", (n,))}
+    return {name: ("uint8", (n, -(-k // 2))), name + SCALES: ("float32", (n, -(-k // group)))}
+
+
+def _lazy(name: str, tensor: LazyTensor, bits: int, group: int) -> dict[str, LazyTensor]:
+    """A matrix's tensors; each is computed when it is written, because scales and numbers lie apart in the file."""
+
+    def values() -> np.ndarray:
+        found = quantise(tensor.float32(), bits, group).values
+        return found if bits == 8 else _halves(found)
+
+    loads = (values, lambda: scales_of(tensor.float32(), bits, group))
+    stored = _stored(name, tensor.shape, bits, group).items()
+    return {key: LazyTensor(*kind, load) for (key, kind), load in zip(stored, loads, strict=True)}
+
+
+def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
+    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, which appears whole or not at all.
+
+    Returns what was written, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a quantised
+    model to `replace`, or if nobody knows the model's tokenizer.
+    """
+    if bits == 32:
+        raise UserError("bits: 32 is what a model has without quantisation; choose 8 or 4")
+    check_bits(bits, group)
+    output, begin = Path(output), time.monotonic()
+    if output.exists() and not (replace and is_quantised(output)):
+        raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
+    if source.save_tokenizer is None:
+        raise UserError(f"{source.path}: has no known tokenizer; convert it with --to hf --tokenizer NAME|DIR first")
+    tensors: dict[str, LazyTensor] = {}
+    for name, tensor in source.tensors.items():
+        tensors |= _lazy(name, tensor, bits, group) if is_product(name, tensor.shape) else {name: tensor}
+    description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
+    with atomic_directory(output) as directory:
+        write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
+        source.save_tokenizer(directory)
+        write_safetensors(directory / TENSORS, tensors, checksums=True)
+    return {
+        "output": str(output),
+        "bits": bits,
+        "group": description["group"],
+        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
+        "bytes_before": sum(tensor.nbytes for tensor in source.tensors.values()),
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+
+
+class QuantisedModel:
+    """A quantised model directory, opened and checked: its `family` and `config`, and its weights by our names."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        description = read_json(self.path / DESCRIPTION)
+        where = self.path / DESCRIPTION
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise UserError(f"{where}: expected format {FORMAT}; quantise the model again with this version")
+        bits, group, sizes = (description.get(key) for key in ("bits", "group", "sizes"))
+        if bits not in (8, 4) or not isinstance(group, int) or not isinstance(sizes, dict):
+            raise UserError(f"{where}: expected bits 8 or 4, a group and sizes; quantise the model again")
+        check_bits(bits, group or 64)
+        self.bits, self.group = int(bits), group
+        self.family: Family = family(str(description.get("family")))
+        try:
+            self.config = self.family.config.build_config(None, sizes)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
+        self._file = SafetensorsFile(self.path / TENSORS)
+        self._check()
+
+    def _check(self) -> None:
+        """`UserError` unless the file has the tensors of the model's sizes and no others."""
+        expected: dict[str, tuple[str | None, tuple[int, ...]]] = {}
+        for name, shape in self.config.parameter_shapes().items():
+            expected |= (
+                _stored(name, shape, self.bits, self.group) if is_product(name, shape) else {name: (None, shape)}
+            )
+        found = set(self._file.names)
+        if odd := sorted(found ^ expected.keys()):
+            what = "is not one of the model's" if odd[0] in found else "is missing"
+            raise UserError(f"{self.path / TENSORS}: tensor {odd[0]} {what}; quantise the model again")
+        for name, (dtype, shape) in expected.items():
+            given = self._file.dtype(name), self._file.shape(name)
+            if given[1] != shape or dtype not in (None, given[0]):
+                raise UserError(f"{self.path / TENSORS}: {name} is {given[0]} {given[1]}, expected {dtype} {shape}")
+
+    def matrix(self, name: str) -> Quantised:
+        """[n, k]"""
+        if name + SCALES not in self._file.names:
+            return Quantised(self._file.lazy(name).float32(), 32)
+        values, scales = (self._file.lazy(key).array() for key in (name, name + SCALES))
+        if self.bits == 8:
+            return Quantised(values, 8, scales)
+        return Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+
+    def vector(self, name: str) -> np.ndarray:
+        """FP32 [n]"""
+        return self._file.lazy(name).float32()

@@ -1,0 +1,157 @@
+"""Quantised directories: the numbers of the published scheme, loaded as they are, the ids of what they stand for."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from conftest import command
+
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.engine import Generator
+from ms_codegeex.generation.matrices import is_product, pack, quantise
+from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.models.registry import family
+
+CONFIG = family("codegen").config.build_config(
+    "tiny",
+    {
+        "vocab_size": 51200,
+        "hidden_size": 40,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 72,
+        "rotary_dim": 10,
+        "max_position_embeddings": 32,
+        "eos_token_id": 50256,
+    },
+)
+
+
+def save(root, tensors):
+    """A model directory, by way of a checkpoint."""
+    state = {"config": {"model": {"family": "codegen", **asdict(CONFIG)}}}
+    source = open_source(write_checkpoint(root / "checkpoints", 1, tensors, state))
+    convert(replace(source, save_tokenizer=load_tokenizer("codegen-multi").save), "hf", root / "hf", progress=False)
+    return root / "hf"
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    generator = np.random.default_rng(5)
+    shapes = CONFIG.parameter_shapes().items()
+    found = {name: generator.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in shapes}
+    found["blocks.0.attention.query.weight"][3] = 0.0  # a row without a scale
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tensors, tmp_path_factory):
+    return open_source(save(tmp_path_factory.mktemp("run"), tensors))
+
+
+def by_the_scheme(weight, bits, group):
+    """Each number as a loop would compute it."""
+    found = np.zeros_like(weight)
+    step = weight.shape[1] if bits == 8 else group
+    for row in range(len(weight)):
+        for begin in range(0, weight.shape[1], step):
+            part = weight[row, begin : begin + step]
+            scale = np.float32(np.abs(part).max() / np.float32(127 if bits == 8 else 7))
+            if scale > 0:
+                found[row, begin : begin + step] = np.rint(part / scale) * scale
+    return found
+
+
+@pytest.mark.parametrize("bits,group", [(8, 64), (4, 32), (4, 64), (4, 128)])
+def test_files_hold_the_published_schemes_numbers(source, tensors, tmp_path, bits, group):
+    result = write_quantised(source, bits, group, tmp_path / "q")
+    model = QuantisedModel(tmp_path / "q")
+    assert model.config == source.config and model.family.name == "codegen"
+    for name, weight in tensors.items():
+        if weight.ndim == 1:
+            assert np.array_equal(model.vector(name), weight)
+        elif name == "embedding.word.weight":
+            assert np.array_equal(model.matrix(name).float32(), weight)
+        else:
+            found = model.matrix(name)
+            assert np.array_equal(found.float32()[:200], by_the_scheme(weight[:200], bits, group)), name
+            assert (found.bits, found.shape) == (bits, weight.shape)
+            assert pack(found).data.nbytes >= weight.size * bits // 8
+    assert result["bytes"] < result["bytes_before"] and result["bits"] == bits
+    matrices = sum(weight.size for name, weight in tensors.items() if is_product(name, weight.shape))
+    assert result["bytes_before"] - result["bytes"] > matrices * (4 - bits / 8 - 4 / (40 if bits == 8 else 32)) * 0.95
+
+
+@pytest.mark.parametrize("bits,group", [(8, 64), (4, 32)])
+def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source, tensors, tmp_path, bits, group):
+    write_quantised(source, bits, group, tmp_path / "q")
+    rounded = {
+        name: quantise(weight, bits, group).float32() if is_product(name, weight.shape) else weight
+        for name, weight in tensors.items()
+    }
+    found, expected = Generator(tmp_path / "q"), Generator(save(tmp_path / "run", rounded))
+    ids, greedy = found.encode("def f(x):"), SamplingSettings(20, temperature=0.0)
+    assert list(found.tokens(ids, greedy)) == list(expected.tokens(ids, greedy))
+    assert found.engine.compiled
+    difference = np.abs(found.logits(ids) - expected.logits(ids)).max()
+    assert difference <= 1e-5 and (bits == 8 or difference == 0)
+
+
+def test_the_commands(source, tmp_path):
+    words = ("quantize", "--model", source.path, "--bits", 4, "--group", 32, "--output", tmp_path / "q")
+    result = json.loads(command(*words, "--json").stdout)
+    assert result["output"] == str(tmp_path / "q") and result["group"] == 32
+    again = command(*words)
+    assert again.returncode == 2 and "--replace" in again.stderr and "Traceback" not in again.stderr
+    assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
+    text = command("generate", "--model", tmp_path / "q", "--prompt", "x", "--greedy", "--max-new-tokens", 2)
+    assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
+
+
+def test_mistakes_are_named(source, tmp_path):
+    with pytest.raises(UserError, match="choose 8 or 4"):
+        write_quantised(source, 32, 64, tmp_path / "q")
+    with pytest.raises(UserError, match="group: 48"):
+        write_quantised(source, 4, 48, tmp_path / "q")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="exists"):
+        write_quantised(source, 8, 64, tmp_path / "mine", replace=True)
+    assert not list(tmp_path.glob("q*"))
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"format": 2}, "expected format 1"),
+        ({"bits": 5}, "expected bits 8 or 4"),
+        ({"family": "gpt"}, "gpt"),
+        ({"sizes": {"layers": 3}}, "sizes"),
+        ({"bits": 4, "group": 32}, "blocks.0"),
+    ],
+)
+def test_a_wrong_description_is_refused(source, tmp_path, changes, message):
+    write_quantised(source, 8, 64, tmp_path / "q")
+    path = tmp_path / "q" / DESCRIPTION
+    write_json(path, read_json(path) | changes)
+    with pytest.raises(UserError, match=message):
+        QuantisedModel(tmp_path / "q")
+
+
+def test_missing_tensors_are_named(source, tmp_path):
+    write_quantised(source, 8, 64, tmp_path / "q")
+    path = tmp_path / "q" / DESCRIPTION
+    description = read_json(path)
+    description["sizes"]["num_layers"] = 3
+    write_json(path, description)
+    with pytest.raises(UserError, match=r"tensor blocks\.2.* is missing"):
+        QuantisedModel(tmp_path / "q")
+    (tmp_path / "q" / TENSORS).unlink()
+    with pytest.raises(UserError):
+        QuantisedModel(tmp_path / "q")

@@ -1,0 +1,302 @@
+"""The engine gives the numbers of a full pass for every family, whatever came before and whatever runs beside."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.generation.engine import Generator
+from ms_codegeex.generation.matrices import quantise
+from ms_codegeex.generation.rows import TensorWeights
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+from ms_codegeex.models.registry import FAMILIES, family
+
+torch = pytest.importorskip("torch")
+
+from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
+from twins.peers import randomise  # noqa: E402
+
+VOCABULARY, POSITIONS, EOS = 120, 100, 2
+SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
+GREEDY = TokenChoice()
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    """As the command runs."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
+def codegen_twin(config):
+    transformers = pytest.importorskip("transformers")
+    twin = transformers.CodeGenForCausalLM(
+        transformers.CodeGenConfig(
+            vocab_size=config.vocab_size,
+            n_positions=config.max_position_embeddings,
+            n_ctx=config.max_position_embeddings,
+            n_embd=config.hidden_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            rotary_dim=config.rotary_dim,
+            bos_token_id=config.eos_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+    ).eval()
+    return twin, names.codegen(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
+
+
+def codegeex_twin(config):
+    twin = codegeex_torch.CodeGeeX(
+        config.vocab_size,
+        config.hidden_size,
+        config.num_layers,
+        config.num_heads,
+        config.intermediate_size,
+        config.max_position_embeddings,
+        eos=config.eos_token_id,
+        reset=False,
+    )
+    return twin, randomise(twin), twin.logits
+
+
+def codegeex2_twin(config):
+    sizes = codegeex2_torch.Sizes(
+        config.vocab_size,
+        config.hidden_size,
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_groups,
+        config.intermediate_size,
+        config.rotary_dim,
+    )
+    twin = codegeex2_torch.CodeGeeX2(sizes)
+    return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
+
+
+TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin}
+LAYOUTS = {
+    "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
+    "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
+    "codegeex2": {"hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48, "rotary_dim": 2},
+}
+
+
+class Twin:
+    """A family's tiny model in PyTorch, and engines with its weights."""
+
+    def __init__(self, name):
+        self.family, self.config = family(name), family(name).config.build_config("tiny", SIZES | LAYOUTS[name])
+        _, ours, self.forward = TWINS[name](self.config)
+        self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
+
+    def logits(self, ids):
+        """FP32 [n, V]"""
+        with torch.no_grad():
+            return self.forward(torch.tensor([list(ids)]).long())[0].numpy()
+
+    def scores(self, ids):
+        """Log-probabilities float64 [n, V]"""
+        raw = self.logits(ids).astype(np.float64)
+        return raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+
+    def engine(self, tensors=None, bits=32, group=64, **options):
+        weights = TensorWeights({n: from_array(a) for n, a in (tensors or self.tensors).items()}, bits, group)
+        engine = SlotEngine(self.family.model, self.config, weights, POSITIONS, **{"threads": 2, "chunk": 16} | options)
+        assert engine.compiled is (options.get("threads", 2) > 0)
+        return engine
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def twin(request):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return Twin(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(twin):
+    return twin.engine(slots=3)
+
+
+@pytest.fixture(scope="module")
+def composite():
+    """CodeGeeX2, whose heads share keys, by MindSpore's own operators."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    twin = Twin("codegeex2")
+    return twin, twin.engine(slots=3, threads=0)
+
+
+def prompt(length, seed=0):
+    return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
+
+
+def streams(engine, prompts, count):
+    """Greedy ids and their log-probabilities of the prompts {slot: ids}, all in step."""
+    sequences = {slot: list(ids) for slot, ids in prompts.items()}
+    scores = {slot: [] for slot in prompts}
+    for _ in range(count):
+        for slot, (token, score) in engine.next(sequences, dict.fromkeys(sequences, GREEDY)).items():
+            sequences[slot].append(token)
+            scores[slot].append(score)
+    return {slot: (ids[len(prompts[slot]) :], scores[slot]) for slot, ids in sequences.items()}
+
+
+def check_streams(twin, engine):
+    """Of unequal lengths, together and alone, in any slots and order: the ids of a full pass, the same bit by bit."""
+    prompts = [prompt(37, 1), prompt(1, 2), prompt(9, 3)]
+    together = streams(engine, dict(enumerate(prompts)), 24)
+    for slot, ids in enumerate(prompts):
+        new, scores = together[slot]
+        expected = twin.scores(ids + new)[len(ids) - 1 : -1]
+        assert new == expected.argmax(-1).tolist()
+        assert np.abs(scores - expected.max(-1)).max() <= 2e-5
+    return prompts, together
+
+
+def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(twin, engine):
+    prompts, together = check_streams(twin, engine)
+    for ids, expected in zip(prompts, (together[0], together[1], together[2]), strict=True):
+        assert streams(engine, {2: ids}, 24)[2] == expected
+    turned = streams(engine, {1: prompts[2], 0: prompts[1]}, 24)
+    assert turned == {1: together[2], 0: together[1]}
+
+
+def test_composite_streams(composite):
+    check_streams(*composite)
+
+
+def check_histories(twin, engine):
+    """What came before does not matter."""
+    first, second = prompt(30, 1), prompt(12, 2)
+    texts = [first, second, second[:5], first[:12], [*first[:11], 9, 9], [*second, 5], [*second, 6], first, first[:1]]
+    for ids in texts:
+        assert np.abs(engine.logits(0, ids) - twin.logits(ids)[-1]).max() <= 1e-5
+    engine.logits(0, first)  # and it would: a wrong belief about what is remembered shows
+    engine.cached[0] = list(second)
+    assert np.abs(engine.logits(0, [*second, 5]) - twin.logits([*second, 5])[-1]).max() > 0.05
+    engine.cached[0] = []
+
+
+def test_what_came_before_does_not_matter(twin, engine):
+    check_histories(twin, engine)
+
+
+def test_composite_histories(composite):
+    check_histories(*composite)
+
+
+def test_what_is_remembered_is_not_computed_again(engine, monkeypatch):
+    rows, run = [], engine._run
+    monkeypatch.setattr(
+        engine, "_run", lambda network, passed, *others: rows.append(passed.shape) or run(network, passed, *others)
+    )
+    ids = prompt(40, 8)
+    for text in (ids, [*ids, 5], [*ids[:30], 6, 7], ids[:20]):
+        engine.next({1: text}, {1: GREEDY})
+    assert rows == [(3, 1, 16)] * 3 + [(3, 1, 1), (3, 1, 16), (3, 1, 1)]
+
+
+def test_prompts_of_every_length_up_to_the_contexts_end(twin, engine):
+    for length in (1, 2, 15, 16, 17, 18, 33, POSITIONS - 1, POSITIONS):
+        ids = prompt(length, length)
+        assert np.abs(engine.logits(0, ids) - twin.logits(ids)[-1]).max() <= 1e-5
+    ids = prompt(POSITIONS - 4, 3)  # a few more tokens, whose padding would not fit behind the remembered ones
+    engine.logits(0, ids)
+    ids += [7, 8, 9, 10]
+    assert np.abs(engine.logits(0, ids) - twin.logits(ids)[-1]).max() <= 1e-5
+
+
+def test_an_interrupted_pass_leaves_nothing_to_rely_on(twin, engine, monkeypatch):
+    ids, network = prompt(20, 4), engine._scoring
+    engine.logits(0, ids)
+    with monkeypatch.context() as patch:
+
+        def interrupted(*arguments):
+            network(*arguments)  # has written before the user pressed a key
+            raise KeyboardInterrupt
+
+        patch.setattr(engine, "_scoring", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.logits(0, [*ids[:10], 5, 5, 5])
+    assert np.abs(engine.logits(0, [*ids, 7]) - twin.logits([*ids, 7])[-1]).max() <= 1e-5
+
+
+def test_log_probabilities_of_given_ids_are_those_of_a_full_pass(twin, engine):
+    for length in (2, 30, POSITIONS, 1):
+        ids = prompt(length, length)
+        found = engine.log_probabilities(1, ids)
+        assert found.dtype == np.float32 and found.shape == (length - 1,)
+        assert np.abs(found - twin.scores(ids)[np.arange(length - 1), ids[1:]]).max(initial=0) <= 2e-5
+        # what is remembered serves the next token, and what was remembered does no harm
+        more = [*ids[: POSITIONS - 1], 7]
+        assert np.abs(engine.logits(1, more) - twin.logits(more)[-1]).max() <= 1e-5
+
+
+def test_ids_without_a_token_are_not_chosen():
+    twin = Twin("codegen")
+    tensors = twin.tensors | {"head.bias": twin.tensors["head.bias"] + 100.0 * (np.arange(VOCABULARY) >= 50)}
+    for threads in (2, 0):
+        engine = twin.engine(tensors, allowed=50, threads=threads)
+        for choice in (GREEDY, TokenChoice(1.0, 0, 1.0, 0.999999), TokenChoice(3.0, 5, 0.9, 0.5)):
+            assert engine.next({0: [5, 6]}, {0: choice})[0][0] < 50
+
+
+def test_chunks_of_any_size_give_the_same_bits():
+    twin, ids = Twin("codegeex2"), prompt(83, 5)
+    expected = twin.engine(chunk=64).logits(0, ids)
+    assert np.abs(expected - twin.logits(ids)[-1]).max() <= 1e-5
+    assert np.array_equal(twin.engine(chunk=16).logits(0, ids), expected)
+
+
+@pytest.mark.parametrize("bits,group", [(8, 64), (4, 32)])
+def test_quantised_weights_give_the_ids_of_what_they_stand_for(bits, group):
+    twin, prompts = Twin("codegen"), {0: prompt(20, 1), 1: prompt(3, 2)}
+    rounded = {
+        name: quantise(array, bits, group).float32() if array.ndim == 2 and "embedding" not in name else array
+        for name, array in twin.tensors.items()
+    }
+    found = streams(twin.engine(bits=bits, group=group, slots=2), prompts, 24)
+    expected = streams(twin.engine(rounded, slots=2), prompts, 24)
+    for slot in prompts:
+        assert found[slot][0] == expected[slot][0]
+        np.testing.assert_allclose(found[slot][1], expected[slot][1], atol=1e-5 if bits == 8 else 0)
+    plain = streams(twin.engine(slots=2), prompts, 24)
+    assert max(abs(a - b) for slot in prompts for a, b in zip(plain[slot][1], found[slot][1], strict=True)) > 1e-3
+
+
+def test_two_engines_in_one_process_do_not_disturb_each_other():
+    first, second = Twin("codegen"), Twin("codegeex")
+    engines, ids = [twin.engine() for twin in (first, second)], prompt(10, 1)
+    for n in (8, 9, 10):
+        for twin, engine in zip((first, second), engines, strict=True):
+            assert np.abs(engine.logits(0, ids[:n]) - twin.logits(ids[:n])[-1]).max() <= 1e-5
+
+
+def test_a_directory_of_transformers_is_continued_as_transformers_does(tmp_path):
+    """Files, tokenizer, conversion, cache and greedy choice together."""
+    sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 160}
+    config = family("codegen").config.build_config("tiny", {**LAYOUTS["codegen"], "num_layers": 2, **sizes})
+    twin, _, forward = codegen_twin(config)
+    tokenizer = load_tokenizer("codegen-multi")
+    with torch.no_grad():
+        twin.lm_head.bias[tokenizer.vocab_size :] = -100  # transformers would choose rows without a token
+        twin.lm_head.bias[tokenizer.eos_id] = -100  # and must not stop early
+    twin.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    generator = Generator(tmp_path)
+    text = "# language: Python\ndef f(x):\n    return"
+    ids = generator.encode(text)
+    given = torch.tensor([ids])
+    expected = twin.generate(given, do_sample=False, use_cache=True, max_new_tokens=128, pad_token_id=0)[0].tolist()
+    assert len(expected) == len(ids) + 128
+    with torch.no_grad():
+        full = forward(torch.tensor([expected]))[0].numpy()
+    settings = SamplingSettings(128, temperature=0.0)
+    assert list(generator.tokens(ids, settings)) == expected[len(ids) :]
+    for n in range(len(ids), len(expected), 16):
+        assert np.abs(generator.logits(expected[:n]) - full[n - 1]).max() <= 1e-5
+    assert generator.generate(text, settings) == tokenizer.decode(expected)[len(text) :]

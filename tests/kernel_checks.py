@@ -1,0 +1,242 @@
+"""The decoding kernels against NumPy in float64, without MindSpore.
+
+As a program, for a library with sanitizers: `python tests/kernel_checks.py LIBRARY`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
+from ms_codegeex.generation.matrices import aligned, pack, quantise
+
+ROWS = (*range(1, 18), 33)
+FORMATS = ((32, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+
+
+class Kernels(Library):
+    """Operators called as MindSpore calls them."""
+
+    def call(self, name: str, registration: Registration | int | None, *arrays: np.ndarray) -> int:
+        """What the operator returns; 0 is success. The registration is the last input, in front of the output."""
+        if registration is not None:
+            number = registration if isinstance(registration, int) else registration.number
+            arrays = (*arrays[:-1], np.array([number], np.int64), arrays[-1])
+        n = len(arrays)
+        shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
+        return getattr(self._library, name)(
+            n,
+            (ctypes.c_void_p * n)(*[a.ctypes.data for a in arrays]),
+            (ctypes.c_int * n)(*[a.ndim for a in arrays]),
+            (ctypes.POINTER(ctypes.c_int64) * n)(*[ctypes.cast(s, ctypes.POINTER(ctypes.c_int64)) for s in shapes]),
+            (ctypes.c_char_p * n)(*[a.dtype.name.encode() for a in arrays]),
+            None,
+            None,
+        )
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    """FP32, in memory of exactly this size: a sanitizer sees who reads beyond."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+ACTIVATED = {
+    "none": lambda v: v,
+    "gelu": lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "fast_gelu": lambda v: v / (1 + np.exp(-1.702 * v)),
+    "silu": lambda v: v / (1 + np.exp(-v)),
+}
+
+
+def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, rows=ROWS) -> None:
+    """Every number of rows is right, and a row's result does not depend on its neighbours."""
+    weight, bias, single = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), {}
+    x, residual = numbers(2, max(rows), k), numbers(3, max(rows), n)
+    plain = kernels.matrix(pack(weight))
+    full = kernels.matrix(pack(weight), bias, activation)
+    exact = x.astype(np.float64) @ weight.float32().T.astype(np.float64)
+    for m in rows:
+        y, added = np.full((m, n), np.nan, np.float32), np.full((m, n), np.nan, np.float32)
+        assert kernels.call("linear", plain, x[:m].copy(), y) == 0
+        assert kernels.call("linear_add", full, residual[:m].copy(), x[:m].copy(), added) == 0
+        assert np.abs(y - exact[:m]).max() <= 2e-6 * k, (m, np.abs(y - exact[:m]).max())
+        expected = ACTIVATED[activation](exact[:m] + bias) + residual[:m]
+        assert np.abs(added - expected).max() <= 2e-6 * k
+        for i in range(m):
+            for which, result in (("y", y), ("added", added)):
+                assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
+
+
+def check_lookup(kernels: Kernels, n: int, k: int, bits: int, group: int) -> None:
+    """Rows are those of the matrix that the numbers stand for, exactly."""
+    weight, indices = quantise(numbers(0, n, k), bits, group or 64), np.array([[n - 1, 0], [n // 2, 0]], np.int32)
+    matrix, out = kernels.matrix(pack(weight)), np.zeros((2, 2, k), np.float32)
+    assert kernels.call("lookup", matrix, indices, out) == 0
+    assert np.array_equal(out, weight.float32()[indices])
+    for wrong in (-1, n):
+        assert kernels.call("lookup", matrix, np.array([wrong], np.int32), np.zeros((1, k), np.float32)) != 0
+
+
+def check_norm(kernels: Kernels, h: int, rms: bool) -> None:
+    """Against the definition; every number of rows gives the same."""
+    x, weight, bias = numbers(0, 33, h) * 3 + 1, numbers(1, h), None if rms else numbers(2, h)
+    wide, registration, alone = x.astype(np.float64), kernels.norm(weight, bias, 1e-5), np.zeros((1, h), np.float32)
+    centred = wide if rms else wide - wide.mean(1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weight + (0 if rms else bias)
+    for m in (1, 16, 33):
+        y = np.zeros((m, h), np.float32)
+        assert kernels.call("norm", registration, x[:m].copy(), y) == 0
+        assert np.abs(y - expected[:m]).max() < 1e-5
+        for i in range(m):
+            assert kernels.call("norm", registration, x[i : i + 1].copy(), alone) == 0
+            assert np.array_equal(alone[0], y[i])
+
+
+class Sequences:
+    """Attention in float64 that remembers each slot's rows."""
+
+    def __init__(self, kernels: Kernels, heads: AttentionSizes):
+        self.kernels, self.heads = kernels, heads
+        angles = np.arange(heads.capacity)[:, None] * 0.3 ** np.arange(heads.rotary // 2)
+        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        self.cache = [aligned(shape, np.float32) for shape in cache_shapes(heads)]
+        self.registration = kernels.attention(heads, self.cos, self.sin, *self.cache)
+        self.keys: dict[tuple[int, int], np.ndarray] = {}
+        self.values: dict[tuple[int, int], np.ndarray] = {}
+
+    def turned(self, x: np.ndarray, t: int) -> np.ndarray:
+        """[heads, size] at position t, float64"""
+        out, r = x.astype(np.float64), self.heads.rotary
+        even, odd = out[:, 0:r:2].copy(), out[:, 1:r:2].copy()
+        out[:, 0:r:2], out[:, 1:r:2] = even * self.cos[t] - odd * self.sin[t], odd * self.cos[t] + even * self.sin[t]
+        return out
+
+    def run(self, rows: list[tuple[int, int]], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The operator's output and the expected one of rows (slot, position)."""
+        h, m = self.heads, len(rows)
+        q = numbers(seed, m, h.count * h.size)
+        k, v = numbers(seed + 1, m, h.groups * h.size), numbers(seed + 2, m, h.groups * h.size)
+        out, expected = np.full_like(q, np.nan), np.zeros(q.shape)
+        assert self.kernels.call("attend", self.registration, q, k, v, np.array(rows, np.int32).T.copy(), out) == 0
+        for i, (slot, t) in enumerate(rows):
+            if t < h.capacity:
+                self.keys[slot, t] = self.turned(k[i].reshape(h.groups, h.size), t)
+                self.values[slot, t] = v[i].reshape(h.groups, h.size)
+        for i, (slot, t) in enumerate(rows):
+            if t < h.capacity:
+                keys = np.stack([self.keys[slot, j] for j in range(t + 1)])
+                values = np.stack([self.values[slot, j] for j in range(t + 1)])
+                query = self.turned(q[i].reshape(h.count, h.size), t).reshape(h.groups, -1, h.size)
+                scores = np.einsum("gcd,tgd->gct", query, keys) / math.sqrt(h.size)
+                p = np.exp(scores - scores.max(-1, keepdims=True))
+                expected[i] = np.einsum("gct,tgd->gcd", p / p.sum(-1, keepdims=True), values).reshape(-1)
+        return out, expected
+
+
+def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary: int) -> None:
+    """Prompts in chunks beside decoding sequences at unequal positions, padding rows, a rewritten end."""
+    together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90))
+    padding = (0, 90)
+    steps = [
+        [(0, t) for t in range(37)],
+        [(1, 0), padding],
+        [(2, t) for t in range(5)] + [padding] * 3,
+        [(0, 37), (1, 1), (2, 5)],
+        [(2, t) for t in range(6, 70)] + [(0, 38), (1, 2), (1, 3)],
+        [(0, 20), padding, (2, 70)],
+        [(2, t) for t in range(71, 90)],
+    ]
+    for i, rows in enumerate(steps):
+        out, expected = together.run(rows, 10 * i)
+        assert np.abs(out - expected).max() < 2e-5, (i, np.abs(out - expected).max())
+
+
+def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: int) -> None:
+    """A prompt at once is bit by bit a prompt in rows."""
+    heads = AttentionSizes(count, groups, size, 0, slots=1, capacity=64)
+    q, k, v = numbers(0, 40, count * size), numbers(1, 40, groups * size), numbers(2, 40, groups * size)
+    rows = np.array([(0, t) for t in range(40)], np.int32).T.copy()
+    results = []
+    for parts in ([40], [1] * 40, [17, 6, 17]):
+        one, out, begin = Sequences(kernels, heads), np.zeros_like(q), 0
+        for n in parts:
+            piece = slice(begin, begin + n)
+            part = np.zeros((n, count * size), np.float32)
+            inputs = (q[piece].copy(), k[piece].copy(), v[piece].copy(), rows[:, piece].copy())
+            assert kernels.call("attend", one.registration, *inputs, part) == 0
+            out[piece], begin = part, begin + n
+        results.append(out)
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
+
+
+def choose(kernels: Kernels, logits: np.ndarray, *settings: float) -> np.ndarray:
+    """Of each row: temperature, top-k, top-p, number in [0, 1), given token, allowed ids -> id, log-probability."""
+    out = np.zeros((len(logits), 2))
+    assert kernels.call("choose", None, logits, np.tile(np.array(settings, np.float64), (len(logits), 1)), out) == 0
+    return out
+
+
+def check_choice(kernels: Kernels) -> None:
+    """Greedy, given and drawn tokens, with all limits; equal weights too."""
+    logits = numbers(0, 5, 1003) * 3
+    logits[:, 7::50] = logits[:, 7:8]
+    logits[3], logits[4] = 0.0, -1e4
+    logits[4, 500] = 1e4
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    scores = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    for allowed in (1003, 64, 1):
+        out = choose(kernels, logits, 0, 0, 1, 0, -1, allowed)
+        assert np.array_equal(out[:, 0], logits[:, :allowed].argmax(1))
+        assert np.abs(out[:, 1] - scores[np.arange(5), out[:, 0].astype(int)]).max() < 1e-4
+        given = choose(kernels, logits, 1, 0, 1, 0, 1002, allowed)
+        assert np.array_equal(given[:, 0], [1002] * 5) and np.abs(given[:, 1] - scores[:, 1002]).max() < 1e-4
+        for t, k, p, u in product((0.3, 1.0, 40.0), (0, 1, 30, 5000), (0.2, 0.95, 1.0), (0.0, 0.4, 0.999999)):
+            out = choose(kernels, logits, t, k, p, u, -1, allowed)
+            assert ((out[:, 0] >= 0) & (out[:, 0] < allowed)).all()
+    out = np.zeros((5, 2))
+    for wrong in ([1, 0, 1, 0, 1003, 1003], [1, 0, 1, 0, -1, 0], [1, 0, 1, 0, -1, 1004]):
+        assert kernels.call("choose", None, logits, np.tile(np.array(wrong, np.float64), (5, 1)), out) != 0
+
+
+def check_mistakes(kernels: Kernels) -> None:
+    """Numbers, sizes and types that do not suit are refused, and nothing is touched."""
+    matrix, norm = kernels.matrix(pack(quantise(numbers(0, 8, 24), 32))), kernels.norm(numbers(0, 24), None, 1e-5)
+    x, y = numbers(0, 2, 24), np.zeros((2, 8), np.float32)
+    assert kernels.call("linear", matrix, x, y) == 0
+    gone = kernels.matrix(pack(quantise(numbers(0, 8, 24), 32))).number
+    for wrong in (norm.number, gone, -1, 2**40):
+        assert kernels.call("linear", wrong, x, y) != 0
+    for wrong in (x[:, :23].copy(), x.astype(np.float64), x[:1].copy()):
+        assert kernels.call("linear", matrix, wrong, y) != 0
+    assert kernels.call("norm", norm, y, y.copy()) != 0
+    assert kernels.call("linear_add", matrix, y[:1].copy(), x, y) != 0
+    one = Sequences(kernels, AttentionSizes(2, 1, 8, 4, slots=1, capacity=20))
+    q, k = numbers(0, 1, 16), numbers(1, 1, 8)
+    for row in ((1, 0), (-1, 0), (0, -1)):
+        wrong = np.array([row], np.int32).T.copy()
+        assert kernels.call("attend", one.registration, q, k, k, wrong, q.copy()) != 0
+
+
+def check_everything(kernels: Kernels, shapes, rows) -> None:
+    """All of the above."""
+    for (n, k), (bits, group) in product(shapes, FORMATS):
+        check_linear(kernels, n, k, bits, group, "gelu", rows)
+        check_lookup(kernels, n, k, bits, group)
+    for h, rms in product((8, 100, 256), (False, True)):
+        check_norm(kernels, h, rms)
+    for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):
+        check_attention(kernels, count, groups, size, rotary)
+        check_attention_one_by_one(kernels, count, groups, size)
+    check_choice(kernels)
+    check_mistakes(kernels)
+
+
+if __name__ == "__main__":
+    check_everything(Kernels(Path(sys.argv[1]), 2), ((1, 1), (33, 129), (70, 1500)), (1, 2, 5, 8, 9, 17, 33))
+    print("right")
