@@ -153,15 +153,14 @@ def prepare_dataset(
         report.say(
             f"{output}: already prepared from the same inputs with the same settings; --replace prepares it again"
         )
-    seconds = time.perf_counter() - started
+    speed = _speed(description, cached, time.perf_counter() - started)
+    return {**description, "output": printable(output), "cached": cached, **speed}
+
+
+def _speed(description: dict[str, Any], cached: bool, seconds: float) -> dict[str, float]:
+    """How long the preparation took, and its rate over the bytes that were read; 0 where nothing was."""
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
-    return {
-        **description,
-        "output": printable(output),
-        "cached": cached,
-        "seconds": round(seconds, 3),
-        "megabytes_per_second": round(rate, 3),
-    }
+    return {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
 
 
 def cached_corpus(
