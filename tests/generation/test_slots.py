@@ -1,4 +1,4 @@
-"""The engine gives the numbers of a full pass for every family, whatever came before and whatever runs along with it."""
+"""The engine gives the numbers of a full pass for every family, whatever came before and whatever runs with it."""
 
 import mindspore as ms
 import numpy as np
