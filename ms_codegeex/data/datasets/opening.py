@@ -88,8 +88,11 @@ def rounded_weights(data: DataConfig) -> str | None:
 
 
 def directories(data: DataConfig) -> list[str]:
-    """Dataset directories whose training split a run reads, as its configuration names them."""
-    return corpora_of(parse_stages(data.blend)) if data.blend is not None else [str(data.train)]
+    """Dataset directories whose training split a run reads, as its configuration names them; none before the corpus
+    is prepared."""
+    if data.blend is not None:
+        return corpora_of(parse_stages(data.blend))
+    return [] if data.train is None else [data.train]
 
 
 def content_hashes(data: DataConfig) -> dict[str, str]:
