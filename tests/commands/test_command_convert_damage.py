@@ -254,7 +254,7 @@ def test_replace_leaves_a_file_where_a_directory_goes(tmp_path, run):
 def test_an_output_without_a_name(tmp_path, run, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(UserError, match="no name of its own"):
+    with pytest.raises(UserError, match="not a name that can be written"):
         convert(run, "hf", ".")
 
 
