@@ -23,7 +23,7 @@ import psutil
 import pytest
 from process_watcher import MARK
 
-GRACE_SECONDS = 60.0  # for what has been told to end and is on its way; nothing else waits so long
+GRACE_SECONDS = 60.0  # for what was asked to end and is on its way; nothing else waits so long
 PR_SET_CHILD_SUBREAPER = 36
 
 

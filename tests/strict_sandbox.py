@@ -50,8 +50,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     """The last section of the summary; nothing if no test was skipped for this reason."""
     yield
     skipped = terminalreporter.getreports("skipped")
-    told = [one.longrepr[2] for one in skipped if isinstance(one.longrepr, tuple)]
-    reasons = [reason.partition(REASON)[2] for reason in told if REASON in reason]
+    reported = [one.longrepr[2] for one in skipped if isinstance(one.longrepr, tuple)]
+    reasons = [reason.partition(REASON)[2] for reason in reported if REASON in reason]
     if reasons:
         terminalreporter.section("strict sandbox", sep="-")
         terminalreporter.write_line(f"{len(reasons)} tests were skipped, {REASON}{reasons[0]}")

@@ -1,6 +1,6 @@
 """Which part of the package may import which: `ARROWS` is the whole answer, and there is no circle anywhere.
 
-Every import counts, also one inside a function or under TYPE_CHECKING: whoever reads the file needs the other one.
+Every import counts, also one inside a function or under TYPE_CHECKING: a reader of the file needs the other one.
 """
 
 import ast

@@ -47,9 +47,9 @@ def test_processes_run_in_order_and_a_few_at_once(tmp_path):
 
 
 def test_the_first_failure_ends_the_others_and_quotes_its_log(tmp_path):
-    told = "import os; print(os.getpid(), flush=True); " + SLEEP
+    reported = "import os; print(os.getpid(), flush=True); " + SLEEP
     failing = "import pathlib\nwhile not pathlib.Path('sleeper.log').read_text(): pass\nprint('why\\n\\n end'); exit(3)"
-    sleeper, failed = python("sleeper", told, tmp_path), python("rank 1", failing, tmp_path)
+    sleeper, failed = python("sleeper", reported, tmp_path), python("rank 1", failing, tmp_path)
     never = python("never", "print(1)", tmp_path)
     with pytest.raises(RunFailure, match=r"^rank 1 exited with status 3: why \| end$"):
         run_processes([sleeper, failed, never], 2)

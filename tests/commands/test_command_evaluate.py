@@ -75,8 +75,8 @@ def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
     (tmp_path / "out" / "samples.jsonl").write_bytes(before[:-20])  # as a kill leaves it
     evaluate("humaneval", "--model", model, "--data", data)
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
-    told = evaluate("humaneval", "--model", model, "--data", data, "--temperature", 0.2, status=2)
-    assert "recipe.temperature is 0.8, now 0.2" in told
+    reported = evaluate("humaneval", "--model", model, "--data", data, "--temperature", 0.2, status=2)
+    assert "recipe.temperature is 0.8, now 0.2" in reported
     other = small_benchmarks.write_model(tmp_path, seed=6)
     assert "model.sha256 is" in evaluate("humaneval", "--model", other, "--data", data, status=2)
 
@@ -214,17 +214,17 @@ def test_references_alone(evaluate, tmp_path):
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     rows[1]["canonical_solution"] = "    return None\n"
     small_benchmarks.write_rows(data, rows)
-    told = evaluate("humaneval", "--data", data, "--check-references", status=2)
-    assert "data.problems is" in told  # the same directory, other problems
+    reported = evaluate("humaneval", "--data", data, "--check-references", status=2)
+    assert "data.problems is" in reported  # the same directory, other problems
 
 
 @pytest.mark.strict_sandbox
 def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     data.write_text(data.read_text().replace("2 * x", "3 * x"))
-    told = evaluate("humaneval", "--data", data, "--check-references", status=1)
-    assert "HumanEval/1 FAILS (strict " in told and "AssertionError" in told
-    assert "not judged: all: references fail: HumanEval/1" in told
+    reported = evaluate("humaneval", "--data", data, "--check-references", status=1)
+    assert "HumanEval/1 FAILS (strict " in reported and "AssertionError" in reported
+    assert "not judged: all: references fail: HumanEval/1" in reported
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
         (("--judge-only",), "samples are missing"),
     ],
 )
-def test_mistakes_are_told_in_a_line(evaluate, tmp_path, words, message):
+def test_mistakes_are_reported_in_a_line(evaluate, tmp_path, words, message):
     data = small_benchmarks.humaneval(tmp_path)
-    told = evaluate("humaneval", "--data", data, "--sandbox", "best-effort", *words, status=2)
-    assert message in told and len(told.strip().splitlines()) == 1
+    reported = evaluate("humaneval", "--data", data, "--sandbox", "best-effort", *words, status=2)
+    assert message in reported and len(reported.strip().splitlines()) == 1

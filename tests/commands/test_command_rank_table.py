@@ -86,7 +86,7 @@ def test_an_existing_table_stays(tmp_path):
     assert command(*words, "--replace", cwd=tmp_path).returncode == 0
 
 
-def test_a_broken_table_is_told_with_file_and_path(tmp_path):
+def test_a_broken_table_is_reported_with_file_and_path(tmp_path):
     (tmp_path / "t.json").write_text('{"version": "1.0", "status": "completed", "server_count": 1}')
     result = command("rank-table", "check", "t.json", cwd=tmp_path)
     assert result.returncode == 2

@@ -152,7 +152,7 @@ def test_terminal_says_what_happens(runs):
         assert words in text
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_passed_over(dataset, tmp_path, monkeypatch):
+def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_path, monkeypatch):
     """With relative paths throughout, as people type them."""
     shutil.copytree(dataset, tmp_path / "data")
     values = small_run("data", "run")

@@ -136,13 +136,13 @@ def test_a_model_may_move_and_an_evaluation_may_grow(options, tmp_path):
     assert (tmp_path / "once/results.jsonl").read_bytes() == (options.output / "results.jsonl").read_bytes()
 
 
-def test_a_missing_tool_chain_is_left_out_and_told(options, capsys):
+def test_a_missing_tool_chain_is_left_out_and_reported(options, capsys):
     task = Doubling()
     task.lacking = {"cpp": "apt-get install g++", "js-md5": "npm install js-md5"}
     result = evaluate(task, GATED, dataclasses.replace(options, progress=True))
-    told = capsys.readouterr().err
-    assert "cpp: left out, its tools are not on this machine; apt-get install g++" in told
-    assert "js-md5: is not on this machine; npm install js-md5" in told
+    reported = capsys.readouterr().err
+    assert "cpp: left out, its tools are not on this machine; apt-get install g++" in reported
+    assert "js-md5: is not on this machine; npm install js-md5" in reported
     assert result["skipped"] == {"cpp": "apt-get install g++"}
     assert result["missing"] == task.lacking
     assert "npm install js-md5" in (options.output / "report.html").read_text()
@@ -164,9 +164,12 @@ def test_failing_references_refuse_their_language(options, capsys):
     task.broken = {"cpp"}
     with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/1"):
         evaluate(task, GATED, dataclasses.replace(options, progress=True))
-    told = capsys.readouterr().err
-    assert "references, python: 2 of 3 pass" in told and "python/1 does not, as expected: its test is wrong" in told
-    assert "references, cpp: 0 of 3 pass" in told and "cpp/2 FAILS (strict wrong, published passed: " in told
+    reported = capsys.readouterr().err
+    assert (
+        "references, python: 2 of 3 pass" in reported
+        and "python/1 does not, as expected: its test is wrong" in reported
+    )
+    assert "references, cpp: 0 of 3 pass" in reported and "cpp/2 FAILS (strict wrong, published passed: " in reported
     result = read_json(options.output / "report.json")
     assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/1, cpp/2"}
     assert result["references"]["python"]["defects"] == {"python/1": "its test is wrong"}
@@ -214,7 +217,7 @@ def test_a_problem_that_needs_a_missing_package_is_left_out(options):
     assert result["references"]["cpp"]["defects"] == {"cpp/2": "its test is wrong"}
 
 
-def test_references_of_other_tasks_are_told_and_bind_nobody(options):
+def test_references_of_other_tasks_are_reported_and_bind_nobody(options):
     task = Doubling()
     task.broken = {"cpp"}
     assert evaluate(task, RECIPE, options)["references"] == {}

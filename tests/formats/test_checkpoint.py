@@ -335,7 +335,9 @@ def test_after_an_end_that_was_not_finite_what_the_job_saved_is_taken_only_if_it
     assert newest_sound(tmp_path).step == 2
     shutil.rmtree(tmp_path / "step-00000002")
     assert newest_sound(tmp_path) is None
-    assert resolve(tmp_path).step == 4 and "warning:" in (told := capsys.readouterr().err) and "doubtful" in told
+    assert (
+        resolve(tmp_path).step == 4 and "warning:" in (reported := capsys.readouterr().err) and "doubtful" in reported
+    )
     assert resolve(tmp_path / "step-00000003").step == 3  # named, it is taken
     assert capsys.readouterr().err == ""
 

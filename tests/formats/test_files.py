@@ -19,11 +19,11 @@ from ms_codegeex.errors import UserError
 
 def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, monkeypatch):
     """The system tells it to the first who syncs; later calls succeed, though the data are lost."""
-    old, told, sync = tmp_path / "old", threading.Event(), os.fsync
+    old, reported, sync = tmp_path / "old", threading.Event(), os.fsync
 
     def fsync(descriptor):
-        if threading.current_thread() is not threading.main_thread() and not told.is_set():
-            told.set()
+        if threading.current_thread() is not threading.main_thread() and not reported.is_set():
+            reported.set()
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(descriptor)
 
@@ -32,7 +32,7 @@ def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, mo
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(UserError, match="old: could not be written"), files.atomic_file(old) as temporary:
         temporary.write_text("new")
-        assert told.wait(600)
+        assert reported.wait(600)
     assert old.read_text() == "old"
     assert list(tmp_path.iterdir()) == [old]
 

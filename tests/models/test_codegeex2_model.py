@@ -197,7 +197,7 @@ class TestTraps:
     def test_a_dropped_bias(self, right, layer):
         ours = right[2]
         dropped = {name: 0 * ours[name] for name in ours if name.endswith(f"attention.{layer}.bias")}
-        # one number added to all of a query's scores changes nothing, but keys are turned behind the bias
+        # one number added to all of a query's scores changes nothing, but keys are turned after the bias is added
         assert self.error(right, dropped) > 0.01
 
 

@@ -160,17 +160,17 @@ def test_a_batch_with_padding_gives_the_logits_of_each_sequence_alone(right):
     assign(network, ours)
     generator = np.random.default_rng(6)
     texts = [generator.integers(12, VOCABULARY, n) for n in lengths]
-    behind, before = np.full((3, room), EOS, np.int32), np.full((3, room), EOS, np.int32)
+    padded_right, padded_left = np.full((3, room), EOS, np.int32), np.full((3, room), EOS, np.int32)
     for row, text in enumerate(texts):
-        behind[row, : len(text)], before[row, room - len(text) :] = text, text
+        padded_right[row, : len(text)], padded_left[row, room - len(text) :] = text, text
     with torch.no_grad():
         expected = np.stack([model(torch.tensor(text[None])).logits[0, -1].numpy() for text in texts])
-    found = network(Tensor(behind), Tensor(np.array(lengths, np.int32) - 1)).asnumpy()
+    found = network(Tensor(padded_right), Tensor(np.array(lengths, np.int32) - 1)).asnumpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for row, length in enumerate(lengths):
-        alone = network(Tensor(behind[row : row + 1]), Tensor([length - 1], ms.int32)).asnumpy()
+        alone = network(Tensor(padded_right[row : row + 1]), Tensor([length - 1], ms.int32)).asnumpy()
         np.testing.assert_allclose(found[row], alone[0], atol=1e-5)
-    wrong = network(Tensor(before), Tensor(np.full(3, room - 1, np.int32))).asnumpy()
+    wrong = network(Tensor(padded_left), Tensor(np.full(3, room - 1, np.int32))).asnumpy()
     assert np.abs(wrong - expected).max() > 0.1  # padding in front would be read
 
 

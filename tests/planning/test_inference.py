@@ -13,7 +13,7 @@ def run(family, preset, **model):
     return build_run_config(config)
 
 
-# weights alone, 10^9 bytes (facts: INT8 weights; quantisation)
+# weights alone, 10^9 bytes, counted by hand from the shapes of the released tensors
 WEIGHTS = {
     ("codegeex", "13b", 16): 25.748,
     ("codegeex", "13b", 8): 13.17,

@@ -112,7 +112,7 @@ def test_counts_of_the_13b(paper):
 def test_parameters_of_a_device_of_the_13b(paper):
     sharded = 40 * 12 * 5120**2 // (8 * 16)  # matrices: tensor 8, optimizer shards 16
     cut = 52224 * 5120 // 8 + 40 * (3 * 5120 + 20480) // 8  # word table and the biases of column-parallel products
-    whole = 2 * 2048 * 5120 + 40 * (4 * 5120 + 2 * 5120) + 2 * 5120  # two tables, norms, biases behind sums
+    whole = 2 * 2048 * 5120 + 40 * (4 * 5120 + 2 * 5120) + 2 * 5120  # two tables, norms, biases after sums
     assert paper.stage_parameters == [sharded + cut + whole]
 
 

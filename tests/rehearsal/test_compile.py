@@ -136,10 +136,10 @@ def test_distinct_ranks_are_the_ends_of_stages_and_groups():
 
 
 def holds(config, ranks):
-    told = []
-    report = compile_ranks(config, ranks, lambda done, total: told.append((done, total)))
+    reported = []
+    report = compile_ranks(config, ranks, lambda done, total: reported.append((done, total)))
     assert report.ok, report.problems
-    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == len(report.ranks)
+    assert reported[0][0] == 0 and reported[-1][0] == reported[-1][1] == len(report.ranks)
     assert all(rank.peak_memory_bytes > 10**8 and rank.nodes > 100 for rank in report.ranks)
     return report
 
@@ -185,7 +185,7 @@ def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
     assert "FAIL" in report.text() and len(report.to_json()["problems"]) == len(failed)
 
 
-def test_a_worker_that_fails_is_told_in_one_line(monkeypatch):
+def test_a_worker_that_fails_is_reported_in_one_line(monkeypatch):
     broken(monkeypatch, "stumbling")
     with pytest.raises(RunFailure, match=r"compile of rank 1.*model\.hidden_size: a message for the user") as failure:
         compile_ranks(small("devices=2", "training.global_batch=4"), [1])

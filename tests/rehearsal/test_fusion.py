@@ -30,7 +30,7 @@ def collective(**changes) -> CollectiveNode:
     return CollectiveNode(**{**fields, "bytes": 16, "calls": 1, "fusion": 1, "name": "x", "tag": "x-0", **changes})
 
 
-def test_buckets_are_told_apart_by_kind_group_and_id():
+def test_buckets_are_reported_apart_by_kind_group_and_id():
     found = buckets(
         [
             collective(),
@@ -105,7 +105,7 @@ def test_fusion_lowers_the_number_of_all_reduces_to_the_setting(exported):
     assert count(exported[0], "AllReduce") == (whole + others, whole + others)
     assert count(exported[2], "AllReduce") == (whole + others, 2 + others)
     ids = {bucket.fusion: bucket.nodes for bucket in exported[2] if bucket.op == "AllReduce"}
-    assert ids == {0: others, 1: 2 + 10, 2: 10 + 2 + 1 + 10}  # two tables and a block; a block and what lies behind
+    assert ids == {0: others, 1: 2 + 10, 2: 10 + 2 + 1 + 10}  # two tables and a block; a block and what follows
 
 
 @pytest.mark.parametrize("op", ["AllGather", "ReduceScatter"])

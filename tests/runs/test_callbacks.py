@@ -193,8 +193,8 @@ def test_a_full_disk_delays_the_log_and_warns_once(run, full_disk, capsys):
     full_disk.append(True)
     log.step(trainer, record(5))
     assert len(trainer.warnings) == 2  # it is full again
-    log.warning("told")
-    assert "warning: told" in capsys.readouterr().err
+    log.warning("reported")
+    assert "warning: reported" in capsys.readouterr().err
 
 
 def test_a_line_written_in_part_is_not_repeated(run, monkeypatch):

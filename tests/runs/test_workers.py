@@ -34,7 +34,7 @@ def wait_for(condition, seconds=300):
         time.sleep(0.02)
 
 
-def test_an_ended_worker_is_noticed_and_its_last_lines_are_told(stand_in):
+def test_an_ended_worker_is_noticed_and_its_last_lines_are_reported(stand_in):
     with stand_in("print('something went wrong')\nraise SystemExit(3)") as workers:
         wait_for(lambda: workers.ended() == 1)
         assert workers.launcher_ended()
@@ -168,7 +168,7 @@ def test_a_worker_of_another_server_is_named(msrun, tmp_path):
         assert workers.failure().startswith("rank 9, on another server, was lost; the scheduler says: The node: 9 is")
 
 
-def test_a_program_that_is_not_there_is_told_and_ends_those_started(tmp_path):
+def test_a_program_that_is_not_there_is_reported_and_ends_those_started(tmp_path):
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
     words = (sys.executable, "-c", "import time; time.sleep(600)")
     sleeper = WorkerSpec("a", words, tmp_path, logs[0], worker_logs=(logs[0],))

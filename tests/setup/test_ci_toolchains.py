@@ -72,7 +72,7 @@ def test_nothing_is_done_twice(machine):
         ("npm", "[[ $1 == root ]] && exit 0; exit 1", "npm could not install js-md5@0.7.3"),
     ],
 )
-def test_what_fails_is_told_and_is_no_failure(machine, name, script, words):
+def test_what_fails_is_reported_and_is_no_failure(machine, name, script, words):
     complete(machine, installed="not-installed")
     machine.program(name, script)
     result = machine.run()

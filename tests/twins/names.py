@@ -37,7 +37,7 @@ def codegen(tensors, layers, heads):
 
 
 def codegeex2(tensors, layers, heads, groups):
-    """CodeGeeX2: rows of query, key, value one behind the other; gate rows before up rows."""
+    """CodeGeeX2: rows of query, key, value one after the other; gate rows before up rows."""
     hidden = tensors["transformer.embedding.word_embeddings.weight"].shape[1]
     g = groups * (hidden // heads)
     ours = {

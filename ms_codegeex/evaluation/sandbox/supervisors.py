@@ -226,7 +226,7 @@ def message(marshalled: bytes) -> bytes:
 
 
 def send(control: socket.socket, data: bytes) -> None:
-    """Send data. If the supervisor is gone, whoever reads from it will notice."""
+    """Send data. If the supervisor is gone, the next read from it reports so."""
     control.settimeout(PATIENCE)
     with suppress(OSError):
         control.sendall(data)

@@ -109,7 +109,7 @@ void Pool::start() {
 
 constexpr int64_t WORTHWHILE = 1 << 17;  // multiplications for which other threads are woken
 
-// f(i) for i in [0, count), taken one by one by whoever is free; `work`: how many multiplications that is in all
+// f(i) for i in [0, count), each taken by the next free thread; `work`: how many multiplications that is in all
 template <class Function>
 void parallel(int64_t count, int64_t work, const Function& f) {
   if (work < WORTHWHILE)

@@ -223,7 +223,7 @@ def test_rows(tmp_path):
 
 
 def test_only_the_chosen_columns_are_read(tmp_path):
-    """The other column's pages are overwritten: whoever reads them notices."""
+    """The other column's pages are overwritten; reading them reports it."""
     path = tmp_path / "x.parquet"
     pq.write_table(table(500), path, compression="none", use_dictionary=False, write_page_checksum=True)
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)

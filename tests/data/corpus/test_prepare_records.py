@@ -158,7 +158,7 @@ def test_files_are_sampled_before_they_are_read(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_stop_names_the_first_problem(tmp_path, monkeypatch, workers):
-    """Two files are broken; the first in the order of the input is told, whichever worker is faster."""
+    """Two files are broken; the first in the order of the input is reported, whichever worker is faster."""
     for name, lines in (("a", 400), ("b", 12)):
         write_lines(tmp_path / f"{name}.jsonl", lines, first=1000 * len(name))
     with pytest.raises(
@@ -303,7 +303,7 @@ def test_paths_that_cannot_be_followed(tmp_path):
         prepare([tmp_path / "in"], tmp_path / "out", Reading(text_field="\udcff"))
 
 
-def test_a_given_file_that_is_not_taken_is_told(tmp_path):
+def test_a_given_file_that_is_not_taken_is_reported(tmp_path):
     write_tree(tmp_path / "in")
     for name in ("notes.txt", "x.go", "dump.jsonl.xz"):
         (tmp_path / name).write_text("x")
@@ -323,12 +323,12 @@ def test_an_input_of_which_nothing_is_taken(tmp_path):
         prepare([tmp_path / "a.jsonl", tmp_path / "notes.txt"], tmp_path / "out")
 
 
-def test_names_with_line_breaks_are_told_in_one_line(tmp_path):
+def test_names_with_line_breaks_are_reported_in_one_line(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a\n\x1b[31m.jsonl").write_text("{")
     write_tree(tmp_path / "in" / "tree")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as reported:
         prepare([tmp_path / "in"], tmp_path / "out", on_error="stop")
-    assert r"in/a\n\x1b[31m.jsonl:1: invalid JSON" in str(told.value)
+    assert r"in/a\n\x1b[31m.jsonl:1: invalid JSON" in str(reported.value)
     lines = corpus_lines(prepare([tmp_path / "in"], tmp_path / "out"))
     assert all(line.isprintable() for line in lines)

@@ -188,7 +188,7 @@ def test_an_interrupt_ends_all_workers(place, tmp_path, to_all):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dead_worker_is_told(place, tmp_path, undisturbed):
+def test_a_dead_worker_is_reported(place, tmp_path, undisturbed):
     process = start(place, tmp_path / "out", 2)
     victims = []
     while process.poll() is None and not victims:

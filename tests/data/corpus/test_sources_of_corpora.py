@@ -71,7 +71,7 @@ def test_listing_order_does_not_matter(tree, monkeypatch):
     assert identities(user_roots([tree])) == expected
 
 
-def test_links_and_special_files_are_told(tree):
+def test_links_and_special_files_are_reported(tree):
     (tree / "loop").symlink_to(tree)
     (tree / "b/up").symlink_to("..")
     (tree / "link.py").symlink_to(tree / "top.py")

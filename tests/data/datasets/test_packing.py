@@ -165,7 +165,7 @@ def test_documents_without_a_mask_count_as_before(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.bin", "train.mask"])
 def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path, dataset, name):
-    """A map of a file ends a process that reads behind the file's end."""
+    """A map of a file ends a process that reads past the end of the file."""
     rows = write_examples(tmp_path / "d", random_examples(200))
     documents = shutil.copytree(dataset, tmp_path / "documents")
     for directory in (rows, documents) if name == "train.bin" else (rows,):

@@ -159,7 +159,7 @@ def test_an_empty_report_is_a_page_too(report):
     tree(render(report))
 
 
-def test_prompts_that_were_cut_are_told():
+def test_prompts_that_were_cut_are_reported():
     assert "Truncated prompts: 1,234." in render({**REPORT, "truncated": 1234})
     assert "cut to fit" not in render({**REPORT, "truncated": 0})
 

@@ -60,7 +60,7 @@ def test_older_manifests_have_their_familys_if_it_has_one(tmp_path):
         family_tokenizer("m.pt", "codegen", "do this")
 
 
-def test_a_lost_or_changed_tokenizer_is_told(tmp_path):
+def test_a_lost_or_changed_tokenizer_is_reported(tmp_path):
     run = tmp_path / "run"
     checkpoint = run / "checkpoints/step-00000004"
     state = {"tokenizer": load_tokenizer(write_chatglm(tmp_path / "one")).description()}

@@ -148,7 +148,7 @@ def test_rows_of_other_forms(tmp_path, sandbox):
         ([], "no problems"),
     ],
 )
-def test_damage_is_told(tmp_path, rows, message):
+def test_damage_is_reported(tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
         humaneval.build(write(tmp_path / "h.jsonl", *rows))
 

@@ -107,7 +107,7 @@ def test_another_file_is_read_and_has_no_known_defects(tmp_path):
         ({"prompts": ["Assign {a.b}"]}, "AttributeError"),
     ],
 )
-def test_damage_is_told(tmp_path, change, message):
+def test_damage_is_reported(tmp_path, change, message):
     with pytest.raises(UserError, match="problem 2 .*" + message):
         read_problems(write(tmp_path / "m.jsonl", ROW, {**ROW, "id": "8", **change}))
 

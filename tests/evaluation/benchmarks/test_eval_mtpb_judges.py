@@ -158,8 +158,8 @@ def test_the_judge_cannot_be_replaced_and_the_secret_is_not_there(task, sandbox)
 
 def test_the_order_of_a_set_is_always_the_same(task, sandbox):
     text = "raise ValueError(''.join({'alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta'}))"
-    told = {judged(task, sandbox, "str", text)[0].stderr for _ in range(3)}
-    assert len(told) == 1 and "epsilon" in told.pop()
+    reported = {judged(task, sandbox, "str", text)[0].stderr for _ in range(3)}
+    assert len(reported) == 1 and "epsilon" in reported.pop()
 
 
 @pytest.mark.parametrize(

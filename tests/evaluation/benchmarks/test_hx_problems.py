@@ -46,7 +46,7 @@ def test_languages_that_are_asked_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("{", "2: not JSON"),
         ("[" * 100_000, "2: not JSON"),
@@ -61,12 +61,12 @@ def test_languages_that_are_asked_for(tmp_path: Path):
         (json.dumps(CPP), "2: a problem in cpp in a file for python"),
     ],
 )
-def test_bad_rows_are_told_with_their_line(tmp_path: Path, line: str, told: str):
+def test_bad_rows_are_reported_with_their_line(tmp_path: Path, line: str, reported: str):
     path = tmp_path / "python.jsonl"
     path.write_text(json.dumps(PYTHON) + "\n" + line + "\n")
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         problems.read(tmp_path)
-    assert f"{path}:{told}" in str(error.value)
+    assert f"{path}:{reported}" in str(error.value)
 
 
 BAD_FILES = {
@@ -79,7 +79,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_files_are_told(tmp_path: Path, kind: str):
+def test_bad_files_are_reported(tmp_path: Path, kind: str):
     path = tmp_path / "python.jsonl.gz"
     path.write_bytes(BAD_FILES[kind])
     with pytest.raises(UserError, match=r"python\.jsonl\.gz"):
@@ -108,7 +108,7 @@ def test_published_files_are_known():
 
 def test_tests_cannot_end_a_comment_or_a_text_of_an_answer():
     """What swallows the tests, a comment or a text over several lines that the answer leaves open, stays open: nothing
-    in the tests ends it. Only so a call behind them says that they have run."""
+    in the tests ends it. Only then does a call after them say that they have run."""
     for name, file in problems.read(benchmark("")).items():
         for row in file.rows:
             if (name, row.number) != ("rust", 32):  # is a comment; has a test of ours

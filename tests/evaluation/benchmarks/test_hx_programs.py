@@ -1,4 +1,4 @@
-"""Programs: what stands in them, and that the witness is behind the last test."""
+"""Programs: what they contain, and that the witness comes after the last test."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_strlen_of_cpp_is_the_answers():
     assert program.before.endswith('assert (strlen(std::string("")) == 0); assert (strlen(std::string("x")) == 1); ')
 
 
-def test_tests_without_a_function_are_told():
+def test_tests_without_a_function_are_reported():
     for language in ("cpp", "go", "rust"):
         with pytest.raises(UserError, match="no test function"):
             source(language, "", test="nothing {")

@@ -200,6 +200,6 @@ def test_canonical_solutions_are_their_own_answers(rule_set: str):
         left = rules.clean(row.solution + follow[row.language], row.language, rule_set)
         if row.language == "python" and rule_set == "codegeex":
             left = left[: rules.first_unindented(left)]
-        # CPP/94's solution has a line behind its last brace
+        # CPP/94's solution has a line after its last brace
         whole = row.solution if row.language == "python" else row.solution[: row.solution.rfind("}") + 1]
         assert left.rstrip() == whole.rstrip(), problem.id

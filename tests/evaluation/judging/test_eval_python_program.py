@@ -40,8 +40,8 @@ def test_the_scripts_of_the_sandbox_are_for_old_interpreters_and_import_nothing_
 
 def test_random_numbers_are_the_same_every_time(sandbox):
     text = "import random\nimport numpy as np\nraise ValueError(random.random(), np.random.rand())"
-    told = {run(Runner.open(), sandbox, text).execution.stderr for _ in range(2)}
-    assert len(told) == 1 and b"ValueError: (0.8444218515250481, 0.5488135039273248)" in told.pop()
+    reported = {run(Runner.open(), sandbox, text).execution.stderr for _ in range(2)}
+    assert len(reported) == 1 and b"ValueError: (0.8444218515250481, 0.5488135039273248)" in reported.pop()
 
 
 def test_what_is_no_interpreter(tmp_path):

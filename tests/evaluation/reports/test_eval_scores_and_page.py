@@ -117,7 +117,7 @@ def test_both_modes_stand_side_by_side():
     assert ["strict: Python", "3", "", "", "", "5", "", ""] in verdicts
 
 
-def test_a_sandbox_with_holes_is_told():
+def test_a_sandbox_with_holes_is_reported():
     layers = {"namespaces": "active", "seccomp": "missing: old kernel"}
     page = render(full() | {"settings": {"machine": {"sandbox": layers}}})
     assert ["sandbox", "without seccomp"] in rows(page, "Summary")

@@ -33,8 +33,8 @@ def test_every_shipped_recipe_says_what_was_published(path):
     recipe = load(str(path))
     assert recipe == load(path.stem) == build(asdict(recipe))
     assert recipe.top_k == 0  # a top-k that nobody asked for cost CodeGeeX2's users five points
-    told = (recipe.task, recipe.n, recipe.temperature, recipe.top_p, recipe.tag, recipe.max_length)
-    assert told == PUBLISHED[path.stem]
+    reported = (recipe.task, recipe.n, recipe.temperature, recipe.top_p, recipe.tag, recipe.max_length)
+    assert reported == PUBLISHED[path.stem]
     assert recipe.turns == ("single" if "single" in path.stem else "multi")
     assert (recipe.translate_from is not None) == ("translation" in path.stem)
 

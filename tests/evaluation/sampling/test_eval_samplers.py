@@ -27,8 +27,8 @@ def test_what_a_server_is_asked_and_what_it_answers():
         assert sampler.identity == {"url": server.url, "model": "small"}
         first, second = server.requests
         assert server.authorizations == {"Bearer secret"}
-    told = {"model": "small", "prompt": "a", "seed": 7, "temperature": 0.5, "top_p": 0.9, "max_tokens": 20}
-    assert {**first, **told} == first and "top_k" not in first and "stop" not in first
+    reported = {"model": "small", "prompt": "a", "seed": 7, "temperature": 0.5, "top_p": 0.9, "max_tokens": 20}
+    assert {**first, **reported} == first and "top_k" not in first and "stop" not in first
     assert second["max_tokens"] == 3
 
 
@@ -77,7 +77,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
         (500, "it\nburns", RunFailure, "it burns.*run the same command again"),
     ],
 )
-def test_refusals_are_told_in_a_line(status, message, kind, words):
+def test_refusals_are_reported_in_a_line(status, message, kind, words):
     with Server(lambda body: (status, message)) as server, pytest.raises(kind, match=words) as caught:
         ServerSampler(server.url, RECIPE, "m")("p", seed=0)
     assert "\n" not in str(caught.value)

@@ -63,7 +63,7 @@ def test_every_layer_is_active_where_the_kernel_has_it() -> None:
     assert set(states.values()) == {"active"}
 
 
-def test_an_unknown_mode_is_told() -> None:
+def test_an_unknown_mode_is_reported() -> None:
     with pytest.raises(UserError, match=r"'lax' is no mode; expected one of strict, best-effort"):
         open_sandbox("lax")
 
@@ -72,10 +72,10 @@ def refused(*named: str) -> None:
     """Strict mode refuses in one line that contains all of these."""
     with pytest.raises(UserError) as error:
         open_sandbox()
-    told = str(error.value)
-    assert "\n" not in told and "--sandbox best-effort" in told
+    reported = str(error.value)
+    assert "\n" not in reported and "--sandbox best-effort" in reported
     for name in named:
-        assert name in told
+        assert name in reported
 
 
 @pytest.fixture
@@ -123,10 +123,12 @@ def test_tests_that_need_namespaces_are_skipped_and_counted(shown: Path) -> None
         [refusing_python(shown, sys.executable), *words], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout
-    told, last = done.stdout.splitlines()[-2:]
+    reported, last = done.stdout.splitlines()[-2:]
     count = re.search(r" (\d+) skipped", last)[1]
     assert int(count) > 10 and " passed" in last
-    assert re.fullmatch(rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}", told), told
+    assert re.fullmatch(rf"{count} tests were skipped, .*namespaces: .* {re.escape(layers.advice())}", reported), (
+        reported
+    )
 
 
 @pytest.mark.parametrize("name", layers.SWITCHES)
@@ -205,8 +207,8 @@ def test_without_seccomp_nobody_makes_namespaces(unfiltered: Sandbox) -> None:
     sandbox = unfiltered
     for kind in "user", "mount", "net", "pid":
         done = run(sandbox, f"unshare --{kind} true")
-        told = b"No space left on device" if kind == "user" else b"Operation not permitted"
-        assert done.code != 0 and told in done.stderr, done
+        reported = b"No space left on device" if kind == "user" else b"Operation not permitted"
+        assert done.code != 0 and reported in done.stderr, done
     done = run(sandbox, "grep Cap /proc/self/status")
     assert {int(line.split()[1], 16) for line in done.stdout.splitlines()} == {0}
     command = Command(["python3", "-c", MOUNTING], SHORT)

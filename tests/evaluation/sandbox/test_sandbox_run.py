@@ -184,7 +184,7 @@ def test_a_readable_path_may_be_where_only_its_owner_walks(sandbox: Sandbox, tmp
     assert sandbox.run([command], {}, readable)[0].stdout == b"a toolalonefile\n"
 
 
-def test_a_readable_path_that_is_not_there_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_readable_path_that_is_not_there_is_reported(sandbox: Sandbox, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.*expected a path"):
         sandbox.run([Command(["/bin/true"])], {}, {"/x": tmp_path / "nowhere"})
 

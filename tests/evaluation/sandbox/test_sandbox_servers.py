@@ -93,8 +93,8 @@ def test_programs_of_one_server_do_not_meet(fresh_sandbox: Sandbox) -> None:
 def test_a_server_for_each_set_of_directories(fresh_sandbox: Sandbox, shown: Path) -> None:
     (shown / "file").write_text("a tool")
     reading = "import os; print(open('/tools/file').read() if os.path.exists('/tools') else 'none')"
-    for readable, told in (({}, b"none\n"), ({"/tools": shown}, b"a tool\n"), ({}, b"none\n")):
-        assert python(fresh_sandbox, reading, readable=readable).stdout == told
+    for readable, reported in (({}, b"none\n"), ({"/tools": shown}, b"a tool\n"), ({}, b"none\n")):
+        assert python(fresh_sandbox, reading, readable=readable).stdout == reported
     assert len(servers(fresh_sandbox)) == 2
 
 
@@ -230,7 +230,7 @@ def test_servers_end_with_who_runs_them(end: str) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_an_interruption_ends_the_program(fresh_sandbox: Sandbox, stopped: bool) -> None:
-    """Also if the supervisor is not told."""
+    """Also if the supervisor is not notified."""
     server = child_of(servers(fresh_sandbox)[0])
 
     def interrupt(*_: object) -> None:

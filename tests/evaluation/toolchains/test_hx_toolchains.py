@@ -1,4 +1,4 @@
-"""What is missing is told with the line that installs it; what is prepared is prepared once."""
+"""What is missing is reported with the line that installs it; what is prepared is prepared once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_language_has_a_tool_chain_and_its_line_in_the_document():
 
 
 @pytest.mark.parametrize("language", ROWS)
-def test_a_missing_tool_chain_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str):
+def test_a_missing_tool_chain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str):
     monkeypatch.setattr(TOOL_CHAINS[language], "version", lambda self: None)
     write(tmp_path, language)
     task = build(tmp_path)
@@ -76,7 +76,7 @@ def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged
     assert "js: left out, its tools do not work" in capsys.readouterr().err
 
 
-def test_versions_of_libraries_are_told(tmp_path: Path):
+def test_versions_of_libraries_are_reported(tmp_path: Path):
     """Verdicts may change with the versions."""
     assert Python(tmp_path).version().endswith(f", NumPy {metadata.version('numpy')}")
     (tmp_path / "package.json").write_text('{"version": "0.7.3"}')
@@ -125,7 +125,7 @@ def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.M
     assert len(made) == 3 and other.cache != chain.cache
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         tool_chain("python", tmp_path / "file" / "below").prepare()
