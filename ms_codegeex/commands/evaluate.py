@@ -297,7 +297,7 @@ def _key(path: Path | None) -> str | None:
 
 
 def _fields(words: list[str]) -> dict[str, Any]:
-    """`["top_k=-1"]` -> {"top_k": -1}; what is no JSON is text."""
+    """`["top_k=-1"]` -> {"top_k": -1}; a value that is not JSON stays text."""
     fields = {}
     for word in words:
         name, separator, value = word.partition("=")

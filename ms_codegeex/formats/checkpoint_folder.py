@@ -73,7 +73,7 @@ def doubt(root: Path, since: int, step: int) -> None:
     progress = any(number > since and outcome(path) == GOOD for path, number in job.items())
     for path, number in job.items():
         noted = _noted(path)
-        with contextlib.suppress(UserError):  # what is damaged is not chosen anyway
+        with contextlib.suppress(UserError):  # a damaged checkpoint is never chosen
             if not noted:
                 note_outcome(path, DOUBTFUL, step)
             elif number == since and not progress and noted["outcome"] == GOOD:

@@ -39,7 +39,7 @@ class RawModel:
     """The tensors of every rank under their foreign names.
 
     `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if names must tell. `recorded`: sizes that
-    the file states. `skipped`: names of what is no parameter.
+    the file states. `skipped`: names of tensors that are not parameters.
     """
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]

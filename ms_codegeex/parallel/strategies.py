@@ -132,7 +132,7 @@ class Strategies:
         norm.scale.shard((full, (1,)))
 
     def residuals(self, block: nn.Cell) -> None:
-        """what a block adds to the residual stream, [rows, hidden], and its dropouts"""
+        """What a block adds to the residual stream, [rows, hidden], and its dropouts."""
         full = (self.rows, 1)
         for add in (block.add_attention, block.add_feed_forward):
             add.shard((full, full))

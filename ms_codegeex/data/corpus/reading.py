@@ -261,7 +261,7 @@ def _read_rows(path: Path, label: str, part: ArchivePart, reading: Reading) -> I
 
 
 def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document | Rejected:
-    """Licence headers are stripped, the rules judge what is left, and that is redacted."""
+    """Strip licence headers, apply the rules to the rest, then redact it."""
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
