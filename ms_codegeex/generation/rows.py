@@ -14,11 +14,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, is_product, quantise
+from ms_codegeex.generation.matrices import Quantised, is_product, quantise, stored
 
 
 class Weights(Protocol):
-    """A model's weights by our names."""
+    """A model's weights by our names. `bits` are those of its products, or None where nothing was rounded."""
+
+    bits: int | None
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
@@ -28,15 +30,18 @@ class Weights(Protocol):
 
 
 class TensorWeights:
-    """Weights of a source, read when they are asked for and rounded to `bits`; word and position tables stay FP32."""
+    """Weights of a source, read when they are asked for. Without `bits`, FP16 and BF16 stay what they are and others
+    become FP32; with them, all are rounded but word and position tables."""
 
-    def __init__(self, tensors: Mapping[str, LazyTensor], bits: int = 32, group: int = 64):
+    def __init__(self, tensors: Mapping[str, LazyTensor], bits: int | None = None, group: int = 64):
         self.tensors, self.bits, self.group = tensors, bits, group
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
         tensor = self.tensors[name]
-        return quantise(tensor.float32(), self.bits if is_product(name, tensor.shape) else 32, self.group)
+        if self.bits is None or not is_product(name, tensor.shape):
+            return stored(tensor)
+        return quantise(tensor.float32(), self.bits, self.group)
 
     def vector(self, name: str) -> np.ndarray:
         """FP32 [n]"""
