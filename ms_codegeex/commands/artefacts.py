@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,14 +128,13 @@ def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
 
 def describe_run(directory: Path) -> dict[str, Any]:
     """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
-    from ms_codegeex.config import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.callbacks import read_log
     from ms_codegeex.runs.run_directory import RunDirectory
 
     run = RunDirectory(directory)
     try:
-        config = load_config(run.config)
+        config = run.read_config()
     except UserError as error:
         raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
     log = read_log(run.log)
@@ -173,5 +174,9 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory."""
-    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile."""
+    total = 0
+    for file in (path, *(Path(folder) / name for folder, _, names in os.walk(path) for name in names)):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
