@@ -128,13 +128,14 @@ def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
 
 def describe_run(directory: Path) -> dict[str, Any]:
     """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
+    from ms_codegeex.config import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.callbacks import read_log
     from ms_codegeex.runs.run_directory import RunDirectory
 
     run = RunDirectory(directory)
     try:
-        config = run.read_config()
+        config = load_config(run.config)
     except UserError as error:
         raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
     log = read_log(run.log)
