@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     raise UserError(
         f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
-        "(manifest.json) or a run (config.yaml); `prepare` makes datasets, `convert` and `quantize` models, `train` runs"
+        "(manifest.json) or a run (config.yaml); see `prepare`, `convert`, `quantize` and `train`"
     )
 
 
