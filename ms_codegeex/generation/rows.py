@@ -6,7 +6,7 @@ in the place of the ids. Padding rows are at position `capacity`, where no seque
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import mindspore as ms
@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, is_product, quantise, stored
+from ms_codegeex.generation.matrices import Quantised, quantise, stored
 
 
 class Weights(Protocol):
@@ -30,18 +30,23 @@ class Weights(Protocol):
 
 
 class TensorWeights:
-    """Weights of a source, read when they are asked for. Without `bits`, FP16 and BF16 stay what they are and others
-    become FP32; with them, all are rounded but word and position tables."""
+    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`. FP16 and BF16
+    stay what they are, others become FP32."""
 
-    def __init__(self, tensors: Mapping[str, LazyTensor], bits: int | None = None, group: int = 64):
-        self.tensors, self.bits, self.group = tensors, bits, group
+    def __init__(
+        self,
+        tensors: Mapping[str, LazyTensor],
+        bits: int | None = None,
+        group: int = 64,
+        products: Collection[str] = (),
+    ):
+        self.tensors, self.bits, self.group, self.products = tensors, bits, group, products
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
         tensor = self.tensors[name]
-        if self.bits is None or not is_product(name, tensor.shape):
-            return stored(tensor)
-        return quantise(tensor.float32(), self.bits, self.group)
+        rounded = self.bits is not None and name in self.products
+        return quantise(tensor.float32(), self.bits, self.group) if rounded else stored(tensor)
 
     def vector(self, name: str) -> np.ndarray:
         """FP32 [n]"""
