@@ -102,12 +102,13 @@ class KernelChoice(nn.Cell):
     def __init__(self, library: Library):
         super().__init__()
         path = f"{library.path}:choose"
-        out = {"out_shape": lambda logits, _: [logits[0], 2], "out_dtype": lambda *_: ms.float64}
-        self.op = ops.Custom(path, func_type="aot", **out)
+        shape = lambda logits, settings, edits, places: [logits[0], places[0], 2]  # noqa: E731
+        self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float64, func_type="aot")
 
-    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
-        """FP32 [n, V], float64 [n, 6] as `TokenChoice.row` -> float64 [n, 2]: ids and their log-probabilities"""
-        return self.op(logits, settings)
+    def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """FP32 [n, V], and float64 [n, 6], float64 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> float64
+        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
+        return self.op(logits, settings, edits, places)
 
 
 class Turned(nn.Cell):

@@ -173,21 +173,21 @@ int attend(int count, void** params, int* ranks, int64_t** shapes, const char** 
   return result(attend(a, {call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, rows + m, m}, call.at<float>(5)));
 }
 
-// logits [n, vocabulary], settings float64 [n, 6]: `Choice` and how many ids are allowed -> float64 [n, 2]: id, its
-// log-probability
+// logits [n, vocabulary], `Choice`s float64 [n, 6], `Edit`s float64 [n, a, 3], any int32 [1 + k] -> float64 [n, 1 + k, 2]: ids
+// and their log-probabilities, the chosen one and the k likeliest
 int choose(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  if (count != 3 || ranks[0] != 2) return WRONG;
-  const int64_t n = shapes[0][0], vocabulary = shapes[0][1];
-  if (!call.is(0, "float32", n * vocabulary) || !call.is(1, "float64", 6 * n) || !call.is(2, "float64", 2 * n)) return WRONG;
+  if (count != 5 || ranks[0] != 2 || ranks[2] != 3) return WRONG;
+  const int64_t n = shapes[0][0], vocabulary = shapes[0][1], edits = shapes[2][1], given = call.elements(3);
+  const bool right = vocabulary >= 1 && given >= 1 && call.is(0, "float32", n * vocabulary) && call.is(1, "float64", 6 * n) &&
+                     call.is(2, "float64", 3 * n * edits) && call.is(3, "int32", given) &&
+                     call.is(4, "float64", 2 * n * given);
+  if (!right) return WRONG;
   bool failed = false;
   parallel(n, n * vocabulary, [&](int64_t i) {
-    const double* s = call.at<double>(1) + 6 * i;
-    const auto allowed = static_cast<int64_t>(s[5]);
-    const Choice choice{s[0], s[1], s[2], s[3], s[4]};
-    const bool fits = allowed >= 1 && allowed <= vocabulary;
-    if (!fits || !choose(call.at<float>(0) + i * vocabulary, vocabulary, allowed, choice, call.at<double>(2) + 2 * i))
-      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    const Row row{call.at<float>(0) + i * vocabulary, vocabulary, call.at<Choice>(1)[i], call.at<Edit>(2) + i * edits,
+                  edits, given - 1};
+    if (!choose(row, call.at<double>(4) + 2 * i * given)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return result(!failed);
 }
