@@ -88,10 +88,11 @@ class EngineSampler:
                 new += 1
                 yield token
 
-        text = ""
+        text, scan = "", stopping.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted()):
-            text += piece
-            if ended(text):
+            place = scan(piece)
+            text += piece[:place]
+            if place is not None:
                 return Completion(cut(text, recipe), "stop")
         return Completion(text, "length" if new >= room else "eos")
 
