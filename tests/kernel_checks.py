@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
-from ms_codegeex.generation.matrices import aligned, pack, quantise
+from ms_codegeex.generation.matrices import Quantised, aligned, pack, quantise
 
 ROWS = (*range(1, 18), 33)
-FORMATS = ((32, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+FAST = ((8, 0), (4, 32), (4, 64), (4, 128))
 
 
 class Kernels(Library):
@@ -71,6 +72,56 @@ def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activa
         for i in range(m):
             for which, result in (("y", y), ("added", added)):
                 assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
+
+
+def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
+    """FP16 and BF16 weights, subnormal ones too: bit by bit the products of the same weights in FP32."""
+    weight, x = numbers(0, n, k), numbers(2, max(rows), k)
+    weight[::2] *= 1e-6
+    brain = (weight.view(np.uint32) >> 16).astype(np.uint16)
+    for narrow in (Quantised(weight.astype(np.float16), 16), Quantised(brain, 16)):
+        found, expected = (kernels.matrix(pack(w)) for w in (narrow, Quantised(narrow.float32(), 32)))
+        for m in rows:
+            y, whole = np.zeros((2, m, n), np.float32)
+            assert kernels.call("linear", found, x[:m].copy(), y) == 0
+            assert kernels.call("linear", expected, x[:m].copy(), whole) == 0
+            assert np.array_equal(y, whole), m
+        row = np.zeros((1, k), np.float32)
+        assert kernels.call("lookup", found, np.array([n - 1], np.int32), row) == 0
+        assert np.array_equal(row[0], narrow.float32()[-1])
+
+
+def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Activations as `fast` products take them: whole numbers from -127 to 127 and a scale for each row."""
+    largest = np.abs(x).max(1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(x * inverse).astype(np.int64), largest / np.float32(127)
+
+
+def check_fast(kernels: Kernels, n: int, k: int, bits: int, group: int, rows=ROWS) -> None:
+    """8 bits: bit by bit what integers give in NumPy. 4 bits: near it. A row does not depend on its neighbours."""
+    weight, bias, single = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), {}
+    x, residual = numbers(2, max(rows), k), numbers(3, max(rows), n)
+    x[1 % len(x)], x[2 % len(x), 0] = 0.0, 1e4
+    matrix = kernels.matrix(pack(weight), bias, fast=True)
+    q, scales = rounded(x)
+    if bits == 8:
+        products = (q @ weight.values.T.astype(np.int64)).astype(np.float32) * weight.scales * scales
+    else:
+        products = (q @ weight.float32().T.astype(np.float64)) * scales
+    expected = residual + (products + bias)
+    near = np.zeros_like(scales) if bits == 8 else 1e-7 * k * np.abs(q).max(1, keepdims=True) * scales + 1e-6
+    for m in rows:
+        y = np.full((m, n), np.nan, np.float32)
+        assert kernels.call("linear_add", matrix, residual[:m].copy(), x[:m].copy(), y) == 0
+        assert (np.abs(y - expected[:m]) <= near[:m]).all(), (m, np.abs(y - expected[:m]).max())
+        for i in range(m):
+            assert np.array_equal(single.setdefault(i, y[i].copy()), y[i]), (m, i)
+    for wrong in (np.nan, np.inf):
+        x[0, k // 2] = wrong
+        y = np.zeros((2, n), np.float32)
+        assert kernels.call("linear_add", matrix, residual[:2].copy(), x[:2].copy(), y) == 0
+        assert np.isnan(y[0]).all() and np.array_equal(y[1], single[1])
 
 
 def check_lookup(kernels: Kernels, n: int, k: int, bits: int, group: int) -> None:
@@ -270,6 +321,10 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     for (n, k), (bits, group) in product(shapes, FORMATS):
         check_linear(kernels, n, k, bits, group, "gelu", rows)
         check_lookup(kernels, n, k, bits, group)
+    for (n, k), (bits, group) in product(shapes, FAST):
+        check_fast(kernels, n, k, bits, group, (2, *rows))
+    for n, k in shapes:
+        check_sixteen(kernels, n, k, rows)
     for h, rms in product((8, 100, 256), (False, True)):
         check_norm(kernels, h, rms)
     for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):

@@ -46,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -78,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model))
+    generator = Generator(Path(arguments.model), fast=arguments.fast)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.errors import UserError
 from ms_codegeex.generation.choice import Chosen, TokenChoice, pack, unpack
 from ms_codegeex.generation.rows import Weights
 from ms_codegeex.models.causal import Build
@@ -39,7 +40,8 @@ class SlotEngine:
     """`slots` sequences of up to `capacity` positions through a family's model (`modules`, its file `model.py`).
 
     Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
-    cannot be had, and with 0, MindSpore's own do the work.
+    cannot be had, and with 0, MindSpore's own do the work. `fast` rounds the activations in front of 8-bit and 4-bit
+    weights to 8 bits; only compiled operators can.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SlotEngine:
         slots: int = 1,
         threads: int = 0,
         chunk: int = CHUNK,
+        fast: bool = False,
     ):
         self.capacity, self.slots, self.chunk = capacity, slots, chunk
         self.allowed = allowed or config.vocab_size
@@ -61,10 +64,12 @@ class SlotEngine:
         model = network.model
         library = _library(threads)
         self.compiled = library is not None
+        if fast:
+            _check_fast(weights, self.compiled)
         if library is not None:
             from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
 
-            cells, choice = KernelCells(library, model, weights, slots, capacity), KernelChoice(library)
+            cells, choice = KernelCells(library, model, weights, slots, capacity, fast=fast), KernelChoice(library)
         else:
             from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
 
@@ -156,6 +161,13 @@ class SlotEngine:
 def _power(number: int) -> int:
     """The power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()
+
+
+def _check_fast(weights: Weights, compiled: bool) -> None:
+    if weights.bits not in (8, 4):
+        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
+    if not compiled:
+        raise UserError("--fast: needs the operators that a C++ compiler makes on a CPU; install g++ or 'ziglang'")
 
 
 def _library(threads: int) -> Any:

@@ -5,15 +5,15 @@
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "attention.h"
 #include "choice.h"
-#include "matrix.h"
+#include "linear.h"
 #include "norm.h"
 
 namespace {
 
-enum Kind { FREE, MATRIX, NORM, ATTENTION };
+enum What { FREE, MATRIX, NORM, ATTENTION };
 
 struct Entry {
-  Kind kind;
+  What what;
   union {
     Matrix matrix;
     Norm norm;
@@ -59,12 +59,12 @@ struct Call {
     return !*given && elements(i) == size;
   }
   // what input i's number stands for
-  const Entry* entry(int i, Kind kind) const {
+  const Entry* entry(int i, What what) const {
     if (!is(i, "int64", 1)) return nullptr;
     const int64_t number = *at<int64_t>(i);
     if (number < 0 || number >= ENTRIES) return nullptr;
     const Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
-    return found && found->kind == kind ? found : nullptr;
+    return found && found->what == what ? found : nullptr;
   }
 };
 
@@ -77,17 +77,19 @@ int result(bool right) { return right ? RIGHT : WRONG; }
 extern "C" {
 
 // ---------------------------------------------------------------- registrations; -1 if there are too many
-int64_t register_matrix(const void* data, const float* scales, const float* bias, int64_t n, int64_t k, int64_t rows,
-                        int64_t width, int64_t bits, int64_t group, int64_t activation) {
+// `sums` int32 [rows] or null: room that is filled here for products with rounded activations
+int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, int64_t n, int64_t k,
+                        int64_t rows, int64_t width, int64_t kind, int64_t group, int64_t activation) {
   Entry entry{};
-  entry.kind = MATRIX;
-  entry.matrix = {data, scales, bias, n, k, rows, width, bits, group, activation};
+  entry.what = MATRIX;
+  entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation};
+  if (sums && kind == EIGHT) sum_rows(entry.matrix, sums);
   return add(entry);
 }
 
 int64_t register_norm(const float* weight, const float* bias, int64_t h, double epsilon) {
   Entry entry{};
-  entry.kind = NORM;
+  entry.what = NORM;
   entry.norm = {weight, bias, h, epsilon};
   return add(entry);
 }
@@ -95,7 +97,7 @@ int64_t register_norm(const float* weight, const float* bias, int64_t h, double 
 int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t rotary, int64_t slots, int64_t capacity,
                            const float* cos, const float* sin, float* keys, float* values) {
   Entry entry{};
-  entry.kind = ATTENTION;
+  entry.what = ATTENTION;
   entry.attention = {heads, groups, size, rotary, slots, capacity, rounded_up(size, 16), rounded_up(capacity, 16) / 16,
                      cos, sin, keys, values};
   return add(entry);
