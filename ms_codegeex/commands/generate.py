@@ -46,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -75,10 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.top_p,
         arguments.seed,
     )
+    if arguments.threads is not None and arguments.threads < 0:
+        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model))
+    generator = Generator(Path(arguments.model), threads=arguments.threads)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import command
 
+from ms_codegeex.cli import main
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
@@ -116,6 +117,32 @@ def test_the_commands(source, tmp_path):
     assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
     text = command("generate", "--model", tmp_path / "q", "--prompt", "x", "--greedy", "--max-new-tokens", 2)
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
+
+
+def test_what_rounding_costs(source, tmp_path, capsys):
+    write_quantised(source, 4, 32, tmp_path / "q")
+    (tmp_path / "text.py").write_text("def f(x):\n    return [x + i for i in range(10)]\n" * 3)
+    words = ["evaluate", "perplexity", "--model", tmp_path / "q", "--data", tmp_path / "text.py", "--threads", 1]
+    words += ["--output", tmp_path / "report", "--window", 20]
+    assert main([*map(str, words), "--against", str(source.path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["against"]["path"] == str(source.path)
+    assert report["settings"]["model"]["path"] == str(tmp_path / "q")
+    found = report["difference"]
+    models = [Generator(path) for path in (source.path, tmp_path / "q")]
+    ids = [models[0].tokenizer.eos_id, *models[0].tokenizer.encode((tmp_path / "text.py").read_text())]
+    windows = [ids[begin : begin + 20] for begin in range(0, len(ids) - 1, 19)]
+    one, two = ([model.logits(w[:n]) for w in windows for n in range(1, len(w))] for model in models)
+    one, two = (np.stack(rows)[:, : models[0].tokenizer.vocab_size].astype(np.float64) for rows in (one, two))
+    error = (two - two.mean(1, keepdims=True)) - (one - one.mean(1, keepdims=True))
+    assert found["logit error, largest"] == pytest.approx(np.abs(error).max(), rel=1e-4) and error.max() > 0.01
+    assert found["same likeliest token"] == pytest.approx((one.argmax(1) == two.argmax(1)).mean())
+    scores = np.concatenate([models[1].log_probabilities(w) for w in windows])
+    assert report["perplexity"]["perplexity"] == pytest.approx(np.exp(-scores.mean()), rel=1e-5)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Difference from the other model" in page and "<polyline" in page
+    assert main([*map(str, words), "--against", str(source.path), "--stride", "5"]) == 2
+    assert "--stride: not with --against" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(source, tmp_path):

@@ -67,10 +67,10 @@ class EngineSampler:
 
     concurrency = 1
 
-    def __init__(self, path: Path, recipe: Recipe):
+    def __init__(self, path: Path, recipe: Recipe, *, threads: int | None = None):
         from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
-        self.generator, self.recipe = Generator(path), recipe
+        self.generator, self.recipe = Generator(path, threads=threads), recipe
         self.identity = model_identity(self.generator.path)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
 
