@@ -302,7 +302,7 @@ def _model(arguments: argparse.Namespace) -> Any:
         from ms_codegeex.formats.sources import open_source
         from ms_codegeex.generation.quantised import is_quantised
 
-        path = arguments.model
+        path = Path(arguments.model)
         return model_identity(path if is_quantised(path) else open_source(path).path)
 
     return identity

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from conftest import command
 
-from ms_codegeex.cli import main
+from ms_codegeex.cli import build_parser, main
+from ms_codegeex.commands import evaluate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sampling.samplers import model_identity
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
@@ -143,6 +145,19 @@ def test_what_rounding_costs(source, tmp_path, capsys):
     assert "Difference from the other model" in page and "<polyline" in page
     assert main([*map(str, words), "--against", str(source.path), "--stride", "5"]) == 2
     assert "--stride: not with --against" in capsys.readouterr().err
+
+
+def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, capsys):
+    write_quantised(source, 8, 64, tmp_path / "q")
+    assert main(["inspect", str(tmp_path / "q")]) == 0
+    assert "matrices of 8 bits, a scale for each row\nverified: 38 tensors" in capsys.readouterr().out
+    words = ["evaluate", "perplexity", "--model", str(tmp_path / "q"), "--data", "x", "--output", "y"]
+    arguments = build_parser().parse_args(words)
+    assert evaluate._model(arguments)() == model_identity(tmp_path / "q")
+    data = bytearray((tmp_path / "q" / TENSORS).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "q" / TENSORS).write_bytes(data)
+    assert main(["inspect", str(tmp_path / "q")]) == 2 and "is damaged" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(source, tmp_path):
