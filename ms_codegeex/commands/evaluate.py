@@ -66,6 +66,9 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)",
     )
+    group.add_argument(
+        "--fast", action="store_true", help="round activations too (a quantised --model on a CPU): faster, less exact"
+    )
     group.add_argument("--url-model", metavar="NAME", help="the server's model (default: its only one)")
     group.add_argument(
         "--url-field",
@@ -217,8 +220,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _perplexity(arguments: argparse.Namespace) -> int:
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
-    words = (arguments.window, arguments.stride, arguments.max_tokens, arguments.against, arguments.threads)
-    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words)
+    words = (arguments.window, arguments.stride, arguments.max_tokens, arguments.against)
+    how = {"fast": arguments.fast, "threads": arguments.threads}
+    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words, **how)
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -245,6 +249,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--against: belongs to perplexity; evaluate both models and compare their reports")
     if arguments.prompt_perplexity and arguments.task not in ("mtpb", "humaneval"):
         raise UserError(f"--prompt-perplexity: {arguments.task} has none; mtpb and humaneval have")
+    if arguments.fast and not arguments.model:
+        raise UserError("--fast: only for our own engine; give --model")
     if not (arguments.model or arguments.url or arguments.samples or arguments.judge_only):
         resumable = (arguments.output / "samples.jsonl").exists()
         if not resumable and not arguments.check_references:
@@ -282,7 +288,7 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 
     if arguments.model:
-        return lambda: EngineSampler(arguments.model, recipe, threads=arguments.threads)
+        return lambda: EngineSampler(arguments.model, recipe, fast=arguments.fast, threads=arguments.threads)
     if arguments.url:
         key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
         others = (arguments.concurrency, arguments.url_timeout)
@@ -303,7 +309,7 @@ def _model(arguments: argparse.Namespace) -> Any:
         from ms_codegeex.generation.quantised import is_quantised
 
         path = Path(arguments.model)
-        return model_identity(path if is_quantised(path) else open_source(path).path)
+        return model_identity(path if is_quantised(path) else open_source(path).path, arguments.fast)
 
     return identity
 

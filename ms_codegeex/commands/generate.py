@@ -52,6 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -86,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), threads=arguments.threads)
+    generator = Generator(Path(arguments.model), threads=arguments.threads, fast=arguments.fast)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:

@@ -12,9 +12,10 @@ import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.host import available_cores
 
 
@@ -22,10 +23,11 @@ class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work.
+    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` as
+    in `SlotEngine`.
     """
 
-    def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None):
+    def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None, *, fast: bool = False):
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
@@ -37,6 +39,7 @@ class Generator:
             self.seq_length,
             allowed=self.tokenizer.vocab_size,
             threads=available_cores() if threads is None else threads,
+            fast=fast,
         )
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
@@ -80,13 +83,13 @@ class Generator:
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
-        ids, generator = list(ids), np.random.default_rng(settings.seed)
-        for _ in range(min(settings.max_new_tokens, self.seq_length - len(ids))):
-            choice = TokenChoice(settings.temperature, settings.top_k, settings.top_p, generator.random())
-            token, _ = self.engine.next({0: ids}, {0: choice})[0]
+        prompt, output = list(ids), []
+        for _ in range(min(settings.max_new_tokens, self.seq_length - len(prompt))):
+            choice = token_choice(settings, prompt, output)
+            token = self.engine.next({0: prompt + output}, {0: choice})[0][0]
             if token == self.tokenizer.eos_id:
                 return
-            ids.append(token)
+            output.append(token)
             yield token
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:

@@ -7,35 +7,19 @@ common with what its slot holds is not computed again. The result of a row is th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.choice import Chosen, TokenChoice, pack, unpack
 from ms_codegeex.generation.rows import Weights
 from ms_codegeex.models.causal import Build
 
 CHUNK = 256  # rows of a prompt in a pass
 LEAST_CHUNK = 16
-GREEDY = 0.0
-
-
-@dataclass(frozen=True)
-class TokenChoice:
-    """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
-    `given`."""
-
-    temperature: float = GREEDY
-    top_k: int = 0
-    top_p: float = 1.0
-    uniform: float = 0.0
-    given: int = -1
-
-    def row(self, allowed: int) -> list[float]:
-        """The operator's settings; ids from `allowed` on are never chosen."""
-        return [self.temperature, self.top_k, self.top_p, self.uniform, self.given, allowed]
 
 
 class Pass(nn.Cell):
@@ -45,18 +29,19 @@ class Pass(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
 
-    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor) -> Tensor:
-        """rows int32 [3, s, c], `wanted` rows' numbers int32 [n], settings [n, 6] -> [n, 2]; without a choice, logits
-        [n, V]"""
+    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """rows int32 [3, s, c], `wanted` rows' numbers int32 [n], the others as `choice.pack` makes them -> [n, 1 + k,
+        2]; without a choice, logits [n, V]"""
         logits = self.head(self.gather(self.model(rows, rows), wanted, 0))
-        return logits if self.choice is None else self.choice(logits, settings)
+        return logits if self.choice is None else self.choice(logits, settings, edits, places)
 
 
 class SlotEngine:
     """`slots` sequences of up to `capacity` positions through a family's model (`modules`, its file `model.py`).
 
     Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
-    cannot be had, and with 0, MindSpore's own do the work.
+    cannot be had, and with 0, MindSpore's own do the work. `fast` rounds the activations in front of 8-bit and 4-bit
+    weights to 8 bits; only compiled operators can.
     """
 
     def __init__(
@@ -70,6 +55,7 @@ class SlotEngine:
         slots: int = 1,
         threads: int = 0,
         chunk: int = CHUNK,
+        fast: bool = False,
     ):
         self.capacity, self.slots, self.chunk = capacity, slots, chunk
         self.allowed = allowed or config.vocab_size
@@ -78,10 +64,12 @@ class SlotEngine:
         model = network.model
         library = _library(threads)
         self.compiled = library is not None
+        if fast:
+            _check_fast(weights, self.compiled)
         if library is not None:
             from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
 
-            cells, choice = KernelCells(library, model, weights, slots, capacity), KernelChoice(library)
+            cells, choice = KernelCells(library, model, weights, slots, capacity, fast=fast), KernelChoice(library)
         else:
             from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
 
@@ -92,20 +80,19 @@ class SlotEngine:
             network.set_train(False)
         self.cached: list[list[int]] = [[] for _ in range(slots)]
 
-    def next(
-        self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]
-    ) -> dict[int, tuple[int, float]]:
-        """For each slot's whole sequence (1 to `capacity` ids) the next token and its log-probability among all rows of
-        the table."""
-        result: dict[int, tuple[int, float]] = {}
+    def next(self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]) -> dict[int, Chosen]:
+        """For each slot's whole sequence (1 to `capacity` ids) the next token. Probabilities are those among all rows
+        of the table."""
+        result: dict[int, Chosen] = {}
         ready = [slot for slot, ids in sequences.items() if self._common(slot, ids) == len(ids) - 1]
         for slot, ids in sequences.items():
             if slot not in ready:
                 out = self._read(self._choosing, slot, ids, [choices[slot]])
-                result[slot] = (int(out[-1, 0]), float(out[-1, 1]))
+                result[slot] = unpack(out, [choices[slot]])[0]
         if ready:
-            out = self._step(ready, [sequences[slot] for slot in ready], [choices[slot] for slot in ready])
-            result |= {slot: (int(row[0]), float(row[1])) for slot, row in zip(ready, out, strict=True)}
+            chosen = [choices[slot] for slot in ready]
+            out = self._step(ready, [sequences[slot] for slot in ready], chosen)
+            result |= zip(ready, unpack(out, chosen), strict=True)
         return {slot: result[slot] for slot in sequences}
 
     def logits(self, slot: int, ids: Sequence[int]) -> np.ndarray:
@@ -123,7 +110,7 @@ class SlotEngine:
         if len(ids) < 2:
             return np.zeros(0, np.float32)
         given = [TokenChoice(given=number) for number in ids[1:]]
-        return self._read(self._choosing, slot, ids[:-1], given)[:, 1].astype(np.float32)
+        return self._read(self._choosing, slot, ids[:-1], given)[:, 0, 1].astype(np.float32)
 
     def _common(self, slot: int, ids: Sequence[int]) -> int:
         """How many first ids are cached; at least one is left to compute."""
@@ -171,15 +158,21 @@ class SlotEngine:
         """One pass. `kept`: how many positions of each slot are sure to be right if it is interrupted."""
         for slot, count in kept.items():
             del self.cached[slot][count:]
-        settings = np.tile(np.array(TokenChoice().row(self.allowed), np.float64), (len(wanted), 1))
-        for i, choice in enumerate(choices):
-            settings[i] = choice.row(self.allowed)
-        return network(Tensor(rows), Tensor(wanted), Tensor(settings, self._numbers)).asnumpy()
+        settings, edits, places = pack(choices, len(wanted), self.allowed)
+        numbers = (Tensor(array, self._numbers) for array in (settings, edits))
+        return network(Tensor(rows), Tensor(wanted), *numbers, Tensor(places)).asnumpy()
 
 
 def _power(number: int) -> int:
     """The power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()
+
+
+def _check_fast(weights: Weights, compiled: bool) -> None:
+    if weights.bits not in (8, 4):
+        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
+    if not compiled:
+        raise UserError("--fast: needs the operators that a C++ compiler makes on a CPU; install g++ or 'ziglang'")
 
 
 def _library(threads: int) -> Any:

@@ -6,11 +6,12 @@ import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.matrices import quantise
 from ms_codegeex.generation.rows import TensorWeights
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.models.registry import FAMILIES, family
 
 torch = pytest.importorskip("torch")
@@ -140,7 +141,7 @@ def streams(engine, prompts, count):
     sequences = {slot: list(ids) for slot, ids in prompts.items()}
     scores = {slot: [] for slot in prompts}
     for _ in range(count):
-        for slot, (token, score) in engine.next(sequences, dict.fromkeys(sequences, GREEDY)).items():
+        for slot, (token, score, _) in engine.next(sequences, dict.fromkeys(sequences, GREEDY)).items():
             sequences[slot].append(token)
             scores[slot].append(score)
     return {slot: (ids[len(prompts[slot]) :], scores[slot]) for slot, ids in sequences.items()}

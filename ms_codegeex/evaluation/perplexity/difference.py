@@ -15,19 +15,16 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.perplexity.corpus import CorpusPerplexity, measure
+from ms_codegeex.evaluation.perplexity.scoring import Scorer
 
 MAX_TOKENS = 4096  # of a corpus: with 50,000 tokens in the table, their logits take 0.8 GB
 STEPS, STEP = 50, 0.02  # of the distribution of differences, in nats
 
 
-class LogitsModel(Protocol):
-    """A model that gives the scores of all tokens, such as `generation.engine.Generator`."""
-
-    tokenizer: Tokenizer
-    seq_length: int
+class LogitsModel(Scorer, Protocol):
+    """A model that also gives the scores of all tokens, such as `generation.engine.Generator`."""
 
     def all_logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids), V]: the scores of the token that follows each of `ids`."""
@@ -146,9 +143,8 @@ class Comparison:
 
 
 def compare(
-    open_model: Callable[[Path], LogitsModel],
-    first: Path,
-    second: Path,
+    open_first: Callable[[], LogitsModel],
+    open_second: Callable[[], LogitsModel],
     data: Path,
     directory: Path,
     window: int | None = None,
@@ -158,7 +154,7 @@ def compare(
 
     `directory` is where the first one's logits lie meanwhile. Raises `UserError` for models with different tokenizers.
     """
-    model = open_model(first)
+    model = open_first()
     window, fingerprint = model.seq_length if window is None else window, model.tokenizer.fingerprint
     how = ([data], window, window - 1, MAX_TOKENS if max_tokens is None else max_tokens, True)
     with logits_file(directory, model.tokenizer.vocab_size) as file:
@@ -166,9 +162,9 @@ def compare(
         one, scored = measure(observed, *how), np.concatenate(observed.scored)
         del model, observed
         gc.collect()  # the first model leaves the memory before the second one comes
-        model, difference = open_model(second), Difference()
+        model, difference = open_second(), Difference()
         if model.tokenizer.fingerprint != fingerprint:
-            raise UserError(f"--against: {first} has another tokenizer than {second}; only like models can be compared")
+            raise UserError("--against: its tokenizer is not that of --model; give a model with the same one")
         file.rewind()
         observed = Observed(model, lambda logits: difference.add(file.read(len(logits)), logits))
         two = measure(observed, *how)

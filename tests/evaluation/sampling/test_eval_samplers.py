@@ -124,7 +124,7 @@ class Speller:
 
     seq_length = 12
 
-    def __init__(self, path):
+    def __init__(self, path, **_):
         self.path, self.tokenizer, self.asked = path, self, []
 
     def encode_prompt(self, prompt):
