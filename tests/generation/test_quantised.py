@@ -16,6 +16,7 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation import engine
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.matrices import pack, quantise
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
@@ -148,6 +149,27 @@ def test_the_commands(source, tmp_path):
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
     text = command("generate", "--model", source.path, *words)
     assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
+
+
+def test_threads_of_the_command(source, monkeypatch, capsys):
+    """0: MindSpore's own operators, and the same text."""
+    engines = []
+
+    class Seen(engine.SlotEngine):
+        def __init__(self, *values, **options):
+            super().__init__(*values, **options)
+            engines.append((options["threads"], self.compiled))
+
+    monkeypatch.setattr(engine, "SlotEngine", Seen)
+    words = ["generate", "--model", str(source.path), "--prompt", "x", "--greedy", "--max-new-tokens", "3", "--threads"]
+    texts = []
+    for threads in ("1", "0"):
+        assert main([*words, threads]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and texts[0].startswith("x") and engines == [(1, True), (0, False)]
+    assert main([*words, "-1"]) == 2 and "--threads: -1 is out of range" in capsys.readouterr().err
+    words = ["evaluate", "humaneval", "--model", "m", "--data", "d", "--output", "o", "--threads", "-1"]
+    assert main(words) == 2 and "--threads: -1 is out of range" in capsys.readouterr().err
 
 
 def test_what_rounding_costs(source, tmp_path, capsys):
