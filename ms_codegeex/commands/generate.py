@@ -47,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
     )
     parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
+    )
+    parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
@@ -78,10 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.top_p,
         arguments.seed,
     )
+    if arguments.threads is not None and arguments.threads < 0:
+        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), fast=arguments.fast)
+    generator = Generator(Path(arguments.model), threads=arguments.threads, fast=arguments.fast)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:
