@@ -61,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_penalties(parser)
     _configure_answers(parser)
     parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
+    )
+    parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
@@ -221,12 +227,14 @@ def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate text and print it as it comes, or all of it as JSON."""
+    if arguments.threads is not None and arguments.threads < 0:
+        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     settings, prompt = _settings(arguments), _prompt(arguments)
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), fast=arguments.fast)
+    generator = Generator(Path(arguments.model), threads=arguments.threads, fast=arguments.fast)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)

@@ -65,6 +65,11 @@ class Generator:
         self._check(ids)
         return self.engine.logits(0, ids)
 
+    def all_logits(self, ids: Sequence[int]) -> np.ndarray:
+        """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
+        self._check(ids)
+        return self.engine.all_logits(0, ids)
+
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for

@@ -65,10 +65,10 @@ class EngineSampler:
 
     concurrency = 1
 
-    def __init__(self, path: Path, recipe: Recipe, fast: bool = False):
+    def __init__(self, path: Path, recipe: Recipe, *, fast: bool = False, threads: int | None = None):
         from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
-        self.generator, self.recipe = Generator(path, fast=fast), recipe
+        self.generator, self.recipe = Generator(path, threads=threads, fast=fast), recipe
         self.identity = model_identity(self.generator.path, fast)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
 

@@ -95,11 +95,11 @@ int64_t register_norm(const float* weight, const float* bias, int64_t h, double 
 }
 
 int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t rotary, int64_t slots, int64_t capacity,
-                           const float* cos, const float* sin, float* keys, float* values) {
+                           const float* cos, const float* sin, void* keys, void* values, int64_t bits) {
   Entry entry{};
   entry.what = ATTENTION;
   entry.attention = {heads, groups, size, rotary, slots, capacity, rounded_up(size, 16), rounded_up(capacity, 16) / 16,
-                     cos, sin, keys, values};
+                     cos, sin, keys, values, bits};
   return add(entry);
 }
 
