@@ -100,6 +100,11 @@ class SlotEngine:
         """FP32 [V]: scores of the token that follows `ids`."""
         return self._read(self._scoring, slot, ids, [TokenChoice()])[-1]
 
+    def all_logits(self, slot: int, ids: Sequence[int]) -> np.ndarray:
+        """FP32 [len(ids), V]: scores of the token that follows each of `ids`."""
+        self.cached[slot] = []
+        return self._read(self._scoring, slot, ids, [TokenChoice()] * len(ids))
+
     def log_probabilities(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the logarithm of the probability of each id but the first, given those before it."""
         self.cached[slot] = []  # every position's scores are wanted
