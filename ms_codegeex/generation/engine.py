@@ -12,10 +12,12 @@ import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
-from ms_codegeex.generation.choice import token_choice
+from ms_codegeex.generation.beams import next_tokens
+from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.host import available_cores
 
 
@@ -23,11 +25,19 @@ class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` as
-    in `SlotEngine`.
+    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` and
+    `cache_bits` as in `SlotEngine`.
     """
 
-    def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None, *, fast: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        seq_length: int | None = None,
+        threads: int | None = None,
+        *,
+        fast: bool = False,
+        cache_bits: int = 32,
+    ):
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
@@ -40,6 +50,7 @@ class Generator:
             allowed=self.tokenizer.vocab_size,
             threads=available_cores() if threads is None else threads,
             fast=fast,
+            cache_bits=cache_bits,
         )
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
@@ -81,20 +92,36 @@ class Generator:
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
-    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
-        prompt, output = list(ids), []
+    def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
+        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` for a
+        bias of an id without a token."""
+        if wrong := [number for number in settings.logit_bias if number >= self.tokenizer.vocab_size]:
+            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
+        return self._chosen(list(ids), settings)
+
+    def _chosen(self, prompt: list[int], settings: SamplingSettings) -> Iterator[Chosen]:
+        output: list[int] = []
         for _ in range(min(settings.max_new_tokens, self.seq_length - len(prompt))):
             choice = token_choice(settings, prompt, output)
-            token = self.engine.next({0: prompt + output}, {0: choice})[0][0]
-            if token == self.tokenizer.eos_id:
+            chosen = self.engine.next({0: prompt + output}, {0: choice})[0]
+            if chosen.token == self.tokenizer.eos_id:
                 return
-            output.append(token)
-            yield token
+            output.append(chosen.token)
+            yield chosen
 
-    def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:
-        """The continuation of a prompt's ids as text, in pieces of whole characters."""
-        return self.tokenizer.continuation(ids, self.tokens(ids, settings))
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """The ids of `chosen`."""
+        return (chosen.token for chosen in self.chosen(ids, settings))
+
+    def likeliest(self, sequences: Sequence[Sequence[int]], count: int) -> list[Sequence[tuple[int, float]]]:
+        """The `count` likeliest tokens after each sequence, with their log-probabilities."""
+        return next_tokens(self.engine, range(self.engine.slots), sequences, count)
+
+    def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
+        """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where
+        `rule` ends it."""
+        pieces = self.tokenizer.continuation(ids, self.tokens(ids, settings))
+        return until(pieces, Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
         """The whole continuation, without the prompt."""

@@ -228,7 +228,7 @@ def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> 
     )
 
 
-def _of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
+def of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
     """The values of `known` (by family, preset, ...) of exactly these sizes."""
     from ms_codegeex.models.registry import family
 
@@ -240,12 +240,12 @@ def _of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterat
 
 def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
     """The figures published for exactly these sizes, by length; empty if there are none."""
-    return next((value for key, value in _of_sizes(config, PUBLISHED) if key[2] == bits), {})
+    return next((value for key, value in of_sizes(config, PUBLISHED) if key[2] == bits), {})
 
 
 def speeds(config: RunConfig) -> tuple[PublishedSpeed, ...]:
     """The speeds published for exactly these sizes."""
-    return next((value for _, value in _of_sizes(config, SPEEDS)), ())
+    return next((value for _, value in of_sizes(config, SPEEDS)), ())
 
 
 def bounds(config: RunConfig, speed: PublishedSpeed) -> dict[int, float]:
@@ -258,7 +258,7 @@ def bounds(config: RunConfig, speed: PublishedSpeed) -> dict[int, float]:
 
 def serves_users(config: RunConfig) -> bool:
     """Whether it is the model whose tokens a week are published."""
-    return any(key == ("codegeex", "13b") for key, _ in _of_sizes(config, SPEEDS))
+    return any(key == ("codegeex", "13b") for key, _ in of_sizes(config, SPEEDS))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.answers import answers
+from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config
@@ -92,7 +94,7 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):
     answers = iter([7, 8, 50256, 9])
-    monkeypatch.setattr(generator.engine, "next", lambda *_: {0: (next(answers), 0.0)})
+    monkeypatch.setattr(generator.engine, "next", lambda *_: {0: Chosen(next(answers), 0.0)})
     assert list(generator.tokens([1], SamplingSettings(10))) == [7, 8]
 
 
@@ -112,6 +114,53 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
     monkeypatch.setattr(generator, "tokens", lambda *_: iter(ids))
     pieces = list(generator.stream([1], SamplingSettings()))
     assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
+
+
+def continued(generator, prompt, **changes):
+    """The only answer, 12 greedy tokens if nothing else is said."""
+    settings = SamplingSettings(**{"max_new_tokens": 12, "temperature": 0.0, **changes})
+    (answer,) = answers(generator, generator.encode(prompt), settings)
+    assert generator.generate(prompt, settings) == answer.text  # streamed or not
+    return answer
+
+
+def test_an_answer_ends_before_a_stop_text_across_token_borders(generator):
+    plain = continued(generator, "x = 1")
+    assert plain.finish == "length" and len(plain.tokens) == 12
+    text, first = plain.text, len(generator.tokenizer.decode([plain.tokens[0].token]))
+    border = text[first - 1 : first + 1]  # the last character of the first token and the first of the second
+    for stop in ((border,), ("no such text", text[3:9])):
+        place = min(text.find(known) for known in stop if known in text)
+        found = continued(generator, "x = 1", stop=stop)
+        assert found.text == text[:place] and found.finish == "stop" and len(found.tokens) < 12
+
+
+def test_penalties_and_bias_change_what_follows(generator):
+    plain = [one.token for one in continued(generator, "x = 1").tokens]
+    other = [one.token for one in continued(generator, "x = 1", logit_bias={plain[0]: -1e6}).tokens]
+    assert plain[0] not in other
+    forced = continued(generator, "x = 1", logit_bias={77: 1e6}, log_probabilities=2).tokens
+    assert {one.token for one in forced} == {77} and forced[0].best[0][0] == plain[0] and len(forced[0].best) == 2
+    assert forced[0].score < forced[0].best[1][1]  # probabilities are those of the model
+    assert len(set(plain)) < 12
+    for penalty in ({"frequency_penalty": 100.0}, {"presence_penalty": 100.0}, {"repetition_penalty": 100.0}):
+        never = [one.token for one in continued(generator, "x = 1", **penalty).tokens]
+        assert len(set(never)) == 12 and never[0] == plain[0]
+    with pytest.raises(UserError, match="50400"):
+        continued(generator, "x", logit_bias={50400: 1.0})
+
+
+def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
+    ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
+    found = answers(generator, ids, settings)
+    alone = [answers(generator, ids, SamplingSettings(6, temperature=2.0, seed=5 + i))[0] for i in range(3)]
+    assert found == alone and len({answer.text for answer in found}) == 3
+    beams = answers(generator, ids, SamplingSettings(4, beams=3, n=2, log_probabilities=1, length_penalty=0.5))
+    assert len(beams) == 2 and beams[0].score > beams[1].score
+    for beam in beams:
+        raw = generator.log_probabilities([*ids, *(one.token for one in beam.tokens)])[len(ids) - 1 :]
+        assert beam.score == pytest.approx(float(raw.sum()) / len(raw) ** 0.5, abs=1e-3)
+        assert all(len(one.best) == 1 for one in beam.tokens)
 
 
 @pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
@@ -146,10 +195,54 @@ def test_command_prints_prompt_and_continuation(model):
     assert answer["prompt"] == "# language: Python\n" and answer["new_tokens"] <= 3
 
 
+def test_command_gives_several_answers_with_log_probabilities(model, generator):
+    arguments = ("--max-new-tokens", "6", "--seed", "3", "--temperature", "2", "--log-probabilities", "2", "--n", "2")
+    edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")
+    result = command("generate", "--model", model, "--prompt", "x = 1", *arguments, *edits, "--json")
+    assert result.returncode == 0, result.stderr
+    settings = SamplingSettings(
+        *(6, 2.0, 0, 0.95, 3),
+        logit_bias={10: 3.5, 11: -100.0},
+        repetition_penalty=1.3,
+        log_probabilities=2,
+        stop=("a\\b\n",),
+        n=2,
+    )
+    expected = answers(generator, generator.encode("x = 1"), settings)
+    for found, wanted in zip(json.loads(result.stdout)["answers"], expected, strict=True):
+        assert found["text"] == wanted.text and found["finish"] == wanted.finish
+        assert [one["id"] for one in found["tokens"]] == [one.token for one in wanted.tokens]
+        for token, one in zip(found["tokens"], wanted.tokens, strict=True):
+            assert token["log_probability"] == pytest.approx(one.score, abs=1e-6)
+            assert [best["id"] for best in token["likeliest"]] == [number for number, _ in one.best]
+
+
+def test_command_prints_beams(model, generator):
+    arguments = ("--beams", "3", "--n", "2", "--max-new-tokens", "5", "--length-penalty", "0.5", "--stop", "r")
+    result = command("generate", "--model", model, "--prompt", "import", *arguments)
+    assert result.returncode == 0, result.stderr
+    settings = SamplingSettings(5, beams=3, n=2, length_penalty=0.5, stop=("r",))
+    texts = [answer.text for answer in answers(generator, generator.encode("import"), settings)]
+    assert result.stdout == "".join(f"--- {i} of 2 ---\nimport{text}\n" for i, text in enumerate(texts, 1))
+
+
+def test_command_ends_with_the_block(model):
+    result = command(
+        *("generate", "--model", model, "--prompt", "# language: Python", "--stop-at", "block", "--json", "--greedy"),
+        *("--logit-bias", "87=1e6", "--max-new-tokens", "3"),  # a line that begins with an x
+    )
+    answer = json.loads(result.stdout)
+    assert (answer["text"], answer["finish"], answer["new_tokens"]) == ("", "stop", 1)
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
         (["--prompt", "x", "--top-p", "2"], "top_p: 2.0"),
+        (["--prompt", "x", "--logit-bias", "3"], "--logit-bias: 3 is not ID=VALUE"),
+        (["--prompt", "x", "--log-probabilities", "3"], "--log-probabilities: "),
+        (["--prompt", "x", "--stop-at", "block"], "--language"),
+        (["--prompt", "x", "--logit-bias", "60000=1"], "logit_bias: id 60000 has no token"),
         (["--prompt", "x", "--language", "Pyton"], "Python"),
         (["--prompt-file", "no/such/file"], "no/such/file"),
         ([], "prompt: empty"),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
-from ms_codegeex.evaluation.sampling import stops
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
 from ms_codegeex.files import sha256
+from ms_codegeex.generation import stopping
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
@@ -36,8 +36,8 @@ class Sampler(Protocol):
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     """A rule that stops at the task's rule or at one of the recipe's stop texts, whichever comes first."""
-    texts = stops.words(recipe.stops)
-    return texts if stop is None else stops.first_of(texts, stop)
+    texts = stopping.words(recipe.stops)
+    return texts if stop is None else stopping.first_of(texts, stop)
 
 
 def cut(text: str, recipe: Recipe) -> str:
@@ -91,10 +91,11 @@ class EngineSampler:
                 new += 1
                 yield token
 
-        text = ""
+        text, scan = "", stopping.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted()):
-            text += piece
-            if ended(text):
+            place = scan(piece)
+            text += piece[:place]
+            if place is not None:
                 return Completion(cut(text, recipe), "stop")
         return Completion(text, "length" if new >= room else "eos")
 
@@ -191,7 +192,7 @@ class ServerSampler:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         most = max_new_tokens or recipe.max_new_tokens
-        text, finish, scan, seen = "", None, stops.scanner(ended), False
+        text, finish, scan, seen = "", None, stopping.scanner(ended), False
         with self.client.completions.create(
             model=self.model,
             prompt=prompt,
