@@ -46,6 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
     )
+    parser.add_argument(
+        "--speculate",
+        metavar="ngram|DIR",
+        help="guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -78,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model))
+    generator = Generator(Path(arguments.model), speculate=arguments.speculate)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:
@@ -93,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
                     "new_tokens": len(new),
                     "seconds": time.perf_counter() - began,
                 }
+                | generator.speculated()
             )
         )
         return 0
@@ -101,4 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    if arguments.speculate:
+        print("guessed {guessed} tokens, accepted {accepted}".format(**generator.speculated()), file=sys.stderr)
     return 0

@@ -1,43 +1,91 @@
 """Text from a model: a prompt goes in, tokens come out one by one.
 
-A prompt takes a pass for each chunk and each new token another; keys and values are cached (`slots.py`).
+Prompts and answers share the slots of one engine (`slots.py`, `scheduler.py`), whoever asks for them and when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
-from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.loading import LoadedModel, load_model
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import SlotEngine, TokenChoice
-from ms_codegeex.host import available_cores
+from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
+from ms_codegeex.host import available_cores, available_memory
+
+MOST_SLOTS = 16
+
+
+def slot_bytes(config: Any, capacity: int) -> int:
+    """Memory of a slot: keys and values of `capacity` positions in FP32."""
+    return 4 * capacity * config.cached_numbers
+
+
+def affordable_slots(each: int, weights: int) -> int:
+    """How many slots of `each` bytes half of the memory that `weights` leave holds: 1 to `MOST_SLOTS`."""
+    memory = available_memory()
+    return MOST_SLOTS if memory is None else max(1, min(MOST_SLOTS, (memory - weights) // 2 // each))
 
 
 class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work.
+    `slots` answers are computed at once; each slot takes `slot_bytes` of memory, whatever is asked. `threads` (default:
+    all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a
+    smaller model of the same tokenizer, guesses tokens; the answers stay the same.
     """
 
-    def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        seq_length: int | None = None,
+        threads: int | None = None,
+        slots: int | None = 1,
+        speculate: str | Path | None = None,
+    ):
+        """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.seq_length = seq_length or self.config.max_position_embeddings
-        self.engine = SlotEngine(
+        self._threads = available_cores() if threads is None else threads
+        self.slot_bytes = slot_bytes(self.config, self.seq_length)
+        self.slots = slots or affordable_slots(self.slot_bytes, model.weights.bits * self.config.parameter_count() // 8)
+        self.speculation = None if speculate is None else self._speculation(speculate)
+        guesses = 0 if self.speculation is None else self.speculation.most
+        self.engine = self._engine(model, self.seq_length, guesses)
+        self.scheduler = Scheduler(self.engine, self.speculation)
+
+    def _engine(self, model: LoadedModel, capacity: int, guesses: int = 0) -> SlotEngine:
+        return SlotEngine(
             model.family.model,
-            self.config,
+            model.config,
             model.weights,
-            self.seq_length,
-            allowed=self.tokenizer.vocab_size,
-            threads=available_cores() if threads is None else threads,
+            capacity,
+            allowed=model.tokenizer.vocab_size,
+            slots=self.slots,
+            threads=self._threads,
+            guesses=guesses,
         )
+
+    def _speculation(self, name: str | Path) -> Speculation:
+        if name == "ngram":
+            return NgramSpeculation()
+        draft = load_model(Path(name))
+        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"--speculate: {draft.path} has another tokenizer than {self.path}; give a model with the same one"
+            )
+        return DraftSpeculation(self._engine(draft, min(self.seq_length, draft.config.max_position_embeddings)))
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
         """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`.
@@ -58,14 +106,14 @@ class Generator:
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
         self._check(ids)
-        return self.engine.logits(0, ids)
+        return self.scheduler.call(ids, lambda slot: self.engine.logits(slot, ids))
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
         self._check(ids)
-        return self.engine.log_probabilities(0, ids)
+        return self.scheduler.call([], lambda slot: self.engine.log_probabilities(slot, ids))
 
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
@@ -73,16 +121,35 @@ class Generator:
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
+    def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
+        """Begin an answer: iterate over it for its ids, or cancel it. Any thread may ask."""
+        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
+        self.scheduler.submit(request)
+        self.scheduler.start()
+        return request
+
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
-        ids, generator = list(ids), np.random.default_rng(settings.seed)
-        for _ in range(min(settings.max_new_tokens, self.seq_length - len(ids))):
-            choice = TokenChoice(settings.temperature, settings.top_k, settings.top_p, generator.random())
-            token, _ = self.engine.next({0: ids}, {0: choice})[0]
-            if token == self.tokenizer.eos_id:
-                return
-            ids.append(token)
-            yield token
+        request = self.request(ids, settings)
+        try:
+            yield from request
+        finally:
+            request.cancel()
+
+    def samples(self, ids: Sequence[int], settings: SamplingSettings, count: int) -> list[list[int]]:
+        """Answers with the seeds `settings.seed`, + 1, ...: each as `tokens` gives it. The prompt is computed once."""
+        requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(count)]
+        try:
+            return [list(request) for request in requests]
+        finally:
+            for request in requests:
+                request.cancel()
+
+    def speculated(self) -> dict[str, int]:
+        """How many tokens were guessed, and how many of them were right; nothing without speculation."""
+        if self.speculation is None:
+            return {}
+        return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters."""

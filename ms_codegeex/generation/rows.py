@@ -18,7 +18,9 @@ from ms_codegeex.generation.matrices import Quantised, is_product, quantise
 
 
 class Weights(Protocol):
-    """A model's weights by our names."""
+    """A model's weights by our names; matrices are rounded to `bits`."""
+
+    bits: int
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""

@@ -92,7 +92,8 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):
     answers = iter([7, 8, 50256, 9])
-    monkeypatch.setattr(generator.engine, "next", lambda *_: {0: (next(answers), 0.0)})
+    monkeypatch.setattr(generator.engine, "advance", lambda _: [[(next(answers), 0.0)]])
+    monkeypatch.setattr(generator.scheduler, "_left", lambda _: 1)
     assert list(generator.tokens([1], SamplingSettings(10))) == [7, 8]
 
 
