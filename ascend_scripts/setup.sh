@@ -46,7 +46,8 @@ venv=${venv%/}
 python=$venv/bin/python
 state=$venv/.ms_codegeex # location, made, installing, lock, pip.log, and one file per finished stage
 
-# Keep the caller's Python settings out of the installation, and pip settings that change what is installed or where. Mirrors, proxies, certificates and the cache stay as they are. The exported ones also win over a pip.conf.
+# Keep the caller's Python settings out of the installation, and pip settings that change what is installed or where.
+# Mirrors, proxies, certificates and the cache stay as they are. The exported ones also win over a pip.conf.
 unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIREMENT PIP_EDITABLE \
     PIP_DRY_RUN PIP_PYTHON PIP_NO_BINARY PIP_ONLY_BINARY PIP_PLATFORM PIP_UPGRADE PIP_FORCE_REINSTALL PIP_PRE \
     PIP_IGNORE_INSTALLED PIP_QUIET PIP_VERBOSE PIP_LOG PIP_REPORT PIP_NO_DEPS PIP_NO_COMPILE PIP_NO_BUILD_ISOLATION
@@ -87,7 +88,8 @@ lock() {  # a symbolic link is made in one step together with its content: proce
     until ln -s "$$@${HOSTNAME:-}" "$state/lock" 2>/dev/null; do
         owner=$(readlink "$state/lock") || owner=
         if [[ $owner == *"@${HOSTNAME:-}" && ! -e /proc/${owner%%@*} ]] && ! kill -0 "${owner%%@*}" 2>/dev/null; then
-            # Its process is gone. The lock is renamed before it is removed, so that only one of two waiting set-ups removes it.
+            # Its process is gone. The lock is renamed before it is removed, so that only one of two waiting set-ups
+            # removes it.
             mv "$state/lock" "$state/lock.$$" 2>/dev/null || continue
             [[ $(readlink "$state/lock.$$") == "$owner" ]] || mv "$state/lock.$$" "$state/lock"
             rm -f "$state/lock.$$"

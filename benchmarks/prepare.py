@@ -51,7 +51,7 @@ CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-L
 
 def texts(roots: list[Root]) -> Iterator[Document]:
     """All that `prepare` would keep, each text once."""
-    seen, reading = set(), Reading()
+    seen, reading = set(), Reading(strip_licences="none")
     for unit in find_units(roots, reading)[0]:
         for item in read_unit(unit, reading):
             if isinstance(item, Document) and (digest := hashlib.sha256(item.data).digest()) not in seen:

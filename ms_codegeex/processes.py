@@ -126,14 +126,26 @@ class ProcessGroup:
         """Which of the processes started here have ended."""
         return [root.poll() is not None for root in self.roots]
 
+    def _find_orphans(self) -> None:
+        """Find processes whose parent has ended: they are still in the session of a process of the family."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                leader = os.getsid(process.pid)
+                known = self.family.get(leader)
+                # a process id used again belongs to somebody else
+                if known is not None and (known.is_running() or not psutil.pid_exists(leader)):
+                    self.family.setdefault(process.pid, process)
+
     def end(self) -> None:
         """End every process: SIGTERM first, SIGKILL after a grace period. Returns when none is left."""
         self.refresh()
+        self._find_orphans()
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         deadline = time.monotonic() + END_SECONDS
-        while self.poll() and any(map(alive, self.family.values())) and time.monotonic() < deadline:
+        while any(map(alive, self.family.values())) and time.monotonic() < deadline:
+            self.poll()
             time.sleep(0.02)
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):

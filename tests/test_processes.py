@@ -90,6 +90,15 @@ def test_a_group_ends_what_its_processes_have_started(tmp_path):
     assert not alive(child) and group.poll() == [True]
 
 
+def test_a_failed_process_leaves_none_that_it_started(tmp_path):
+    start = f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True)"
+    code = f"import subprocess, sys; {start}; sys.exit(3)"
+    spec = python("x", code, tmp_path)
+    with pytest.raises(RunFailure, match="x exited with status 3"):
+        run_processes([spec])
+    assert not psutil.pid_exists(child := int(spec.log.read_text())) or not alive(psutil.Process(child))
+
+
 def test_a_killed_parent_leaves_no_process(tmp_path):
     code = (
         "import pathlib, time\nfrom ms_codegeex.processes import *\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,34 @@ def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
     yield f"verified: {checkpoint['bytes']:,} bytes of tensors, all hashes are right"
 
 
+def describe_quantised(directory: Path) -> dict[str, Any]:
+    """Family, bits, and number and size of the tensors, whose checksums are compared."""
+    from ms_codegeex.formats.safetensors_file import SafetensorsFile
+    from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
+
+    model, file = QuantisedModel(directory), SafetensorsFile(directory / TENSORS)
+    for name in file.names:
+        file.view(name)
+    return {
+        "kind": "quantised model",
+        "directory": str(directory),
+        "family": model.family.name,
+        "parameters": model.config.parameter_count(),
+        "bits": model.bits,
+        "group": model.group,
+        "tensors": len(file.names),
+        "bytes": (directory / TENSORS).stat().st_size,
+    }
+
+
+def quantised_lines(model: dict[str, Any]) -> Iterator[str]:
+    """`describe_quantised` for people."""
+    shared = f"a scale for {model['group']} numbers" if model["group"] else "a scale for each row"
+    yield f"quantised model: {model['family']}, {model['parameters']:,} parameters"
+    yield f"matrices of {model['bits']} bits, {shared}"
+    yield f"verified: {model['tensors']} tensors, {model['bytes']:,} bytes, all checksums are right"
+
+
 def describe_run(directory: Path) -> dict[str, Any]:
     """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
     from ms_codegeex.config import load_config
@@ -173,5 +203,9 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory."""
-    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile."""
+    total = 0
+    for file in (path, *(Path(folder) / name for folder, _, names in os.walk(path) for name in names)):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

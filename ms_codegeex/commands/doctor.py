@@ -132,7 +132,7 @@ def report_lines(checks: list[Finding]) -> Iterator[str]:
     optional = [check.name for check in checks if check.state == "optional"]
     yield f"not ready: {', '.join(missing)}" if missing else "ready: everything that a run on a CPU needs is here"
     if optional:
-        yield f"optional, not here: {', '.join(optional)}"
+        yield f"optional and missing: {', '.join(optional)}"
 
 
 def _required(area: str, name: str, found: str, problem: str | None) -> Finding:

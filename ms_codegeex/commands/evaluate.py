@@ -284,8 +284,10 @@ def _model(arguments: argparse.Namespace) -> Any:
     def identity() -> dict[str, Any]:
         from ms_codegeex.evaluation.sampling.samplers import model_identity
         from ms_codegeex.formats.sources import open_source
+        from ms_codegeex.generation.quantised import is_quantised
 
-        return model_identity(open_source(arguments.model).path)
+        path = Path(arguments.model)
+        return model_identity(path if is_quantised(path) else open_source(path).path)
 
     return identity
 

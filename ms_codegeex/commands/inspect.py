@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(lines(result)))
             return 0
     raise UserError(
-        f"{directory}: neither a dataset (dataset.json) nor a model (config.json), a checkpoint (manifest.json) or a "
-        "run (config.yaml); `ms-codegeex prepare` makes datasets, `convert` models, `train` runs"
+        f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
+        "(manifest.json) or a run (config.yaml); see `prepare`, `convert`, `quantize` and `train`"
     )
 
 
@@ -88,8 +88,9 @@ def _describers() -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Call
     """By the file that tells a kind of directory: the kind, what describes it, what makes lines of that."""
     return {
         "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines),
-        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
+        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
         "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines),
+        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
     }
 
 

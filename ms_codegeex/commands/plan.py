@@ -24,7 +24,7 @@ EXAMPLES = """\
   ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
   ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
   ms-codegeex plan --config codegeex_13b --search --json
-  ms-codegeex plan --config codegeex2_6b --inference --context 8192"""
+  ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16 --measure"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +42,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--search", action="store_true", help="rank every plan for these devices and show the best")
     parser.add_argument(
-        "--inference", action="store_true", help="instead, the memory for generation with weights of 16, 8 and 4 bits"
+        "--inference",
+        action="store_true",
+        help="instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
+        "each row) and in ours (FP32, FP16, int8 with a scale for each row, int4 with one for each --group)",
     )
-    parser.add_argument("--context", type=int, metavar="N", help="sequence length for --inference, in tokens")
+    parser.add_argument("--context", type=int, metavar="N", help="--inference: sequence length in tokens")
+    parser.add_argument("--streams", type=int, metavar="N", help="--inference: sequences at once (default 8)")
+    parser.add_argument(
+        "--group", type=int, choices=(32, 64, 128), help="--inference: int4 numbers that share a scale (default 64)"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="--inference: also this CPU; measures how fast it reads memory (seconds)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart of each stage's memory as PNG")
     parser.add_argument("--sources", action="store_true", help="print the sources of the device's figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -60,6 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _inference(config, arguments)
     if arguments.context is not None:
         raise UserError("--context: belongs to --inference; add it, or set data.seq_length=N for training")
+    for name in ("streams", "group", "measure"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: belongs to --inference; add it")
     plan, found = make_plan(config), None
     if arguments.search:
         found = _search(plan, given)
@@ -76,14 +89,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from ms_codegeex.planning.inference import BITS, inference_memory, to_dict
-    from ms_codegeex.planning.report import inference_table
+    from ms_codegeex.planning import inference, inference_report
 
-    memories = [inference_memory(config, bits, arguments.context) for bits in BITS]
+    streams, group = 8 if arguments.streams is None else arguments.streams, arguments.group or inference.GROUP
+    if streams < 1:
+        raise UserError(f"--streams: {streams} is out of range; give 1 or more")
+    memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
+    forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
+    devices = inference.devices(cpu=arguments.measure)
     if arguments.json:
-        print(json.dumps({"inference": [to_dict(memory) for memory in memories]}))
-    else:
-        print(inference_table(config, memories))
+        memory = {"inference": [inference.to_dict(memory) for memory in memories]}
+        print(json.dumps(memory | inference.speeds_to_dict(config, forms, devices, streams)))
+        return 0
+    blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
+    blocks.append(inference_report.speed_table(config, forms, devices, streams))
+    print("\n\n".join(block for block in [*blocks, inference_report.published_speeds(config)] if block))
     return 0
 
 

@@ -181,7 +181,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> Compile
 
 
 def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
-    """Graph-kernel fusion of one block on this CPU, the only back end here that fuses."""
+    """Graph-kernel fusion of one block on this CPU, the only back end that can be tried without a device."""
     from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
 
     if missing := missing_programs():

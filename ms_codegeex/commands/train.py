@@ -260,7 +260,10 @@ def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
                 _say(f"not exported: {error}")
         if summary["huggingface"]:
             _say("generating a sample …")
-            summary["sample"] = _sample(run_directory.huggingface, config.seed)
+            try:
+                summary["sample"] = _sample(run_directory.huggingface, config.seed)
+            except UserError as error:  # such as a context shorter than the prompts
+                _say(f"no sample: {error}")
     write_json(run_directory.summary, summary)
     return summary
 

@@ -123,7 +123,7 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     if session.refused:
         why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
         raise RunFailure(
-            f"not judged: {why}; see {options.output / 'report.html'}, mend the tool chain, or take --skip-references "
+            f"not judged: {why}; see {options.output / 'report.html'}, fix the tool chain, or pass --skip-references "
             "if only references fail"
         )
     return result

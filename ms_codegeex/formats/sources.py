@@ -83,7 +83,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
-    _check_layers(config, tensors, str(checkpoint.path))
+    check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     return Source(
@@ -111,7 +111,7 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
         raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
 
 
-def _check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
+def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
     """`UserError` for more layers than tensors: the lists of names of a damaged number would fill the memory."""
     if config.num_layers > len(tensors):
         raise UserError(
@@ -123,7 +123,7 @@ def _check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> 
 def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(found), found.config.build_config(None, fields), len(raw.ranks)
-    _check_layers(config, raw.ranks[0], raw.where[0])
+    check_layers(config, raw.ranks[0], raw.where[0])
     if ranks > 1:
         place = f"{raw.where[0]}: number of rank files in its folder"
         formats.check_ranks(config, ranks, place, "is one missing?")

@@ -48,14 +48,6 @@ def check_bits(bits: int, group: int = 64) -> None:
         raise UserError(f"group: {group} is not known; choose one of {', '.join(map(str, GROUPS))}")
 
 
-def is_product(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether the parameter `name` is a matrix that activations are multiplied with; only those are quantised.
-
-    A word table stays as it is, also where it is the output layer too.
-    """
-    return len(shape) == 2 and "embedding" not in name
-
-
 def _parts(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
     """FP32 [n, k] -> [n, groups, numbers that share a scale], the last group filled up with zeros."""
     n, k = weight.shape

@@ -15,10 +15,11 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, write_json
+from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, check_bits, is_product, quantise, scales_of
+from ms_codegeex.generation.matrices import Quantised, check_bits, quantise, scales_of
 from ms_codegeex.models.registry import Family, family
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
@@ -77,9 +78,9 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
         raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
     if source.save_tokenizer is None:
         raise UserError(f"{source.path}: has no known tokenizer; convert it with --to hf --tokenizer NAME|DIR first")
-    tensors: dict[str, LazyTensor] = {}
+    tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
-        tensors |= _lazy(name, tensor, bits, group) if is_product(name, tensor.shape) else {name: tensor}
+        tensors |= _lazy(name, tensor, bits, group) if name in products else {name: tensor}
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     with atomic_directory(output) as directory:
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
@@ -110,20 +111,21 @@ class QuantisedModel:
         check_bits(bits, group or 64)
         self.bits, self.group = int(bits), group
         self.family: Family = family(str(description.get("family")))
-        try:
-            self.config = self.family.config.build_config(None, sizes)
-        except (TypeError, UserError) as error:
-            raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
         self._file = SafetensorsFile(self.path / TENSORS)
+        try:
+            fields = FamilyFormats(self.family).sizes.from_ours(sizes)
+            self.config = self.family.config.build_config(None, fields)
+        except UserError as error:
+            raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
+        check_layers(self.config, self._file.names, str(where))
         self._check()
 
     def _check(self) -> None:
         """`UserError` unless the file has the tensors of the model's sizes and no others."""
         expected: dict[str, tuple[str | None, tuple[int, ...]]] = {}
+        products = self.config.product_names()
         for name, shape in self.config.parameter_shapes().items():
-            expected |= (
-                _stored(name, shape, self.bits, self.group) if is_product(name, shape) else {name: (None, shape)}
-            )
+            expected |= _stored(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
         found = set(self._file.names)
         if odd := sorted(found ^ expected.keys()):
             what = "is not one of the model's" if odd[0] in found else "is missing"

@@ -6,7 +6,7 @@ in the place of the ids. Padding rows are at position `capacity`, where no seque
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import mindspore as ms
@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, is_product, quantise
+from ms_codegeex.generation.matrices import Quantised, quantise
 
 
 class Weights(Protocol):
@@ -30,15 +30,16 @@ class Weights(Protocol):
 
 
 class TensorWeights:
-    """Weights of a source, read when they are asked for and rounded to `bits`; word and position tables stay FP32."""
+    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`."""
 
-    def __init__(self, tensors: Mapping[str, LazyTensor], bits: int = 32, group: int = 64):
-        self.tensors, self.bits, self.group = tensors, bits, group
+    def __init__(
+        self, tensors: Mapping[str, LazyTensor], bits: int = 32, group: int = 64, products: Collection[str] = ()
+    ):
+        self.tensors, self.bits, self.group, self.products = tensors, bits, group, products
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
-        tensor = self.tensors[name]
-        return quantise(tensor.float32(), self.bits if is_product(name, tensor.shape) else 32, self.group)
+        return quantise(self.tensors[name].float32(), self.bits if name in self.products else 32, self.group)
 
     def vector(self, name: str) -> np.ndarray:
         """FP32 [n]"""

@@ -82,6 +82,11 @@ class DecoderConfig:
         layers = self.table.layers(self.num_layers)
         return {parameter.name: parameter.shape for layer in layers for parameter in layer.parameters(self)}
 
+    def product_names(self) -> frozenset[str]:
+        """The matrices that activations are multiplied with and that nothing else reads."""
+        layers = self.table.layers(self.num_layers)
+        return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.product)
+
     def parameter_count(self) -> int:
         """Number of trainable parameters."""
         layers = self.table.layers(self.num_layers)

@@ -19,8 +19,8 @@ BLOCK = "blocks.{i}"  # name of block i; its layers' names are relative to it
 class Role:
     """How tensor-parallel devices share a layer's parameters.
 
-    `weight_axis`, `bias_axis`: the axis they split; None: each holds all of it. `linear`: the weight is a matrix that
-    activations are multiplied with; optimizer sharding and quantisation take only those. `by_groups`: each device gets
+    `weight_axis`, `bias_axis`: the axis they split; None: each holds all of it. `linear`: a linear layer of a block;
+    optimizer sharding takes the weights of those. `by_groups`: each device gets
     whole heads of keys and values, so all hold everything where there are fewer heads than devices.
     """
 
@@ -59,13 +59,20 @@ class LayerParameter:
         """Whether it is the weight of a linear layer."""
         return self.layer.role.linear and len(self.shape) == 2
 
+    @property
+    def product(self) -> bool:
+        """Whether it is a matrix that activations are multiplied with and that nothing else reads; `quantize` rounds
+        those."""
+        return self.matrix or (self.layer.output and len(self.shape) == 2)
+
 
 @dataclass(frozen=True)
 class Layer:
     """One line of the table: a layer with a weight [rows, columns], or [rows], and a bias [rows] if `bias`.
 
     `rows`, `columns` and `std` (standard deviation of the initial weight) name attributes of the family's config.
-    `copy_of`: the layer that this one repeats on another pipeline stage; it exists only there and is not counted.
+    `output`: the output layer, where it has a weight of its own. `copy_of`: the layer that this one repeats on another
+    pipeline stage; it exists only there and is not counted.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Layer:
     columns: str = ""
     bias: bool = False
     std: str = "init_std"
+    output: bool = False
     copy_of: str = ""
 
     def inside(self, prefix: str) -> Layer:

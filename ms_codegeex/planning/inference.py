@@ -1,24 +1,31 @@
-"""The memory that generating with a model needs on one device, with the published figure.
+"""The memory that generating with a model needs on one device, and a bound on its speed, with the published figures.
 
-Quantisation is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for each
-output, everything else in 16 bits; a weight is expanded to 16 bits where it is used.
+A *published* form is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for
+each output, everything else in 16 bits. *Ours* is what `quantize` writes and the engine holds: the output layer is
+rounded too unless it is the word table, with FP32 scales, and everything else is FP32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex import host
 from ms_codegeex.errors import UserError
+from ms_codegeex.hardware import DEVICES
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+    from ms_codegeex.models.parameters import LayerParameter
 
 BITS = (16, 8, 4)
-HALF = 2  # bytes of a 16-bit number
+GROUP = 64  # numbers of a row that share a scale in our 4-bit form
+HALF, SINGLE = 2, 4  # bytes of a number
+ROWS = 256  # of a prompt that our engine reads in a pass
 
 # family, preset, bits -> tokens of the sequence, 10^9 bytes. CodeGeeX: batch 1, PyTorch, generated to that length
 # (release, latency figures); CodeGeeX2: the release's memory table, whose numbers ChatGLM2 gives for 2048 tokens.
@@ -31,6 +38,86 @@ PUBLISHED: Mapping[tuple[str, str, int], Mapping[int, float]] = MappingProxyType
         ("codegeex2", "6b", 4): {2048: 5.5},
     }
 )
+
+
+@dataclass(frozen=True)
+class PublishedSpeed:
+    """A published speed of one sequence of `tokens` in all. `bits` of the weights, None if not published; `rate` in
+    `unit` a second; `program`: what it was measured with."""
+
+    gpu: str
+    bits: int | None
+    tokens: int
+    rate: float
+    unit: str
+    program: str
+
+
+BANDWIDTHS = {"A100": DEVICES["a100"].memory_bandwidth, "RTX 3090": 0.936e12}  # NVIDIA's data sheets
+FASTER = "FasterTransformer"
+# CodeGeeX: latency figures of its FasterTransformer release. 32 and 94: CodeGeeX2's pages, of which the Chinese one
+# says characters and the English one tokens.
+SPEEDS: Mapping[tuple[str, str], tuple[PublishedSpeed, ...]] = MappingProxyType(
+    {
+        ("codegeex", "13b"): (
+            PublishedSpeed("A100", 16, 128, 128 / 3.66, "tokens", "PyTorch"),
+            PublishedSpeed("A100", 16, 128, 128 / 2.43, "tokens", FASTER),
+            PublishedSpeed("A100", 8, 128, 128 / 1.61, "tokens", FASTER),
+            PublishedSpeed("RTX 3090", 8, 128, 128 / 2.25, "tokens", FASTER),
+            PublishedSpeed("RTX 3090", 8, 2048, 2048 / 43.81, "tokens", FASTER),
+            PublishedSpeed("RTX 3090", None, 2048, 32, "characters", "not named"),
+        ),
+        ("codegeex2", "6b"): (PublishedSpeed("RTX 3090", None, 2048, 94, "characters", "not named"),),
+    }
+)
+WEEK, SECONDS = 4.7e9, 7 * 86400  # tokens that CodeGeeX generated for all users in a week (arXiv:2303.17568)
+
+
+@dataclass(frozen=True)
+class WeightForm:
+    """How weights are stored: matrices in `bits`, a scale of `number` bytes for each row, or for `group` numbers of it,
+    everything else in numbers of `number` bytes, as the cache. `head`: the output layer is rounded too."""
+
+    name: str
+    bits: int
+    number: int
+    group: int = 0
+    head: bool = False
+
+    def rounds(self, parameter: LayerParameter) -> bool:
+        """Whether the parameter is rounded."""
+        return self.bits < 16 and (parameter.product if self.head else parameter.matrix)
+
+    def scales(self, parameter: LayerParameter) -> int:
+        """Bytes of its scales."""
+        if not self.rounds(parameter):
+            return 0
+        rows, columns = parameter.shape
+        return self.number * rows * (math.ceil(columns / self.group) if self.group else 1)
+
+    def size(self, parameter: LayerParameter) -> int:
+        """Bytes of the parameter without its scales."""
+        if not self.rounds(parameter):
+            return self.number * parameter.size
+        rows, columns = parameter.shape
+        return rows * math.ceil(columns * self.bits / 8)
+
+
+PUBLISHED_FORMS = {
+    16: WeightForm("16 bits", 16, HALF),
+    8: WeightForm("8 bits", 8, HALF),
+    4: WeightForm("4 bits", 4, HALF),
+}
+
+
+def our_forms(group: int = GROUP) -> tuple[WeightForm, ...]:
+    """FP32, all in FP16, and the two that `quantize` writes."""
+    return (
+        WeightForm("fp32", 32, SINGLE),
+        WeightForm("fp16", 16, HALF),
+        WeightForm("int8", 8, SINGLE, head=True),
+        WeightForm("int4", 4, SINGLE, group, head=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -57,45 +144,179 @@ class InferenceMemory:
         return None if self.published is None else self.published - self.total
 
 
+def _parameters(config: RunConfig) -> Iterator[LayerParameter]:
+    model = config.model.sizes
+    for layer in model.table.layers(model.num_layers):
+        yield from layer.parameters(model)
+
+
+def _length(config: RunConfig, tokens: int | None, default: int | None = None) -> int:
+    longest = config.model.sizes.max_position_embeddings
+    length = default or longest if tokens is None else tokens
+    if not 0 < length <= longest:
+        raise UserError(f"--context: {length} tokens, the model reads up to {longest}; give a number in between")
+    return length
+
+
 def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = None) -> InferenceMemory:
-    """Memory for one sequence of `tokens` (none: the published length, else the whole context) with weights of `bits`.
+    """Memory for one sequence of `tokens` (none: the published length, else the whole context) with weights of `bits`,
+    as published.
 
     Raises `UserError` for other bits than 16, 8, 4 and for more tokens than the model's context.
     """
     if bits not in BITS:
         raise UserError(f"--bits: {bits}; choose one of {', '.join(map(str, BITS))}")
-    model = config.model.sizes
+    model, form = config.model.sizes, PUBLISHED_FORMS[bits]
     measured = _published(config, bits)
-    length = tokens or next(iter(measured), model.max_position_embeddings)
-    if not 0 < length <= model.max_position_embeddings:
-        raise UserError(
-            f"--context: {length} tokens, the model reads up to {model.max_position_embeddings}; give a number in "
-            "between"
-        )
-    parameters = [p for layer in model.table.layers(model.num_layers) for p in layer.parameters(model)]
-    linears = [parameter.shape for parameter in parameters if parameter.matrix]
-    quantised = sum(map(math.prod, linears)) if bits < 16 else 0
-    rest = model.parameter_count() - quantised
-    expanded = HALF * max(map(math.prod, linears)) if bits < 16 else 0
+    length = _length(config, tokens, next(iter(measured), None))
+    parameters = list(_parameters(config))
+    expanded = HALF * max((p.size for p in parameters if form.rounds(p)), default=0)
     published = measured.get(length)
     return InferenceMemory(
         bits=bits,
         tokens=length,
-        weights=HALF * rest + quantised * bits // 8,
-        scales=HALF * sum(shape[0] for shape in linears) if bits < 16 else 0,
+        weights=sum(map(form.size, parameters)),
+        scales=sum(map(form.scales, parameters)),
         cache=HALF * length * model.cached_numbers,
         workspace=expanded + HALF * length * 3 * model.intermediate_size,
         published=published and published * 1e9,
     )
 
 
-def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
-    """The figures published for exactly these sizes, by length; empty if there are none."""
+@dataclass(frozen=True)
+class Decoding:
+    """What generating with weights of a form takes. Bytes: `read` those of the weights that a step reads, all but
+    tables that are only looked up; `cache` of one sequence with `tokens` tokens; `workspace` the widest layer's
+    activations of one pass."""
+
+    form: str
+    bits: int
+    group: int
+    tokens: int
+    weights: int
+    read: int
+    cache: int
+    workspace: int
+
+    def total(self, streams: int) -> int:
+        """Bytes for that many sequences."""
+        return self.weights + streams * self.cache + self.workspace
+
+    def rate(self, streams: int, bandwidth: float) -> float:
+        """Tokens a second that no device with this bandwidth exceeds: a step of one token for each of `streams`
+        sequences of `tokens` tokens reads the weights once and each sequence's cache."""
+        return streams * bandwidth / (self.read + streams * self.cache)
+
+
+def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> Decoding:
+    """What a form takes with `tokens` in the cache (none: as many as published first, else the whole context)."""
+    model, parameters = config.model.sizes, list(_parameters(config))
+    weights = sum(form.size(p) + form.scales(p) for p in parameters)
+    tied = {f"{layer.copy_of}.weight" for layer in model.table.last if layer.copy_of}
+    tables = [p for p in parameters if len(p.shape) == 2 and not p.product and p.name not in tied]
+    length = _length(config, tokens, next(iter(_published(config, 16)), None))
+    return Decoding(
+        form=form.name,
+        bits=form.bits,
+        group=form.group,
+        tokens=length,
+        weights=weights,
+        read=weights - sum(map(form.size, tables)),
+        cache=form.number * length * model.cached_numbers,
+        workspace=form.number * min(ROWS, length) * 3 * model.intermediate_size,
+    )
+
+
+def _of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
+    """The values of `known` (by family, preset, ...) of exactly these sizes."""
     from ms_codegeex.models.registry import family
 
     model, build = config.model.sizes, family(config.family).config.build_config
-    presets = (preset for name, preset, width in PUBLISHED if (name, width) == (config.family, bits))
-    return next((PUBLISHED[config.family, preset, bits] for preset in presets if build(preset, {}) == model), {})
+    for key, value in known.items():
+        if key[0] == config.family and build(key[1], {}) == model:
+            yield key, value
+
+
+def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
+    """The figures published for exactly these sizes, by length; empty if there are none."""
+    return next((value for key, value in _of_sizes(config, PUBLISHED) if key[2] == bits), {})
+
+
+def speeds(config: RunConfig) -> tuple[PublishedSpeed, ...]:
+    """The speeds published for exactly these sizes."""
+    return next((value for _, value in _of_sizes(config, SPEEDS)), ())
+
+
+def bounds(config: RunConfig, speed: PublishedSpeed) -> dict[int, float]:
+    """Bits -> tokens a second that the GPU of a published speed allows at most, with the published form and half of
+    the tokens in the cache, as on average. All bits where they are not known."""
+    forms = PUBLISHED_FORMS if speed.bits is None else {speed.bits: PUBLISHED_FORMS[speed.bits]}
+    bandwidth, half = BANDWIDTHS[speed.gpu], speed.tokens // 2
+    return {bits: decoding(config, form, half).rate(1, bandwidth) for bits, form in forms.items()}
+
+
+def serves_users(config: RunConfig) -> bool:
+    """Whether it is the model whose tokens a week are published."""
+    return any(key == ("codegeex", "13b") for key, _ in _of_sizes(config, SPEEDS))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A device's memory: bytes that a run may fill, bytes a second that are read."""
+
+    name: str
+    usable: int | None
+    bandwidth: float
+    measured: bool = False
+
+    def fits(self, form: Decoding, streams: int) -> bool:
+        """Whether that many sequences fit."""
+        return self.usable is None or form.total(streams) <= self.usable
+
+
+def devices(cpu: bool = False) -> list[Memory]:
+    """The known accelerators, and with `cpu` this machine, measured."""
+    known = [Memory(each.name, each.usable_memory, each.memory_bandwidth) for each in DEVICES.values()]
+    if not cpu:
+        return known
+    threads = host.available_cores()
+    speed = max(read_bandwidth(threads) for _ in range(3))
+    return [*known, Memory(f"this CPU, {threads} thread{'s' * (threads > 1)}", host.available_memory(), speed, True)]
+
+
+def read_bandwidth(threads: int, size: int = 2**30) -> float:
+    """Bytes a second at which `threads` threads read `size` bytes of memory: the time of their CRC-32."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    from isal import isal_zlib
+
+    parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        begin = time.perf_counter()
+        list(pool.map(isal_zlib.crc32, parts))
+        return size / (time.perf_counter() - begin)
+
+
+def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence[Memory], streams: int) -> dict:
+    """Plain values for `--json`: our forms, each device's bounds and what is published. Bytes and seconds."""
+    return {
+        "streams": streams,
+        "forms": [asdict(form) | {"total": form.total(1), "total_of_streams": form.total(streams)} for form in forms],
+        "devices": [
+            asdict(memory) | {"forms": [_device_form(memory, form, (1, streams)) for form in forms]} for memory in where
+        ],
+        "published_speeds": [asdict(speed) | {"bounds": bounds(config, speed)} for speed in speeds(config)],
+        "published_week": {"tokens": WEEK, "tokens_per_second": WEEK / SECONDS} if serves_users(config) else None,
+    }
+
+
+def _device_form(memory: Memory, form: Decoding, counts: Sequence[int]) -> dict[str, Any]:
+    return {
+        "form": form.form,
+        "fits": {count: memory.fits(form, count) for count in counts},
+        "tokens_per_second": {count: form.rate(count, memory.bandwidth) for count in counts},
+    }
 
 
 def to_dict(memory: InferenceMemory) -> dict[str, Any]:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.planning.calibration import product_errors, published_run
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of
-
-if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
-    from ms_codegeex.planning.inference import InferenceMemory
 
 CATEGORIES = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
 
@@ -231,21 +226,3 @@ def plot_memory(plan: Plan, path: Path) -> None:
     figure.suptitle(f"{plan.config.family}: {plan.config.mesh} on {plan.chip.name}", fontsize="small")
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, format="png")
-
-
-def inference_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> str:
-    """10^9 bytes of one sequence, for each width of the weights, with the published figure."""
-    header = ("weights of", "tokens", "weights", "cache", "workspace", "sum", "published", "more")
-    rows = []
-    for m in memories:
-        sizes = [f"{size / 1e9:.2f}" for size in (m.weights + m.scales, m.cache, m.workspace, m.total)]
-        known = ["-", "-"] if m.published is None else [f"{m.published / 1e9:.1f}", f"{m.unexplained / 1e9:+.1f}"]
-        rows.append((f"{m.bits} bits", f"{m.tokens:,}", *sizes, *known))
-    name = " ".join((config.family, str(config.model.preset or ""))).strip()
-    text = f"generating with {name}, one sequence, 10^9 bytes\n{table(header, rows)}"
-    if any(m.published for m in memories):
-        text += (
-            "\n  more: what the published figure has beyond this sum, among it CUDA context, libraries and the"
-            "\n  allocator's reserve, which are not modelled; what grows with the length is copies of the cache"
-        )
-    return text

@@ -81,7 +81,7 @@ class CompileReport:
         micro = self.config.accumulation
         lines = [
             f"compiled for {self.config.devices:,} devices: {self.config.mesh}"
-            + (f"; {micro} micro-batches, of more that a step may have" if micro > 1 else ""),
+            + (f"; {micro} micro-batches; a step may have more" if micro > 1 else ""),
             *_ranks(self.ranks),
             "",
         ]

@@ -63,9 +63,10 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         raise UserError(
             f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
         ) from None
+    for name in directories(config.data)[:1]:
+        keep_files(Path(name), run.path)
     run.write_config(config)
     run.write_environment()
-    keep_files(Path(directories(config.data)[0]), run.path)
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:

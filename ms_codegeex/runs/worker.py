@@ -6,7 +6,6 @@ Everything else is in the run directory; the engine says how many ranks there ar
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from dataclasses import replace
@@ -25,7 +24,8 @@ from ms_codegeex.runs.worker_error import leave_error
 def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32") -> float:
     """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU.
 
-    The median over `seconds`, measured after a barrier because the ranks of one machine share its cores.
+    The best over `seconds`, since other programs only slow it down; measured after a barrier because the ranks of one
+    machine share its cores.
     """
     import numpy as np
     from mindspore import Tensor, ops
@@ -40,7 +40,7 @@ def measure_matmul_peak(ranks: int = 1, size: int = 1024, seconds: float = 0.6, 
         began = time.perf_counter()
         matmul(a, a).asnumpy()
         times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times)
+    return 2 * size**3 / min(times)
 
 
 def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:

@@ -324,7 +324,7 @@ def test_damage_is_found(dataset, capsys, damage, message):
 
 def test_inspect_other_directories(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "neither a dataset (dataset.json) nor a model (config.json)" in capsys.readouterr().err
+    assert "neither a dataset (dataset.json) nor a model (config.json or quantised.json)" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "no such directory" in capsys.readouterr().err
 

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from conftest import command
 
+from ms_codegeex.cli import build_parser, main
+from ms_codegeex.commands import evaluate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sampling.samplers import model_identity
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
-from ms_codegeex.generation.matrices import is_product, pack, quantise
+from ms_codegeex.generation.matrices import pack, quantise
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.registry import family
@@ -32,6 +35,9 @@ CONFIG = family("codegen").config.build_config(
         "eos_token_id": 50256,
     },
 )
+
+PRODUCTS = {name for name in CONFIG.parameter_shapes() if name.startswith(("blocks", "head")) and "norm" not in name}
+PRODUCTS -= {name for name in PRODUCTS if name.endswith("bias")}
 
 
 def save(root, tensors):
@@ -85,7 +91,7 @@ def test_files_hold_the_published_schemes_numbers(source, tensors, tmp_path, bit
             assert (found.bits, found.shape) == (bits, weight.shape)
             assert pack(found).data.nbytes >= weight.size * bits // 8
     assert result["bytes"] < result["bytes_before"] and result["bits"] == bits
-    matrices = sum(weight.size for name, weight in tensors.items() if is_product(name, weight.shape))
+    matrices = sum(weight.size for name, weight in tensors.items() if name in PRODUCTS)
     assert result["bytes_before"] - result["bytes"] > matrices * (4 - bits / 8 - 4 / (40 if bits == 8 else 32)) * 0.95
 
 
@@ -93,7 +99,7 @@ def test_files_hold_the_published_schemes_numbers(source, tensors, tmp_path, bit
 def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source, tensors, tmp_path, bits, group):
     write_quantised(source, bits, group, tmp_path / "q")
     rounded = {
-        name: quantise(weight, bits, group).float32() if is_product(name, weight.shape) else weight
+        name: quantise(weight, bits, group).float32() if name in PRODUCTS else weight
         for name, weight in tensors.items()
     }
     found, expected = Generator(tmp_path / "q"), Generator(save(tmp_path / "run", rounded))
@@ -115,6 +121,19 @@ def test_the_commands(source, tmp_path):
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
 
 
+def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, capsys):
+    write_quantised(source, 8, 64, tmp_path / "q")
+    assert main(["inspect", str(tmp_path / "q")]) == 0
+    assert "matrices of 8 bits, a scale for each row\nverified: 38 tensors" in capsys.readouterr().out
+    words = ["evaluate", "perplexity", "--model", str(tmp_path / "q"), "--data", "x", "--output", "y"]
+    arguments = build_parser().parse_args(words)
+    assert evaluate._model(arguments)() == model_identity(tmp_path / "q")
+    data = bytearray((tmp_path / "q" / TENSORS).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "q" / TENSORS).write_bytes(data)
+    assert main(["inspect", str(tmp_path / "q")]) == 2 and "is damaged" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(source, tmp_path):
     with pytest.raises(UserError, match="choose 8 or 4"):
         write_quantised(source, 32, 64, tmp_path / "q")
@@ -134,6 +153,10 @@ def test_mistakes_are_named(source, tmp_path):
         ({"family": "gpt"}, "gpt"),
         ({"sizes": {"layers": 3}}, "sizes"),
         ({"bits": 4, "group": 32}, "blocks.0"),
+        ({"bits": [8]}, "expected bits 8 or 4"),
+        ({"sizes": {**asdict(CONFIG), "num_layers": "2"}}, "sizes: .*num_layers is '2', expected a positive whole"),
+        ({"sizes": {**asdict(CONFIG), "num_layers": 10**9}}, "asks for 1000000000 layers, but only"),
+        ({"sizes": {**asdict(CONFIG), "num_layers": True}}, "sizes: .*num_layers is True"),
     ],
 )
 def test_a_wrong_description_is_refused(source, tmp_path, changes, message):

@@ -30,7 +30,7 @@ def collective(**changes) -> CollectiveNode:
     return CollectiveNode(**{**fields, "bytes": 16, "calls": 1, "fusion": 1, "name": "x", "tag": "x-0", **changes})
 
 
-def test_buckets_are_reported_apart_by_kind_group_and_id():
+def test_buckets_differ_by_kind_group_and_id():
     found = buckets(
         [
             collective(),

@@ -82,7 +82,7 @@ def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
 
 
 @pytest.mark.parametrize("words", [["--resume", "runs/my old"], ["checkpoint.resume=runs/my old"]], ids=" ".join)
-def test_a_job_begins_where_it_was_reported_and_a_requeued_one_goes_on(tmp_path, printed, words):
+def test_a_job_begins_where_it_was_asked_to_and_a_requeued_one_goes_on(tmp_path, printed, words):
     text = printed(*words, "output=runs/it's new")
     assert str(tmp_path) not in text
     assert "<--resume><runs/my old><--nodes>" in submitted(tmp_path, text)

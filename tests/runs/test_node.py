@@ -183,7 +183,7 @@ REFUSED = {
     "servers on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1}, {"nodes": 2}, "--nodes: 2 servers, but device"),
     "too many devices": ({}, {}, "devices: 16 on 1 server of 8"),
     "unequal servers": ({}, {"nodes": 3}, "--nodes: 3 servers cannot share devices: 16"),
-    "tensor over servers": ({}, {"nodes": 4, "node_rank": 0, "master": "a:1234"}, "--nodes: 4 devices per server"),
+    "tensor over servers": ({}, {"nodes": 4, "node_rank": 0, "master": "a:8118"}, "--nodes: 4 devices per server"),
     "no node rank": ({}, {"nodes": 2, "master": "a:8118"}, "--node-rank: missing"),
     "node rank": ({}, {"nodes": 2, "node_rank": 2, "master": "a:8118"}, "--node-rank: found 2, expected 0 to 1"),
     "negative node rank": ({}, {"nodes": 2, "node_rank": -1, "master": "a:8118"}, "--node-rank: found -1"),

@@ -69,7 +69,7 @@ def test_one_server_needs_no_flag_and_a_cpu_prints_two_lines(script):
     assert cpu.returncode == 0 and len(cpu.stdout.splitlines()) == 2
 
 
-def test_without_python_the_train_command_is_still_reported(script):
+def test_without_python_the_train_command_is_still_printed(script):
     result = script(*TABLE, "--node-rank", "1", PYTHON="no-such-python")
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) == 2 and "setup.sh" in result.stderr

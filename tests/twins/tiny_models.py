@@ -92,7 +92,8 @@ class Twin:
         return raw - np.log(np.exp(raw).sum(-1, keepdims=True))
 
     def engine(self, tensors=None, bits=32, group=64, **options):
-        weights = TensorWeights({n: from_array(a) for n, a in (tensors or self.tensors).items()}, bits, group)
+        lazy = {n: from_array(a) for n, a in (tensors or self.tensors).items()}
+        weights = TensorWeights(lazy, bits, group, self.config.product_names())
         engine = SlotEngine(self.family.model, self.config, weights, POSITIONS, **{"threads": 2, "chunk": 16} | options)
         assert engine.compiled is (options.get("threads", 2) > 0)
         return engine

@@ -36,11 +36,7 @@ from ms_codegeex.data.corpus.workspace import remove, sweep
 from ms_codegeex.data.corpus.writing import counts, describe_splits, groups_of, write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import (
-    DATASET_JSON,
-    FORMAT,
-    VERSION,
-)
+from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
@@ -220,7 +216,7 @@ def _report(request: Request, found: FoundInput, documents: Documents, placed: n
     size = {
         "files": found.size["files"],
         "documents": total["documents"] + tally.total("documents"),
-        "bytes": total["bytes"] + licences["bytes"] + tally.total("bytes"),
+        "bytes": total["bytes"] + int(documents.column("licence_bytes").sum()) + tally.total("bytes"),
     }
     extra = {"licences_stripped": licences, "redacted": dict(zip(reading.redact, redacted, strict=True))}
     write_report(directory, documents, placed, size, tally, request.settings.record(), extra)

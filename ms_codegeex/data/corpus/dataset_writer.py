@@ -40,7 +40,7 @@ class DatasetWriter:
     placed: np.ndarray
 
     def __init__(self, directory: Path, tokenizer: Tokenizer, masked: bool) -> None:
-        self.directory, self.masked = directory, masked
+        self.directory = directory
         self.dtype, self._eos_id = token_dtype(tokenizer.vocab_size), tokenizer.eos_id
         self._hashes, self._rows, self._stack = array.array("Q"), DocumentRows(), contextlib.ExitStack()
         mask = directory / ".documents.mask" if masked else None

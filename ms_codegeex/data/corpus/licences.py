@@ -2,8 +2,8 @@
 
 A header is a comment above the first line of code that holds a copyright notice or the words of a licence. It is
 removed as a whole, with the blank lines after it. Everything else stays, to the byte: the `#!` line, an XML
-declaration, a doctype, PHP's opening tag, directives for an editor, a compiler or a checker, documentation comments
-such as Rust's `//!`, docstrings, and all other comments.
+declaration, a doctype, PHP's opening tag, lines that are directives for an editor, a compiler or a checker,
+documentation comments such as Rust's `//!`, docstrings, and all other comments.
 
 If it is not certain that only a comment would be removed, nothing is.
 """
@@ -88,14 +88,15 @@ _OPENING = re.compile(
 )
 # What follows the opening of a directive for an editor, a compiler or a checker, which only looks like a comment.
 _DIRECTIVE = (
-    rb"[^\n]{0,60}?(?:-\*-|\bcoding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|flake8:|ruff:|"
-    rb"noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|escape[ \t]*=|"
-    rb"requires\b|eslint|jshint\b|jslint\b|jscs:|global[ \t]|@ts-|@flow\b|@jsx\b|standard\b|prettier|istanbul|"
+    rb"[^\n]{0,60}?(?:-\*-|\b(?:file|en)?coding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|"
+    rb"flake8:|ruff:|noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|"
+    rb"escape[ \t]*=|requires\b|eslint|jshint\b|jslint\b|jscs:|global[ \t]|@ts-|@flow\b|@jsx\b|standard\b|prettier|"
+    rb"istanbul|rubocop:|typed:|yaml-language-server:|cloud-config\b|"
     rb"swift-tools-|clang-format|NOLINT|NOSONAR|!TEX\b)|[$&]|(?:dir|dec)\$|[ \t]*@(?:generated|noflow)\b"
 )
 _LICENCE = re.compile(
     rb"\bcopyright(?:s|ed)?\b[^\n]{0,80}?(?:\b(?:19|20)\d\d\b|\(c\)|\xc2\xa9|\bauthors?\b|\bcontributors?\b|"
-    rb"\bby\b|\binc\b|\bltd\b|\breserved\b)|"
+    rb"\binc\b|\bltd\b|\breserved\b)|\bcopyright(?:ed)?[ \t]+by\b|"
     rb"(?:\(c\)|\xc2\xa9)[^\n]{0,20}?(?:\b(?:19|20)\d\d\b|\bcopyright\b)|"
     rb"\bspdx-(?:license-identifier|filecopyrighttext)\b|\ball rights reserved\b|"
     rb"\b(?:re)?licen[cs]ed[ \t]+(?:\w+[ \t]+){0,3}?(?:under|to)\b|"
@@ -103,7 +104,8 @@ _LICENCE = re.compile(
     rb"general public|creative commons)[ \t-]+(?:style[ \t]+)?licen[cs]e|"
     rb"\bpermission is hereby granted\b|\bpermission to use, copy\b|\bredistribution and use in source\b|"
     rb"\bthis (?:\w+ ){1,3}is (?:\w+ ){0,2}free software\b|\bcan be found in the licen[cs]e\b|"
-    rb"\b(?:governed|covered) by (?:\w+ ){0,3}(?:\S+ )?licen[cs]e\b|\bsee (?:the )?(?:file )?(?:\S+/)?licen[cs]e\b|"
+    rb"\b(?:governed|covered) by (?:\w+ ){0,3}(?:\S+ )?licen[cs]e\b|"
+    rb"\bsee (?:the )?(?:file )?(?:\S+/)?licen[cs]e(?:\.\w+)?(?: file)?\b(?! \w)|"
     rb"\b(?:placed in|released into|in) the public domain\b|\bwithout (?:any )?warrant(?:y|ies)\b|"
     rb"\bsubject to the (?:terms|conditions) (?:of|and)\b|\bterms and conditions of the\b",
     re.IGNORECASE,
@@ -154,11 +156,14 @@ def strip_licence(data: bytes, language: str) -> bytes:
         language: canonical name; for one without a comment style, such as the empty name, nothing is stripped.
     """
     patterns = _patterns(language)
-    while patterns is not None:
-        found = next(_headers(data, patterns), None)
-        if found is None:
+    while patterns is not None:  # without a header, an XML declaration may begin the file, and more headers follow it
+        parts, end = [], 0
+        for start, stop in _headers(data, patterns):
+            parts.append(data[end:start])
+            end = stop
+        if not parts:
             break
-        data = data[: found[0]] + data[found[1] :]
+        data = b"".join((*parts, data[end:]))
     return data
 
 

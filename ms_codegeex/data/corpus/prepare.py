@@ -26,8 +26,8 @@ from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
 from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, work_path
-from ms_codegeex.data.datasets.directory import check_is_dataset_or_free
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, SPLITS, TABLES, VERSION
+from ms_codegeex.data.datasets.directory import is_occupied
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
@@ -68,14 +68,14 @@ def _existing(directory: Path) -> dict[str, Any] | None:
     description = read_json(directory / DATASET_JSON)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         return None
-    files, names = description.get("files", {}), (*DATA_FILES, *TABLES)
+    files, names = description.get("files", {}), (*DATA_FILES, *MASKS, *TABLES)
     sizes = {name: (directory / name).stat().st_size for name in names if (directory / name).is_file()}
     return description if sizes == {name: entry.get("bytes") for name, entry in files.items()} else None
 
 
 def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
     """The description of a dataset that is there already and matches `key`; None if one may be written."""
-    if not check_is_dataset_or_free(output) or replace:
+    if not is_occupied(output) or replace:
         return None
     description = _existing(output)
     if description is None:

@@ -12,8 +12,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256
 
 
-def check_is_dataset_or_free(output: Path) -> bool:
-    """Whether something is at `output`; a `UserError` if that is no dataset, which replacing would delete."""
+def is_occupied(output: Path) -> bool:
+    """Whether `output` has content. `UserError` if that is not a dataset's, because replacing would delete it."""
     try:
         if not output.exists():
             return False
@@ -30,7 +30,7 @@ def check_is_dataset_or_free(output: Path) -> bool:
 
 def check_output(output: Path, replace: bool) -> None:
     """`UserError` unless a dataset may be written to `output`: nothing is there, or a dataset that may be replaced."""
-    if not check_is_dataset_or_free(output):
+    if not is_occupied(output):
         return
     if not (output / DATASET_JSON).is_file():
         first = min(entry.name for entry in output.iterdir())

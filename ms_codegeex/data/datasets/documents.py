@@ -51,7 +51,7 @@ def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _array(values: Any, kind: Any) -> Any:
-    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, in a third of a second."""
+    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, which is slow."""
     import pyarrow
 
     parts: list[Any]

@@ -21,11 +21,17 @@ def render(report: Mapping[str, Any]) -> str:
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
-        ("Licence headers left out", _licences(report.get("licences_stripped", {}))),
+        *_licence_section(report),
         ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
         ("Settings", settings(report.get("settings", {}))),
     ]
     return page("Dataset report", parts)
+
+
+def _licence_section(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Its title and content; nothing for fine-tuning data, whose texts keep their headers."""
+    found = report.get("licences_stripped")
+    return [] if found is None else [("Licence headers left out", _licences(found))]
 
 
 def _size(value: object) -> str:

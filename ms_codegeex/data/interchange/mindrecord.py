@@ -94,9 +94,8 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
 
     for path in paths:
         try:
-            reader = FileReader(
-                [str(path)], columns=[COLUMN]
-            )  # a list: given a name alone, it would read the sibling files, too
+            # a list: given a name alone, it would read the sibling files, too
+            reader = FileReader([str(path)], columns=[COLUMN])
         except RuntimeError as error:
             raise UserError(
                 f"{path}: not readable as MindRecord with a column {COLUMN} ({_line(error)}); is its .db next to it?"

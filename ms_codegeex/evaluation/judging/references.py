@@ -18,8 +18,8 @@ class Findings:
 
     total: int
     passed: int
-    defects: Mapping[str, str] = field(default_factory=dict)  # problem -> reason; failed, as is known
-    failing: Mapping[str, str] = field(default_factory=dict)  # problem -> verdict and last line of stderr; failed
+    defects: Mapping[str, str] = field(default_factory=dict)  # expected failures: problem -> reason
+    failing: Mapping[str, str] = field(default_factory=dict)  # the others: problem -> verdict and last line of stderr
 
     @property
     def sound(self) -> bool:

@@ -31,7 +31,7 @@ class Recipe:
     max_length: Positive | None = None  # of prompt and answer together; None: the model's
     seed: Natural = 42
     stops: tuple[str, ...] = ()  # texts that end an answer, in addition to the task's rule; not part of it
-    languages: tuple[LanguageName, ...] = ()  # HumanEval-X; None: every language in the data
+    languages: tuple[LanguageName, ...] = ()  # HumanEval-X; empty: every language in the data
     translate_from: LanguageName | None = None  # HumanEval-X: translation instead of generation
     tag: bool = False  # HumanEval-X: CodeGeeX's language tag before the prompt
     rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; None: by the tag

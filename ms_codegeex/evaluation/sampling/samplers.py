@@ -18,13 +18,8 @@ from ms_codegeex.files import sha256
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
-TOO_LONG = (
-    "context length",
-    "context size",
-    "too long",
-    "maximum context",
-    "exceeds",
-)  # in the error messages of servers
+# in the error messages of servers
+TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
 
 
 class Sampler(Protocol):

@@ -61,9 +61,8 @@ def first_of(*stops: Stop) -> Rule:
 
 def words(known: Sequence[str]) -> Rule:
     """The text contains one of these words."""
-    kept = (
-        max((len(word) for word in known), default=1) - 1
-    )  # the most characters of a word that an earlier piece can hold
+    # the most characters of a word that an earlier piece can hold
+    kept = max((len(word) for word in known), default=1) - 1
 
     def scan() -> Scanner:
         before = ""

@@ -9,11 +9,8 @@ from typing import Any
 
 DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
 SHARED_MEMORY_SIZE = 64 << 20
-DEVICES = (
-    "/dev/null",
-    "/dev/random",
-    "/dev/urandom",
-)  # not /dev/zero: shared mappings of it are memory that nobody counts
+# not /dev/zero: shared mappings of it are memory that nobody counts
+DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")
 # Only what tool chains read in /etc: no users, hosts or keys. The time zone is always UTC.
 CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")

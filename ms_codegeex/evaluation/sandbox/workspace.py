@@ -28,9 +28,8 @@ class Workspace:
     job: dict[str, Any]
     view: bytes = b""  # what the fork server shows, marshalled
     shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable, as a path may be replaced
-    names: Mapping[str, str] = field(
-        default_factory=dict
-    )  # path in the sandbox -> path on this machine, where they differ
+    # path in the sandbox -> path on this machine, where they differ
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def local(self, text: str) -> str:
         """A word or a variable, with paths of the sandbox replaced by those of this workspace."""

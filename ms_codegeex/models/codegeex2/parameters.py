@@ -17,6 +17,6 @@ PARAMETERS = ParameterTable(
     ),
     last=(
         Layer("final_norm", RMS_NORM, "hidden_size"),
-        Layer("head", VOCABULARY, "vocab_size", "hidden_size"),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", output=True),
     ),
 )

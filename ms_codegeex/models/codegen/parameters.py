@@ -15,6 +15,6 @@ PARAMETERS = ParameterTable(
     ),
     last=(
         Layer("final_norm", LAYER_NORM, "hidden_size", bias=True),
-        Layer("head", VOCABULARY, "vocab_size", "hidden_size", bias=True),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", bias=True, output=True),
     ),
 )

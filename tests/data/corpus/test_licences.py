@@ -56,6 +56,10 @@ COMMENTS = {
     "Matlab": ("%{\n", "", "%}\n", "x = 1;"),
     "Smalltalk": ('"', "", '"\n', "Object subclass: #One"),
     "Stata": ("", "* ", "", "gen x = 1"),
+    "Alloy": ("", "-- ", "", "sig One {}"),
+    "AppleScript": ("(*\n", "", "*)\n", 'display dialog "one"'),
+    "Abap": ("", "* ", "", "REPORT one."),
+    "Cobol": ("", "*> ", "", "IDENTIFICATION DIVISION."),
     "Java Server Pages": ("<%--\n", "", "--%>\n", "<%@ page %>"),
 }
 OPENINGS = ("<?php\n", "<!DOCTYPE html>\n", '<?xml version="1.0"?>\n')
@@ -83,7 +87,11 @@ def test_the_header_goes_and_the_code_stays(language, end):
 
 @pytest.mark.parametrize("language", COMMENTS)
 def test_other_comments_stay(language):
-    text, stays, code = header(language, ("What this is for, and", "how licence files are read."))
+    words = (
+        "Check the copyright line of every file, one by one;",
+        "see the licence tests, and how licence files are read.",
+    )
+    text, stays, code = header(language, words)
     assert stripped(text + "\n" + code, language) == text + "\n" + code
     licence = header(language)[0].removeprefix(stays)
     first = text + "\n" + licence + "\n" + code  # below another comment
@@ -97,6 +105,7 @@ def test_other_comments_stay(language):
 def test_every_language_has_a_style():
     names = {language.name for language in ALL_LANGUAGES}
     assert set(STYLES) | WITHOUT == names and not set(STYLES) & WITHOUT
+    assert {STYLES[name] for name in COMMENTS} == set(STYLES.values())
 
 
 def test_texts_of_no_known_language_stay():
@@ -133,6 +142,13 @@ def test_texts_of_no_known_language_stay():
         ("SQL", "/*! copyright 2020 by X */\nSELECT 1;\n", None),
         ("HTML", "<!--[if IE]> Copyright 2020 <![endif]-->\n<p>\n", None),
         ("TeX", "% \\iffalse Copyright 2020 X\n", None),
+        ("Ruby", "# encoding: utf-8\n# Copyright 2010 X\nputs 1\n", "# encoding: utf-8\nputs 1\n"),
+        ("Python", "# copyrighted by X\n# see the file LICENSE.txt\nx = 1\n", "x = 1\n"),
+        (
+            "XSLT",
+            '<!-- (c) 2020 -->\n<?xml version="1.0"?>\n<!-- (c) 2021 -->\n<a/>\n',
+            '<?xml version="1.0"?>\n<a/>\n',
+        ),
         ("Shell", "#!/bin/sh\n\n# Copyright 2020 X\n\necho\n", "#!/bin/sh\n\necho\n"),
     ],
 )

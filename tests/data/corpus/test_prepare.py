@@ -290,7 +290,7 @@ class TestLicences:
 
     @pytest.fixture
     def tree(self, tmp_path):
-        """Two files with a header, one without, one that is nothing else; a record with a header."""
+        """Two files with a header, a copy, a file without a header, one of nothing else; a record with a header."""
         for name, text in {
             "a": self.HEADER + "first = 1\n",
             "b": self.HEADER + "second = 2\n",
@@ -298,6 +298,7 @@ class TestLicences:
         }.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "one.py").write_text(text)
+        (tmp_path / "b" / "copy.py").write_text(self.HEADER + "first = 1\n")
         (tmp_path / "c" / "two.py").write_text(self.HEADER)
         record = {"text": self.HEADER + "fourth = 4\n", "language": "Python"}
         (tmp_path / "x.jsonl").write_text(json.dumps(record) + "\n")
@@ -318,7 +319,7 @@ class TestLicences:
         assert report["licences_stripped"] == result["licences_stripped"]
         assert result["licences_stripped"] == {"documents": count, "bytes": count * len(self.HEADER)}
         # Nothing is lost from the count of the input, whose file without code is counted as empty.
-        total = 4 * len(self.HEADER) + len("first = 1\nsecond = 2\nthird = 3\nfourth = 4\n")
+        total = 5 * len(self.HEADER) + len("first = 1\nfirst = 1\nsecond = 2\nthird = 3\nfourth = 4\n")
         assert report["input"]["bytes"] == total and ("empty" in report["dropped"]) == files
         assert result["settings"]["strip_licences"] == strip
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.corpus.archives import line_parts
+from ms_codegeex.data.corpus.prepare import PrepareSettings, prepare_dataset
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning import prepare as finetune
@@ -375,6 +376,9 @@ def test_what_is_already_there(tmp_path):
     out, _ = prepare(tmp_path, MANY[:5])
     with pytest.raises(UserError, match="holds a dataset; add --replace"):
         prepare(tmp_path, MANY[:3])
+    (tmp_path / "code.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="holds a dataset made from other inputs or settings"):
+        prepare_dataset([tmp_path / "code.py"], out, PrepareSettings(), workers=1, progress=False)
     values = FinetuneSettings("completion", 64)
     prepare_finetune([tmp_path / "in"], out, values, replace=True)
     (out / "mine.txt").write_text("mine")

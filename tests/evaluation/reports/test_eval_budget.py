@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ms_codegeex.evaluation.reports import budget
 
 
-def enumerated(counts: budget.Counts, parts: dict[str, int]) -> float:
+def enumerated(counts: budget.LanguageCounts, parts: dict[str, int]) -> float:
     """Counted over every choice of samples."""
     draws = []
     for language, part in parts.items():

@@ -31,10 +31,8 @@ def prepare(job: dict, command: dict, ruleset: int) -> None:
     null = os.open("/dev/null", os.O_RDONLY) if command["stdin"] < 0 else command["stdin"]
     for target, descriptor in enumerate((null, command["stdout"], command["stderr"])):
         os.dup2(descriptor, target, inheritable=True)
-    for number in _signal.valid_signals() - {
-        SIGKILL,
-        SIGSTOP,
-    }:  # Python, or the process that started us, may ignore some
+    # Python, or the process that started us, may ignore some
+    for number in _signal.valid_signals() - {SIGKILL, SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     os.chdir(job["directory"])
