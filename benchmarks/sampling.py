@@ -3,8 +3,8 @@
     python benchmarks/sampling.py --model DIR --before CHECKOUT             # 64 samples here, 4 there, 5 rounds
     python benchmarks/sampling.py --model DIR --before CHECKOUT --slots 8 --new 256
 
-All samples are of one prompt of HumanEval's kind with CodeGeeX's settings (temperature 0.8, top-p 0.95). A model with random
-weights is best: no text ends early. Both sides run with this Python, each in a process of its own.
+All samples are of one prompt of HumanEval's kind with CodeGeeX's settings (temperature 0.8, top-p 0.95). A model with
+random weights is best: no text ends early. Both sides run with this Python, each in a process of its own.
 """
 
 from __future__ import annotations
