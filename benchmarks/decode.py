@@ -106,8 +106,9 @@ class Ours:
     def __init__(self, name: str, directory: Path, threads: int):
         import mindspore as ms
 
+        from ms_codegeex.generation.choice import TokenChoice
         from ms_codegeex.generation.loading import load_model
-        from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+        from ms_codegeex.generation.slots import SlotEngine
 
         ms.set_context(mode=ms.GRAPH_MODE)
         bits = name.partition("-")[2]
@@ -122,7 +123,7 @@ class Ours:
         for slot in sequences:
             self.engine.cached[slot] = []  # nothing is remembered from the round before
         for _ in range(new):
-            for slot, (token, _) in self.engine.next(sequences, dict.fromkeys(sequences, self.greedy)).items():
+            for slot, (token, *_) in self.engine.next(sequences, dict.fromkeys(sequences, self.greedy)).items():
                 sequences[slot].append(token)
         return [ids[len(given[slot]) :] for slot, ids in sequences.items()]
 

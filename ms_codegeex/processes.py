@@ -1,6 +1,7 @@
 """Processes that belong to this one: each is started with a log of its own, watched, and ended with the others.
 
-Training, rehearsals and the compilation of graph kernels start their processes here.
+Training, rehearsals and the compilation of graph kernels start their processes here. A process is a program
+(`ProcessSpec`) or a function (`ForkSpec`), which starts with everything that this process has imported.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import multiprocessing
 import os
 import shlex
 import signal
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -47,6 +50,24 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     program_folder: str = ""
 
+    def start(self, output: int | None = None) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, with its output in the log; `output` may name another place for stdout."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.log, "wb") as log:
+                return subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output or log,
+                    stderr=log,
+                    cwd=self.directory,
+                    env=self.full_environment(),
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
+        except OSError as error:
+            raise RunFailure(f"{self.label}: {self.command[0]} could not be started ({error.strerror})") from None
+
     def full_environment(self) -> dict[str, str]:
         """All variables that the process sees."""
         environment = {**os.environ, **self.environment}
@@ -63,6 +84,68 @@ class ProcessSpec:
         directory, log = (shlex.quote(str(path)) for path in (self.directory, self.log))
         line = " ".join(["env", *settings, *command])
         return f"# {self.label}\nmkdir -p {directory} && (cd {directory} && exec {line}) >{log} 2>&1 &"
+
+
+@dataclass(frozen=True)
+class ForkSpec:
+    """A function to call in a process forked from this one. What it returns is the exit status.
+
+    Forking is safe only with a single thread; otherwise the process is a new one, which imports everything again.
+    """
+
+    label: str
+    function: Callable[[], int]  # picklable
+    directory: Path  # where it runs, and leaves LABEL.log
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """The file that receives everything it prints."""
+        return self.directory / f"{self.label}.log"
+
+    def start(self) -> ForkedProcess:
+        """Start it with its output in the log."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log.write_bytes(b"")
+        context = multiprocessing.get_context("fork" if psutil.Process().num_threads() == 1 else "spawn")
+        process = context.Process(target=_play, args=(self, os.getpid()))
+        process.start()
+        return ForkedProcess(process)
+
+
+def _play(spec: ForkSpec, parent: int) -> None:
+    die_with_parent(parent)
+    with open(spec.log, "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.chdir(spec.directory)
+    os.environ.update(spec.environment)
+    sys.exit(spec.function())
+
+
+@dataclass(frozen=True)
+class ForkedProcess:
+    """A process of `multiprocessing`, watched like one of `subprocess`."""
+
+    process: Any
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, -N after signal N; None while it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """`returncode`, as `subprocess` names it."""
+        return self.process.exitcode
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self.process.join()
 
 
 def python_process(
@@ -85,7 +168,7 @@ class ProcessGroup:
     """
 
     def __init__(self) -> None:
-        self.roots: list[subprocess.Popen[bytes]] = []
+        self.roots: list[Any] = []
         self.family: dict[int, psutil.Process] = {}
 
     def __enter__(self) -> ProcessGroup:
@@ -94,23 +177,12 @@ class ProcessGroup:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def start(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own. `RunFailure` if its program cannot be started."""
-        spec.directory.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(spec.log, "wb") as output:
-                root = subprocess.Popen(
-                    spec.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=spec.directory,
-                    env=spec.full_environment(),
-                    start_new_session=True,
-                    preexec_fn=die_with_parent,
-                )
-        except OSError as error:
-            raise RunFailure(f"{spec.label}: {spec.command[0]} could not be started ({error.strerror})") from None
+    def start(self, spec: ProcessSpec | ForkSpec) -> Any:
+        """Start a process. `RunFailure` if its program cannot be started."""
+        return self.add(spec.start())
+
+    def add(self, root: Any) -> Any:
+        """Watch a process that has just been started."""
         self.roots.append(root)
         self.family[root.pid] = psutil.Process(root.pid)
         return root
@@ -155,9 +227,9 @@ class ProcessGroup:
 
 
 def run_processes(
-    specs: Sequence[ProcessSpec],
+    specs: Sequence[ProcessSpec | ForkSpec],
     at_once: int = 1,
-    ended: Callable[[ProcessSpec], None] = lambda spec: None,
+    ended: Callable[[Any], None] = lambda spec: None,
     seconds: float = math.inf,
 ) -> None:
     """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds.
@@ -166,7 +238,7 @@ def run_processes(
     its log. Any other exception, Ctrl-C too, also ends them.
     """
     waiting = list(specs)
-    running: list[tuple[ProcessSpec, subprocess.Popen[bytes], float]] = []
+    running: list[tuple[Any, Any, float]] = []
     with ProcessGroup() as group:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -183,6 +255,21 @@ def run_processes(
             for spec, _, deadline in running:
                 if time.monotonic() > deadline:
                     raise RunFailure(f"{spec.label} did not end within {seconds:g} s: {_last_words(spec.log)}")
+
+
+def run_reporting(spec: ProcessSpec, reported: Callable[[str], None]) -> None:
+    """Run a process and call `reported` for each line on its standard output.
+
+    `RunFailure` if it fails: with the last line of its log after exit status 2, which says that this is the reason.
+    """
+    with ProcessGroup() as group:
+        process = group.add(spec.start(subprocess.PIPE))
+        with process.stdout:
+            for line in process.stdout:
+                reported(line.decode("utf-8", "replace").rstrip())
+        if status := process.wait():
+            words = _last_words(spec.log, 1) if status == 2 else ""
+            raise RunFailure(words or f"{spec.label} {ending(status)}: {_last_words(spec.log)}")
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
-from ms_codegeex.generation.matrices import aligned, pack, quantise
+from ms_codegeex.generation.matrices import Quantised, aligned, pack, quantise
 
 ROWS = (*range(1, 18), 33)
-FORMATS = ((32, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+FAST = ((8, 0), (4, 32), (4, 64), (4, 128))
 
 
 class Kernels(Library):
@@ -71,6 +72,56 @@ def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activa
         for i in range(m):
             for which, result in (("y", y), ("added", added)):
                 assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
+
+
+def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
+    """FP16 and BF16 weights, subnormal ones too: bit by bit the products of the same weights in FP32."""
+    weight, x = numbers(0, n, k), numbers(2, max(rows), k)
+    weight[::2] *= 1e-6
+    brain = (weight.view(np.uint32) >> 16).astype(np.uint16)
+    for narrow in (Quantised(weight.astype(np.float16), 16), Quantised(brain, 16)):
+        found, expected = (kernels.matrix(pack(w)) for w in (narrow, Quantised(narrow.float32(), 32)))
+        for m in rows:
+            y, whole = np.zeros((2, m, n), np.float32)
+            assert kernels.call("linear", found, x[:m].copy(), y) == 0
+            assert kernels.call("linear", expected, x[:m].copy(), whole) == 0
+            assert np.array_equal(y, whole), m
+        row = np.zeros((1, k), np.float32)
+        assert kernels.call("lookup", found, np.array([n - 1], np.int32), row) == 0
+        assert np.array_equal(row[0], narrow.float32()[-1])
+
+
+def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Activations as `fast` products take them: whole numbers from -127 to 127 and a scale for each row."""
+    largest = np.abs(x).max(1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(x * inverse).astype(np.int64), largest / np.float32(127)
+
+
+def check_fast(kernels: Kernels, n: int, k: int, bits: int, group: int, rows=ROWS) -> None:
+    """8 bits: bit by bit what integers give in NumPy. 4 bits: near it. A row does not depend on its neighbours."""
+    weight, bias, single = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), {}
+    x, residual = numbers(2, max(rows), k), numbers(3, max(rows), n)
+    x[1 % len(x)], x[2 % len(x), 0] = 0.0, 1e4
+    matrix = kernels.matrix(pack(weight), bias, fast=True)
+    q, scales = rounded(x)
+    if bits == 8:
+        products = (q @ weight.values.T.astype(np.int64)).astype(np.float32) * weight.scales * scales
+    else:
+        products = (q @ weight.float32().T.astype(np.float64)) * scales
+    expected = residual + (products + bias)
+    near = np.zeros_like(scales) if bits == 8 else 1e-7 * k * np.abs(q).max(1, keepdims=True) * scales + 1e-6
+    for m in rows:
+        y = np.full((m, n), np.nan, np.float32)
+        assert kernels.call("linear_add", matrix, residual[:m].copy(), x[:m].copy(), y) == 0
+        assert (np.abs(y - expected[:m]) <= near[:m]).all(), (m, np.abs(y - expected[:m]).max())
+        for i in range(m):
+            assert np.array_equal(single.setdefault(i, y[i].copy()), y[i]), (m, i)
+    for wrong in (np.nan, np.inf):
+        x[0, k // 2] = wrong
+        y = np.zeros((2, n), np.float32)
+        assert kernels.call("linear_add", matrix, residual[:2].copy(), x[:2].copy(), y) == 0
+        assert np.isnan(y[0]).all() and np.array_equal(y[1], single[1])
 
 
 def check_lookup(kernels: Kernels, n: int, k: int, bits: int, group: int) -> None:
@@ -175,10 +226,12 @@ def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: 
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
-def choose(kernels: Kernels, logits: np.ndarray, *settings: float) -> np.ndarray:
-    """Of each row: temperature, top-k, top-p, number in [0, 1), given token, allowed ids -> id, log-probability."""
-    out = np.zeros((len(logits), 2))
-    assert kernels.call("choose", None, logits, np.tile(np.array(settings, np.float64), (len(logits), 1)), out) == 0
+def choose(kernels: Kernels, logits: np.ndarray, *settings: float, edits=((-1, 1, 0),), k: int = 0) -> np.ndarray:
+    """Of each row: temperature, top-k, top-p, number in [0, 1), given token, allowed ids -> [n, 1 + k, 2] ids and
+    log-probabilities."""
+    out, n = np.zeros((len(logits), 1 + k, 2)), len(logits)
+    rows, edited = np.tile(np.array(settings, np.float64), (n, 1)), np.tile(np.array(edits, np.float64), (n, 1, 1))
+    assert kernels.call("choose", None, logits, rows, edited, np.zeros(1 + k, np.int32), out) == 0
     return out
 
 
@@ -191,17 +244,57 @@ def check_choice(kernels: Kernels) -> None:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     scores = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     for allowed in (1003, 64, 1):
-        out = choose(kernels, logits, 0, 0, 1, 0, -1, allowed)
+        out = choose(kernels, logits, 0, 0, 1, 0, -1, allowed)[:, 0]
         assert np.array_equal(out[:, 0], logits[:, :allowed].argmax(1))
         assert np.abs(out[:, 1] - scores[np.arange(5), out[:, 0].astype(int)]).max() < 1e-4
-        given = choose(kernels, logits, 1, 0, 1, 0, 1002, allowed)
+        given = choose(kernels, logits, 1, 0, 1, 0, 1002, allowed)[:, 0]
         assert np.array_equal(given[:, 0], [1002] * 5) and np.abs(given[:, 1] - scores[:, 1002]).max() < 1e-4
         for t, k, p, u in product((0.3, 1.0, 40.0), (0, 1, 30, 5000), (0.2, 0.95, 1.0), (0.0, 0.4, 0.999999)):
-            out = choose(kernels, logits, t, k, p, u, -1, allowed)
+            out = choose(kernels, logits, t, k, p, u, -1, allowed)[:, 0]
             assert ((out[:, 0] >= 0) & (out[:, 0] < allowed)).all()
-    out = np.zeros((5, 2))
-    for wrong in ([1, 0, 1, 0, 1003, 1003], [1, 0, 1, 0, -1, 0], [1, 0, 1, 0, -1, 1004]):
-        assert kernels.call("choose", None, logits, np.tile(np.array(wrong, np.float64), (5, 1)), out) != 0
+        for k in {1, 16, 64} - set(range(allowed + 1, 65)):
+            out, wide = choose(kernels, logits, 1, 0, 1, 0.5, -1, allowed, k=k), scores[:, :allowed]
+            expected = np.argsort(-logits[:, :allowed], 1, kind="stable")[:, :k]
+            assert np.array_equal(out[:, 1:, 0], expected)
+            assert np.abs(out[:, 1:, 1] - np.take_along_axis(wide, expected, 1)).max() < 1e-4
+    check_edits(kernels, logits)
+
+
+def check_edits(kernels: Kernels, logits: np.ndarray) -> None:
+    """Edited logits choose, those as they were give the log-probabilities; wrong rows are refused."""
+    edits = [(7, 1.5, 0.25), (-1, 1, 0), (1002, 0.5, -3), (500, 1, -1e6)]
+    edited = logits.copy()
+    for i, factor, term in ((7, 1.5, 0.25), (1002, 0.5, -3), (500, 1, -1e6)):
+        x = edited[:, i]
+        edited[:, i] = np.where(x > 0, x / np.float32(factor), x * np.float32(factor)) + np.float32(term)
+    for settings in ((0, 0, 1, 0), (1, 0, 1, 0.3), (0.7, 30, 0.9, 0.8)):
+        out = choose(kernels, logits, *settings, -1, 1003, edits=edits)
+        raw = choose(kernels, edited, *settings, -1, 1003)
+        assert np.array_equal(out[:, 0, 0], raw[:, 0, 0])
+        given = [choose(kernels, logits, 0, 0, 1, 0, i, 1003)[:, 0] for i in out[:, 0, 0]]
+        assert all(np.array_equal(out[i, 0], given[i][i]) for i in range(5))
+    right, nan = [1, 0, 1, 0, -1, 1003], math.nan
+    places, none = np.zeros(1, np.int32), (-1, 1, 0)
+    assert refused(kernels, logits, right, none, places) == 0
+    for place, values in enumerate(
+        ((-1, nan, 1e300), (-1, nan, 1e300), (0, 1.5, nan), (-0.5, 1, nan), (1003, -2, nan), (0, 1004, nan))
+    ):
+        for value in values:
+            wrong = [*right]
+            wrong[place] = value
+            assert refused(kernels, logits, wrong, none, places) != 0
+    for wrong in ((-2, 1, 0), (1003, 1, 0), (nan, 1, 0), (3, 0, 0), (3, nan, 0), (3, 1, nan), (3, 1, math.inf)):
+        assert refused(kernels, logits, right, wrong, places) != 0
+    assert refused(kernels, logits, [*right[:5], 10], none, np.zeros(12, np.int32)) != 0  # more than are allowed
+    assert refused(kernels, logits, right, none, np.zeros(2, np.int32), np.zeros((5, 1, 2))) != 0
+    assert refused(kernels, logits, right, none, np.zeros(0, np.int32)) != 0
+
+
+def refused(kernels: Kernels, logits, settings, edit, places, out=None) -> int:
+    """What the operator returns for rows of the same settings and edit."""
+    rows, edits = np.tile(np.array(settings, np.float64), (5, 1)), np.tile(np.array(edit, np.float64), (5, 1, 1))
+    out = np.zeros((5, len(places), 2)) if out is None else out
+    return kernels.call("choose", None, logits, rows, edits, places, out)
 
 
 def check_mistakes(kernels: Kernels) -> None:
@@ -228,6 +321,10 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     for (n, k), (bits, group) in product(shapes, FORMATS):
         check_linear(kernels, n, k, bits, group, "gelu", rows)
         check_lookup(kernels, n, k, bits, group)
+    for (n, k), (bits, group) in product(shapes, FAST):
+        check_fast(kernels, n, k, bits, group, (2, *rows))
+    for n, k in shapes:
+        check_sixteen(kernels, n, k, rows)
     for h, rms in product((8, 100, 256), (False, True)):
         check_norm(kernels, h, rms)
     for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):

@@ -18,6 +18,7 @@ from ms_codegeex.processes import (
     ending,
     python_process,
     run_processes,
+    run_reporting,
 )
 
 SLEEP = "import time; time.sleep(600)"
@@ -122,6 +123,82 @@ def test_a_python_process_finds_the_package_and_keeps_the_users_path(monkeypatch
     )
     run_processes([spec])
     assert spec.log.read_text() == f"{PACKAGE_PARENT}:/somewhere 3\n"
+
+
+FORKING = """
+import os, sys, threading, time
+from functools import partial
+from pathlib import Path
+from ms_codegeex.processes import ForkSpec, ProcessGroup, run_processes
+
+imported = []
+
+def tell(status):
+    print(imported, os.getcwd(), os.environ["RANK"], flush=True)
+    return status
+
+def sleep():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    imported.append("once")
+    if sys.argv[1] == "two threads":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    if sys.argv[1] == "sleep":
+        ProcessGroup().start(ForkSpec("x", sleep, Path("new").resolve()))
+        time.sleep(600)
+    run_processes([ForkSpec("x", partial(tell, int(sys.argv[2])), Path("new").resolve(), {"RANK": "3"})])
+"""
+
+
+def forking(directory, *arguments: str) -> ProcessSpec:
+    """A process that forks another, which leaves new/x.log."""
+    (directory / "forking.py").write_text(FORKING)
+    return python_process("forking", ["forking.py", *arguments], directory)
+
+
+@pytest.mark.parametrize(("threads", "seen"), [("one thread", "['once']"), ("two threads", "[]")])
+def test_a_function_runs_in_a_fork_or_beside_other_threads_in_a_new_process(tmp_path, threads, seen):
+    run_processes([forking(tmp_path, threads, "0")])
+    assert (tmp_path / "new" / "x.log").read_text() == f"{seen} {tmp_path / 'new'} 3\n"
+
+
+def test_a_fork_that_fails_is_named_with_its_last_words(tmp_path):
+    with pytest.raises(RunFailure, match=r"RunFailure: x exited with status 3: \['once'\] .* 3$"):
+        run_processes([forking(tmp_path, "one thread", "3")])
+
+
+def test_forks_die_with_their_parent(tmp_path):
+    log = tmp_path / "new" / "x.log"
+    with ProcessGroup() as group:
+        parent = group.start(forking(tmp_path, "sleep"))
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        child = psutil.Process(int(log.read_text()))
+        parent.kill()
+        wait_for(lambda: not alive(child))
+
+
+def test_what_a_process_reports_arrives_line_by_line(tmp_path):
+    """It waits until the first line was received."""
+    code = "import os, time\nprint('one', flush=True)\nwhile not os.path.exists('seen'): time.sleep(0.01)\nprint('two')"
+    lines = []
+
+    def reported(line):
+        lines.append(line)
+        (tmp_path / "seen").touch()
+
+    run_reporting(python("x", code, tmp_path), reported)
+    assert lines == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(2, "^the reason$"), (3, r"^x exited with status 3: a warning \| the reason$")]
+)
+def test_a_reporting_process_that_fails(tmp_path, status, message):
+    code = f"import sys; print('one'); print('a warning\\nthe reason', file=sys.stderr); sys.exit({status})"
+    with pytest.raises(RunFailure, match=message):
+        run_reporting(python("x", code, tmp_path), lambda line: None)
 
 
 def test_endings_in_words():

@@ -51,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ngram|DIR",
         help="guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), speculate=arguments.speculate)
+    generator = Generator(Path(arguments.model), speculate=arguments.speculate, fast=arguments.fast)
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     began = time.perf_counter()
     if arguments.json:

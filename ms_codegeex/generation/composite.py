@@ -126,19 +126,41 @@ class CompositeChoice(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.sort = ops.Sort(axis=-1, descending=True)
+        self.sort, self.top = ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
 
-    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
-        """FP32 [n, V] and [n, 6] as `TokenChoice.row` -> FP32 [n, 2]: ids and their log-probabilities"""
+    def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """FP32 [n, V], and FP32 [n, 6], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
+        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
-        temperature, top_k, top_p, uniform, given, allowed = (settings[:, i : i + 1] for i in range(6))
-        scores = ops.select(ids < allowed, logits, ops.full_like(logits, -1e30))
+        temperature, given, allowed = settings[:, :1], settings[:, 4:5], settings[:, 5:]
+        nothing = ops.full_like(logits, -1e30)
+        scores = ops.select(ids < allowed, self._edited(logits, edits), nothing)
         greedy = ops.cast(ops.argmax(scores, 1, True), ms.float32)
-        scores = scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6))
-        weights = ops.softmax(scores, -1)
+        drawn = self._drawn(scores, settings, ids)
+        found = ops.select(given >= 0, given, ops.select(temperature > 0, drawn, greedy))
+        if places.shape[0] > 1:
+            _, best = self.top(ops.select(ids < allowed, logits, nothing), places.shape[0] - 1)
+            found = ops.concat((found, ops.cast(best, ms.float32)), 1)
+        shifted = logits - ops.max(logits, 1, True)[0]
+        scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
+        return ops.stack((found, ops.gather_elements(scores, 1, ops.cast(found, ms.int32))), -1)
+
+    def _edited(self, logits: Tensor, edits: Tensor) -> Tensor:
+        """[n, V]; padding edits a column behind the last"""
+        wide = ops.concat((logits, ops.zeros_like(logits[:, :1])), 1)
+        places, factor, term = edits[:, :, 0], edits[:, :, 1], edits[:, :, 2]
+        places = ops.cast(ops.select(places < 0, ops.full_like(places, logits.shape[1]), places), ms.int32)
+        x = ops.gather_elements(wide, 1, places)
+        x = ops.select(x > 0, x / factor, x * factor) + term
+        return ops.tensor_scatter_elements(wide, places, x, 1)[:, :-1]
+
+    def _drawn(self, scores: Tensor, settings: Tensor, ids: Tensor) -> Tensor:
+        """Ids FP32 [n, 1] after temperature, top-k and top-p"""
+        temperature, top_k, top_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(6))
+        weights = ops.softmax(scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6)), -1)
         ordered, order = self.sort(weights)
         # the k-th heaviest and its equals stay, then the fewest that make up the share p
-        last = ops.cast(ops.clip(ops.select(top_k > 0, top_k, allowed), 1, logits.shape[1]) - 1, ms.int32)
+        last = ops.cast(ops.clip(ops.select(top_k > 0, top_k, allowed), 1, scores.shape[1]) - 1, ms.int32)
         least = ops.gather_elements(ordered, 1, last)
         ordered = ops.select(ordered >= least, ordered, ops.zeros_like(ordered))
         before = ops.cumsum(ordered, 1) - ordered
@@ -146,12 +168,9 @@ class CompositeChoice(nn.Cell):
         ordered = ops.select(kept, ordered, ops.zeros_like(ordered))
         weights = ops.tensor_scatter_elements(ops.zeros_like(weights), order, ordered, 1)
         sums = ops.cumsum(weights, 1)
-        passed = ops.cast(sums <= uniform * sums[:, -1:], ms.float32)
-        drawn = ops.minimum(ops.sum(passed, 1, True), allowed - 1)
-        chosen = ops.select(given >= 0, given, ops.select(temperature > 0, drawn, greedy))
-        shifted = logits - ops.max(logits, 1, True)[0]
-        scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
-        return ops.concat((chosen, ops.gather_elements(scores, 1, ops.cast(chosen, ms.int32))), 1)
+        passed = ops.sum(ops.cast(sums <= uniform * sums[:, -1:], ms.float32), 1, True)
+        heaviest = ops.max(ops.select(weights > 0, ids + ops.zeros_like(weights), ops.zeros_like(weights)), 1, True)[0]
+        return ops.minimum(passed, heaviest)  # a number that rounds to 1 draws the last id that is left
 
 
 class CompositeCells:

@@ -14,6 +14,7 @@ import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.loading import LoadedModel, load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
@@ -41,7 +42,7 @@ class Generator:
 
     `slots` answers are computed at once; each slot takes `slot_bytes` of memory, whatever is asked. `threads` (default:
     all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a
-    smaller model of the same tokenizer, guesses tokens; the answers stay the same.
+    smaller model of the same tokenizer, guesses tokens; the answers stay the same. `fast` as in `SlotEngine`.
     """
 
     def __init__(
@@ -49,17 +50,20 @@ class Generator:
         path: Path,
         seq_length: int | None = None,
         threads: int | None = None,
+        *,
         slots: int | None = 1,
         speculate: str | Path | None = None,
+        fast: bool = False,
     ):
         """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.seq_length = seq_length or self.config.max_position_embeddings
-        self._threads = available_cores() if threads is None else threads
+        self._threads, self._fast = available_cores() if threads is None else threads, fast
         self.slot_bytes = slot_bytes(self.config, self.seq_length)
-        self.slots = slots or affordable_slots(self.slot_bytes, model.weights.bits * self.config.parameter_count() // 8)
+        weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
+        self.slots = slots or affordable_slots(self.slot_bytes, weights)
         self.speculation = None if speculate is None else self._speculation(speculate)
         guesses = 0 if self.speculation is None else self.speculation.most
         self.engine = self._engine(model, self.seq_length, guesses)
@@ -75,6 +79,7 @@ class Generator:
             slots=self.slots,
             threads=self._threads,
             guesses=guesses,
+            fast=self._fast,
         )
 
     def _speculation(self, name: str | Path) -> Speculation:
@@ -106,14 +111,14 @@ class Generator:
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
         self._check(ids)
-        return self.scheduler.call(ids, lambda slot: self.engine.logits(slot, ids))
+        return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids), ids)
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
         self._check(ids)
-        return self.scheduler.call([], lambda slot: self.engine.log_probabilities(slot, ids))
+        return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids))
 
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
@@ -122,25 +127,29 @@ class Generator:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
-        """Begin an answer: iterate over it for its ids, or cancel it. Any thread may ask."""
+        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask."""
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
         self.scheduler.submit(request)
         self.scheduler.start()
         return request
 
-    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context."""
+    def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
+        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context."""
         request = self.request(ids, settings)
         try:
             yield from request
         finally:
             request.cancel()
 
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """The ids of `chosen`."""
+        return (chosen.token for chosen in self.chosen(ids, settings))
+
     def samples(self, ids: Sequence[int], settings: SamplingSettings, count: int) -> list[list[int]]:
         """Answers with the seeds `settings.seed`, + 1, ...: each as `tokens` gives it. The prompt is computed once."""
         requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(count)]
         try:
-            return [list(request) for request in requests]
+            return [[chosen.token for chosen in request] for request in requests]
         finally:
             for request in requests:
                 request.cancel()

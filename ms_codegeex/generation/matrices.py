@@ -1,7 +1,7 @@
-"""Weights as FP32, 8-bit or 4-bit numbers, in NumPy.
+"""Weights as FP32, 16-bit, 8-bit or 4-bit numbers, in NumPy.
 
-Symmetric: a number stands for itself times its scale. 8 bits: -127 to 127 with a scale for each row. 4 bits: -7 to 7
-with a scale for each `group` consecutive numbers of a row.
+16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: a number stands for itself times its scale. 8 bits: -127
+to 127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.formats.tensors import LazyTensor
 
-BITS, GROUPS = (32, 8, 4), (32, 64, 128)
+BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
 ROWS = 32  # a packed matrix has a multiple of so many rows
+MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of so many columns
 _LARGEST = {8: 127, 4: 7}
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A matrix [n, k]: `values` FP32 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)] (4 bits)."""
+    """A matrix [n, k]: `values` FP32, FP16, BF16 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)]
+    (4 bits)."""
 
     values: np.ndarray
     bits: int
@@ -28,8 +31,10 @@ class Quantised:
 
     def float32(self) -> np.ndarray:
         """The numbers that it stands for."""
+        if self.values.dtype == np.uint16:
+            return (self.values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         if self.scales is None:
-            return self.values
+            return self.values.astype(np.float32, copy=False)
         scales = self.scales[:, None] if self.bits == 8 else self.scales.repeat(self.group, 1)[:, : self.shape[1]]
         return self.values.astype(np.float32) * scales
 
@@ -67,15 +72,21 @@ def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
 
 
 def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
-    """A matrix FP32 [n, k] rounded to `bits` (32: as it is)."""
+    """A matrix FP32 [n, k] rounded to `bits` (32: as it is; 16: FP16)."""
     check_bits(bits, group)
-    if bits == 32:
-        return Quantised(np.ascontiguousarray(weight, np.float32), 32)
+    if bits >= 16:
+        return Quantised(np.ascontiguousarray(weight, np.float32 if bits == 32 else np.float16), bits)
     scales, most = scales_of(weight, bits, group), _LARGEST[bits]
     parts = _parts(weight, bits, group) / scales.reshape(len(weight), -1, 1)
     rounded = np.rint(parts, out=parts).clip(-most, most, out=parts).reshape(len(weight), -1)
     values = np.ascontiguousarray(rounded[:, : weight.shape[1]].astype(np.int8))
     return Quantised(values, bits, scales, group if bits == 4 else 0)
+
+
+def stored(tensor: LazyTensor) -> Quantised:
+    """A matrix [n, k] as it is stored, if as 16-bit numbers; else in FP32."""
+    half = tensor.dtype in ("float16", "bfloat16")
+    return Quantised(tensor.array(), 16) if half else Quantised(tensor.float32(), 32)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Packed:
     k: int
     bits: int
     group: int
-    data: np.ndarray  # FP32 or int8 [rows, width], or int32 [rows, width / 8]
+    data: np.ndarray  # FP32, FP16, BF16 or int8 [rows, width], or int32 [rows, width / 8]
     scales: np.ndarray  # FP32 [rows] or [rows, width / group]; [1] without scales
 
     @property
@@ -114,15 +125,15 @@ def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def pack(matrix: Quantised) -> Packed:
-    """In the kernels' layout. An FP32 matrix that needs no padding is not copied."""
+    """In the kernels' layout. An FP32 or 16-bit matrix that needs no padding is not copied."""
     n, k = matrix.shape
-    rows, width = _up(n, ROWS), _up(k, 128 if matrix.bits == 4 else 16)
+    rows, width = _up(n, ROWS), _up(k, MULTIPLES[matrix.bits])
     if matrix.scales is None:
         data = matrix.values
         if (rows, width) != (n, k) or not data.flags.c_contiguous or data.ctypes.data % 64:
-            data = aligned((rows, width), np.float32)
+            data = aligned((rows, width), data.dtype.type)
             data[:n, :k] = matrix.values
-        return Packed(n, k, 32, 0, data, np.ones(1, np.float32))
+        return Packed(n, k, matrix.bits, 0, data, np.ones(1, np.float32))
     if matrix.bits == 8:
         data, scales = aligned((rows, width), np.int8), np.zeros(rows, np.float32)
         data[:n, :k], scales[:n] = matrix.values, matrix.scales
@@ -133,10 +144,10 @@ def pack(matrix: Quantised) -> Packed:
         part = matrix.values[begin : begin + 1024]
         numbers = np.zeros((len(part), width), np.int8)
         numbers[:, :k] = part
-        nibbles = (numbers & 15).astype(np.uint32).reshape(len(part), width // 128, 8, 16)
+        nibbles = (numbers + np.int8(8)).astype(np.uint32).reshape(len(part), width // 128, 8, 16)
         target = words[begin : begin + len(part)].reshape(len(part), width // 128, 16)
         for place in range(8):
-            target |= nibbles[:, :, place] << np.uint32(4 * place)
+            target |= nibbles[:, :, place] << np.uint32(8 * (place % 4) + 4 * (place // 4))
     return Packed(n, k, 4, matrix.group, words.view(np.int32), scales)
 
 

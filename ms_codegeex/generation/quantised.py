@@ -19,7 +19,7 @@ from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, check_bits, quantise, scales_of
+from ms_codegeex.generation.matrices import Quantised, check_bits, quantise, scales_of, stored
 from ms_codegeex.models.registry import Family, family
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
@@ -70,8 +70,8 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     Returns what was written, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a quantised
     model to `replace`, or if nobody knows the model's tokenizer.
     """
-    if bits == 32:
-        raise UserError("bits: 32 is what a model has without quantisation; choose 8 or 4")
+    if bits in (32, 16):
+        raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)
     output, begin = Path(output), time.monotonic()
     if output.exists() and not (replace and is_quantised(output)):
@@ -138,7 +138,7 @@ class QuantisedModel:
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
         if name + SCALES not in self._file.names:
-            return Quantised(self._file.lazy(name).float32(), 32)
+            return stored(self._file.lazy(name))
         values, scales = (self._file.lazy(key).array() for key in (name, name + SCALES))
         if self.bits == 8:
             return Quantised(values, 8, scales)

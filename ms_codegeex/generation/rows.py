@@ -14,13 +14,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, quantise
+from ms_codegeex.generation.matrices import Quantised, quantise, stored
 
 
 class Weights(Protocol):
-    """A model's weights by our names; matrices are rounded to `bits`."""
+    """A model's weights by our names. `bits` are those of its products, or None where nothing was rounded."""
 
-    bits: int
+    bits: int | None
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
@@ -30,16 +30,23 @@ class Weights(Protocol):
 
 
 class TensorWeights:
-    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`."""
+    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`. FP16 and BF16
+    stay what they are, others become FP32."""
 
     def __init__(
-        self, tensors: Mapping[str, LazyTensor], bits: int = 32, group: int = 64, products: Collection[str] = ()
+        self,
+        tensors: Mapping[str, LazyTensor],
+        bits: int | None = None,
+        group: int = 64,
+        products: Collection[str] = (),
     ):
         self.tensors, self.bits, self.group, self.products = tensors, bits, group, products
 
     def matrix(self, name: str) -> Quantised:
         """[n, k]"""
-        return quantise(self.tensors[name].float32(), self.bits if name in self.products else 32, self.group)
+        tensor = self.tensors[name]
+        rounded = self.bits is not None and name in self.products
+        return quantise(tensor.float32(), self.bits, self.group) if rounded else stored(tensor)
 
     def vector(self, name: str) -> np.ndarray:
         """FP32 [n]"""

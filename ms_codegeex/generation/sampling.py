@@ -1,29 +1,51 @@
-"""How the next token is chosen, as a user says it."""
+"""How an answer is written, as a user says it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ms_codegeex.errors import UserError
+
+MOST_LOG_PROBABILITIES = 256
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; the same `seed` gives the same
-    text."""
+    text.
+
+    Before that, logits are edited: those of tokens in the prompt or the answer are divided by `repetition_penalty`
+    (multiplied if they are negative; 1 is off); those of tokens in the answer lose `presence_penalty`, and
+    `frequency_penalty` for each time that they are there; `logit_bias` adds numbers to ids' logits (-100 forbids,
+    in effect). `log_probabilities` likeliest tokens are reported with each new one.
+    """
 
     max_new_tokens: int = 128
     temperature: float = 0.8
     top_k: int = 0
     top_p: float = 0.95
     seed: int = 0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    log_probabilities: int = 0
 
     def __post_init__(self) -> None:
-        for name, wrong, expected in (
-            ("max_new_tokens", self.max_new_tokens < 1, "1 or more"),
-            ("temperature", not 0 <= self.temperature < 100, "0 (greedy) or more"),
-            ("top_k", self.top_k < 0, "0 (off) or more"),
-            ("top_p", not 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
+        for name, right, expected in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < 100, "0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
+            ("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100, 1 for off"),
+            ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "-100 to 100, 0 for off"),
+            ("presence_penalty", -100 <= self.presence_penalty <= 100, "-100 to 100, 0 for off"),
+            ("log_probabilities", 0 <= self.log_probabilities <= MOST_LOG_PROBABILITIES, "0 (off) to 256"),
         ):
-            if wrong:
+            if not right:
                 raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
+        for number, bias in self.logit_bias.items():
+            if number < 0 or not -1e6 <= bias <= 1e6:
+                raise UserError(f"logit_bias: {number}={bias} is out of range; give an id and a number of at most 1e6")

@@ -14,20 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-import numpy as np
-
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.choice import Chosen, TokenChoice, token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, TokenChoice, power, shared
+from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared
 
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
 
 
 class Request:
-    """A prompt and its answer: iterate over it for the new ids. Cancel a request whose answer nobody reads.
+    """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads.
 
     `finish` says why it ended: "eos" (which is not yielded), "length" or "cancelled".
     """
+
+    count = 1  # slots
 
     def __init__(self, ids: Sequence[int], settings: SamplingSettings, limit: int, eos: int | None = None):
         """`limit`: of prompt and answer together, as the engine's capacity."""
@@ -39,34 +40,29 @@ class Request:
         self.finish, self.cancelled = "", False
         self.guessed = self.accepted = 0
         self.error: BaseException | None = None
-        self._random, self._uniform = np.random.default_rng(settings.seed), list[float]()
-        self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
 
     def cancel(self) -> None:
         """No more tokens are computed after the present step."""
         self.cancelled = True
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Chosen]:
         while (token := self._tokens.get()) is not None:
             yield token
         if self.error is not None:
             raise self.error
 
-    def choices(self, count: int) -> list[TokenChoice]:
-        """Of the next `count` tokens. The number that decides one depends only on the seed and its place."""
-        begin, settings = len(self.ids) - self.prompt, self.settings
-        while len(self._uniform) < begin + count:
-            self._uniform.append(self._random.random())
-        chosen = self._uniform[begin : begin + count]
-        return [TokenChoice(settings.temperature, settings.top_k, settings.top_p, uniform) for uniform in chosen]
+    def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
+        """Of the next token, or of that after a `guess`."""
+        return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
 
-    def take(self, token: int) -> None:
+    def take(self, chosen: Chosen) -> None:
         """The next token."""
-        if token == self.eos:
+        if chosen.token == self.eos:
             self.finish = "eos"
             return
-        self.ids.append(token)
-        self._tokens.put(token)
+        self.ids.append(chosen.token)
+        self._tokens.put(chosen)
         if len(self.ids) >= self.limit:
             self.finish = "length"
 
@@ -77,10 +73,10 @@ class Request:
 
 
 class Call:
-    """Other work for an engine and a slot that holds as much of `ids` as any."""
+    """Other work for an engine: with `count` slots, the first of which holds as much of `ids` as any."""
 
-    def __init__(self, ids: Sequence[int], work: Callable[[int], Any]):
-        self.ids, self.work, self.cancelled = list(ids), work, False
+    def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1):
+        self.work, self.ids, self.count, self.cancelled = work, list(ids), count, False
         self.result: Future[Any] = Future()
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
@@ -116,9 +112,10 @@ class Scheduler:
         with self._lock:
             self._waiting.append(work)
 
-    def call(self, ids: Sequence[int], work: Callable[[int], Any]) -> Any:
-        """The result of `work(slot)`, which may use the engine and the slot between two steps."""
-        call = Call(ids, work)
+    def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1) -> Any:
+        """The result of `work(slots)`, which may use the engine and these slots between two steps. `count` and `ids` as
+        in `Call`."""
+        call = Call(work, ids, min(count, self.engine.slots))
         self.submit(call)
         self.start()
         return call.result.result()
@@ -159,7 +156,7 @@ class Scheduler:
         found = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, found, strict=True):
             if chosen:
-                self._deliver(request, part, [token for token, _ in chosen])
+                self._deliver(request, part, chosen)
 
     def _left(self, request: Request) -> int:
         """How many ids are not computed yet."""
@@ -172,10 +169,11 @@ class Scheduler:
         if self.speculation is not None and ready:
             room = [min(self.speculation.most, each.limit - len(each.ids) - 1) for each in ready]
             guesses = self.speculation.guess(ready, room)
-        return [
-            (Part(each.slot, len(each.ids) - 1, [each.ids[-1], *guess], each.choices(1 + len(guess))), each)
-            for each, guess in zip(ready, guesses, strict=True)
-        ]
+        planned = []
+        for request, guess in zip(ready, guesses, strict=True):
+            choices = [request.choice(guess[:count]) for count in range(len(guess) + 1)]
+            planned.append((Part(request.slot, len(request.ids) - 1, [request.ids[-1], *guess], choices), request))
+        return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]]) -> None:
         """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
@@ -195,11 +193,11 @@ class Scheduler:
                     continue
             begin = len(self.engine.cached[request.slot])
             ids = request.ids[begin : begin + room]
-            choices = request.choices(1) if begin + len(ids) == len(request.ids) else []
+            choices = [request.choice()] if begin + len(ids) == len(request.ids) else []
             planned.append((Part(request.slot, begin, ids, choices), request))
             room -= len(ids)
 
-    def _deliver(self, request: Request, part: Part, tokens: Sequence[int]) -> None:
+    def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong."""
         guess, accepted = part.ids[len(part.ids) - len(tokens) + 1 :], 0
         if not request.cancelled:
@@ -218,10 +216,10 @@ class Scheduler:
             self._end(request, request.finish or "cancelled")
 
     def _end(self, request: Request, finish: str) -> None:
-        self._free(request.slot)
+        self._leave(request.slot)
         request.end(finish)
 
-    def _free(self, slot: int) -> None:
+    def _leave(self, slot: int) -> None:
         self._clock += 1
         self._used[slot] = self._clock
         self._active.pop(slot, None)
@@ -232,33 +230,40 @@ class Scheduler:
             with self._lock:
                 while self._waiting and self._waiting[0].cancelled:
                     self._waiting.popleft().end("cancelled")
-                if not self._waiting or len(self._active) == self.engine.slots:
+                free = self.engine.slots - len(self._active)
+                if not self._waiting or free < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
-            if isinstance(work, Request) and work.prompt >= work.limit:
+            if isinstance(work, Call):
+                self._run(work)
+            elif work.prompt >= work.limit:
                 work.end("length")
-                continue
-            slot = self._place(work.ids)
-            if isinstance(work, Request):
-                work.slot = slot
-                self._active[slot] = work
+            else:
+                work.slot = self._place(work.ids)
+                self._active[work.slot] = work
                 self._reuse(work)
-                continue
-            try:
-                self.engine.keep(slot, work.ids)
-                work.result.set_result(work.work(slot))
-            except BaseException as error:
-                work.end("error", error)
-            self._free(slot)
+
+    def _run(self, call: Call) -> None:
+        first = self._place(call.ids)
+        slots = [first, *(slot for slot in self._free() if slot != first)][: call.count]
+        try:
+            call.result.set_result(call.work(slots))
+        except BaseException as error:
+            call.end("error", error)
+        for slot in slots:
+            self._leave(slot)
+
+    def _free(self) -> list[int]:
+        """Slots without a request, the least recently used first."""
+        slots = (slot for slot in range(self.engine.slots) if slot not in self._active)
+        return sorted(slots, key=lambda slot: self._used[slot])
 
     def _place(self, ids: Sequence[int]) -> int:
         """The free slot with the longest common beginning, or if that of a busy one is longer, the least recently
         used."""
-        begins = [shared(cached, ids[:-1]) for cached in self.engine.cached]
-        busy = max((begins[slot] for slot in self._active), default=0)
-        free = [slot for slot in range(self.engine.slots) if slot not in self._active]
-        best = max(begins[slot] for slot in free)
-        return min((slot for slot in free if busy > best or begins[slot] == best), key=lambda slot: self._used[slot])
+        begins, free = [shared(cached, ids[:-1]) for cached in self.engine.cached], self._free()
+        best = max(free, key=lambda slot: begins[slot])
+        return free[0] if max(begins) > begins[best] else best
 
     def _reuse(self, request: Request) -> None:
         """Copy the longest common beginning of another slot, or wait for an earlier request that is about to compute a

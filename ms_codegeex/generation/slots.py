@@ -16,28 +16,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.choice import Chosen, TokenChoice, pack, unpack
 from ms_codegeex.generation.rows import Weights
 from ms_codegeex.models.causal import Build
 
 CHUNK = 256  # rows of a pass
 LEAST_CHUNK = 16  # of a prompt
-GREEDY = 0.0
-
-
-@dataclass(frozen=True)
-class TokenChoice:
-    """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
-    `given`."""
-
-    temperature: float = GREEDY
-    top_k: int = 0
-    top_p: float = 1.0
-    uniform: float = 0.0
-    given: int = -1
-
-    def row(self, allowed: int) -> list[float]:
-        """The operator's settings; ids from `allowed` on are never chosen."""
-        return [self.temperature, self.top_k, self.top_p, self.uniform, self.given, allowed]
 
 
 @dataclass(frozen=True)
@@ -63,18 +48,19 @@ class Pass(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
 
-    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor) -> Tensor:
-        """rows int32 [3, m, 1] or [3, 1, m], `wanted` rows' numbers int32 [n], settings [n, 6] -> [n, 2]; without a
-        choice, logits [n, V]"""
+    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """rows int32 [3, m, 1] or [3, 1, m], `wanted` rows' numbers int32 [n], the others as `choice.pack` makes them
+        -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
         logits = self.head(self.gather(self.model(rows, rows), wanted, 0))
-        return logits if self.choice is None else self.choice(logits, settings)
+        return logits if self.choice is None else self.choice(logits, settings, edits, places)
 
 
 class SlotEngine:
     """`slots` sequences of up to `capacity` positions through a family's model (`modules`, its file `model.py`).
 
     Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
-    cannot be had, and with 0, MindSpore's own do the work. Up to `guesses` tokens of each sequence are guessed.
+    cannot be had, and with 0, MindSpore's own do the work. Up to `guesses` tokens of each sequence are guessed. `fast`
+    rounds the activations in front of 8-bit and 4-bit weights to 8 bits; only compiled operators can.
     """
 
     def __init__(
@@ -89,6 +75,7 @@ class SlotEngine:
         threads: int = 0,
         chunk: int = CHUNK,
         guesses: int = 0,
+        fast: bool = False,
     ):
         self.capacity, self.slots = capacity, slots
         self._most = power(slots * (1 + guesses))  # choices of a pass
@@ -99,10 +86,12 @@ class SlotEngine:
         model = network.model
         library = _library(threads)
         self.compiled = library is not None
+        if fast:
+            _check_fast(weights, self.compiled)
         if library is not None:
             from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
 
-            cells, choice = KernelCells(library, model, weights, slots, capacity), KernelChoice(library)
+            cells, choice = KernelCells(library, model, weights, slots, capacity, fast=fast), KernelChoice(library)
         else:
             from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
 
@@ -127,17 +116,15 @@ class SlotEngine:
         self._cells.copy(source, target, length)
         self.cached[target] = self.cached[source][:length]
 
-    def advance(self, parts: Sequence[Part]) -> list[list[tuple[int, float]]]:
-        """One pass of parts of different slots, at most `chunk` rows: each choice's token and its log-probability among
-        all rows of the table."""
+    def advance(self, parts: Sequence[Part]) -> list[list[Chosen]]:
+        """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
+        are those among all rows of the table."""
         found = self._advance(self._choosing, parts)
-        return [[(int(token), float(score)) for token, score in rows] for rows in found]
+        return [unpack(rows, part.choices) for part, rows in zip(parts, found, strict=True)]
 
-    def next(
-        self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]
-    ) -> dict[int, tuple[int, float]]:
-        """For each slot's whole sequence (1 to `capacity` ids) the next token and its log-probability."""
-        left, result = dict(sequences), {}
+    def next(self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]) -> dict[int, Chosen]:
+        """For each slot's whole sequence (1 to `capacity` ids) the next token."""
+        left, result = dict(sequences), dict[int, Chosen]()
         while left:
             parts: list[Part] = []
             room = self.chunk
@@ -165,7 +152,7 @@ class SlotEngine:
         if len(ids) < 2:
             return np.zeros(0, np.float32)
         given = [TokenChoice(given=number) for number in ids[1:]]
-        return self._read(self._choosing, slot, ids[:-1], 0, given)[:, 1].astype(np.float32)
+        return self._read(self._choosing, slot, ids[:-1], 0, given)[:, 0, 1].astype(np.float32)
 
     def _read(
         self, network: nn.Cell, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]
@@ -210,11 +197,10 @@ class SlotEngine:
         choices = [choice for part in parts for choice in part.choices]
         n = min(m, max(self._most, power(len(choices) or 1)))  # few kinds of pass: each is compiled
         wanted += [0] * (n - len(wanted))
-        settings = np.tile(np.array(TokenChoice().row(self.allowed), np.float64), (n, 1))
-        for i, choice in enumerate(choices):
-            settings[i] = choice.row(self.allowed)
+        settings, edits, places = pack(choices, n, self.allowed)
+        numbers = (Tensor(array, self._numbers) for array in (settings, edits))
         passed = Tensor(rows.reshape((3, m, 1) if together else (3, 1, m)))
-        out = network(passed, Tensor(wanted, ms.int32), Tensor(settings, self._numbers)).asnumpy()
+        out = network(passed, Tensor(wanted, ms.int32), *numbers, Tensor(places)).asnumpy()
         for part in parts:
             self.cached[part.slot] += part.ids
         borders = np.cumsum([0] + [len(part.choices) for part in parts])
@@ -232,6 +218,13 @@ def shared(first: Sequence[int], second: Sequence[int]) -> int:
 def power(number: int) -> int:
     """The power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()
+
+
+def _check_fast(weights: Weights, compiled: bool) -> None:
+    if weights.bits not in (8, 4):
+        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
+    if not compiled:
+        raise UserError("--fast: needs the operators that a C++ compiler makes on a CPU; install g++ or 'ziglang'")
 
 
 def _library(threads: int) -> Any:

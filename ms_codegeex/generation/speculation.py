@@ -79,12 +79,12 @@ class DraftSpeculation(Speculation):
             for each, width in zip(requests, self._widths(requests, room), strict=True)
         ]
         guesses: list[list[int]] = [[] for _ in requests]
-        choices = [each.choices(max(width, 0)) for each, width in zip(requests, widths, strict=True)]
         for number in range(max(widths, default=0)):
             going = [i for i, width in enumerate(widths) if number < width]
-            slots = [requests[i].slot for i in going]
-            sequences = {slot: requests[i].ids + guesses[i] for slot, i in zip(slots, going, strict=True)}
-            found = self.engine.next(sequences, {s: choices[i][number] for s, i in zip(slots, going, strict=True)})
-            for slot, i in zip(slots, going, strict=True):
-                guesses[i].append(found[slot][0])
+            found = self.engine.next(
+                {requests[i].slot: requests[i].ids + guesses[i] for i in going},
+                {requests[i].slot: requests[i].choice(guesses[i]) for i in going},
+            )
+            for i in going:
+                guesses[i].append(found[requests[i].slot].token)
         return guesses

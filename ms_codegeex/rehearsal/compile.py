@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -23,11 +24,11 @@ from ms_codegeex.files import read_json
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.processes import ProcessSpec, python_process, run_processes
+from ms_codegeex.processes import python_process, run_reporting
 from ms_codegeex.rehearsal.compile_report import CompileReport, PlanCheck, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.stubs import simulation_environment
+from ms_codegeex.rehearsal.stubs import loader_environment
 from ms_codegeex.rehearsal.traffic import (
     called_blocks,
     differences,
@@ -113,24 +114,21 @@ def inlined_config(config: RunConfig) -> RunConfig | None:
 
 
 def _run(jobs: Sequence[tuple[RehearsalJob, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
-    specs = []
+    words = []
     for job, rank, how in jobs:
         job.directory.mkdir(exist_ok=True)
         job.write()
-        scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
-        scratch.mkdir()
-        words = (*WORKER, str(job.directory), str(os.getpid()), str(rank), how)
-        environment = {**SINGLE_THREAD, **simulation_environment(rank, job.config.devices)}
-        specs.append(python_process(f"compile of rank {rank}", words, scratch, environment))
-    done: list[ProcessSpec] = []
-
-    def ended(spec: ProcessSpec) -> None:
-        done.append(spec)
-        progress(len(done), len(specs))
-
-    progress(0, len(specs))
+        words += [str(job.directory), str(rank), how]
     need = MICRO_BATCHES_BYTES if jobs[0][0].config.accumulation > 1 else WORKER_BYTES
-    run_processes(specs, max(1, min(AT_ONCE, psutil.virtual_memory().available // need)), ended)
+    at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // need))
+    command = [*WORKER, str(os.getpid()), str(at_once), *words]
+    environment = {**SINGLE_THREAD, **loader_environment()}
+    done = count()
+    progress(next(done), len(jobs))
+    run_reporting(
+        python_process("compilation", command, jobs[0][0].directory, environment),
+        lambda line: progress(next(done), len(jobs)),
+    )
     return [_read(job, rank, how) for job, rank, how in jobs]
 
 

@@ -1,9 +1,10 @@
-"""Compile one rank's training graph at its real size: `python -m ms_codegeex.rehearsal.compile_worker JOB_DIRECTORY
-LAUNCHER_PID RANK once|inline`.
+"""Compile training graphs of ranks at their real size: `python -m ms_codegeex.rehearsal.compile_worker LAUNCHER_PID
+AT_ONCE (JOB_DIRECTORY RANK once|inline)…`.
 
-Nothing is executed and no memory is allocated for weights: the engine partitions shapes. With `once`, what is repeated
-is compiled once and called (lazy inline): the blocks, or the whole network if a step runs it for each micro-batch. With
-`inline`, every block is inlined as in a run, and costs time and memory of its own.
+This process imports the engine and forks one for each graph, at most `AT_ONCE` at a time; a line on standard output
+tells of each that is done. Nothing is executed and no memory is allocated for weights: the engine partitions shapes.
+With `once`, what is repeated is compiled once and called (lazy inline): the blocks, or the whole network if a step runs
+it for each micro-batch. With `inline`, every block is inlined as in a run, and costs time and memory of its own.
 """
 
 from __future__ import annotations
@@ -13,21 +14,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from mindspore.communication import init
+from mindspore.nn.utils import no_init_parameters
+
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import write_json
-from ms_codegeex.processes import die_with_parent
+from ms_codegeex.parallel import context
+from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
+from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.stubs import rank_environment
+from ms_codegeex.rehearsal.worker import answered, exported
+from ms_codegeex.training.build import build, call_not_inline
 
 
 def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
     """Compile one rank's graph and write what it shows to `rank_N.json`."""
-    from ms_codegeex.rehearsal import mindir
-    from ms_codegeex.rehearsal.worker import exported
-
     began = time.monotonic()
     step = simulated_step(job.config, rank, once)
     built = time.monotonic()
@@ -54,13 +63,6 @@ def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
 
 def simulated_step(config: RunConfig, rank: int, once: bool) -> Any:
     """The rank's train step with its real optimizer, without memory for weights and moments."""
-    import mindspore as ms
-    from mindspore.communication import init
-    from mindspore.nn.utils import no_init_parameters
-
-    from ms_codegeex.parallel import context
-    from ms_codegeex.training.build import build
-
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
     with no_init_parameters():
@@ -76,8 +78,6 @@ def compile_once(network: Any, config: RunConfig) -> None:
     The engine allows one level of this. A step with several micro-batches repeats the network, any other the blocks. A
     block outside their list (CodeGeeX's top query layer) takes other inputs, so it becomes a graph of its own.
     """
-    from ms_codegeex.training.build import call_not_inline
-
     if config.accumulation > 1:
         call_not_inline(network)
         return
@@ -92,9 +92,6 @@ def compile_once(network: Any, config: RunConfig) -> None:
 
 def local_inputs(config: RunConfig) -> list[Any]:
     """inputs, labels, loss_mask, samples with the rows that one device loads."""
-    import numpy as np
-    from mindspore import Tensor
-
     rows, seq = config.training.global_batch // config.mesh.stage_size, config.seq_length
     ids, mask = np.zeros((rows, seq), np.int32), np.ones((rows, seq), np.float32)
     return [Tensor(ids), Tensor(ids), Tensor(mask), Tensor(ids[:, 0].copy())]
@@ -108,16 +105,24 @@ def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
     return [{**dict(zip(keys, key, strict=True)), "calls": count} for key, count in calls.items()]
 
 
+def compile_all(jobs: Sequence[tuple[RehearsalJob, int, bool]], at_once: int) -> None:
+    """Compile each graph in a process of its own, and say on standard output when it has ended."""
+    specs = []
+    for job, rank, once in jobs:
+        scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
+        function = partial(answered, compile_rank, job, rank, once)
+        environment = rank_environment(rank, job.config.devices)
+        specs.append(ForkSpec(f"compile of rank {rank}", function, scratch, environment))
+    run_processes(specs, at_once, lambda done: print(done.label, flush=True))
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Compile one rank; on an error, print its message on standard error and return 2."""
-    job = RehearsalJob.read(Path(arguments[0]))
-    die_with_parent(int(arguments[1]))
-    try:
-        compile_rank(job, int(arguments[2]), once=arguments[3] == "once")
-    except (UserError, RunFailure) as error:
-        print(error, file=sys.stderr, flush=True)
-        return 2
-    return 0
+    """Compile the graphs of a command line; returns the exit status."""
+    die_with_parent(int(arguments[0]))
+    words, jobs = iter(arguments[2:]), []
+    for directory, rank, how in zip(words, words, words, strict=True):
+        jobs.append((RehearsalJob.read(Path(directory)), int(rank), how == "once"))
+    return answered(compile_all, jobs, int(arguments[1]))
 
 
 if __name__ == "__main__":

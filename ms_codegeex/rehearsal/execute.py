@@ -14,14 +14,13 @@ import psutil
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.host import available_cores
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.processes import ProcessSpec, python_process, run_processes
+from ms_codegeex.processes import python_process, run_reporting
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
 from ms_codegeex.rehearsal.coverage import not_executed
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
 from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
-from ms_codegeex.rehearsal.stubs import simulation_environment
+from ms_codegeex.rehearsal.stubs import loader_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
 STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some steps are skipped
@@ -46,7 +45,7 @@ class ExecutionReport:
     config: RunConfig
     comparison: Comparison
     compile_seconds: float  # of the slowest rank
-    peak_memory_bytes: int  # of all ranks together, which run at the same time
+    peak_memory_bytes: int  # of all ranks together, which run at the same time; what they share counts for each
     collectives: dict[str, int]  # communication nodes of all ranks by kind
     left_out: tuple[str, ...] = ()  # what the verdict does not cover
 
@@ -98,7 +97,7 @@ def execute(
 ) -> ExecutionReport:
     """Train `steps` steps of the plan, shrunk onto `mesh`, on its ranks and on one device, and compare them.
 
-    `worker`: the Python arguments that start a process of `rehearsal.worker`.
+    `worker`: the Python arguments that start `rehearsal.worker`.
     """
     small = shrunk(config, mesh or small_mesh(config.mesh))
     check_memory(small.mesh)
@@ -108,20 +107,13 @@ def execute(
         job.messages.mkdir()
         job.write()
 
-        def process(role: str, rank: int | None = None, environment: dict[str, str] | None = None) -> ProcessSpec:
-            label = role if rank is None else f"{role} of rank {rank}"
-            words = [*worker, role, name, str(os.getpid()), *([] if rank is None else [str(rank)])]
-            return python_process(label, words, job.directory, {**SINGLE_THREAD, **(environment or {})})
-
+        environment = {**SINGLE_THREAD, **loader_environment()}
+        words = [*worker, name, str(os.getpid())]
         finished = iter(range(1, world + 2))
-        compiling = [process("export", rank, simulation_environment(rank, world)) for rank in range(world)]
-        run_processes(
-            [process("reference"), *compiling],
-            min(available_cores(), 2),
-            lambda done: progress(f"compiled: {done.label}", next(finished), world + 1),
+        run_reporting(
+            python_process("rehearsal", words, job.directory, environment),
+            lambda what: progress(what, next(finished, world + 1), world + 1),
         )
-        progress(f"executing {job.steps} steps on {world} processes", world + 1, world + 1)
-        run_processes([process("run", rank) for rank in range(world)], world)
         return _collect(job, config)
 
 

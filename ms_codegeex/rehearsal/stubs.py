@@ -39,22 +39,32 @@ COMPILE_SECONDS = 300
 def simulation_environment(rank: int, world: int) -> dict[str, str]:
     """Variables with which a new process compiles as rank `rank` of `world` devices; add them to `os.environ`.
 
-    The dynamic loader reads them only when a process starts. Builds the stub libraries if this user has none yet.
-    Raises `UserError` where simulation is impossible.
+    Builds the stub libraries if this user has none yet. Raises `UserError` where simulation is impossible.
     """
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} of {world}")
+    return {**loader_environment(), **rank_environment(rank, world)}
+
+
+def loader_environment() -> dict[str, str]:
+    """The part of `simulation_environment` that the dynamic loader reads when a process starts."""
     libraries = stub_libraries()
     before = os.environ.get("LD_LIBRARY_PATH")
     return {
         "CUDA_HOME": str(libraries.parent),
         "LD_LIBRARY_PATH": f"{libraries}{os.pathsep}{before}" if before else str(libraries),
+        "GLOG_v": "3",
+    }
+
+
+def rank_environment(rank: int, world: int) -> dict[str, str]:
+    """The part of `simulation_environment` that MindSpore reads when its communication is initialised."""
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}")
+    return {
         "OMPI_COMMAND": "python",  # the GPU plugin takes its rank from MPI's variables, or insists on a scheduler
         "PMIX_RANK": "0",
         "MS_SIMULATION_LEVEL": "0",
         "RANK_SIZE": str(world),
         "RANK_ID": str(rank),
-        "GLOG_v": "3",
     }
 
 

@@ -1,8 +1,8 @@
-"""The processes of an executed rehearsal: `python -m ms_codegeex.rehearsal.worker ROLE JOB_DIRECTORY LAUNCHER_PID
-[RANK]`.
+"""The processes of an executed rehearsal: `python -m ms_codegeex.rehearsal.worker JOB_DIRECTORY LAUNCHER_PID`.
 
-`reference` trains on one device. `export` compiles one rank's partitioned graph under simulation and writes it with its
-weights. `run` executes such a graph on this CPU, together with the other ranks.
+This one imports the engine and forks all others. `reference` trains on one device. `export` compiles one rank's
+partitioned graph under simulation and writes it with its weights. `run` executes such a graph on this CPU, together
+with the other ranks. A line on standard output tells of each step that is done.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
+from mindspore import Tensor, nn
+from mindspore.common.api import _cell_graph_executor
+from mindspore.communication import init
 
 from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.host import available_cores
+from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
-from ms_codegeex.processes import die_with_parent
+from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
+from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
     RehearsalJob,
@@ -32,6 +41,17 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     overflows_in,
 )
+from ms_codegeex.rehearsal.probe import (
+    CLIP,
+    COPY,
+    GRADIENT,
+    OVERFLOW,
+    AdamWFormula,
+    build_probed,
+    marked_parameter,
+    parameters_of,
+)
+from ms_codegeex.rehearsal.stubs import rank_environment
 
 MESSAGE_SECONDS = 900.0  # includes the slowest rank's start-up; a rank that fails ends the others at once
 
@@ -47,12 +67,6 @@ def single_device(config: RunConfig) -> RunConfig:
 
 def reference(job: RehearsalJob) -> None:
     """Train on one device; write the outputs of every step and the final weights."""
-    import mindspore as ms
-    from mindspore import Tensor
-
-    from ms_codegeex.data.datasets.batches import Batch
-    from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW, build_probed, marked_parameter
-
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     config = single_device(job.config)
@@ -74,11 +88,6 @@ def reference(job: RehearsalJob) -> None:
 
 def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
     """Set the clipping of this step, and the overflow if `overflows` and this is its step."""
-    import mindspore as ms
-    from mindspore import Tensor
-
-    from ms_codegeex.rehearsal.probe import CLIP, OVERFLOW
-
     probes[CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
     infinite = overflows and step == overflows_in(job.config, job.steps)
     probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
@@ -86,10 +95,6 @@ def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows:
 
 def export(job: RehearsalJob, rank: int) -> None:
     """Compile this rank's graph; write it as MindIR with its weights, and facts about it as JSON."""
-    from mindspore import Tensor
-
-    from ms_codegeex.rehearsal import mindir
-
     config = job.config
     cell = partitioned_step(config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
@@ -110,12 +115,6 @@ def export(job: RehearsalJob, rank: int) -> None:
 
 def partitioned_step(config: RunConfig, rank: int) -> Any:
     """This rank's train step on a simulated cluster. Nothing is executed; simulation needs the GPU target."""
-    import mindspore as ms
-    from mindspore.communication import init
-
-    from ms_codegeex.parallel import context
-    from ms_codegeex.rehearsal.probe import build_probed, marked_parameter
-
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
     built = build_probed(config, marked_parameter(config), context.enter(config, rank))
@@ -124,8 +123,6 @@ def partitioned_step(config: RunConfig, rank: int) -> Any:
 
 def exported(cell: Any) -> bytes:
     """The partitioned graph of a compiled cell as a MindIR protobuf."""
-    from mindspore.common.api import _cell_graph_executor
-
     return _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
 
 
@@ -134,12 +131,9 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
 
     `engine`: the layouts that the engine chose; `full`: unsharded values as they were built.
     """
-    from ms_codegeex.rehearsal.mindir import parameter_name
-    from ms_codegeex.rehearsal.probe import COPY
-
     place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
-        name, local = parameter_name(proto.name), tuple(proto.dims)
+        name, local = mindir.parameter_name(proto.name), tuple(proto.dims)
         weight = name.removeprefix(COPY)  # AdamW's copies start equal to the weights
         known = weight in place.layouts
         value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
@@ -157,12 +151,6 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
 def run(job: RehearsalJob, rank: int) -> None:
     """Execute the exported graph together with the other ranks; write the outputs of every step and the final
     weights."""
-    import mindspore as ms
-    from mindspore import Tensor, nn
-
-    from ms_codegeex.rehearsal.mindir import CollectiveNode, parameter_name
-    from ms_codegeex.rehearsal.probe import COPY, GRADIENT, AdamWFormula, parameters_of
-
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     # One thread executes: otherwise the engine chooses the order of ready operators from the sixth step on, and ranks
@@ -170,9 +158,9 @@ def run(job: RehearsalJob, rank: int) -> None:
     ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     facts = read_json(job.file("json", rank))
     communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
-    communicator.register([CollectiveNode(**_tuples(values)) for values in facts["collectives"]])
+    communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in facts["collectives"]])
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
-    held = {parameter_name(name): p for name, p in network.parameters_dict().items()}
+    held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
@@ -193,19 +181,35 @@ def _resources() -> dict[str, Any]:
     return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Play one role; on an error, print its message on standard error and return 2."""
-    role, job = arguments[0], RehearsalJob.read(Path(arguments[1]))
-    die_with_parent(int(arguments[2]))
+def play(job: RehearsalJob) -> None:
+    """Start every process, and say on standard output what has ended. `RunFailure` names the first that failed."""
+    ranks = range(job.config.mesh.world)
+
+    def process(label: str, function: Callable[..., None], *rank: int, **environment: str) -> ForkSpec:
+        return ForkSpec(label, partial(answered, function, job, *rank), job.directory, environment)
+
+    compiling = [process("reference", reference)]
+    for rank in ranks:
+        compiling.append(process(f"export of rank {rank}", export, rank, **rank_environment(rank, len(ranks))))
+    run_processes(compiling, min(available_cores(), 2), lambda done: print(f"compiled: {done.label}", flush=True))
+    print(f"executing {job.steps} steps on {len(ranks)} processes", flush=True)
+    run_processes([process(f"run of rank {rank}", run, rank) for rank in ranks], len(ranks))
+
+
+def answered(function: Callable[..., None], *arguments: Any) -> int:
+    """Call the function; on an error, print its message on standard error and return 2."""
     try:
-        if role == "reference":
-            reference(job)
-        else:
-            {"export": export, "run": run}[role](job, int(arguments[3]))
+        function(*arguments)
     except (UserError, RunFailure) as error:
         print(error, file=sys.stderr, flush=True)
         return 2
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play the job of a directory; returns the exit status."""
+    die_with_parent(int(arguments[1]))
+    return answered(play, RehearsalJob.read(Path(arguments[0])))
 
 
 if __name__ == "__main__":

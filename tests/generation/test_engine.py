@@ -11,6 +11,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config
@@ -92,7 +93,7 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):
     answers = iter([7, 8, 50256, 9])
-    monkeypatch.setattr(generator.engine, "advance", lambda _: [[(next(answers), 0.0)]])
+    monkeypatch.setattr(generator.engine, "advance", lambda _: [[Chosen(next(answers), 0.0)]])
     monkeypatch.setattr(generator.scheduler, "_left", lambda _: 1)
     assert list(generator.tokens([1], SamplingSettings(10))) == [7, 8]
 

@@ -62,6 +62,10 @@ def source(tensors, tmp_path_factory):
     return open_source(save(tmp_path_factory.mktemp("run"), tensors))
 
 
+def tensors_of(halves):
+    return {name: array.astype(np.float32) for name, array in halves.items()}
+
+
 def by_the_scheme(weight, bits, group):
     """Each number as a loop would compute it."""
     found = np.zeros_like(weight)
@@ -110,6 +114,28 @@ def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source
     assert difference <= 1e-5 and (bits == 8 or difference == 0)
 
 
+@pytest.mark.parametrize("bits,group", [(8, 64), (4, 64)])
+def test_fast_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, tmp_path, bits, group):
+    write_quantised(source, bits, group, tmp_path / "q")
+    exact, fast = Generator(tmp_path / "q"), Generator(tmp_path / "q", fast=True)
+    ids = fast.encode("def f(x):\n    return x")
+    whole, expected = fast.logits(ids), exact.logits(ids)
+    assert 0 < np.abs(whole - expected).max() < 0.1 * np.abs(expected).max()
+    assert np.array_equal(exact.logits(ids), expected)  # one engine leaves the other as it is
+    fast.engine.cached[0] = []
+    assert np.array_equal([fast.logits(ids[:n]) for n in range(1, len(ids) + 1)][-1], whole)
+    with pytest.raises(UserError, match="C\\+\\+ compiler"):
+        Generator(tmp_path / "q", threads=0, fast=True)
+
+
+def test_16_bit_sources_are_kept_as_they_are(tensors, tmp_path):
+    halves = {name: array.astype(np.float16) for name, array in tensors.items()}
+    narrow, wide = Generator(save(tmp_path / "half", halves)), Generator(save(tmp_path / "whole", tensors_of(halves)))
+    assert narrow.engine.compiled
+    ids = narrow.encode("def f(x):")
+    assert np.array_equal(narrow.logits(ids), wide.logits(ids))
+
+
 def test_the_commands(source, tmp_path):
     words = ("quantize", "--model", source.path, "--bits", 4, "--group", 32, "--output", tmp_path / "q")
     result = json.loads(command(*words, "--json").stdout)
@@ -117,8 +143,11 @@ def test_the_commands(source, tmp_path):
     again = command(*words)
     assert again.returncode == 2 and "--replace" in again.stderr and "Traceback" not in again.stderr
     assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
-    text = command("generate", "--model", tmp_path / "q", "--prompt", "x", "--greedy", "--max-new-tokens", 2)
+    words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast")
+    text = command("generate", "--model", tmp_path / "q", *words)
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
+    text = command("generate", "--model", source.path, *words)
+    assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
 
 
 def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, capsys):

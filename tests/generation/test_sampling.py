@@ -9,12 +9,12 @@ from mindspore import Tensor
 from scipy.stats import chisquare
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.generation.choice import TokenChoice, logit_edits, pack, token_choice, uniform, unpack
 from ms_codegeex.generation.composite import CompositeChoice
 from ms_codegeex.generation.kernels.cells import KernelChoice
 from ms_codegeex.generation.kernels.compiling import library_path
 from ms_codegeex.generation.kernels.library import Library
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import TokenChoice
 
 LOGITS = np.log([0.4, 0.3, 0.15, 0.1, 0.05, 1e6])  # the last id has no token
 ALLOWED = 5
@@ -80,7 +80,7 @@ def test_always_a_distribution_over_allowed_ids_that_keeps_the_best(logits, temp
 
 @pytest.fixture(scope="module", params=["compiled", "composite"])
 def operator(request):
-    """Ids and log-probabilities of rows of logits."""
+    """What is chosen for rows of logits."""
     ms.set_context(mode=ms.GRAPH_MODE)
     if request.param == "composite":
         graph, dtype = CompositeChoice(), ms.float32
@@ -90,9 +90,9 @@ def operator(request):
         graph, dtype = KernelChoice(Library(library_path(), 2)), ms.float64
 
     def choose(logits, choices, allowed):
-        rows = np.array([choice.row(allowed) for choice in choices])
-        out = graph(Tensor(np.asarray(logits, np.float32)), Tensor(rows, dtype)).asnumpy()
-        return out[:, 0].astype(int), out[:, 1]
+        settings, edits, places = pack(choices, len(logits), allowed)
+        inputs = (Tensor(settings, dtype), Tensor(edits, dtype), Tensor(places))
+        return unpack(graph(Tensor(np.asarray(logits, np.float32)), *inputs).asnumpy(), choices)
 
     return choose
 
@@ -111,11 +111,12 @@ def random_rows():
 
 
 def test_each_number_draws_the_token_of_the_exact_distribution(operator):
-    logits, uniform = random_rows(), np.random.default_rng(4).random(ROWS)
+    logits, numbers = random_rows(), np.random.default_rng(4).random(ROWS)
     cases = [CASES[i % len(CASES)] for i in range(ROWS)]
-    ids, scores = operator(logits, [TokenChoice(*case, u) for case, u in zip(cases, uniform, strict=True)], 60)
+    found = operator(logits, [TokenChoice(*case, u) for case, u in zip(cases, numbers, strict=True)], 60)
+    ids, scores = np.array([one.token for one in found]), np.array([one.score for one in found])
     expected = []
-    for row, case, u in zip(logits, cases, uniform, strict=True):
+    for row, case, u in zip(logits, cases, numbers, strict=True):
         sums = distribution(row, case).cumsum()
         expected.append(int((sums / sums[-1]).searchsorted(u, side="right")))
     assert (ids != expected).sum() <= 2  # numbers that fall on a border to FP32 precision
@@ -127,12 +128,16 @@ def test_each_number_draws_the_token_of_the_exact_distribution(operator):
 @pytest.mark.parametrize("case", CASES[1:4])
 def test_draws_follow_the_distribution(operator, case):
     row = np.random.default_rng(5).normal(size=IDS).astype(np.float32)
-    uniform = np.random.default_rng(6).random(ROWS)
-    ids, _ = operator(np.tile(row, (ROWS, 1)), [TokenChoice(*case, u) for u in uniform], 60)
-    p = distribution(row, case)
+    numbers = np.random.default_rng(6).random(ROWS)
+    found = operator(np.tile(row, (ROWS, 1)), [TokenChoice(*case, u) for u in numbers], 60)
+    check_counts([one.token for one in found], distribution(row, case))
+
+
+def check_counts(ids, p):
+    """The ids follow the probabilities."""
     counts = np.bincount(ids, minlength=IDS)
     assert counts[p == 0].sum() == 0
-    assert chisquare(counts[p > 0], p[p > 0] * ROWS).pvalue > 0.001
+    assert chisquare(counts[p > 0], p[p > 0] * len(ids)).pvalue > 0.001
 
 
 def test_greedy_and_given_tokens_and_equal_ones(operator):
@@ -144,13 +149,138 @@ def test_greedy_and_given_tokens_and_equal_ones(operator):
     choices[2] = TokenChoice(given=63)
     half = TokenChoice(1.0, 0, 0.5, 0.999999)  # of 60 equal ones the first 30 make up the half
     choices[0] = half
-    ids, _ = operator(logits, choices, 60)
+    ids = [one.token for one in operator(logits, choices, 60)]
     expected = logits[:, :60].argmax(1)
     expected[0], expected[2] = 29, 63
-    assert ids.tolist() == expected.tolist() and ids[1] == 5
+    assert ids == expected.tolist() and ids[1] == 5
 
 
-@pytest.mark.parametrize("field,value", [("max_new_tokens", 0), ("temperature", -1), ("top_k", -2), ("top_p", 0.0)])
+PENALTIES = {
+    "repetition": {"repetition_penalty": 1.3},
+    "less than 1": {"repetition_penalty": 0.6},
+    "frequency": {"frequency_penalty": 0.7, "presence_penalty": -0.2},
+    "bias": {"logit_bias": {3: 2.5, 59: -100.0, 7: -1.0}},
+    "all": {
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.4,
+        "presence_penalty": 0.3,
+        "logit_bias": {0: 1.0, 5: -100.0},
+    },
+}
+
+
+def processed(logits, settings, prompt, output):
+    """One row of logits after transformers' processors, in OpenAI's formulas where it has none."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    scores, ids = torch.tensor(logits)[None], torch.tensor([[*prompt, *output]])
+    if settings.repetition_penalty != 1:
+        scores = transformers.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(ids, scores)
+    scores = scores.numpy().copy()
+    for i in range(len(logits)):
+        scores[0, i] -= output.count(i) * settings.frequency_penalty + (output.count(i) > 0) * settings.presence_penalty
+    if settings.logit_bias:
+        bias = {(i,): value for i, value in settings.logit_bias.items()}
+        scores = transformers.SequenceBiasLogitsProcessor(bias)(ids, torch.tensor(scores)).numpy()
+    return scores[0]
+
+
+def histories(count):
+    generator = np.random.default_rng(9)
+    for _ in range(count):
+        prompt, output = (generator.integers(0, 60, generator.integers(least, 40)).tolist() for least in (1, 0))
+        yield prompt, output
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_and_bias_are_those_of_transformers_processors(name):
+    settings, logits = SamplingSettings(**PENALTIES[name]), random_rows()
+    for row, (prompt, output) in zip(logits, histories(50), strict=False):
+        edited, edits = row.copy(), logit_edits(settings, prompt, output)
+        for i, factor, term in edits:
+            x = edited[int(i)]
+            edited[int(i)] = (x / np.float32(factor) if x > 0 else x * np.float32(factor)) + np.float32(term)
+        assert len(set(edits[:, 0])) == len(edits)
+        np.testing.assert_allclose(edited, processed(row, settings, prompt, output), rtol=0, atol=1e-5)
+
+
+def test_edited_logits_decide_and_the_others_are_reported(operator):
+    logits, rows = random_rows(), list(histories(ROWS))
+    cases = [SamplingSettings(5, 0.9, 0, 0.9, i, **list(PENALTIES.values())[i % 5]) for i in range(ROWS)]
+    choices = [token_choice(case, *history) for case, history in zip(cases, rows, strict=True)]
+    found, expected = operator(logits, choices, 60), []
+    for row, case, history, choice in zip(logits, cases, rows, choices, strict=True):
+        sums = token_probabilities(processed(row, case, *history), case, 60).cumsum()
+        expected.append(int((sums / sums[-1]).searchsorted(choice.uniform, side="right")))
+    ids = np.array([one.token for one in found])
+    assert (ids != expected).sum() <= 2
+    wide = logits.astype(np.float64)
+    scores = wide[np.arange(ROWS), ids] - np.log(np.exp(wide).sum(1))
+    assert np.abs(scores - [one.score for one in found]).max() < 1e-5
+
+
+def test_draws_with_penalties_follow_the_distribution(operator):
+    row = np.random.default_rng(5).normal(size=IDS).astype(np.float32)
+    settings = SamplingSettings(5, 0.8, 0, 0.97, **PENALTIES["all"])
+    prompt, output = [1, 2, 3, 4], [2, 8, 8, 9]
+    edits = logit_edits(settings, prompt, output)
+    numbers = np.random.default_rng(11).random(ROWS)
+    found = operator(np.tile(row, (ROWS, 1)), [TokenChoice(0.8, 0, 0.97, u, edits=edits) for u in numbers], 60)
+    p = token_probabilities(processed(row, settings, prompt, output), settings, 60)
+    check_counts([one.token for one in found], p)
+    assert p[5] == 0 and np.abs(p - distribution(row, (0.8, 0, 0.97))).max() > 0.02
+
+
+def test_the_likeliest_tokens_are_reported_for_those_who_ask(operator):
+    logits = random_rows()[:8]
+    logits[:, 60:] += 100
+    logits[1, [5, 9, 30]] = 50.0  # equal ones by id
+    edits = np.array([[5.0, 1.0, -1e5]])
+    asked = [0, 5, 3, 1, 0, 8, 2, 7]
+    found = operator(logits, [TokenChoice(edits=edits, best=k) for k in asked], 60)
+    wide = logits.astype(np.float64)
+    scores = wide - wide.max(1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+    for row, k, one in zip(scores, asked, found, strict=True):
+        order = np.argsort(-row[:60], kind="stable")[:k]
+        assert [i for i, _ in one.best] == order.tolist()
+        np.testing.assert_allclose([p for _, p in one.best], row[order], atol=2e-5)
+    assert found[1].token == 9 and found[1].best[0][0] == 5  # what is edited is reported as it was
+    (alone,) = operator(logits[:1], [TokenChoice(best=200)], 60)
+    assert len(alone.best) == 60  # all that there are
+
+
+def test_a_number_depends_on_the_seed_the_place_and_the_sample_only():
+    numbers = {(s, i, n): uniform(s, i, n) for s in (0, 1, 2**64 - 1) for i in range(30) for n in (0, 1)}
+    assert len(set(numbers.values())) == len(numbers) and all(0 <= u < 1 for u in numbers.values())
+    assert numbers[1, 7, 1] == uniform(1, 7, 1)
+    assert [token_choice(SamplingSettings(seed=1), [5], [6] * i, 1).uniform for i in (0, 7)] == [
+        numbers[1, 0, 1],
+        numbers[1, 7, 1],
+    ]
+
+
+def test_numbers_are_uniform():
+    counts = np.histogram([uniform(3, i, n) for i in range(500) for n in range(4)], bins=20, range=(0, 1))[0]
+    assert chisquare(counts).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("max_new_tokens", 0),
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_k", -2),
+        ("top_p", 0.0),
+        ("seed", -1),
+        ("repetition_penalty", 0.0),
+        ("frequency_penalty", float("inf")),
+        ("presence_penalty", 101),
+        ("logit_bias", {-1: 2.0}),
+        ("logit_bias", {3: float("nan")}),
+        ("log_probabilities", 257),
+    ],
+)
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(UserError, match=field):
         SamplingSettings(**{field: value})

@@ -47,7 +47,7 @@ def sampled(ids, seed, count=12):
 
 def answer(request):
     assert request.finish
-    return list(request)
+    return [chosen.token for chosen in request]
 
 
 def drain(scheduler, requests):
@@ -101,7 +101,7 @@ def test_draws_are_those_of_the_exact_distribution(codegen):
     requests = [sampled(prompt(20, seed), seed) for seed in range(5)]
     for request, new in zip(requests, drain(Scheduler(engine), requests), strict=True):
         begin, request.ids = request.prompt, request.ids[: request.prompt]
-        uniform = [choice.uniform for choice in request.choices(len(new))]
+        uniform = [request.choice(new[:count]).uniform for count in range(len(new))]
         assert len(set(uniform)) == 12
         logits = twin.logits(request.ids + new)[begin - 1 : -1].astype(np.float64) / 1.5
         for row, number, token in zip(logits, uniform, new, strict=True):
@@ -329,12 +329,12 @@ def test_threads_ask_and_the_engine_works_in_one(codegen, monkeypatch):
     def ask(number):
         scheduler.submit(requests[number])
         scheduler.start()
-        found[number] = list(requests[number])
+        found[number] = [chosen.token for chosen in requests[number]]
 
     asking = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
     for thread in asking:
         thread.start()
-    scores = scheduler.call(requests[0].ids[:10], lambda slot: engine.logits(slot, prompt(10, 0)))
+    scores = scheduler.call(lambda slots: engine.logits(slots[0], prompt(10, 0)), prompt(10, 0))
     for thread in asking:
         thread.join()
     assert [found[number] for number in range(12)] == expected and threads == {"generation"}
@@ -359,6 +359,6 @@ def test_a_failure_is_that_of_all_who_wait_and_the_next_request_works(codegen, m
         for request in requests:
             with pytest.raises(ZeroDivisionError):
                 list(request)
-    with pytest.raises(ValueError, match="no such"):
-        scheduler.call(ids, lambda slot: int("no such"))
+    with pytest.raises(ValueError, match=r"no such \[\d, \d, \d\]"):
+        scheduler.call(lambda slots: int(f"no such {slots}"), count=9)
     assert drain(scheduler, [greedy(ids)])[0] == alone(engine, greedy(ids))

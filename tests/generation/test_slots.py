@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.matrices import quantise
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import Part, TokenChoice
+from ms_codegeex.generation.slots import Part
 from ms_codegeex.models.registry import FAMILIES, family
 
 torch = pytest.importorskip("torch")
@@ -51,7 +52,7 @@ def streams(engine, prompts, count):
     sequences = {slot: list(ids) for slot, ids in prompts.items()}
     scores = {slot: [] for slot in prompts}
     for _ in range(count):
-        for slot, (token, score) in engine.next(sequences, dict.fromkeys(sequences, GREEDY)).items():
+        for slot, (token, score, _) in engine.next(sequences, dict.fromkeys(sequences, GREEDY)).items():
             sequences[slot].append(token)
             scores[slot].append(score)
     return {slot: (ids[len(prompts[slot]) :], scores[slot]) for slot, ids in sequences.items()}
@@ -124,9 +125,9 @@ def check_mixed_passes(twin, engine):
     for slot in (0, 1):
         engine.cached[slot] = []
     found = engine.advance([Part(2, 5, other[5:], [GREEDY]), Part(0, 0, long[:9]), Part(1, 0, short[:5], [GREEDY] * 3)])
-    assert [[token for token, _ in row] for row in found] == [[wanted[2][5]], [], wanted[1][2:5]]
+    assert [[chosen.token for chosen in row] for row in found] == [[wanted[2][5]], [], wanted[1][2:5]]
     found = engine.advance([Part(1, 3, short[3:], [GREEDY] * 7), Part(0, 9, long[9:15], [GREEDY])])
-    assert [[token for token, _ in row] for row in found] == [wanted[1][3:], [wanted[0][14]]]
+    assert [[chosen.token for chosen in row] for row in found] == [wanted[1][3:], [wanted[0][14]]]
     assert engine.cached[:2] == [long[:15], short]
 
 

@@ -98,9 +98,9 @@ def rows_of_the_next_rank():
 
 def masks_of_each_rank():
     """Every device drops other elements, as a kernel does whose seeds have no effect."""
-    initialise, rank = Dropout.__init__, int(os.environ.get("RANK_ID", "0"))
+    initialise = Dropout.__init__
     Dropout.__init__ = lambda self, probability, shape, site, seed: initialise(
-        self, probability, shape, site, seed + rank
+        self, probability, shape, site, seed + int(os.environ.get("RANK_ID", "0"))
     )
 
 

@@ -22,6 +22,7 @@ from ms_codegeex.rehearsal.shrink import shrunk
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
 ROOT = Path(__file__).resolve().parents[2]
+EXPORT = "from ms_codegeex.rehearsal.worker import *; export(RehearsalJob.read(Path()), 0)"
 STEP = Path(__file__).with_name("fused_step.py")
 
 
@@ -83,8 +84,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Bucket]
         config = load_config(None, ["training.steps=1", f"parallel.fusion.allreduce_groups={groups}"])
         directory = directories[groups] = tmp_path_factory.mktemp(f"groups{groups}")
         RehearsalJob(directory, shrunk(config, Mesh(2, 1, 1, 2)), 1).write()
-        worker = ["-m", "ms_codegeex.rehearsal.worker", "export", str(directory), str(os.getpid()), "0"]
-        running.append(start(worker, directory, 2))
+        running.append(start(["-c", EXPORT], directory, 2))
     finish(*running)
     found = {}
     for groups, directory in directories.items():

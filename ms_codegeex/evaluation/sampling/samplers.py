@@ -45,8 +45,11 @@ def cut(text: str, recipe: Recipe) -> str:
     return text[: min((place for word in recipe.stops if (place := text.find(word)) >= 0), default=len(text))]
 
 
-def model_identity(path: Path) -> dict[str, Any]:
-    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory."""
+def model_identity(path: Path, fast: bool = False) -> dict[str, Any]:
+    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory; and whether it runs
+    `fast`."""
+    if fast:
+        return {**model_identity(path), "fast": True}
     if path.is_file():
         return {"path": str(path), "sha256": sha256(path)}
     if (path / "manifest.json").is_file():  # has the hash of every tensor
@@ -61,12 +64,12 @@ class EngineSampler:
     """Our decoding engine, `slots` texts at a time (default: as many as fit). Samples of one prompt share its keys and
     values; a text does not depend on the others."""
 
-    def __init__(self, path: Path, recipe: Recipe, slots: int | None = None):
+    def __init__(self, path: Path, recipe: Recipe, slots: int | None = None, *, fast: bool = False):
         from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
-        self.generator, self.recipe = Generator(path, slots=slots), recipe
+        self.generator, self.recipe = Generator(path, slots=slots, fast=fast), recipe
         self.concurrency = self.generator.slots + 1  # the next text waits for the first slot that becomes free
-        self.identity = model_identity(self.generator.path)
+        self.identity = model_identity(self.generator.path, fast)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
 
     def __call__(

@@ -102,12 +102,13 @@ class KernelChoice(nn.Cell):
     def __init__(self, library: Library):
         super().__init__()
         path = f"{library.path}:choose"
-        out = {"out_shape": lambda logits, _: [logits[0], 2], "out_dtype": lambda *_: ms.float64}
-        self.op = ops.Custom(path, func_type="aot", **out)
+        shape = lambda logits, settings, edits, places: [logits[0], places[0], 2]  # noqa: E731
+        self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float64, func_type="aot")
 
-    def construct(self, logits: Tensor, settings: Tensor) -> Tensor:
-        """FP32 [n, V], float64 [n, 6] as `TokenChoice.row` -> float64 [n, 2]: ids and their log-probabilities"""
-        return self.op(logits, settings)
+    def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """FP32 [n, V], and float64 [n, 6], float64 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> float64
+        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
+        return self.op(logits, settings, edits, places)
 
 
 class Turned(nn.Cell):
@@ -133,11 +134,14 @@ class Multiply(nn.Cell):
 class KernelCells:
     """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
 
-    The projections in front of a residual are moved into its addition, activations into the product before them.
+    The projections in front of a residual are moved into its addition, activations into the product before them. With
+    `fast`, products with matrices of 8 or 4 bits round their activations too.
     """
 
-    def __init__(self, library: Library, model: nn.Cell, weights: Weights, slots: int, capacity: int):
-        self.library, self.weights, self.slots, self.capacity = library, weights, slots, capacity
+    def __init__(
+        self, library: Library, model: nn.Cell, weights: Weights, slots: int, capacity: int, *, fast: bool = False
+    ):
+        self.library, self.weights, self.slots, self.capacity, self.fast = library, weights, slots, capacity, fast
         self._caches: list[tuple[np.ndarray, np.ndarray]] = []
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
@@ -170,17 +174,20 @@ class KernelCells:
     def _packed(self, name: str) -> Packed:
         return pack(self.weights.matrix(name))
 
+    def _registered(self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none") -> Registration:
+        return self.library.matrix(packed, bias, activation, self.fast and packed.bits <= 8)
+
     def _head(self, model: nn.Cell, word: Packed) -> KernelLinear:
         if model.head is None:
-            return KernelLinear(self.library, self.library.matrix(word), word.n)
+            return KernelLinear(self.library, self._registered(word), word.n)
         packed = self._packed(model.head.weight.name)
         bias = None if model.head.bias is None else self.weights.vector(model.head.bias.name)
         model.head = None
-        return KernelLinear(self.library, self.library.matrix(packed, bias), packed.n)
+        return KernelLinear(self.library, self._registered(packed, bias), packed.n)
 
     def _matrix(self, cell: Linear, activation: str = "none") -> Registration:
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
-        return self.library.matrix(self._packed(cell.weight.name), bias, activation)
+        return self._registered(self._packed(cell.weight.name), bias, activation)
 
     def _linear(self, cell: Linear, activation: str = "none") -> KernelLinear:
         return KernelLinear(self.library, self._matrix(cell, activation), cell.weight.shape[0])

@@ -1,4 +1,5 @@
-// The next token from a row of logits: greedy or drawn after temperature, top-k and top-p, in that order.
+// The next token from a row of logits: greedy or drawn after edits, temperature, top-k and top-p, in that order; and the
+// likeliest tokens by the logits as they are.
 #pragma once
 #include "pool.h"
 #include "vector.h"
@@ -6,6 +7,7 @@
 namespace {
 
 constexpr int BINS = 8192, SHIFT = 18;  // of a weight in [0, 1]: its exponent and 5 bits
+constexpr double MOST_IDS = 1 << 30;
 
 struct Choice {        // one row of the operator's settings
   double temperature;  // 0: the likeliest
@@ -13,6 +15,32 @@ struct Choice {        // one row of the operator's settings
   double top_p;        // 1: all
   double uniform;      // in [0, 1), decides
   double given;        // -1, or the token to report
+  double allowed;      // so many first ids may be chosen
+
+  bool fits(int64_t n) const {  // a NaN does not
+    const auto ids = static_cast<double>(n);
+    return temperature >= 0.0 && temperature <= 1e30 && top_k >= 0.0 && top_k <= MOST_IDS && top_p > 0.0 && top_p <= 1.0 &&
+           uniform >= 0.0 && uniform < 1.0 && given >= -1.0 && given < ids && allowed >= 1.0 && allowed <= ids;
+  }
+};
+
+struct Edit {     // of a logit x: (x > 0 ? x / factor : x * factor) + term
+  double id;      // -1: none
+  double factor;  // above 0
+  double term;
+
+  bool fits(int64_t n) const {
+    return id >= -1.0 && id < static_cast<double>(n) && factor > 0.0 && factor <= 1e30 && term >= -1e30 && term <= 1e30;
+  }
+};
+
+struct Row {
+  const float* x;  // logits [n]
+  int64_t n;
+  Choice choice;
+  const Edit* edits;  // no id twice
+  int64_t edited;
+  int64_t best;  // how many likeliest ids are reported, at most `allowed`
 };
 
 struct Candidate {
@@ -99,17 +127,17 @@ inline void keep_top_p(float* w, int64_t n, double p, double* masses, Candidate*
   for (int64_t i = kept; i < count; i++) w[found[i].id] = 0.0f;
 }
 
-// The id, or -1 if memory is out. `allowed` first ids may be chosen.
-inline int64_t draw(const float* x, int64_t allowed, const Choice& choice) {
+// An id drawn from weights that are made in place of the logits x [allowed]; -1 if memory is out.
+inline int64_t draw(float* x, int64_t allowed, const Choice& choice) {
   struct Scratch {
     double masses[BINS];
     int32_t counts[BINS];
   };
-  auto* memory = static_cast<char*>(malloc(sizeof(Scratch) + allowed * (sizeof(Candidate) + sizeof(float))));
+  auto* memory = static_cast<char*>(malloc(sizeof(Scratch) + allowed * sizeof(Candidate)));
   if (!memory) return -1;
   auto* scratch = reinterpret_cast<Scratch*>(memory);
   auto* found = reinterpret_cast<Candidate*>(memory + sizeof(Scratch));
-  auto* w = reinterpret_cast<float*>(found + allowed);
+  float* w = x;
   exponentials(x, allowed, highest(x, allowed), static_cast<float>(1.0 / choice.temperature), w);
   const auto k = static_cast<int64_t>(choice.top_k);
   if (k > 0 && k < allowed) keep_top_k(w, allowed, k, scratch->counts, found);
@@ -127,20 +155,59 @@ inline int64_t draw(const float* x, int64_t allowed, const Choice& choice) {
   return chosen;
 }
 
-// logits [n] -> out: id, its log-probability among all n; false if memory is out or a given token is none
-inline bool choose(const float* x, int64_t n, int64_t allowed, const Choice& choice, double* out) {
-  int64_t id = static_cast<int64_t>(choice.given);
-  if (id < 0) {
-    id = 0;
-    if (choice.temperature > 0.0)
-      id = draw(x, allowed, choice);
-    else
-      for (const float top = highest(x, allowed); id < allowed - 1 && x[id] != top;) id++;
+inline int64_t greedy(const float* x, int64_t allowed) {
+  int64_t id = 0;
+  for (const float top = highest(x, allowed); id < allowed - 1 && x[id] != top;) id++;
+  return id;
+}
+
+// The likeliest ids, of equal ones the lower first, as pairs [row.best, 2] with their logits.
+inline void likeliest(const Row& row, double* out) {
+  const auto allowed = static_cast<int64_t>(row.choice.allowed);
+  int64_t kept = 0;
+  for (int64_t i = 0; row.best && i < allowed; i++) {
+    if (kept == row.best && !(row.x[i] > out[2 * kept - 1])) continue;
+    int64_t place = kept < row.best ? kept++ : kept - 1;
+    for (; place > 0 && row.x[i] > out[2 * place - 1]; place--)
+      out[2 * place] = out[2 * place - 2], out[2 * place + 1] = out[2 * place - 1];
+    out[2 * place] = static_cast<double>(i), out[2 * place + 1] = row.x[i];
   }
-  if (id < 0 || id >= n) return false;
-  const float top = highest(x, n);
-  out[0] = static_cast<double>(id);
-  out[1] = static_cast<double>(x[id]) - top - log(exponentials(x, n, top, 1.0f, nullptr));
+}
+
+// The id after edits; -1 if memory is out.
+inline int64_t chosen(const Row& row) {
+  const Choice& c = row.choice;
+  const auto allowed = static_cast<int64_t>(c.allowed);
+  bool plain = true;
+  for (int64_t i = 0; i < row.edited; i++) plain = plain && row.edits[i].id < 0.0;
+  if (c.given >= 0.0) return static_cast<int64_t>(c.given);
+  if (plain && c.temperature == 0.0) return greedy(row.x, allowed);
+  auto* x = static_cast<float*>(malloc(row.n * sizeof(float)));
+  if (!x) return -1;
+  memcpy(x, row.x, row.n * sizeof(float));
+  for (int64_t i = 0; i < row.edited; i++) {
+    if (row.edits[i].id < 0.0) continue;
+    float& at = x[static_cast<int64_t>(row.edits[i].id)];
+    const auto factor = static_cast<float>(row.edits[i].factor);
+    at = (at > 0.0f ? at / factor : at * factor) + static_cast<float>(row.edits[i].term);
+  }
+  const int64_t id = c.temperature == 0.0 ? greedy(x, allowed) : draw(x, allowed, c);
+  free(x);
+  return id;
+}
+
+// -> out [1 + best, 2]: ids, the chosen one first, and their log-probabilities among all n by the logits as they are;
+// false if memory is out or the row does not suit
+inline bool choose(const Row& row, double* out) {
+  bool fits = row.choice.fits(row.n) && static_cast<double>(row.best) <= row.choice.allowed;
+  for (int64_t i = 0; i < row.edited; i++) fits = fits && row.edits[i].fits(row.n);
+  const int64_t id = fits ? chosen(row) : -1;
+  if (id < 0) return false;
+  out[0] = static_cast<double>(id), out[1] = row.x[id];
+  likeliest(row, out + 2);
+  const float top = highest(row.x, row.n);
+  const double total = top + log(exponentials(row.x, row.n, top, 1.0f, nullptr));
+  for (int64_t i = 0; i <= row.best; i++) out[2 * i + 1] -= total;
   return true;
 }
 

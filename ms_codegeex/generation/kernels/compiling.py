@@ -15,16 +15,27 @@ from pathlib import Path
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_file, user_cache
 
-SOURCES = ("operators.cc", "vector.h", "pool.h", "matrix.h", "norm.h", "attention.h", "choice.h")
+SOURCES = (
+    *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
+    *("attention.h", "choice.h"),
+)
 COMPILE_SECONDS = 600
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
 )
-LEVELS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "plain": None}
+# an architecture and what the level has besides
+LEVELS = {
+    "vnni": ("x86-64-v4", "avx512vnni"),
+    "avx512": ("x86-64-v4",),
+    "avx2": ("x86-64-v3",),
+    "plain": (),
+}
+_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDED = {  # of the flags in /proc/cpuinfo
-    "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "vnni": _AVX512 | {"avx512_vnni"},
+    "avx512": _AVX512,
     "avx2": {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe"},
     "plain": set(),
 }
@@ -49,10 +60,10 @@ def cxx_compilers() -> list[list[str]]:
 
 def level_flags(level: str, zig: bool) -> list[str]:
     """What tells a compiler of a level; zig spells names with underscores and links no C++ library only if asked."""
-    name = LEVELS[level]
+    names = LEVELS[level]
     if zig:
-        return ["-nostdlib++", *([f"-mcpu={name.replace('-', '_')}"] if name else [])]
-    return [f"-march={name}"] if name else []
+        return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]
+    return [f"-m{name}" for name in (f"arch={names[0]}", *names[1:])] if names else []
 
 
 def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.generation.matrices import GROUPS, ROWS, Packed
+from ms_codegeex.generation.matrices import GROUPS, MULTIPLES, ROWS, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
+NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
+BITS = (32, 16, 16, 8, 4)
 LARGEST_HEAD = 256
+LARGEST_FAST = 1 << 16  # columns whose products of 8-bit numbers are summed in 32 bits
 
 
 class Registration:
@@ -51,7 +54,7 @@ class Library:
         self.path, self._library = Path(path), ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 3 + [number] * 7),
+            ("register_matrix", [pointer] * 4 + [number] * 7),
             ("register_norm", [pointer, pointer, number, ctypes.c_double]),
             ("register_attention", [number] * 6 + [pointer] * 4),
         ):
@@ -63,29 +66,32 @@ class Library:
             raise ValueError(f"{threads} threads")
         self._library.use_threads(threads)
 
-    def matrix(self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none") -> Registration:
-        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied."""
-        rows, width, dtype = packed.rows, packed.width, {32: np.float32, 8: np.int8, 4: np.int32}[packed.bits]
-        _check(packed.data, dtype, (rows, width // 8 if packed.bits == 4 else width), 64)
-        expected = {32: (1,), 8: (rows,), 4: (rows, width // (packed.group or width))}[packed.bits]
+    def matrix(
+        self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none", fast: bool = False
+    ) -> Registration:
+        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. `fast` products round
+        activations to 8 bits, for matrices of 8 and 4 bits."""
+        rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
+        if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
+            raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
+        _check(packed.data, NUMBERS[kind], (rows, width // 8 if packed.bits == 4 else width), 64)
+        expected = {8: (rows,), 4: (rows, width // (packed.group or width))}.get(packed.bits, (1,))
         _check(packed.scales, np.float32, expected)
-        if packed.bits == 4 and packed.group not in GROUPS:
-            raise ValueError(f"groups of {packed.group}")
         fits = rows - ROWS < packed.n <= rows and 0 < packed.k <= width
-        if not fits or rows % ROWS or width % (128 if packed.bits == 4 else 16):
+        if not fits or rows % ROWS or width % MULTIPLES[packed.bits]:
             raise ValueError(f"a matrix [{packed.n}, {packed.k}] packed as [{rows}, {width}]")
-        padded = None
+        if fast and (packed.bits > 8 or width > LARGEST_FAST):
+            raise ValueError(f"no fast products with {width} columns of {packed.bits} bits")
+        padded, sums = None, np.zeros(rows, np.int32) if fast else None
         if bias is not None:
             _check(bias, np.float32, (packed.n,))
             padded = np.zeros(rows, np.float32)
             padded[: packed.n] = bias
         number = self._library.register_matrix(
-            packed.data.ctypes.data,
-            packed.scales.ctypes.data,
-            None if padded is None else padded.ctypes.data,
-            *(packed.n, packed.k, rows, width, packed.bits, packed.group, ACTIVATIONS.index(activation)),
+            *(None if array is None else array.ctypes.data for array in (packed.data, packed.scales, padded, sums)),
+            *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
         )
-        return Registration(self._library, number, (packed, padded))
+        return Registration(self._library, number, (packed, padded, sums))
 
     def norm(self, weight: np.ndarray, bias: np.ndarray | None, epsilon: float) -> Registration:
         """LayerNorm of rows [h], or RMSNorm where there is no bias."""

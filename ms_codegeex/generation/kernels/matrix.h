@@ -1,107 +1,18 @@
-// y = activation(x wᵀ + bias) + residual for a matrix w of n rows and k columns, as float32, int8 or 4-bit numbers.
+// Products of rows with a matrix, y = activation(x wᵀ + bias) + residual, in float32 arithmetic.
 #pragma once
+#include "numbers.h"
 #include "pool.h"
-#include "vector.h"
 
 namespace {
-
-enum Activation { NONE, GELU, FAST_GELU, SILU };
-
-// Rows and columns are padded with zeros: `rows` divides by CHUNK, `width` by 16, or by 128 for four bits.
-// bits 32: float32 [rows, width]. 8: int8 [rows, width], a scale for each row. 4: int32 [rows, width / 8] with a scale
-// [rows, width / group]; number i of a row is nibble i % 128 / 16 of word 16 * (i / 128) + i % 16.
-struct Matrix {
-  const void* data;
-  const float *scales, *bias;  // bias [rows] or null
-  int64_t n, k, rows, width, bits, group, activation;
-};
 
 constexpr int64_t CHUNK = 32;    // rows that a thread takes at once
 constexpr int64_t PIECE = 1024;  // columns whose products are summed in registers
 constexpr int64_t FEW = 16;      // with more rows of x, a chunk is unpacked first
 #if defined(__AVX512F__)
-constexpr int WIDE = 8;  // rows of x in registers
+constexpr int WIDE = 8, MANY = 6;  // rows of x in registers, at most and of many: six times four sums need ten loads
 #else
-constexpr int WIDE = 4;
+constexpr int WIDE = 4, MANY = 4;
 #endif
-
-// Memory is far: several pages ahead of what is being read, which the hardware's own prefetch does not cross.
-inline void ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + 16384); }
-
-// A row's numbers are had in steps of STEP: `enter(i)` at the beginning of each, `scaled(i + j)` at every 32 of them, then
-// `get(i, j)` for the vector at i + j.
-struct Full {
-  static constexpr int STEP = L;
-  const float *w, *scales;  // scales: null, or one for each row, applied to the sums
-  int64_t width;
-  struct Row {
-    const float* p;
-    inline void enter(int64_t i, bool first) {
-      if (first && i % 16 == 0) ahead(p + i);
-    }
-    inline void scaled(int64_t) {}
-    inline F get(int64_t i, int j) const { return load<F>(p + i + j); }
-  };
-  inline Row row(int64_t r) const { return {w + r * width}; }
-  inline float scale(int64_t r) const { return scales ? scales[r] : 1.0f; }
-};
-
-struct Eight {
-  static constexpr int STEP = L;
-  const int8_t* w;
-  const float* scales;
-  int64_t width;
-  struct Row {
-    const int8_t* p;
-    inline void enter(int64_t i, bool first) {
-      if (first && i % 64 == 0) ahead(p + i);
-    }
-    inline void scaled(int64_t) {}
-    inline F get(int64_t i, int j) const { return widen(p + i + j); }
-  };
-  inline Row row(int64_t r) const { return {w + r * width}; }
-  inline float scale(int64_t r) const { return scales[r]; }
-};
-
-struct Four {  // its numbers times their scales are what Full holds after unpacking, bit by bit
-  static constexpr int STEP = 128;
-  const int32_t* w;
-  const float* scales;
-  int64_t width, group;
-  struct Row {
-    const int32_t* p;
-    const float* scales;
-    int64_t group;
-    I words[16 / L];
-    F scale;
-    inline void enter(int64_t i, bool first) {
-      for (int h = 0; h < 16 / L; h++) words[h] = load<I>(p + i / 8 + h * L);
-      if (first) ahead(p + i / 8);
-    }
-    inline void scaled(int64_t i) {
-      if (i % group) return;
-#if defined(__AVX512F__)
-      const F steps = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
-      scale = steps * all(scales[i / group]);
-#else
-      scale = all(scales[i / group]);
-#endif
-    }
-    inline F get(int64_t, int j) const {
-#if defined(__AVX512F__)
-      return (F)_mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words[0], 4 * (j / 16)), (__m512)scale);
-#else
-      return __builtin_convertvector((words[j % 16 / L] << (28 - 4 * (j / 16))) >> 28, F) * scale;
-#endif
-    }
-  };
-  inline Row row(int64_t r) const {
-    Row row;
-    row.p = w + r * (width / 8), row.scales = scales + r * (width / group), row.group = group;
-    return row;
-  }
-  inline float scale(int64_t) const { return 1.0f; }
-};
 
 // raw [M][CHUNK] = M rows of x times rows [row, row + CHUNK) of w
 template <class W, int M, int R>
@@ -163,8 +74,9 @@ template <class W>
 void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const float* x, int64_t m,
              const float* residual, float* y) {
   float raw[WIDE * CHUNK];
-  for (int64_t i = 0; i < m; i += WIDE) {
-    const int64_t count = m - i < WIDE ? m - i : WIDE;
+  const int64_t most = m > FEW ? MANY : WIDE;
+  for (int64_t i = 0; i < m; i += most) {
+    const int64_t count = m - i < most ? m - i : most;
     const float* from = x + i * w.width;
     const bool first = i == 0;
     switch (count) {
@@ -186,78 +98,29 @@ void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const 
   }
 }
 
-// `count` numbers of row r, without the scale that is applied to sums
-template <class W>
-void unpack(const W& w, int64_t r, int64_t count, float* out) {
-  auto row = w.row(r);
-  for (int64_t i = 0; i < count; i += W::STEP) {
-    row.enter(i, false);
-#pragma GCC unroll 16
-    for (int j = 0; j < W::STEP; j += L) {
-      if (j % 32 == 0) row.scaled(i + j);
-      store(out + i + j, row.get(i, j));
-    }
-  }
+// f(row) for each chunk's first row; threads take long stretches for few rows of x, which suits memory
+template <class Function>
+void over_chunks(const Matrix& matrix, int64_t m, const Function& f) {
+  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (pool.wanted + 1);
+  const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;
+  parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
+    for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) f(c * CHUNK);
+  });
 }
 
 // x [m, width]; false if memory is out
 template <class W>
 bool product(const W& w, const Matrix& matrix, const float* x, int64_t m, const float* residual, float* y) {
-  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (pool.wanted + 1);
-  const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;  // long stretches suit memory
   bool failed = false;
-  parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
-    for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) {
-      const int64_t row = c * CHUNK;
-      if (m <= FEW || matrix.bits == 32) {
-        rows_of(w, matrix, row, row, x, m, residual, y);
-        continue;
-      }
-      float* plain = room(0, CHUNK * w.width);
-      if (!plain) {
-        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-        return;
-      }
-      for (int64_t r = 0; r < CHUNK; r++) unpack(w, row + r, w.width, plain + r * w.width);
-      const Full full{plain, matrix.bits == 8 ? matrix.scales + row : nullptr, w.width};
-      rows_of(full, matrix, row, 0, x, m, residual, y);
-    }
+  over_chunks(matrix, m, [&](int64_t row) {
+    if (m <= FEW || matrix.kind == FLOAT) return rows_of(w, matrix, row, row, x, m, residual, y);
+    float* plain = room(0, CHUNK * w.width);
+    if (!plain) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    for (int64_t r = 0; r < CHUNK; r++) unpack(w, row + r, w.width, plain + r * w.width);
+    const Plain<float> whole{plain, matrix.kind == EIGHT ? matrix.scales + row : nullptr, w.width};
+    rows_of(whole, matrix, row, 0, x, m, residual, y);
   });
   return !failed;
-}
-
-// x [m, k], residual [m, n] or null -> y [m, n]
-bool linear(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
-  if (w.width != w.k) {
-    float* padded = room(1, m * w.width);
-    if (!padded) return false;
-    for (int64_t i = 0; i < m; i++) {
-      memcpy(padded + i * w.width, x + i * w.k, w.k * sizeof(float));
-      memset(padded + i * w.width + w.k, 0, (w.width - w.k) * sizeof(float));
-    }
-    x = padded;
-  }
-  if (w.bits == 8) return product(Eight{static_cast<const int8_t*>(w.data), w.scales, w.width}, w, x, m, residual, y);
-  if (w.bits == 4)
-    return product(Four{static_cast<const int32_t*>(w.data), w.scales, w.width, w.group}, w, x, m, residual, y);
-  return product(Full{static_cast<const float*>(w.data), nullptr, w.width}, w, x, m, residual, y);
-}
-
-// Row `index` of the matrix as float32 [k]; false if there is none or memory is out
-bool lookup(const Matrix& w, int64_t index, float* out) {
-  if (index < 0 || index >= w.n) return false;
-  float* row = room(1, w.width);
-  if (!row) return false;
-  if (w.bits == 8) {
-    unpack(Eight{static_cast<const int8_t*>(w.data), w.scales, w.width}, index, w.width, row);
-    for (int64_t i = 0; i < w.k; i++) row[i] *= w.scales[index];
-  } else if (w.bits == 4) {
-    unpack(Four{static_cast<const int32_t*>(w.data), w.scales, w.width, w.group}, index, w.width, row);
-  } else {
-    memcpy(row, static_cast<const float*>(w.data) + index * w.width, w.k * sizeof(float));
-  }
-  memcpy(out, row, w.k * sizeof(float));
-  return true;
 }
 
 }  // namespace

@@ -5,15 +5,15 @@
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "attention.h"
 #include "choice.h"
-#include "matrix.h"
+#include "linear.h"
 #include "norm.h"
 
 namespace {
 
-enum Kind { FREE, MATRIX, NORM, ATTENTION };
+enum What { FREE, MATRIX, NORM, ATTENTION };
 
 struct Entry {
-  Kind kind;
+  What what;
   union {
     Matrix matrix;
     Norm norm;
@@ -59,12 +59,12 @@ struct Call {
     return !*given && elements(i) == size;
   }
   // what input i's number stands for
-  const Entry* entry(int i, Kind kind) const {
+  const Entry* entry(int i, What what) const {
     if (!is(i, "int64", 1)) return nullptr;
     const int64_t number = *at<int64_t>(i);
     if (number < 0 || number >= ENTRIES) return nullptr;
     const Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
-    return found && found->kind == kind ? found : nullptr;
+    return found && found->what == what ? found : nullptr;
   }
 };
 
@@ -77,17 +77,19 @@ int result(bool right) { return right ? RIGHT : WRONG; }
 extern "C" {
 
 // ---------------------------------------------------------------- registrations; -1 if there are too many
-int64_t register_matrix(const void* data, const float* scales, const float* bias, int64_t n, int64_t k, int64_t rows,
-                        int64_t width, int64_t bits, int64_t group, int64_t activation) {
+// `sums` int32 [rows] or null: room that is filled here for products with rounded activations
+int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, int64_t n, int64_t k,
+                        int64_t rows, int64_t width, int64_t kind, int64_t group, int64_t activation) {
   Entry entry{};
-  entry.kind = MATRIX;
-  entry.matrix = {data, scales, bias, n, k, rows, width, bits, group, activation};
+  entry.what = MATRIX;
+  entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation};
+  if (sums && kind == EIGHT) sum_rows(entry.matrix, sums);
   return add(entry);
 }
 
 int64_t register_norm(const float* weight, const float* bias, int64_t h, double epsilon) {
   Entry entry{};
-  entry.kind = NORM;
+  entry.what = NORM;
   entry.norm = {weight, bias, h, epsilon};
   return add(entry);
 }
@@ -95,7 +97,7 @@ int64_t register_norm(const float* weight, const float* bias, int64_t h, double 
 int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t rotary, int64_t slots, int64_t capacity,
                            const float* cos, const float* sin, float* keys, float* values) {
   Entry entry{};
-  entry.kind = ATTENTION;
+  entry.what = ATTENTION;
   entry.attention = {heads, groups, size, rotary, slots, capacity, rounded_up(size, 16), rounded_up(capacity, 16) / 16,
                      cos, sin, keys, values};
   return add(entry);
@@ -171,21 +173,21 @@ int attend(int count, void** params, int* ranks, int64_t** shapes, const char** 
   return result(attend(a, {call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, rows + m, m}, call.at<float>(5)));
 }
 
-// logits [n, vocabulary], settings float64 [n, 6]: `Choice` and how many ids are allowed -> float64 [n, 2]: id, its
-// log-probability
+// logits [n, vocabulary], `Choice`s float64 [n, 6], `Edit`s float64 [n, a, 3], any int32 [1 + k] -> float64 [n, 1 + k, 2]: ids
+// and their log-probabilities, the chosen one and the k likeliest
 int choose(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  if (count != 3 || ranks[0] != 2) return WRONG;
-  const int64_t n = shapes[0][0], vocabulary = shapes[0][1];
-  if (!call.is(0, "float32", n * vocabulary) || !call.is(1, "float64", 6 * n) || !call.is(2, "float64", 2 * n)) return WRONG;
+  if (count != 5 || ranks[0] != 2 || ranks[2] != 3) return WRONG;
+  const int64_t n = shapes[0][0], vocabulary = shapes[0][1], edits = shapes[2][1], given = call.elements(3);
+  const bool right = vocabulary >= 1 && given >= 1 && call.is(0, "float32", n * vocabulary) && call.is(1, "float64", 6 * n) &&
+                     call.is(2, "float64", 3 * n * edits) && call.is(3, "int32", given) &&
+                     call.is(4, "float64", 2 * n * given);
+  if (!right) return WRONG;
   bool failed = false;
   parallel(n, n * vocabulary, [&](int64_t i) {
-    const double* s = call.at<double>(1) + 6 * i;
-    const auto allowed = static_cast<int64_t>(s[5]);
-    const Choice choice{s[0], s[1], s[2], s[3], s[4]};
-    const bool fits = allowed >= 1 && allowed <= vocabulary;
-    if (!fits || !choose(call.at<float>(0) + i * vocabulary, vocabulary, allowed, choice, call.at<double>(2) + 2 * i))
-      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    const Row row{call.at<float>(0) + i * vocabulary, vocabulary, call.at<Choice>(1)[i], call.at<Edit>(2) + i * edits,
+                  edits, given - 1};
+    if (!choose(row, call.at<double>(4) + 2 * i * given)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return result(!failed);
 }

@@ -40,6 +40,11 @@ inline F fma(F a, F b, F c) {  // a b + c
 #endif
 }
 
+struct Half { uint16_t bits; };   // IEEE's 16 bits
+struct Brain { uint16_t bits; };  // the upper half of a float32
+
+inline F widen(const float* p) { return load<F>(p); }
+
 inline F widen(const int8_t* p) {  // __builtin_convertvector from 8 to 32 bits is scalar code in GCC 12
 #if defined(__AVX512F__)
   return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -49,6 +54,66 @@ inline F widen(const int8_t* p) {  // __builtin_convertvector from 8 to 32 bits 
   F v;
   for (int i = 0; i < L; i++) v[i] = p[i];
   return v;
+#endif
+}
+
+inline F as_floats(I v) {
+  F f;
+  memcpy(&f, &v, sizeof f);
+  return f;
+}
+inline I as_integers(F v) {
+  I i;
+  memcpy(&i, &v, sizeof i);
+  return i;
+}
+
+inline I sixteen(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (I)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  I v;
+  for (int i = 0; i < L; i++) v[i] = p[i];
+  return v;
+#endif
+}
+
+inline F widen(const Brain* p) { return as_floats(sixteen(&p->bits) << 16); }
+
+inline F widen(const Half* p) {
+#if defined(__AVX512F__)
+  return (F)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (F)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  const I bits = sixteen(&p->bits), exponent = bits & 0x7C00;
+  const I moved = ((bits & 0x7FFF) << 13) + (112 << 23);  // the exponent's new bias
+  const I small = as_integers(as_floats(moved + (1 << 23)) - as_floats(I{} + (113 << 23)));  // subnormal
+  const I found = exponent == 0x7C00 ? moved + (112 << 23) : exponent == 0 ? small : moved;
+  return as_floats(found | (bits & 0x8000) << 16);
+#endif
+}
+
+inline Half narrowed(float x) {  // to the nearest, ties to even; beyond the largest, the largest
+  x = x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+#if defined(__F16C__)
+  return {_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)};
+#else
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7FFFFFFF;
+  if (bits > 0x7F800000) return {static_cast<uint16_t>(sign | 0x7E00)};  // not a number
+  if (bits < 113u << 23) {                                               // subnormal
+    float size;
+    memcpy(&size, &bits, sizeof size);
+    size += 0.5f;
+    memcpy(&bits, &size, sizeof bits);
+    return {static_cast<uint16_t>(sign | (bits - (126u << 23)))};
+  }
+  return {static_cast<uint16_t>(sign | (bits - (112u << 23) + 0xFFF + (bits >> 13 & 1)) >> 13)};
 #endif
 }
 
@@ -111,7 +176,7 @@ inline int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / ste
 
 // Room that a thread keeps for `which` purpose; it only grows. Null if memory is out.
 inline float* room(int which, size_t floats) {
-  static thread_local struct { float* p; size_t n; } kept[4];
+  static thread_local struct { float* p; size_t n; } kept[5];
   auto& one = kept[which];
   if (one.n < floats) {
     free(one.p);

@@ -124,7 +124,7 @@ class Speller:
 
     seq_length = 12
 
-    def __init__(self, path, slots):
+    def __init__(self, path, slots, **_):
         self.path, self.tokenizer, self.asked, self.slots = path, self, [], slots or 16
 
     def encode_prompt(self, prompt):

@@ -1,0 +1,110 @@
+"""How the token after a row is chosen, and the arrays by which the graph's choice operator is told.
+
+Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then come
+temperature, top-k and top-p. Log-probabilities are those of the logits as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ms_codegeex.generation.sampling import SamplingSettings
+
+GREEDY = 0.0
+PADDING = (-1.0, 1.0, 0.0)
+WIDTHS = (1, 64, 512, 4096, 32768, 1 << 30)  # edits a row; each needs a graph of its own
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChoice:
+    """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
+    `given`. `edits` float64 [a, 3] are ids, factors and terms, no id twice. `best` likeliest tokens are reported."""
+
+    temperature: float = GREEDY
+    top_k: int = 0
+    top_p: float = 1.0
+    uniform: float = 0.0
+    given: int = -1
+    edits: np.ndarray | tuple[()] = ()
+    best: int = 0
+
+    def row(self, allowed: int) -> list[float]:
+        """The operator's settings; ids from `allowed` on are never chosen."""
+        return [self.temperature, self.top_k, self.top_p, self.uniform, self.given, allowed]
+
+
+class Chosen(NamedTuple):
+    """A token and its log-probability; the likeliest tokens with theirs, as many as were asked for."""
+
+    token: int
+    score: float
+    best: tuple[tuple[int, float], ...] = ()
+
+
+def uniform(seed: int, place: int, sample: int = 0) -> float:
+    """The number in [0, 1) that draws token `place` of an answer. It depends on these three numbers only."""
+    return float(np.random.Generator(np.random.Philox(key=seed + (sample << 64), counter=place)).random())
+
+
+def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
+    """float64 [a, 3] for `TokenChoice.edits`: what the penalties and the bias do to the token after `output`."""
+    repetition, frequency, presence = (
+        settings.repetition_penalty,
+        settings.frequency_penalty,
+        settings.presence_penalty,
+    )
+    bias = np.array(sorted(settings.logit_bias.items()), np.float64).reshape(-1, 2)
+    if repetition == 1 and not frequency and not presence and not len(bias):
+        return np.zeros((0, 3))
+    new, counts = np.unique(np.asarray(output, np.int64), return_counts=True)
+    seen = np.union1d(np.asarray(prompt, np.int64), new) if repetition != 1 else new[:0]
+    ids = np.unique(np.concatenate([seen, new, bias[:, 0].astype(np.int64)]))
+    edits = np.stack([ids, np.ones(len(ids)), np.zeros(len(ids))], 1)
+    edits[np.searchsorted(ids, seen), 1] = repetition
+    edits[np.searchsorted(ids, new), 2] -= frequency * counts + presence
+    edits[np.searchsorted(ids, bias[:, 0]), 2] += bias[:, 1]
+    return edits
+
+
+def token_choice(
+    settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int], sample: int = 0
+) -> TokenChoice:
+    """How the token that follows `output`, the answer so far to `prompt`, is chosen; `sample` numbers the answers."""
+    return TokenChoice(
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+        uniform(settings.seed, len(output), sample),
+        edits=logit_edits(settings, prompt, output),
+        best=settings.log_probabilities,
+    )
+
+
+def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, 6], edits float64
+    [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out.
+
+    a is one of `WIDTHS`; k is a power of two or `allowed`.
+    """
+    settings = np.tile(np.array(TokenChoice().row(allowed), np.float64), (rows, 1))
+    most = max((len(choice.edits) for choice in choices), default=0)
+    edits = np.tile(np.array(PADDING), (rows, next(width for width in WIDTHS if most <= width), 1))
+    for i, choice in enumerate(choices):
+        settings[i] = choice.row(allowed)
+        if len(choice.edits):
+            edits[i, : len(choice.edits)] = choice.edits
+    best = max((choice.best for choice in choices), default=0)
+    k = min(1 << (best - 1).bit_length(), allowed) if best else 0
+    return settings, edits, np.zeros(1 + k, np.int32)
+
+
+def unpack(out: np.ndarray, choices: Sequence[TokenChoice]) -> list[Chosen]:
+    """What the operator chose, [n, 1 + k, 2], for each of `choices`."""
+    return [
+        Chosen(int(row[0, 0]), float(row[0, 1]), tuple((int(i), float(p)) for i, p in row[1 : 1 + choice.best]))
+        for row, choice in zip(out, choices, strict=False)
+    ]
