@@ -29,14 +29,18 @@ def find_config(name: str | Path, group: str = "", option: str = "--config") -> 
     """Path of the YAML file `name`: a path to a file, or the name of a shipped one.
 
     Raises:
-        UserError: there is neither; the message names `option`, the nearest name and all others.
+        UserError: there is neither; the message names `option`, the nearest name and all others. Or it is not readable.
     """
-    path = Path(name)
-    if path.exists() and not path.is_dir():
-        return path
-    shipped = shipped_directory(group) / f"{name}.yaml"
-    if path.name == str(name) and shipped.is_file():
-        return shipped
+    path, shipped = Path(name), shipped_directory(group) / f"{name}.yaml"
+    try:
+        if path.exists() and not path.is_dir():
+            return path
+        if path.name == str(name) and shipped.is_file():
+            return shipped
+    except OSError as error:
+        raise UserError(
+            f"{option}: {name} is not readable ({error.strerror}); give another path or a shipped name"
+        ) from None
     names = shipped_names(group)
     wanted = path.stem if path.suffix in SUFFIXES else path.name
     close = difflib.get_close_matches(wanted, names, 1, 0.5)

@@ -152,11 +152,11 @@ def check_norm(kernels: Kernels, h: int, rms: bool) -> None:
 class Sequences:
     """Attention in float64 that remembers each slot's rows."""
 
-    def __init__(self, kernels: Kernels, heads: AttentionSizes):
-        self.kernels, self.heads = kernels, heads
+    def __init__(self, kernels: Kernels, heads: AttentionSizes, dtype: type = np.float32):
+        self.kernels, self.heads, self.dtype = kernels, heads, dtype
         angles = np.arange(heads.capacity)[:, None] * 0.3 ** np.arange(heads.rotary // 2)
         self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        self.cache = [aligned(shape, np.float32) for shape in cache_shapes(heads)]
+        self.cache = [aligned(shape, dtype) for shape in cache_shapes(heads)]
         self.registration = kernels.attention(heads, self.cos, self.sin, *self.cache)
         self.keys: dict[tuple[int, int], np.ndarray] = {}
         self.values: dict[tuple[int, int], np.ndarray] = {}
@@ -177,8 +177,13 @@ class Sequences:
         assert self.kernels.call("attend", self.registration, q, k, v, np.array(rows, np.int32).T.copy(), out) == 0
         for i, (slot, t) in enumerate(rows):
             if t < h.capacity:
-                self.keys[slot, t] = self.turned(k[i].reshape(h.groups, h.size), t)
-                self.values[slot, t] = v[i].reshape(h.groups, h.size)
+                self.values[slot, t] = v[i].reshape(h.groups, h.size).astype(self.dtype).astype(np.float64)
+                key = self.turned(k[i].reshape(h.groups, h.size), t)
+                if self.dtype == np.float16:  # its last bit depends on the turn's rounding: as it was kept, if near
+                    kept = self.cache[0][slot, :, t // 16, :, t % 16].astype(np.float64)
+                    assert (np.abs(kept - key) <= np.abs(key) * 2**-11 * 1.001 + 1e-6).all()
+                    key = kept
+                self.keys[slot, t] = key
         for i, (slot, t) in enumerate(rows):
             if t < h.capacity:
                 keys = np.stack([self.keys[slot, j] for j in range(t + 1)])
@@ -190,9 +195,11 @@ class Sequences:
         return out, expected
 
 
-def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary: int) -> None:
+def check_attention(
+    kernels: Kernels, count: int, groups: int, size: int, rotary: int, dtype: type = np.float32
+) -> None:
     """Prompts in chunks along with decoding sequences at unequal positions, padding rows, a rewritten end."""
-    together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90))
+    together = Sequences(kernels, AttentionSizes(count, groups, size, rotary, slots=3, capacity=90), dtype)
     padding = (0, 90)
     steps = [
         [(0, t) for t in range(37)],
@@ -208,14 +215,26 @@ def check_attention(kernels: Kernels, count: int, groups: int, size: int, rotary
         assert np.abs(out - expected).max() < 2e-5, (i, np.abs(out - expected).max())
 
 
-def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: int) -> None:
+def check_half_cache(kernels: Kernels) -> None:
+    """Keys and values are kept as NumPy rounds them to FP16; what is beyond its largest number becomes that."""
+    rows = np.array([(0, t) for t in range(10)], np.int32).T.copy()
+    q, k, v = numbers(0, 10, 16), numbers(1, 10, 16), numbers(2, 10, 16)
+    k *= 10.0 ** np.arange(-8, 2)[:, None].astype(np.float32)
+    k[:, :4], v[:, 0] = [2049 * 2.0**-11, 2051 * 2.0**-11, 65519, -1e9], 3 * 2.0**-25
+    one, out = Sequences(kernels, AttentionSizes(1, 1, 16, 0, slots=1, capacity=16), np.float16), np.zeros_like(q)
+    assert kernels.call("attend", one.registration, q, k, v, rows, out) == 0
+    assert np.array_equal(one.cache[0][0, 0, 0].T[:10], k.clip(-65504, 65504).astype(np.float16))
+    assert np.array_equal(one.cache[1][0, 0, :10], v.astype(np.float16)) and np.isfinite(out).all()
+
+
+def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: int, dtype: type = np.float32) -> None:
     """A prompt at once is bit by bit a prompt in rows."""
     heads = AttentionSizes(count, groups, size, 0, slots=1, capacity=64)
     q, k, v = numbers(0, 40, count * size), numbers(1, 40, groups * size), numbers(2, 40, groups * size)
     rows = np.array([(0, t) for t in range(40)], np.int32).T.copy()
     results = []
     for parts in ([40], [1] * 40, [17, 6, 17]):
-        one, out, begin = Sequences(kernels, heads), np.zeros_like(q), 0
+        one, out, begin = Sequences(kernels, heads, dtype), np.zeros_like(q), 0
         for n in parts:
             piece = slice(begin, begin + n)
             part = np.zeros((n, count * size), np.float32)
@@ -328,8 +347,10 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     for h, rms in product((8, 100, 256), (False, True)):
         check_norm(kernels, h, rms)
     for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):
-        check_attention(kernels, count, groups, size, rotary)
-        check_attention_one_by_one(kernels, count, groups, size)
+        for dtype in (np.float32, np.float16):
+            check_attention(kernels, count, groups, size, rotary, dtype)
+            check_attention_one_by_one(kernels, count, groups, size, dtype)
+    check_half_cache(kernels)
     check_choice(kernels)
     check_mistakes(kernels)
 

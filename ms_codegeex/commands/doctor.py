@@ -242,6 +242,7 @@ def engine_checks() -> Iterator[Finding]:
     yield Finding(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
     for accelerator in ACCELERATORS:
         yield _plugin(accelerator, found["plugins"][accelerator.device])
+    yield _decoding_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
     compiler = next((" ".join(command) for command in compilers()), None)
@@ -249,6 +250,25 @@ def engine_checks() -> Iterator[Finding]:
         yield Finding(area, "C compiler", "ok", compiler)
     else:
         yield Finding(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
+
+
+def _decoding_operators() -> Finding:
+    """Which compiled operators `generate` and `evaluate` use on this CPU. Builds nothing."""
+    from ms_codegeex.generation.kernels.compiling import built_libraries, cpu_level
+
+    name, level = "decoding operators", cpu_level()
+    try:
+        known = built_libraries()
+    except UserError as error:
+        slow, fix = f"cannot be kept ({error})", "set XDG_CACHE_HOME to a directory that can be written"
+    else:
+        slow, fix = "no C++ compiler", "pip install ziglang, or install g++ or clang++"
+        if known:
+            compiler, library = next(((c, path) for c, path in known.items() if path), (next(iter(known)), None))
+            state = f"built by {compiler}" if library else f"{compiler} builds them when a model is first loaded"
+            return Finding("engine", name, "ok", f"{level}; {state}")
+    cost = "MindSpore's own decode instead, slower, and hold quantised weights in FP32"
+    return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
 
 
 def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Finding:

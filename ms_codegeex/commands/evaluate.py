@@ -18,7 +18,8 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
   ms-codegeex evaluate ds1000 --samples answers.jsonl --data ds1000.jsonl.gz --output ds --json
-  ms-codegeex evaluate perplexity --model model --data data/mine --output ppl"""
+  ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
+  ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4"""
 TASKS = ("humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity")
 LANGUAGES = ("python", "cpp", "java", "js", "go", "rust")
 ALIASES = {"c++": "cpp", "javascript": "js", "golang": "go"}
@@ -64,6 +65,12 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help="samples that --model draws at once (default: 16, or what fits into memory)",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)",
     )
     group.add_argument(
         "--fast", action="store_true", help="round activations too (a quantised --model on a CPU): faster, less exact"
@@ -166,7 +173,18 @@ def _configure_perplexity(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="perplexity: tokens between windows of a long text (default: half of one)",
     )
-    group.add_argument("--max-tokens", type=int, metavar="N", help="perplexity: measure about so many (default: all)")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="perplexity: measure about so many (default: all; with --against 4096, whose scores take 0.8 GB of disk)",
+    )
+    group.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="perplexity: compare with this model of the same tokenizer, such as the one that --model was made from",
+    )
 
 
 def _language(name: str) -> str:
@@ -208,12 +226,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _perplexity(arguments: argparse.Namespace) -> int:
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
-    words = (arguments.window, arguments.stride, arguments.max_tokens)
-    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words)
+    words = (arguments.window, arguments.stride, arguments.max_tokens, arguments.against)
+    how = {"fast": arguments.fast, "threads": arguments.threads}
+    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words, **how)
     if arguments.json:
         print(json.dumps(result))
     else:
-        for name, value in result["perplexity"].items():
+        for name, value in (result["perplexity"] | result.get("difference", {})).items():
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
         print(f"report: {arguments.output / 'report.html'}")
     return 0
@@ -228,8 +247,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--language: {arguments.translate_from} is also --translate-from; leave one of them out")
     if arguments.judge_only and (arguments.model or arguments.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
+    if arguments.threads is not None and arguments.threads < 0:
+        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     if (arguments.task == "perplexity" or arguments.prompt_perplexity) and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
+    if arguments.against and arguments.task != "perplexity":
+        raise UserError("--against: belongs to perplexity; evaluate both models and compare their reports")
     if arguments.prompt_perplexity and arguments.task not in ("mtpb", "humaneval"):
         raise UserError(f"--prompt-perplexity: {arguments.task} has none; mtpb and humaneval have")
     if arguments.fast and not arguments.model:
@@ -271,7 +294,8 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 
     if arguments.model:
-        return lambda: EngineSampler(arguments.model, recipe, arguments.slots, fast=arguments.fast)
+        options = {"slots": arguments.slots, "fast": arguments.fast, "threads": arguments.threads}
+        return lambda: EngineSampler(arguments.model, recipe, **options)
     if arguments.url:
         key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
         others = (arguments.concurrency, arguments.url_timeout)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.data.tokenizer import Tokenizer
+    from ms_codegeex.generation.answers import Answer
+    from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.sampling import SamplingSettings
+    from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"
 EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Python --prompt "import os"
   ms-codegeex generate --model runs/codegeex_tiny/huggingface --prompt-file start.py --temperature 0.2
-  ms-codegeex generate --model runs/codegeex_tiny --prompt "# language: Python" --greedy --json"""
+  ms-codegeex generate --model runs/codegeex_tiny --prompt "# language: Python" --greedy --json
+  ms-codegeex generate --model DIR --language Python --prompt-file start.py --stop-at block --repetition-penalty 1.1
+  ms-codegeex generate --model DIR --prompt "x = [1," --n 4 --stop "\\n\\n" --stop "]" --logit-bias 198=-100
+  ms-codegeex generate --model DIR --prompt "x = [1," --beams 8 --n 3 --log-probabilities 5 --json"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +59,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
     )
+    _configure_penalties(parser)
+    _configure_answers(parser)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
+    )
     parser.add_argument(
         "--speculate",
         metavar="ngram|DIR",
@@ -54,7 +75,72 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
+    parser.add_argument(
+        "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
+
+
+def _configure_penalties(parser: argparse.ArgumentParser) -> None:
+    for name, metavar, default, text in (
+        ("repetition", "F", 1.0, "divide positive logits of tokens in prompt and answer by F, multiply negative ones"),
+        ("frequency", "X", 0.0, "take X off a token's logit for each time that it is in the answer"),
+        ("presence", "X", 0.0, "take X off the logits of tokens in the answer"),
+    ):
+        parser.add_argument(
+            f"--{name}-penalty", type=float, default=default, metavar=metavar, help=f"{text} (default {default:g}: off)"
+        )
+    parser.add_argument(
+        "--logit-bias",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="add a number to a token's logit; -100 forbids it, in effect; repeatable",
+    )
+
+
+def _configure_answers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; repeatable",
+    )
+    parser.add_argument(
+        "--stop-at",
+        choices=("block",),
+        help="end where the block does that the prompt began: before a line in the first column (Python), after its "
+        "closing brace (languages with braces; see --language)",
+    )
+    parser.add_argument(
+        "--n",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many answers, with the seeds --seed, --seed + 1, ... (default 1)",
+    )
+    parser.add_argument(
+        "--beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="beam search with N beams; temperature, top-k, top-p and seed play no part (default 1: off)",
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="beams: the score is log-probability / length ** P, so a larger P favours longer answers (default 1)",
+    )
+    parser.add_argument(
+        "--log-probabilities",
+        type=int,
+        default=0,
+        metavar="K",
+        help="with --json: each token's log-probability and the K likeliest tokens with theirs (default 0: off)",
+    )
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -72,44 +158,129 @@ def _prompt(arguments: argparse.Namespace) -> str:
     return f"{text}\n" if any(text == known.tag for known in LANGUAGES) else text
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Generate text and print it as it comes, or all of it as JSON."""
+def _biases(given: Sequence[str]) -> dict[int, float]:
+    found = {}
+    for text in given:
+        number, _, value = text.partition("=")
+        try:
+            found[int(number)] = float(value)
+        except ValueError:
+            raise UserError(
+                f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, as 198=-100"
+            ) from None
+    return found
+
+
+def _unescaped(text: str) -> str:
+    r"""With \n, \t and \\ replaced; other backslashes stay."""
+    known = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
+
+
+def _settings(arguments: argparse.Namespace) -> SamplingSettings:
     from ms_codegeex.generation.sampling import SamplingSettings
 
-    settings = SamplingSettings(
-        arguments.max_new_tokens,
-        0.0 if arguments.greedy else arguments.temperature,
-        arguments.top_k,
-        arguments.top_p,
-        arguments.seed,
+    if arguments.log_probabilities and not arguments.json:
+        raise UserError("--log-probabilities: there is no room for them in plain text; give --json too")
+    return SamplingSettings(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=0.0 if arguments.greedy else arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        repetition_penalty=arguments.repetition_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        presence_penalty=arguments.presence_penalty,
+        logit_bias=_biases(arguments.logit_bias),
+        log_probabilities=arguments.log_probabilities,
+        stop=tuple(map(_unescaped, arguments.stop)),
+        n=arguments.n,
+        beams=arguments.beams,
+        length_penalty=arguments.length_penalty,
     )
-    prompt = _prompt(arguments)
-    from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), speculate=arguments.speculate, fast=arguments.fast)
+
+def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
+    """Where else answers end."""
+    from ms_codegeex.data.languages import LANGUAGES
+    from ms_codegeex.generation.stopping import block
+
+    if arguments.stop_at is None:
+        return None
+    tag = prompt.partition("\n")[0]
+    language = arguments.language or next((known.name for known in LANGUAGES if known.tag == tag), None)
+    if language is None:
+        raise UserError("--stop-at: the prompt's language is unknown; name it with --language")
+    return block(language, prompt)
+
+
+def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str, Any]:
+    """JSON values of an answer."""
+
+    def token(number: int, score: float) -> dict[str, Any]:
+        return {
+            "id": number,
+            "text": tokenizer.token_bytes(number).decode("utf-8", "replace"),
+            "log_probability": score,
+        }
+
+    described: dict[str, Any] = {"text": answer.text, "finish": answer.finish, "new_tokens": len(answer.tokens)}
+    if answer.score is not None:
+        described["score"] = answer.score
+    if reported:
+        described["tokens"] = [
+            {**token(one.token, one.score), "likeliest": [token(*pair) for pair in one.best]} for one in answer.tokens
+        ]
+    return described
+
+
+def _say_speculated(generator: Generator) -> None:
+    if counts := generator.speculated():
+        print("guessed {guessed} tokens, accepted {accepted}".format(**counts), file=sys.stderr)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate text and print it as it comes, or all of it as JSON."""
+    if arguments.threads is not None and arguments.threads < 0:
+        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
+    settings, prompt = _settings(arguments), _prompt(arguments)
+    rule = _rule(arguments, prompt)
+    from ms_codegeex.generation.answers import answers
+    from ms_codegeex.generation.engine import MOST_SLOTS, Generator  # the engine, which takes seconds to import
+
+    generator = Generator(
+        Path(arguments.model),
+        threads=arguments.threads,
+        slots=min(max(settings.n, settings.beams), MOST_SLOTS),
+        speculate=arguments.speculate,
+        fast=arguments.fast,
+        cache_bits=arguments.cache_bits,
+    )
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
-    began = time.perf_counter()
-    if arguments.json:
-        new = list(generator.tokens(ids, settings))
-        print(
-            json.dumps(
-                {
-                    "model": str(generator.path),
-                    "prompt": prompt,
-                    "text": "".join(generator.tokenizer.continuation(ids, new)),
-                    "prompt_tokens": len(ids),
-                    "new_tokens": len(new),
-                    "seconds": time.perf_counter() - began,
-                }
-                | generator.speculated()
-            )
-        )
+    if not arguments.json and settings.n == settings.beams == 1:
+        pieces = generator.stream(ids, settings, rule)
+        sys.stdout.write(prompt)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        _say_speculated(generator)
         return 0
-    sys.stdout.write(prompt)
-    for piece in generator.stream(ids, settings):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    if arguments.speculate:
-        print("guessed {guessed} tokens, accepted {accepted}".format(**generator.speculated()), file=sys.stderr)
+    began = time.perf_counter()
+    found = answers(generator, ids, settings, rule)
+    if not arguments.json:
+        for number, answer in enumerate(found, 1):
+            sys.stdout.write(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
+            sys.stdout.write(f"{prompt}{answer.text}\n")
+        _say_speculated(generator)
+        return 0
+    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in found]
+    print(
+        json.dumps(
+            {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
+            | (described[0] if settings.n == 1 else {"answers": described})
+            | {"seconds": time.perf_counter() - began}
+            | generator.speculated()
+        )
+    )
     return 0

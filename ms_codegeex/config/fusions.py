@@ -33,7 +33,7 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes
-    size = model.hidden_size // model.num_heads
+    size = model.head_dim
     if config.training.dropout > 0:
         return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
     if config.training.precision == "fp32":

@@ -115,16 +115,12 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
             f"parallel.optimizer_shard: {shard} does not divide the {mesh.data} data-parallel replicas; choose a "
             "divisor or change devices"
         )
-    rows = {
-        "hidden_size": model.hidden_size // mesh.tensor,
-        "intermediate_size": model.intermediate_size // mesh.tensor,
-    }
-    if model.num_kv_groups % mesh.tensor == 0:  # otherwise keys and values are not sharded
-        rows["num_kv_groups"] = model.num_kv_groups * model.head_dim // mesh.tensor
-    for field, size in rows.items():
-        if size % shard:
-            raise UserError(
-                f"parallel.optimizer_shard: {shard} does not divide the {size} rows that parallel.tensor {mesh.tensor} "
-                f"leaves of a weight (model.{field} {getattr(model, field)}); MindSpore would silently leave it "
-                "unsharded. Choose a divisor"
-            )
+    for layer in model.table.patterns:
+        for parameter in layer.parameters(model):
+            rows = parameter.shape[0] // (mesh.tensor if parameter.axis_on(model, mesh.tensor) == 0 else 1)
+            if parameter.shared_by_replicas(model, mesh.tensor) and rows % shard:
+                raise UserError(
+                    f"parallel.optimizer_shard: {shard} does not divide the {rows} rows that parallel.tensor "
+                    f"{mesh.tensor} leaves of {parameter.name} ({layer.rows} {parameter.shape[0]}); MindSpore would "
+                    "silently leave it unsharded. Choose a divisor"
+                )

@@ -40,7 +40,9 @@ def model_config(section: Any) -> ModelConfig:
     if isinstance(section, ModelConfig):
         return section
     if not isinstance(section, Mapping):
-        raise UserError(f"model: found {section!r}; input should be a valid dictionary")
+        raise UserError(
+            f"model: found {section!r}; expected a section with keys family, preset and sizes of the family"
+        )
     name, preset = section.get("family", "codegeex"), section.get("preset")
     module = family(name).config
     base = module.build_config(preset, {})

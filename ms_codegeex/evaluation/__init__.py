@@ -7,7 +7,7 @@ Imports go one way: each part may import those in the lines below its own.
     reports                    scores, tables and pages
     benchmarks                 HumanEval, HumanEval-X, MTPB, DS-1000
     toolchains                 the compilers and interpreters of HumanEval-X
-    sampling                   recipes, model samplers, stop rules, samples from files
+    sampling                   recipes, model samplers, samples from files
     judging                    verdicts, Python programs and their harness, reference solutions
     rows                       the rows of samples.jsonl and results.jsonl
     task                       the contract of a benchmark: problems, samples, judgements

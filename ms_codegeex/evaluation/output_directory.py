@@ -17,7 +17,7 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.locks import take_lock
 from ms_codegeex.nested import flattened
 
-SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
+SECTIONS = ("task", "recipe", "data", "model", "against", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks

@@ -7,14 +7,14 @@ knows no files either: `Sample` and `Judgement` are the rows of `samples.jsonl` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
+from ms_codegeex.generation.stopping import Stop
 
 UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no room
-Stop = Callable[[str], bool]  # text so far -> whether decoding may end; the clean-up cuts later
 
 
 @dataclass(frozen=True)

@@ -155,11 +155,11 @@ class SoundCheckpoints:
 
 
 def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[Path]:
-    """Delete needless checkpoints and the leftovers of killed writes; returns the deleted checkpoints, newest first.
+    """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first.
 
-    Needed are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
-    it: the next that can become good. Damaged or doubtful ones never count, and are deleted only if they are older
-    than a good one that stays. `sound` remembers between calls what has been hashed.
+    Kept are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
+    it, which is the next that can become good. Damaged and doubtful ones do not count towards `keep`, and are deleted
+    only if they are older than a good one that stays. `sound` caches between calls which ones were found sound.
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")

@@ -80,7 +80,7 @@ class FamilyFormats:
         return shapes
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
-        """The sizes that `infer` takes from a preset: they leave no trace in the shapes, and nobody has said them."""
+        """The sizes that `infer` takes from a preset: neither the shapes nor `known` give them."""
         return tuple(
             field
             for field in self.sizes.fields
@@ -116,13 +116,13 @@ class FamilyFormats:
         missing = [key for key in self.data.sizes.required if key not in fields]
         if missing:
             raise UserError(
-                f"{missing[0]}: the file does not tell this size, and no preset has "
+                f"{missing[0]}: the file does not record this size, and no preset has "
                 f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
             )
         eos = fields.get("eos_token_id", self.data.sizes.optional["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
             raise UserError(
-                f"eos_token_id: the file does not tell it, and {eos} has no row in a table of {fields['vocab_size']}; "
-                "add --set eos_token_id=N, or see whether a file of the model is missing"
+                f"eos_token_id: the file does not record it, and {eos} has no row in a table of "
+                f"{fields['vocab_size']}; add --set eos_token_id=N, or see whether a file of the model is missing"
             )
         return self.sizes.from_ours(fields)

@@ -123,7 +123,7 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
 def to_ours(
     entries: Sequence[Entry], tensors: Mapping[ForeignName, LazyTensor], shapes: Mapping[str, Shape], where: str
 ) -> dict[str, LazyTensor]:
-    """ForeignName tensors as ours; nothing is loaded yet.
+    """Foreign tensors as ours; nothing is loaded yet.
 
     Raises `UserError` naming `where` and the tensor unless every tensor is accounted for with the right shape.
     """

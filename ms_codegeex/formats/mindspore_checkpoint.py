@@ -179,7 +179,7 @@ class _Checkpoint:
         return tensor
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The numbers: a view of the file, or memory of their own where they lie in pieces."""
+        """The values: a view of the file, or a copy if they lie in several pieces."""
         self._verify()
         pieces = [map_bytes(self.path, piece.start, piece.size) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

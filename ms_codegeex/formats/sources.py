@@ -112,7 +112,7 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
 
 
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
-    """`UserError` for more layers than tensors: the lists of names of a damaged number would fill the memory."""
+    """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
     if config.num_layers > len(tensors):
         raise UserError(
             f"{where}: the model's configuration asks for {config.num_layers} layers, but only {len(tensors)} tensors "

@@ -44,14 +44,14 @@ _PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
 class TensorStrategy:
     """How one parameter is sharded over the devices of its stage.
 
-    `devices`: their grid, rank = row-major index (MindSpore's dev_matrix). `cuts`: for each axis of the tensor the grid
-    axes that shard it, most significant first, () for none. `shards`: how many replicas share each slice along axis 0
-    (1: each has all of it). `shape`: of the whole parameter, if the file records it.
+    `devices`: their grid, rank = row-major index (MindSpore's dev_matrix). `split_axes`: for each axis of the tensor
+    the grid axes that shard it, most significant first, () for none. `shards`: how many replicas share each slice along
+    axis 0 (1: each has all of it). `shape`: of the whole parameter, if the file records it.
     """
 
     stage: int
     devices: tuple[int, ...]
-    cuts: tuple[tuple[int, ...], ...]
+    split_axes: tuple[tuple[int, ...], ...]
     shards: int = 1
     shape: tuple[int, ...] | None = None
 
@@ -63,12 +63,12 @@ class TensorStrategy:
     @property
     def slices(self) -> int:
         """Number of slices of the tensor, without optimizer shards."""
-        return math.prod(self.devices[k] for axes in self.cuts for k in axes)
+        return math.prod(self.devices[k] for axes in self.split_axes for k in axes)
 
     @property
     def pieces(self) -> tuple[int, ...]:
         """Number of shards along each axis of the whole tensor, optimizer shards included."""
-        counts = [math.prod(self.devices[k] for k in axes) for axes in self.cuts]
+        counts = [math.prod(self.devices[k] for k in axes) for axes in self.split_axes]
         return (counts[0] * self.shards, *counts[1:]) if counts else ()
 
     def cell(self, rank: int) -> tuple[int, ...]:
@@ -77,8 +77,8 @@ class TensorStrategy:
         Replicas are numbered row-major over the grid axes that shard nothing; `shards` neighbours share a slice.
         """
         place = np.unravel_index(rank, self.devices) if self.devices else ()
-        used = {k for axes in self.cuts for k in axes}
-        cell = [_mixed((place[k], self.devices[k]) for k in axes) for axes in self.cuts]
+        used = {k for axes in self.split_axes for k in axes}
+        cell = [_mixed((place[k], self.devices[k]) for k in axes) for axes in self.split_axes]
         replica = _mixed((place[k], size) for k, size in enumerate(self.devices) if k not in used)
         return (cell[0] * self.shards + replica % self.shards, *cell[1:]) if cell else ()
 
@@ -105,14 +105,14 @@ def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStr
         raise ValueError(f"{name} is on a grid {list(devices)} of devices")
     if raw.get("param_split_shape") or raw.get("indices_offset") or raw.get("field"):
         raise ValueError(f"{name} is split into unequal parts, which is not supported")
-    cuts = tuple(tuple(len(devices) - 1 - axis for axis in axes if axis != -1) for axes in nested)
-    used = [axis for axes in cuts for axis in axes]
+    split_axes = tuple(tuple(len(devices) - 1 - axis for axis in axes if axis != -1) for axes in nested)
+    used = [axis for axes in split_axes for axis in axes]
     if len(set(used)) != len(used) or any(not 0 <= axis < len(devices) for axis in used):
         raise ValueError(f"the tensor map {raw['tensor_map']} of {name} does not fit devices {list(devices)}")
     shards = _shards(name, devices, used, shards, step)
-    if shards > 1 and not cuts:
+    if shards > 1 and not split_axes:
         raise ValueError(f"{name} is a single number and cannot have {shards} optimizer shards")
-    return TensorStrategy(stage, devices, cuts, shards, shape)
+    return TensorStrategy(stage, devices, split_axes, shards, shape)
 
 
 def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, step: int) -> int:
@@ -357,10 +357,10 @@ def _merged(
     first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
     for cell, part in parts.items():
         path = files.paths[holders[cell]]
-        if len(part.shape) != len(layout.cuts):
+        if len(part.shape) != len(layout.split_axes):
             raise UserError(
                 f"{path}: tensor {name} has shape {list(part.shape)}, the strategy describes one of "
-                f"{len(layout.cuts)} axes; give the strategy file of this run"
+                f"{len(layout.split_axes)} axes; give the strategy file of this run"
             )
         if (part.dtype, part.shape) != (first.dtype, first.shape):
             raise UserError(

@@ -24,10 +24,8 @@ from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, c
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
-_MARK, _WRITER = (
-    "written_by",
-    b"ms-codegeex",
-)  # a record of our archives; other programs drop it when they save the file again
+# A record of our archives; other programs drop it when they save the file again.
+_MARK, _WRITER = "written_by", b"ms-codegeex"
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB

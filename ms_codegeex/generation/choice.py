@@ -45,40 +45,33 @@ class Chosen(NamedTuple):
     best: tuple[tuple[int, float], ...] = ()
 
 
-def uniform(seed: int, place: int, sample: int = 0) -> float:
-    """The number in [0, 1) that draws token `place` of an answer. It depends on these three numbers only."""
-    return float(np.random.Generator(np.random.Philox(key=seed + (sample << 64), counter=place)).random())
+def uniform(seed: int, place: int) -> float:
+    """The number in [0, 1) that draws token `place` of an answer. It depends on these two numbers only."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=place)).random())
 
 
 def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
     """float64 [a, 3] for `TokenChoice.edits`: what the penalties and the bias do to the token after `output`."""
-    repetition, frequency, presence = (
-        settings.repetition_penalty,
-        settings.frequency_penalty,
-        settings.presence_penalty,
-    )
-    bias = np.array(sorted(settings.logit_bias.items()), np.float64).reshape(-1, 2)
-    if repetition == 1 and not frequency and not presence and not len(bias):
+    if not settings.edited:
         return np.zeros((0, 3))
+    bias = np.array(sorted(settings.logit_bias.items()), np.float64).reshape(-1, 2)
     new, counts = np.unique(np.asarray(output, np.int64), return_counts=True)
-    seen = np.union1d(np.asarray(prompt, np.int64), new) if repetition != 1 else new[:0]
+    seen = np.union1d(np.asarray(prompt, np.int64), new) if settings.repetition_penalty != 1 else new[:0]
     ids = np.unique(np.concatenate([seen, new, bias[:, 0].astype(np.int64)]))
     edits = np.stack([ids, np.ones(len(ids)), np.zeros(len(ids))], 1)
-    edits[np.searchsorted(ids, seen), 1] = repetition
-    edits[np.searchsorted(ids, new), 2] -= frequency * counts + presence
+    edits[np.searchsorted(ids, seen), 1] = settings.repetition_penalty
+    edits[np.searchsorted(ids, new), 2] -= settings.frequency_penalty * counts + settings.presence_penalty
     edits[np.searchsorted(ids, bias[:, 0]), 2] += bias[:, 1]
     return edits
 
 
-def token_choice(
-    settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int], sample: int = 0
-) -> TokenChoice:
-    """How the token that follows `output`, the answer so far to `prompt`, is chosen; `sample` numbers the answers."""
+def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
+    """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
     return TokenChoice(
         settings.temperature,
         settings.top_k,
         settings.top_p,
-        uniform(settings.seed, len(output), sample),
+        uniform(settings.seed, len(output)),
         edits=logit_edits(settings, prompt, output),
         best=settings.log_probabilities,
     )

@@ -6,28 +6,23 @@ Prompts and answers share the slots of one engine (`slots.py`, `scheduler.py`), 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.loading import LoadedModel, load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
+from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.host import available_cores, available_memory
 
 MOST_SLOTS = 16
-
-
-def slot_bytes(config: Any, capacity: int) -> int:
-    """Memory of a slot: keys and values of `capacity` positions in FP32."""
-    return 4 * capacity * config.cached_numbers
 
 
 def affordable_slots(each: int, weights: int) -> int:
@@ -40,9 +35,9 @@ class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `slots` answers are computed at once; each slot takes `slot_bytes` of memory, whatever is asked. `threads` (default:
-    all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a
-    smaller model of the same tokenizer, guesses tokens; the answers stay the same. `fast` as in `SlotEngine`.
+    `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
+    run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
+    of the same tokenizer, guesses tokens; the answers stay the same. `fast` and `cache_bits` as in `SlotEngine`.
     """
 
     def __init__(
@@ -54,14 +49,16 @@ class Generator:
         slots: int | None = 1,
         speculate: str | Path | None = None,
         fast: bool = False,
+        cache_bits: int = 32,
     ):
         """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.seq_length = seq_length or self.config.max_position_embeddings
-        self._threads, self._fast = available_cores() if threads is None else threads, fast
-        self.slot_bytes = slot_bytes(self.config, self.seq_length)
+        threads = available_cores() if threads is None else threads
+        self._options = {"threads": threads, "fast": fast, "cache_bits": cache_bits}
+        self.slot_bytes = cache_bits // 8 * self.seq_length * self.config.cached_numbers  # keys and values
         weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         self.speculation = None if speculate is None else self._speculation(speculate)
@@ -77,9 +74,8 @@ class Generator:
             capacity,
             allowed=model.tokenizer.vocab_size,
             slots=self.slots,
-            threads=self._threads,
             guesses=guesses,
-            fast=self._fast,
+            **self._options,
         )
 
     def _speculation(self, name: str | Path) -> Speculation:
@@ -113,6 +109,11 @@ class Generator:
         self._check(ids)
         return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids), ids)
 
+    def all_logits(self, ids: Sequence[int]) -> np.ndarray:
+        """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
+        self._check(ids)
+        return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids))
+
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
@@ -127,32 +128,30 @@ class Generator:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
-        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask."""
+        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for a bias of
+        an id without a token."""
+        self._check_bias(settings)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
         self.scheduler.submit(request)
         self.scheduler.start()
         return request
 
     def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context."""
+        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
+        `request`."""
+        self._check_bias(settings)
+        return self._chosen(ids, settings)
+
+    def _chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
         request = self.request(ids, settings)
         try:
             yield from request
         finally:
             request.cancel()
 
-    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """The ids of `chosen`."""
-        return (chosen.token for chosen in self.chosen(ids, settings))
-
-    def samples(self, ids: Sequence[int], settings: SamplingSettings, count: int) -> list[list[int]]:
-        """Answers with the seeds `settings.seed`, + 1, ...: each as `tokens` gives it. The prompt is computed once."""
-        requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(count)]
-        try:
-            return [[chosen.token for chosen in request] for request in requests]
-        finally:
-            for request in requests:
-                request.cancel()
+    def _check_bias(self, settings: SamplingSettings) -> None:
+        if wrong := [number for number in settings.logit_bias if number >= self.tokenizer.vocab_size]:
+            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
     def speculated(self) -> dict[str, int]:
         """How many tokens were guessed, and how many of them were right; nothing without speculation."""
@@ -160,9 +159,23 @@ class Generator:
             return {}
         return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
 
-    def stream(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[str]:
-        """The continuation of a prompt's ids as text, in pieces of whole characters."""
-        return self.tokenizer.continuation(ids, self.tokens(ids, settings))
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """The ids of `chosen`."""
+        return (chosen.token for chosen in self.chosen(ids, settings))
+
+    def likeliest(self, sequences: Sequence[Sequence[int]], count: int) -> list[Sequence[tuple[int, float]]]:
+        """The `count` likeliest tokens after each sequence, with their log-probabilities."""
+
+        def work(slots: list[int]) -> list[Sequence[tuple[int, float]]]:
+            return next_tokens(self.engine, slots, sequences, count)
+
+        return self.scheduler.call(work, sequences[0], len(sequences))
+
+    def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
+        """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where
+        `rule` ends it."""
+        pieces = self.tokenizer.continuation(ids, self.tokens(ids, settings))
+        return until(pieces, Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
         """The whole continuation, without the prompt."""

@@ -1,1 +1,1 @@
-"""Model families, each as config, model, parallel plan and weight map; `layers` holds what they share."""
+"""Model families, each as sizes, table of parameters, network and names in other formats; their base is shared."""

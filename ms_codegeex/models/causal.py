@@ -1,4 +1,4 @@
-"""What the language models of all families share: how they are built, their ends, loss and logits.
+"""What the language models of all families share: construction, embedding, head, loss and logits.
 
 A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has
 the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with

@@ -58,6 +58,7 @@ class _ChunkedSum(nn.Cell):
         return self.softmax(self.add_bias(logits, bias) if self.has_bias else logits)
 
     def _nll(self, probability: Tensor, label: Tensor) -> Tensor:
+        # the smallest normal number keeps the logarithm finite where a probability underflows
         return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
 
     def value(self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor) -> Tensor:

@@ -59,6 +59,20 @@ class LayerParameter:
         """Whether it is the weight of a linear layer."""
         return self.layer.role.linear and len(self.shape) == 2
 
+    def axis_on(self, config: Any, tensor: int) -> int | None:
+        """The axis that `tensor` devices split; None: each holds all of it."""
+        whole = tensor == 1 or (self.layer.role.by_groups and config.num_kv_groups % tensor != 0)
+        return None if whole else self.axis
+
+    def shared_by_replicas(self, config: Any, tensor: int) -> bool:
+        """Whether optimizer sharding splits its rows.
+
+        It takes linear layers' weights alone; tables, norms and biases stay whole (CodeGeeX release), and so do weights
+        that tensor parallelism leaves whole: for those MindSpore 2.9 gathers over neighbouring ranks what it has
+        sharded over replicas, and trains wrong (an executed rehearsal shows it).
+        """
+        return self.matrix and (tensor == 1 or self.axis_on(config, tensor) is not None)
+
     @property
     def product(self) -> bool:
         """Whether it is a matrix that activations are multiplied with and that nothing else reads; `quantize` rounds
@@ -131,9 +145,10 @@ class ParameterTable:
         yield from (layer for layer in self.last if not layer.copy_of)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name: a full name, or one relative to a block."""
+        """The layer of that name: a full name, or one relative to a block if no layer outside the blocks has it."""
         pattern = re.sub(r"^blocks\.(\d+|\{i\})\.", "", name)
-        found = next((layer for layer in (*self.block, *self.first, *self.last) if layer.name == pattern), None)
+        places = self.block if pattern != name else (*self.first, *self.last, *self.block)
+        found = next((layer for layer in places if layer.name == pattern), None)
         if found is None:
             raise KeyError(f"no layer {name} in the family's table")
         return found

@@ -46,7 +46,7 @@ def check_sizes(config: Any, free: Collection[str] = ()) -> None:
 
 def check_rotary(config: Any) -> None:
     """`UserError` unless pairs of channels of a head can be turned."""
-    head = config.hidden_size // config.num_heads
+    head = config.head_dim
     if head % 2:
         raise UserError(f"model.num_heads: heads of {head} channels cannot be turned in pairs; change model.num_heads")
     if config.rotary_dim % 2 or config.rotary_dim > head:

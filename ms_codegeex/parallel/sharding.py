@@ -73,16 +73,10 @@ def stage_of_block(model: DecoderConfig, stages: int, block: int) -> int:
 def _layout(
     parameter: LayerParameter, model: DecoderConfig, mesh: Mesh, stage: int, vocabulary: bool
 ) -> ParameterLayout:
-    """Where the parameter of a layer lies, by the layer's role.
-
-    Optimizer sharding takes linear layers' weights alone; tables, norms and biases stay whole (CodeGeeX release), and
-    so do weights that tensor parallelism leaves whole: for those MindSpore 2.9 gathers over neighbouring ranks what it
-    has sharded over replicas, and trains wrong (an executed rehearsal shows it).
-    """
-    role, layer = parameter.layer.role, parameter.layer
-    whole = (role.by_groups and model.num_kv_groups % mesh.tensor != 0) or (role is VOCABULARY and not vocabulary)
-    axis = None if whole or mesh.tensor == 1 else parameter.axis
-    sharded = parameter.matrix and mesh.optimizer_shard > 1 and (axis is not None or mesh.tensor == 1)
+    """Where the parameter of a layer lies, by the layer's role."""
+    layer = parameter.layer
+    axis = None if layer.role is VOCABULARY and not vocabulary else parameter.axis_on(model, mesh.tensor)
+    sharded = mesh.optimizer_shard > 1 and parameter.shared_by_replicas(model, mesh.tensor)
     copy_of = f"{layer.copy_of}.weight" if layer.copy_of else None
     return ParameterLayout(parameter.name, parameter.shape, stage, axis, sharded, copy_of)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
+from ms_codegeex.planning.inference import of_sizes
 from ms_codegeex.planning.roofline import matmul_seconds
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ PUBLISHED_RUNS = {("codegeex", "13b"): PublishedRun(213_000, STEP_SLOTS, 850e9)}
 
 
 def published_run(config: RunConfig) -> PublishedRun | None:
-    """The published training run of this model, None where none is known."""
-    return PUBLISHED_RUNS.get((config.family, str(config.model.preset)))
+    """The published training run of a model of exactly these sizes, None where none is known."""
+    return next((run for _, run in of_sizes(config, PUBLISHED_RUNS)), None)
 
 
 def product_errors() -> dict[str, float]:

@@ -58,8 +58,7 @@ class TensorSizes:
 
 def kv_width(model: DecoderConfig, shape: MicroBatch) -> int:
     """Channels of keys, or values, on one device: split by groups, or whole if there are fewer groups than devices."""
-    width = model.num_kv_groups * model.head_dim
-    return width // shape.tensor if model.num_kv_groups % shape.tensor == 0 else width
+    return model.kv_size // shape.tensor if model.num_kv_groups % shape.tensor == 0 else model.kv_size
 
 
 def _cast(source: int, target: int) -> int:

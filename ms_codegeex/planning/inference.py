@@ -1,8 +1,8 @@
 """The memory that generating with a model needs on one device, and a bound on its speed, with the published figures.
 
 A *published* form is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for
-each output, everything else in 16 bits. *Ours* is what `quantize` writes and the engine holds: the output layer is
-rounded too unless it is the word table, with FP32 scales, and everything else is FP32.
+each output, everything else in 16 bits. *Ours* is what `quantize` makes of a 16-bit model and the engine holds: the
+output layer is rounded too unless it is the word table, scales, biases, norms and the cache are FP32, tables stay.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ WEEK, SECONDS = 4.7e9, 7 * 86400  # tokens that CodeGeeX generated for all users
 
 @dataclass(frozen=True)
 class WeightForm:
-    """How weights are stored: matrices in `bits`, a scale of `number` bytes for each row, or for `group` numbers of it,
-    everything else in numbers of `number` bytes, as the cache. `head`: the output layer is rounded too."""
+    """How weights are held: matrices in `bits`, tables in numbers of `table` bytes, vectors, scales and the cache of
+    `number` bytes. A scale is for a row, or for `group` numbers of it. `head`: the output layer is rounded too."""
 
     name: str
     bits: int
     number: int
+    table: int
     group: int = 0
     head: bool = False
 
@@ -98,25 +99,25 @@ class WeightForm:
     def size(self, parameter: LayerParameter) -> int:
         """Bytes of the parameter without its scales."""
         if not self.rounds(parameter):
-            return self.number * parameter.size
+            return parameter.size * (self.table if len(parameter.shape) == 2 else self.number)
         rows, columns = parameter.shape
         return rows * math.ceil(columns * self.bits / 8)
 
 
 PUBLISHED_FORMS = {
-    16: WeightForm("16 bits", 16, HALF),
-    8: WeightForm("8 bits", 8, HALF),
-    4: WeightForm("4 bits", 4, HALF),
+    16: WeightForm("16 bits", 16, HALF, HALF),
+    8: WeightForm("8 bits", 8, HALF, HALF),
+    4: WeightForm("4 bits", 4, HALF, HALF),
 }
 
 
 def our_forms(group: int = GROUP) -> tuple[WeightForm, ...]:
-    """FP32, all in FP16, and the two that `quantize` writes."""
+    """An FP32 model, a 16-bit one, and the two that `quantize` makes of that."""
     return (
-        WeightForm("fp32", 32, SINGLE),
-        WeightForm("fp16", 16, HALF),
-        WeightForm("int8", 8, SINGLE, head=True),
-        WeightForm("int4", 4, SINGLE, group, head=True),
+        WeightForm("fp32", 32, SINGLE, SINGLE),
+        WeightForm("fp16", 16, SINGLE, HALF),
+        WeightForm("int8", 8, SINGLE, HALF, head=True),
+        WeightForm("int4", 4, SINGLE, HALF, group, head=True),
     )
 
 
@@ -227,7 +228,7 @@ def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> 
     )
 
 
-def _of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
+def of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
     """The values of `known` (by family, preset, ...) of exactly these sizes."""
     from ms_codegeex.models.registry import family
 
@@ -239,12 +240,12 @@ def _of_sizes(config: RunConfig, known: Mapping[tuple[Any, ...], Any]) -> Iterat
 
 def _published(config: RunConfig, bits: int) -> Mapping[int, float]:
     """The figures published for exactly these sizes, by length; empty if there are none."""
-    return next((value for key, value in _of_sizes(config, PUBLISHED) if key[2] == bits), {})
+    return next((value for key, value in of_sizes(config, PUBLISHED) if key[2] == bits), {})
 
 
 def speeds(config: RunConfig) -> tuple[PublishedSpeed, ...]:
     """The speeds published for exactly these sizes."""
-    return next((value for _, value in _of_sizes(config, SPEEDS)), ())
+    return next((value for _, value in of_sizes(config, SPEEDS)), ())
 
 
 def bounds(config: RunConfig, speed: PublishedSpeed) -> dict[int, float]:
@@ -257,7 +258,7 @@ def bounds(config: RunConfig, speed: PublishedSpeed) -> dict[int, float]:
 
 def serves_users(config: RunConfig) -> bool:
     """Whether it is the model whose tokens a week are published."""
-    return any(key == ("codegeex", "13b") for key, _ in _of_sizes(config, SPEEDS))
+    return any(key == ("codegeex", "13b") for key, _ in of_sizes(config, SPEEDS))
 
 
 @dataclass(frozen=True)

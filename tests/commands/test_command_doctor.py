@@ -35,6 +35,7 @@ def test_a_user_with_an_empty_path(tmp_path):
     assert {name for area, name in checks if area == "sandbox"} == LAYERS
     assert {name for area, name in checks if area == "tool chains"} == LANGUAGES
     assert checks["engine", "MindSpore"]["found"].startswith("2.9.0")
+    assert checks["engine", "decoding operators"]["state"] in ("ok", "optional")
     assert checks["tool chains", "python"]["state"] == "ok"
     assert checks["disk", "temporary"]["found"].endswith(f"free in {tmp_path}")
     assert all(check["state"] in ("ok", "missing", "optional") for check in report["checks"])
@@ -51,7 +52,7 @@ def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "ready: everything that a run on a CPU needs is here",
-        "optional, not here: far",
+        "optional and missing: far",
     ]
     areas_with(monkeypatch, fine, optional, Finding("b", "heart", "missing", "too small", "grow it"))
     assert main(["doctor"]) == 1
@@ -129,6 +130,29 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
     monkeypatch.setattr(sys, "executable", str(python))
     (check,) = doctor.engine_checks()
     assert check.state == "missing" and words in check.found and check.fix
+
+
+def test_decoding_operators_are_found_and_never_built(tmp_path, monkeypatch):
+    from ms_codegeex.generation.kernels import compiling
+
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiling, "cpu_level", lambda: "avx2")
+    check = doctor._decoding_operators()
+    assert (check.state, check.found) == ("ok", f"avx2; {compiler} builds them when a model is first loaded")
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    (known,) = (each for each in compiling.cxx_compilers() if each[0] == str(compiler))
+    built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling._command("avx2", known))
+    built.parent.mkdir(parents=True)
+    built.touch()
+    assert compiling.compile_library(built.parent, "avx2", known) == built
+    assert doctor._decoding_operators().found == f"avx2; built by {compiler}"
+    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    check = doctor._decoding_operators()
+    assert check.state == "optional" and "no C++ compiler" in check.found and "pip install ziglang" in check.fix
 
 
 def test_plugins():

@@ -94,7 +94,7 @@ BAD = [
     (["training.precision=fp16", "training.loss_chunk=8"], "training.loss_chunk"),
     (["training.schedule.warmup_steps=900"], "training.schedule.warmup_steps: 900"),
     (["training=3"], "training: found 3, expected a section"),
-    (["model=3"], "model: found 3"),
+    (["model=3"], "model: found 3; expected a section with keys family, preset and sizes of the family"),
     (["model=null"], "model: found None"),
     (["model.preset=huge"], "model.preset: 'huge' is unknown"),
     (["model.family=gpt"], "model.family: 'gpt' is unknown"),

@@ -1,6 +1,8 @@
 """Generation from a model directory with random weights and the real tokenizer; the command as users run it."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation import engine, loading
+from ms_codegeex.generation.answers import answers
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -116,6 +120,81 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
     assert "".join(pieces) == "é 😀 你好 naïve" and not any("\ufffd" in piece for piece in pieces)
 
 
+def continued(generator, prompt, **changes):
+    """The only answer, 12 greedy tokens if nothing else is said."""
+    settings = SamplingSettings(**{"max_new_tokens": 12, "temperature": 0.0, **changes})
+    (answer,) = answers(generator, generator.encode(prompt), settings)
+    assert generator.generate(prompt, settings) == answer.text  # streamed or not
+    return answer
+
+
+def test_an_answer_ends_before_a_stop_text_across_token_borders(generator):
+    plain = continued(generator, "x = 1")
+    assert plain.finish == "length" and len(plain.tokens) == 12
+    text, first = plain.text, len(generator.tokenizer.decode([plain.tokens[0].token]))
+    border = text[first - 1 : first + 1]  # the last character of the first token and the first of the second
+    for stop in ((border,), ("no such text", text[3:9])):
+        place = min(text.find(known) for known in stop if known in text)
+        found = continued(generator, "x = 1", stop=stop)
+        assert found.text == text[:place] and found.finish == "stop" and len(found.tokens) < 12
+
+
+def test_penalties_and_bias_change_what_follows(generator):
+    plain = [one.token for one in continued(generator, "x = 1").tokens]
+    other = [one.token for one in continued(generator, "x = 1", logit_bias={plain[0]: -1e6}).tokens]
+    assert plain[0] not in other
+    forced = continued(generator, "x = 1", logit_bias={77: 1e6}, log_probabilities=2).tokens
+    assert {one.token for one in forced} == {77} and forced[0].best[0][0] == plain[0] and len(forced[0].best) == 2
+    assert forced[0].score < forced[0].best[1][1]  # probabilities are those of the model
+    assert len(set(plain)) < 12
+    for penalty in ({"frequency_penalty": 100.0}, {"presence_penalty": 100.0}, {"repetition_penalty": 100.0}):
+        never = [one.token for one in continued(generator, "x = 1", **penalty).tokens]
+        assert len(set(never)) == 12 and never[0] == plain[0]
+    with pytest.raises(UserError, match="50400"):
+        continued(generator, "x", logit_bias={50400: 1.0})
+
+
+def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
+    ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
+    found = answers(generator, ids, settings)
+    alone = [answers(generator, ids, SamplingSettings(6, temperature=2.0, seed=5 + i))[0] for i in range(3)]
+    assert found == alone and len({answer.text for answer in found}) == 3
+    beams = answers(generator, ids, SamplingSettings(4, beams=3, n=2, log_probabilities=1, length_penalty=0.5))
+    assert len(beams) == 2 and beams[0].score > beams[1].score
+    for beam in beams:
+        raw = generator.log_probabilities([*ids, *(one.token for one in beam.tokens)])[len(ids) - 1 :]
+        assert beam.score == pytest.approx(float(raw.sum()) / len(raw) ** 0.5, abs=1e-3)
+        assert all(len(one.best) == 1 for one in beam.tokens)
+
+
+def test_slots_and_speculation_change_no_answer(model, generator):
+    ids, settings = generator.encode("x = 1"), SamplingSettings(16, temperature=1.0, n=5, stop=("q",))
+    expected = answers(generator, ids, settings)
+    shared = Generator(model, slots=3, speculate="ngram")
+    assert answers(shared, ids, settings) == expected and generator.speculated() == {}
+    draft = Generator(model, speculate=model)
+    assert draft.generate("x = 1", SamplingSettings(16)) == generator.generate("x = 1", SamplingSettings(16))
+    counts = draft.speculated()
+    assert counts["guessed"] == counts["accepted"] > 6  # by the model itself
+
+
+def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
+    def load(path):
+        found = loading.load_model(model)
+        return found if path == model else replace(found, path=path, tokenizer=SimpleNamespace(fingerprint="other"))
+
+    monkeypatch.setattr(engine, "load_model", load)
+    with pytest.raises(UserError, match="draft has another tokenizer than"):
+        Generator(model, speculate=tmp_path / "draft")
+
+
+def test_slots_that_the_memory_holds(model, generator, monkeypatch):
+    assert generator.slot_bytes == 4 * 24 * 2 * (1 + 1) * 16  # of a block and the top query layer
+    for memory, slots in ((None, 16), (10, 1), (1000, 5), (10**6, 16)):
+        monkeypatch.setattr(engine, "available_memory", lambda memory=memory: memory)
+        assert engine.affordable_slots(90, 100) == slots
+
+
 @pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
 def test_bad_prompts(generator, prompt, message):
     with pytest.raises(UserError, match=message):
@@ -148,10 +227,54 @@ def test_command_prints_prompt_and_continuation(model):
     assert answer["prompt"] == "# language: Python\n" and answer["new_tokens"] <= 3
 
 
+def test_command_gives_several_answers_with_log_probabilities(model, generator):
+    arguments = ("--max-new-tokens", "6", "--seed", "3", "--temperature", "2", "--log-probabilities", "2", "--n", "2")
+    edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")
+    result = command("generate", "--model", model, "--prompt", "x = 1", *arguments, *edits, "--json")
+    assert result.returncode == 0, result.stderr
+    settings = SamplingSettings(
+        *(6, 2.0, 0, 0.95, 3),
+        logit_bias={10: 3.5, 11: -100.0},
+        repetition_penalty=1.3,
+        log_probabilities=2,
+        stop=("a\\b\n",),
+        n=2,
+    )
+    expected = answers(generator, generator.encode("x = 1"), settings)
+    for found, wanted in zip(json.loads(result.stdout)["answers"], expected, strict=True):
+        assert found["text"] == wanted.text and found["finish"] == wanted.finish
+        assert [one["id"] for one in found["tokens"]] == [one.token for one in wanted.tokens]
+        for token, one in zip(found["tokens"], wanted.tokens, strict=True):
+            assert token["log_probability"] == pytest.approx(one.score, abs=1e-6)
+            assert [best["id"] for best in token["likeliest"]] == [number for number, _ in one.best]
+
+
+def test_command_prints_beams(model, generator):
+    arguments = ("--beams", "3", "--n", "2", "--max-new-tokens", "5", "--length-penalty", "0.5", "--stop", "r")
+    result = command("generate", "--model", model, "--prompt", "import", *arguments)
+    assert result.returncode == 0, result.stderr
+    settings = SamplingSettings(5, beams=3, n=2, length_penalty=0.5, stop=("r",))
+    texts = [answer.text for answer in answers(generator, generator.encode("import"), settings)]
+    assert result.stdout == "".join(f"--- {i} of 2 ---\nimport{text}\n" for i, text in enumerate(texts, 1))
+
+
+def test_command_ends_with_the_block(model):
+    result = command(
+        *("generate", "--model", model, "--prompt", "# language: Python", "--stop-at", "block", "--json", "--greedy"),
+        *("--logit-bias", "87=1e6", "--max-new-tokens", "3"),  # a line that begins with an x
+    )
+    answer = json.loads(result.stdout)
+    assert (answer["text"], answer["finish"], answer["new_tokens"]) == ("", "stop", 1)
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
         (["--prompt", "x", "--top-p", "2"], "top_p: 2.0"),
+        (["--prompt", "x", "--logit-bias", "3"], "--logit-bias: 3 is not ID=VALUE"),
+        (["--prompt", "x", "--log-probabilities", "3"], "--log-probabilities: "),
+        (["--prompt", "x", "--stop-at", "block"], "--language"),
+        (["--prompt", "x", "--logit-bias", "60000=1"], "logit_bias: id 60000 has no token"),
         (["--prompt", "x", "--language", "Pyton"], "Python"),
         (["--prompt-file", "no/such/file"], "no/such/file"),
         ([], "prompt: empty"),

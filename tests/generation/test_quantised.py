@@ -16,7 +16,9 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation import engine
 from ms_codegeex.generation.engine import Generator
+from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import pack, quantise
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -60,10 +62,6 @@ def tensors():
 @pytest.fixture(scope="module")
 def source(tensors, tmp_path_factory):
     return open_source(save(tmp_path_factory.mktemp("run"), tensors))
-
-
-def tensors_of(halves):
-    return {name: array.astype(np.float32) for name, array in halves.items()}
 
 
 def by_the_scheme(weight, bits, group):
@@ -130,10 +128,18 @@ def test_fast_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, 
 
 def test_16_bit_sources_are_kept_as_they_are(tensors, tmp_path):
     halves = {name: array.astype(np.float16) for name, array in tensors.items()}
-    narrow, wide = Generator(save(tmp_path / "half", halves)), Generator(save(tmp_path / "whole", tensors_of(halves)))
-    assert narrow.engine.compiled
+    directory = save(tmp_path / "half", halves)
+    assert load_model(directory).weights.matrix("blocks.0.attention.query.weight").bits == 16
+    wide = {name: array.astype(np.float32) for name, array in halves.items()}
+    narrow, expected = Generator(directory), Generator(save(tmp_path / "whole", wide))
     ids = narrow.encode("def f(x):")
-    assert np.array_equal(narrow.logits(ids), wide.logits(ids))
+    logits = narrow.logits(ids)
+    assert narrow.engine.compiled and np.array_equal(logits, expected.logits(ids))
+    half = Generator(directory, threads=1, cache_bits=16)
+    assert 0 < np.abs(half.logits(ids) - logits).max() < 1e-2
+    for cache_bits, message in ((16, "C\\+\\+ compiler"), (8, "32 or 16")):
+        with pytest.raises(UserError, match=message):
+            Generator(directory, threads=0, cache_bits=cache_bits)
 
 
 def test_the_commands(source, tmp_path):
@@ -143,11 +149,58 @@ def test_the_commands(source, tmp_path):
     again = command(*words)
     assert again.returncode == 2 and "--replace" in again.stderr and "Traceback" not in again.stderr
     assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
-    words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast")
+    words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast", "--cache-bits", 16)
     text = command("generate", "--model", tmp_path / "q", *words)
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
     text = command("generate", "--model", source.path, *words)
     assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
+
+
+def test_threads_of_the_command(source, monkeypatch, capsys):
+    """0: MindSpore's own operators, and the same text."""
+    engines = []
+
+    class Seen(engine.SlotEngine):
+        def __init__(self, *values, **options):
+            super().__init__(*values, **options)
+            engines.append((options["threads"], self.compiled))
+
+    monkeypatch.setattr(engine, "SlotEngine", Seen)
+    words = ["generate", "--model", str(source.path), "--prompt", "x", "--greedy", "--max-new-tokens", "3", "--threads"]
+    texts = []
+    for threads in ("1", "0"):
+        assert main([*words, threads]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and texts[0].startswith("x") and engines == [(1, True), (0, False)]
+    assert main([*words, "-1"]) == 2 and "--threads: -1 is out of range" in capsys.readouterr().err
+    words = ["evaluate", "humaneval", "--model", "m", "--data", "d", "--output", "o", "--threads", "-1"]
+    assert main(words) == 2 and "--threads: -1 is out of range" in capsys.readouterr().err
+
+
+def test_what_rounding_costs(source, tmp_path, capsys):
+    write_quantised(source, 4, 32, tmp_path / "q")
+    (tmp_path / "text.py").write_text("def f(x):\n    return [x + i for i in range(10)]\n" * 3)
+    words = ["evaluate", "perplexity", "--model", tmp_path / "q", "--data", tmp_path / "text.py", "--threads", 1]
+    words += ["--output", tmp_path / "report", "--window", 20]
+    assert main([*map(str, words), "--against", str(source.path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["against"]["path"] == str(source.path)
+    assert report["settings"]["model"]["path"] == str(tmp_path / "q")
+    found = report["difference"]
+    models = [Generator(path) for path in (source.path, tmp_path / "q")]
+    ids = [models[0].tokenizer.eos_id, *models[0].tokenizer.encode((tmp_path / "text.py").read_text())]
+    windows = [ids[begin : begin + 20] for begin in range(0, len(ids) - 1, 19)]
+    one, two = ([model.logits(w[:n]) for w in windows for n in range(1, len(w))] for model in models)
+    one, two = (np.stack(rows)[:, : models[0].tokenizer.vocab_size].astype(np.float64) for rows in (one, two))
+    error = (two - two.mean(1, keepdims=True)) - (one - one.mean(1, keepdims=True))
+    assert found["logit error, largest"] == pytest.approx(np.abs(error).max(), rel=1e-4) and error.max() > 0.01
+    assert found["same likeliest token"] == pytest.approx((one.argmax(1) == two.argmax(1)).mean())
+    scores = np.concatenate([models[1].log_probabilities(w) for w in windows])
+    assert report["perplexity"]["perplexity"] == pytest.approx(np.exp(-scores.mean()), rel=1e-5)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Difference from the other model" in page and "<polyline" in page
+    assert main([*map(str, words), "--against", str(source.path), "--stride", "5"]) == 2
+    assert "--stride: not with --against" in capsys.readouterr().err
 
 
 def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, capsys):

@@ -249,18 +249,15 @@ def test_the_likeliest_tokens_are_reported_for_those_who_ask(operator):
     assert len(alone.best) == 60  # all that there are
 
 
-def test_a_number_depends_on_the_seed_the_place_and_the_sample_only():
-    numbers = {(s, i, n): uniform(s, i, n) for s in (0, 1, 2**64 - 1) for i in range(30) for n in (0, 1)}
+def test_a_number_depends_on_the_seed_and_the_place_only():
+    numbers = {(s, i): uniform(s, i) for s in (0, 1, 2**64 - 1) for i in range(30)}
     assert len(set(numbers.values())) == len(numbers) and all(0 <= u < 1 for u in numbers.values())
-    assert numbers[1, 7, 1] == uniform(1, 7, 1)
-    assert [token_choice(SamplingSettings(seed=1), [5], [6] * i, 1).uniform for i in (0, 7)] == [
-        numbers[1, 0, 1],
-        numbers[1, 7, 1],
-    ]
+    found = [token_choice(SamplingSettings(seed=1), [5], [6] * i).uniform for i in (0, 7)]
+    assert found == [numbers[1, 0], numbers[1, 7]] == [uniform(1, 0), uniform(1, 7)]
 
 
 def test_numbers_are_uniform():
-    counts = np.histogram([uniform(3, i, n) for i in range(500) for n in range(4)], bins=20, range=(0, 1))[0]
+    counts = np.histogram([uniform(n, i) for i in range(500) for n in range(4)], bins=20, range=(0, 1))[0]
     assert chisquare(counts).pvalue > 0.001
 
 
@@ -279,8 +276,19 @@ def test_numbers_are_uniform():
         ("logit_bias", {-1: 2.0}),
         ("logit_bias", {3: float("nan")}),
         ("log_probabilities", 257),
+        ("stop", ("a", "")),
+        ("n", 0),
+        ("beams", 65),
+        ("length_penalty", float("nan")),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(UserError, match=field):
         SamplingSettings(**{field: value})
+
+
+@pytest.mark.parametrize("more", [{"n": 5}, {"repetition_penalty": 1.1}, {"logit_bias": {3: 1.0}}])
+def test_what_a_beam_search_does_not_take_is_refused(more):
+    SamplingSettings(beams=4, n=4)
+    with pytest.raises(UserError, match="beams"):
+        SamplingSettings(beams=4, **more)

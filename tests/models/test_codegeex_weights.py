@@ -159,7 +159,9 @@ def test_sizes_are_inferred_from_the_tensors(layout, ranks):
         FORMATS.infer(its, shapes(small), {"eos_token_id": 10}, ranks)
     with pytest.raises(UserError, match="missing or not a matrix"):
         FORMATS.infer(its, {}, {})
-    with pytest.raises(UserError, match=r"eos_token_id: the file does not tell it, and 50256 has no row .*; add --set"):
+    with pytest.raises(
+        UserError, match=r"eos_token_id: the file does not record it, and 50256 has no row .*; add --set"
+    ):
         FORMATS.infer(its, shapes(small), {"num_heads": 2}, ranks)
 
 

@@ -13,13 +13,15 @@ from mindspore import Tensor
 from networks import LossGradients, packed_batch
 
 from ms_codegeex.config import build_run_config
+from ms_codegeex.config.mesh_rules import check_mesh
+from ms_codegeex.errors import UserError
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.models import registry
-from ms_codegeex.models.parameters import COLUMN, ROW, Layer, Role
+from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, RMS_NORM, ROW, Layer, ParameterTable, Role
 from ms_codegeex.parallel.sharding import parameter_layouts
 from ms_codegeex.planning.planner import make_plan, to_dict
 from ms_codegeex.training.build import build_network
@@ -111,18 +113,47 @@ def low_rank(layers, rank):
             yield Layer(f"{layer.name}.adapter_up", up, layer.rows, rank)
 
 
-def test_low_rank_adapters_are_rows_of_the_table():
-    class Adapted(sketched_family.GPT2Config):
-        adapter_rank = 3
-        table = replace(
-            sketched_family.PARAMETERS, block=tuple(low_rank(sketched_family.PARAMETERS.block, "adapter_rank"))
-        )
+class Adapted(sketched_family.GPT2Config):
+    adapter_rank = 4
+    table = replace(sketched_family.PARAMETERS, block=tuple(low_rank(sketched_family.PARAMETERS.block, "adapter_rank")))
 
+
+def test_low_rank_adapters_are_rows_of_the_table():
     plain, adapted = sketched_family.GPT2Config(**sketched_family.TINY), Adapted(**sketched_family.TINY)
     ends = 4 * (32 + 32) + 2 * (32 + 48)  # inputs and outputs of a block's six linear layers
-    assert adapted.parameter_count() - plain.parameter_count() == 2 * 3 * ends
-    layouts = {layout.name: layout for layout in parameter_layouts(adapted, Mesh(data=2, tensor=2, optimizer_shard=2))}
+    assert adapted.parameter_count() - plain.parameter_count() == 2 * 4 * ends
+    mesh = Mesh(data=2, tensor=2, optimizer_shard=2)
+    layouts = {layout.name: layout for layout in parameter_layouts(adapted, mesh)}
+    for layout in layouts.values():
+        windows = [layout.window(mesh, rank) for rank in range(mesh.stage_size)]
+        held = {tuple((part.start, part.stop) for part in window) for window in windows}
+        assert sum(math.prod(stop - start for start, stop in window) for window in held) == layout.size
     parts = ("attention.query.adapter_down", "attention.query.adapter_up", "feed_forward.down.adapter_down")
     found = [layouts[f"blocks.1.{name}.weight"] for name in (*parts, "feed_forward.down.adapter_up")]
     assert [layout.tensor_axis for layout in found] == [None, 0, 1, None]
     assert [layout.optimizer_sharded for layout in found] == [False, True, True, False]
+
+
+def test_rows_that_optimizer_shards_would_lose_are_refused():
+    """Three rows on two replicas; whatever layer of the family has them."""
+    parallel = {"tensor": 2, "optimizer_shard": 2}
+    config = build_run_config({**TINY, "device": "ascend", "devices": 4, "parallel": parallel})
+
+    class Narrow(Adapted):
+        adapter_rank = 3
+
+    for sizes in (Adapted(**sketched_family.TINY), Narrow(**sketched_family.TINY)):
+        adapted = replace(config, model=replace(config.model, sizes=sizes))
+        if sizes.adapter_rank == 4:
+            check_mesh(adapted)
+        else:
+            with pytest.raises(UserError, match=r"the 3 rows .* blocks.{i}.attention.output.adapter_down.weight"):
+                check_mesh(adapted)
+
+
+def test_a_name_with_a_block_is_looked_up_in_the_block_alone():
+    table = ParameterTable((), (Layer("norm", RMS_NORM, "hidden_size"),), (Layer("norm", LAYER_NORM, "hidden_size"),))
+    assert table.layer("blocks.3.norm").role is table.layer("blocks.{i}.norm").role is RMS_NORM
+    assert table.layer("norm").role is LAYER_NORM
+    with pytest.raises(KeyError, match=r"blocks\.0\.embedding"):
+        sketched_family.PARAMETERS.layer("blocks.0." + sketched_family.PARAMETERS.first[0].name)

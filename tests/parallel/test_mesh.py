@@ -225,25 +225,3 @@ def test_stages_hold_neighbouring_layers_in_equal_numbers(layers, data):
     assert held == sorted(held) and set(held) == set(range(stages))
     sizes = Counter(held).values()
     assert max(sizes) - min(sizes) <= 1
-
-
-NETWORKS = {"one stage": Mesh(2, 2, 1, 2), "two stages": Mesh(2, 2, 2, 2)}
-
-
-@pytest.mark.parametrize("mesh", NETWORKS.values(), ids=NETWORKS)
-def test_layouts_name_the_parameters_of_the_network_with_their_shapes(mesh):
-    from ms_codegeex.models.causal import Build
-    from ms_codegeex.models.codegeex.model import Loss
-
-    model = CodeGeeXConfig(
-        vocab_size=24,
-        hidden_size=16,
-        num_layers=3,
-        num_heads=2,
-        intermediate_size=40,
-        max_position_embeddings=10,
-        eos_token_id=0,
-    )
-    network = Loss(model, Build(seq_length=8, head_table=mesh.pipeline > 1))
-    built = {parameter.name: tuple(parameter.shape) for parameter in network.trainable_params()}
-    assert built == {layout.name: layout.shape for layout in parameter_layouts(model, mesh)}

@@ -1,10 +1,13 @@
 """FLOPs, parameters, products and times against numbers worked out here or published."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import ROOT
 
 from ms_codegeex.config import load_config
 from ms_codegeex.config.fusions import check_kernels
+from ms_codegeex.config.model import model_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.hardware import ASCEND_910, DEVICES, GIB, device
 from ms_codegeex.parallel.sharding import layouts_of
@@ -15,6 +18,7 @@ from ms_codegeex.planning.calibration import (
     TUNED_PRODUCTS,
     outside_roofline,
     product_errors,
+    published_run,
 )
 from ms_codegeex.planning.cost_model import MatMul, executed_products
 from ms_codegeex.planning.model_parts import parts_of
@@ -86,6 +90,14 @@ def test_products_slow_down_where_tiles_are_not_full_or_short():
     assert rate(4096, 4096, 4097) == pytest.approx(rate(4096, 4096, 4096) * 4097 / 4224)
     assert rate(8, 4096, 4096) < 8 * ASCEND_910.memory_bandwidth  # a vector times a matrix reads the matrix
     assert rate(8192, 8192, 8192) < 0.9 * ASCEND_910.peak_fp16
+
+
+def test_the_published_run_is_that_of_a_models_sizes(paper):
+    """Whatever preset they start from."""
+    sizes = {**paper.config.model.to_dict(), "preset": "tiny"}
+    same = replace(paper.config, model=model_config(sizes))
+    assert published_run(same) == published_run(paper.config) is not None
+    assert published_run(load_config(None, ["training.steps=1", "model.num_layers=20"])) is None
 
 
 def test_the_papers_throughput_with_the_fitted_factor(paper):

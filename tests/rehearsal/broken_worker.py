@@ -1,4 +1,4 @@
-"""`python broken_worker.py MISTAKE ROLE …`: a rehearsal's process that makes one mistake, for tests of the verdict."""
+"""`python broken_worker.py MISTAKE[+MISTAKE…] …`: the rehearsal's worker with mistakes, for tests of the verdict."""
 
 import os
 import sys
@@ -118,5 +118,6 @@ def missing_reduction():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    for mistake in sys.argv[1].split("+"):
+        globals()[mistake]()
     sys.exit(worker.main(sys.argv[2:]))

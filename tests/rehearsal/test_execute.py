@@ -11,13 +11,13 @@ FULL = {"sequence": True, "vocabulary": True}
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD.
 PLANS = {
-    "tensor": (2, {"tensor": 2}, {}),
     "optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0}),
     "pipeline": (2, {"pipeline": 2, "micro_batches": 2}, {}),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
 }
 SLOW_PLANS = {
     "data": (2, {}, {}),
+    "tensor": (2, {"tensor": 2}, {}),
     "data tensor": (4, {"tensor": 2}, {}),
     "tensor pipeline": (4, {"tensor": 2, "pipeline": 2, "micro_batches": 4}, {}),
     "data pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}),
@@ -147,17 +147,31 @@ MISTAKES = {  # plan, and what the verdict says
     "rows_of_the_next_rank": ((2, {"optimizer_shard": 2}, {}), "loss: rank 0 has"),
     "masks_of_each_rank": ((2, {"tensor": 2}, {}), "differs from one device by"),
 }
-ALWAYS_TRIED = ("verdict_of_each_rank", "decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 
 
-@pytest.mark.parametrize(
-    "mistake", [m if m in ALWAYS_TRIED else pytest.param(m, marks=pytest.mark.slow) for m in MISTAKES]
-)
-def test_a_wrong_plan_fails(mistake):
-    plan, message = MISTAKES[mistake]
-    execution = rehearsed(*plan, worker=(str(BROKEN), mistake))
+def check_fails(*mistakes):
+    """One execution with all of these mistakes reports each of them."""
+    plan, _ = MISTAKES[mistakes[0]]
+    execution = rehearsed(*plan, worker=(str(BROKEN), "+".join(mistakes)))
     assert not execution.passed and execution.to_json()["verdict"] == "fail"
-    assert any(message in problem for problem in execution.comparison.problems), execution.comparison.problems
+    for mistake in mistakes:
+        message = MISTAKES[mistake][1]
+        assert any(message in problem for problem in execution.comparison.problems), execution.comparison.problems
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake != "verdict_of_each_rank"])
+def test_a_wrong_plan_fails(mistake):
+    check_fails(mistake)
+
+
+def test_ranks_that_disagree_about_skipping_a_step_fail():
+    check_fails("verdict_of_each_rank")
+
+
+def test_mistakes_that_have_nothing_to_do_with_each_other_are_all_reported():
+    """Each of them alone is a slow test."""
+    check_fails("decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 
 
 def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words():

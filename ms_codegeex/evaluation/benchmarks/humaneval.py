@@ -17,9 +17,9 @@ from ms_codegeex.evaluation.jsonl import find_file, read_rows
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import Runner
-from ms_codegeex.evaluation.sampling import stops
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Stop, Task
+from ms_codegeex.generation import stopping
 
 SECONDS = 3.0  # per program, as in the published runner
 GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
@@ -82,7 +82,7 @@ class HumanEval(Task):
 
     def stop(self) -> Stop:
         """A stop rule: the completion has an end."""
-        return truncation.stop() if self.cut == "codegen" else stops.words(self.stops if self.cut == "stops" else ())
+        return truncation.stop() if self.cut == "codegen" else stopping.words(self.stops if self.cut == "stops" else ())
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One completion, cut at its end."""

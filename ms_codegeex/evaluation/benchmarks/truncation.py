@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from ms_codegeex.evaluation.sampling import stops
+from ms_codegeex.generation import stopping
 
 END_OF_TEXT = "<|endoftext|>"
 LINES = ("#", "'''", '"""')  # line beginnings that end a text
@@ -34,11 +34,11 @@ def truncated(text: str, limit: int = 1) -> str:
     return text[: cut(text, limit)]
 
 
-def stop(limit: int = 1) -> stops.Rule:
+def stop(limit: int = 1) -> stopping.Rule:
     """A stop rule: the text has a cut."""
-    special = stops.words([END_OF_TEXT, "\n\n\n"])
+    special = stopping.words([END_OF_TEXT, "\n\n\n"])
 
-    def scan() -> stops.Scanner:
+    def scan() -> stopping.Scanner:
         line, counts, ended = "", dict.fromkeys(("print", "def"), 0), special.scan()
 
         def each(piece: str) -> int | None:
@@ -54,4 +54,4 @@ def stop(limit: int = 1) -> stops.Rule:
 
         return each
 
-    return stops.Rule(lambda text: cut(text, limit) is not None, scan)
+    return stopping.Rule(lambda text: cut(text, limit) is not None, scan)

@@ -26,6 +26,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Left out, references and known defects", _references(report)),
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
+        ("Difference from the other model", _difference(report)),
         ("Published results", "".join(_published(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
@@ -156,6 +157,22 @@ def _perplexity(found: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in found.items() if value is not None}
     rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in shown.items()]
     return table(("", ""), rows, 1) if rows else ""
+
+
+def _difference(report: Mapping[str, Any]) -> str:
+    found = report.get("difference", {})
+    if not found:
+        return ""
+    own, other = report["perplexity"]["perplexity"], found["perplexity of the other model"]
+    both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
+    within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
+    lines = {"share of tokens": within}
+    return _perplexity(found) + charts(
+        [
+            bars("perplexity", both),
+            curves("log-probability of a token differs by at most", lines, f"{step:g} nats"),
+        ]
+    )
 
 
 def _published(found: Mapping[str, Any]) -> str:

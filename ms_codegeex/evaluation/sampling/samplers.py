@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
-from ms_codegeex.evaluation.sampling import stops
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
 from ms_codegeex.files import sha256
+from ms_codegeex.generation import stopping
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
@@ -36,8 +36,8 @@ class Sampler(Protocol):
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     """A rule that stops at the task's rule or at one of the recipe's stop texts, whichever comes first."""
-    texts = stops.words(recipe.stops)
-    return texts if stop is None else stops.first_of(texts, stop)
+    texts = stopping.words(recipe.stops)
+    return texts if stop is None else stopping.first_of(texts, stop)
 
 
 def cut(text: str, recipe: Recipe) -> str:
@@ -64,10 +64,18 @@ class EngineSampler:
     """Our decoding engine, `slots` texts at a time (default: as many as fit). Samples of one prompt share its keys and
     values; a text does not depend on the others."""
 
-    def __init__(self, path: Path, recipe: Recipe, slots: int | None = None, *, fast: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        *,
+        slots: int | None = None,
+        fast: bool = False,
+        threads: int | None = None,
+    ):
         from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
-        self.generator, self.recipe = Generator(path, slots=slots, fast=fast), recipe
+        self.generator, self.recipe = Generator(path, threads=threads, slots=slots, fast=fast), recipe
         self.concurrency = self.generator.slots + 1  # the next text waits for the first slot that becomes free
         self.identity = model_identity(self.generator.path, fast)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
@@ -91,10 +99,11 @@ class EngineSampler:
                 new += 1
                 yield token
 
-        text = ""
+        text, scan = "", stopping.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted()):
-            text += piece
-            if ended(text):
+            place = scan(piece)
+            text += piece[:place]
+            if place is not None:
                 return Completion(cut(text, recipe), "stop")
         return Completion(text, "length" if new >= room else "eos")
 
@@ -191,7 +200,7 @@ class ServerSampler:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         most = max_new_tokens or recipe.max_new_tokens
-        text, finish, scan, seen = "", None, stops.scanner(ended), False
+        text, finish, scan, seen = "", None, stopping.scanner(ended), False
         with self.client.completions.create(
             model=self.model,
             prompt=prompt,

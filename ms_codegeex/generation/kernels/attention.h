@@ -11,7 +11,8 @@ namespace {
 struct Attention {
   int64_t heads, groups, size, rotary, slots, capacity, depth, blocks;
   const float *cos, *sin;
-  float *keys, *values;
+  void *keys, *values;  // float32, or Half
+  int64_t bits;
 };
 
 constexpr int QUERIES = 8;      // attended together: rows of one slot and heads that share keys
@@ -28,15 +29,15 @@ inline void turn(const Attention& a, const float* x, int64_t position, float sca
 }
 
 // scores[i][t] = q[i] . key t for `B` blocks of 16 positions
-template <int Q, int B>
-inline void score(const float* keys, const float* q, int64_t size, float* scores, int64_t width) {
+template <int Q, int B, class T>
+inline void score(const T* keys, const float* q, int64_t size, float* scores, int64_t width) {
   F acc[Q][B * V];
   for (int i = 0; i < Q; i++)
     for (int b = 0; b < B * V; b++) acc[i][b] = F{};
   for (int64_t d = 0; d < size; d++) {
     F k[B * V];
     for (int b = 0; b < B; b++)
-      for (int v = 0; v < V; v++) k[b * V + v] = load<F>(keys + (b * size + d) * 16 + v * L);
+      for (int v = 0; v < V; v++) k[b * V + v] = widen(keys + (b * size + d) * 16 + v * L);
     for (int i = 0; i < Q; i++) {
       const F one = all(q[i * size + d]);
       for (int b = 0; b < B * V; b++) acc[i][b] = fma(k[b], one, acc[i][b]);
@@ -47,15 +48,15 @@ inline void score(const float* keys, const float* q, int64_t size, float* scores
 }
 
 // out[i] = sum of p[i][t] value t over `C` vectors of channels
-template <int Q, int C>
-inline void mix(const float* values, int64_t depth, int64_t count, const float* p, int64_t width, const float* inverse,
+template <int Q, int C, class T>
+inline void mix(const T* values, int64_t depth, int64_t count, const float* p, int64_t width, const float* inverse,
                 float* out) {
   F acc[Q][C];
   for (int i = 0; i < Q; i++)
     for (int c = 0; c < C; c++) acc[i][c] = F{};
   for (int64_t t = 0; t < count; t++) {
     F row[C];
-    for (int c = 0; c < C; c++) row[c] = load<F>(values + t * depth + c * L);
+    for (int c = 0; c < C; c++) row[c] = widen(values + t * depth + c * L);
     for (int i = 0; i < Q; i++) {
       const F weight = all(p[i * width + t]);
       for (int c = 0; c < C; c++) acc[i][c] = fma(row[c], weight, acc[i][c]);
@@ -66,17 +67,18 @@ inline void mix(const float* values, int64_t depth, int64_t count, const float* 
 }
 
 // Q turned queries q [Q][size] of one slot and group at `positions` -> out [Q][depth]
-template <int Q>
+template <int Q, class T>
 void attend_together(const Attention& a, int64_t cache, const int64_t* positions, const float* q, float* scores,
                      float* out) {
   const int64_t width = a.blocks * 16;
-  const float *keys = a.keys + cache * width * a.size, *values = a.values + cache * width * a.depth;
+  const T *keys = static_cast<const T*>(a.keys) + cache * width * a.size;
+  const T* values = static_cast<const T*>(a.values) + cache * width * a.depth;
   int64_t last = 0;
   for (int i = 0; i < Q; i++) last = positions[i] > last ? positions[i] : last;
   const int64_t blocks = last / 16 + 1;
   int64_t b = 0;
-  if constexpr (Q <= 2)
-    for (; b + 4 <= blocks; b += 4) score<Q, 4>(keys + b * 16 * a.size, q, a.size, scores + b * 16, width);
+  constexpr int B = V == 1 ? (Q <= 2 ? 4 : 2) : Q <= 2 ? 2 : 1;  // as many sums as fit into registers
+  for (; b + B <= blocks; b += B) score<Q, B>(keys + b * 16 * a.size, q, a.size, scores + b * 16, width);
   for (; b < blocks; b++) score<Q, 1>(keys + b * 16 * a.size, q, a.size, scores + b * 16, width);
   float inverse[Q];
   for (int i = 0; i < Q; i++) {
@@ -111,6 +113,10 @@ struct Rows {
   int64_t m;
 };
 
+inline void keep(float x, float* at) { *at = x; }
+inline void keep(float x, Half* at) { *at = narrowed(x); }
+
+template <class T>
 void write(const Attention& a, const Rows& rows, int64_t group) {
   float* turned = room(2, a.size);
   if (!turned) return;  // reported by the caller, which needs more of it
@@ -118,12 +124,13 @@ void write(const Attention& a, const Rows& rows, int64_t group) {
     const int64_t t = rows.positions[i], cache = rows.slots[i] * a.groups + group, from = (i * a.groups + group) * a.size;
     if (t >= a.capacity) continue;
     turn(a, rows.key + from, t, 1.0f, turned);
-    float* block = a.keys + (cache * a.blocks + t / 16) * a.size * 16 + t % 16;
-    for (int64_t d = 0; d < a.size; d++) block[d * 16] = turned[d];
-    memcpy(a.values + (cache * a.blocks * 16 + t) * a.depth, rows.value + from, a.size * sizeof(float));
+    T* block = static_cast<T*>(a.keys) + (cache * a.blocks + t / 16) * a.size * 16 + t % 16;
+    T* values = static_cast<T*>(a.values) + (cache * a.blocks * 16 + t) * a.depth;
+    for (int64_t d = 0; d < a.size; d++) keep(turned[d], block + d * 16), keep(rows.value[from + d], values + d);
   }
 }
 
+template <class T>
 bool attend_tile(const Attention& a, const Rows& rows, const Tile& tile, int64_t group, float* out) {
   const int64_t shared = a.heads / a.groups, width = a.blocks * 16;
   float* scores = room(3, QUERIES * (width + a.size + a.depth));
@@ -138,21 +145,21 @@ bool attend_tile(const Attention& a, const Rows& rows, const Tile& tile, int64_t
   }
   const int64_t cache = rows.slots[tile.row] * a.groups + group;
   switch (tile.pairs) {
-    case 1: attend_together<1>(a, cache, positions, q, scores, mixed); break;
-    case 2: attend_together<2>(a, cache, positions, q, scores, mixed); break;
-    case 3: attend_together<3>(a, cache, positions, q, scores, mixed); break;
-    case 4: attend_together<4>(a, cache, positions, q, scores, mixed); break;
-    case 5: attend_together<5>(a, cache, positions, q, scores, mixed); break;
-    case 6: attend_together<6>(a, cache, positions, q, scores, mixed); break;
-    case 7: attend_together<7>(a, cache, positions, q, scores, mixed); break;
-    case 8: attend_together<8>(a, cache, positions, q, scores, mixed); break;
+    case 1: attend_together<1, T>(a, cache, positions, q, scores, mixed); break;
+    case 2: attend_together<2, T>(a, cache, positions, q, scores, mixed); break;
+    case 3: attend_together<3, T>(a, cache, positions, q, scores, mixed); break;
+    case 4: attend_together<4, T>(a, cache, positions, q, scores, mixed); break;
+    case 5: attend_together<5, T>(a, cache, positions, q, scores, mixed); break;
+    case 6: attend_together<6, T>(a, cache, positions, q, scores, mixed); break;
+    case 7: attend_together<7, T>(a, cache, positions, q, scores, mixed); break;
+    case 8: attend_together<8, T>(a, cache, positions, q, scores, mixed); break;
   }
   for (int64_t j = 0; j < tile.pairs; j++) memcpy(out + places[j], mixed + j * a.depth, a.size * sizeof(float));
   return true;
 }
 
-// out [m][heads * size]; false if a slot or position is wrong or memory is out
-bool attend(const Attention& a, const Rows& rows, float* out) {
+template <class T>
+bool attend_as(const Attention& a, const Rows& rows, float* out) {
   const int64_t shared = a.heads / a.groups;
   for (int64_t i = 0; i < rows.m; i++)
     if (rows.slots[i] < 0 || rows.slots[i] >= a.slots || rows.positions[i] < 0) return false;
@@ -171,13 +178,18 @@ bool attend(const Attention& a, const Rows& rows, float* out) {
       tiles[count++] = {i, pair, n * shared - pair < QUERIES ? n * shared - pair : QUERIES};
   }
   bool failed = false;
-  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) { write(a, rows, group); });
+  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) { write<T>(a, rows, group); });
   parallel(a.groups * count, 2 * seen * a.heads * a.size, [&](int64_t task) {
-    if (!attend_tile(a, rows, tiles[task / a.groups], task % a.groups, out))
+    if (!attend_tile<T>(a, rows, tiles[task / a.groups], task % a.groups, out))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   free(tiles);
   return !failed;
+}
+
+// out [m][heads * size]; false if a slot or position is wrong or memory is out
+bool attend(const Attention& a, const Rows& rows, float* out) {
+  return a.bits == 16 ? attend_as<Half>(a, rows, out) : attend_as<float>(a, rows, out);
 }
 
 }  // namespace

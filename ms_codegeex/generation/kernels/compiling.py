@@ -66,17 +66,25 @@ def level_flags(level: str, zig: bool) -> list[str]:
     return [f"-m{name}" for name in (f"arch={names[0]}", *names[1:])] if names else []
 
 
+def _command(level: str, compiler: list[str]) -> list[str]:
+    return [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler)]
+
+
+def library_file(directory: Path, level: str, command: list[str]) -> Path:
+    """Where the library that `command` makes of these sources belongs."""
+    digest = hashlib.sha256(repr(command).encode())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return directory / f"kernels-{level}-{digest.hexdigest()[:16]}.so"
+
+
 def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
     """The path of the shared library in `directory`, compiled unless it is there; it appears whole or not at all.
 
     Raises `RunFailure` with the compiler's last line if it fails.
     """
-    source = Path(__file__).parent
-    command = [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler), *extra]
-    digest = hashlib.sha256(repr(command).encode())
-    for name in SOURCES:
-        digest.update((source / name).read_bytes())
-    target = directory / f"kernels-{level}-{digest.hexdigest()[:16]}.so"
+    source, command = Path(__file__).parent, [*_command(level, compiler), *extra]
+    target = library_file(directory, level, command)
     if target.is_file():
         return target
     with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch:
@@ -96,6 +104,15 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
             reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({reason})")
     return target
+
+
+def built_libraries() -> dict[str, Path | None]:
+    """The compilers that `library_path` tries, in its order, and what each has built for this CPU."""
+    found: dict[str, Path | None] = {}
+    for compiler in cxx_compilers():
+        path = library_file(user_cache() / "kernels", cpu_level(), _command(cpu_level(), compiler))
+        found[" ".join(compiler)] = path if path.is_file() else None
+    return found
 
 
 def library_path() -> Path | None:

@@ -208,7 +208,7 @@ struct WithFour {
 template <class With>
 void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, const float* residual, float* y) {
   float raw[WIDE * CHUNK];
-  const int64_t most = m > WIDE ? MANY : WIDE;
+  const int64_t most = share(m);
   for (int64_t i = 0; i < m; i += most) {
     const int64_t count = m - i < most ? m - i : most;
     const bool first = i == 0;
@@ -220,8 +220,6 @@ void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, con
 #if defined(__AVX512F__)
       case 5: With::template chunk<5, 4>(w, row, x, i, first, raw); break;
       case 6: With::template chunk<6, 4>(w, row, x, i, first, raw); break;
-      case 7: With::template chunk<7, 2>(w, row, x, i, first, raw); break;
-      case 8: With::template chunk<8, 2>(w, row, x, i, first, raw); break;
 #endif
     }
     for (int64_t j = 0; j < count; j++) {

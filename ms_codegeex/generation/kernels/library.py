@@ -48,15 +48,16 @@ class AttentionSizes:
 
 
 class Library:
-    """A library made by `compiling.py`. `threads` holds for the whole process: the operators share one pool."""
+    """A library made by `compiling.py`. `threads` run what is registered here; the choice of tokens takes those of the
+    latest `Library`."""
 
     def __init__(self, path: Path, threads: int):
-        self.path, self._library = Path(path), ctypes.CDLL(str(path))
+        self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 4 + [number] * 7),
-            ("register_norm", [pointer, pointer, number, ctypes.c_double]),
-            ("register_attention", [number] * 6 + [pointer] * 4),
+            ("register_matrix", [pointer] * 4 + [number] * 8),
+            ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
+            ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
         ):
             getattr(self._library, name).argtypes = arguments
             getattr(self._library, name).restype = number
@@ -90,6 +91,7 @@ class Library:
         number = self._library.register_matrix(
             *(None if array is None else array.ctypes.data for array in (packed.data, packed.scales, padded, sums)),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
+            self.threads,
         )
         return Registration(self._library, number, (packed, padded, sums))
 
@@ -99,13 +101,13 @@ class Library:
         if bias is not None:
             _check(bias, np.float32, weight.shape)
         address = None if bias is None else bias.ctypes.data
-        number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon)
+        number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon, self.threads)
         return Registration(self._library, number, (weight, bias))
 
     def attention(
         self, heads: AttentionSizes, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
     ) -> Registration:
-        """Attention with a cache: `keys` and `values` as `cache_shapes` says, cos and sin FP32
+        """Attention with a cache: `keys` and `values` as `cache_shapes` says, both FP32 or both FP16, cos and sin FP32
         [capacity, rotary / 2]."""
         for name in ("count", "groups", "size", "slots", "capacity"):
             if not 0 < getattr(heads, name) < 2**31:
@@ -114,17 +116,19 @@ class Library:
             raise ValueError(f"no kernel for {heads}")
         for array in (cos, sin):
             _check(array, np.float32, (heads.capacity, heads.rotary // 2))
+        half = keys.dtype == np.float16
         for array, shape in zip((keys, values), cache_shapes(heads), strict=True):
-            _check(array, np.float32, shape, 64)
+            _check(array, np.float16 if half else np.float32, shape, 64)
         number = self._library.register_attention(
             *(heads.count, heads.groups, heads.size, heads.rotary, heads.slots, heads.capacity),
             *(array.ctypes.data for array in (cos, sin, keys, values)),
+            *(16 if half else 32, self.threads),
         )
         return Registration(self._library, number, (cos, sin, keys, values))
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of the keys, in blocks of 16 positions, and of the values, their channels rounded up to 16; both FP32."""
+    """Of the keys, in blocks of 16 positions, and of the values, their channels rounded up to 16."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
 

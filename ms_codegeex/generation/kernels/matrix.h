@@ -9,9 +9,9 @@ constexpr int64_t CHUNK = 32;    // rows that a thread takes at once
 constexpr int64_t PIECE = 1024;  // columns whose products are summed in registers
 constexpr int64_t FEW = 16;      // with more rows of x, a chunk is unpacked first
 #if defined(__AVX512F__)
-constexpr int WIDE = 8, MANY = 6;  // rows of x in registers, at most and of many: six times four sums need ten loads
+constexpr int WIDE = 6;  // rows of x in registers: six times four sums need ten loads
 #else
-constexpr int WIDE = 4, MANY = 4;
+constexpr int WIDE = 4;
 #endif
 
 // raw [M][CHUNK] = M rows of x times rows [row, row + CHUNK) of w
@@ -70,11 +70,17 @@ inline void finish(const Matrix& w, int64_t row, float* raw, const float* residu
   for (int64_t j = 0; j < count; j++) y[row + j] = residual ? residual[row + j] + raw[j] : raw[j];
 }
 
+// How many of m rows are taken at once: equal shares
+inline int64_t share(int64_t m) {
+  const int64_t shares = (m + WIDE - 1) / WIDE;
+  return (m + shares - 1) / shares;
+}
+
 template <class W>
 void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const float* x, int64_t m,
              const float* residual, float* y) {
   float raw[WIDE * CHUNK];
-  const int64_t most = m > FEW ? MANY : WIDE;
+  const int64_t most = share(m);
   for (int64_t i = 0; i < m; i += most) {
     const int64_t count = m - i < most ? m - i : most;
     const float* from = x + i * w.width;
@@ -87,8 +93,6 @@ void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const 
 #if defined(__AVX512F__)
       case 5: chunk<W, 5, 4>(w, base, from, first, raw); break;
       case 6: chunk<W, 6, 4>(w, base, from, first, raw); break;
-      case 7: chunk<W, 7, 2>(w, base, from, first, raw); break;
-      case 8: chunk<W, 8, 2>(w, base, from, first, raw); break;
 #endif
     }
     for (int64_t j = 0; j < count; j++) {
@@ -101,7 +105,7 @@ void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const 
 // f(row) for each chunk's first row; threads take long stretches for few rows of x, which suits memory
 template <class Function>
 void over_chunks(const Matrix& matrix, int64_t m, const Function& f) {
-  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (pool.wanted + 1);
+  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (helpers + 1);
   const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;
   parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
     for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) f(c * CHUNK);

@@ -1,4 +1,4 @@
-"""CodeGeeX's tensors: our names and shapes, and the maps to the foreign formats, as data.
+"""CodeGeeX's tensors in the foreign formats: names, shapes and packing as data.
 
 Our linear weights are all [out, in]. The PyTorch side stores them the same way under other names; the original
 MindSpore checkpoints store the attention output and both feed-forward matrices as [in, out]

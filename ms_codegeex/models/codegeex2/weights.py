@@ -1,4 +1,4 @@
-"""CodeGeeX2's tensors: our names and shapes, and the maps to the foreign formats, as data.
+"""CodeGeeX2's tensors in the foreign formats: names, shapes and packing as data.
 
 It has ChatGLM2's layout: rows of query, key and value one below the other in one matrix, those of gate and up in
 another. All matrices are [out, in] on every side (CodeGeeX2 release, configuration and index of the checkpoint).
@@ -54,7 +54,7 @@ def _complete(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _written(config: Any) -> dict[str, Any]:
-    head = config.hidden_size // config.num_heads
+    head = config.head_dim
     if config.rotary_dim * 2 != head:
         raise UserError(
             f"rotary_dim: {config.rotary_dim} of {head} channels; ChatGLM2's configuration has no such key and its "
@@ -80,7 +80,7 @@ def _written(config: Any) -> dict[str, Any]:
 
 
 def _limits(config: Any) -> list[str]:
-    half = config.hidden_size // config.num_heads // 2
+    half = config.head_dim // 2
     if config.rotary_dim == half:
         return []
     return [

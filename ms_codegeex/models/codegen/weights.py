@@ -1,4 +1,4 @@
-"""CodeGen's tensors: our names and shapes, and the maps to the foreign formats, as data.
+"""CodeGen's tensors in the foreign formats: names, shapes and packing as data.
 
 The release fuses query, value and key, in this order, in 4 groups of heads (the cores of the machine it was trained
 on), whatever the size. All matrices are [out, in] on every side (CodeGen release, modelling file and checkpoints).

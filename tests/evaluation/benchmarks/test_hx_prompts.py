@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, rules
 from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.generation import stopping
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_canonical_solutions_are_their_own_answers(rule_set: str):
             continue
         left = rules.clean(row.solution + follow[row.language], row.language, rule_set)
         if row.language == "python" and rule_set == "codegeex":
-            left = left[: rules.first_unindented(left)]
+            left = left[: stopping.first_unindented(left)]
         # CPP/94's solution has a line after its last brace
         whole = row.solution if row.language == "python" else row.solution[: row.solution.rfind("}") + 1]
         assert left.rstrip() == whole.rstrip(), problem.id

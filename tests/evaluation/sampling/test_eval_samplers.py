@@ -143,7 +143,7 @@ def speller(monkeypatch, tmp_path):
     module = types.ModuleType("ms_codegeex.generation.engine")
     module.Generator = Speller
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return lambda slots=None, **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe), slots)
+    return lambda slots=None, **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe), slots=slots)
 
 
 def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):

@@ -18,10 +18,11 @@ import pytest
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import threads
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.sampling import samplers, stops
+from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
 from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.generation import stopping
 
 RECIPE = Recipe("humaneval", max_new_tokens=20)
 
@@ -123,7 +124,7 @@ def test_a_long_answer_is_read_once():
     def never(text):
         raise AssertionError("reads everything again")
 
-    rule = stops.Rule(never, lambda: lambda piece: None)
+    rule = stopping.Rule(never, lambda: lambda piece: None)
     data = b"".join(event("x" * 16) for _ in range(200)) + event("", "stop")
     with server(lambda body: data) as url:
         assert ServerSampler(url, RECIPE, "m")("p", seed=0, stop=rule).text == "x" * 3200

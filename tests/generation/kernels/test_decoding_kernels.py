@@ -65,8 +65,13 @@ def test_norms(kernels, h, rms):
     [(2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (2, 2, 8, 8), (16, 1, 16, 8), (32, 2, 128, 64), (2, 1, 256, 64)],
 )
 def test_attention(kernels, count, groups, size, rotary):
-    checks.check_attention(kernels, count, groups, size, rotary)
-    checks.check_attention_one_by_one(kernels, count, groups, size)
+    for dtype in (np.float32, np.float16):
+        checks.check_attention(kernels, count, groups, size, rotary, dtype)
+        checks.check_attention_one_by_one(kernels, count, groups, size, dtype)
+
+
+def test_a_cache_of_16_bits_holds_what_numpy_rounds_to(kernels):
+    checks.check_half_cache(kernels)
 
 
 def test_choices(kernels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ms_codegeex.evaluation.sampling import stops
+from ms_codegeex.generation import stopping
 
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
 ENDS = ("</code>", "# SOLUTION END", "END SOLUTION", "```")
@@ -28,8 +28,11 @@ def _ended(text: str) -> bool:
     return any(end in text for end in ENDS)
 
 
-def _scan() -> stops.Scanner:
-    before, inner = "", stops.words(ENDS).scan()  # the text while it may still be a code fence; the scanner of the rest
+def _scan() -> stopping.Scanner:
+    before, inner = (
+        "",
+        stopping.words(ENDS).scan(),
+    )  # the text while it may still be a code fence; the scanner of the rest
 
     def each(piece: str) -> int | None:
         nonlocal before
@@ -48,7 +51,7 @@ def _scan() -> stops.Scanner:
     return each
 
 
-ended = stops.Rule(_ended, _scan)  # the answer has ended; a code fence at its start does not count
+ended = stopping.Rule(_ended, _scan)  # the answer has ended; a code fence at its start does not count
 
 
 def cleaned(text: str, library: str) -> str:

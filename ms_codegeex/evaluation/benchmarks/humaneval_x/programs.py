@@ -12,8 +12,8 @@ from collections.abc import Callable
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.humaneval_x.rules import first_unindented
 from ms_codegeex.evaluation.toolchains import Program
+from ms_codegeex.generation.stopping import first_unindented
 
 PYTHON_IMPORTS = (
     "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",

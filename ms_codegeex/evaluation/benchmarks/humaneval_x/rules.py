@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.sampling import stops
 from ms_codegeex.evaluation.task import Stop
+from ms_codegeex.generation import stopping
 
 RULES = ("codegeex", "codegeex2")
 PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
@@ -30,25 +30,13 @@ def stop(language: str, rules: str) -> Stop | None:
     if language == "python":
         return python_stop
     if rules == "codegeex":
-        return None if language == "rust" else stops.closed
+        return None if language == "rust" else stopping.closed
     main = MAINS.get(language)
-    return stops.closed if main is None else stops.first_of(stops.closed, stops.words([main]))
-
-
-def first_unindented(text: str) -> int | None:
-    """Where the first line starts that is neither blank nor indented, None if there is none."""
-    position = 0
-    for line in text.split("\n"):
-        if line.strip() and line[0] not in " \t":
-            return position
-        position += len(line) + 1
-    return None
+    return stopping.closed if main is None else stopping.first_of(stopping.closed, stopping.words([main]))
 
 
 # A line starts in the first column, or a stop word is there.
-python_stop = stops.first_of(
-    stops.unindented(lambda text: first_unindented(text) is not None), stops.words(PYTHON_STOPS)
-)
+python_stop = stopping.first_of(stopping.unindented, stopping.words(PYTHON_STOPS))
 
 
 def clean(text: str, language: str, rules: str) -> str:
@@ -77,7 +65,7 @@ def python_codegeex(text: str) -> str:
 
 def python_codegeex2(text: str) -> str:
     """Cut at the first line that starts in the first column, else at a stop word."""
-    place = first_unindented(text)
+    place = stopping.first_unindented(text)
     if place is not None:
         return text[:place]
     for word in PYTHON_STOPS:

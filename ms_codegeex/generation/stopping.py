@@ -1,0 +1,199 @@
+"""Stop rules: decide when a growing text has ended, reading each character once; and text up to there, as it comes.
+
+Calling a rule with a whole text says whether it has ended. `scan` returns a function for one growing text: given the
+next piece, it returns the number of characters of that piece after which the text has first ended, None if it goes on.
+Both agree on every prefix of a text, which a test checks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.errors import UserError
+
+Stop = Callable[[str], bool]  # text so far -> whether it has ended
+Scanner = Callable[[str], int | None]
+BRACE = re.compile("[{}]")
+BRACED = (  # languages whose blocks are in braces
+    *("C", "C++", "C#", "CSS", "Cuda", "Dart", "Go", "Groovy", "Java", "JavaScript", "Kotlin", "Objective-C"),
+    *("Objective-C++", "PHP", "Perl", "R", "Rust", "Scala", "Solidity", "Swift", "TypeScript"),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A `Stop` that can also scan. Of the characters after which a text has ended, the last `dropped` do not belong to
+    it."""
+
+    whole: Callable[[str], bool]
+    scan: Callable[[], Scanner]
+    dropped: int = 0
+
+    def __call__(self, text: str) -> bool:
+        return self.whole(text)
+
+
+def scanner(stop: Stop) -> Scanner:
+    """A scanner for one text. A stop that is not a `Rule` rereads the whole text at every character."""
+    if isinstance(stop, Rule):
+        return stop.scan()
+    text = ""
+
+    def scan(piece: str) -> int | None:
+        nonlocal text
+        for place, character in enumerate(piece, 1):
+            text += character
+            if stop(text):
+                return place
+        return None
+
+    return scan
+
+
+def first_of(*stops: Stop) -> Rule:
+    """The text has ended by any of these stops."""
+
+    def scan() -> Scanner:
+        scanners = [scanner(stop) for stop in stops]
+
+        def each(piece: str) -> int | None:
+            return min((place for one in scanners if (place := one(piece)) is not None), default=None)
+
+        return each
+
+    return Rule(lambda text: any(stop(text) for stop in stops), scan)
+
+
+def words(known: Sequence[str]) -> Rule:
+    """The text contains one of these words."""
+    # the most characters of a word that an earlier piece can hold
+    kept = max((len(word) for word in known), default=1) - 1
+
+    def scan() -> Scanner:
+        before = ""
+
+        def each(piece: str) -> int | None:
+            nonlocal before
+            text = before + piece
+            ends = (place + len(word) for word in known if (place := text.find(word)) >= 0)
+            end, length = min(ends, default=None), len(before)
+            before = text[-kept:] if kept else ""
+            return None if end is None else end - length
+
+        return each
+
+    return Rule(lambda text: any(word in text for word in known), scan)
+
+
+def _closed(depth: int = 0) -> Scanner:
+    def each(piece: str) -> int | None:
+        nonlocal depth
+        for brace in BRACE.finditer(piece):
+            depth += 1 if brace.group() == "{" else -1
+            if depth < 0:
+                return brace.end()
+        return None
+
+    return each
+
+
+closed = Rule(lambda text: text.count("}") > text.count("{"), _closed)  # the brace that the prompt left open is closed
+
+
+def _unindented(start: str = "") -> Scanner:
+    """`start`: of the line"""
+
+    def each(piece: str) -> int | None:
+        nonlocal start
+        for place, character in enumerate(piece, 1):
+            if character == "\n":
+                start = ""
+                continue
+            start = start or character
+            if start not in " \t" and not character.isspace():
+                return place
+        return None
+
+    return each
+
+
+def first_unindented(text: str) -> int | None:
+    """Where the first line starts that is neither blank nor indented, None if there is none."""
+    position = 0
+    for line in text.split("\n"):
+        if line.strip() and line[0] not in " \t":
+            return position
+        position += len(line) + 1
+    return None
+
+
+# a line that is not blank starts in the first column
+unindented = Rule(lambda text: first_unindented(text) is not None, _unindented, dropped=1)
+
+
+def block(language: str, prompt: str) -> Rule:
+    """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
+    a brace closes the innermost open one, or the first that the text opens; strings and comments count too."""
+    name = find_language(language).name
+    if name == "Python":
+        start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line goes on
+        return _ruled(lambda: _unindented(start), dropped=1)
+    if name not in BRACED:
+        raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
+    depth = 0 if prompt.count("{") > prompt.count("}") else -1
+    return _ruled(lambda: _closed(depth))
+
+
+def _ruled(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
+    return Rule(lambda text: scan()(text) is not None, scan, dropped)
+
+
+class Ending:
+    """Text in pieces up to the first of some words, or to where a rule ends it. Of a word, nothing comes out."""
+
+    def __init__(self, known: Sequence[str] = (), rule: Rule | None = None):
+        self.ended, self._known, self._rule, self._held = False, known, rule, ""
+        self._scanners = [words(known).scan(), *([rule.scan()] if rule else [])]
+
+    def feed(self, piece: str) -> str:
+        """What can be said after the next piece: what may be the beginning of a word waits."""
+        if self.ended:
+            return ""
+        places = [scan(piece) for scan in self._scanners]
+        end = min((place for place in places if place is not None), default=None)
+        text = self._held + piece[:end]
+        if end is None:
+            self._held = self._beginning(text)
+            return text[: len(text) - len(self._held)]
+        self.ended, self._held = True, ""
+        dropped = [len(word) for word in self._known if text.endswith(word)]
+        if self._rule is not None and places[-1] == end:
+            dropped.append(self._rule.dropped)
+        return text[: len(text) - max(dropped)]
+
+    def rest(self) -> str:
+        """What still waits when nothing follows."""
+        held, self._held = self._held, ""
+        return held
+
+    def _beginning(self, text: str) -> str:
+        """The longest end of the text that is the beginning of a word."""
+        most = max((len(word) for word in self._known), default=1) - 1
+        for length in range(min(most, len(text)), 0, -1):
+            if any(word.startswith(text[-length:]) for word in self._known):
+                return text[-length:]
+        return ""
+
+
+def until(pieces: Iterable[str], ending: Ending) -> Iterator[str]:
+    """The pieces up to the ending; those that follow are not asked for."""
+    for piece in pieces:
+        if said := ending.feed(piece):
+            yield said
+        if ending.ended:
+            return
+    if rest := ending.rest():
+        yield rest

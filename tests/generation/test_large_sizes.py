@@ -1,0 +1,91 @@
+"""The large models' sizes with few layers: quantised, loaded and run in processes of their own, whose memory is what
+`plan --inference` says."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.planning.inference import decoding, our_forms
+
+POSITIONS, MB = 64, 1e6
+BEGIN = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+import numpy as np
+from ms_codegeex.models.registry import family
+name, preset, bits, layers, path, positions = json.loads(sys.argv[1])
+found = family(name)
+config = found.config.build_config(preset, {"num_layers": layers})
+"""
+END = """
+sizes = dict(line.split(":") for line in open("/proc/self/status"))
+kept, peak = (1024 * int(sizes[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+print(json.dumps({"kept": kept, "peak": peak, "said": said}))
+"""
+QUANTISE = """
+from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.generation.quantised import write_quantised
+block = np.random.default_rng(1).normal(size=9973, scale=0.02).astype(np.float16)  # repeated: quick to make
+def tensors():
+    for name, shape in config.parameter_shapes().items():
+        yield name, LazyTensor("float16", shape, lambda shape=shape: np.resize(block, shape))
+source = Source(Path("model"), "checkpoint", found, asdict(config), dict(tensors()), lambda directory: None)
+said = write_quantised(source, bits, 64, Path(path))["bytes"]
+"""
+GENERATE = """
+import mindspore as ms
+from ms_codegeex.generation.quantised import QuantisedModel
+from ms_codegeex.generation.slots import SlotEngine, TokenChoice
+ms.set_context(mode=ms.GRAPH_MODE)
+model = QuantisedModel(Path(path))
+engine = SlotEngine(found.model, model.config, model, positions, threads=2)
+assert engine.compiled and model.bits == bits
+said = int(engine.next({0: [11, 12, 13]}, {0: TokenChoice()})[0][0])
+"""
+
+
+def process(script, *values):
+    """What a script prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + script + END, json.dumps(values)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name,preset,bits", [("codegeex", "13b", 8), ("codegeex2", "6b", 4)])
+def test_memory_of_large_models_is_the_plans(name, preset, bits, tmp_path):
+    (form,) = (form for form in our_forms() if form.bits == bits)
+    model = {"family": name, "preset": preset}
+    planned, quantising, generating = {}, {}, {}
+    for layers in (1, 3):
+        config = build_run_config({"model": {**model, "num_layers": layers}, "training": {"steps": 1}})
+        planned[layers] = decoding(config, form, POSITIONS)
+        values = (name, preset, bits, layers, str(tmp_path / f"q{layers}"), POSITIONS)
+        quantising[layers] = process(QUANTISE, *values)
+        generating[layers] = process(GENERATE, *values)
+        assert 0 <= generating[layers]["said"] < config.model.sizes.vocab_size
+    layer = (planned[3].weights - planned[1].weights) / 2
+    found = (generating[3]["kept"] - generating[1]["kept"]) / 2
+    whole, kept, peak = (size / MB for size in (planned[3].total(1), generating[3]["kept"], generating[3]["peak"]))
+    print(
+        f"{name}: {layer / MB:.1f} MB a layer planned, {found / MB:.1f} found; 3 layers: {whole:.0f} planned, ", end=""
+    )
+    print(f"{kept:.0f} kept, {peak:.0f} at most; quantising {quantising[3]['peak'] / MB:.0f}")
+    assert found == pytest.approx(layer, rel=0.05)
+    assert planned[3].total(1) < generating[3]["kept"] < planned[3].total(1) + 800 * MB
+    assert generating[3]["peak"] < generating[3]["kept"] + 2000 * MB  # a table while it is read
+    # one tensor at a time: two layers more take no more memory
+    assert abs(quantising[3]["peak"] - quantising[1]["peak"]) < 0.2 * layer

@@ -1,0 +1,148 @@
+"""Rules that end a text read each character once, and say what they say of the whole text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation.benchmarks.ds1000 import answers
+from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
+from ms_codegeex.generation import stopping
+
+RULES = {
+    "words": stopping.words(["\ndef", "aba", "{"]),
+    "no words": stopping.words([]),
+    "closed": stopping.closed,
+    "python": rules.stop("python", "codegeex"),
+    "go": rules.stop("go", "codegeex2"),
+    "codegen": truncation.stop(),
+    "codegen, two": truncation.stop(2),
+    "ds1000": answers.ended,
+    "both": stopping.first_of(stopping.closed, lambda text: len(text) > 40),
+}
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "\n",
+            " ",
+            "\t",
+            "\r",
+            "a",
+            "ab",
+            "def",
+            "print",
+            "pri",
+            "nt",
+            "#",
+            "'",
+            "''",
+            '"""',
+            "\nfunc main(",
+            "`",
+            "``",
+            "```python\n",
+            "</co",
+            "de>",
+            "# SOLUTION END",
+            "<|endof",
+            "text|>",
+            "\x0b",
+            "    ",
+            "class",
+            "if",
+            "\n\n",
+        ]
+    ),
+    max_size=14,
+)
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(pieces=PIECES)
+def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, pieces: list[str]):
+    """However the text is split into pieces."""
+    rule, text = RULES[name], "".join(pieces)
+    expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
+    for cut in (pieces, list(text), [text]):
+        scan, length, found = stopping.scanner(rule), 0, None
+        for piece in cut:
+            place = scan(piece)
+            if place is not None:
+                found = length + place
+                break
+            length += len(piece)
+        assert found == expected
+
+
+def test_every_rule_of_a_task_can_scan():
+    """So no rule reads an answer of 64 KB 64 thousand times."""
+    found = [rules.stop(language, name) for name in rules.RULES for language in ("python", "cpp", "go", "js", "rust")]
+    assert all(isinstance(rule, stopping.Rule) for rule in found if rule is not None)
+    assert isinstance(truncation.stop(), stopping.Rule) and isinstance(answers.ended, stopping.Rule)
+
+
+WORDS = st.lists(st.sampled_from(["ab", "abab", "b", "aab", "\n\n", "é", "ba{"]), max_size=3, unique=True)
+
+
+def before_a_word(text, known):
+    """The text before the words that are complete first, None if none is."""
+    for size in range(1, len(text) + 1):
+        if found := [len(word) for word in known if text[:size].endswith(word)]:
+            return text[: size - max(found)]
+    return None
+
+
+@given(pieces=st.lists(st.text("ab\né{", max_size=4), max_size=12), known=WORDS)
+def test_text_comes_out_up_to_a_word_and_no_part_of_the_word_does(pieces, known):
+    text, said, ending = "".join(pieces), "", stopping.Ending(known)
+    expected = before_a_word(text, known)
+    for number, piece in enumerate(pieces):
+        said += ending.feed(piece)
+        left = "".join(pieces[: number + 1])[len(said) :]
+        assert ending.ended or not left or any(word.startswith(left) for word in known)  # nothing waits for no reason
+    assert ending.ended is (expected is not None)
+    assert said + ending.rest() == (text if expected is None else expected)
+
+
+@given(pieces=PIECES)
+def test_a_word_or_a_rule_ends_the_text(pieces):
+    text = "".join(pieces)
+    places = {
+        rule: next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
+        for rule in (stopping.words(["print"]), stopping.unindented)
+    }
+    end = min((place for place in places.values() if place is not None), default=None)
+    dropped = [5 if rule is not stopping.unindented else 1 for rule, place in places.items() if place == end]
+    expected = text if end is None else text[: end - max(dropped)]
+    assert "".join(stopping.until(pieces, stopping.Ending(["print"], stopping.unindented))) == expected
+
+
+def test_pieces_after_the_end_are_not_asked_for():
+    asked = []
+    pieces = (asked.append(piece) or piece for piece in ["a", "b\n", "\nc", "d"])
+    assert list(stopping.until(pieces, stopping.Ending(["\n\n"]))) == ["a", "b"] and asked == ["a", "b\n", "\nc"]
+
+
+@pytest.mark.parametrize(
+    "language,prompt,text,expected",
+    [
+        ("Python", "def f(x):\n", "    return x\n\n\ndef g():", "    return x\n\n\n"),
+        ("py", "def f(x):\n    return", " x + (\n 1)\nprint", " x + (\n 1)\n"),
+        ("C++", "int f(int x) {", " if (x) { x++; }\n return x;\n}\nint g", " if (x) { x++; }\n return x;\n}"),
+        ("Rust", "fn f(x: i32) -> i32", " {\n { x }\n}\nfn", " {\n { x }\n}"),
+        ("Java", "class A {\n int f() {", "\n return 1; }\n int g() {", "\n return 1; }"),
+    ],
+)
+def test_a_block_ends_where_its_language_says(language, prompt, text, expected):
+    for pieces in ([text], list(text)):
+        assert "".join(stopping.until(pieces, stopping.Ending(rule=stopping.block(language, prompt)))) == expected
+
+
+def test_languages_without_known_blocks_are_refused():
+    with pytest.raises(UserError, match="HTML"):
+        stopping.block("html", "<p>")
+    assert all(find_language(name).name == name for name in stopping.BRACED)
