@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,17 +235,6 @@ class Worker:
         self.process.wait(60)
 
 
-def bandwidth(threads: int) -> float:
-    """GB/s of reading 1 GiB."""
-    from isal import isal_zlib
-
-    parts = [np.ones(2**30 // threads, np.uint8) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-        begin = time.perf_counter()
-        list(pool.map(isal_zlib.crc32, parts))
-        return 2**30 / (time.perf_counter() - begin) / 1e9
-
-
 def report(results: dict[str, dict[str, list[float]]], wide: list[float], directory: Path) -> None:
     """The table, ratios by rounds, and which aims are met."""
     print(f"memory is read at {spread(wide)} GB/s")
@@ -292,6 +280,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    from ms_codegeex.planning.inference import read_bandwidth
+
     if arguments.serve:
         return serve(arguments.serve, arguments.models, arguments.threads)
     here = [name for name in ENGINES if name.startswith("ours") or importlib.util.find_spec(name.partition("-")[0])]
@@ -302,10 +292,10 @@ def main() -> None:
     print(versions("mindspore", *packages))
     workers = {name: Worker(name, directory, arguments.threads) for name in engines}
     results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
-    wide: list[float] = []
+    wide: list[float] = []  # GB/s
     try:
         for turn in range(arguments.rounds + 1):  # the first one compiles and warms
-            wide.append(bandwidth(arguments.threads))
+            wide.append(read_bandwidth(arguments.threads) / 1e9)
             for name in engines[:: 1 if turn % 2 else -1]:
                 for batch in BATCHES:
                     answer = workers[name].ask(batch, PROMPT, arguments.new)

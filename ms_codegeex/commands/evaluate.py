@@ -61,6 +61,12 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
         help="existing samples, .jsonl[.gz] with task_id and completion (as it stands) or generation (to be cleaned)",
     )
     group.add_argument(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="samples that --model draws at once (default: 16, or what fits into memory)",
+    )
+    group.add_argument(
         "--threads",
         type=int,
         metavar="N",
@@ -233,7 +239,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("limit", "workers", "concurrency", "timeout", "url_timeout", "max_tokens"):
+    for name in ("limit", "workers", "slots", "concurrency", "timeout", "url_timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')}: {value} is out of range; give more than 0")
@@ -288,7 +294,8 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 
     if arguments.model:
-        return lambda: EngineSampler(arguments.model, recipe, fast=arguments.fast, threads=arguments.threads)
+        options = {"slots": arguments.slots, "fast": arguments.fast, "threads": arguments.threads}
+        return lambda: EngineSampler(arguments.model, recipe, **options)
     if arguments.url:
         key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
         others = (arguments.concurrency, arguments.url_timeout)

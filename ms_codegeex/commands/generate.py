@@ -16,6 +16,7 @@ from ms_codegeex.errors import UserError
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
     from ms_codegeex.generation.answers import Answer
+    from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import SamplingSettings
     from ms_codegeex.generation.stopping import Rule
 
@@ -65,6 +66,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
+    )
+    parser.add_argument(
+        "--speculate",
+        metavar="ngram|DIR",
+        help="guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
     )
     parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
@@ -228,6 +234,11 @@ def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str
     return described
 
 
+def _say_speculated(generator: Generator) -> None:
+    if counts := generator.speculated():
+        print("guessed {guessed} tokens, accepted {accepted}".format(**counts), file=sys.stderr)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Generate text and print it as it comes, or all of it as JSON."""
     if arguments.threads is not None and arguments.threads < 0:
@@ -235,10 +246,15 @@ def run(arguments: argparse.Namespace) -> int:
     settings, prompt = _settings(arguments), _prompt(arguments)
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.answers import answers
-    from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
+    from ms_codegeex.generation.engine import MOST_SLOTS, Generator  # the engine, which takes seconds to import
 
     generator = Generator(
-        Path(arguments.model), threads=arguments.threads, fast=arguments.fast, cache_bits=arguments.cache_bits
+        Path(arguments.model),
+        threads=arguments.threads,
+        slots=min(max(settings.n, settings.beams), MOST_SLOTS),
+        speculate=arguments.speculate,
+        fast=arguments.fast,
+        cache_bits=arguments.cache_bits,
     )
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     if not arguments.json and settings.n == settings.beams == 1:
@@ -248,6 +264,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
+        _say_speculated(generator)
         return 0
     began = time.perf_counter()
     found = answers(generator, ids, settings, rule)
@@ -255,6 +272,7 @@ def run(arguments: argparse.Namespace) -> int:
         for number, answer in enumerate(found, 1):
             sys.stdout.write(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
             sys.stdout.write(f"{prompt}{answer.text}\n")
+        _say_speculated(generator)
         return 0
     described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in found]
     print(
@@ -262,6 +280,7 @@ def run(arguments: argparse.Namespace) -> int:
             {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
             | (described[0] if settings.n == 1 else {"answers": described})
             | {"seconds": time.perf_counter() - began}
+            | generator.speculated()
         )
     )
     return 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.generation.beams import search
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.generation.stopping import Ending, Rule, until
 
 if TYPE_CHECKING:
@@ -33,21 +36,27 @@ def answers(
     if settings.beams > 1:
         return _beams(generator, ids, settings, rule)
     seeds = (settings.seed + number for number in range(settings.n))
-    return [_answer(generator, ids, replace(settings, seed=seed), rule) for seed in seeds]
+    requests = [generator.request(ids, replace(settings, seed=seed)) for seed in seeds]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        try:
+            return list(pool.map(lambda request: _answer(generator.tokenizer, request, rule), requests))
+        finally:
+            for request in requests:
+                request.cancel()
 
 
-def _answer(generator: Generator, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> Answer:
+def _answer(tokenizer: Tokenizer, request: Request, rule: Rule | None) -> Answer:
     chosen: list[Chosen] = []
 
     def tokens() -> Iterator[int]:
-        for one in generator.chosen(ids, settings):
+        for one in request:
             chosen.append(one)
             yield one.token
 
-    ending = Ending(settings.stop, rule)
-    text = "".join(until(generator.tokenizer.continuation(ids, tokens()), ending))
-    room = min(settings.max_new_tokens, generator.seq_length - len(ids))
-    return Answer(text, chosen, "stop" if ending.ended else "length" if len(chosen) >= room else "eos")
+    ending = Ending(request.settings.stop, rule)
+    text = "".join(until(tokenizer.continuation(request.ids[: request.prompt], tokens()), ending))
+    request.cancel()
+    return Answer(text, chosen, "stop" if ending.ended else request.finish)
 
 
 def _beams(generator: Generator, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> list[Answer]:

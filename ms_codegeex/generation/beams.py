@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ms_codegeex.generation.choice import Chosen, TokenChoice
-from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.slots import SlotEngine, shared
 
 Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float]]]]
 """Answers so far -> for each, its likeliest next tokens with their log-probabilities, twice as many as beams"""
@@ -79,17 +79,9 @@ def next_tokens(
 
 def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[int]:
     """A slot for each sequence: as far as possible one that holds its beginning."""
-    common = {(i, slot): _shared(engine.cached[slot], ids) for i, ids in enumerate(sequences) for slot in slots}
+    common = {(i, slot): shared(engine.cached[slot], ids) for i, ids in enumerate(sequences) for slot in slots}
     places: dict[int, int] = {}
     for i, slot in sorted(common, key=lambda pair: -common[pair]):
         if i not in places and slot not in places.values():
             places[i] = slot
     return [places[i] for i in range(len(sequences))]
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many first ids are the same."""
-    most = min(len(first), len(second))
-    if list(first[:most]) == list(second[:most]):
-        return most
-    return next(i for i in range(most) if first[i] != second[i])

@@ -47,6 +47,8 @@ class CompositeAttention(nn.Cell):
         self.values = Parameter(Tensor(empty), name=f"cache.{name}.values", requires_grad=False)
         # where the rows of each group of a slot begin
         self.first = Tensor(np.arange(heads.groups, dtype=np.int32)[None, :, None] * (capacity + 1))
+        self.whole = heads.groups * (capacity + 1)
+        self.inside = Tensor(np.arange(self.whole, dtype=np.int32))  # rows of a slot
         self.write_keys, self.write_values, self.gather = ops.ScatterUpdate(), ops.ScatterUpdate(), ops.Gather()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
 
@@ -55,6 +57,16 @@ class CompositeAttention(nn.Cell):
         whole = write(cache, places, ops.reshape(new, (-1, self.size)))
         whole = ops.reshape(whole, (self.slots, self.groups, self.capacity + 1, self.size))
         return whole if self.slots == 1 else self.gather(whole, slots, 0)
+
+    def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Slot `source`'s cache to slot `target`, int32 [1]."""
+        return (
+            self.write_keys(self.keys, target * self.whole + self.inside, self._slot(self.keys, source)),
+            self.write_values(self.values, target * self.whole + self.inside, self._slot(self.values, source)),
+        )
+
+    def _slot(self, cache, source):
+        return self.gather(cache, source * self.whole + self.inside, 0)
 
     def construct(
         self,
@@ -70,7 +82,7 @@ class CompositeAttention(nn.Cell):
         (slots, positions), bias = mask[0], mask[1]
         s, c = slots.shape
         q, k, v = self.core.split_heads(query, key, value, c, cos, sin)
-        places = ops.reshape(slots * (self.groups * (self.capacity + 1)) + positions, (s, 1, c)) + self.first
+        places = ops.reshape(slots * self.whole + positions, (s, 1, c)) + self.first
         places, slot = ops.reshape(places, (-1,)), slots[:, 0]
         scale = self.core.scale
         keys = self._cached(self.write_keys, self.keys, k * scale, places, slot)
@@ -80,6 +92,20 @@ class CompositeAttention(nn.Cell):
         weights = ops.reshape(self.core.softmax(scores), (s, self.groups, self.shared * c, -1))
         context = ops.reshape(self.context(weights, values), (s, self.groups * self.shared, c, self.size))
         return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (s * c, -1))
+
+
+class CompositeCopy(nn.Cell):
+    """One slot's cache to another, in all layers."""
+
+    def __init__(self, attentions: list[CompositeAttention]):
+        super().__init__(auto_prefix=False)
+        self.attentions = nn.CellList(attentions, auto_prefix=False)
+
+    def construct(self, source: Tensor, target: Tensor) -> Tensor:
+        """int32 [1] each -> target"""
+        for attention in self.attentions:
+            attention.copy(source, target)
+        return target
 
 
 class CompositeHead(nn.Cell):
@@ -160,6 +186,13 @@ class CompositeCells:
             word.weight if output is None else output.weight, None if output is None else output.bias
         )
         names = {id(cell): name for name, cell in model.cells_and_names()}
+        attentions = []
         for parent, name, core in named_cells(model, AttentionCore):
-            setattr(parent, name, CompositeAttention(core, names[id(core)], slots, capacity))
+            attentions.append(CompositeAttention(core, names[id(core)], slots, capacity))
+            setattr(parent, name, attentions[-1])
+        self._copy = CompositeCopy(attentions)
         model.mask, model.hash_samples, model.embedding.word = CompositeMask(capacity), Same(), WordOfRows(word)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The keys and values of a slot to another slot, whatever the `length`, so that there is one graph."""
+        self._copy(Tensor([source], ms.int32), Tensor([target], ms.int32))

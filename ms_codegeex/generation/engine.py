@@ -1,6 +1,6 @@
 """Text from a model: a prompt goes in, tokens come out one by one.
 
-A prompt takes a pass for each chunk and each new token another; keys and values are cached (`slots.py`).
+Prompts and answers share the slots of one engine (`slots.py`, `scheduler.py`), whoever asks for them and when.
 """
 
 from __future__ import annotations
@@ -13,20 +13,31 @@ import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.generation.beams import next_tokens
-from ms_codegeex.generation.choice import Chosen, token_choice
-from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.loading import LoadedModel, load_model
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.host import available_cores
+from ms_codegeex.host import available_cores, available_memory
+
+MOST_SLOTS = 16
+
+
+def affordable_slots(each: int, weights: int) -> int:
+    """How many slots of `each` bytes half of the memory that `weights` leave holds: 1 to `MOST_SLOTS`."""
+    memory = available_memory()
+    return MOST_SLOTS if memory is None else max(1, min(MOST_SLOTS, (memory - weights) // 2 // each))
 
 
 class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` and
-    `cache_bits` as in `SlotEngine`.
+    `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
+    run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
+    of the same tokenizer, guesses tokens; the answers stay the same. `fast` and `cache_bits` as in `SlotEngine`.
     """
 
     def __init__(
@@ -35,23 +46,47 @@ class Generator:
         seq_length: int | None = None,
         threads: int | None = None,
         *,
+        slots: int | None = 1,
+        speculate: str | Path | None = None,
         fast: bool = False,
         cache_bits: int = 32,
     ):
+        """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.seq_length = seq_length or self.config.max_position_embeddings
-        self.engine = SlotEngine(
+        threads = available_cores() if threads is None else threads
+        self._options = {"threads": threads, "fast": fast, "cache_bits": cache_bits}
+        self.slot_bytes = cache_bits // 8 * self.seq_length * self.config.cached_numbers  # keys and values
+        weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
+        self.slots = slots or affordable_slots(self.slot_bytes, weights)
+        self.speculation = None if speculate is None else self._speculation(speculate)
+        guesses = 0 if self.speculation is None else self.speculation.most
+        self.engine = self._engine(model, self.seq_length, guesses)
+        self.scheduler = Scheduler(self.engine, self.speculation)
+
+    def _engine(self, model: LoadedModel, capacity: int, guesses: int = 0) -> SlotEngine:
+        return SlotEngine(
             model.family.model,
-            self.config,
+            model.config,
             model.weights,
-            self.seq_length,
-            allowed=self.tokenizer.vocab_size,
-            threads=available_cores() if threads is None else threads,
-            fast=fast,
-            cache_bits=cache_bits,
+            capacity,
+            allowed=model.tokenizer.vocab_size,
+            slots=self.slots,
+            guesses=guesses,
+            **self._options,
         )
+
+    def _speculation(self, name: str | Path) -> Speculation:
+        if name == "ngram":
+            return NgramSpeculation()
+        draft = load_model(Path(name))
+        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"--speculate: {draft.path} has another tokenizer than {self.path}; give a model with the same one"
+            )
+        return DraftSpeculation(self._engine(draft, min(self.seq_length, draft.config.max_position_embeddings)))
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
         """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`.
@@ -72,19 +107,19 @@ class Generator:
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
         self._check(ids)
-        return self.engine.logits(0, ids)
+        return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids), ids)
 
     def all_logits(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
         self._check(ids)
-        return self.engine.all_logits(0, ids)
+        return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids))
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
         self._check(ids)
-        return self.engine.log_probabilities(0, ids)
+        return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids))
 
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
@@ -92,22 +127,37 @@ class Generator:
         if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
 
+    def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
+        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for a bias of
+        an id without a token."""
+        self._check_bias(settings)
+        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
+        self.scheduler.submit(request)
+        self.scheduler.start()
+        return request
+
     def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` for a
-        bias of an id without a token."""
+        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
+        `request`."""
+        self._check_bias(settings)
+        return self._chosen(ids, settings)
+
+    def _chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
+        request = self.request(ids, settings)
+        try:
+            yield from request
+        finally:
+            request.cancel()
+
+    def _check_bias(self, settings: SamplingSettings) -> None:
         if wrong := [number for number in settings.logit_bias if number >= self.tokenizer.vocab_size]:
             raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
-        return self._chosen(list(ids), settings)
 
-    def _chosen(self, prompt: list[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        output: list[int] = []
-        for _ in range(min(settings.max_new_tokens, self.seq_length - len(prompt))):
-            choice = token_choice(settings, prompt, output)
-            chosen = self.engine.next({0: prompt + output}, {0: choice})[0]
-            if chosen.token == self.tokenizer.eos_id:
-                return
-            output.append(chosen.token)
-            yield chosen
+    def speculated(self) -> dict[str, int]:
+        """How many tokens were guessed, and how many of them were right; nothing without speculation."""
+        if self.speculation is None:
+            return {}
+        return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
 
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """The ids of `chosen`."""
@@ -115,7 +165,11 @@ class Generator:
 
     def likeliest(self, sequences: Sequence[Sequence[int]], count: int) -> list[Sequence[tuple[int, float]]]:
         """The `count` likeliest tokens after each sequence, with their log-probabilities."""
-        return next_tokens(self.engine, range(self.engine.slots), sequences, count)
+
+        def work(slots: list[int]) -> list[Sequence[tuple[int, float]]]:
+            return next_tokens(self.engine, slots, sequences, count)
+
+        return self.scheduler.call(work, sequences[0], len(sequences))
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where

@@ -1,12 +1,15 @@
 """The decoding engine: sequences in slots, each with cached keys and values, and passes of rows through a network.
 
-A prompt is read in chunks; a step of several sequences is one pass, whatever their lengths. What a sequence has in
-common with what its slot holds is not computed again. The result of a row is the same bit by bit in any pass.
+A pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. What a
+sequence has in common with what its slot holds is not computed again, and one slot's contents can be copied to another.
+The result of a row is the same bit by bit in any pass.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mindspore as ms
@@ -18,8 +21,24 @@ from ms_codegeex.generation.choice import Chosen, TokenChoice, pack, unpack
 from ms_codegeex.generation.rows import Weights
 from ms_codegeex.models.causal import Build
 
-CHUNK = 256  # rows of a prompt in a pass
-LEAST_CHUNK = 16
+CHUNK = 256  # rows of a pass
+LEAST_CHUNK = 16  # of a prompt
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ids of a slot from position `begin` on, whose earlier ones are cached, and how the tokens after the last
+    `len(choices)` of them are chosen."""
+
+    slot: int
+    begin: int
+    ids: Sequence[int]
+    choices: Sequence[TokenChoice] = ()
+
+    @property
+    def end(self) -> int:
+        """The position after them."""
+        return self.begin + len(self.ids)
 
 
 class Pass(nn.Cell):
@@ -30,8 +49,8 @@ class Pass(nn.Cell):
         self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
 
     def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """rows int32 [3, s, c], `wanted` rows' numbers int32 [n], the others as `choice.pack` makes them -> [n, 1 + k,
-        2]; without a choice, logits [n, V]"""
+        """rows int32 [3, m, 1] or [3, 1, m], `wanted` rows' numbers int32 [n], the others as `choice.pack` makes them
+        -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
         logits = self.head(self.gather(self.model(rows, rows), wanted, 0))
         return logits if self.choice is None else self.choice(logits, settings, edits, places)
 
@@ -40,8 +59,9 @@ class SlotEngine:
     """`slots` sequences of up to `capacity` positions through a family's model (`modules`, its file `model.py`).
 
     Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
-    cannot be had, and with 0, MindSpore's own do the work. `fast` rounds the activations in front of 8-bit and 4-bit
-    weights to 8 bits, and `cache_bits` 16 keeps keys and values in FP16; only compiled operators can.
+    cannot be had, and with 0, MindSpore's own do the work. Up to `guesses` tokens of each sequence are guessed. `fast`
+    rounds the activations in front of 8-bit and 4-bit weights to 8 bits, and `cache_bits` 16 keeps keys and values in
+    FP16; only compiled operators can.
     """
 
     def __init__(
@@ -55,10 +75,13 @@ class SlotEngine:
         slots: int = 1,
         threads: int = 0,
         chunk: int = CHUNK,
+        guesses: int = 0,
         fast: bool = False,
         cache_bits: int = 32,
     ):
-        self.capacity, self.slots, self.chunk = capacity, slots, chunk
+        self.capacity, self.slots = capacity, slots
+        self._most = power(slots * (1 + guesses))  # choices of a pass
+        self.chunk = max(chunk, 2 * self._most)  # there is room beside sequences that decode
         self.allowed = allowed or config.vocab_size
         with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
             network = modules.Logits(config, Build(seq_length=capacity, reset_at_eos=False))
@@ -75,96 +98,130 @@ class SlotEngine:
             from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
 
             cells, choice = CompositeCells(model, weights, slots, capacity), CompositeChoice()
+        self._cells = cells
         self._numbers = ms.float64 if self.compiled else ms.float32
         self._choosing, self._scoring = Pass(model, cells.head, choice), Pass(model, cells.head, None)
         for network in (self._choosing, self._scoring):
             network.set_train(False)
         self.cached: list[list[int]] = [[] for _ in range(slots)]
 
+    def keep(self, slot: int, ids: Sequence[int]) -> int:
+        """Forget what the slot holds beyond its common beginning with `ids`; how many ids that leaves, not all."""
+        cached, most = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
+        common = shared(cached[:most], ids[:most])
+        del cached[common:]
+        return common
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let `target` hold the first `length` ids of `source`."""
+        self.cached[target] = []
+        self._cells.copy(source, target, length)
+        self.cached[target] = self.cached[source][:length]
+
+    def advance(self, parts: Sequence[Part]) -> list[list[Chosen]]:
+        """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
+        are those among all rows of the table."""
+        found = self._advance(self._choosing, parts)
+        return [unpack(rows, part.choices) for part, rows in zip(parts, found, strict=True)]
+
     def next(self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice]) -> dict[int, Chosen]:
-        """For each slot's whole sequence (1 to `capacity` ids) the next token. Probabilities are those among all rows
-        of the table."""
-        result: dict[int, Chosen] = {}
-        ready = [slot for slot, ids in sequences.items() if self._common(slot, ids) == len(ids) - 1]
-        for slot, ids in sequences.items():
-            if slot not in ready:
-                out = self._read(self._choosing, slot, ids, [choices[slot]])
-                result[slot] = unpack(out, [choices[slot]])[0]
-        if ready:
-            chosen = [choices[slot] for slot in ready]
-            out = self._step(ready, [sequences[slot] for slot in ready], chosen)
-            result |= zip(ready, unpack(out, chosen), strict=True)
+        """For each slot's whole sequence (1 to `capacity` ids) the next token."""
+        left, result = dict(sequences), dict[int, Chosen]()
+        while left:
+            parts: list[Part] = []
+            room = self.chunk
+            for slot, ids in left.items():
+                begin = self.keep(slot, ids)
+                part = Part(slot, begin, ids[begin : begin + room])
+                if part.end == len(ids):
+                    part = replace(part, choices=[choices[slot]])
+                if part.ids:
+                    parts.append(part)
+                room -= len(part.ids)
+            for part, found in zip(parts, self.advance(parts), strict=True):
+                if found:
+                    result[part.slot] = found[0]
+                    del left[part.slot]
         return {slot: result[slot] for slot in sequences}
 
     def logits(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [V]: scores of the token that follows `ids`."""
-        return self._read(self._scoring, slot, ids, [TokenChoice()])[-1]
+        begin = self.keep(slot, ids)
+        return self._read(self._scoring, slot, ids, begin, [TokenChoice()])[-1]
 
     def all_logits(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids), V]: scores of the token that follows each of `ids`."""
-        self.cached[slot] = []
-        return self._read(self._scoring, slot, ids, [TokenChoice()] * len(ids))
+        return self._read(self._scoring, slot, ids, 0, [TokenChoice()] * len(ids))
 
     def log_probabilities(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """FP32 [len(ids) - 1]: the logarithm of the probability of each id but the first, given those before it."""
-        self.cached[slot] = []  # every position's scores are wanted
         if len(ids) < 2:
             return np.zeros(0, np.float32)
         given = [TokenChoice(given=number) for number in ids[1:]]
-        return self._read(self._choosing, slot, ids[:-1], given)[:, 0, 1].astype(np.float32)
+        return self._read(self._choosing, slot, ids[:-1], 0, given)[:, 0, 1].astype(np.float32)
 
-    def _common(self, slot: int, ids: Sequence[int]) -> int:
-        """How many first ids are cached; at least one is left to compute."""
-        cached, most = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
-        if cached[:most] == list(ids[:most]):
-            return most
-        return next(i for i in range(most) if cached[i] != ids[i])
-
-    def _read(self, network: nn.Cell, slot: int, ids: Sequence[int], choices: list[TokenChoice]) -> np.ndarray:
-        """A sequence in chunks; what `network` gives for the last `len(choices)` ids."""
-        begin, found = self._common(slot, ids), []
-        while begin < len(ids):
-            count = min(self.chunk, len(ids) - begin)
-            rows = 1 if count == 1 else min(max(LEAST_CHUNK, _power(count)), self.chunk)
-            passed = np.zeros((3, 1, rows), np.int32)
-            passed[1], passed[2] = slot, self.capacity
-            passed[0, 0, :count], passed[2, 0, :count] = ids[begin : begin + count], range(begin, begin + count)
-            first = len(ids) - len(choices)  # whose successor is wanted
-            if len(choices) == 1:
-                wanted, asked = np.array([count - 1], np.int32), choices
-            else:
-                wanted, asked = np.arange(rows, dtype=np.int32), choices[begin - first : begin - first + count]
-            out = self._run(network, passed, wanted, asked, {slot: begin})
-            self.cached[slot] = list(ids[: begin + count])
-            found.append(out[: len(asked)])
-            begin += count
-        return np.concatenate(found[-1:] if len(choices) == 1 else found)
-
-    def _step(self, slots: list[int], sequences: list[Sequence[int]], choices: list[TokenChoice]) -> np.ndarray:
-        """One token of each sequence, whose earlier ones are cached."""
-        n = min(_power(len(slots)), _power(self.slots))
-        passed = np.zeros((3, n, 1), np.int32)
-        passed[2] = self.capacity
-        for i, (slot, ids) in enumerate(zip(slots, sequences, strict=True)):
-            passed[:, i, 0] = ids[-1], slot, len(ids) - 1
-        kept = {slot: len(ids) - 1 for slot, ids in zip(slots, sequences, strict=True)}
-        out = self._run(self._choosing, passed, np.arange(n, dtype=np.int32), choices, kept)
-        for slot, ids in zip(slots, sequences, strict=True):
-            self.cached[slot] = list(ids)
-        return out[: len(slots)]
-
-    def _run(
-        self, network: nn.Cell, rows: np.ndarray, wanted: np.ndarray, choices: list[TokenChoice], kept: dict[int, int]
+    def _read(
+        self, network: nn.Cell, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]
     ) -> np.ndarray:
-        """One pass. `kept`: how many positions of each slot are sure to be right if it is interrupted."""
-        for slot, count in kept.items():
-            del self.cached[slot][count:]
-        settings, edits, places = pack(choices, len(wanted), self.allowed)
+        """A sequence from `begin` on in chunks; what `network` gives for the last `len(choices)` ids."""
+        found, first = [], len(ids) - len(choices)
+        while begin < len(ids):
+            end = min(begin + self.chunk, len(ids))
+            asked = choices[max(begin - first, 0) : max(end - first, 0)]
+            found += self._advance(network, [Part(slot, begin, ids[begin:end], asked)])
+            begin = end
+        return np.concatenate([rows for rows in found if len(rows)])
+
+    def _advance(self, network: nn.Cell, parts: Sequence[Part]) -> list[np.ndarray]:
+        """What `network` gives for each part's choices. The composite cells take rows of one sequence, or one row of
+        each of several."""
+        if self.compiled:
+            return self._run(network, parts, together=True)
+        found: dict[int, np.ndarray] = {}
+        single = [part for part in parts if len(part.ids) == 1]
+        if single:
+            found |= zip((part.slot for part in single), self._run(network, single, together=True), strict=True)
+        for part in parts:
+            if len(part.ids) > 1:
+                (found[part.slot],) = self._run(network, [part], together=False)
+        return [found[part.slot] for part in parts]
+
+    def _run(self, network: nn.Cell, parts: Sequence[Part], together: bool) -> list[np.ndarray]:
+        """One pass, as [3, m, 1] or [3, 1, m]. If it is interrupted, what it may have overwritten is forgotten."""
+        for part in parts:
+            del self.cached[part.slot][part.begin :]
+        m = power(sum(len(part.ids) for part in parts))
+        m = m if m <= self._most else max(m, LEAST_CHUNK)
+        rows, count = np.zeros((3, m), np.int32), 0
+        rows[2] = self.capacity
+        wanted: list[int] = []
+        for part in parts:
+            count += len(part.ids)
+            here = slice(count - len(part.ids), count)
+            rows[0, here], rows[1, here], rows[2, here] = part.ids, part.slot, range(part.begin, part.end)
+            wanted += range(count - len(part.choices), count)
+        choices = [choice for part in parts for choice in part.choices]
+        n = min(m, max(self._most, power(len(choices) or 1)))  # few kinds of pass: each is compiled
+        wanted += [0] * (n - len(wanted))
+        settings, edits, places = pack(choices, n, self.allowed)
         numbers = (Tensor(array, self._numbers) for array in (settings, edits))
-        return network(Tensor(rows), Tensor(wanted), *numbers, Tensor(places)).asnumpy()
+        passed = Tensor(rows.reshape((3, m, 1) if together else (3, 1, m)))
+        out = network(passed, Tensor(wanted, ms.int32), *numbers, Tensor(places)).asnumpy()
+        for part in parts:
+            self.cached[part.slot] += part.ids
+        borders = np.cumsum([0] + [len(part.choices) for part in parts])
+        return [out[begin:end] for begin, end in itertools.pairwise(borders)]
 
 
-def _power(number: int) -> int:
+def shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences begin with alike."""
+    most = min(len(first), len(second))
+    if first[:most] == second[:most]:
+        return most
+    return next(i for i in range(most) if first[i] != second[i])
+
+
+def power(number: int) -> int:
     """The power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()
 

@@ -1,6 +1,8 @@
 """Generation from a model directory with random weights and the real tokenizer; the command as users run it."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import write_checkpoint
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation import engine, loading
 from ms_codegeex.generation.answers import answers
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
@@ -94,7 +97,8 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):
     answers = iter([7, 8, 50256, 9])
-    monkeypatch.setattr(generator.engine, "next", lambda *_: {0: Chosen(next(answers), 0.0)})
+    monkeypatch.setattr(generator.engine, "advance", lambda _: [[Chosen(next(answers), 0.0)]])
+    monkeypatch.setattr(generator.scheduler, "_left", lambda _: 1)
     assert list(generator.tokens([1], SamplingSettings(10))) == [7, 8]
 
 
@@ -161,6 +165,34 @@ def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator
         raw = generator.log_probabilities([*ids, *(one.token for one in beam.tokens)])[len(ids) - 1 :]
         assert beam.score == pytest.approx(float(raw.sum()) / len(raw) ** 0.5, abs=1e-3)
         assert all(len(one.best) == 1 for one in beam.tokens)
+
+
+def test_slots_and_speculation_change_no_answer(model, generator):
+    ids, settings = generator.encode("x = 1"), SamplingSettings(16, temperature=1.0, n=5, stop=("q",))
+    expected = answers(generator, ids, settings)
+    shared = Generator(model, slots=3, speculate="ngram")
+    assert answers(shared, ids, settings) == expected and generator.speculated() == {}
+    draft = Generator(model, speculate=model)
+    assert draft.generate("x = 1", SamplingSettings(16)) == generator.generate("x = 1", SamplingSettings(16))
+    counts = draft.speculated()
+    assert counts["guessed"] == counts["accepted"] > 6  # by the model itself
+
+
+def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
+    def load(path):
+        found = loading.load_model(model)
+        return found if path == model else replace(found, path=path, tokenizer=SimpleNamespace(fingerprint="other"))
+
+    monkeypatch.setattr(engine, "load_model", load)
+    with pytest.raises(UserError, match="draft has another tokenizer than"):
+        Generator(model, speculate=tmp_path / "draft")
+
+
+def test_slots_that_the_memory_holds(model, generator, monkeypatch):
+    assert generator.slot_bytes == 4 * 24 * 2 * (1 + 1) * 16  # of a block and the top query layer
+    for memory, slots in ((None, 16), (10, 1), (1000, 5), (10**6, 16)):
+        monkeypatch.setattr(engine, "available_memory", lambda memory=memory: memory)
+        assert engine.affordable_slots(90, 100) == slots
 
 
 @pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])

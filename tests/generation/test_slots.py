@@ -5,22 +5,17 @@ import numpy as np
 import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.matrices import quantise
-from ms_codegeex.generation.rows import TensorWeights
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.slots import Part
 from ms_codegeex.models.registry import FAMILIES, family
 
 torch = pytest.importorskip("torch")
 
-from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
-from twins.peers import randomise  # noqa: E402
+from twins.tiny_models import LAYOUTS, POSITIONS, VOCABULARY, Twin, codegen_twin, prompt  # noqa: E402
 
-VOCABULARY, POSITIONS, EOS = 120, 100, 2
-SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
 GREEDY = TokenChoice()
 
 
@@ -31,86 +26,6 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE)
     yield
     ms.set_context(mode=before)
-
-
-def codegen_twin(config):
-    transformers = pytest.importorskip("transformers")
-    twin = transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_ctx=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-            rotary_dim=config.rotary_dim,
-            bos_token_id=config.eos_token_id,
-            eos_token_id=config.eos_token_id,
-        )
-    ).eval()
-    return twin, names.codegen(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
-
-
-def codegeex_twin(config):
-    twin = codegeex_torch.CodeGeeX(
-        config.vocab_size,
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-        eos=config.eos_token_id,
-        reset=False,
-    )
-    return twin, randomise(twin), twin.logits
-
-
-def codegeex2_twin(config):
-    sizes = codegeex2_torch.Sizes(
-        config.vocab_size,
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_groups,
-        config.intermediate_size,
-        config.rotary_dim,
-    )
-    twin = codegeex2_torch.CodeGeeX2(sizes)
-    return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
-
-
-TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin}
-LAYOUTS = {
-    "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
-    "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
-    "codegeex2": {"hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48, "rotary_dim": 2},
-}
-
-
-class Twin:
-    """A family's tiny model in PyTorch, and engines with its weights."""
-
-    def __init__(self, name):
-        self.family, self.config = family(name), family(name).config.build_config("tiny", SIZES | LAYOUTS[name])
-        _, ours, self.forward = TWINS[name](self.config)
-        self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
-
-    def logits(self, ids):
-        """FP32 [n, V]"""
-        with torch.no_grad():
-            return self.forward(torch.tensor([list(ids)]).long())[0].numpy()
-
-    def scores(self, ids):
-        """Log-probabilities float64 [n, V]"""
-        raw = self.logits(ids).astype(np.float64)
-        return raw - np.log(np.exp(raw).sum(-1, keepdims=True))
-
-    def engine(self, tensors=None, bits=32, group=64, **options):
-        lazy = {n: from_array(a) for n, a in (tensors or self.tensors).items()}
-        weights = TensorWeights(lazy, bits, group, self.config.product_names())
-        engine = SlotEngine(self.family.model, self.config, weights, POSITIONS, **{"threads": 2, "chunk": 16} | options)
-        assert engine.compiled is (options.get("threads", 2) > 0)
-        return engine
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -130,10 +45,6 @@ def composite():
     ms.set_context(mode=ms.GRAPH_MODE)
     twin = Twin("codegeex2")
     return twin, twin.engine(slots=3, threads=0)
-
-
-def prompt(length, seed=0):
-    return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
 
 
 def streams(engine, prompts, count):
@@ -194,12 +105,57 @@ def test_composite_histories(composite):
 def test_what_is_remembered_is_not_computed_again(engine, monkeypatch):
     rows, run = [], engine._run
     monkeypatch.setattr(
-        engine, "_run", lambda network, passed, *others: rows.append(passed.shape) or run(network, passed, *others)
+        engine,
+        "_run",
+        lambda network, parts, together: (
+            rows.extend((part.begin, part.end) for part in parts) or run(network, parts, together)
+        ),
     )
     ids = prompt(40, 8)
     for text in (ids, [*ids, 5], [*ids[:30], 6, 7], ids[:20]):
         engine.next({1: text}, {1: GREEDY})
-    assert rows == [(3, 1, 16)] * 3 + [(3, 1, 1), (3, 1, 16), (3, 1, 1)]
+    assert rows == [(0, 16), (16, 32), (32, 40), (40, 41), (30, 32), (19, 20)]
+
+
+def check_mixed_passes(twin, engine):
+    """Chunks of prompts, guessed ids and newest ids in one pass, in any order; what is guessed wrong is replaced."""
+    long, short, other = prompt(30, 11), prompt(10, 12), prompt(6, 13)
+    engine.next({2: other[:-1]}, {2: GREEDY})
+    wanted = [twin.scores(ids).argmax(-1).tolist() for ids in (long, short, other)]
+    for slot in (0, 1):
+        engine.cached[slot] = []
+    found = engine.advance([Part(2, 5, other[5:], [GREEDY]), Part(0, 0, long[:9]), Part(1, 0, short[:5], [GREEDY] * 3)])
+    assert [[chosen.token for chosen in row] for row in found] == [[wanted[2][5]], [], wanted[1][2:5]]
+    found = engine.advance([Part(1, 3, short[3:], [GREEDY] * 7), Part(0, 9, long[9:15], [GREEDY])])
+    assert [[chosen.token for chosen in row] for row in found] == [wanted[1][3:], [wanted[0][14]]]
+    assert engine.cached[:2] == [long[:15], short]
+
+
+def test_mixed_passes(twin, engine):
+    check_mixed_passes(twin, engine)
+
+
+def test_composite_mixed_passes(composite):
+    check_mixed_passes(*composite)
+
+
+def check_copies(twin, engine):
+    """A slot's beginning in another slot serves as if it had been computed there; the source stays."""
+    first, second = prompt(37, 21), prompt(60, 22)
+    engine.next({0: first, 1: second}, {0: GREEDY, 1: GREEDY})
+    engine.copy(0, 1, 21)
+    assert engine.cached[1] == first[:21] and engine.cached[0] == first
+    for slot, ids in ((1, [*first[:21], 5, 6]), (0, [*first, 7])):
+        assert engine.keep(slot, ids) >= 21
+        assert np.abs(engine.logits(slot, ids) - twin.logits(ids)[-1]).max() <= 1e-5
+
+
+def test_copies_of_slots(twin, engine):
+    check_copies(twin, engine)
+
+
+def test_composite_copies(composite):
+    check_copies(*composite)
 
 
 def test_prompts_of_every_length_up_to_the_contexts_end(twin, engine):

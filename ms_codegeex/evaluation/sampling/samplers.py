@@ -61,14 +61,22 @@ def model_identity(path: Path, fast: bool = False) -> dict[str, Any]:
 
 
 class EngineSampler:
-    """Our decoding engine, one text at a time. Samples of one prompt share its key-value cache."""
+    """Our decoding engine, `slots` texts at a time (default: as many as fit). Samples of one prompt share its keys and
+    values; a text does not depend on the others."""
 
-    concurrency = 1
-
-    def __init__(self, path: Path, recipe: Recipe, *, fast: bool = False, threads: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        *,
+        slots: int | None = None,
+        fast: bool = False,
+        threads: int | None = None,
+    ):
         from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
 
-        self.generator, self.recipe = Generator(path, threads=threads, fast=fast), recipe
+        self.generator, self.recipe = Generator(path, threads=threads, slots=slots, fast=fast), recipe
+        self.concurrency = self.generator.slots + 1  # the next text waits for the first slot that becomes free
         self.identity = model_identity(self.generator.path, fast)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
 

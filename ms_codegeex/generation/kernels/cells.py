@@ -150,6 +150,7 @@ class KernelCells:
         cache_bits: int = 32,
     ):
         self.library, self.weights, self.slots, self.capacity, self.fast = library, weights, slots, capacity, fast
+        self._caches: list[tuple[np.ndarray, np.ndarray]] = []
         self.kept = np.float32 if cache_bits == 32 else np.float16
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
@@ -171,6 +172,13 @@ class KernelCells:
         if rotary is not None:
             model.rotary = Turned()
         model.mask, model.hash_samples = RowMask(capacity), Same()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The keys and values of a slot's first `length` positions to another slot."""
+        blocks = -(-length // 16)
+        for keys, values in self._caches:
+            keys[target, :, :blocks] = keys[source, :, :blocks]
+            values[target, :, :length] = values[source, :, :length]
 
     def _packed(self, name: str) -> Packed:
         return pack(self.weights.matrix(name))
@@ -220,4 +228,5 @@ class KernelCells:
             core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity
         )
         keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
+        self._caches.append((keys, values))
         return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))

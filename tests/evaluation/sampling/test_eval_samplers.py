@@ -124,8 +124,8 @@ class Speller:
 
     seq_length = 12
 
-    def __init__(self, path, **_):
-        self.path, self.tokenizer, self.asked = path, self, []
+    def __init__(self, path, slots, **_):
+        self.path, self.tokenizer, self.asked, self.slots = path, self, [], slots or 16
 
     def encode_prompt(self, prompt):
         return list(prompt)
@@ -143,7 +143,7 @@ def speller(monkeypatch, tmp_path):
     module = types.ModuleType("ms_codegeex.generation.engine")
     module.Generator = Speller
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return lambda **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe))
+    return lambda slots=None, **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe), slots=slots)
 
 
 def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):
@@ -154,6 +154,10 @@ def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):
     settings = sampler.generator.asked[0]
     assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.5, 3, 0.9, 7)
     assert speller(stops=("cd",))("p", seed=0) == Completion("ab", "stop")
+
+
+def test_a_text_more_than_there_are_slots_is_asked_for(speller):
+    assert (speller().concurrency, speller(3).concurrency) == (17, 4)
 
 
 def test_the_engines_context_is_that_of_the_model_or_the_recipe(speller):

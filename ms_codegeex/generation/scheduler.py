@@ -1,0 +1,283 @@
+"""Continuous batching: requests from any thread share the slots of an engine, which runs in one thread.
+
+A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, first come,
+first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and a
+prompt that begins like any slot's contents is not computed again. The ids of a request do not depend on its company.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.choice import Chosen, TokenChoice, token_choice
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared
+
+MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
+
+
+class Request:
+    """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads.
+
+    `finish` says why it ended: "eos" (which is not yielded), "length" or "cancelled".
+    """
+
+    count = 1  # slots
+
+    def __init__(self, ids: Sequence[int], settings: SamplingSettings, limit: int, eos: int | None = None):
+        """`limit`: of prompt and answer together, as the engine's capacity."""
+        self.ids, self.settings, self.eos = list(ids), settings, eos
+        self.prompt = len(self.ids)
+        self.limit = min(limit, self.prompt + settings.max_new_tokens)
+        self.slot = -1
+        self.leader: Request | None = None  # is about to compute what both begin with
+        self.finish, self.cancelled = "", False
+        self.guessed = self.accepted = 0
+        self.error: BaseException | None = None
+        self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
+
+    def cancel(self) -> None:
+        """No more tokens are computed after the present step."""
+        self.cancelled = True
+
+    def __iter__(self) -> Iterator[Chosen]:
+        while (token := self._tokens.get()) is not None:
+            yield token
+        if self.error is not None:
+            raise self.error
+
+    def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
+        """Of the next token, or of that after a `guess`."""
+        return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
+
+    def take(self, chosen: Chosen) -> None:
+        """The next token."""
+        if chosen.token == self.eos:
+            self.finish = "eos"
+            return
+        self.ids.append(chosen.token)
+        self._tokens.put(chosen)
+        if len(self.ids) >= self.limit:
+            self.finish = "length"
+
+    def end(self, finish: str, error: BaseException | None = None) -> None:
+        """Nothing follows."""
+        self.finish, self.error = finish, error
+        self._tokens.put(None)
+
+
+class Call:
+    """Other work for an engine: with `count` slots, the first of which holds as much of `ids` as any."""
+
+    def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1):
+        self.work, self.ids, self.count, self.cancelled = work, list(ids), count, False
+        self.result: Future[Any] = Future()
+
+    def end(self, finish: str, error: BaseException | None = None) -> None:
+        """It does not take place."""
+        self.result.set_exception(error or RunFailure(f"generation: {finish}"))
+
+
+class Speculation(Protocol):
+    """Guesses of next tokens."""
+
+    most: int
+
+    def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
+        """Up to `room` next ids of each request."""
+
+    def learn(self, request: Request, guessed: int, accepted: int) -> None:
+        """How good a guess was."""
+
+
+class Scheduler:
+    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread."""
+
+    def __init__(self, engine: SlotEngine, speculation: Speculation | None = None):
+        self.engine, self.speculation = engine, speculation
+        self.guessed = self.accepted = 0  # tokens
+        self._lock, self._running = threading.Lock(), False
+        self._waiting: deque[Request | Call] = deque()
+        self._active: dict[int, Request] = {}  # by slot, in the order of admission
+        self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
+
+    def submit(self, work: Request | Call) -> None:
+        """Queue it. Somebody must call `step`, or `start` once."""
+        with self._lock:
+            self._waiting.append(work)
+
+    def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1) -> Any:
+        """The result of `work(slots)`, which may use the engine and these slots between two steps. `count` and `ids` as
+        in `Call`."""
+        call = Call(work, ids, min(count, self.engine.slots))
+        self.submit(call)
+        self.start()
+        return call.result.result()
+
+    def start(self) -> None:
+        """Work in a thread until nothing is left to do, unless one does. It ends soon after the main thread."""
+        with self._lock:
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._work, name="generation").start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting and not self._active:
+                    self._running = False
+                    return
+            try:
+                if not threading.main_thread().is_alive():
+                    raise RunFailure("generation: the program ends")
+                self.step()
+            except BaseException as error:  # of every request, whose threads raise it
+                with self._lock:
+                    left = [*self._active.values(), *self._waiting]
+                    self._active.clear()
+                    self._waiting.clear()
+                for each in left:
+                    each.end("error", error)
+
+    def step(self) -> None:
+        """Admit, compute one pass, deliver."""
+        for request in list(self._active.values()):
+            if request.cancelled:
+                self._end(request, "cancelled")
+        self._admit()
+        planned = self._decoding()
+        self._add_prompts(planned)
+        found = self.engine.advance([part for part, _ in planned]) if planned else []
+        for (part, request), chosen in zip(planned, found, strict=True):
+            if chosen:
+                self._deliver(request, part, chosen)
+
+    def _left(self, request: Request) -> int:
+        """How many ids are not computed yet."""
+        return len(request.ids) - len(self.engine.cached[request.slot])
+
+    def _decoding(self) -> list[tuple[Part, Request]]:
+        """A part of each request that lacks only its newest id: that and guesses."""
+        ready = [request for request in self._active.values() if request.leader is None and self._left(request) == 1]
+        guesses: list[list[int]] = [[] for _ in ready]
+        if self.speculation is not None and ready:
+            room = [min(self.speculation.most, each.limit - len(each.ids) - 1) for each in ready]
+            guesses = self.speculation.guess(ready, room)
+        planned = []
+        for request, guess in zip(ready, guesses, strict=True):
+            choices = [request.choice(guess[:count]) for count in range(len(guess) + 1)]
+            planned.append((Part(request.slot, len(request.ids) - 1, [request.ids[-1], *guess], choices), request))
+        return planned
+
+    def _add_prompts(self, planned: list[tuple[Part, Request]]) -> None:
+        """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
+        used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
+        if planned:
+            room = min(room, max(MIXED_ROWS, power(used + LEAST_CHUNK)))
+        room -= used
+        decoding = {part.slot for part, _ in planned}
+        for request in self._active.values():
+            if room < 1:
+                return
+            if request.slot in decoding:
+                continue
+            if request.leader is not None:
+                self._reuse(request)
+                if request.leader is not None:
+                    continue
+            begin = len(self.engine.cached[request.slot])
+            ids = request.ids[begin : begin + room]
+            choices = [request.choice()] if begin + len(ids) == len(request.ids) else []
+            planned.append((Part(request.slot, begin, ids, choices), request))
+            room -= len(ids)
+
+    def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
+        """The tokens up to the first that was guessed wrong."""
+        guess, accepted = part.ids[len(part.ids) - len(tokens) + 1 :], 0
+        if not request.cancelled:
+            request.take(tokens[0])
+            for token, guessed in zip(tokens[1:], guess, strict=True):
+                if request.finish or request.ids[-1] != guessed:
+                    break
+                request.take(token)
+                accepted += 1
+            if guess and self.speculation is not None:
+                self.guessed, self.accepted = self.guessed + len(guess), self.accepted + accepted
+                request.guessed, request.accepted = request.guessed + len(guess), request.accepted + accepted
+                self.speculation.learn(request, len(guess), accepted)
+        del self.engine.cached[request.slot][len(request.ids) - 1 :]
+        if request.cancelled or request.finish:
+            self._end(request, request.finish or "cancelled")
+
+    def _end(self, request: Request, finish: str) -> None:
+        self._leave(request.slot)
+        request.end(finish)
+
+    def _leave(self, slot: int) -> None:
+        self._clock += 1
+        self._used[slot] = self._clock
+        self._active.pop(slot, None)
+
+    def _admit(self) -> None:
+        """Give free slots to those that wait."""
+        while True:
+            with self._lock:
+                while self._waiting and self._waiting[0].cancelled:
+                    self._waiting.popleft().end("cancelled")
+                free = self.engine.slots - len(self._active)
+                if not self._waiting or free < self._waiting[0].count:
+                    return
+                work = self._waiting.popleft()
+            if isinstance(work, Call):
+                self._run(work)
+            elif work.prompt >= work.limit:
+                work.end("length")
+            else:
+                work.slot = self._place(work.ids)
+                self._active[work.slot] = work
+                self._reuse(work)
+
+    def _run(self, call: Call) -> None:
+        first = self._place(call.ids)
+        slots = [first, *(slot for slot in self._free() if slot != first)][: call.count]
+        try:
+            call.result.set_result(call.work(slots))
+        except BaseException as error:
+            call.end("error", error)
+        for slot in slots:
+            self._leave(slot)
+
+    def _free(self) -> list[int]:
+        """Slots without a request, the least recently used first."""
+        slots = (slot for slot in range(self.engine.slots) if slot not in self._active)
+        return sorted(slots, key=lambda slot: self._used[slot])
+
+    def _place(self, ids: Sequence[int]) -> int:
+        """The free slot with the longest common beginning, or if that of a busy one is longer, the least recently
+        used."""
+        begins, free = [shared(cached, ids[:-1]) for cached in self.engine.cached], self._free()
+        best = max(free, key=lambda slot: begins[slot])
+        return free[0] if max(begins) > begins[best] else best
+
+    def _reuse(self, request: Request) -> None:
+        """Copy the longest common beginning of another slot, or wait for an earlier request that is about to compute a
+        longer one."""
+        cached, ids = self.engine.cached, request.ids[:-1]
+        own = self.engine.keep(request.slot, request.ids)
+        begins = {slot: shared(cached[slot], ids) for slot in range(self.engine.slots) if slot != request.slot}
+        source = max(begins, key=begins.__getitem__, default=request.slot)
+        most = max(own, begins.get(source, 0))
+        request.leader = None
+        for earlier in self._active.values():
+            if earlier is request:
+                break
+            if len(cached[earlier.slot]) < (length := shared(earlier.ids[: earlier.prompt], ids)) > most:
+                request.leader, most = earlier, length
+        if request.leader is None and most > own:
+            self.engine.copy(source, request.slot, most)

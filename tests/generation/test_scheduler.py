@@ -1,0 +1,364 @@
+"""Requests that share an engine get the ids of a full pass, or of a run alone, whatever else is computed and when."""
+
+import threading
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
+from ms_codegeex.models.registry import FAMILIES
+
+pytest.importorskip("torch")
+
+from twins.tiny_models import POSITIONS, Twin, prompt
+
+SLOTS, GUESSES = 3, 3
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    """As the command runs."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
+@pytest.fixture(scope="module")
+def codegen():
+    """A twin and an engine that every test leaves with other contents in its slots."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    twin = Twin("codegen")
+    return twin, twin.engine(slots=SLOTS, guesses=GUESSES, chunk=32)
+
+
+def greedy(ids, count=12):
+    return Request(ids, SamplingSettings(count, temperature=0.0), POSITIONS)
+
+
+def sampled(ids, seed, count=12):
+    return Request(ids, SamplingSettings(count, temperature=1.5, top_k=40, top_p=0.95, seed=seed), POSITIONS)
+
+
+def answer(request):
+    assert request.finish
+    return [chosen.token for chosen in request]
+
+
+def drain(scheduler, requests):
+    """Their answers, all asked for at once."""
+    for request in requests:
+        scheduler.submit(request)
+    while not all(request.finish for request in requests):
+        scheduler.step()
+    return [answer(request) for request in requests]
+
+
+def alone(engine, request):
+    """The answer of an engine that has seen nothing else."""
+    engine.cached[:] = [[] for _ in engine.cached]
+    (ids,) = drain(Scheduler(engine), [Request(request.ids[: request.prompt], request.settings, POSITIONS)])
+    return ids
+
+
+def rows_of(engine, monkeypatch):
+    """The (slot, begin, end) of all parts from now on."""
+    parts, advance = [], engine.advance
+    monkeypatch.setattr(
+        engine, "advance", lambda given: parts.extend((p.slot, p.begin, p.end) for p in given) or advance(given)
+    )
+    return parts
+
+
+def check_families(twin, engine, lengths):
+    prompts = [prompt(length, length) for length in lengths]
+    prompts += [prompts[0], prompts[0][:20], [*prompts[0], 5]]  # parts of which others compute or have computed
+    found = drain(Scheduler(engine), [greedy(ids) for ids in prompts])
+    for ids, new in zip(prompts, found, strict=True):
+        assert len(new) == min(12, POSITIONS - len(ids))
+        assert new == twin.logits(ids + new)[len(ids) - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_are_those_of_a_full_pass(family):
+    twin = Twin(family)
+    lengths = [37, 1, 9, POSITIONS - 1, 16, 17, 33, POSITIONS, 2, POSITIONS - 3]
+    check_families(twin, twin.engine(slots=SLOTS), lengths)
+
+
+def test_composite_ids():
+    twin = Twin("codegeex2")
+    check_families(twin, twin.engine(slots=SLOTS, threads=0), [37, 1, POSITIONS - 1])
+
+
+def test_draws_are_those_of_the_exact_distribution(codegen):
+    twin, engine = codegen
+    requests = [sampled(prompt(20, seed), seed) for seed in range(5)]
+    for request, new in zip(requests, drain(Scheduler(engine), requests), strict=True):
+        begin, request.ids = request.prompt, request.ids[: request.prompt]
+        uniform = [request.choice(new[:count]).uniform for count in range(len(new))]
+        assert len(set(uniform)) == 12
+        logits = twin.logits(request.ids + new)[begin - 1 : -1].astype(np.float64) / 1.5
+        for row, number, token in zip(logits, uniform, new, strict=True):
+            weights = np.where(row >= np.sort(row)[-40], np.exp(row - row.max()), 0)
+            order = np.argsort(-weights, kind="stable")
+            before = np.cumsum(weights[order]) - weights[order]
+            weights[order[before >= 0.95 * weights.sum()]] = 0
+            sums = weights.cumsum() / weights.sum()
+            assert token == sums.searchsorted(number, side="right") or np.abs(sums - number).min() < 1e-6
+
+
+def test_requests_are_admitted_in_their_order_and_end_by_eos_length_or_context(codegen):
+    _, engine = codegen
+    requests = [greedy(prompt(10, seed), count) for seed, count in ((1, 8), (2, 3), (3, 5), (4, 2), (5, 1))]
+    scheduler, started = Scheduler(engine), []
+    for request in requests:
+        scheduler.submit(request)
+    while not all(request.finish for request in requests):
+        scheduler.step()
+        started += [each for each in requests if len(each.ids) > each.prompt and each not in started]
+    assert started == requests
+    expected = answer(requests[0])
+    eos = Request(prompt(10, 1), SamplingSettings(8, temperature=0.0), POSITIONS, eos=expected[3])
+    full, none = greedy(prompt(POSITIONS - 2, 7)), greedy(prompt(POSITIONS, 7))
+    found = drain(scheduler, [eos, full, none])
+    assert found[0] == expected[: expected.index(expected[3])] and len(found[1]) == 2 and found[2] == []
+    assert [each.finish for each in (eos, full, none)] == ["eos", "length", "length"]
+
+
+def test_long_prompts_do_not_keep_others_waiting(codegen, monkeypatch):
+    _, engine = codegen
+    scheduler, stream = Scheduler(engine), greedy(prompt(3, 1), 20)
+    scheduler.submit(stream)
+    scheduler.step()
+    parts = rows_of(engine, monkeypatch)
+    long = [greedy(prompt(90, 2), 1), greedy(prompt(80, 3), 1)]
+    for request in long:
+        scheduler.submit(request)
+    for count in range(2, 10):
+        scheduler.step()
+        assert len(stream.ids) == stream.prompt + count  # a token a step
+    assert all(request.finish for request in long)
+    assert [end - begin for slot, begin, end in parts if slot == long[0].slot][:3] == [31, 31, 28]
+
+
+def test_cancellation_takes_effect_within_a_step(codegen):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler = Scheduler(engine)
+    requests = [greedy(prompt(5, 1), 40), greedy(prompt(6, 2), 40), greedy(prompt(70, 3), 40), greedy(prompt(7, 4))]
+    late = [greedy(prompt(60, 5)), greedy([*prompt(70, 3)[:50], 5])]
+    for request in [*requests, *late]:
+        scheduler.submit(request)
+    scheduler.step()
+    scheduler.step()
+    assert not any(request.finish for request in requests)
+    for request in (requests[0], requests[2], late[0]):  # decoding, in its prompt, waiting
+        request.cancel()
+    before = list(requests[0].ids)
+    scheduler.step()
+    assert requests[0].finish == requests[2].finish == "cancelled" and requests[0].ids == before
+    left = [requests[1], requests[3], late[1]]
+    while not all(request.finish for request in left):
+        scheduler.step()
+    assert late[0].finish == "cancelled" and answer(late[0]) == answer(requests[2]) == []
+    for request in left:
+        assert answer(request) == alone(engine, request)
+
+
+def test_a_prompt_takes_the_slot_that_begins_like_it_or_the_one_that_waited_longest(codegen, monkeypatch):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler, first, second = Scheduler(engine), prompt(40, 1), prompt(20, 2)
+    requests = [greedy(first, 1), greedy(second, 2), greedy(prompt(10, 3), 3)]
+    drain(scheduler, requests)
+    assert [request.slot for request in requests] == [0, 1, 2]
+    parts = rows_of(engine, monkeypatch)
+    again, other, new = greedy([*second, 7, 8], 1), greedy(prompt(9, 4), 1), greedy(prompt(8, 5), 1)
+    for request in (again, other, new):
+        drain(scheduler, [request])
+    assert parts == [(1, 20, 22), (0, 0, 9), (2, 0, 8)]
+
+
+def test_what_a_busy_slot_holds_is_copied(codegen, monkeypatch):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler, ids = Scheduler(engine), prompt(50, 1)
+    stream = greedy(ids, 30)
+    scheduler.submit(stream)
+    for _ in range(6):
+        scheduler.step()
+    parts = rows_of(engine, monkeypatch)
+    copies = [sampled([*ids[:40], 9], 1), sampled(stream.ids[:54], 2)]  # its answer serves, too
+    found = drain(scheduler, copies)
+    assert next((begin, end) for slot, begin, end in parts if slot == copies[0].slot) == (40, 41)
+    assert next((begin, end) for slot, begin, end in parts if slot == copies[1].slot) == (53, 54)
+    while not stream.finish:
+        scheduler.step()
+    for request, new in zip([*copies, stream], [*found, answer(stream)], strict=True):
+        assert new == alone(engine, request)
+
+
+def test_samples_share_their_prompt(codegen, monkeypatch):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    ids = prompt(60, 6)
+    parts = rows_of(engine, monkeypatch)
+    requests = [sampled(ids, seed, 8) for seed in range(7)]
+    found = drain(Scheduler(engine), requests)
+    assert sum(end - begin for _, begin, end in parts) == 60 + 6 * 1 + 7 * 7  # the prompt, its last row, new tokens
+    assert len({tuple(new) for new in found}) == 7
+    for request, new in zip(requests, found, strict=True):
+        assert new == alone(engine, request)
+
+
+class Told(Speculation):
+    """Guesses from a list: right up to a place, then wrong."""
+
+    def __init__(self, texts, right):
+        super().__init__(GUESSES)
+        self.texts, self.right = texts, right
+
+    def guess(self, requests, room):
+        guesses = []
+        for request, most in zip(requests, room, strict=True):
+            (text,) = [text for text in self.texts if text[: len(request.ids)] == request.ids]
+            begin = len(request.ids)
+            wrong = [(token + 1) % 100 for token in text[begin + self.right : begin + most]]
+            guesses.append(text[begin : begin + min(self.right, most)] + wrong)
+        return guesses
+
+
+def speculations(twin):
+    other = Twin("codegen")
+    other.tensors = {name: array + 0.02 for name, array in twin.tensors.items()}
+    yield NgramSpeculation(GUESSES, (2, 1))
+    yield DraftSpeculation(twin.engine(slots=SLOTS), GUESSES)
+    yield DraftSpeculation(other.engine(slots=SLOTS), GUESSES)
+
+
+def test_speculation_gives_the_same_ids(codegen):
+    twin, engine = codegen
+
+    def requests():
+        return [greedy(prompt(n, n), 30) for n in (5, 90, 1)] + [sampled(prompt(n, n), n, 30) for n in (40, 12, 98)]
+
+    expected = drain(Scheduler(engine), requests())
+    rates = []
+    for speculation in speculations(twin):
+        scheduler = Scheduler(engine, speculation)
+        assert drain(scheduler, requests()) == expected
+        rates.append(scheduler.accepted / scheduler.guessed)
+    assert rates[1] == 1 and 0 < rates[2] < 1 and 0 < rates[0] < 1
+    texts = [request.ids[: request.prompt] + new for request, new in zip(requests(), expected, strict=True)]
+    for right in range(GUESSES + 1):
+        scheduler, asked = Scheduler(engine, Told(texts, right)), requests()
+        assert drain(scheduler, asked) == expected
+        assert scheduler.accepted == sum(request.accepted for request in asked) > 0 or right == 0
+        assert (scheduler.accepted == scheduler.guessed) is (right == GUESSES)
+
+
+def test_ngrams_are_continued_as_they_were():
+    speculation, request = NgramSpeculation(7), greedy([1, 2, 3, 4, 5, 6, 2, 3], 50)
+    assert speculation.guess([request], [7]) == [[4, 5, 6]]
+    speculation.learn(request, 3, 3)
+    assert speculation.guess([request], [9]) == [[4, 5, 6, 2, 3, 4, 5]]  # beyond what is known the period goes on
+    assert speculation.guess([request], [2]) == [[4, 5]]
+    speculation.learn(request, 7, 0)
+    request.ids += [9, 9, 1, 2, 3, 4, 7, 1, 2, 3]
+    assert speculation.guess([request], [7]) == [[4, 7, 1]]  # the latest place
+    request.ids += [4]
+    assert speculation.guess([request], [7]) == [[7, 1, 2]]
+    request.ids += [50]
+    assert speculation.guess([request], [7]) == [[]]
+
+
+POOL = [prompt(3, 1), prompt(30, 2), prompt(30, 2)[:17], [*prompt(30, 2)[:25], 5, 6], prompt(64, 3), prompt(97, 4), [7]]
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, len(POOL) - 1), st.integers(0, 2), st.integers(1, 9)),
+        st.tuples(st.just("cancel"), st.integers(0, 9)),
+        st.tuples(st.just("step"), st.integers(1, 4)),
+    ),
+    max_size=25,
+)
+ALONE: dict[tuple[int, int, int], list[int]] = {}
+
+
+@settings(max_examples=30, deadline=None)
+@given(events=EVENTS, speculate=st.booleans())
+def test_any_schedule_gives_each_request_the_ids_of_a_run_alone(codegen, events, speculate):
+    _, engine = codegen
+    for kind in [(number, seed) for name, number, seed, *_ in (e for e in events if e[0] == "ask")]:
+        if kind not in ALONE:
+            ALONE[kind] = alone(engine, _ask(*kind, 9))
+    scheduler, asked = Scheduler(engine, NgramSpeculation(GUESSES, (2, 1)) if speculate else None), []
+    for name, *values in events:
+        if name == "ask":
+            asked.append((_ask(*values), values))
+            scheduler.submit(asked[-1][0])
+        elif name == "cancel" and values[0] < len(asked):
+            asked[values[0]][0].cancel()
+        elif name == "step":
+            for _ in range(values[0]):
+                scheduler.step()
+    while not all(request.finish for request, _ in asked):
+        scheduler.step()
+    for request, (number, seed, count) in asked:
+        expected = ALONE[number, seed][:count]
+        new = answer(request)
+        assert new == expected or (request.cancelled and new == expected[: len(new)])
+
+
+def _ask(number, seed, count):
+    return sampled(POOL[number], seed, count) if seed else greedy(POOL[number], count)
+
+
+def test_threads_ask_and_the_engine_works_in_one(codegen, monkeypatch):
+    _, engine = codegen
+    requests = [sampled(prompt(10 + seed, seed), seed) for seed in range(12)]
+    expected = [alone(engine, request) for request in requests]
+    scheduler, threads, advance, found = Scheduler(engine), set(), engine.advance, {}
+    monkeypatch.setattr(engine, "advance", lambda parts: threads.add(threading.current_thread().name) or advance(parts))
+
+    def ask(number):
+        scheduler.submit(requests[number])
+        scheduler.start()
+        found[number] = [chosen.token for chosen in requests[number]]
+
+    asking = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in asking:
+        thread.start()
+    scores = scheduler.call(lambda slots: engine.logits(slots[0], prompt(10, 0)), prompt(10, 0))
+    for thread in asking:
+        thread.join()
+    assert [found[number] for number in range(12)] == expected and threads == {"generation"}
+    assert scores.argmax() == greedy_choice(engine, prompt(10, 0))
+    for thread in threading.enumerate():
+        assert thread.name != "generation" or not thread.join(60)
+
+
+def greedy_choice(engine, ids):
+    return drain(Scheduler(engine), [greedy(ids, 1)])[0][0]
+
+
+def test_a_failure_is_that_of_all_who_wait_and_the_next_request_works(codegen, monkeypatch):
+    _, engine = codegen
+    scheduler, ids = Scheduler(engine), prompt(12, 1)
+    requests = [greedy(ids), greedy(ids), greedy(prompt(5, 5)), greedy(prompt(6, 6))]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_choosing", lambda *_: 1 / 0)
+        for request in requests:
+            scheduler.submit(request)
+        scheduler.start()
+        for request in requests:
+            with pytest.raises(ZeroDivisionError):
+                list(request)
+    with pytest.raises(ValueError, match=r"no such \[\d, \d, \d\]"):
+        scheduler.call(lambda slots: int(f"no such {slots}"), count=9)
+    assert drain(scheduler, [greedy(ids)])[0] == alone(engine, greedy(ids))

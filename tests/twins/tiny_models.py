@@ -1,0 +1,103 @@
+"""A tiny model of each family in PyTorch, and engines with its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.generation.rows import TensorWeights
+from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.models.registry import family
+
+torch = pytest.importorskip("torch")
+
+from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
+from twins.peers import randomise  # noqa: E402
+
+VOCABULARY, POSITIONS, EOS = 120, 100, 2
+SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
+
+
+def codegen_twin(config):
+    transformers = pytest.importorskip("transformers")
+    twin = transformers.CodeGenForCausalLM(
+        transformers.CodeGenConfig(
+            vocab_size=config.vocab_size,
+            n_positions=config.max_position_embeddings,
+            n_ctx=config.max_position_embeddings,
+            n_embd=config.hidden_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            rotary_dim=config.rotary_dim,
+            bos_token_id=config.eos_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+    ).eval()
+    return twin, names.codegen(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
+
+
+def codegeex_twin(config):
+    twin = codegeex_torch.CodeGeeX(
+        config.vocab_size,
+        config.hidden_size,
+        config.num_layers,
+        config.num_heads,
+        config.intermediate_size,
+        config.max_position_embeddings,
+        eos=config.eos_token_id,
+        reset=False,
+    )
+    return twin, randomise(twin), twin.logits
+
+
+def codegeex2_twin(config):
+    sizes = codegeex2_torch.Sizes(
+        config.vocab_size,
+        config.hidden_size,
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_groups,
+        config.intermediate_size,
+        config.rotary_dim,
+    )
+    twin = codegeex2_torch.CodeGeeX2(sizes)
+    return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
+
+
+TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin}
+LAYOUTS = {
+    "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
+    "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
+    "codegeex2": {"hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48, "rotary_dim": 2},
+}
+
+
+class Twin:
+    """A family's tiny model in PyTorch, and engines with its weights."""
+
+    def __init__(self, name):
+        self.family, self.config = family(name), family(name).config.build_config("tiny", SIZES | LAYOUTS[name])
+        _, ours, self.forward = TWINS[name](self.config)
+        self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
+
+    def logits(self, ids):
+        """FP32 [n, V]"""
+        with torch.no_grad():
+            return self.forward(torch.tensor([list(ids)]).long())[0].numpy()
+
+    def scores(self, ids):
+        """Log-probabilities float64 [n, V]"""
+        raw = self.logits(ids).astype(np.float64)
+        return raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+
+    def engine(self, tensors=None, bits=32, group=64, **options):
+        lazy = {n: from_array(a) for n, a in (tensors or self.tensors).items()}
+        weights = TensorWeights(lazy, bits, group, self.config.product_names())
+        engine = SlotEngine(self.family.model, self.config, weights, POSITIONS, **{"threads": 2, "chunk": 16} | options)
+        assert engine.compiled is (options.get("threads", 2) > 0)
+        return engine
+
+
+def prompt(length, seed=0):
+    return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
