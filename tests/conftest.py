@@ -3,6 +3,8 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -96,6 +98,19 @@ def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
         timeout=600,
         **options,
     )
+
+
+def command_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for commands that a process of their own would only make slower."""
+    from ms_codegeex import cli
+
+    words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main(words)
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def write_config(path: Path, values: dict) -> Path:

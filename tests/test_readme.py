@@ -49,6 +49,7 @@ def quick_start():
     return [line.split("  #")[0].strip() for line in block.splitlines()]
 
 
+@pytest.mark.slow  # the first command's small run, and the tests of each command, are the default ones
 def test_quick_start_runs_line_by_line(home):
     environment = {"HOME": str(home)}
     for line in quick_start():

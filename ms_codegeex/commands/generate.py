@@ -69,6 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
+    parser.add_argument(
+        "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
@@ -234,7 +237,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import Generator  # the engine, which takes seconds to import
 
-    generator = Generator(Path(arguments.model), threads=arguments.threads, fast=arguments.fast)
+    generator = Generator(
+        Path(arguments.model), threads=arguments.threads, fast=arguments.fast, cache_bits=arguments.cache_bits
+    )
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)

@@ -25,11 +25,19 @@ class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
     checkpoint.
 
-    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` as
-    in `SlotEngine`.
+    `threads` (default: all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `fast` and
+    `cache_bits` as in `SlotEngine`.
     """
 
-    def __init__(self, path: Path, seq_length: int | None = None, threads: int | None = None, *, fast: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        seq_length: int | None = None,
+        threads: int | None = None,
+        *,
+        fast: bool = False,
+        cache_bits: int = 32,
+    ):
         ms.set_context(mode=ms.GRAPH_MODE)
         model = load_model(Path(path))
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
@@ -42,6 +50,7 @@ class Generator:
             allowed=self.tokenizer.vocab_size,
             threads=available_cores() if threads is None else threads,
             fast=fast,
+            cache_bits=cache_bits,
         )
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:

@@ -41,7 +41,7 @@ class SlotEngine:
 
     Ids from `allowed` on have no token and are never chosen. `threads` > 0 asks for the compiled operators; where they
     cannot be had, and with 0, MindSpore's own do the work. `fast` rounds the activations in front of 8-bit and 4-bit
-    weights to 8 bits; only compiled operators can.
+    weights to 8 bits, and `cache_bits` 16 keeps keys and values in FP16; only compiled operators can.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class SlotEngine:
         threads: int = 0,
         chunk: int = CHUNK,
         fast: bool = False,
+        cache_bits: int = 32,
     ):
         self.capacity, self.slots, self.chunk = capacity, slots, chunk
         self.allowed = allowed or config.vocab_size
@@ -64,12 +65,12 @@ class SlotEngine:
         model = network.model
         library = _library(threads)
         self.compiled = library is not None
-        if fast:
-            _check_fast(weights, self.compiled)
+        _check(weights, self.compiled, fast, cache_bits)
         if library is not None:
             from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
 
-            cells, choice = KernelCells(library, model, weights, slots, capacity, fast=fast), KernelChoice(library)
+            numbers = {"fast": fast, "cache_bits": cache_bits}
+            cells, choice = KernelCells(library, model, weights, slots, capacity, **numbers), KernelChoice(library)
         else:
             from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
 
@@ -168,11 +169,14 @@ def _power(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _check_fast(weights: Weights, compiled: bool) -> None:
-    if weights.bits not in (8, 4):
+def _check(weights: Weights, compiled: bool, fast: bool, cache_bits: int) -> None:
+    if cache_bits not in (32, 16):
+        raise UserError(f"cache bits: {cache_bits}; choose 32 or 16")
+    if fast and weights.bits not in (8, 4):
         raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
-    if not compiled:
-        raise UserError("--fast: needs the operators that a C++ compiler makes on a CPU; install g++ or 'ziglang'")
+    if not compiled and (fast or cache_bits == 16):
+        option = "--fast" if fast else "--cache-bits 16"
+        raise UserError(f"{option}: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
 
 
 def _library(threads: int) -> Any:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from conftest import ROOT, command
+from conftest import ROOT, command, command_here
 
 from ms_codegeex import cli
 from ms_codegeex.commands.plan import _configuration
@@ -18,12 +18,12 @@ BASE = ROOT / "configs" / "codegeex_base_8.yaml"
 
 
 def as_json(*words):
-    result = command("plan", "--json", *words)
+    result = command_here("plan", "--json", *words)
     return result, json.loads(result.stdout)
 
 
 def test_the_papers_recipe_in_tables():
-    result = command("plan", "--config", PAPER)
+    result = command_here("plan", "--config", PAPER)
     assert result.returncode == 0 and result.stderr == ""
     for words in (
         "codegeex 13b on 1,536 x ascend910: data 192 x tensor 8 x pipeline 1, optimizer shards 16",
@@ -76,12 +76,12 @@ def test_both_recipes_of_the_13b_beside_the_published_figures(name, steps, token
 
 def test_models_without_a_published_run_print_none():
     assert as_json("--config", BASE)[1]["published"] is None
-    assert "with the published run" not in command("plan", "--config", BASE).stdout
+    assert "with the published run" not in command_here("plan", "--config", BASE).stdout
 
 
 def test_a_device_without_a_factor_says_whose_it_borrows():
     words = ["--config", ROOT / "configs" / "codegeex_13b_64.yaml"]
-    assert "(borrowed from ascend910: ascend910b has no factor of its own)" in command("plan", *words).stdout
+    assert "(borrowed from ascend910: ascend910b has no factor of its own)" in command_here("plan", *words).stdout
     assert as_json(*words)[1]["outside_roofline_measured_on"] == "ascend910"
 
 
@@ -115,14 +115,14 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
     ids=lambda value: " ".join(str(getattr(word, "name", word)) for word in value) if isinstance(value, list) else "",
 )
 def test_mistakes_end_with_one_line_and_2(words, message):
-    result = command("plan", *words)
+    result = command_here("plan", *words)
     assert result.returncode == 2 and result.stdout == ""
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_the_picture_is_a_png(tmp_path):
     path = tmp_path / "memory.png"
-    assert command("plan", "--config", BASE, "--plot", path).returncode == 0
+    assert command_here("plan", "--config", BASE, "--plot", path).returncode == 0
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
 
 
@@ -177,7 +177,7 @@ def planned(path, words, *more):
 
 
 def test_search_needs_no_mesh_that_suits_the_devices():
-    result = command("plan", "--config", PAPER, "--devices", "96", "--search")
+    result = command_here("plan", "--config", PAPER, "--devices", "96", "--search")
     assert result.returncode == 0 and "plans tried" in result.stdout and "on 96 x ascend910" in result.stdout
 
 
@@ -190,13 +190,13 @@ def test_search_without_any_plan_fails(tmp_path):
 
 
 def test_sources_are_printed_on_request():
-    result = command("plan", "--config", BASE, "--sources")
+    result = command_here("plan", "--config", BASE, "--sources")
     assert "? peak_fp16 = 3.146e+14: 32 cores" in result.stdout and "usable_memory" in result.stdout
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_is_planned_and_fits(path):
-    assert command("plan", "--config", path).returncode == 0
+    assert command_here("plan", "--config", path).returncode == 0
 
 
 def test_planning_loads_no_engine(tmp_path):

@@ -3,9 +3,15 @@
 import json
 
 import pytest
-from conftest import command, write_config
+from conftest import command, command_here, write_config
 
 HCCN = "".join(f"address_{i}=192.168.{100 + i}.101\nnetmask_{i}=255.255.255.0\n" for i in range(8))
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Relative paths are those of the test's directory."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -19,9 +25,10 @@ def test_make_merge_check(tmp_path, hccn):
     made = command("rank-table", "make", "--server", "10.0.0.11=hccn.conf", "--output", "a.json", cwd=tmp_path)
     assert made.stdout == "a.json: 1 server, 8 devices, ranks 0 to 7\n", made.stderr
     assert (
-        command("rank-table", "make", "--server", f"10.0.0.12={other}", "--output", tmp_path / "b.json").returncode == 0
+        command_here("rank-table", "make", "--server", f"10.0.0.12={other}", "--output", tmp_path / "b.json").returncode
+        == 0
     )
-    merged = command("rank-table", "merge", "a.json", "b.json", "--output", "ab.json", "--json", cwd=tmp_path)
+    merged = command_here("rank-table", "merge", "a.json", "b.json", "--output", "ab.json", "--json")
     assert json.loads(merged.stdout) == {
         "table": "ab.json",
         "servers": 2,
@@ -37,18 +44,18 @@ def test_make_merge_check(tmp_path, hccn):
         "parallel": {"tensor": 8},
     }
     config = write_config(tmp_path / "run.yaml", run)
-    checked = command("rank-table", "check", tmp_path / "ab.json", "--config", config)
+    checked = command_here("rank-table", "check", tmp_path / "ab.json", "--config", config)
     assert checked.returncode == 0 and "fits data 2 x tensor 8 x pipeline 1" in checked.stdout
-    refused = command("rank-table", "check", tmp_path / "a.json", "--config", config)
+    refused = command_here("rank-table", "check", tmp_path / "a.json", "--config", config)
     assert refused.returncode == 2 and "devices: 16, but the rank table has 8" in refused.stderr
-    other = command("rank-table", "check", tmp_path / "a.json", "--config", config, "devices=8")
+    other = command_here("rank-table", "check", tmp_path / "a.json", "--config", config, "devices=8")
     assert other.returncode == 0, other.stderr
 
 
 def test_many_servers_from_a_file_and_some_devices(tmp_path, hccn):
     (tmp_path / "list").write_text("# the cluster\n10.0.0.11=hccn.conf\n\n10.0.0.12=10.1.0.1,10.1.0.2,10.1.0.3\n")
     words = ("rank-table", "make", "--servers", tmp_path / "list", "--devices", "0,2", "--output", tmp_path / "t.json")
-    assert command(*words).returncode == 0
+    assert command_here(*words).returncode == 0
     servers = json.loads((tmp_path / "t.json").read_text())["server_list"]
     assert [[d["device_ip"] for d in s["device"]] for s in servers] == [
         ["192.168.100.101", "192.168.102.101"],
@@ -72,7 +79,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words, message", MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, words, message):
-    result = command("rank-table", *words, "--output", "t.json", cwd=tmp_path)
+    result = command_here("rank-table", *words, "--output", "t.json")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and message in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -81,14 +88,14 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, words, message):
 def test_an_existing_table_stays(tmp_path):
     words = ("rank-table", "make", "--server", "a=10.0.0.1", "--output", "t.json")
     (tmp_path / "t.json").write_text("mine")
-    result = command(*words, cwd=tmp_path)
+    result = command_here(*words)
     assert result.returncode == 2 and "--replace" in result.stderr and (tmp_path / "t.json").read_text() == "mine"
-    assert command(*words, "--replace", cwd=tmp_path).returncode == 0
+    assert command_here(*words, "--replace").returncode == 0
 
 
 def test_a_broken_table_is_reported_with_file_and_path(tmp_path):
     (tmp_path / "t.json").write_text('{"version": "1.0", "status": "completed", "server_count": 1}')
-    result = command("rank-table", "check", "t.json", cwd=tmp_path)
+    result = command_here("rank-table", "check", "t.json")
     assert result.returncode == 2
     assert result.stderr == (
         'ms-codegeex rank-table: t.json: server_count: found 1 (a number), expected a string; write "1"\n'

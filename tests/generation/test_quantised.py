@@ -18,6 +18,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine
 from ms_codegeex.generation.engine import Generator
+from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import pack, quantise
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -61,10 +62,6 @@ def tensors():
 @pytest.fixture(scope="module")
 def source(tensors, tmp_path_factory):
     return open_source(save(tmp_path_factory.mktemp("run"), tensors))
-
-
-def tensors_of(halves):
-    return {name: array.astype(np.float32) for name, array in halves.items()}
 
 
 def by_the_scheme(weight, bits, group):
@@ -131,10 +128,18 @@ def test_fast_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, 
 
 def test_16_bit_sources_are_kept_as_they_are(tensors, tmp_path):
     halves = {name: array.astype(np.float16) for name, array in tensors.items()}
-    narrow, wide = Generator(save(tmp_path / "half", halves)), Generator(save(tmp_path / "whole", tensors_of(halves)))
-    assert narrow.engine.compiled
+    directory = save(tmp_path / "half", halves)
+    assert load_model(directory).weights.matrix("blocks.0.attention.query.weight").bits == 16
+    wide = {name: array.astype(np.float32) for name, array in halves.items()}
+    narrow, expected = Generator(directory), Generator(save(tmp_path / "whole", wide))
     ids = narrow.encode("def f(x):")
-    assert np.array_equal(narrow.logits(ids), wide.logits(ids))
+    logits = narrow.logits(ids)
+    assert narrow.engine.compiled and np.array_equal(logits, expected.logits(ids))
+    half = Generator(directory, threads=1, cache_bits=16)
+    assert 0 < np.abs(half.logits(ids) - logits).max() < 1e-2
+    for cache_bits, message in ((16, "C\\+\\+ compiler"), (8, "32 or 16")):
+        with pytest.raises(UserError, match=message):
+            Generator(directory, threads=0, cache_bits=cache_bits)
 
 
 def test_the_commands(source, tmp_path):
@@ -144,7 +149,7 @@ def test_the_commands(source, tmp_path):
     again = command(*words)
     assert again.returncode == 2 and "--replace" in again.stderr and "Traceback" not in again.stderr
     assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
-    words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast")
+    words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast", "--cache-bits", 16)
     text = command("generate", "--model", tmp_path / "q", *words)
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
     text = command("generate", "--model", source.path, *words)

@@ -31,6 +31,7 @@ def collected(**environment: str | None) -> list[str]:
     return [line for line in done.stdout.splitlines() if "::" in line]
 
 
+@pytest.mark.slow  # collects everything twice
 def test_names_of_tests_are_constants():
     """pytest-xdist gives up if two of its processes collect different tests. Nothing of the moment, the machine or the
     checkout is in a name: the second time, date, hour, second, locale, hash seed, programs and home are others."""

@@ -135,13 +135,22 @@ class KernelCells:
     """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
 
     The projections in front of a residual are moved into its addition, activations into the product before them. With
-    `fast`, products with matrices of 8 or 4 bits round their activations too.
+    `fast`, products with matrices of 8 or 4 bits round their activations too; keys and values have `cache_bits`.
     """
 
     def __init__(
-        self, library: Library, model: nn.Cell, weights: Weights, slots: int, capacity: int, *, fast: bool = False
+        self,
+        library: Library,
+        model: nn.Cell,
+        weights: Weights,
+        slots: int,
+        capacity: int,
+        *,
+        fast: bool = False,
+        cache_bits: int = 32,
     ):
         self.library, self.weights, self.slots, self.capacity, self.fast = library, weights, slots, capacity, fast
+        self.kept = np.float32 if cache_bits == 32 else np.float16
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
             packed = self._packed(cell.weight.name)
@@ -210,5 +219,5 @@ class KernelCells:
         heads = AttentionSizes(
             core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity
         )
-        keys, values = (aligned(shape, np.float32) for shape in cache_shapes(heads))
+        keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
         return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))

@@ -48,15 +48,16 @@ class AttentionSizes:
 
 
 class Library:
-    """A library made by `compiling.py`. `threads` holds for the whole process: the operators share one pool."""
+    """A library made by `compiling.py`. `threads` run what is registered here; the choice of tokens takes those of the
+    latest `Library`."""
 
     def __init__(self, path: Path, threads: int):
-        self.path, self._library = Path(path), ctypes.CDLL(str(path))
+        self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 4 + [number] * 7),
-            ("register_norm", [pointer, pointer, number, ctypes.c_double]),
-            ("register_attention", [number] * 6 + [pointer] * 4 + [number]),
+            ("register_matrix", [pointer] * 4 + [number] * 8),
+            ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
+            ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
         ):
             getattr(self._library, name).argtypes = arguments
             getattr(self._library, name).restype = number
@@ -90,6 +91,7 @@ class Library:
         number = self._library.register_matrix(
             *(None if array is None else array.ctypes.data for array in (packed.data, packed.scales, padded, sums)),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
+            self.threads,
         )
         return Registration(self._library, number, (packed, padded, sums))
 
@@ -99,7 +101,7 @@ class Library:
         if bias is not None:
             _check(bias, np.float32, weight.shape)
         address = None if bias is None else bias.ctypes.data
-        number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon)
+        number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon, self.threads)
         return Registration(self._library, number, (weight, bias))
 
     def attention(
@@ -120,7 +122,7 @@ class Library:
         number = self._library.register_attention(
             *(heads.count, heads.groups, heads.size, heads.rotary, heads.slots, heads.capacity),
             *(array.ctypes.data for array in (cos, sin, keys, values)),
-            16 if half else 32,
+            *(16 if half else 32, self.threads),
         )
         return Registration(self._library, number, (cos, sin, keys, values))
 

@@ -105,7 +105,7 @@ void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const 
 // f(row) for each chunk's first row; threads take long stretches for few rows of x, which suits memory
 template <class Function>
 void over_chunks(const Matrix& matrix, int64_t m, const Function& f) {
-  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (pool.wanted + 1);
+  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (helpers + 1);
   const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;
   parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
     for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) f(c * CHUNK);

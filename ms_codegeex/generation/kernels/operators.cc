@@ -14,6 +14,7 @@ enum What { FREE, MATRIX, NORM, ATTENTION };
 
 struct Entry {
   What what;
+  int helpers;
   union {
     Matrix matrix;
     Norm norm;
@@ -26,10 +27,11 @@ Entry* entries[ENTRIES];
 int64_t used = 0;
 pthread_mutex_t registering = PTHREAD_MUTEX_INITIALIZER;
 
-int64_t add(const Entry& entry) {
+int64_t add(const Entry& entry, int64_t threads) {
   auto* kept = static_cast<Entry*>(malloc(sizeof(Entry)));
   if (!kept) return -1;
   *kept = entry;
+  kept->helpers = helpers_of(threads);
   pthread_mutex_lock(&registering);
   const int64_t number = used < ENTRIES ? used++ : -1;
   if (number >= 0) __atomic_store_n(&entries[number], kept, __ATOMIC_RELEASE);
@@ -64,7 +66,9 @@ struct Call {
     const int64_t number = *at<int64_t>(i);
     if (number < 0 || number >= ENTRIES) return nullptr;
     const Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
-    return found && found->what == what ? found : nullptr;
+    if (!found || found->what != what) return nullptr;
+    helpers = found->helpers;
+    return found;
   }
 };
 
@@ -79,28 +83,30 @@ extern "C" {
 // ---------------------------------------------------------------- registrations; -1 if there are too many
 // `sums` int32 [rows] or null: room that is filled here for products with rounded activations
 int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, int64_t n, int64_t k,
-                        int64_t rows, int64_t width, int64_t kind, int64_t group, int64_t activation) {
+                        int64_t rows, int64_t width, int64_t kind, int64_t group, int64_t activation,
+                        int64_t threads) {
   Entry entry{};
   entry.what = MATRIX;
   entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation};
   if (sums && kind == EIGHT) sum_rows(entry.matrix, sums);
-  return add(entry);
+  return add(entry, threads);
 }
 
-int64_t register_norm(const float* weight, const float* bias, int64_t h, double epsilon) {
+int64_t register_norm(const float* weight, const float* bias, int64_t h, double epsilon, int64_t threads) {
   Entry entry{};
   entry.what = NORM;
   entry.norm = {weight, bias, h, epsilon};
-  return add(entry);
+  return add(entry, threads);
 }
 
 int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t rotary, int64_t slots, int64_t capacity,
-                           const float* cos, const float* sin, void* keys, void* values, int64_t bits) {
+                           const float* cos, const float* sin, void* keys, void* values, int64_t bits,
+                           int64_t threads) {
   Entry entry{};
   entry.what = ATTENTION;
   entry.attention = {heads, groups, size, rotary, slots, capacity, rounded_up(size, 16), rounded_up(capacity, 16) / 16,
                      cos, sin, keys, values, bits};
-  return add(entry);
+  return add(entry, threads);
 }
 
 void release(int64_t number) {
@@ -108,11 +114,8 @@ void release(int64_t number) {
   free(__atomic_exchange_n(&entries[number], nullptr, __ATOMIC_ACQ_REL));
 }
 
-void use_threads(int64_t threads) {
-  pthread_mutex_lock(&pool.busy);
-  pool.wanted = static_cast<int>(threads < 1 ? 0 : threads > Pool::MOST ? Pool::MOST - 1 : threads - 1);
-  pthread_mutex_unlock(&pool.busy);
-}
+// of the choice, which belongs to no engine
+void use_threads(int64_t threads) { __atomic_store_n(&usual, helpers_of(threads), __ATOMIC_RELAXED); }
 
 // ---------------------------------------------------------------- operators
 // x [m, k], number -> y [m, n]
@@ -184,6 +187,7 @@ int choose(int count, void** params, int* ranks, int64_t** shapes, const char** 
                      call.is(4, "float64", 2 * n * given);
   if (!right) return WRONG;
   bool failed = false;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   parallel(n, n * vocabulary, [&](int64_t i) {
     const Row row{call.at<float>(0) + i * vocabulary, vocabulary, call.at<Choice>(1)[i], call.at<Edit>(2) + i * edits,
                   edits, given - 1};

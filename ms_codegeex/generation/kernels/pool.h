@@ -13,7 +13,7 @@ struct Pool {
 
   pthread_mutex_t busy, sleeping;
   pthread_cond_t wake;
-  int wanted, started;  // helpers
+  int started;  // helpers
   Task task;
   const void* context;
   int64_t count;
@@ -53,7 +53,7 @@ struct Pool {
     }
   }
   void start();
-  void run(int64_t tasks, Task f, const void* with) {
+  void run(int64_t tasks, Task f, const void* with, int wanted) {
     if (tasks <= 1 || wanted == 0) {
       for (int64_t i = 0; i < tasks; i++) f(with, i);
       return;
@@ -83,7 +83,7 @@ struct Pool {
   }
 };
 
-Pool pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, nullptr, nullptr,
+Pool pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, nullptr, nullptr,
              0, 0, 0, 0, 0};
 
 void* helper(void* index) {
@@ -107,6 +107,14 @@ void Pool::start() {
   started++;
 }
 
+// Helpers of the operator that this thread runs: each engine has its own number. `usual`: of those without an engine.
+int usual = 0;
+thread_local int helpers = 0;
+
+inline int helpers_of(int64_t threads) {
+  return static_cast<int>(threads < 1 ? 0 : threads > Pool::MOST ? Pool::MOST - 1 : threads - 1);
+}
+
 constexpr int64_t WORTHWHILE = 1 << 17;  // multiplications for which other threads are woken
 
 // f(i) for i in [0, count), each taken by the next free thread; `work`: how many multiplications that is in all
@@ -115,7 +123,7 @@ void parallel(int64_t count, int64_t work, const Function& f) {
   if (work < WORTHWHILE)
     for (int64_t i = 0; i < count; i++) f(i);
   else
-    pool.run(count, [](const void* with, int64_t i) { (*static_cast<const Function*>(with))(i); }, &f);
+    pool.run(count, [](const void* with, int64_t i) { (*static_cast<const Function*>(with))(i); }, &f, helpers);
 }
 
 }  // namespace
