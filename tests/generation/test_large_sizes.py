@@ -65,27 +65,24 @@ def process(script, *values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name,preset,bits", [("codegeex", "13b", 8), ("codegeex2", "6b", 4)])
-def test_memory_of_large_models_is_the_plans(name, preset, bits, tmp_path):
+@pytest.mark.parametrize("name,preset,bits,most", [("codegeex", "13b", 8, 3), ("codegeex2", "6b", 4, 5)])
+def test_memory_of_large_models_is_the_plans(name, preset, bits, most, tmp_path):
     (form,) = (form for form in our_forms() if form.bits == bits)
     model = {"family": name, "preset": preset}
     planned, quantising, generating = {}, {}, {}
-    for layers in (1, 3):
+    for layers in (1, most):
         config = build_run_config({"model": {**model, "num_layers": layers}, "training": {"steps": 1}})
         planned[layers] = decoding(config, form, POSITIONS)
         values = (name, preset, bits, layers, str(tmp_path / f"q{layers}"), POSITIONS)
         quantising[layers] = process(QUANTISE, *values)
         generating[layers] = process(GENERATE, *values)
         assert 0 <= generating[layers]["said"] < config.model.sizes.vocab_size
-    layer = (planned[3].weights - planned[1].weights) / 2
-    found = (generating[3]["kept"] - generating[1]["kept"]) / 2
-    whole, kept, peak = (size / MB for size in (planned[3].total(1), generating[3]["kept"], generating[3]["peak"]))
-    print(
-        f"{name}: {layer / MB:.1f} MB a layer planned, {found / MB:.1f} found; 3 layers: {whole:.0f} planned, ", end=""
-    )
-    print(f"{kept:.0f} kept, {peak:.0f} at most; quantising {quantising[3]['peak'] / MB:.0f}")
+    layer = (planned[most].weights - planned[1].weights) / (most - 1)
+    found = (generating[most]["kept"] - generating[1]["kept"]) / (most - 1)
+    whole, kept, peak = planned[most].total(1), generating[most]["kept"], generating[most]["peak"]
+    print(name, *(f"{size / MB:.1f}" for size in (layer, found, whole, kept, peak, quantising[most]["peak"])))
     assert found == pytest.approx(layer, rel=0.05)
-    assert planned[3].total(1) < generating[3]["kept"] < planned[3].total(1) + 800 * MB
-    assert generating[3]["peak"] < generating[3]["kept"] + 2000 * MB  # a table while it is read
-    # one tensor at a time: two layers more take no more memory
-    assert abs(quantising[3]["peak"] - quantising[1]["peak"]) < 0.2 * layer
+    assert whole < kept < whole + 800 * MB
+    assert peak < kept + 2000 * MB  # a table while it is read
+    # one tensor at a time: more layers take no more memory
+    assert abs(quantising[most]["peak"] - quantising[1]["peak"]) < 0.2 * layer

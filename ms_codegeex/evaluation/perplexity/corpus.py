@@ -65,8 +65,10 @@ def measure(
     stride: int | None = None,
     max_tokens: int | None = None,
     progress: bool = False,
+    cut: bool = False,
 ) -> CorpusPerplexity:
-    """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it.
+    """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it, or with
+    `cut` at that token.
 
     Raises:
         UserError: there is no text, a dataset was made with another tokenizer, or window and stride do not fit.
@@ -81,6 +83,8 @@ def measure(
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False
                 break
+            if cut and max_tokens is not None and len(ids) > max_tokens - total.tokens:
+                ids, whole = ids[: max_tokens - total.tokens], False
             found = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
             total += Score(-float(found.astype(np.float64).sum()), len(found))
             size += len(model.tokenizer.decode(ids).encode())

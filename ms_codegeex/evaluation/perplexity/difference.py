@@ -150,13 +150,13 @@ def compare(
     window: int | None = None,
     max_tokens: int | None = None,
 ) -> Comparison:
-    """Measure both on `data` in windows that do not overlap, up to about `max_tokens` (default `MAX_TOKENS`).
+    """Measure both on `data` in windows that do not overlap, up to `max_tokens` (default `MAX_TOKENS`).
 
     `directory` is where the first one's logits lie meanwhile. Raises `UserError` for models with different tokenizers.
     """
     model = open_first()
     window, fingerprint = model.seq_length if window is None else window, model.tokenizer.fingerprint
-    how = ([data], window, window - 1, MAX_TOKENS if max_tokens is None else max_tokens, True)
+    how = ([data], window, window - 1, MAX_TOKENS if max_tokens is None else max_tokens, True, True)
     with logits_file(directory, model.tokenizer.vocab_size) as file:
         observed = Observed(model, file.write)
         one, scored = measure(observed, *how), np.concatenate(observed.scored)

@@ -91,7 +91,7 @@ def test_a_model_does_not_differ_from_itself(tokenizer, corpus, tmp_path):
     row = found.row()
     assert row["logit error, largest"] == 0 == row["Kullback-Leibler divergence (nats)"]
     assert row["same likeliest token"] == 1 == row["perplexity over the other's"] == found.within[0]
-    assert not found.first.whole and found.first.window == 16
+    assert (found.first.score.tokens, found.first.whole, found.first.window) == (10, False, 16)
 
 
 def test_other_tokenizers_are_refused(tokenizer, corpus, tmp_path):

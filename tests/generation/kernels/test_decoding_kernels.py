@@ -115,12 +115,24 @@ def test_memory_that_does_not_suit_is_refused(kernels):
             checks.Sequences(kernels, wrong)
 
 
+def test_each_engine_runs_with_its_own_threads(kernels):
+    def started():
+        return len(os.listdir("/proc/self/task"))
+
+    one, many = checks.Kernels(kernels.path, 1), checks.Kernels(kernels.path, 6)
+    before = started()
+    checks.check_linear(one, 1024, 256, 32, 0, "none", (1, 3))
+    assert started() == before
+    checks.check_linear(many, 1024, 256, 32, 0, "none", (1, 3))
+    assert started() >= before + 4  # the caller and one of another test may be there
+
+
 def test_a_forked_child_multiplies_with_threads_of_its_own(kernels):
-    checks.check_linear(kernels, 256, 64, 32, 0, "none", (1,))
+    checks.check_linear(kernels, 1024, 256, 32, 0, "none", (1,))
     child = os.fork()
     if child == 0:
         try:
-            checks.check_linear(kernels, 256, 64, 32, 0, "none", (1, 3))
+            checks.check_linear(kernels, 1024, 256, 32, 0, "none", (1, 3))
             os._exit(0)
         finally:
             os._exit(1)
