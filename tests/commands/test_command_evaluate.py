@@ -36,7 +36,7 @@ def _one_generator(generators, monkeypatch):
 
     make = engine.Generator
     monkeypatch.setattr(
-        engine, "Generator", lambda path: generators.get(path) or generators.setdefault(path, make(path))
+        engine, "Generator", lambda path, **_: generators.get(path) or generators.setdefault(path, make(path, slots=3))
     )
 
 

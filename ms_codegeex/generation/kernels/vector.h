@@ -176,7 +176,7 @@ inline int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / ste
 
 // Room that a thread keeps for `which` purpose; it only grows. Null if memory is out.
 inline float* room(int which, size_t floats) {
-  static thread_local struct { float* p; size_t n; } kept[5];
+  static thread_local struct { float* p; size_t n; } kept[6];
   auto& one = kept[which];
   if (one.n < floats) {
     free(one.p);
