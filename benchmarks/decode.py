@@ -51,11 +51,8 @@ AIMS = (  # measure, ours, peer, at least so many times as fast
     ("first", "ours-32", "ctranslate2-float32", 0.9),
     ("first", "ours-8-fast", "ctranslate2-int8", 1.2),
 )
-BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = (
-    0.75,
-    4.0,
-    1.0,
-)  # memory: GB beyond the weights; of the cache only what was used is resident, and it counts here
+# memory: GB beyond the weights; of the cache only what was used is resident, and it counts here
+BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.75, 4.0, 1.0
 
 
 def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
