@@ -125,7 +125,8 @@ class Scheduler:
         with self._lock:
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._work, name="generation").start()
+                # no daemon, as a caller's may be: the interpreter must not end while MindSpore computes
+                threading.Thread(target=self._work, name="generation", daemon=False).start()
 
     def _work(self) -> None:
         while True:

@@ -331,20 +331,26 @@ def test_threads_ask_and_the_engine_works_in_one(codegen, monkeypatch):
     requests = [sampled(prompt(10 + seed, seed), seed) for seed in range(12)]
     expected = [alone(engine, request) for request in requests]
     scheduler, threads, advance, found = Scheduler(engine), set(), engine.advance, {}
-    monkeypatch.setattr(engine, "advance", lambda parts: threads.add(threading.current_thread().name) or advance(parts))
+    monkeypatch.setattr(
+        engine,
+        "advance",
+        lambda parts: (
+            threads.add((threading.current_thread().name, threading.current_thread().daemon)) or advance(parts)
+        ),
+    )
 
     def ask(number):
         scheduler.submit(requests[number])
         scheduler.start()
         found[number] = [chosen.token for chosen in requests[number]]
 
-    asking = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    asking = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(12)]
     for thread in asking:
         thread.start()
     scores = scheduler.call(lambda slots: engine.logits(slots[0], prompt(10, 0)), prompt(10, 0))
     for thread in asking:
         thread.join()
-    assert [found[number] for number in range(12)] == expected and threads == {"generation"}
+    assert [found[number] for number in range(12)] == expected and threads == {("generation", False)}
     assert scores.argmax() == greedy_choice(engine, prompt(10, 0))
     for thread in threading.enumerate():
         assert thread.name != "generation" or not thread.join(60)

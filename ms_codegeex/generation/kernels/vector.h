@@ -4,6 +4,7 @@
 // neighbours. The file is compiled with -ffp-contract=off: `fma` alone says where products and sums are fused.
 #pragma once
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,16 +175,34 @@ inline F exponential(F x) {
 
 inline int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+constexpr int ROOMS = 6;
+
+struct Room {
+  float* p;
+  size_t n;
+};
+
+pthread_key_t rooms;  // a thread's, to be freed when it ends
+pthread_once_t rooms_begun = PTHREAD_ONCE_INIT;
+
+inline void free_rooms(void* kept) {
+  for (int i = 0; i < ROOMS; i++) free(static_cast<Room*>(kept)[i].p);
+}
+
+inline void begin_rooms() { pthread_key_create(&rooms, free_rooms); }
+
 // Room that a thread keeps for `which` purpose; it only grows. Null if memory is out.
 inline float* room(int which, size_t floats) {
-  static thread_local struct { float* p; size_t n; } kept[6];
-  auto& one = kept[which];
+  static thread_local Room kept[ROOMS];
+  Room& one = kept[which];
   if (one.n < floats) {
     free(one.p);
     one.p = nullptr, one.n = 0;
     void* p = nullptr;
     if (posix_memalign(&p, 64, floats * sizeof(float))) return nullptr;
     one.p = static_cast<float*>(p), one.n = floats;
+    pthread_once(&rooms_begun, begin_rooms);
+    pthread_setspecific(rooms, kept);
   }
   return one.p;
 }
