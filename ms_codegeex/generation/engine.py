@@ -72,7 +72,7 @@ class Generator:
             model.config,
             model.weights,
             capacity,
-            allowed=model.tokenizer.vocab_size,
+            allowed=min(model.tokenizer.vocab_size, model.config.vocab_size),
             slots=self.slots,
             guesses=guesses,
             **self._options,
@@ -124,12 +124,13 @@ class Generator:
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
-        if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
-            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
+        if wrong := [i for i in ids if not 0 <= i < self.engine.allowed]:
+            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
-        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for a bias of
-        an id without a token."""
+        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for ids
+        without a token, and for a bias of one."""
+        self._check(ids)
         self._check_bias(settings)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
         self.scheduler.submit(request)
@@ -139,6 +140,7 @@ class Generator:
     def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
         """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
         `request`."""
+        self._check(ids)
         self._check_bias(settings)
         return self._chosen(ids, settings)
 
@@ -150,8 +152,8 @@ class Generator:
             request.cancel()
 
     def _check_bias(self, settings: SamplingSettings) -> None:
-        if wrong := [number for number in settings.logit_bias if number >= self.tokenizer.vocab_size]:
-            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.tokenizer.vocab_size - 1}")
+        if wrong := [number for number in settings.logit_bias if number >= self.engine.allowed]:
+            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def speculated(self) -> dict[str, int]:
         """How many tokens were guessed, and how many of them were right; nothing without speculation."""

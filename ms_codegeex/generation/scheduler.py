@@ -7,6 +7,7 @@ prompt that begins like any slot's contents is not computed again. The ids of a 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import deque
@@ -57,7 +58,9 @@ class Request:
         return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
 
     def take(self, chosen: Chosen) -> None:
-        """The next token."""
+        """The next token. `RunFailure` if its probability is not a number."""
+        if math.isnan(chosen.score):
+            raise RunFailure("generation: the model's logits are not finite; its weights are damaged or it diverged")
         if chosen.token == self.eos:
             self.finish = "eos"
             return

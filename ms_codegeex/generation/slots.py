@@ -244,4 +244,7 @@ def _library(threads: int) -> Any:
     from ms_codegeex.generation.kernels.library import Library
 
     path = library_path()
-    return None if path is None else Library(path, threads)
+    try:
+        return None if path is None else Library(path, threads)
+    except OSError:  # a cache whose files may not be executed, a library made on another machine
+        return None

@@ -1,7 +1,8 @@
 """Generation from a model directory with random weights and the real tokenizer; the command as users run it."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from conftest import command
 from twins import codegeex_numpy as twin
 
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine, loading
 from ms_codegeex.generation.answers import answers
@@ -36,10 +38,6 @@ CONFIG = build_config(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model directory, by way of a checkpoint and the converter."""
-    from dataclasses import asdict
-
-    from ms_codegeex.formats.convert import convert
-
     root, generator = tmp_path_factory.mktemp("model"), np.random.default_rng(5)
     tensors = {
         name: generator.normal(size=shape, scale=0.4).astype(np.float32)
@@ -93,6 +91,20 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
         generator.logits([5, 50400])
     with pytest.raises(UserError, match="-1"):
         generator.logits([-1])
+    with pytest.raises(UserError, match="50400"):
+        generator.tokens([5, 50400], settings)
+
+
+def test_a_model_that_diverged_is_named(model, tmp_path):
+    damaged = shutil.copytree(model, tmp_path / "hf")
+    source = open_source(model)
+    tensors = {name: tensor.array().copy() for name, tensor in source.tensors.items()}
+    tensors["blocks.0.attention.key.bias"][:] = np.nan  # only scores are not finite, which a softmax might hide
+    state = {"config": {"model": {"family": "codegeex", **asdict(CONFIG)}}}
+    convert(write_checkpoint(tmp_path / "checkpoints", 1, tensors, state), "hf", damaged, progress=False, replace=True)
+    for threads in (1, 0):
+        with pytest.raises(RunFailure, match="not finite"):
+            Generator(damaged, threads=threads).generate("x", SamplingSettings(2))
 
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):

@@ -82,6 +82,17 @@ def test_composite_streams(composite):
     check_streams(*composite)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_composite_probabilities_up_to_the_contexts_end(composite, name):
+    twin = Twin(name)
+    engine = composite[1] if name == "codegeex2" else twin.engine(slots=3, threads=0)
+    twin = composite[0] if name == "codegeex2" else twin
+    ids = prompt(POSITIONS)
+    found, expected = engine.log_probabilities(1, ids), twin.scores(ids)[np.arange(POSITIONS - 1), ids[1:]]
+    assert np.abs(found - expected).max() <= 2e-5
+    assert np.abs(engine.logits(1, [*ids[:30], 9]) - twin.logits([*ids[:30], 9])[-1]).max() <= 1e-5
+
+
 def check_histories(twin, engine):
     """What came before does not matter."""
     first, second = prompt(30, 1), prompt(12, 2)

@@ -87,13 +87,14 @@ void attend_together(const Attention& a, int64_t cache, const int64_t* positions
     F top = load<F>(s);
     for (int64_t t = L; t < blocks * 16; t += L) top = larger(top, load<F>(s + t));
     const F highest = all(largest(top));
-    F total = F{};
+    F total = F{}, odd = F{};  // `exponential` would hide scores that are not finite
     for (int64_t t = 0; t < blocks * 16; t += L) {
-      const F e = exponential(load<F>(s + t) - highest);
+      const F x = load<F>(s + t), e = exponential(x - highest);
       store(s + t, e);
       total += e;
+      odd += x - x;
     }
-    inverse[i] = 1.0f / sum(total);
+    inverse[i] = 1.0f / sum(total) + sum(odd);
   }
   constexpr int C = Q <= 2 ? 4 : 2;  // accumulators that fit into registers
   const int64_t vectors = a.depth / L;
@@ -116,10 +117,11 @@ struct Rows {
 inline void keep(float x, float* at) { *at = x; }
 inline void keep(float x, Half* at) { *at = narrowed(x); }
 
+// false if memory is out
 template <class T>
-void write(const Attention& a, const Rows& rows, int64_t group) {
+bool write(const Attention& a, const Rows& rows, int64_t group) {
   float* turned = room(2, a.size);
-  if (!turned) return;  // reported by the caller, which needs more of it
+  if (!turned) return false;
   for (int64_t i = 0; i < rows.m; i++) {
     const int64_t t = rows.positions[i], cache = rows.slots[i] * a.groups + group, from = (i * a.groups + group) * a.size;
     if (t >= a.capacity) continue;
@@ -128,6 +130,7 @@ void write(const Attention& a, const Rows& rows, int64_t group) {
     T* values = static_cast<T*>(a.values) + (cache * a.blocks * 16 + t) * a.depth;
     for (int64_t d = 0; d < a.size; d++) keep(turned[d], block + d * 16), keep(rows.value[from + d], values + d);
   }
+  return true;
 }
 
 template <class T>
@@ -178,7 +181,9 @@ bool attend_as(const Attention& a, const Rows& rows, float* out) {
       tiles[count++] = {i, pair, n * shared - pair < QUERIES ? n * shared - pair : QUERIES};
   }
   bool failed = false;
-  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) { write<T>(a, rows, group); });
+  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) {
+    if (!write<T>(a, rows, group)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
   parallel(a.groups * count, 2 * seen * a.heads * a.size, [&](int64_t task) {
     if (!attend_tile<T>(a, rows, tiles[task / a.groups], task % a.groups, out))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);

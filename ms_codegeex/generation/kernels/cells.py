@@ -210,8 +210,9 @@ class KernelCells:
         if isinstance(fed.activation, SwiGlu):
             fed.gate, fed.activation = self._linear(fed.gate, "silu"), Multiply()
         else:
-            activation = "fast_gelu" if isinstance(fed.activation, FastGelu) else "gelu"
-            fed.up, fed.activation = self._linear(fed.up, activation), Same()
+            activation = {FastGelu: "fast_gelu", ops.GeLU: "gelu"}.get(type(fed.activation))
+            if activation is not None:  # any other stays the model's
+                fed.up, fed.activation = self._linear(fed.up, activation), Same()
 
     def _norm(self, cell: LayerNorm | RMSNorm) -> KernelNorm:
         bias = self.weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None

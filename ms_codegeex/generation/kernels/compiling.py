@@ -32,11 +32,12 @@ LEVELS = {
     "avx2": ("x86-64-v3",),
     "plain": (),
 }
-_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDED = {  # of the flags in /proc/cpuinfo
     "vnni": _AVX512 | {"avx512_vnni"},
     "avx512": _AVX512,
-    "avx2": {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe"},
+    "avx2": _AVX2,
     "plain": set(),
 }
 
@@ -72,7 +73,7 @@ def _command(level: str, compiler: list[str]) -> list[str]:
 
 def library_file(directory: Path, level: str, command: list[str]) -> Path:
     """Where the library that `command` makes of these sources belongs."""
-    digest = hashlib.sha256(repr(command).encode())
+    digest = hashlib.sha256(repr((platform.machine(), command)).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
     return directory / f"kernels-{level}-{digest.hexdigest()[:16]}.so"
@@ -100,7 +101,7 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({error})") from None
-        if result.returncode or not temporary.is_file():
+        if result.returncode or not temporary.stat().st_size:
             reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({reason})")
     return target

@@ -20,7 +20,6 @@ from ms_codegeex.generation.matrices import GROUPS, MULTIPLES, ROWS, Packed
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
 BITS = (32, 16, 16, 8, 4)
-LARGEST_HEAD = 256
 LARGEST_FAST = 1 << 16  # columns whose products of 8-bit numbers are summed in 32 bits
 
 
@@ -112,7 +111,7 @@ class Library:
         for name in ("count", "groups", "size", "slots", "capacity"):
             if not 0 < getattr(heads, name) < 2**31:
                 raise ValueError(f"{name}: {getattr(heads, name)}")
-        if heads.size > LARGEST_HEAD or heads.count % heads.groups or heads.rotary % 2 or heads.rotary > heads.size:
+        if heads.count % heads.groups or heads.rotary % 2 or heads.rotary > heads.size:
             raise ValueError(f"no kernel for {heads}")
         for array in (cos, sin):
             _check(array, np.float32, (heads.capacity, heads.rotary // 2))
