@@ -47,7 +47,6 @@ AIMS = (  # measure, ours, peer, at least so many times as fast
     ("1", "ours-4", "ours-8", 1.2),
     ("8", "ours-4", "ours-8", 1.0),
     ("8", "ours-8-fast", "ctranslate2-int8", 1.8),
-    ("8", "ours-4-fast", "ours-8-fast", 1.0),
     ("first", "ours-32", "transformers-float32", 1.5),
     ("first", "ours-32", "ctranslate2-float32", 0.9),
     ("first", "ours-8-fast", "ctranslate2-int8", 1.2),

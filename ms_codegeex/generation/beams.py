@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ms_codegeex.generation.choice import Chosen, TokenChoice
 from ms_codegeex.generation.slots import SlotEngine, shared
 
+WORTHWHILE = 16  # so many tokens are computed sooner than a slot is copied
 Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float]]]]
 """Answers so far -> for each, its likeliest next tokens with their log-probabilities, twice as many as beams"""
 
@@ -72,6 +73,7 @@ def next_tokens(
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]
         places = _places(engine, slots, group)
+        _share(engine, places, group)
         found = engine.next(dict(zip(places, group, strict=True)), dict.fromkeys(places, TokenChoice(best=count)))
         result += [found[slot].best for slot in places]
     return result
@@ -85,3 +87,11 @@ def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequen
         if i not in places and slot not in places.values():
             places[i] = slot
     return [places[i] for i in range(len(sequences))]
+
+
+def _share(engine: SlotEngine, places: Sequence[int], sequences: Sequence[Sequence[int]]) -> None:
+    """Copy beginnings that other slots hold, if they are much longer."""
+    for slot, ids in zip(places, sequences, strict=True):
+        source = max(range(engine.slots), key=lambda other: shared(engine.cached[other], ids))
+        if (length := shared(engine.cached[source], ids)) > shared(engine.cached[slot], ids) + WORTHWHILE:
+            engine.copy(source, slot, length)

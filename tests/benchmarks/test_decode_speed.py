@@ -11,9 +11,9 @@ from conftest import ROOT
 def test_all_of_it_with_a_tiny_model(tmp_path):
     pytest.importorskip("transformers")
     words = ["--tiny", "--rounds", "1", "--new", "4", "--first", "40", "--models", str(tmp_path)]
-    engines = ["--engines", "ours-32", "ours-8", "ours-4", "transformers-float32"]
+    engines = ["--engines", "ours-32", "ours-16", "ours-8", "ours-4", "ours-8-fast", "transformers-float32"]
     command = [sys.executable, str(ROOT / "benchmarks" / "decode.py"), *words, *engines]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     assert "ids of ours-32 and transformers-float32 are equal" in result.stdout
-    assert result.stdout.count("aim") == 9 and result.stdout.count("peak") == 4
+    assert result.stdout.count("aim") == 16 and result.stdout.count("peak") == 6

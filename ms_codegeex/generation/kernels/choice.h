@@ -127,18 +127,18 @@ inline void keep_top_p(float* w, int64_t n, double p, double* masses, Candidate*
   for (int64_t i = kept; i < count; i++) w[found[i].id] = 0.0f;
 }
 
-// An id drawn from weights that are made in place of the logits x [allowed]; -1 if memory is out.
-inline int64_t draw(float* x, int64_t allowed, const Choice& choice) {
-  struct Scratch {
-    double masses[BINS];
-    int32_t counts[BINS];
-  };
-  auto* memory = static_cast<char*>(malloc(sizeof(Scratch) + allowed * sizeof(Candidate)));
-  if (!memory) return -1;
+struct Scratch {
+  double masses[BINS];
+  int32_t counts[BINS];
+};
+
+inline size_t candidates_and_scratch(int64_t allowed) { return sizeof(Scratch) + allowed * sizeof(Candidate); }
+
+// An id drawn from weights that are made in place of the logits w [allowed]; `memory` as the function above says.
+inline int64_t draw(float* w, int64_t allowed, const Choice& choice, char* memory) {
   auto* scratch = reinterpret_cast<Scratch*>(memory);
   auto* found = reinterpret_cast<Candidate*>(memory + sizeof(Scratch));
-  float* w = x;
-  exponentials(x, allowed, highest(x, allowed), static_cast<float>(1.0 / choice.temperature), w);
+  exponentials(w, allowed, highest(w, allowed), static_cast<float>(1.0 / choice.temperature), w);
   const auto k = static_cast<int64_t>(choice.top_k);
   if (k > 0 && k < allowed) keep_top_k(w, allowed, k, scratch->counts, found);
   if (choice.top_p < 1.0) keep_top_p(w, allowed, choice.top_p, scratch->masses, found);
@@ -151,7 +151,6 @@ inline int64_t draw(float* x, int64_t allowed, const Choice& choice) {
     chosen = i, sum += w[i];
     if (sum > choice.uniform * total) break;
   }
-  free(memory);
   return chosen;
 }
 
@@ -182,8 +181,10 @@ inline int64_t chosen(const Row& row) {
   for (int64_t i = 0; i < row.edited; i++) plain = plain && row.edits[i].id < 0.0;
   if (c.given >= 0.0) return static_cast<int64_t>(c.given);
   if (plain && c.temperature == 0.0) return greedy(row.x, allowed);
-  auto* x = static_cast<float*>(malloc(row.n * sizeof(float)));
-  if (!x) return -1;
+  const size_t bytes = rounded_up(candidates_and_scratch(allowed), 64);
+  float* kept = room(5, bytes / sizeof(float) + row.n);
+  if (!kept) return -1;
+  float* x = kept + bytes / sizeof(float);
   memcpy(x, row.x, row.n * sizeof(float));
   for (int64_t i = 0; i < row.edited; i++) {
     if (row.edits[i].id < 0.0) continue;
@@ -191,9 +192,7 @@ inline int64_t chosen(const Row& row) {
     const auto factor = static_cast<float>(row.edits[i].factor);
     at = (at > 0.0f ? at / factor : at * factor) + static_cast<float>(row.edits[i].term);
   }
-  const int64_t id = c.temperature == 0.0 ? greedy(x, allowed) : draw(x, allowed, c);
-  free(x);
-  return id;
+  return c.temperature == 0.0 ? greedy(x, allowed) : draw(x, allowed, c, reinterpret_cast<char*>(kept));
 }
 
 // -> out [1 + best, 2]: ids, the chosen one first, and their log-probabilities among all n by the logits as they are;

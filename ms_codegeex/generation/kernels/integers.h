@@ -137,15 +137,16 @@ struct WithEight {
   template <int M, int R>
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
     constexpr int N = (M * R + 3) / 4 * 4;
-    for (int64_t r0 = 0; r0 < CHUNK; r0 += R) {
+    constexpr int64_t APART = CHUNK / R;
+    for (int64_t r0 = 0; r0 < APART; r0++) {
       const auto* p = static_cast<const int8_t*>(w.data) + (row + r0) * w.width;
       I acc[N];
       for (int j = 0; j < N; j++) acc[j] = I{};
       for (int64_t i = 0; i < w.width; i += 4 * L) {
         I q[R];
         for (int r = 0; r < R; r++) {
-          q[r] = load<I>(p + r * w.width + i);
-          if (first && i % 64 == 0) ahead(p + r * w.width + i);
+          q[r] = load<I>(p + r * APART * w.width + i);
+          if (first && i % 64 == 0) ahead(p + r * APART * w.width + i);
         }
         for (int m = 0; m < M; m++) {
           const I v = load<I>(x.q + (at + m) * x.stride + i);
@@ -156,8 +157,8 @@ struct WithEight {
       for (int j = 0; j < N; j += 4) wholes(acc + j, out + j);
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) {
-          const int64_t n = row + r0 + r;
-          raw[m * CHUNK + r0 + r] = static_cast<float>(out[m * R + r] - OFFSET * w.sums[n]) * w.scales[n];
+          const int64_t n = row + r * APART + r0;
+          raw[m * CHUNK + r * APART + r0] = static_cast<float>(out[m * R + r] - OFFSET * w.sums[n]) * w.scales[n];
         }
     }
   }
@@ -169,7 +170,8 @@ struct WithFour {
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
     constexpr int N = (M * R + 3) / 4 * 4, HALVES = 16 / L;
     const int64_t groups = w.width / w.group;
-    for (int64_t r0 = 0; r0 < CHUNK; r0 += R) {
+    constexpr int64_t APART = CHUNK / R;
+    for (int64_t r0 = 0; r0 < APART; r0++) {
       const auto* p = static_cast<const int32_t*>(w.data) + (row + r0) * (w.width / 8);
       const float* scales = w.scales + (row + r0) * groups;
       F acc[N];
@@ -177,8 +179,8 @@ struct WithFour {
       for (int64_t i = 0; i < w.width; i += 128) {
         I words[R][HALVES];
         for (int r = 0; r < R; r++) {
-          for (int h = 0; h < HALVES; h++) words[r][h] = load<I>(p + r * (w.width / 8) + i / 8 + h * L);
-          if (first) ahead(p + r * (w.width / 8) + i / 8);
+          for (int h = 0; h < HALVES; h++) words[r][h] = load<I>(p + r * APART * (w.width / 8) + i / 8 + h * L);
+          if (first) ahead(p + r * APART * (w.width / 8) + i / 8);
         }
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; part++)
@@ -187,7 +189,7 @@ struct WithFour {
             F s[R];
             for (int r = 0; r < R; r++) {
               q[r] = words[r][h] >> (4 * (part / (PARTS / 2))) & 0x0F0F0F0F;
-              s[r] = all(scales[r * groups + (i + 128 / PARTS * part) / w.group]);
+              s[r] = all(scales[r * APART * groups + (i + 128 / PARTS * part) / w.group]);
             }
             for (int m = 0; m < M; m++) {
               const int64_t lane = (at + m) * (x.stride / 4) + (i / 128 * PARTS + part) * 16 + h * L;
@@ -200,7 +202,7 @@ struct WithFour {
       float out[N];
       for (int j = 0; j < N; j += 4) sums(acc + j, out + j);
       for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) raw[m * CHUNK + r0 + r] = out[m * R + r];
+        for (int r = 0; r < R; r++) raw[m * CHUNK + r * APART + r0] = out[m * R + r];
     }
   }
 };

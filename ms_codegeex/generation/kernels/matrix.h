@@ -14,18 +14,19 @@ constexpr int WIDE = 6;  // rows of x in registers: six times four sums need ten
 constexpr int WIDE = 4;
 #endif
 
-// raw [M][CHUNK] = M rows of x times rows [row, row + CHUNK) of w
+// raw [M][CHUNK] = M rows of x times rows [row, row + CHUNK) of w. Rows that are read together lie far apart: each is a
+// long stretch of memory with the rows after it, which the hardware's prefetch follows twice as fast.
 template <class W, int M, int R>
 void chunk(const W& w, int64_t row, const float* x, bool first, float* raw) {
   constexpr int N = (M * R + 3) / 4 * 4;
   for (int64_t i = 0; i < M * CHUNK; i++) raw[i] = 0.0f;
   for (int64_t from = 0; from < w.width; from += PIECE) {
     const int64_t to = from + PIECE < w.width ? from + PIECE : w.width;
-    for (int64_t r0 = 0; r0 < CHUNK; r0 += R) {
+    for (int64_t r0 = 0; r0 < CHUNK / R; r0++) {
       F acc[N];
       for (int j = 0; j < N; j++) acc[j] = F{};
       decltype(w.row(0)) rows[R];
-      for (int r = 0; r < R; r++) rows[r] = w.row(row + r0 + r);
+      for (int r = 0; r < R; r++) rows[r] = w.row(row + r * (CHUNK / R) + r0);
       for (int64_t i = from; i < to; i += W::STEP) {
         for (int r = 0; r < R; r++) rows[r].enter(i, first);
 #pragma GCC unroll 16
@@ -44,7 +45,7 @@ void chunk(const W& w, int64_t row, const float* x, bool first, float* raw) {
       float out[N];
       for (int j = 0; j < N; j += 4) sums(acc + j, out + j);
       for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) raw[m * CHUNK + r0 + r] += out[m * R + r];
+        for (int r = 0; r < R; r++) raw[m * CHUNK + r * (CHUNK / R) + r0] += out[m * R + r];
     }
   }
   for (int m = 0; m < M; m++)
