@@ -51,7 +51,8 @@ AIMS = (  # measure, ours, peer, at least so many times as fast
     ("first", "ours-32", "ctranslate2-float32", 0.9),
     ("first", "ours-8-fast", "ctranslate2-int8", 1.2),
 )
-BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.75, 4.0, 1.0  # memory: GB beyond weights and cache
+# memory: GB beyond the weights; of the cache only what was used is resident, and it counts here
+BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.75, 4.0, 1.0
 
 
 def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
@@ -124,9 +125,8 @@ class Ours:
         capacity = config.max_position_embeddings
         self.engine = SlotEngine(model.family.model, config, weights, capacity, **options)
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
-        cache = 2 * config.num_layers * slots * capacity * config.hidden_size * 4
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
-        self.needed_gb = ((2 * numbers if bits == "16" else stored) + cache) / 2**30
+        self.needed_gb = (2 * numbers if bits == "16" else stored) / 2**30
         self.greedy = TokenChoice()
 
     def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
@@ -257,7 +257,7 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
             aim(f"{name}, tokens/s of 8 streams over 1", ratios, STREAMS_AIM)
             beyond = found["peak"][-1] - found["needed"]
             met = "met" if beyond <= MEMORY_AIM else "not met"
-            print(f"  {name}, memory beyond weights and cache: {beyond:.2f} GB, aim {MEMORY_AIM:g} {met}")
+            print(f"  {name}, memory beyond weights, the cache's included: {beyond:.2f} GB, aim {MEMORY_AIM:g} {met}")
     if "ours-32" in results:
         table = 51200 * json.loads((directory / "config.json").read_text())["n_embd"] * 4  # looked up, not read
         read = (directory / "model.safetensors").stat().st_size - table
