@@ -27,6 +27,6 @@ cd -- "$root"
 
 parallel=()
 if [[ " $* " != *' slow '* ]] && (($(nproc) > 1)); then
-    parallel=(-n 2 --dist loadfile)
+    parallel=(-n 2 --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
 fi
 exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"

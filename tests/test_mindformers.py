@@ -157,9 +157,8 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     assert moments == pytest.approx((1 - config.optimizer.betas[0]) * 1.0, rel=1e-3)  # a gradient of norm 1
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=[pytest.mark.slow] if i else []) for i, p in enumerate(RUNS)], ids=lambda p: p.stem
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
     override = f"train_dataset.data_loader.dataset_dir={dataset}"
     found = losses(run(path, override, *SMALL, cwd=tmp_path))

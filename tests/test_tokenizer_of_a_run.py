@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 from conftest import command, small_run, write_config
 from tokenizer_files import chatglm_model, write_chatglm
 
@@ -10,6 +11,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.files import read_json
 
 
+@pytest.mark.slow
 def test_from_the_corpus_to_the_generated_text(tmp_path):
     for package in ("one", "two"):
         (tmp_path / "src" / package).mkdir(parents=True)

@@ -403,6 +403,7 @@ def damage_weight(step):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_not_finite_goes_back_to_a_good_checkpoint(dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
     values["training"].update(steps=20)
@@ -435,6 +436,7 @@ def test_the_lock_comes_before_the_choice_of_a_checkpoint(trained, dataset, tmp_
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_resuming_from_elsewhere_leaves_the_runs_own_checkpoints(trained, dataset, tmp_path):
     shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "best")
     shutil.copytree(trained / "checkpoints" / "step-00000010", tmp_path / "a-good-one")
@@ -482,6 +484,7 @@ def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path)
     assert wrong.returncode == 2 and "did you mean training.dropout?" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_tokens_are_those_trained_on_whatever_the_batch(dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
     values["training"].update(steps=None, tokens=500)

@@ -91,6 +91,7 @@ def test_ids_are_those_of_a_full_pass(family):
     check_families(twin, twin.engine(slots=SLOTS), lengths)
 
 
+@pytest.mark.slow
 def test_composite_ids():
     twin = Twin("codegeex2")
     check_families(twin, twin.engine(slots=SLOTS, threads=0), [37, 1, POSITIONS - 1])

@@ -111,6 +111,7 @@ def test_first_and_last_stage_start_from_the_same_word_table(tmp_path):
     assert not first["held:optimizer.m.embedding.word.weight"].any()
 
 
+@pytest.mark.slow
 def test_a_rank_without_a_pipeline_can_evaluate(tmp_path):
     parallel = {"tensor": 2, "optimizer_shard": 2}
     arrays, _ = held(tmp_path, 3, values={**VALUES, "devices": 4, "parallel": parallel})

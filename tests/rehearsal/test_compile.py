@@ -29,7 +29,6 @@ SMALL = [
     "data.seq_length=32",
 ]
 MESHES = {
-    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
     "dp2 tp2 pp2, optimizer shards": [
         "devices=8",
         "training.global_batch=16",
@@ -39,6 +38,7 @@ MESHES = {
     ],
 }
 MORE = {
+    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
     "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
     "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
     "dp2, accumulation, selective": [
@@ -76,9 +76,9 @@ FAMILIES = {
 RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
 FAMILY_MESHES = [
     ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
-    ("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
 ]
-SLOW_FAMILY_MESHES = [
+SLOW_FAMILY_MESHES = [("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED])]
+SLOW_FAMILY_MESHES += [
     (family, overrides)
     for family in FAMILIES
     for overrides in (

@@ -137,6 +137,7 @@ def results(*processes: subprocess.Popen) -> list[dict]:
     return [json.loads(output.strip().splitlines()[-1]) for output in finish(*processes)]
 
 
+@pytest.mark.slow
 def test_fused_kernels_are_cut_over_devices(tmp_path):
     """Tensor 2 and data 2: attention with a mask per sample and with one for all."""
     mesh, half = Mesh(2, 2, 1, 1), "training.precision=fp16"

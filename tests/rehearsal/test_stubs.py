@@ -66,6 +66,7 @@ def test_the_plugin_loads_as_the_given_rank(libraries, tmp_path):
 
 
 @ZIG
+@pytest.mark.slow
 def test_the_plugin_loads_with_what_zig_compiled(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(stubs, "compilers", lambda: [[sys.executable, "-m", "ziglang", "cc"]])
     result = python(f"import os; os.chdir({str(tmp_path)!r}); {LOAD}", **stubs.simulation_environment(1, 2))
