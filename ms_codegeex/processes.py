@@ -215,15 +215,20 @@ class ProcessGroup:
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-        deadline = time.monotonic() + END_SECONDS
-        while any(map(alive, self.family.values())) and time.monotonic() < deadline:
-            self.poll()
-            time.sleep(0.02)
+        self._await_end()
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
         for root in self.roots:
             root.wait()
+        self._await_end()  # a killed process may need a moment, and only roots can be waited for
+
+    def _await_end(self) -> None:
+        """Return when every process has ended, or after the grace period."""
+        deadline = time.monotonic() + END_SECONDS
+        while any(map(alive, self.family.values())) and time.monotonic() < deadline:
+            self.poll()
+            time.sleep(0.02)
 
 
 def run_processes(

@@ -330,7 +330,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
     monkeypatch.setitem(globals(), "FIELDS", fields)
     shapes = build_config(None, fields).parameter_shapes()
     save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
-    convert(tmp_path / "run", to, tmp_path / "warm-up")
+    convert(tmp_path / "run", to, tmp_path / "warm-up", dtype="fp16", verify=True)  # imports what it needs
     tracemalloc.start()
     try:
         result = convert(tmp_path / "run", to, tmp_path / "out", dtype="fp16", verify=True)
