@@ -170,6 +170,7 @@ def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
     from ms_codegeex.runs.callbacks import read_log

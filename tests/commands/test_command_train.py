@@ -152,6 +152,7 @@ def test_terminal_says_what_happens(runs):
         assert words in text
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_path, monkeypatch):
     """With relative paths throughout, as people type them."""
     shutil.copytree(dataset, tmp_path / "data")
@@ -449,6 +450,7 @@ def test_resuming_from_elsewhere_leaves_the_runs_own_checkpoints(trained, datase
         assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
 
 
+@pytest.mark.slow
 def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
     checkpoints = trained / "checkpoints"
     shutil.copytree(checkpoints / "step-00000008", checkpoints / "step-00000099")

@@ -177,6 +177,7 @@ def test_threads_of_the_command(source, monkeypatch, capsys):
     assert main(words) == 2 and "--threads: -1 is out of range" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_rounding_costs(source, tmp_path, capsys):
     write_quantised(source, 4, 32, tmp_path / "q")
     (tmp_path / "text.py").write_text("def f(x):\n    return [x + i for i in range(10)]\n" * 3)

@@ -82,7 +82,7 @@ def test_composite_streams(composite):
     check_streams(*composite)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["codegeex", *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES[1:])])
 def test_composite_probabilities_up_to_the_contexts_end(composite, name):
     twin = Twin(name)
     engine = composite[1] if name == "codegeex2" else twin.engine(slots=3, threads=0)

@@ -267,7 +267,7 @@ def test_the_planned_meshes_beside_the_papers(name, paper_mesh, seconds):
     "name,start",
     [
         pytest.param("codegeex_13b_64_planned", "codegeex_13b_64", id="64 devices"),
-        pytest.param("codegeex_13b_planned", "codegeex_13b", id="1536 devices"),
+        pytest.param("codegeex_13b_planned", "codegeex_13b", id="1536 devices", marks=pytest.mark.slow),
     ],
 )
 def test_the_planned_meshes_are_what_the_search_finds(name, start):

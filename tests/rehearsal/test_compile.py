@@ -175,6 +175,7 @@ def test_more_compiled_graphs_are_the_planned_ones(overrides):
     holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
 
 
+@pytest.mark.slow
 def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
     broken(monkeypatch, "unsharded")  # twelve replicas do not divide 32 rows
     report = compile_ranks(small("devices=24", "training.global_batch=48", "parallel.optimizer_shard=2"), [0])

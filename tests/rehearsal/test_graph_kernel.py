@@ -25,6 +25,7 @@ ACTORS = """\
 """
 
 
+@pytest.mark.slow
 def test_fusion_lowers_the_number_of_kernels_and_keeps_the_results():
     if missing := missing_programs():
         pytest.skip(f"MindSpore's generator of kernels calls {', '.join(missing)}; not on this machine")

@@ -77,6 +77,7 @@ def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precis
     assert resumed.scalars()["loss_scale"] == whole.scalars()["loss_scale"]
 
 
+@pytest.mark.slow
 def test_a_blend_of_a_corpus_and_examples_resumes_bitwise(run_values, tmp_path):
     examples = write_dataset(tmp_path / "examples", documents=60, seed=5)
     for split in ("train", "validation"):  # whole documents, of which the loss counts the second half
