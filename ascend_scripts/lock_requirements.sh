@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes requirements.txt and requirements-test.txt from their .in files (maintainers only; needs uv and a network).
+# Makes the locks requirements[-gpu|-test].txt from their .in files (maintainers only; needs uv and a network).
 # With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
@@ -22,4 +22,5 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
 left_out=(aiohttp awkward ftfy jieba jinja2 joblib opencv-python-headless pybind11 setproctitle transformers typer)
 
 lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
+lock requirements-gpu "$@"
 lock requirements-test --constraints requirements.txt "$@"

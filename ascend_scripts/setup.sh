@@ -9,10 +9,11 @@ root=${here%/*}
 
 usage() {
     cat <<'EOF'
-usage: bash ascend_scripts/setup.sh [--venv DIR] [--tests] [--help]
+usage: bash ascend_scripts/setup.sh [--venv DIR] [--gpu] [--tests] [--help]
 
 Installs what ms_codegeex needs into .venv of this checkout; a second run changes nothing and needs no network.
   --venv DIR   use this virtual environment instead (also: MS_CODEGEEX_VENV=DIR)
+  --gpu        also install NVIDIA's CUDA libraries, so that a GPU needs its driver only (1.7 GB to download)
   --tests      also install what the tests need
 environment:
   PYTHON                        the Python 3.10-3.12 that makes the environment (default: python3, then python3.12 ... 3.10)
@@ -31,16 +32,18 @@ die() {  # die STATUS MESSAGE (2: for the user to change, 1: failed)
 }
 
 venv=${MS_CODEGEEX_VENV:-$root/.venv}
-stages=(runtime source package)
+gpu=() tests=()
 while (($#)); do
     case $1 in
         --venv) (($# > 1)) || die 2 "--venv needs a directory"; venv=$2; shift 2 ;;
         --venv=*) venv=${1#*=}; shift ;;
-        --tests) stages=(runtime source package tests torch); shift ;;
+        --gpu) gpu=(gpu); shift ;;
+        --tests) tests=(tests torch); shift ;;
         -h | --help) usage; exit 0 ;;
         *) die 2 "unknown argument '$1'; --help shows what there is" ;;
     esac
 done
+stages=(runtime source package ${gpu[@]+"${gpu[@]}"} ${tests[@]+"${tests[@]}"})
 [[ $venv == /* ]] || venv=$PWD/$venv
 venv=${venv%/}
 python=$venv/bin/python
@@ -63,6 +66,7 @@ key() {  # what a stage depends on; when it changes, the stage is done again
         runtime) cksum <"$root/requirements.txt" ;;
         source) cksum <"$root/requirements-source.txt" ;;
         package) printf '%s ' "$root"; cksum <"$root/pyproject.toml" ;;
+        gpu) cksum <"$root/requirements-gpu.txt" ;;
         tests) cksum <"$root/requirements-test.txt" ;;
         torch) cksum <"$root/requirements-test-torch.txt" ;;
     esac
@@ -144,14 +148,18 @@ preflight() {  # preflight PYTHON [arguments]
 }
 
 make_venv() {
-    local interpreter
+    local interpreter other
+    other=$(read_file "$state/location") || other=
+    if [[ -L $venv && $other != "$venv" && $other -ef $venv ]]; then
+        die 2 "$venv is a link to $other, which serves another checkout; remove the link, or set MS_CODEGEEX_VENV=$other"
+    fi
     if [[ -e $state/made ]]; then  # ours: broken off, moved, or its Python has gone
         say "the environment in $venv is unfinished or was moved; making it anew"
-        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,source,package,tests,torch}
+        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,source,package,gpu,tests,torch}
     elif [[ -n $version ]]; then  # somebody else's: used as it is; an installation broken off in it is written again
         preflight "$python"
         if [[ -e $state/location ]]; then again=--ignore-installed; fi
-        rm -f -- "$state"/{runtime,source,package,tests,torch}
+        rm -f -- "$state"/{runtime,source,package,gpu,tests,torch}
         printf '%s\n' "$venv" >"$state/location"
         return
     elif [[ -e $venv/pyvenv.cfg ]]; then
@@ -199,6 +207,9 @@ install() {  # install STAGE
         package)
             say 'installing ms_codegeex from this checkout'
             pip_install $again --no-deps --no-build-isolation --no-index -e "$root" ;;
+        gpu)
+            say "installing NVIDIA's CUDA libraries: about 1.7 GB to download, 2.8 GB unpacked"
+            pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements-gpu.txt" ;;
         tests)
             say 'installing the requirements of the tests'
             pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements-test.txt" ;;
@@ -225,6 +236,7 @@ setup() {
     rm -rf "$state/tmp" # what a killed set-up unpacked
     if ! sound; then make_venv
     elif ! finished runtime; then preflight "$python"
+    elif [[ ${stages[*]} == *gpu* ]] && ! finished gpu; then preflight "$python" --disk 6
     elif [[ ${stages[*]} == *tests* ]]; then preflight "$python" --disk 3
     fi
     "$python" -I -m pip --version >/dev/null 2>&1 || "$python" -I -m ensurepip >"$state/pip.log" 2>&1 ||

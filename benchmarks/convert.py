@@ -4,7 +4,7 @@
     python benchmarks/convert.py --directory /dev/shm     # no disk to wait for: what the conversion itself takes
     python benchmarks/convert.py --quick                  # a tiny model, to see that it works
 
-The peer reads the source's files and writes as many bytes to a file beside, in blocks, and syncs it as `convert` does.
+The peer reads the source's files and writes as many bytes to another file, in blocks, and syncs it as `convert` does.
 Both take turns, and turns in beginning; sources are in the page cache. Before each, such a file is written and removed:
 memory that a virtual machine has to ask its host for is several times slower to fill, and would fall to one of the two.
 The `.ckpt` source has no checksum, as MindSpore saves it. Memory is what the process has of its own (RssAnon, without

@@ -4,7 +4,7 @@
     python benchmarks/decode.py --engines ours-8 ctranslate2-int8 --rounds 7
     python benchmarks/decode.py --tiny --rounds 1                    # to check that it works
 
-Each engine is a process of its own with `--threads` threads; they take turns, and a ratio compares one round. Measured:
+Each engine is a separate process with `--threads` threads; they take turns, and a ratio compares one round. Measured:
 milliseconds a step for 1 and 8 sequences after prompts of 64 tokens, seconds to the first token of a long prompt, and
 how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
 Engines: ours-32, ours-16 (FP16 weights), ours-8, ours-4 (groups of 64), ours-8-fast and ours-4-fast (activations
@@ -70,11 +70,14 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
         found = family("codegen")
         sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
         config = found.config.build_config("tiny" if tiny else "350m-multi", sizes)
-        formats = FamilyFormats(found)
+        formats, tokenizer = FamilyFormats(found), load_tokenizer("codegen-multi")
 
         def random(name: str, shape: tuple[int, ...]) -> np.ndarray:
             generator = np.random.default_rng(len(name))
-            return generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
+            values = generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
+            if name == "head.bias":  # as after training: rows that no text uses are never the likeliest
+                values[tokenizer.vocab_size :] = -100
+            return values
 
         tensors = {
             name: LazyTensor("float32", shape, lambda name=name, shape=shape: random(name, shape))
@@ -85,7 +88,7 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
         entries = formats.entries(formats.layout("huggingface"), config)
         written = {str(name): tensor for name, tensor in to_foreign(entries, tensors).items()}
         json_config = {**formats.sizes.to_json(config, {}), "torch_dtype": "float32"}
-        write_model_directory(directory, json_config, written, tokenizer=load_tokenizer("codegen-multi").save)
+        write_model_directory(directory, json_config, written, tokenizer=tokenizer.save)
     for bits in (8, 4):
         quantised = directory.with_name(f"{directory.name}-ours-{bits}")
         if {f"ours-{bits}", f"ours-{bits}-fast"} & set(engines) and not is_quantised(quantised):
@@ -112,8 +115,10 @@ class Ours:
 
         from ms_codegeex.generation.choice import TokenChoice
         from ms_codegeex.generation.loading import load_model
-        from ms_codegeex.generation.rows import TensorWeights
+        from ms_codegeex.generation.network import LocalNetwork
+        from ms_codegeex.generation.rows import Sizes
         from ms_codegeex.generation.slots import SlotEngine
+        from ms_codegeex.generation.weights import TensorWeights
 
         ms.set_context(mode=ms.GRAPH_MODE)
         bits, fast = name.split("-")[1], name.endswith("fast")
@@ -121,9 +126,8 @@ class Ours:
         weights, config, slots = model.weights, model.config, max(BATCHES)
         if bits == "16":
             weights = TensorWeights(weights.tensors, 16, products=weights.tensors)
-        options = {"slots": slots, "threads": threads, "fast": fast}
-        capacity = config.max_position_embeddings
-        self.engine = SlotEngine(model.family.model, config, weights, capacity, **options)
+        sizes = Sizes(config.max_position_embeddings, slots, threads, fast)
+        self.engine = SlotEngine(LocalNetwork(model.family.model, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
         self.needed_gb = (2 * numbers if bits == "16" else stored) / 2**30
@@ -203,7 +207,7 @@ def serve(name: str, directory: Path, threads: int) -> None:
 
 
 class Worker:
-    """An engine in a process of its own."""
+    """An engine in a separate process."""
 
     def __init__(self, name: str, directory: Path, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOG_v": "3", "TOKENIZERS_PARALLELISM": "false"}

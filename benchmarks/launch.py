@@ -1,4 +1,4 @@
-"""Seconds from the command to the first step, and from a killed worker to the job's end, beside bare msrun.
+"""Seconds from the command to the first step, and from a killed worker to the job's end, next to those of bare msrun.
 
     python benchmarks/launch.py                 # 5 rounds: about 6 minutes on two cores
 

@@ -72,7 +72,7 @@ def write_huge(directory: Path, sequences: int) -> Path:
     return directory
 
 
-# -- start-up, in a process of its own ---------------------------------------------------------------------------------
+# -- start-up, in a separate process ---------------------------------------------------------------------------------
 
 
 def highest_size() -> int:
@@ -105,7 +105,7 @@ def start(case: str, directory: Path, samples: int) -> None:
 
 
 def started(case: str, directory: Path, samples: int) -> dict[str, float]:
-    """`start` in a process of its own."""
+    """`start` in a separate process."""
     command = [sys.executable, __file__, "--case", case, "--directory", str(directory), "--samples", str(samples)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

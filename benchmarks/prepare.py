@@ -2,14 +2,17 @@
 
     python benchmarks/prepare.py                      # 200 MB, 5 rounds, one process per core
     python benchmarks/prepare.py --megabytes 1000 --input ~/src --processes 8
+    python benchmarks/prepare.py --peer-python ~/peers/bin/python --rounds 3
     python benchmarks/prepare.py --quick              # 1 MB, to see that it works
 
 The sources are those of the running interpreter and its packages, and of `--input`: every text once, and only texts
 that `prepare` keeps, so that all sides encode the same documents; that they do is checked by their numbers of tokens.
 
-- `prepare` is the whole command in a process of its own: start, search, read, judge, hash, encode, write, sync.
+- `prepare` is the whole command in a separate process: start, search, read, judge, hash, encode, write, sync.
 - The peer does what Megatron-LM's `preprocess_data.py` does: `multiprocessing.Pool.imap` over lines, `json.loads` and
-  `tokenizers` in the workers, appending to the .bin in the parent. It is a process of its own too.
+  `tokenizers` in the workers, appending to the .bin in the parent. It is a separate process too.
+- `datatrove` and `datasets`, if `--peer-python` is an interpreter that has them (`pip install datatrove datasets
+  tokenizers`), encode the same files as their documentation does it: see `prepare_peers.py`.
 - The stages run alone, in as many processes, on data that is in memory before the clock starts: parsing JSON, encoding
   with gigatoken, writing and syncing ids. The slowest is what no program made of them could beat.
 
@@ -44,6 +47,7 @@ from ms_codegeex.data.corpus.sources import Root, default_roots, user_roots
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
+Packages = dict[str, Callable[[list[Path], Path, int], int]]
 FILE_BYTES = 25_000_000
 PEER_AIM, STAGE_AIM = 5.0, 0.6
 CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-LM
@@ -90,10 +94,27 @@ def run_prepare(paths: list[Path], output: Path, processes: int) -> int:
 
 
 def run_peer(paths: list[Path], output: Path, processes: int) -> int:
-    """The Megatron-style preprocessor in a process of its own; how many tokens it wrote."""
+    """The Megatron-style preprocessor in a separate process; how many tokens it wrote."""
     command = [sys.executable, str(Path(__file__)), "--peer", str(output), "--processes", str(processes), "--input"]
     done = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, check=True)
     return int(done.stdout)
+
+
+def run_package(name: str, python: Path) -> Callable[[list[Path], Path, int], int]:
+    """A function that runs a package's pipeline in a separate process; it returns how many tokens it wrote."""
+
+    def run(paths: list[Path], output: Path, processes: int) -> int:
+        tokenizer = output.parent / "tokenizer.json"
+        if not tokenizer.exists():
+            load_tokenizer("codegeex")._model.save(str(tokenizer))
+        script = Path(__file__).with_name("prepare_peers.py")
+        words = [python, script, name, tokenizer, paths[0].parent, output, processes]
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name} failed: {done.stderr[-2000:]}")
+        return int(done.stdout.rpartition("tokens: ")[2])
+
+    return run
 
 
 class PeerEncoder:
@@ -193,10 +214,12 @@ def timed(work: Callable[[list[Path], Path, int], int], paths: list[Path], outpu
     return seconds, tokens
 
 
-def measure(paths: list[Path], total: int, directory: Path, processes: int, rounds: int) -> tuple[float, float]:
+def measure(
+    paths: list[Path], total: int, directory: Path, processes: int, rounds: int, packages: Packages
+) -> tuple[float, float]:
     """Print speeds; the medians of ours/peer and ours/slowest stage."""
     stages = ("parse", "encode", "write")
-    speeds: dict[str, list[float]] = {name: [] for name in ("prepare", "peer", *stages)}
+    speeds: dict[str, list[float]] = {name: [] for name in ("prepare", "peer", *packages, *stages)}
     for number in range(rounds):
         ours = timed(run_prepare, paths, directory / "ours", processes)
         theirs = timed(run_peer, paths, directory / "peer.bin", processes)
@@ -204,12 +227,20 @@ def measure(paths: list[Path], total: int, directory: Path, processes: int, roun
             raise SystemExit(f"prepare wrote {ours[1]} tokens, the peer {theirs[1]}")
         speeds["prepare"].append(total / 1e6 / ours[0])
         speeds["peer"].append(total / 1e6 / theirs[0])
+        for name, work in packages.items():
+            seconds, tokens = timed(work, paths, directory / name, processes)
+            if tokens != ours[1]:
+                print(f"  {name} wrote {tokens} tokens, prepare {ours[1]}")
+            speeds[name].append(total / 1e6 / seconds)
         for name in stages if number % 2 else stages[::-1]:
             speeds[name].append(total / 1e6 / run_stage(name, paths, directory, processes))
     for name, values in speeds.items():
-        label = name if name in ("prepare", "peer") else f"stage alone: {name}"
+        label = f"stage alone: {name}" if name in stages else name
         print(f"  {label:<20} {spread(values)} MB/s")
     slowest = min(stages, key=lambda name: statistics.median(speeds[name]))
+    for name in packages:
+        ratio = [a / b for a, b in zip(speeds["prepare"], speeds[name], strict=True)]
+        print(f"  prepare / {name} {spread(ratio)}")
     ratios = [[a / b for a, b in zip(speeds["prepare"], speeds[other], strict=True)] for other in ("peer", slowest)]
     print(f"  prepare / peer {spread(ratios[0])}, at least {PEER_AIM}")
     print(f"  prepare / slowest stage ({slowest}) {spread(ratios[1])}, at least {STAGE_AIM}")
@@ -225,6 +256,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="1 MB and one round; aims do not count")
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has datatrove and datasets")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
@@ -241,7 +273,9 @@ def main() -> int:
             print(f"only {total / 1e6:.0f} MB of source code here; add more with --input")
         print(f"{total / 1e6:.1f} MB of text in {len(paths)} files, {arguments.processes} processes")
         rounds = 1 if arguments.quick else arguments.rounds
-        against_peer, against_stage = measure(paths, total, Path(name), arguments.processes, rounds)
+        names = ("datatrove", "datasets") if arguments.peer_python else ()
+        packages = {each: run_package(each, arguments.peer_python) for each in names}
+        against_peer, against_stage = measure(paths, total, Path(name), arguments.processes, rounds, packages)
     return 0 if arguments.quick or (against_peer >= PEER_AIM and against_stage >= STAGE_AIM) else 1
 
 

@@ -4,7 +4,7 @@
     python benchmarks/rehearsal.py --rounds 1
 
 Layers count the top query layer: 40 are the 13B. The peer is the same compile without lazy inline, as a run does it;
-both take turns, one at a time, each in a process of its own, up to 8 layers. Seconds are those of the engine's compile
+both take turns, one at a time, each in a separate process, up to 8 layers. Seconds are those of the engine's compile
 call (wall clock) and of the whole process (CPU); memory is the process's peak when the compile ends.
 """
 
@@ -26,6 +26,7 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
@@ -41,7 +42,7 @@ def configuration(devices: int, layers: int) -> RunConfig:
     return load_config(ROOT / "configs" / "codegeex_13b.yaml", keys)
 
 
-def compile_rank(config: RunConfig, how: str) -> dict[str, float]:
+def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
     """What the worker reports of rank 0, and the CPU seconds of its process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +50,7 @@ def compile_rank(config: RunConfig, how: str) -> dict[str, float]:
         job.write()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.update(simulation_environment(0, config.devices))
-        words = ["-m", "ms_codegeex.rehearsal.compile_worker", folder, str(os.getpid()), "0", how]
+        words = ["-m", "ms_codegeex.rehearsal.compile_worker", str(os.getpid()), "1", folder, "0", mode.to_word()]
         subprocess.run([sys.executable, *words], env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         found = json.loads(job.file("json", 0).read_text())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -86,7 +87,7 @@ def main() -> None:
             found = {way: [] for way in ways}
             for _ in range(rounds):
                 for way in ways:
-                    found[way].append(compile_rank(config, way))
+                    found[way].append(compile_rank(config, CompileMode(inline=way == "inline")))
             print(f"\n{devices:,} devices, {layers} layers: {config.mesh}")
             for way in ways:
                 show(way, found[way])

@@ -4,7 +4,7 @@
     python benchmarks/sampling.py --model DIR --before CHECKOUT --slots 8 --new 256
 
 All samples are of one prompt of HumanEval's kind with CodeGeeX's settings (temperature 0.8, top-p 0.95). A model with
-random weights is best: no text ends early. Both sides run with this Python, each in a process of its own.
+random weights is best: no text ends early. Both sides run with this Python, each in a separate process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def serve(model: Path, new: int, slots: int | None) -> None:
 
 
 class Worker:
-    """A checkout in a process of its own."""
+    """A checkout in a separate process."""
 
     def __init__(self, checkout: Path, model: Path, new: int, slots: int | None):
         words = ["--serve", "--model", str(model.absolute()), "--new", str(new)]

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py                      # tiny and 25m, 7 rounds: about 5 minutes on two cores
     python benchmarks/train_step.py --presets tiny --rounds 5
 
-Each side is a process of its own that takes one step when told to, so that only one computes at a time. A step is
+Each side is a separate process that takes one step on request, so that only one computes at a time. A step is
 forward, backward, gradient clipping and AdamW. The peer is CodeGeeX in plain PyTorch (tests/twins), eager and under
 torch.compile.
 """

@@ -103,8 +103,8 @@ Made from `docs/status.yaml` by `python docs/status.py`, as are the tables of th
 
 ## How to verify it on devices
 
-Nobody has run these parts on an Ascend device or a real network. On this side they are covered by tests with stand-in
-processes, by two `msrun` launchers on one machine, and by the rehearsal. What would verify each of them:
+These parts have not run on an Ascend device, a GPU or a real network. On this side they are covered by tests with
+stand-in processes, by two `msrun` launchers on one machine, and by the rehearsal. What would verify each of them:
 
 {table(("part", "command", "what to see"), *checks)}
 

@@ -6,6 +6,11 @@ import re
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+def escaped(text: str) -> str:
+    """The text with its control characters spelled out, so that it cannot move a terminal's cursor."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 class UserError(Exception):
     """A mistake in the user's input: a key, a file, a size.
 
@@ -14,7 +19,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(_CONTROL.sub(lambda match: ascii(match[0])[1:-1], message))
+        super().__init__(escaped(message))
 
 
 class PromptTooLong(UserError):
@@ -23,6 +28,18 @@ class PromptTooLong(UserError):
 
 class RunFailure(Exception):
     """A run that failed for a reason other than its input: a worker died, the loss is not a number. Exit status 1."""
+
+
+class Rewind(RunFailure):
+    """An attempt that ended to leave a batch out: the next one continues from the newest good checkpoint."""
+
+
+class Corrupted(RunFailure):
+    """A run whose ranks hold different copies of a weight: checkpoints after `step` are not to be trusted."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class NotFinite(RunFailure):

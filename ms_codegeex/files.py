@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import platform
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -19,13 +23,15 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.locks import take_lock
 
 WRITE_BACK_SECONDS = 0.25
+MOST_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,9 +115,9 @@ def _removed(*paths: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _written_back(temporary: Path) -> Iterator[None]:
+def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None]:
     """Meanwhile, sync in a thread what is already in `temporary` (a file or a directory), so that less is left at
-    the end.
+    the end; `seconds` between two passes (default: a quarter of one).
 
     Small files are done before the thread's first pass. The system reports a failed write only to the first process
     that syncs, so an error in the thread is raised at the end.
@@ -119,11 +125,11 @@ def _written_back(temporary: Path) -> Iterator[None]:
     done, failures = threading.Event(), []
 
     def work() -> None:
-        while not done.wait(WRITE_BACK_SECONDS):
+        while not done.wait(seconds or WRITE_BACK_SECONDS):
             try:
                 for file in [temporary, *temporary.rglob("*")]:
                     if file.is_file():
-                        _sync(file)
+                        sync(file)
             except FileNotFoundError:  # renamed in the meantime
                 continue
             except OSError as error:
@@ -154,17 +160,41 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> It
         with _parent(path), _removed(temporary):
             temporary.touch()
             with _locked(temporary):
-                with _written_back(temporary):
+                with written_back(temporary):
                     yield temporary
-                _sync(temporary)
+                sync(temporary)
                 if check is not None:
                     check(temporary)
                 os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror}); the old file is unchanged, "
             "free some space or choose another place"
+        ) from error
+
+
+@contextmanager
+def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
+    """Yield temporary paths next to `paths`, in a directory to which processes of many machines write at once. On
+    success they are renamed to `paths`, in this order.
+
+    The names hold the machine and the process. Of a file that is small and can be made again only the content is
+    synced, not its name; with `synced` False neither.
+    """
+    temporary = [path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp") for path in paths]
+    try:
+        yield temporary
+        for name, path in zip(temporary, paths, strict=True):
+            if synced:
+                sync(name)
+            os.replace(name, path)
+    except OSError as error:
+        for name in temporary:
+            name.unlink(missing_ok=True)
+        raise UserError(
+            f"{paths[0].parent}: could not be written ({error.strerror}); what is finished stays there, free some "
+            "space and run the same command again"
         ) from error
 
 
@@ -195,14 +225,14 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
         with _parent(path), _removed(temporary, old):
             temporary.mkdir()
             with _locked(temporary):
-                with _written_back(temporary):
+                with written_back(temporary):
                     yield temporary
                 for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-                    _sync(file)
+                    sync(file)
                 if check is not None:
                     check(temporary)
                 _swap(temporary, path, old)
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror}); what was there before is unchanged, "
@@ -211,19 +241,24 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
 
 
 class AppendedFile:
-    """A file to which lines are appended. Lines that do not fit on a full disk are kept and written once there is
-    room.
+    """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
+    `MOST_WAITING` bytes, and written once there is room; further lines are lost.
 
-    `OSError` only if the file cannot be opened.
+    A last line that a kill left incomplete stays a line of its own. `OSError` only if the file cannot be opened.
     """
 
-    def __init__(self, path: Path):
-        self.path, self._pending = Path(path), b""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    def __init__(self, path: Path | int):
+        self.path, self._pending = path, b""
+        if not isinstance(path, int) and path.exists() and _incomplete(path):
+            self._pending = b"\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o644)
 
     def write(self, line: str) -> OSError | None:
-        """Append a line, given without its line break. If it has to wait, return the reason."""
-        self._pending += line.encode() + b"\n"
+        """Append a line, given without its line break. If it has to wait or is lost, return the reason."""
+        data = line.encode() + b"\n"
+        if len(self._pending) + len(data) <= MOST_WAITING or not self._pending:
+            self._pending += data
         try:
             while self._pending:
                 self._pending = self._pending[os.write(self._descriptor, self._pending) :]
@@ -234,6 +269,27 @@ class AppendedFile:
     def close(self) -> None:
         """Close the file; lines that still wait are lost."""
         os.close(self._descriptor)
+
+
+def _incomplete(path: Path) -> bool:
+    """Whether a regular file ends within a line."""
+    with contextlib.suppress(OSError):  # not readable
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as stream:
+                stream.seek(-1, os.SEEK_END)
+                return stream.read(1) != b"\n"
+    return False
+
+
+def given_text(name: str, option: str) -> str:
+    """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
+    or cannot be read."""
+    try:
+        # not `sys.stdin`, which lets anything through if the locale is C
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -259,6 +315,40 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
+    """The folder `name` in the user's cache, made on the first call; safe to call from many processes at once.
+
+    Args:
+        name: changes with what is in the folder.
+        what: it holds, for an error message.
+        fill: fills the folder that it is given.
+    """
+    directory = user_cache() / name
+    if not directory.is_dir():
+        with _cache_lock(directory.with_suffix(".lock"), what):
+            if not directory.is_dir():
+                with atomic_directory(directory) as temporary:
+                    fill(temporary)
+    return directory
+
+
+@contextmanager
+def _cache_lock(path: Path, what: str) -> Iterator[None]:
+    """Wait for the lock file `path` and hold it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(path, wait=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you can "
+            "write to"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def user_cache() -> Path:

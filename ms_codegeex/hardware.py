@@ -47,7 +47,10 @@ class Device:
         """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
-            raise UserError(f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32")
+            raise UserError(
+                f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32, or "
+                "another parallel.hardware"
+            )
         return peak
 
 
@@ -160,7 +163,8 @@ A100 = Device(
     server_bandwidth=300e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    fused=frozenset({"graph_kernel", "norm", "optimizer"}),
+    # graph kernels are left out: their code generator needs a CUDA toolkit, and nobody has tried it
+    fused=frozenset({"norm", "optimizer"}),
     sources={
         "peak_fp16": AMPERE,
         "peak_bf16": AMPERE,

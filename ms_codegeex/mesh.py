@@ -6,7 +6,9 @@ rank = (stage·data + replica)·tensor + shard.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ms_codegeex.errors import UserError
 
@@ -16,12 +18,14 @@ SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
 
 @dataclass(frozen=True)
 class Mesh:
-    """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state."""
+    """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state.
+    `stage_layers`: how many layers each stage has; none: numbers that differ by one at most."""
 
     data: int = 1
     tensor: int = 1
     pipeline: int = 1
     optimizer_shard: int = 1
+    stage_layers: tuple[int, ...] = ()
 
     @property
     def stage_size(self) -> int:
@@ -36,6 +40,21 @@ class Mesh:
     def coordinates(self, rank: int) -> tuple[int, int, int]:
         """Stage, replica and tensor-parallel rank of a rank."""
         return rank // self.stage_size, rank // self.tensor % self.data, rank % self.tensor
+
+    def stage_of(self, layer: int, layers: int) -> int:
+        """The stage of a layer of `layers`; stages hold neighbouring ones."""
+        if not self.stage_layers:
+            return layer * self.pipeline // layers
+        return bisect_right(list(accumulate(self.stage_layers)), layer)
+
+    def stages_of(self, layers: int) -> list[int]:
+        """The stage of each of `layers` layers."""
+        return [self.stage_of(layer, layers) for layer in range(layers)]
+
+    def layers_per_stage(self, layers: int) -> list[int]:
+        """How many of `layers` layers each stage has."""
+        stages = self.stages_of(layers)
+        return [stages.count(stage) for stage in range(self.pipeline)]
 
     def rank(self, stage: int, replica: int, shard: int) -> int:
         """The rank at a stage, replica and tensor-parallel rank; the inverse of `coordinates`."""

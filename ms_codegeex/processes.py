@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import math
 import multiprocessing
 import os
@@ -159,6 +160,28 @@ def python_process(
 def python_path() -> str:
     """PYTHONPATH for a new Python process, so that it imports this package, installed or not."""
     return os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+
+
+def json_from_module(module: str, what: str, seconds: float) -> Any:
+    """The JSON value that `python -m module` prints; the process may break without harm to this one.
+
+    `RunFailure` if it prints none, with its last words, or takes longer than `seconds`; `what` names it there.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            env={**os.environ, "PYTHONPATH": python_path()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        return json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise RunFailure(f"{what} did not finish within {seconds:g} s") from None
+    except ValueError:
+        words = done.stderr.strip().splitlines() or [f"{what} {ending(done.returncode)}"]
+        raise RunFailure(words[-1]) from None
 
 
 class ProcessGroup:

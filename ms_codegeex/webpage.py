@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ms_codegeex.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 420, 220, 44, 10, 150  # pixels of a plot of lines
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 60, 10, 130  # pixels of a plot of lines
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
@@ -37,14 +37,15 @@ pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60r
 """
 
 
-def page(title: str, sections: Iterable[tuple[str, str]]) -> str:
-    """The whole page: headings, each with its finished HTML. The same parts give the same bytes."""
+def page(title: str, sections: Iterable[tuple[str, str]], style: str = "") -> str:
+    """The whole page: headings, each with its finished HTML, and further rules of style. The same parts give the same
+    bytes."""
     content = "\n".join(f"<section><h2>{name}</h2>{part}</section>" for name, part in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\" />"
         '<meta name="viewport" content="width=device-width, initial-scale=1" />'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{content}\n"
+        f"<title>{title}</title><style>{STYLE}{style}</style></head>\n<body><h1>{title}</h1>\n{content}\n"
         "</body></html>\n"
     )
 
@@ -53,8 +54,39 @@ def text(value: object, keep: str = "") -> str:
     """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled
     out."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    seen = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in words)
-    return html.escape("".join(seen))
+    return html.escape(_visible(words, keep))
+
+
+def _visible(words: str, keep: str) -> str:
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in words)
+
+
+def code(source: str, lexer: str) -> str:
+    """A program as escaped, highlighted text, for a `<pre>`; an unknown language is not highlighted."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        found = get_lexer_by_name(lexer, stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        return text(source, keep="\n\t")
+    return highlight(_visible(source, "\n\t"), found, HtmlFormatter(nowrap=True))
+
+
+def code_style() -> str:
+    """Rules for `code`, on a light and on a dark page."""
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=style).get_style_defs("pre") for style in ("default", "github-dark"))
+    return f"{_colours(light)}\n@media (prefers-color-scheme: dark) {{\n{_colours(dark)}\n}}\n"
+
+
+def _colours(rules: str) -> str:
+    """Only the rules of tokens: those of the block are the page's. Half a program has errors; they get no box."""
+    kept = (line for line in rules.splitlines() if line.startswith("pre .") and not line.startswith("pre .err"))
+    return "\n".join(kept)
 
 
 def count(value: object) -> str:
@@ -96,32 +128,88 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None 
 
 def curves(title: str, series: Mapping[str, Sequence[float]], across: str) -> str:
     """A line with a legend entry for each series of fractions, the values at 1, 2, 3, ... of the quantity `across`."""
-    longest = max((len(values) for values in series.values()), default=0)
-    if longest < 2:
+    points = {name: [(place, value) for place, value in enumerate(values, 1)] for name, values in series.items()}
+    return lines(title, points, across, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
+
+
+def lines(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    across: str,
+    *,
+    heights: tuple[float, float] | None = None,
+    shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
+) -> str:
+    """A line with a legend entry for each series of (x, y), x ascending: the quantity `across`.
+
+    `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. Of a long series only the
+    extremes of each small interval are drawn, so spikes stay.
+    """
+    xs = [x for points in series.values() for x, _ in points]
+    if not xs or min(xs) == max(xs):
         return ""
+    ys = [y for points in series.values() for _, y in points]
+    (left, right), (low, high) = (min(xs), max(xs)), heights or (min(ys), max(ys))
+    across_unit, up_unit = PLOT_WIDTH / (right - left), PLOT_HEIGHT / ((high - low) or 1.0)
     parts = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = TOP + PLOT_HEIGHT * (1 - share)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />')
-        parts.append(f'<text class="dim" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * share:.0f} %</text>')
-    for value in sorted({1, (longest + 1) // 2, longest}):
-        x = LEFT + PLOT_WIDTH * (value - 1) / (longest - 1)
-        parts.append(f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value}</text>')
+        label = text(shown(low + share * (high - low)))
+        parts.append(f'<text class="dim" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    for value in sorted({left, (left + right + 1) // 2, right}):
+        x = LEFT + (value - left) * across_unit
+        parts.append(
+            f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value:g}</text>'
+        )
     parts.append(
         f'<text class="dim" x="{LEFT + PLOT_WIDTH}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="end">{across}</text>'
     )
     for number, (name, values) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        points = " ".join(
-            f"{LEFT + PLOT_WIDTH * place / (longest - 1):.1f},{TOP + PLOT_HEIGHT * (1 - value):.1f}"
-            for place, value in enumerate(values)
-        )
+        places = [
+            (f"{LEFT + (x - left) * across_unit:.1f}", f"{TOP + PLOT_HEIGHT - (y - low) * up_unit:.1f}")
+            for x, y in _extremes(values)
+        ]
+        points = " ".join(map(",".join, places))
         y = TOP + ROW * number
         parts.append(f'<polyline class="line" stroke="{colour}" points="{points}" />')
+        if len(places) == 1:  # a line would show nothing
+            parts.append(f'<circle fill="{colour}" cx="{places[0][0]}" cy="{places[0][1]}" r="3" />')
         parts.append(f'<rect fill="{colour}" x="{LEFT + PLOT_WIDTH + 14}" y="{y}" width="12" height="12" />')
         parts.append(f'<text x="{LEFT + PLOT_WIDTH + 32}" y="{y + 11}">{text(name)}</text>')
     height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(series))
     return figure(title, LEFT + PLOT_WIDTH + LEGEND, height, "".join(parts))
+
+
+def _extremes(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """About `PLOT_WIDTH` points at most: the lowest and the highest of each interval, in their order."""
+    size = max(1, 2 * len(points) // PLOT_WIDTH)
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        yield from sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
+
+
+def spans(title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str) -> str:
+    """A bar from begin to end for each (label, begin, end, number of its colour, words next to it) on a common scale of
+    the quantity `across`."""
+    if not rows:
+        return ""
+    first, last = min(row[1] for row in rows), max(row[2] for row in rows)
+    unit, content = PLOT_WIDTH / ((last - first) or 1.0), []
+    for number, (label, begin, end, colour, words) in enumerate(rows):
+        top, x = number * (ROW + GAP), LABEL + (begin - first) * unit
+        content.append(
+            f'<text x="{LABEL - 6}" y="{top + 13}" text-anchor="end">{text(label)}</text>'
+            f'<rect fill="{COLOURS[colour % len(COLOURS)]}" x="{x:.1f}" y="{top}" '
+            f'width="{max(2.0, (end - begin) * unit):.1f}" height="{ROW}" rx="2" />'
+            f'<text class="dim" x="{LABEL + PLOT_WIDTH + 6}" y="{top + 13}">{text(words)}</text>'
+        )
+    bottom = len(rows) * (ROW + GAP)
+    content.append(
+        f'<text class="dim" x="{LABEL + PLOT_WIDTH}" y="{bottom + 13}" text-anchor="end">{text(across)}</text>'
+    )
+    return figure(title, LABEL + PLOT_WIDTH + 2 * LEGEND, bottom + ROW, "".join(content))
 
 
 def figure(title: str, width: int, height: int, content: str) -> str:

@@ -20,9 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-pytest_plugins = ["process_guard", "skipped_before", "strict_sandbox"]
+pytest_plugins = ["gpu_tests", "process_guard", "skipped_before", "strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
+LONGEST = "test_readme.py"  # one of its tests takes over a minute
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two files run at a time, the longest comes first, so that nothing waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 def write_dataset(directory: Path, documents: int = 400, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:
@@ -88,7 +94,7 @@ def run_values(dataset: Path, tmp_path: Path) -> dict:
 
 
 def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `ms-codegeex ARGUMENTS…` as a user does, in a process of its own."""
+    """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
     return subprocess.run(
         [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)],

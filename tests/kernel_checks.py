@@ -8,13 +8,22 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
-from ms_codegeex.generation.matrices import Quantised, aligned, pack, quantise
+from ms_codegeex.generation.kernels.library import (
+    PART_FLOATS,
+    Adapted,
+    AttentionSizes,
+    Library,
+    Registration,
+    cache_shapes,
+    exchange_bytes,
+)
+from ms_codegeex.generation.matrices import LowRank, Quantised, aligned, pack, quantise
 
 ROWS = (*range(1, 18), 33)
 FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
@@ -72,6 +81,47 @@ def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activa
         for i in range(m):
             for which, result in (("y", y), ("added", added)):
                 assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
+
+
+def check_adapters(kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, fast=False) -> None:
+    """Rows get what their own adapters add, in float64 up to rounding; those without one keep their bits, and no row
+    depends on its neighbours."""
+    weight, bias, m = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), 19
+    x, residual = numbers(2, m, k), numbers(3, m, n)
+    factors = [LowRank(numbers(4, 3, k), numbers(5, n, 3)), None, LowRank(numbers(6, 17, k), numbers(7, n, 17) / 8)]
+    chosen = np.zeros(1 + m, np.int32)
+    plain = kernels.matrix(pack(weight), bias, activation, fast)
+    adapted = kernels.matrix(pack(weight), bias, activation, fast, Adapted(factors, chosen))
+    flat = kernels.matrix(pack(weight), bias, "none", fast)
+
+    def run(matrix: Registration, rows: slice, adapters=()) -> tuple[np.ndarray, np.ndarray]:
+        chosen[0], chosen[1 : 1 + len(adapters)] = np.count_nonzero(adapters), adapters
+        y, added = np.full((2, len(x[rows]), n), np.nan, np.float32)
+        assert kernels.call("linear", matrix, x[rows].copy(), y) == 0
+        assert kernels.call("linear_add", matrix, residual[rows].copy(), x[rows].copy(), added) == 0
+        return y, added
+
+    everything, own = slice(None), np.array([0, 1, 2, 3] * 5)[:m]
+    before, (linear, _) = run(plain, everything), run(flat, everything)
+    assert all(map(np.array_equal, before, run(adapted, everything, [0] * m)))
+    found = run(adapted, everything, own)
+    for i, number in enumerate(own):
+        here, exact = slice(i, i + 1), linear[i].astype(np.float64)
+        if number in (0, 2):
+            assert all(np.array_equal(new[i], old[i]) for new, old in zip(found, before, strict=True))
+        else:
+            a, b = factors[number - 1].a.astype(np.float64), factors[number - 1].b.astype(np.float64)
+            exact = ACTIVATED[activation](exact + b @ (a @ x[i]))
+            assert np.abs(found[0][i] - exact).max() <= 4e-6 * (k + 60), np.abs(found[0][i] - exact).max()
+            assert np.abs(found[1][i] - (exact + residual[i])).max() <= 4e-6 * (k + 60)
+        alone = run(adapted, here, [number])
+        assert all(np.array_equal(one[0], new[i]) for one, new in zip(alone, found, strict=True))
+    for wrong in ([-1], [4]):
+        chosen[0], chosen[1] = 1, wrong[0]
+        assert kernels.call("linear", adapted, x[:1].copy(), np.zeros((1, n), np.float32)) != 0
+    chosen[:2] = 1
+    many = np.zeros((m + 1, k), np.float32)
+    assert kernels.call("linear", adapted, many, np.zeros((m + 1, n), np.float32)) != 0
 
 
 def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
@@ -335,6 +385,49 @@ def check_mistakes(kernels: Kernels) -> None:
         assert kernels.call("attend", one.registration, q, k, k, wrong, q.copy()) != 0
 
 
+def meet(kernels: Kernels, name: str, ranks: int, inputs, out_shapes) -> tuple[list[int], list[np.ndarray]]:
+    """What the operator returns and gives in each of `ranks` threads, one after the other for each of the inputs."""
+    memory = aligned((exchange_bytes(ranks),), np.uint8)
+    places = [kernels.exchange(memory, rank, ranks) for rank in range(ranks)]
+
+    def run(rank: int) -> tuple[list[int], list[np.ndarray]]:
+        outs = [np.full(shape, np.nan, np.float32) for shape in out_shapes]
+        codes = []
+        for arrays, out in zip(inputs[rank], outs, strict=True):
+            number = np.array([places[rank].number], np.int64)
+            codes.append(kernels.call(name, None, *arrays, number, out))
+        return codes, outs
+
+    with ThreadPoolExecutor(ranks) as pool:
+        found = list(pool.map(run, range(ranks)))
+    return [code for codes, _ in found for code in codes], [out for _, outs in found for out in outs]
+
+
+def check_exchange(kernels: Kernels, ranks: int) -> None:
+    """Sums and columns, also in pieces, are the same bit by bit in all ranks; ranks that disagree are reported."""
+    shapes = [(1, 7), (3, 1000), (1, PART_FLOATS - 1), (3, PART_FLOATS // 2), (1, 1)]
+    parts = [[numbers(10 * rank + i, *shape) for i, shape in enumerate(shapes)] for rank in range(ranks)]
+    residuals = [numbers(100 + i, *shape) for i, shape in enumerate(shapes)]
+    totals = [sum((own[i] for own in parts[1:]), start=parts[0][i]) for i in range(len(shapes))]
+    codes, found = meet(kernels, "sum_ranks", ranks, [[(x,) for x in own] for own in parts], shapes)
+    assert not any(codes) and all(map(np.array_equal, found, totals * ranks))
+    pairs = [list(zip(residuals, own, strict=True)) for own in parts]
+    codes, found = meet(kernels, "add_ranks", ranks, pairs, shapes)
+    added = [residual + total for residual, total in zip(residuals, totals, strict=True)]
+    assert not any(codes) and all(map(np.array_equal, found, added * ranks))
+    widths = [[5 + rank, 40000 - 9 * rank, 1] for rank in range(ranks)]
+    columns = [[(numbers(rank, 11, n),) for n in own] for rank, own in enumerate(widths)]
+    wholes = [np.concatenate([own[i][0] for own in columns], 1) for i in range(3)]
+    codes, found = meet(kernels, "gather_ranks", ranks, columns, [whole.shape for whole in wholes])
+    assert not any(codes) and all(map(np.array_equal, found, wholes * ranks))
+    if ranks > 1:
+        unequal = [[(numbers(0, 2, 3 + (rank == 1)),)] for rank in range(ranks)]
+        codes, _ = meet(kernels, "gather_ranks", ranks, unequal, [(2, 3 * ranks)])
+        assert all(codes)
+    codes, _ = meet(kernels, "sum_ranks", ranks, [[(numbers(0, 2),)]] * ranks, [(3,)])
+    assert all(codes)
+
+
 def check_everything(kernels: Kernels, shapes, rows) -> None:
     """All of the above."""
     for (n, k), (bits, group) in product(shapes, FORMATS):
@@ -344,6 +437,8 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
         check_fast(kernels, n, k, bits, group, (2, *rows))
     for n, k in shapes:
         check_sixteen(kernels, n, k, rows)
+        check_adapters(kernels, n, k, 32, 0, "gelu")
+        check_adapters(kernels, n, k, 4, 32, "silu", fast=True)
     for h, rms in product((8, 100, 256), (False, True)):
         check_norm(kernels, h, rms)
     for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):
@@ -353,6 +448,8 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     check_half_cache(kernels)
     check_choice(kernels)
     check_mistakes(kernels)
+    for ranks in (1, 2, 3):
+        check_exchange(kernels, ranks)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.shards import Shard
+from ms_codegeex.data.corpus.shards import Shard, read_shard
 from ms_codegeex.data.corpus.tally import Tally
 
 WORDS = ("alpha", "beta", "gamma", "value", "index", "result", "total", "buffer", "stream", "parse", "write", "open")
@@ -84,5 +84,13 @@ def shard(rows, path=None, signatures=None, mask_path=None):
     }
     if signatures is not None:
         columns["signature"] = np.array(signatures, np.uint32)
-        columns["signed"] = np.array([any(row) for row in signatures])
+        columns["signed"] = np.array([any(row) for row in signatures], bool)
     return Shard(path, columns, languages, groups, Tally(), mask_path)
+
+
+def stored(shard, path):
+    """The shard in a file at `path` (without ending), as the stages read it."""
+    meta = {"lines": 0, "tally": Tally().to_json(), "languages": shard.languages, "groups": shard.groups}
+    data = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(path.with_name(path.name + ".npz"), meta=data, **shard.columns)
+    return read_shard(path)

@@ -14,7 +14,7 @@ FAMILY = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size"
 
 def write_model(directory: Path, seed: int = 5) -> Path:
     """A CodeGeeX of a few hundred thousand random weights with the real tokenizer, in Hugging Face layout."""
-    from ms_codegeex.formats.checkpoint import write_checkpoint
+    from ms_codegeex.formats.checkpoint_writing import write_checkpoint
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.models.codegeex.config import build_config
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.adapters import fingerprint
+from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
@@ -78,6 +80,20 @@ def save_run(root, name, arrays, dtype=None, **model):
     tensors = {key: Slice(array.shape, (0,) * array.ndim, array, dtype) for key, array in arrays.items()}
     state = {"config": {"model": {"family": name, "preset": None, **FIELDS[name], **model}}}
     write_checkpoint(root / "checkpoints", 4, tensors, state)
+    return root
+
+
+def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "feed_forward"), seed=5):
+    """A run directory with random adapters for the model at `base`."""
+    tensors, generator = open_source(base).tensors, np.random.default_rng(seed)
+    arrays = {
+        key: (0.1 * generator.standard_normal(shape)).astype(np.float32)
+        for key, shape in config(name).adapter_shapes(targets, rank).items()
+    }
+    slices = {key: Slice(array.shape, (0, 0), array) for key, array in arrays.items()}
+    model = {"family": name, "preset": None, **FIELDS[name], "weights": str(base)}
+    settings = {"model": model, "lora": {"rank": rank, "alpha": alpha, "targets": list(targets)}}
+    write_checkpoint(root / "checkpoints", 4, slices, {"config": settings, "base": fingerprint(tensors)})
     return root
 
 

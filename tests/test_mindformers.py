@@ -15,6 +15,7 @@ from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.models.registry import FAMILIES, family
+from ms_codegeex.runs.ports import reserved_port
 
 # looked for, not imported: its import takes 7 s and makes a directory for its logs where it is
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mindformers") is None, reason="mindformers is not installed")
@@ -28,7 +29,7 @@ SMALL = [f"model.model_config.vocab_size={VOCABULARY}", f"model.model_config.eos
 
 
 def run(config, *overrides, cwd):
-    """`python -m ms_codegeex.mindformers_bridge` in a process of its own."""
+    """`python -m ms_codegeex.mindformers_bridge` in a separate process."""
     environment = {key: value for key, value in os.environ.items() if key != "LOCAL_DEFAULT_PATH"}
     return subprocess.run(
         [sys.executable, "-m", "ms_codegeex.mindformers_bridge", "--config", str(config), *map(str, overrides)],
@@ -173,7 +174,7 @@ def test_the_loss_falls_in_twenty_steps(registered, dataset, tmp_path, path):
 @pytest.mark.slow
 def test_the_curve_is_that_of_our_own_trainer(dataset, tmp_path):
     """With the same seed and rates: order, weights, loss, clipping and update agree over ten steps."""
-    from ms_codegeex.runs.callbacks import read_log
+    from ms_codegeex.runs.records import read_log
 
     values = small_run(dataset, tmp_path / "ours")
     values["training"]["schedule"].update(learning_rate=1e-2, end_learning_rate=1e-2, warmup_steps=0)
@@ -224,6 +225,7 @@ def test_a_misspelt_model_key_is_an_error(registered, dataset, path):
         built(path, dataset, "model.model_config.num_layer=2")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_on_the_command_line(tmp_path, dataset):
     override = f"train_dataset.data_loader.dataset_dir={dataset}"
     result = run(CONFIGS / "codegeex_tiny.yaml", override, "model.model_config.num_layer=2", cwd=tmp_path)
@@ -255,7 +257,6 @@ def test_mistakes_name_the_key(registered, dataset, override):
         ({"seq_length": None}, "train_dataset.data_loader.seq_length: found None"),
         ({"num_samples": 0}, "train_dataset.data_loader.num_samples: found 0"),
         ({"column_names": ["input_ids"]}, "train_dataset.input_columns: found ['input_ids']"),
-        ({"num_shards": 2}, "use_parallel: this loader serves one device"),
     ],
 )
 def test_mistakes_of_the_loader_name_the_key(dataset, changes, message):
@@ -325,6 +326,60 @@ def test_an_overflow_changes_nothing_but_the_loss_scale(registered):
         assert overflow or loss == pytest.approx(before.mean())
     assert seen == [(True, 64.0), (False, 16.0), (False, 16.0), (False, 64.0)]
     assert int(optimizer.global_step.asnumpy()[0]) == 3
+
+
+def test_the_shards_of_a_step_are_the_batch_of_one_device(dataset):
+    from ms_codegeex.mindformers_bridge.dataset import COLUMNS, packed_sequences
+
+    def batches(size, **shard):
+        source = packed_sequences(str(dataset), 16, num_samples=24, column_names=COLUMNS, **shard)
+        return [
+            [row.tobytes() for row in ids] for ids, _ in source.batch(size).create_tuple_iterator(output_numpy=True)
+        ]
+
+    whole, parts = batches(4), [batches(2, num_shards=2, shard_id=shard) for shard in range(2)]
+    assert len(whole) == 6 and all(len(part) == 6 for part in parts)
+    for step, rows in enumerate(whole):
+        assert sorted(rows) == sorted(parts[0][step] + parts[1][step])
+
+
+def test_only_copies_of_a_model_are_trained_on_several_devices(registered, dataset, monkeypatch):
+    import mindspore as ms
+
+    monkeypatch.setattr(ms, "get_auto_parallel_context", lambda name: "semi_auto_parallel")
+    with pytest.raises(UserError, match=r"parallel\.parallel_mode: found semi_auto_parallel; .* `ms-codegeex train`"):
+        built(RUNS[0], dataset)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(dataset, tmp_path):
+    """With dropout and unequal masks: the loss of every step is that of the whole batch on one device."""
+    words = [f"train_dataset.data_loader.dataset_dir={dataset}", "train_dataset.data_loader.num_samples=24", *SMALL]
+    words += [SHALLOW, "model.model_config.hidden_size=32", "model.model_config.dropout=0.1"]
+    one = losses(run("codegeex_tiny", *words, "runner_config.batch_size=4", cwd=tmp_path))
+    script = ROOT / "ms_codegeex" / "mindformers_bridge" / "__main__.py"
+    words += ["use_parallel=True", "runner_config.batch_size=2"]
+    with reserved_port() as port:
+        start = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", "--log_dir=msrun"]
+        result = subprocess.run(
+            [Path(sys.executable).with_name("msrun"), *start, script, "--config", "codegeex_tiny", *words],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "LOCAL_DEFAULT_PATH": str(tmp_path / "log"),
+            },
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    assert result.returncode == 0, result.stdout[-3000:]
+    for rank in range(2):
+        text = (tmp_path / "msrun" / f"worker_{rank}.log").read_text()
+        found = [float(loss) for loss in re.findall(r"step:\[ *\d+/ *\d+\], loss:\[([\d.]+)/", text)]
+        assert found == pytest.approx(one, rel=2e-6)
+    assert len(one) == 6 and one[-1] < one[0]
 
 
 def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):

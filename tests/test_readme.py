@@ -73,7 +73,8 @@ def test_every_command_in_the_documents_parses():
         for line in re.findall(
             r"^\s*(ms-codegeex [^\n`]+)|`(ms-codegeex [^`A-Z]+)`", document.read_text(), re.MULTILINE
         ):
-            words = shlex.split("".join(line).split("  #")[0])
+            line = re.split("  #| (?:<|>|>>|\\|) ", "".join(line))[0]  # without the shell's part
+            words = shlex.split(line)
             if len(words) > 2:
                 build_parser().parse_args(words[1:])
 
@@ -128,6 +129,9 @@ def test_first_command_with_a_small_run(home, tmp_path):
     assert subprocess.run(["bash", "-c", following[1]], cwd=tmp_path, capture_output=True).returncode == 0
     for name in ("summary.json", "huggingface/model.safetensors", "codegeex.pt", "loss.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    card = (tmp_path / "run" / "huggingface" / "README.md").read_text()
+    assert f"| loss, nats per token | {summary['validation_loss']:.4f} |" in card and "](loss.png)" in card
 
 
 @pytest.mark.slow

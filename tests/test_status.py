@@ -44,7 +44,7 @@ def test_the_pages_agree_with_their_source():
     "name,old,new",
     [
         ("README.md", "real network **not verified**", "real network tested"),
-        ("README.md", "| GPU |", "| TPU |"),
+        ("README.md", "| NVIDIA GPU (", "| TPU ("),
         ("docs/unverified.md", "| released weights | not seen |", ""),
         ("docs/status.yaml", "HCCL and a real network: not verified", "HCCL: not verified"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,21 @@ def model_lines(model: dict[str, Any]) -> Iterator[str]:
     yield f"parameters: {model['parameters']}"
 
 
-def summarise_checkpoint(path: Path, hashes: bool) -> dict[str, Any]:
-    """Step, sizes and outcome of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed."""
+def summarise_checkpoint(
+    path: Path, hashes: bool, progress: Callable[[int], object] = lambda size: None
+) -> dict[str, Any]:
+    """Step, sizes and outcome of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed, and
+    `progress` gets the bytes of each part."""
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.formats.checkpoint_folder import outcome
 
     try:
         checkpoint = Checkpoint(path)
         if hashes:
-            checkpoint.verify()
-    except UserError as error:
+            checkpoint.verify(progress)
+    except (UserError, OSError) as error:
         return {"path": str(path), "sound": False, "error": str(error)}
-    files = checkpoint.manifest["files"]
+    files = checkpoint.files
     return {
         "path": str(path),
         "sound": True,
@@ -91,7 +94,7 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
             "name": name,
             "shape": list(checkpoint.shape(name)),
             "dtype": checkpoint.dtype(name),
-            "sha256": [part["sha256"] for part in checkpoint.manifest["tensors"][name]["slices"]],
+            "hashes": [each for part in checkpoint.slices(name) for each in part.get("chunks") or [part["sha256"]]],
         }
         for name in sorted(checkpoint.names)
     ]
@@ -102,7 +105,7 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
         "verified": True,
         "step": checkpoint.step,
         "outcome": outcome(directory),
-        "files": checkpoint.manifest["files"],
+        "files": checkpoint.files,
         "bytes": size,
         "state": checkpoint.state,
         "tensors": tensors,
@@ -116,10 +119,10 @@ def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
     if model:
         yield f"model: {model.get('family')} {model.get('preset') or ''}".rstrip()
     for tensor in checkpoint["tensors"]:
-        slices = tensor["sha256"]
+        first, *more = tensor["hashes"] or [""]
         yield (
-            f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  sha256 {slices[0][:16]}"
-            + (f" and {len(slices) - 1} more slices" if len(slices) > 1 else "")
+            f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  hash {first[:16]}"
+            + (f" and {len(more)} more" if more else "")
         )
     yield f"parameters: {checkpoint['parameters']}"
     yield f"step {checkpoint['step']}, {checkpoint['outcome'] or 'not yet known to be good'}"
@@ -158,7 +161,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
     """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
     from ms_codegeex.config import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-    from ms_codegeex.runs.callbacks import read_log
+    from ms_codegeex.runs.records import read_log
     from ms_codegeex.runs.run_directory import RunDirectory
 
     run = RunDirectory(directory)
@@ -200,6 +203,23 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     if not run["checkpoints"]:
         yield "no checkpoints yet"
     yield from (f"{name}: {size:,} bytes" for name, size in run["artefacts"].items())
+
+
+def describe_stages(directory: Path) -> dict[str, Any]:
+    """How far each stage is, and its losses, as they were when the last one ended or was interrupted."""
+    from ms_codegeex.files import read_json
+
+    content = read_json(directory / "stages.json")
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
+        raise UserError(f"{directory / 'stages.json'}: no report on stages; train makes it again with --resume auto")
+    return {"kind": "stages", **content}
+
+
+def stages_lines(stages: dict[str, Any]) -> Iterator[str]:
+    """`describe_stages` for people."""
+    from ms_codegeex.runs.stage_report import StageReport
+
+    yield from StageReport(stages).text().splitlines()
 
 
 def _size(path: Path) -> int:

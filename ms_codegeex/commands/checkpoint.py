@@ -1,47 +1,196 @@
-"""`ms-codegeex checkpoint`: list and verify checkpoints."""
+"""`ms-codegeex checkpoint`: list, verify and compare checkpoints, and write them for other meshes."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
 from ms_codegeex.errors import UserError
 
-SUMMARY = "List the checkpoints of a run, or verify every byte of them."
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from ms_codegeex.formats.difference import Difference
+    from ms_codegeex.runs.resharding import Contents
+
+SUMMARY = "List, verify and compare checkpoints, and write them for other meshes."
 EXAMPLES = """\
   ms-codegeex checkpoint list runs/tiny
-  ms-codegeex checkpoint verify runs/tiny
-  ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json"""
+  ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json
+  ms-codegeex checkpoint reshard runs/tiny --output sharded --data 2 --tensor 2 --optimizer-shard 2
+  ms-codegeex checkpoint merge mindspore_ranks --output whole
+  ms-codegeex checkpoint diff runs/tiny runs/other"""
+ACTIONS = {
+    "list": "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
+    "verify": "recompute every hash; exit status 1 if one does not match",
+    "reshard": "write the files that the ranks of another mesh would write, optimizer state included",
+    "merge": "write whole tensors into one file",
+    "diff": "show which tensors differ and by how much; exit status 1 if any does",
+}
+MOST_RANKS = 65_536
+AXES = {
+    "data": "data-parallel replicas",
+    "tensor": "tensor-parallel shards",
+    "pipeline": "pipeline stages",
+    "optimizer_shard": "replicas that share one copy of weights and optimizer state",
+}
+SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's rank files with their strategy files"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, summary in (
-        ("list", "show step and size, whether the file sizes match the manifest, and whether later steps were finite"),
-        ("verify", "recompute the hash of every tensor; exit status 1 if one is damaged"),
-    ):
-        action = actions.add_parser(name, help=summary, description=summary)
-        action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
+    actions = parser.add_subparsers(dest="action", metavar="list|verify|reshard|merge|diff", required=True)
+    for name, summary in ACTIONS.items():
+        of_this = [line for line in EXAMPLES.splitlines() if f" checkpoint {name} " in line]
+        action = actions.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog="examples:\n" + "\n".join(of_this),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in ("list", "verify"):
+            action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
+        elif name == "diff":
+            action.add_argument("left", type=Path, metavar="A", help=SOURCE)
+            action.add_argument("right", type=Path, metavar="B", help="another one, of any mesh")
+        else:
+            action.add_argument("source", type=Path, metavar="DIR", help=SOURCE)
+            action.add_argument("--output", type=Path, required=True, metavar="DIR", help="the checkpoint to write")
+            size = "a size that DIR does not record, such as num_heads=40; may be repeated"
+            action.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=size)
+        if name == "reshard":
+            for axis, meaning in AXES.items():
+                option = f"--{axis.replace('_', '-')}"
+                action.add_argument(option, type=int, default=1, metavar="N", help=f"{meaning} (default: 1)")
         action.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or verify; the status is 1 when `verify` finds a damaged checkpoint."""
+    """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
+    if arguments.action == "diff":
+        return _diff(arguments)
+    if arguments.action in ("reshard", "merge"):
+        return _reshard(arguments)
+    return _check(arguments)
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[tqdm]:
+    """A bar on standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=None if total else True) as bar:
+        yield bar
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """List or verify."""
     from ms_codegeex.formats.checkpoint import MANIFEST
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 
-    directory = arguments.directory
+    directory, verifies = arguments.directory, arguments.action == "verify"
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
         raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
-    reports = [summarise_checkpoint(path, hashes=arguments.action == "verify") for path in paths]
+    with _progress("verify", sum(map(_bytes_of_tensors, paths)) if verifies else 0) as bar:
+        found = [(path, summarise_checkpoint(path, verifies, bar.update)) for path in paths]
+    reports = [report for path, report in found if report["sound"] or path.is_dir()]  # a run deletes old ones meanwhile
+    if not reports:
+        raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
     if arguments.json:
         print(json.dumps({"checkpoints": reports}))
     else:
         for report in reports:
             print(checkpoint_line(report))
-    return int(arguments.action == "verify" and not all(report["sound"] for report in reports))
+    return int(verifies and not all(report["sound"] for report in reports))
+
+
+def _bytes_of_tensors(path: Path) -> int:
+    """Of the files in a checkpoint; 0 if it is deleted meanwhile."""
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return 0
+
+
+def _reshard(arguments: argparse.Namespace) -> int:
+    from ms_codegeex.commands.convert import known_sizes
+    from ms_codegeex.formats.checkpoint_writing import write_ranks
+    from ms_codegeex.mesh import Mesh
+    from ms_codegeex.runs.resharding import open_contents, rank_slices
+
+    axes = {axis: getattr(arguments, axis, 1) for axis in AXES}
+    for axis, size in axes.items():
+        if size < 1:
+            raise UserError(f"--{axis.replace('_', '-')} {size}: expected 1 or more")
+    mesh, output = Mesh(**axes), arguments.output
+    if mesh.world > MOST_RANKS:
+        raise UserError(f"a mesh of {mesh.world:,} ranks; expected at most {MOST_RANKS:,}, since each writes its file")
+    contents = open_contents(arguments.source, known_sizes(arguments.set))
+    _check_output(output, contents)
+    with _progress(arguments.action, contents.nbytes) as bar:
+        write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
+    report = summarise_checkpoint(output, hashes=False)
+    print(json.dumps(report) if arguments.json else checkpoint_line(report))
+    return 0
+
+
+def _check_output(output: Path, contents: Contents) -> None:
+    """`UserError` if a checkpoint cannot be written there, before much is read."""
+    from ms_codegeex.formats.checkpoint import NAME, step_name
+
+    if output.exists():
+        raise UserError(f"{output}: exists already; choose another --output")
+    if (named := NAME.fullmatch(output.name)) and int(named[1]) != contents.step:
+        raise UserError(
+            f"{output}: is the name of another step's checkpoint; call it {step_name(contents.step)}, or something else"
+        )
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from ms_codegeex.formats.difference import as_json, differences
+    from ms_codegeex.runs.resharding import open_contents
+
+    left, right = open_contents(arguments.left), open_contents(arguments.right)
+    with _progress("diff", max(left.nbytes, right.nbytes)) as bar:
+        found = list(differences(left.tensors, right.tensors, bar.update))
+    states = _state_differences(left, right)
+    if arguments.json:
+        paths = {"first": str(left.path), "second": str(right.path)}
+        print(json.dumps({**paths, "tensors": [as_json(each) for each in found], "state": states}))
+    else:
+        for each in found:
+            print(difference_line(each))
+        for key, (one, other) in states.items():
+            print(f"state {key}: {json.dumps(one)} and {json.dumps(other)}")
+        same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in found)
+        print(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
+    return int(bool(found or states))
+
+
+def _state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
+    """Entries of the state that differ, the step included, by their dotted keys."""
+    from ms_codegeex.config.values import flattened
+
+    one, other = (dict(flattened({"step": each.step, **_plain(each.state)})) for each in (left, right))
+    return {key: [one.get(key), other.get(key)] for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state as JSON values, so that tuples equal lists."""
+    return json.loads(json.dumps(dict(state)))
+
+
+def difference_line(found: Difference) -> str:
+    """A difference for people."""
+    if found.what:
+        return f"{found.name}: {found.what}"
+    largest = "some are not finite" if found.largest is None else f"at most by {found.largest:.3g}"
+    first = ", ".join(f"{index} {one:.8g} and {other:.8g}" for index, one, other in found.first)
+    return f"{found.name}: {found.count:,} numbers differ, {largest}; first {first}"

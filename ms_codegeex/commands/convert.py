@@ -73,7 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(source_ranks=None)
 
 
-def _known(settings: list[str]) -> dict[str, Any]:
+def known_sizes(settings: list[str]) -> dict[str, Any]:
+    """The values of `--set`."""
     known = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
-    source = open_source(arguments.model, _known(arguments.set))
+    source = open_source(arguments.model, known_sizes(arguments.set))
     if arguments.source_ranks not in (None, source.ranks):
         raise UserError(
             f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "

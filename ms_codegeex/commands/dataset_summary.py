@@ -36,7 +36,7 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
     for split, counts in description["splits"].items():
         lines.append(
             f"{split}: {counts['documents']} documents, {counts['tokens']} tokens, "
-            f"{counts['bytes'] / 1e6:.2f} MB, {len(counts['packages'])} packages"
+            f"{counts['bytes'] / 1e6:.2f} MB, {counts.get('package_count', len(counts['packages']))} packages"
         )
         lines += [
             f"  {name}: {entry['documents']} documents, {entry['tokens']} tokens, {entry['bytes'] / 1e6:.2f} MB"

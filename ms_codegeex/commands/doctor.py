@@ -23,15 +23,17 @@ from ms_codegeex.errors import RunFailure, UserError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+    from ms_codegeex.cuda.driver import Gpu
+
 SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chains, disk; and how to close each gap"
 EXAMPLES = """  ms-codegeex doctor
   ms-codegeex doctor --json"""
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
-# Imports MindSpore and loads its device plugins, in a process of its own: either may end the process.
+# Imports MindSpore and loads its Ascend plugin, in a separate process: either may end the process.
 PROBE = """
 import ctypes, json, pathlib, mindspore
-plugins = {"ascend": {}, "gpu": {}}
+plugins = {"ascend": {}}
 for device, found in plugins.items():
     for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob(f"libmindspore_{device}.so.*")):
         try:
@@ -42,6 +44,7 @@ for device, found in plugins.items():
 print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
 """
 PROBE_SECONDS = 300
+DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,6 @@ class Accelerator:
 
 
 ACCELERATORS = (
-    Accelerator(
-        "gpu",
-        "NVIDIA GPU",
-        ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
-        Path("/proc/driver/nvidia"),
-        "install CUDA 11.6 and cuDNN 8, and add them to LD_LIBRARY_PATH",
-    ),
     Accelerator(
         "ascend",
         "Ascend NPU",
@@ -282,6 +278,58 @@ def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Finding:
     return Finding("engine", name, "optional", found, accelerator.fix if plugins else "")
 
 
+def gpu_checks() -> Iterator[Finding]:
+    """NVIDIA GPUs: the libraries, MindSpore's plugin, the driver, the devices, and where their kernels come from."""
+    from ms_codegeex.cuda import probe
+    from ms_codegeex.cuda.libraries import INSTALL, KERNEL_CACHE_BYTES, kernel_cache
+
+    area = "NVIDIA GPU"
+    try:
+        found = probe.probe_gpu_backend()
+    except (UserError, RunFailure) as error:
+        yield Finding(area, "back end", "optional", f"{error}; only `device: gpu` needs it")
+        return
+    if any(one.path for one in found.libraries):
+        for one in found.libraries:
+            fine = not one.problem
+            words = str(one.path) if fine else one.problem
+            yield Finding(area, one.library.soname, "ok" if fine else "optional", words, "" if fine else INSTALL)
+    else:
+        words = f"none of {len(found.libraries)} found; only `device: gpu` needs them"
+        yield Finding(area, "CUDA libraries", "optional", words, INSTALL)
+    driver = found.driver
+    if driver.too_old:
+        yield Finding(area, "driver", "optional", driver.too_old, DRIVER_FIX)
+    elif driver.cuda:
+        yield Finding(area, "driver", "ok", f"supports CUDA {driver.cuda}")
+    else:
+        yield Finding(area, "driver", "optional", driver.problem or "does not give its version", DRIVER_FIX)
+    if found.plugin:
+        yield Finding(area, "back end", "optional", found.plugin, "close the gaps above")
+    else:
+        yield Finding(area, "back end", "ok", "MindSpore's GPU plugin loads")
+    cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
+    for number, gpu in enumerate(driver.gpus):
+        yield _gpu(area, number, gpu, cache)
+    if not driver.gpus:
+        fix = "make `nvidia-smi` list it; give a container the devices (docker run --gpus all)" if driver.cuda else ""
+        yield Finding(area, "device", "optional", "no device; only `device: gpu` needs one", fix)
+
+
+def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
+    """A GPU, and where its kernels come from."""
+    kernels = {
+        "machine code": "kernels in machine code",
+        "PTX": f"kernels in PTX, which the first start translates and keeps in {cache}",
+        "none": "no kernels: too old for MindSpore's",
+    }[gpu.kernels]
+    free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"
+    capability = ".".join(map(str, gpu.capability))
+    found = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
+    fix = "use a GPU of compute capability 6.0 or more" if gpu.kernels == "none" else ""
+    return Finding(area, f"device {number}", "optional" if fix else "ok", found, fix)
+
+
 def sandbox_checks() -> Iterator[Finding]:
     """The layers in which `evaluate` runs programs."""
     area = "sandbox"
@@ -345,6 +393,7 @@ AREAS: tuple[Callable[[], Iterator[Finding]], ...] = (
     machine_checks,
     package_checks,
     engine_checks,
+    gpu_checks,
     sandbox_checks,
     tool_chain_checks,
     disk_checks,

@@ -7,58 +7,73 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.commands import decoding, evaluate_compare
+from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
 
-SUMMARY = "measure a model: HumanEval-X, MTPB, DS-1000, HumanEval, perplexity; its programs run in a sandbox"
-EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
+SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
+EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
   ms-codegeex evaluate humaneval-x --model model --data humaneval-x --output eval --recipe codegeex_humaneval_x
   ms-codegeex evaluate humaneval-x --model model --data hx --output java --translate-from python --language java
   ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
   ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
   ms-codegeex evaluate ds1000 --samples answers.jsonl --data ds1000.jsonl.gz --output ds --json
+  ms-codegeex evaluate multipl-e --model model --data MultiPL-E/humaneval-rs --output rust --recipe multipl_e
+  ms-codegeex evaluate evalplus --model model --data MbppPlus.jsonl.gz --output mbpp --recipe evalplus
+  ms-codegeex evaluate sql --model model --data spider --output sql --check-references
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
-  ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4"""
-TASKS = ("humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity")
-LANGUAGES = ("python", "cpp", "java", "js", "go", "rust")
-ALIASES = {"c++": "cpp", "javascript": "js", "golang": "go"}
+  ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
+  ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200{evaluate_compare.EXAMPLES}"""
+TASKS = ("humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql", "perplexity", "infilling")
+LANGUAGES = ("python", "cpp", "java", "js", "go", "rust", "bash")
+ALIASES = {"c++": "cpp", "javascript": "js", "golang": "go", "sh": "bash", "rs": "rust", "py": "python"}
 SAMPLING = ("n", "temperature", "top_p", "top_k", "max_new_tokens", "max_length", "seed")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("task", choices=TASKS, metavar="TASK", help="one of " + ", ".join(TASKS))
+    choices = (*TASKS, evaluate_compare.NAME)
+    parser.add_argument("task", choices=choices, metavar="TASK", help="one of " + ", ".join(choices))
     parser.add_argument(
         "--data",
-        required=True,
         type=Path,
         metavar="PATH",
-        help="the benchmark's file or directory (perplexity: corpus)",
+        help="the benchmark's file or directory (perplexity, infilling: corpus)",
     )
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
         metavar="DIR",
-        help="samples.jsonl, results.jsonl, report.json, report.html, evaluation.json; the same command goes on there",
+        help="samples.jsonl, results.jsonl, report.json, report.html, evaluation.json; run it again to continue",
     )
     _configure_source(parser.add_argument_group("where samples come from"))
     _configure_recipe(parser.add_argument_group("how samples are drawn", "instead of, or over, a recipe's values"))
     _configure_judging(parser.add_argument_group("judging"))
     _configure_perplexity(parser.add_argument_group("perplexity"))
+    evaluate_compare.configure(parser)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on standard output")
 
 
 def _configure_source(group: argparse._ArgumentGroup) -> None:
     source = group.add_mutually_exclusive_group()
     source.add_argument("--model", type=Path, metavar="DIR", help="model directory, run directory or checkpoint")
-    source.add_argument("--url", metavar="URL", help="server with OpenAI's API, such as http://localhost:8000/v1")
+    source.add_argument(
+        "--url",
+        nargs="+",
+        metavar="URL",
+        help="server with OpenAI's API, such as http://localhost:8000/v1; or several with the same model",
+    )
     source.add_argument(
         "--samples",
         type=Path,
         metavar="FILE",
         help="existing samples, .jsonl[.gz] with task_id and completion (as it stands) or generation (to be cleaned)",
+    )
+    group.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="a LoRA adapter on --model: a run, or a directory in PEFT's layout"
     )
     group.add_argument(
         "--slots",
@@ -75,6 +90,9 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fast", action="store_true", help="round activations too (a quantised --model on a CPU): faster, less exact"
     )
+    group.add_argument(
+        "--device", choices=("cpu", "gpu", "ascend"), help="device for --model (default: MindSpore's choice)"
+    )
     group.add_argument("--url-model", metavar="NAME", help="the server's model (default: its only one)")
     group.add_argument(
         "--url-field",
@@ -88,7 +106,7 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
         "--url-timeout", type=float, default=600.0, metavar="S", help="seconds a server may be silent (default: 600)"
     )
     group.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="requests at once to the server (default: 4)"
+        "--concurrency", type=int, default=4, metavar="N", help="requests at once to each server (default: 4)"
     )
 
 
@@ -105,14 +123,19 @@ def _configure_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens")
     group.add_argument("--max-length", type=int, metavar="N", help="longest prompt and answer together in tokens")
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same samples")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N problems (of each language)")
+    group.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N problems (of each language); infilling: so many spans of each kind",
+    )
     group.add_argument(
         "--language",
         nargs="+",
         type=_language,
         choices=LANGUAGES,
         metavar="L",
-        help=f"humaneval-x: of {', '.join(LANGUAGES)} (default: all that the data has)",
+        help=f"humaneval-x, multipl-e: of {', '.join(LANGUAGES)} (default: all that the data has)",
     )
     group.add_argument(
         "--translate-from", type=_language, choices=LANGUAGES, metavar="L", help="humaneval-x: translate from there"
@@ -148,7 +171,8 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
         "--timeout",
         type=float,
         metavar="S",
-        help="seconds of a program of humaneval-x (default: as this machine's references need) or humaneval (3)",
+        help="seconds of a program: humaneval-x (default: as this machine's references need), multipl-e (15), "
+        "humaneval (3), sql (30); evalplus: least limit of a call (1)",
     )
     group.add_argument(
         "--python", type=Path, metavar="FILE", help="interpreter with the libraries of DS-1000 or MTPB (default: ours)"
@@ -185,6 +209,12 @@ def _configure_perplexity(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="perplexity: compare with this model of the same tokenizer, such as the one that --model was made from",
     )
+    group.add_argument(
+        "--answers",
+        type=Path,
+        metavar="DIR",
+        help="perplexity --against: also how many answers of both to HumanEval-X, whose files are here, are valid code",
+    )
 
 
 def _language(name: str) -> str:
@@ -193,9 +223,15 @@ def _language(name: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and say what came out."""
+    if arguments.task == evaluate_compare.NAME:
+        return evaluate_compare.run(arguments)
     _check(arguments)
+    if arguments.device:
+        decoding.choose_device(arguments.device)
     if arguments.task == "perplexity":
         return _perplexity(arguments)
+    if arguments.task == "infilling":
+        return _infilling(arguments)
     recipe = _recipe(arguments)
     from ms_codegeex.evaluation import session
     from ms_codegeex.evaluation.benchmarks.registry import build_task
@@ -226,19 +262,67 @@ def run(arguments: argparse.Namespace) -> int:
 def _perplexity(arguments: argparse.Namespace) -> int:
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
-    words = (arguments.window, arguments.stride, arguments.max_tokens, arguments.against)
-    how = {"fast": arguments.fast, "threads": arguments.threads}
-    result = evaluate_corpus(arguments.model, arguments.data, arguments.output, *words, **how)
+    how = (arguments.window, arguments.stride, arguments.max_tokens, _other_model(arguments), _validity(arguments))
+    result = evaluate_corpus(_local_model(arguments), arguments.data, arguments.output, *how)
     if arguments.json:
         print(json.dumps(result))
     else:
         for name, value in (result["perplexity"] | result.get("difference", {})).items():
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        if "validity" in result:
+            from ms_codegeex.evaluation.validity import lines
+
+            print("\n".join(lines(result["validity"])))
         print(f"report: {arguments.output / 'report.html'}")
     return 0
 
 
+def _infilling(arguments: argparse.Namespace) -> int:
+    from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
+
+    result = evaluate_infilling(
+        _local_model(arguments),
+        arguments.data,
+        arguments.output,
+        arguments.limit or COUNT,
+        SEED if arguments.seed is None else arguments.seed,
+    )
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join([*lines(result), f"report: {arguments.output / 'report.html'}"]))
+    return 0
+
+
+def _validity(arguments: argparse.Namespace) -> Any:
+    """What compares the answers of --model and --against; None without --answers."""
+    if arguments.answers is None:
+        return None
+    from ms_codegeex.evaluation.benchmarks.registry import build_task
+    from ms_codegeex.evaluation.sampling.recipes import Recipe
+    from ms_codegeex.evaluation.session import Options
+    from ms_codegeex.evaluation.validity import compare_validity
+
+    given = {name: getattr(arguments, name) for name in ("max_new_tokens", "tag")}
+    recipe = Recipe("humaneval-x").over(languages=arguments.language, **given)
+    task = build_task(recipe, arguments.answers, arguments.timeout)
+    options = Options(
+        output=arguments.output,
+        limit=arguments.limit,
+        references=_references(arguments),
+        sandbox=arguments.sandbox,
+        timeout=arguments.timeout,
+        workers=arguments.workers,
+    )
+    models = {"model": _local_model(arguments), "other": _other_model(arguments)}
+    return lambda: {"validity": compare_validity(task, recipe, options, models)}
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.data is None:
+        raise UserError("--data: missing; give the benchmark's file or directory (perplexity, infilling: a corpus)")
+    if arguments.compared:
+        raise UserError(f"{arguments.compared[0]}: unexpected; only `evaluate compare` takes directories")
     for name in ("limit", "workers", "slots", "concurrency", "timeout", "url_timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
@@ -249,14 +333,19 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if arguments.threads is not None and arguments.threads < 0:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
-    if (arguments.task == "perplexity" or arguments.prompt_perplexity) and not arguments.model:
+    if (arguments.task in ("perplexity", "infilling") or arguments.prompt_perplexity) and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.against and arguments.task != "perplexity":
-        raise UserError("--against: belongs to perplexity; evaluate both models and compare their reports")
+        raise UserError("--against: only for perplexity; for other tasks use 'evaluate compare DIR DIR'")
+    if arguments.answers and not arguments.against:
+        raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
     if arguments.prompt_perplexity and arguments.task not in ("mtpb", "humaneval"):
         raise UserError(f"--prompt-perplexity: {arguments.task} has none; mtpb and humaneval have")
-    if arguments.fast and not arguments.model:
-        raise UserError("--fast: only for our own engine; give --model")
+    if arguments.device and not arguments.model:
+        raise UserError("--device: only for --model; for --url, choose the device on the server")
+    for name in ("fast", "adapter"):
+        if getattr(arguments, name) and not arguments.model:
+            raise UserError(f"--{name}: only for our own engine; give --model")
     if not (arguments.model or arguments.url or arguments.samples or arguments.judge_only):
         resumable = (arguments.output / "samples.jsonl").exists()
         if not resumable and not arguments.check_references:
@@ -292,14 +381,18 @@ def _references(arguments: argparse.Namespace) -> str:
 def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
     """What makes the sampler when it is needed, which for a model takes seconds."""
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
+    from ms_codegeex.evaluation.sampling.servers import open_servers
 
     if arguments.model:
-        options = {"slots": arguments.slots, "fast": arguments.fast, "threads": arguments.threads}
-        return lambda: EngineSampler(arguments.model, recipe, **options)
+        return lambda: EngineSampler(_local_model(arguments, arguments.slots), recipe)
     if arguments.url:
-        key, fields = _key(arguments.api_key_file), _fields(arguments.url_field)
+        key, fields = read_key(arguments.api_key_file), _fields(arguments.url_field)
         others = (arguments.concurrency, arguments.url_timeout)
-        return lambda: ServerSampler(arguments.url, recipe, arguments.url_model, key, fields, *others)
+
+        def make(url: str) -> ServerSampler:
+            return ServerSampler(url, recipe, arguments.url_model, key, fields, *others)
+
+        return lambda: open_servers(arguments.url, make)
     return None
 
 
@@ -310,27 +403,21 @@ def _model(arguments: argparse.Namespace) -> Any:
     if not arguments.model:
         return None
 
-    def identity() -> dict[str, Any]:
-        from ms_codegeex.evaluation.sampling.samplers import model_identity
-        from ms_codegeex.formats.sources import open_source
-        from ms_codegeex.generation.quantised import is_quantised
-
-        path = Path(arguments.model)
-        return model_identity(path if is_quantised(path) else open_source(path).path, arguments.fast)
-
-    return identity
+    return _local_model(arguments).identity
 
 
-def _key(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        key = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--api-key-file: {path} cannot be read ({error})") from None
-    if not key or not key.isprintable() or " " in key:
-        raise UserError(f"--api-key-file: {path} holds no key; expected one word")
-    return key
+def _local_model(arguments: argparse.Namespace, slots: int | None = 1) -> Any:
+    """`--model` and how it runs."""
+    from ms_codegeex.evaluation.local_model import LocalModel
+
+    return LocalModel(arguments.model, arguments.adapter, arguments.fast, arguments.threads, slots)
+
+
+def _other_model(arguments: argparse.Namespace) -> Any:
+    """`--against`, if it is given."""
+    from ms_codegeex.evaluation.local_model import LocalModel
+
+    return LocalModel(arguments.against, threads=arguments.threads) if arguments.against else None
 
 
 def _fields(words: list[str]) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.commands import decoding
 from ms_codegeex.errors import UserError
+from ms_codegeex.files import given_text
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
@@ -26,12 +28,15 @@ EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Pytho
   ms-codegeex generate --model runs/codegeex_tiny --prompt "# language: Python" --greedy --json
   ms-codegeex generate --model DIR --language Python --prompt-file start.py --stop-at block --repetition-penalty 1.1
   ms-codegeex generate --model DIR --prompt "x = [1," --n 4 --stop "\\n\\n" --stop "]" --logit-bias 198=-100
-  ms-codegeex generate --model DIR --prompt "x = [1," --beams 8 --n 3 --log-probabilities 5 --json"""
+  ms-codegeex generate --model DIR --prompt "x = [1," --beams 8 --n 3 --log-probabilities 5 --json
+  ms-codegeex generate --model DIR --adapter runs/tuned/adapter --prompt-file start.py"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory, run directory or checkpoint")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="model directory (quantised or not), run directory or checkpoint"
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument(
         "--prompt", metavar="TEXT", help="text to continue; a bare language tag gets the newline that the model expects"
@@ -41,25 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long instead of refusing it"
     )
+    decoding.configure(parser)
     parser.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens (default 128)"
+        "--logit-bias",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="add a number to a token's logit; -100 forbids it, in effect; repeatable",
     )
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default 0.8)")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
-    parser.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default 0: off)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="only the likeliest tokens that make up probability P (default 0.95; 1: off)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
-    )
-    _configure_penalties(parser)
     _configure_answers(parser)
     parser.add_argument(
         "--threads",
@@ -73,52 +67,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
     )
     parser.add_argument(
+        "--adapter", metavar="DIR", help="a LoRA adapter on the model: a run, or a directory in PEFT's layout"
+    )
+    parser.add_argument(
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
     parser.add_argument(
         "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
     )
+    decoding.configure_device(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
 
-def _configure_penalties(parser: argparse.ArgumentParser) -> None:
-    for name, metavar, default, text in (
-        ("repetition", "F", 1.0, "divide positive logits of tokens in prompt and answer by F, multiply negative ones"),
-        ("frequency", "X", 0.0, "take X off a token's logit for each time that it is in the answer"),
-        ("presence", "X", 0.0, "take X off the logits of tokens in the answer"),
-    ):
-        parser.add_argument(
-            f"--{name}-penalty", type=float, default=default, metavar=metavar, help=f"{text} (default {default:g}: off)"
-        )
-    parser.add_argument(
-        "--logit-bias",
-        action="append",
-        default=[],
-        metavar="ID=VALUE",
-        help="add a number to a token's logit; -100 forbids it, in effect; repeatable",
-    )
-
-
 def _configure_answers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; repeatable",
-    )
-    parser.add_argument(
-        "--stop-at",
-        choices=("block",),
-        help="end where the block does that the prompt began: before a line in the first column (Python), after its "
-        "closing brace (languages with braces; see --language)",
-    )
+    decoding.configure_stop(parser)
+    decoding.configure_stop_at(parser)
     parser.add_argument(
         "--n",
         type=int,
         default=1,
         metavar="N",
-        help="so many answers, with the seeds --seed, --seed + 1, ... (default 1)",
+        help="number of answers, with the seeds --seed, --seed + 1, ... (default 1)",
     )
     parser.add_argument(
         "--beams",
@@ -148,10 +117,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
     text = arguments.prompt or ""
     if arguments.prompt_file:
-        try:
-            text = sys.stdin.read() if arguments.prompt_file == "-" else Path(arguments.prompt_file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompt-file: {arguments.prompt_file} cannot be read as text ({error})") from None
+        text = given_text(arguments.prompt_file, "--prompt-file")
     if arguments.language:
         return f"{find_language(arguments.language).tag}\n{text}"
     # training documents start with a tag line, which ends with a newline
@@ -166,34 +132,18 @@ def _biases(given: Sequence[str]) -> dict[int, float]:
             found[int(number)] = float(value)
         except ValueError:
             raise UserError(
-                f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, as 198=-100"
+                f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
             ) from None
     return found
 
 
-def _unescaped(text: str) -> str:
-    r"""With \n, \t and \\ replaced; other backslashes stay."""
-    known = {"n": "\n", "t": "\t", "\\": "\\"}
-    return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
-
-
 def _settings(arguments: argparse.Namespace) -> SamplingSettings:
-    from ms_codegeex.generation.sampling import SamplingSettings
-
     if arguments.log_probabilities and not arguments.json:
-        raise UserError("--log-probabilities: there is no room for them in plain text; give --json too")
-    return SamplingSettings(
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=0.0 if arguments.greedy else arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        repetition_penalty=arguments.repetition_penalty,
-        frequency_penalty=arguments.frequency_penalty,
-        presence_penalty=arguments.presence_penalty,
+        raise UserError("--log-probabilities: plain text cannot show them; add --json")
+    return replace(
+        decoding.settings(arguments),
         logit_bias=_biases(arguments.logit_bias),
         log_probabilities=arguments.log_probabilities,
-        stop=tuple(map(_unescaped, arguments.stop)),
         n=arguments.n,
         beams=arguments.beams,
         length_penalty=arguments.length_penalty,
@@ -201,7 +151,7 @@ def _settings(arguments: argparse.Namespace) -> SamplingSettings:
 
 
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
-    """Where else answers end."""
+    """The rule of --stop-at."""
     from ms_codegeex.data.languages import LANGUAGES
     from ms_codegeex.generation.stopping import block
 
@@ -245,8 +195,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     settings, prompt = _settings(arguments), _prompt(arguments)
     rule = _rule(arguments, prompt)
+    decoding.prepare_device(arguments.device)
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import MOST_SLOTS, Generator  # the engine, which takes seconds to import
+    from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
     generator = Generator(
         Path(arguments.model),
@@ -255,6 +207,9 @@ def run(arguments: argparse.Namespace) -> int:
         speculate=arguments.speculate,
         fast=arguments.fast,
         cache_bits=arguments.cache_bits,
+        device=arguments.device,
+        devices=arguments.devices,
+        adapters={DEFAULT_ADAPTER: Path(arguments.adapter)} if arguments.adapter else None,
     )
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     if not arguments.json and settings.n == settings.beams == 1:

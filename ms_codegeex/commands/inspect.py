@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     raise UserError(
         f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
-        "(manifest.json) or a run (config.yaml); see `prepare`, `convert`, `quantize` and `train`"
+        "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
+        "`convert`, `quantize` and `train`"
     )
 
 
@@ -91,6 +92,7 @@ def _describers() -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Call
         "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
         "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines),
         "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
+        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
     }
 
 
@@ -200,7 +202,7 @@ def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
         marks = {True: (GREEN, PLAIN), False: (DIM, PLAIN)} if colour else {True: ("", ""), False: UNCOUNTED}
         pieces = []
         for run in part["runs"]:
-            text = END if run.get("end") else visible(run["text"])
+            text = END if run.get("end") else visible(run.get("text", f"<{run.get('sentinel')}>"))
             pieces.append(f"{marks[run['counted']][0]}{text}{marks[run['counted']][1]}")
         yield "".join(pieces)
     if sample["padding"]:

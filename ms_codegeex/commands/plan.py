@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+    from ms_codegeex.config.stages import StagedRun
     from ms_codegeex.planning.planner import Plan
     from ms_codegeex.planning.search import SearchResult
 
@@ -42,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--search", action="store_true", help="rank every plan for these devices and show the best")
     parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="--search: write the best plan as a YAML file whose base is --config"
+    )
+    parser.add_argument(
         "--inference",
         action="store_true",
         help="instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
@@ -63,8 +68,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute the costs and print them."""
+    from ms_codegeex.config import load_stages
     from ms_codegeex.planning.planner import make_plan, problems
 
+    staged = load_stages(arguments.config, _overrides(arguments))
+    if staged is not None and len(staged.chosen) > 1:
+        return _stages(staged, arguments)
     config, given = _configuration(arguments)
     if arguments.inference:
         return _inference(config, arguments)
@@ -73,10 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("streams", "group", "measure"):
         if getattr(arguments, name):
             raise UserError(f"--{name}: belongs to --inference; add it")
+    if arguments.write and not arguments.search:
+        raise UserError("--write: writes what --search finds; add it")
     plan, found = make_plan(config), None
     if arguments.search:
         found = _search(plan, given)
         plan = found.ranked[0] if found.ranked else plan
+        if arguments.write and found.ranked:
+            _write(plan, arguments)
     if arguments.plot:
         _plot(plan, arguments.plot)
     if arguments.json:
@@ -86,6 +99,25 @@ def run(arguments: argparse.Namespace) -> int:
     for line in problems(plan):
         print(f"ms-codegeex plan: {line}", file=sys.stderr)
     return 0 if plan.fits else 1
+
+
+def _stages(staged: StagedRun, arguments: argparse.Namespace) -> int:
+    """The plan of every stage; exit status 1 if one of them does not fit."""
+    from ms_codegeex.planning.planner import make_plan, problems
+
+    for name in ("search", "inference", "plot", "tokens", "context", "write"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
+    plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
+    if arguments.json:
+        print(json.dumps({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}}))
+    else:
+        blocks = (f"stage {name}\n\n{_as_text(plan, None, None, arguments.sources)}" for name, plan in plans.items())
+        print("\n\n\n".join(blocks))
+    for name, plan in plans.items():
+        for line in problems(plan):
+            print(f"ms-codegeex plan: stages.{name}: {line}", file=sys.stderr)
+    return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
 def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
@@ -114,21 +146,28 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
     """
     from ms_codegeex.config import load_config
 
+    overrides = _overrides(arguments)
     if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):
         raise UserError(f"--tokens: {arguments.tokens} is not a number of tokens; give one above 0, e.g. 850e9")
-    overrides = list(arguments.overrides)
-    if arguments.devices is not None:
-        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
-    if arguments.device is not None:
-        overrides.append(f"parallel.hardware={arguments.device}")
     try:
         return load_config(arguments.config, overrides), True
     except UserError:
         if not (arguments.search and arguments.devices and arguments.devices > 0):
             raise
         free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
-        free += ["parallel.micro_batches=null", "training.micro_batch=null", "parallel.sequence=false", "devices=1"]
+        free += [f"{key}=null" for key in ("parallel.stage_layers", "parallel.micro_batches", "training.micro_batch")]
+        free += ["parallel.sequence=false", "devices=1"]
         return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices), False
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    """All overrides of the command line."""
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    if arguments.device is not None:
+        overrides.append(f"parallel.hardware={arguments.device}")
+    return overrides
 
 
 def _search(plan: Plan, given: bool) -> SearchResult:
@@ -142,6 +181,24 @@ def _search(plan: Plan, given: bool) -> SearchResult:
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
     return result
+
+
+def _write(plan: Plan, arguments: argparse.Namespace) -> None:
+    """The best plan as a file: the given configuration is its base, under the overrides of the command line."""
+    from ms_codegeex.config.values import parse_overrides
+    from ms_codegeex.files import atomic_file
+    from ms_codegeex.planning.search import yaml_of
+    from ms_codegeex.shipped import find_config
+
+    target, base = arguments.write, arguments.config
+    if plan.config.stage:
+        raise UserError("--write: --config has stages; give the file of the stage as --config")
+    if not target.parent.is_dir():
+        raise UserError(f"--write: {target.parent} is not a folder; create it, or choose another file")
+    if base.suffix or base.exists():
+        base = os.path.relpath(find_config(base), target.parent)
+    with atomic_file(target) as temporary:
+        temporary.write_text(yaml_of(plan, str(base), parse_overrides(arguments.overrides)), encoding="utf-8")
 
 
 def _plot(plan: Plan, path: Path) -> None:

@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.commands import prepare_exchange, prepare_finetune
+from ms_codegeex.commands import infill_options, prepare_exchange, prepare_finetune
 from ms_codegeex.commands.dataset_summary import corpus_lines
+from ms_codegeex.data.corpus.remote import RemotePath, parse_location
+from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
 
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
@@ -20,8 +22,16 @@ EXAMPLES = f"""\
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
+  ms-codegeex prepare --input ~/src --output corpus --infill-rate 0.5 --infill-mode both
 {prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}"""
 DEFAULT_MAX_BYTES, DEFAULT_NEAR_DUPLICATES = 64_000_000, 0.85  # without --input
+
+
+def _location(text: str) -> Path | RemotePath:
+    try:
+        return parse_location(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,18 +39,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="files and directories, searched for sources and for .jsonl[.gz|.zst] or .parquet files of records "
-        "(default: the running interpreter's libraries)",
+        type=_location,
+        metavar="PATH|URL",
+        help="files, directories and URLs such as s3://bucket/folder, searched for sources and for .jsonl[.gz|.zst] or "
+        ".parquet files of records (default: the running interpreter's libraries)",
     )
     parser.add_argument(
         "--output",
         required=True,
-        type=Path,
-        metavar="DIR",
+        type=_location,
+        metavar="DIR|URL",
         help="dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
         "interruption, the same command continues where it stopped",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="with an --output that is a URL: where the dataset is made before it is copied there",
     )
     parser.add_argument(
         "--tokenizer",
@@ -52,9 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tags = parser.add_mutually_exclusive_group()
     tags.add_argument(
         "--tags",
-        choices=("codegeex", "codegeex2", "none"),
         default="codegeex",
-        help="the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, or none (default: codegeex)",
+        metavar="codegeex|codegeex2|none|LINE",
+        help="the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, none, or a line of your own with "
+        "{language} for the name, as CodeGen's Multi has (default: codegeex)",
     )
     tags.add_argument("--no-tags", action="store_const", const="none", dest="tags", help="the same as --tags none")
     parser.add_argument(
@@ -68,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_choice(parser.add_argument_group("which documents"))
     _configure_records(parser.add_argument_group("records", "by default the usual field names are tried"))
     prepare_finetune.add_arguments(parser)
+    infill_options.add_arguments(parser)
     prepare_exchange.add_arguments(parser)
     _configure_run(parser.add_argument_group("the run"))
 
@@ -143,9 +161,19 @@ def _configure_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
         type=int,
-        default=available_cores(),
         metavar="N",
         help="number of processes; does not affect the result (default: one per core)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("pool", "ray"),
+        help="processes on this machine, or the nodes of a Ray cluster that share a file system, all cores of them; "
+        "does not affect the result (default: pool)",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="the Ray cluster (default: auto, the one that this machine belongs to)",
     )
     group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
     group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -153,25 +181,47 @@ def _configure_run(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the dataset and print what is in it."""
+    _refuse_urls(arguments)
     for other in (prepare_exchange, prepare_finetune):
         status = other.run(arguments)
         if status is not None:
             return status
-    from ms_codegeex.data.corpus.prepare import prepare_dataset
+    from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
-    result = prepare_dataset(
-        arguments.input,
-        arguments.output,
-        _settings(arguments),
-        workers=arguments.workers,
+    if arguments.engine != "ray" and arguments.ray_address is not None:
+        raise UserError("--ray-address: is for --engine ray")
+    if arguments.engine == "ray" and arguments.workers is not None:
+        raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")
+    options = RunOptions(
+        available_cores() if arguments.workers is None else arguments.workers,
         progress=True,
         replace=arguments.replace,
+        ray=None if arguments.engine != "ray" else arguments.ray_address or "auto",
     )
+    if isinstance(arguments.output, RemotePath):
+        if arguments.work is None:
+            raise UserError(f"--output {arguments.output}: needs --work, a directory where the dataset is made first")
+        result = prepare_remote(arguments.input, arguments.output, _settings(arguments), arguments.work, options)
+    elif arguments.work is not None:
+        raise UserError("--work: is for an --output that is a URL; leave it out")
+    else:
+        result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print("\n".join(corpus_lines(result)))
     return 0
+
+
+def _refuse_urls(arguments: argparse.Namespace) -> None:
+    """Only corpora are read from URLs and written to them."""
+    exchange = arguments.to is not None or arguments.from_format is not None
+    if not exchange and arguments.task == prepare_finetune.PRETRAIN:
+        return
+    for name, given in (("input", arguments.input or ()), ("output", [arguments.output])):
+        for item in given:
+            if isinstance(item, RemotePath):
+                raise UserError(f"--{name} {item}: a URL is for corpora; give a path of this machine")
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
@@ -213,4 +263,5 @@ def _settings(arguments: argparse.Namespace) -> Any:
         near_duplicates=near_duplicates,
         tokenizer=arguments.tokenizer,
         on_error=arguments.on_error,
+        infill=infill_options.infill_config(arguments),
     )

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ms_codegeex.commands.dataset_summary import print_dataset
+from ms_codegeex.commands.infill_options import INFILL
 from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse
 from ms_codegeex.errors import UserError
 
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         refuse(arguments, ("split", "files", "order"), "--to")
     if not arguments.to and not arguments.from_format:
         return None
-    refuse(arguments, (*OF_CORPORA, "overlong", "template"), "datasets that are made of text")
+    refuse(arguments, (*OF_CORPORA, "overlong", "template", *INFILL), "datasets that are made of text")
     if arguments.task != PRETRAIN or not arguments.input:
         raise UserError("--to and --from: take --input and no --task, for text has been made tokens already")
     if arguments.to:

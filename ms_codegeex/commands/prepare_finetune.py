@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ms_codegeex.commands.dataset_summary import print_dataset
+from ms_codegeex.commands.infill_options import infill_config
 from ms_codegeex.errors import UserError
 
 EXAMPLES = """\
@@ -14,6 +15,9 @@ EXAMPLES = """\
 """
 PRETRAIN = "pretrain"
 OF_CORPORA = (
+    "engine",
+    "ray_address",
+    "work",
     "languages",
     "all_text",
     "filters",
@@ -79,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         template=arguments.template or "auto",
         tags=arguments.tags,
         on_error=arguments.on_error,
+        infill=infill_config(arguments),
     )
     result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
     print_dataset(arguments, result)

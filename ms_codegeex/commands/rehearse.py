@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from ms_codegeex.rehearsal.compile import CompileReport
     from ms_codegeex.rehearsal.execute import ExecutionReport
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
+    from ms_codegeex.rehearsal.timeline.timeline import Timeline
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
 EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --execute
   ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
+  ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
   ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
 
@@ -41,6 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only train a small model on CPU processes, and compare it with one device (default: both)",
     )
+    parser.add_argument(
+        "--target",
+        choices=("gpu", "ascend"),
+        help="MindSpore backend to compile for (default: gpu); --execute always uses gpu",
+    )
+    parser.add_argument(
+        "--streams",
+        action="store_true",
+        help="with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
+    )
     parser.add_argument("--ranks", metavar="distinct|all|R,R,…", help="ranks to compile (default: distinct)")
     parser.add_argument(
         "--mesh",
@@ -48,6 +60,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
     )
     parser.add_argument("--steps", type=int, metavar="K", help="steps to execute (default: 5, in FP16 10)")
+    parser.add_argument(
+        "--timeline",
+        action="store_true",
+        help="with the compilation: simulate the step that was compiled, every operator with its time on the device",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the timeline as a picture")
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline for Chrome's trace viewer")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -55,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile, execute and print the verdict."""
     both = arguments.compile == arguments.execute
     _check_phase(arguments, both)
-    config = _configuration(arguments)
+    config = _configuration(arguments, executes=both or arguments.execute)
     mesh, ranks = (
         _mesh(arguments.mesh),
         _ranks("distinct" if arguments.ranks is None else arguments.ranks, config.mesh.world),
@@ -63,12 +82,17 @@ def run(arguments: argparse.Namespace) -> int:
     if both or arguments.execute:
         _check_executable(config, mesh)
     warning = _memory_warning(config)
-    compiled = _compile(config, ranks, arguments.json) if both or arguments.compile else None
+    compiled = _compile(config, ranks, arguments) if both or arguments.compile else None
+    timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
     kernels = _graph_kernels(arguments.json) if compiled else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        print(json.dumps({**_as_json(compiled, kernels, execution, passed), "warnings": [warning] if warning else []}))
+        print(
+            json.dumps(
+                {**_as_json(compiled, kernels, execution, timeline, passed), "warnings": [warning] if warning else []}
+            )
+        )
     return 0 if passed else 1
 
 
@@ -76,15 +100,35 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
     """Raise a `UserError` for an option of the phase that was not requested."""
     from ms_codegeex.errors import UserError
 
-    if both:
-        return
-    chosen, other = ("--compile", "--execute") if arguments.compile else ("--execute", "--compile")
-    for flag in ("mesh", "steps") if arguments.compile else ("ranks",):
-        if getattr(arguments, flag) is not None:
-            raise UserError(f"--{flag}: is for {other}, but only {chosen} was requested; leave one of the two out")
+    compiles, executes = both or arguments.compile, both or arguments.execute
+    wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
+    for_compile, for_execute = (
+        wrong_phase.format("--compile", "--execute"),
+        wrong_phase.format("--execute", "--compile"),
+    )
+    no_timeline = "writes the timeline, which was not requested; give --timeline as well"
+    no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
+    rules = (  # an option, whether it may be given, and what to say otherwise
+        ("plot", arguments.timeline, no_timeline),
+        ("trace", arguments.timeline, no_timeline),
+        ("timeline", compiles, for_compile),
+        ("streams", compiles and arguments.target == "ascend", no_ascend),
+        ("ranks", compiles, for_compile),
+        ("target", compiles, for_compile),
+        ("mesh", executes, for_execute),
+        ("steps", executes, for_execute),
+    )
+    for flag, allowed, message in rules:
+        given = getattr(arguments, flag)
+        if given is not None and given is not False and not allowed:
+            raise UserError(f"--{flag}: {message}")
+    for flag in ("plot", "trace"):
+        path = getattr(arguments, flag)
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
 
 
-def _configuration(arguments: argparse.Namespace) -> RunConfig:
+def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
     from ms_codegeex.config import check_run_config, load_config
     from ms_codegeex.errors import UserError
@@ -95,8 +139,10 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     config = load_config(arguments.config, overrides)
     if arguments.steps is not None and arguments.steps < 4:
         raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
-    if config.devices == 1:
-        raise UserError("devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1")
+    if config.devices == 1 and executes:
+        raise UserError(
+            "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1, or --compile alone"
+        )
     if config.device == "cpu":
         # choices made for a CPU do not apply to the device that stands in for it
         fusion = replace(config.parallel.fusion, dropout=None, attention=None, graph_kernel=None)
@@ -170,14 +216,39 @@ class _Bar:
             self.bar.close()
 
 
-def _compile(config: RunConfig, ranks: list[int] | None, quiet: bool) -> CompileReport:
+def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Namespace) -> CompileReport:
     from ms_codegeex.rehearsal.compile import compile_ranks
 
-    with _Bar(quiet) as bar:
-        report = compile_ranks(config, ranks, lambda done, count: bar("compiling at full size", done, count))
-    if not quiet:
+    with _Bar(arguments.json) as bar:
+        report = compile_ranks(
+            config,
+            ranks,
+            lambda done, count: bar("compiling at full size", done, count),
+            timeline=arguments.timeline,
+            target=arguments.target or "gpu",
+            backend=arguments.streams,
+        )
+    if not arguments.json:
         print(report.text() + "\n")
     return report
+
+
+def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argparse.Namespace) -> Timeline:
+    """Simulate the compiled step; print it and write its files."""
+    from ms_codegeex.files import atomic_file, write_json
+    from ms_codegeex.rehearsal.timeline.picture import plot
+    from ms_codegeex.rehearsal.timeline.report import text, trace
+    from ms_codegeex.rehearsal.timeline.timeline import make_timeline
+
+    timeline = make_timeline(compiled.config, config, compiled.programs)
+    if not arguments.json:
+        print(text(timeline) + "\n")
+    if arguments.trace:
+        write_json(arguments.trace, trace(timeline))
+    if arguments.plot:
+        with atomic_file(arguments.plot) as path:
+            plot(timeline, path)
+    return timeline
 
 
 def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
@@ -208,11 +279,16 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 
 
 def _as_json(
-    compiled: CompileReport | None, kernels: GraphKernelReport | None, execution: ExecutionReport | None, passed: bool
+    compiled: CompileReport | None,
+    kernels: GraphKernelReport | None,
+    execution: ExecutionReport | None,
+    timeline: Timeline | None,
+    passed: bool,
 ) -> dict[str, Any]:
     """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
-    kernels below `graph_kernels`."""
+    kernels below `graph_kernels`, the timeline below `timeline`."""
     from ms_codegeex.rehearsal.execute import KEYS
+    from ms_codegeex.rehearsal.timeline.report import to_json
 
     figures = execution.to_json() if execution else dict.fromkeys(KEYS)
     if compiled and not execution:
@@ -222,5 +298,6 @@ def _as_json(
         **figures,
         "verdict": "pass" if passed else "fail",
         "compile": compiled.to_json() if compiled else None,
+        "timeline": to_json(timeline) if timeline else None,
         "graph_kernels": {"before": kernels.kernels_before, "after": kernels.kernels_after} if kernels else None,
     }

@@ -1,9 +1,10 @@
 """The configuration of a run: typed sections, YAML files and overrides, and the rules between keys."""
 
-from ms_codegeex.config.loading import build_run_config, check_run_config, load_config
+from ms_codegeex.config.loading import build_run_config, check_run_config, load_config, load_runs, load_stages
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import (
     DataConfig,
+    FaultsConfig,
     LossScaleConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -13,6 +14,7 @@ from ms_codegeex.config.sections import (
 
 __all__ = [
     "DataConfig",
+    "FaultsConfig",
     "LossScaleConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -22,4 +24,6 @@ __all__ = [
     "build_run_config",
     "check_run_config",
     "load_config",
+    "load_runs",
+    "load_stages",
 ]

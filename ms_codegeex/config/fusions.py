@@ -37,7 +37,7 @@ def attention_obstacle(config: RunConfig) -> str | None:
     if config.training.dropout > 0:
         return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
     if config.training.precision == "fp32":
-        return "it multiplies in 16 bits; set training.precision: fp32 to fp16"
+        return "it multiplies in 16 bits; set training.precision to fp16 or bf16"
     if model.scores_fp32:
         return "it multiplies queries with keys in 16 bits; set model.scores_fp32 to false"
     if size % HEAD_MULTIPLE or size > LARGEST_HEAD:

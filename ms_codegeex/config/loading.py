@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import check_kernels
 from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.config.run import RunConfig
+from ms_codegeex.config.sections import LossScaleConfig
+from ms_codegeex.config.stages import Stage, StagedRun, StageValues, stage_values
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 from ms_codegeex.errors import UserError
@@ -41,6 +44,17 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError("training.tokens: training.steps is given too; set one of them to null")
     if not config.steps:
         raise UserError("training.steps: missing; give training.steps or training.tokens")
+    if training.patience and not training.evaluate_every:
+        raise UserError(
+            "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
+        )
+    if config.compile_cache and config.partitioned:
+        raise UserError(
+            "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "
+            "to false"
+        )
+    if config.lora.rank and config.model.fresh:
+        raise UserError("model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0")
     if config.partitioned and config.loss_chunk:
         raise UserError(
             f"training.loss_chunk: {config.loss_chunk}, but device: {config.device} forms all logits, which "
@@ -48,11 +62,31 @@ def check_run_config(config: RunConfig) -> None:
         )
     if training.loss_chunk and training.precision != "fp32":
         raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
-    if training.schedule.warmup_steps >= training.schedule.decay_steps:
+    if training.precision == "bf16":
+        _check_bf16(config)
+    schedule = training.schedule
+    if schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup:
         raise UserError(
             f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
             f"{training.schedule.decay_steps}; the cosine would never start"
         )
+
+
+def _check_bf16(config: RunConfig) -> None:
+    """Rules of training.precision: bf16."""
+    if config.training.loss_scale != LossScaleConfig():
+        raise UserError(
+            "training.loss_scale: training.precision is bf16, which has FP32's range and no loss scale; leave "
+            "training.loss_scale out, or set training.precision to fp16"
+        )
+    if config.device != "cpu" and config.parallel.hardware:
+        hardware_of(config).peak("bf16")
+    for name in ("graph_kernel", "dropout"):
+        if config.device == "cpu" and getattr(config.parallel.fusion, name):
+            raise UserError(
+                f"parallel.fusion.{name}: a CPU trains bf16 by rounding after each FP32 operator, not inside a fused "
+                "kernel; leave the key out"
+            )
 
 
 def _smallest_world(parallel: Any) -> int:
@@ -64,8 +98,72 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked."""
-    values = merged(read_yaml(find_config(path)) if path else {}, parse_overrides(overrides))
+    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked.
+
+    Of a file with stages, the one that the override `stage=NAME` names.
+    """
+    file, values, over = _read(path, overrides)
+    if "stages" not in values:
+        if "stages" in over:
+            raise UserError(f"stages: {path} has none; leave the override out, or add them to the file")
+        return _built(merged(values, over))
+    chosen = _chosen(stages := stage_values(values, over, file), over)
+    if len(chosen) > 1:
+        raise UserError(f"stages: {file} has several; choose one with stage=NAME, of {', '.join(chosen)}")
+    return next(_built_stage(stage) for stage in stages if stage.name in chosen)
+
+
+def load_stages(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
+    """All stages of a YAML file, each checked, of which the override `stage=NAME` chooses one; None if it has none."""
+    file, values, over = _read(path, overrides)
+    if "stages" not in values:
+        return None
+    everything = stage_values(values, over, file)
+    configs = {stage.name: _built_stage(stage) for stage in everything}
+    stages = []
+    for stage in everything:
+        keeps_best = stage.after is not None and configs[stage.after].training.patience > 0
+        if stage.checkpoint == "best" and not keeps_best:
+            raise UserError(
+                f"stages.{stage.name}.start.checkpoint: best, but stage {stage.after} keeps no best checkpoint; set "
+                "its training.patience and training.evaluate_every"
+            )
+        best = keeps_best and stage.checkpoint != "last"
+        stages.append(Stage(stage.name, configs[stage.name], stage.after, best))
+    return StagedRun(Path(stages[0].config.output).parent, tuple(stages), _chosen(everything, over))
+
+
+def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig]:
+    """The runs that a YAML file describes: one, or one for each of its stages."""
+    staged = load_stages(path, overrides)
+    return [load_config(path, overrides)] if staged is None else [stage.config for stage in staged.stages]
+
+
+def _chosen(stages: Sequence[StageValues], overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stage that the override `stage` names, or all."""
+    names = tuple(stage.name for stage in stages)
+    chosen = overrides.get("stage")
+    if chosen is None:
+        return names
+    if chosen not in names:
+        raise UserError(f"stage: found {chosen!r}, expected one of {', '.join(names)}")
+    return (chosen,)
+
+
+def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The file, its values and the overrides."""
+    file = find_config(path) if path else Path("default")
+    return file, read_yaml(file) if path else {}, parse_overrides(overrides)
+
+
+def _built_stage(stage: StageValues) -> RunConfig:
+    try:
+        return _built(stage.values)
+    except UserError as error:
+        raise UserError(f"stages.{stage.name}: {error}") from None
+
+
+def _built(values: dict[str, Any]) -> RunConfig:
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)

@@ -35,6 +35,29 @@ def check_mesh(config: RunConfig) -> None:
     _check_tensor(config, mesh)
     _check_pipeline(config, mesh)
     _check_optimizer_shards(config, mesh)
+    _check_recomputation(config, mesh)
+    _check_overlap(config, mesh)
+
+
+def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
+    blocks, what = config.training.recompute_blocks, config.training.recompute
+    if blocks is None:
+        return
+    if what == "none":
+        raise UserError(
+            f"training.recompute_blocks: {blocks}, but training.recompute is none; set that to full or selective, or "
+            "leave training.recompute_blocks out"
+        )
+    if len(blocks) != mesh.pipeline:
+        raise UserError(
+            f"training.recompute_blocks: {len(blocks)} numbers for the stages of parallel.pipeline {mesh.pipeline}; "
+            "give one for each"
+        )
+    held = mesh.layers_per_stage(config.model.sizes.attention_layers)
+    if any(number > layers for number, layers in zip(blocks, held, strict=True)):
+        raise UserError(
+            f"training.recompute_blocks: {blocks}, but the stages have {held} blocks; give no more than those"
+        )
 
 
 def _check_batch(config: RunConfig, mesh: Mesh) -> None:
@@ -92,6 +115,7 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
 
 
 def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
+    _check_stage_layers(config, mesh)
     if mesh.pipeline == 1:
         return
     layers = config.model.sizes.num_layers
@@ -103,6 +127,29 @@ def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
         raise UserError(
             f"parallel.micro_batches: {config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages; "
             "give at least as many micro-batches as stages"
+        )
+
+
+def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:
+    given, layers = list(mesh.stage_layers), config.model.sizes.attention_layers
+    if not given:
+        return
+    if mesh.pipeline == 1:
+        raise UserError(
+            f"parallel.stage_layers: {given} for parallel.pipeline 1, which is no pipeline; leave "
+            "parallel.stage_layers out or choose more stages"
+        )
+    if len(given) != mesh.pipeline:
+        raise UserError(
+            f"parallel.stage_layers: {given} are {len(given)} numbers for parallel.pipeline {mesh.pipeline}; give one "
+            "for each stage, or leave it out"
+        )
+    if sum(given) != layers:
+        after = layers - config.model.sizes.num_layers
+        counted = f" and the {after} after them" if after else ""
+        raise UserError(
+            f"parallel.stage_layers: {given} are {sum(given)} layers, the model has {layers}: model.num_layers "
+            f"{config.model.sizes.num_layers}{counted}; give numbers with that sum, or leave it out"
         )
 
 
@@ -124,3 +171,30 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
                     f"{mesh.tensor} leaves of {parameter.name} ({layer.rows} {parameter.shape[0]}); MindSpore would "
                     "silently leave it unsharded. Choose a divisor"
                 )
+
+
+def _check_overlap(config: RunConfig, mesh: Mesh) -> None:
+    overlap, without = config.parallel.overlap, "there are no tensor-parallel all-reduces; leave it out"
+    for key, default in (("parts", 1), ("recompute_collectives", True)):
+        if mesh.tensor == 1 and getattr(overlap, key) != default:
+            raise UserError(f"parallel.overlap.{key}: with parallel.tensor 1 {without}")
+    if config.micro_batch % overlap.parts:
+        raise UserError(
+            f"parallel.overlap.parts: {overlap.parts} does not divide the {config.micro_batch} sequences of a "
+            "micro-batch (training.micro_batch); choose a divisor"
+        )
+    if overlap.recompute_collectives:
+        return
+    obstacles = {
+        f"training.recompute: {config.training.recompute}": config.training.recompute != "full",
+        "parallel.sequence": config.parallel.sequence,
+        "training.recompute_blocks": config.training.recompute_blocks is not None,
+        "lora.rank": config.lora.rank > 0,
+        "parallel.fusion.dropout": bool(config.parallel.fusion.dropout),
+    }
+    for name, given in obstacles.items():
+        if given:
+            raise UserError(
+                f"parallel.overlap.recompute_collectives: false saves the all-reduce results of blocks that "
+                f"are recomputed in full, and is not possible with {name}; leave it out or change that key"
+            )

@@ -10,20 +10,44 @@ from typing import Any
 from ms_codegeex.config.validation import check_keys, validated
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.parameters import VOCABULARY
 from ms_codegeex.models.registry import family
+
+GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  # values of `grow`, and their sizes
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A family's name, the preset as given, and the resolved sizes, which are the family's own dataclass."""
+    """A family's name, the preset as given, and the resolved sizes, which are the family's own dataclass.
+
+    `weights` names the model that a new run starts from, instead of random weights. What `grow` names may be larger
+    than in that model; rows that it lacks are random. Parameters whose names contain a text of `fresh` are not taken
+    from it.
+    """
 
     family: str
     preset: str | float | None
     sizes: DecoderConfig
+    weights: str | None = None
+    grow: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    @property
+    def fresh_parameters(self) -> frozenset[str]:
+        """Names of the parameters that begin random although `weights` has them."""
+        return frozenset(name for name in self.sizes.parameter_shapes() if any(part in name for part in self.fresh))
+
+    @property
+    def fresh_vocabulary(self) -> bool:
+        """Whether nothing that depends on the meaning of token ids is taken from `weights`."""
+        layers = (layer for layer in self.sizes.table.layers(self.sizes.num_layers) if layer.role is VOCABULARY)
+        tables = {parameter.name for layer in layers for parameter in layer.parameters(self.sizes)}
+        return bool(self.fresh) and tables <= self.fresh_parameters
 
     def to_dict(self) -> dict[str, Any]:
         """The section with every size filled in."""
-        return {"family": self.family, "preset": self.preset, **asdict(self.sizes)}  # type: ignore[call-overload]
+        start = {"weights": self.weights, "grow": list(self.grow), "fresh": list(self.fresh)}
+        return {"family": self.family, "preset": self.preset, **start, **asdict(self.sizes)}  # type: ignore[call-overload]
 
 
 def default_model() -> ModelConfig:
@@ -46,10 +70,33 @@ def model_config(section: Any) -> ModelConfig:
     name, preset = section.get("family", "codegeex"), section.get("preset")
     module = family(name).config
     base = module.build_config(preset, {})
-    changed = {key: value for key, value in section.items() if key not in ("family", "preset")}
-    check_keys("model", changed, [*(field.name for field in fields(base)), "family", "preset"])
+    own = ("family", "preset", "weights", "grow", "fresh")
+    changed = {key: value for key, value in section.items() if key not in own}
+    check_keys("model", changed, [*(field.name for field in fields(base)), *own])
     checked = validated(type(base), {**asdict(base), **changed}, "model.")
     for key, value in asdict(checked).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"model.{key}: found {value}; input should be a finite number")
-    return ModelConfig(name, preset, module.build_config(preset, {key: getattr(checked, key) for key in changed}))
+    sizes = module.build_config(preset, {key: getattr(checked, key) for key in changed})
+    start = _start(section.get("weights"), section.get("grow") or ())
+    return ModelConfig(name, preset, sizes, *start, _fresh(section.get("fresh") or (), sizes))
+
+
+def _start(weights: Any, grow: Any) -> tuple[str | None, tuple[str, ...]]:
+    """`weights` and `grow`, checked."""
+    if weights is not None and not (isinstance(weights, str) and weights):
+        raise UserError(f"model.weights: found {weights!r}; expected a model directory, a run or a checkpoint")
+    if not isinstance(grow, list | tuple) or not set(grow) <= set(GROWABLE):
+        raise UserError(f"model.grow: found {grow!r}; expected a list of {' and '.join(GROWABLE)}, or none of them")
+    return weights, tuple(name for name in GROWABLE if name in grow)
+
+
+def _fresh(fresh: Any, sizes: DecoderConfig) -> tuple[str, ...]:
+    """`fresh`, checked: every text in it is a part of some parameter's name."""
+    if not isinstance(fresh, list | tuple) or not all(isinstance(part, str) and part for part in fresh):
+        raise UserError(f"model.fresh: found {fresh!r}; expected a list of parts of parameters' names, such as [head]")
+    names = sizes.parameter_shapes() if fresh else {}
+    for part in fresh:
+        if not any(part in name for name in names):
+            raise UserError(f"model.fresh: no parameter's name contains {part!r}; one of them is {next(iter(names))}")
+    return tuple(fresh)

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator
 
 from ms_codegeex.config.model import ModelConfig, default_model, model_config
-from ms_codegeex.config.sections import CheckpointConfig, DataConfig, LoggingConfig, ParallelConfig, TrainingConfig
+from ms_codegeex.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    FaultsConfig,
+    LoggingConfig,
+    LoraConfig,
+    ParallelConfig,
+    TrainingConfig,
+)
 from ms_codegeex.config.validation import Positive
 from ms_codegeex.mesh import Mesh
 
@@ -18,14 +26,18 @@ class RunConfig:
     """Everything that defines a run, and the sizes that follow from it."""
 
     output: str = "runs/default"
+    stage: str | None = None  # its name, for a run that is one of several stages
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
     devices: Positive = 1  # left out of the YAML: two on a CPU with at least two cores
+    compile_cache: bool = False  # later attempts read the graphs that the first one has compiled
     model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=default_model)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     @property
@@ -43,7 +55,8 @@ class RunConfig:
         """The axes of the device mesh."""
         parallel = self.parallel
         rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
-        return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard)
+        layers = tuple(parallel.stage_layers or ())
+        return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard, layers)
 
     @property
     def partitioned(self) -> bool:

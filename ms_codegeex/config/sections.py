@@ -12,14 +12,27 @@ from ms_codegeex.config.validation import Natural, Positive, Rate, Share
 
 
 @dataclass(frozen=True)
+class InfillConfig:
+    """Training to fill in the middle: documents whose middle is moved to their end, between sentinels."""
+
+    rate: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the documents; none: what the dataset records
+    mode: Literal["psm", "spm", "both"] = "both"  # prefix or suffix first, or half of each
+    level: Literal["context", "document"] = "context"  # parts of documents in a sample, or whole documents
+    sentinels: list[Natural] | None = None  # ids for prefix, suffix and middle; none: the tokenizer's unused ones
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where the tokens come from. Without `train`: the source code on this machine, prepared once next to `output`."""
 
     train: str | None = None
     blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None  # instead of `train`: a mixture
     validation: str | None = None  # a dataset directory; none: `train`, or the first of the last stage
+    held_out: dict[str, str] = field(default_factory=dict)  # dataset directories by name, evaluated before and after
     seq_length: Positive | None = None  # none: the model's max_position_embeddings
     reset_at_eos: bool = True  # attention and positions restart after each document's end
+    loss_after_eos: bool = False  # the loss counts the first token of a document too, predicted from the eos before it
+    infill: InfillConfig = field(default_factory=InfillConfig)
     tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
     workers: Natural = 1  # threads that prefetch; 0: batches are read when they are needed
 
@@ -37,12 +50,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then cosine, both over the same count of updates; constant after `decay_steps`."""
+    """Linear warm-up, then cosine, both over the same count of updates; constant after `decay_steps`. The cosine begins
+    with the warm-up (CodeGeeX release), or after it (CodeGen release)."""
 
     learning_rate: Rate = 1e-4
     end_learning_rate: Rate = 1e-6
     warmup_steps: Natural = 2000
     decay_steps: Positive = 200_000
+    cosine_after_warmup: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,16 +80,31 @@ class TrainingConfig:
     tokens: Positive | None = None  # instead of steps: tokens in the loss after which the run ends
     global_batch: Positive = 16
     micro_batch: Positive | None = None  # sequences that a replica processes at once; none: no accumulation
-    precision: Literal["fp32", "fp16"] = "fp32"
-    recompute: Literal["none", "selective", "full"] = "none"  # selective: attention scores; full: whole blocks
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    # selective: attention scores and FP32 inputs of norms; full: whole blocks
+    recompute: Literal["none", "selective", "full"] = "none"
+    recompute_blocks: list[Natural] | None = None  # of each stage, its first ones; the others do the next cheaper one
     dropout: Share = 0.1
     evaluate_every: Natural = 0  # 0: only at the end
     evaluate_samples: Positive = 64
+    patience: Natural = 0  # evaluations without a lower validation loss after which a run ends; 0: it continues
     clip_norm: Rate = 1.0  # 0: off
+    z_loss: Rate = 0.0  # adds z_loss·(log Z)² per token to the training loss (CodeGen: 1e-4)
     loss_chunk: Natural | None = None  # rows of logits at once; 0: all; none: by device and precision
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA), which are trained instead of the model's weights."""
+
+    rank: Natural = 0  # 0: no adapters, all weights are trained
+    alpha: Annotated[float, Field(gt=0)] = 16.0  # an adapter's output is multiplied by alpha / rank
+    targets: list[str] = field(default_factory=lambda: ["attention"])  # linear layers, by a part of their names
+    dropout: Share = 0.0  # of the adapters' inputs
+    weights: str | None = None  # adapters to start from: a run, a checkpoint or a directory in PEFT's layout
 
 
 @dataclass(frozen=True)
@@ -90,12 +120,21 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class OverlapConfig:
+    """Which collectives of activations can travel while a device computes, and which a step does without."""
+
+    parts: Positive = 1  # of a micro-batch, independent of each other: one computes while another's sums travel
+    recompute_collectives: bool = True  # false: recomputation finds the sums of the forward pass kept
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """The mesh. Without `data`, all devices that the other axes leave."""
 
     data: Positive | None = None
     tensor: Positive = 1
     pipeline: Positive = 1
+    stage_layers: list[Positive] | None = None  # of each stage; none: numbers that differ by one at most
     optimizer_shard: Positive = 1  # replicas that weights and optimizer state are sharded over
     sequence: bool = False  # rows of norms and residuals are sharded over `tensor` too
     vocabulary: bool = True  # embedding table, head and loss are sharded over `tensor`
@@ -103,6 +142,7 @@ class ParallelConfig:
     server_devices: Positive = 8
     hardware: str | None = None  # none: `plan` assumes ascend910 (a100 for device: gpu), a run asks the driver
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
 
 
 @dataclass(frozen=True)
@@ -111,8 +151,23 @@ class CheckpointConfig:
 
     every: Natural = 0  # 0: only at the end
     keep: Positive = 2
+    keep_every: Natural = 0  # checkpoints of steps that this divides are kept for good; 0: of none
+    background: bool = True  # write while the next steps compute; needs host memory for a copy of weights and moments
     resume: str | None = None  # `auto`, or a checkpoint or run directory; none: start from scratch
+    grace: Rate = 50.0  # seconds in which a run that gets SIGTERM or SIGUSR1 saves and ends
     export: bool = True  # write the model directory and the PyTorch file and print a sample
+
+
+@dataclass(frozen=True)
+class FaultsConfig:
+    """The answer to steps that are not finite or whose loss or gradient norm is a spike (training/faults.py)."""
+
+    policy: Literal["none", "skip", "rewind", "stop"] = "none"  # none: only FP16 skips, numbers not finite end the run
+    sigma: Annotated[float, Field(gt=0)] = 8.0  # robust standard deviations above the median
+    window: Positive = 64  # steps of the median; before that many no step is a spike
+    replicas: Natural = 0  # compare the ranks' copies of weights and moments every so many steps; 0: never
+    hang: Rate = 20.0  # a step that takes so many times the median, and a minute at least, is a hang; 0: none is
+    most: Positive = 5  # more faults in a row than this, or more rewinds to one checkpoint, end the run
 
 
 @dataclass(frozen=True)

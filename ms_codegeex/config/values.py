@@ -11,6 +11,7 @@ import yaml
 from ms_codegeex import nested
 from ms_codegeex.config.blend import KEY as BLEND
 from ms_codegeex.errors import UserError
+from ms_codegeex.shipped import find_config
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "unknown place"
         raise UserError(f"{path}: not valid YAML at {where} ({getattr(error, 'problem', error)})") from None
@@ -49,13 +50,34 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(
             f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
         )
-    values = dict(values)
+    values, seen = dict(values), (*seen, path.resolve())
+    if isinstance(stages := values.get("stages"), list):
+        values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]
+    return _on_base(values, path, "base", seen)
+
+
+def _on_base(values: dict[str, Any], path: Path, key: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The values on top of those of the file that their `base` names."""
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise UserError(f"{path}: base: found {base!r}, expected the name of a YAML file")
-    return merged(read_yaml(path.parent / base, (*seen, path.resolve())), values)
+        raise UserError(f"{path}: {key}: found {base!r}, expected the name of a YAML file")
+    file = path.parent / base
+    return merged(read_yaml(file if file.suffix or file.exists() else find_config(base, option=key), seen), values)
+
+
+def _on_its_base(stage: Any, path: Path, seen: tuple[Path, ...]) -> Any:
+    """A stage on top of its own `base`, whose `output` does not count. Anything else than a mapping as it is."""
+    if not isinstance(stage, Mapping):
+        return stage
+    key = f"stages.{stage.get('name')}"
+    if "output" in stage:
+        raise UserError(f"{path}: {key}.output: a stage's run is in OUTPUT/{stage.get('name')}; leave it out")
+    values = _on_base(dict(stage), path, f"{key}.base", seen)
+    if "stages" in values:
+        raise UserError(f"{path}: {key}: has stages itself; name a file without them as its base")
+    return {name: value for name, value in values.items() if name != "output"}
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -67,7 +89,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
             parsed = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # a date that does not exist is a ValueError
             raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
         if key.startswith(f"{BLEND}."):
             raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.batches import DocumentSpan
 from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
 from ms_codegeex.data.datasets.indexed import IndexedDataset
@@ -221,21 +222,24 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
     Returns:
         `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
         `documents`: `number`, `start`, `stop` (tokens of the document), `source`, `language`, `sha256`, and `runs` of
-        `counted`, `tokens`, `text`. The end token is a run with `end` true and without text.
+        `counted`, `tokens`, `text`. The end token is a run with `end` true and without text, a sentinel of infilling
+        one with `sentinel`, the part that it marks.
     """
     if not 0 <= number < 2**63:
         raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
-    sequences = open_sequences(dataset.directory, split, length, seed)
+    infill = InfillConfig() if split == "train" else None  # as a run reads the dataset
+    sequences = open_sequences(dataset.directory, split, length, seed, infill=infill)
+    marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])
     counted = np.append(False, sample.loss_mask > 0)  # the first token is no label
     tokenizer, documents, place = dataset.tokenizer(), [], 0
     for span in sample.documents:
         stop = place + span.stop - span.start
-        documents.append(_part(dataset, split, tokenizer, span, ids[place:stop], counted[place:stop]))
+        documents.append(_part(dataset, split, tokenizer, span, ids[place:stop], counted[place:stop], marks))
         place = stop
     return {
         "number": number,
@@ -250,17 +254,26 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
 
 
 def _part(
-    dataset: Dataset, split: str, tokenizer: Tokenizer, span: DocumentSpan, ids: np.ndarray, counted: np.ndarray
+    dataset: Dataset,
+    split: str,
+    tokenizer: Tokenizer,
+    span: DocumentSpan,
+    ids: np.ndarray,
+    counted: np.ndarray,
+    marks: Mapping[int, str],
 ) -> dict[str, Any]:
-    """The part of a document in a sample; `ids` and `counted` are those of the part."""
+    """The part of a document in a sample; `ids` and `counted` are those of the part, `marks` the sentinels."""
     before = dataset.splits[split].document(span.document)[: span.start].tolist()
     ended = ids == dataset.description["eos_id"]
-    borders = np.flatnonzero((counted[1:] != counted[:-1]) | ended[1:] | ended[:-1]) + 1
+    alone = ended | np.isin(ids, list(marks))
+    borders = np.flatnonzero((counted[1:] != counted[:-1]) | alone[1:] | alone[:-1]) + 1
     runs = []
     for start, stop in zip([0, *borders], [*borders, ids.size], strict=True):
         run = {"counted": bool(counted[start]), "tokens": int(stop - start)}
         if ended[start]:
             runs.append({**run, "end": True})
+        elif alone[start]:
+            runs.append({**run, "sentinel": marks[int(ids[start])]})
         else:
             part = ids[start:stop].tolist()
             runs.append({**run, "text": "".join(tokenizer.continuation(before, part))})

@@ -81,6 +81,7 @@ LANGUAGES: tuple[Language, ...] = (
 ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in FURTHER))
 """The 96 languages of CodeGeeX2; the first 23 are `LANGUAGES`."""
 
+PLACE = "{language}"  # stands for a language's name in a tag line of one's own
 SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
 """The languages that have a tag line, by scheme; `none`: all, without tag lines."""
 
@@ -132,6 +133,10 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     **AMBIGUOUS_FURTHER,
 }
 
+_C_LIKE = frozenset((".h", ".inc"))
+# Comments and strings say "class" and "this::that" in every language.
+_C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
+
 _SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
 
 
@@ -174,26 +179,41 @@ def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple
         names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
         scheme: of `SCHEMES`. A language outside of it is allowed; its documents have no tag line.
     """
-    _check_scheme(scheme)
-    chosen = {find_language(name).name for name in names} or {language.name for language in SCHEMES[scheme]}
+    check_scheme(scheme)
+    every = SCHEMES.get(scheme, ALL_LANGUAGES)
+    chosen = {find_language(name).name for name in names} or {language.name for language in every}
     return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
 
 
 def tag_text(language: str, scheme: str = "codegeex") -> str:
     """The tag line of a canonical name, without its newline.
 
-    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen.
+    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen. A scheme
+    may also be a line with `{language}` in it, which stands for the name.
     """
-    _check_scheme(scheme)
+    check_scheme(scheme)
     if not language or scheme == "none":
         return ""
+    if PLACE in scheme:
+        return scheme.replace(PLACE, language)
     found = find_language(language)
     return found.tag if found in SCHEMES[scheme] else ""
 
 
-def _check_scheme(scheme: str) -> None:
-    if scheme not in SCHEMES:
-        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}")
+def tag_line(family: str, language: str) -> str:
+    """The tag line, with its newline, that a family's models have seen before text of a language; empty if they have
+    seen none, such as CodeGen's. `UserError` for an unknown language."""
+    tag = tag_text(find_language(language).name, family if family in SCHEMES else "none")
+    return f"{tag}\n" if tag else ""
+
+
+def check_scheme(scheme: str) -> None:
+    """`UserError` for what is neither a scheme of tag lines nor a line with `{language}` in it."""
+    if scheme not in SCHEMES and (PLACE not in scheme or scheme.splitlines() != [scheme]):
+        raise UserError(
+            f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or one line with {PLACE} in it, such as "
+            f"'# {PLACE}'"
+        )
 
 
 def needs_head(path: PurePath | str) -> bool:
@@ -221,6 +241,8 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     if suffix in _EXTENSIONS:
         return _EXTENSIONS[suffix]
     suffix = suffix.lower()
+    if suffix in _C_LIKE:
+        head = _C_PROSE.sub(b" ", head)
     for pattern, name in AMBIGUOUS.get(suffix, ()):
         if re.search(pattern, head):
             return None if name is None else find_language(name)

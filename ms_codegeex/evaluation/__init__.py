@@ -2,16 +2,19 @@
 
 Imports go one way: each part may import those in the lines below its own.
 
+    validity                   how many answers of two models are valid programs
     session                    one evaluation, from its settings to its report
+    infilling                  middles that were taken out of texts
     perplexity                 perplexity of corpora and of prompts
     reports                    scores, tables and pages
-    benchmarks                 HumanEval, HumanEval-X, MTPB, DS-1000
+    benchmarks                 HumanEval, HumanEval-X, MTPB, DS-1000, SQL
     toolchains                 the compilers and interpreters of HumanEval-X
     sampling                   recipes, model samplers, samples from files
     judging                    verdicts, Python programs and their harness, reference solutions
     rows                       the rows of samples.jsonl and results.jsonl
     task                       the contract of a benchmark: problems, samples, judgements
     output_directory, jsonl    an evaluation's settings and its JSONL files
+    local_model                a model for our own engine, and its identity
     threads                    work in parallel
     sandbox                    runs programs that nobody has reviewed
 """

@@ -12,7 +12,6 @@ from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Sample, Task
 
 RowKey = tuple[str, int]  # task_id, completion_id
-MODES = ("strict", "published")
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that record how a text was made; they do not affect its verdict
 TYPES: dict[str, tuple[type, ...]] = {
     "task_id": (str,),
@@ -50,18 +49,18 @@ def flaws(task: Task, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], str]
             return f"task_id {row['task_id'][:60]!r} is no problem of {task.name}"
         if row["completion_id"] < 0:
             return f"completion_id is {row['completion_id']}, expected 0 or more"
-        return _flaw_of_verdicts(row) if "verdicts" in keys else task.flaw(sample_from(row))
+        return _flaw_of_verdicts(row, task.modes) if "verdicts" in keys else task.flaw(sample_from(row))
 
     return flaw
 
 
-def _flaw_of_verdicts(row: Mapping[str, Any]) -> str:
+def _flaw_of_verdicts(row: Mapping[str, Any], modes: Sequence[str]) -> str:
     known = [verdict.value for verdict in Verdict]
     for mode, verdict in row["verdicts"].items():
-        if mode not in MODES or verdict not in known:
+        if mode not in modes or verdict not in known:
             return f"verdicts has {mode[:60]} {json.dumps(verdict)[:60]}, expected one of {', '.join(known)}"
-    if set(row["verdicts"]) != set(MODES):
-        return f"verdicts is of {', '.join(row['verdicts']) or 'nothing'}, expected {', '.join(MODES)}"
+    if set(row["verdicts"]) != set(modes):
+        return f"verdicts is of {', '.join(row['verdicts']) or 'nothing'}, expected {', '.join(modes)}"
     return "" if 0 <= row["seconds"] < float("inf") else f"seconds is {row['seconds']}, expected 0 or more"
 
 

@@ -67,7 +67,7 @@ class Reference(Sample):
 class Judgement:
     """The result for one sample: a row of `results.jsonl`.
 
-    `verdicts` has an entry for each judging mode, "strict" and "published"; `seconds` is the wall clock of
+    `verdicts` has an entry for each of the task's judging modes; `seconds` is the wall clock of
     compiling and running; `stderr` is the end of standard error.
     """
 
@@ -86,6 +86,8 @@ class Task(ABC):
 
     name: str
     problems: Sequence[Problem]
+    modes: Sequence[str] = ("strict", "published")  # of judging; each judgement has a verdict for each
+    whole_programs = False  # a program is the prompt and the answer, so an answer may be a whole program without prompt
 
     @abstractmethod
     def samples_per_problem(self, n: int) -> int:

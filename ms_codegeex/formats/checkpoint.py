@@ -1,49 +1,37 @@
-"""Checkpoints: one safetensors file per rank, and a manifest with the place of every slice of every tensor.
+"""Read checkpoints: one safetensors file per rank, and a manifest with the place of every slice of every tensor.
 
-A checkpoint `step-00000040/` is written under a temporary name and renamed when it is complete, so a killed run never
-leaves a half-written one. Any number of devices can load it: a reader assembles only the window it needs, and checks
-the hash of every slice it reads. `checkpoint_folder.py` chooses among a run's checkpoints.
+Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
+it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`.
+Format 1 has a SHA-256 per slice; format 2 hashes chunks (`chunks.py`) and each file's header.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import re
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
-from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.slices import Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, dtype_name, from_array
+from ms_codegeex.files import read_json
+from ms_codegeex.formats.chunks import content_hash, count_chunks
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, read_bytes
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-_OURS = ("format", "step", "world_size", "tensors", "files", "sha256")  # manifest keys that are not the caller's state
+FORMATS = (1, 2)
+LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts bytes in 64 bits
+# manifest keys that are not the caller's state
+RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
 _LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`.
-
-    `dtype` is needed only for bfloat16, whose bits are held as uint16.
-    """
-
-    global_shape: tuple[int, ...]
-    offset: tuple[int, ...]
-    array: np.ndarray
-    dtype: str | None = None
 
 
 def step_name(step: int) -> str:
@@ -51,159 +39,71 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _whole(value: np.ndarray | Slice) -> Slice:
-    return value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """The hash of a manifest, which it holds itself."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _attempt(path: Path, action: Callable[[], Any]) -> UserError | None:
-    """Run `action`; return a failed write as a value, so that the rank still reaches the next barrier."""
-    try:
-        action()
-    except UserError as error:
-        return error
-    except OSError as error:
-        return UserError(
-            f"{path}: could not be written ({error.strerror}); the previous "
-            "checkpoint is unchanged, free some space or set another output"
-        )
-    return None
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> list[dict[str, Any]]:
-    """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns one record per slice for the manifest."""
-    if not tensors:
-        return []
-    file = f"rank_{rank:05d}.safetensors"
-    slices = {name: _whole(value) for name, value in tensors.items()}
-    hashes = write_safetensors(directory / file, {name: from_array(s.array, s.dtype) for name, s in slices.items()})
-    return [
-        {
-            "name": name,
-            "dtype": s.dtype or dtype_name(s.array),
-            "global_shape": list(s.global_shape),
-            "file": file,
-            "key": name,
-            "offset": list(s.offset),
-            "shape": list(s.array.shape),
-            "sha256": hashes[name],
-        }
-        for name, s in slices.items()
-    ]
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
-def write_checkpoint(
-    root: Path,
-    step: int,
-    tensors: Mapping[str, np.ndarray | Slice],
-    state: Mapping[str, Any],
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] = lambda: None,
-) -> Path:
-    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
-
-    Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
-    `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. `barrier` must
-    wait for all ranks; it is called three times on each, also when a write failed, so no rank waits forever.
-    Raises `UserError` when the disk is full or the slices do not cover their tensors exactly once.
-    """
-    final = Path(root) / step_name(step)
-    temporary = final.with_name(f".{final.name}.tmp")
-    failure = _attempt(final, lambda: _make_empty(temporary)) if rank == 0 else None
-    barrier()
-    failure = failure or _attempt(
-        final, lambda: write_json(temporary / f"rank_{rank:05d}.json", save_slices(temporary, rank, tensors))
-    )
-    barrier()
-    if rank == 0:
-        failure = failure or _attempt(final, lambda: _publish(temporary, final, step, state, world_size))
-        shutil.rmtree(temporary, ignore_errors=True)
-    barrier()
-    if failure:
-        raise failure
-    return final
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
 
 
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
-def _publish(temporary: Path, final: Path, step: int, state: Mapping[str, Any], world_size: int) -> None:
-    if clash := set(state) & set(_OURS):
-        raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        **json.loads(json.dumps(dict(state), default=_plain)),
-        "world_size": world_size,
-        "tensors": {},
-    }
-    for rank in range(world_size):
-        part = temporary / f"rank_{rank:05d}.json"
-        if not part.exists():
-            raise UserError(f"{final}: rank {rank} did not write its part; see that rank's log")
-        for record in read_json(part):
-            name, dtype, shape = record.pop("name"), record.pop("dtype"), record.pop("global_shape")
-            tensor = manifest["tensors"].setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
-            if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
-                raise UserError(
-                    f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
-                    f"an earlier rank as {tensor['dtype']} {tensor['shape']}"
-                )
-            tensor["slices"].append(record)
-        part.unlink()
-    for name, tensor in manifest["tensors"].items():
-        check_coverage(name, tensor, str(final))
-    manifest["files"] = {file.name: file.stat().st_size for file in sorted(temporary.glob("*.safetensors"))}
-    manifest["sha256"] = _digest(manifest)
-    write_json(temporary / MANIFEST, manifest)
-    _swap(temporary, final)
+_MANIFEST = {
+    "step": _is_count,
+    "files": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
+    "tensors": _is_table,
+}
+_TENSOR = {"dtype": NUMPY_DTYPES.keys().__contains__, "shape": _are_counts, "slices": lambda it: isinstance(it, list)}
+_SLICE = {"file": _is_text, "key": _is_text, "offset": _are_counts, "shape": _are_counts}
 
 
-def _swap(temporary: Path, final: Path) -> None:
-    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` recognises."""
-    replaced = final.with_name(f"{final.name}.replaced")
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(final, replaced)
-    os.replace(temporary, final)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    shutil.rmtree(replaced, ignore_errors=True)
+def _expect(content: Any, rules: Mapping[str, Callable[[Any], bool]]) -> None:
+    """`TypeError` or `ValueError` unless `content` is an object whose entries obey the rules."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{str(content)[:80]} is no object")
+    for key, holds in rules.items():
+        if not holds(content[key]):
+            raise ValueError(f"{key} {str(content[key])[:80]}")
 
 
 class Checkpoint:
     """A checkpoint opened for reading: the manifest is checked at once, tensors are read and hashed on demand.
 
     Raises `UserError` naming the file or tensor when the manifest is damaged, a file is missing or has another size,
-    slices do not cover a tensor exactly once, a slice's hash does not fit, or the directory has another step's name.
+    slices do not cover a tensor exactly once, a hash does not match, or the directory has another step's name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
-        self._verified: set[tuple[str, str]] = set()  # file and key of the slices whose hash fits
+        self._verified: set[tuple[str, str]] = set()  # file and key of the slices of format 1 whose hash matches
         manifest = read_json(self.path / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
-        if manifest.get("sha256") != _digest(manifest):
-            raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not fit)")
+        if (
+            not isinstance(manifest, dict)
+            or type(manifest.get("format")) is not int
+            or manifest["format"] not in FORMATS
+        ):
+            expected = " or ".join(map(str, FORMATS))
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {expected}")
+        if manifest.get("sha256") != manifest_digest(manifest):
+            raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
         try:
             self._check()
@@ -211,7 +111,8 @@ class Checkpoint:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
 
     def _check(self) -> None:
-        for file, size in self.manifest["files"].items():
+        _expect(self.manifest, _MANIFEST)
+        for file, size in self.files.items():
             if Path(file).name != file:
                 raise ValueError(f"file {file}")
             found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
@@ -221,6 +122,11 @@ class Checkpoint:
                     + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
                 )
         for name, tensor in self.manifest["tensors"].items():
+            _expect(tensor, _TENSOR)
+            if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
+                raise ValueError(f"{name} of shape {tensor['shape']}")
+            for record in tensor["slices"]:
+                self._check_record(record, NUMPY_DTYPES[tensor["dtype"]].itemsize)
             check_coverage(name, tensor, str(self.path))
         named = _LIKE_A_NAME.fullmatch(self.path.resolve().name)
         if named and int(named[1]) != self.step:
@@ -228,6 +134,21 @@ class Checkpoint:
                 f"{self.path}: holds step {self.step}, not the step of its name; it was copied or renamed, name it "
                 f"{step_name(self.step)} again"
             )
+
+    def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
+        """`ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
+        _expect(record, _SLICE)
+        if math.prod(record["shape"]) * itemsize > self.files[record["file"]]:
+            raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
+        if self.manifest["format"] == 1:
+            return _expect(record, {"sha256": _is_text})
+        _expect(record, {"chunks": _are_texts})
+        if record["file"] not in self.manifest["headers"]:
+            raise ValueError(f"header of {record['file']}")
+        rows, hashes = record["rows"], record["chunks"]
+        if type(rows) is not int or rows < 1 or count_chunks(record["shape"], rows) != len(hashes):
+            raise ValueError(f"{len(hashes)} chunks of {rows} rows of {record['key']}")
+        return None
 
     @property
     def step(self) -> int:
@@ -237,7 +158,12 @@ class Checkpoint:
     @property
     def state(self) -> dict[str, Any]:
         """What was passed to `write_checkpoint` as `state`, after a round trip through JSON."""
-        return {key: value for key, value in self.manifest.items() if key not in _OURS}
+        return {key: value for key, value in self.manifest.items() if key not in RESERVED_KEYS}
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The bytes of each file of tensors."""
+        return self.manifest["files"]
 
     @property
     def names(self) -> list[str]:
@@ -257,37 +183,94 @@ class Checkpoint:
         """A tensor's dtype, e.g. "float32"."""
         return self._tensor(name)["dtype"]
 
-    def _view(self, name: str, record: Mapping[str, Any]) -> np.ndarray:
-        file, key = self._open.get(record["file"]) or SafetensorsFile(self.path / record["file"]), record["key"]
-        self._open[record["file"]] = file
+    def slices(self, name: str) -> list[dict[str, Any]]:
+        """The slices of a tensor: `file`, `offset`, `shape` and hashes of each."""
+        return self._tensor(name)["slices"]
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if name not in self._open:
+            file = SafetensorsFile(self.path / name)
+            if self.manifest["format"] > 1 and file.header_hash != self.manifest["headers"][name]:
+                raise UserError(
+                    f"{file.path}: its header is damaged or belongs to another checkpoint (hash mismatch); use "
+                    "another checkpoint"
+                )
+            self._open[name] = file
+        return self._open[name]
+
+    def _checked_file(self, name: str, record: Mapping[str, Any]) -> SafetensorsFile:
+        """The file of a slice, which holds it in the manifest's dtype and shape."""
+        file, key = self._file(record["file"]), record["key"]
         if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
             raise UserError(
                 f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
                 "which the manifest says; the checkpoint is damaged"
             )
-        view = file.view(key)
-        if (record["file"], key) not in self._verified:
+        return file
+
+    def _damaged(self, name: str, record: Mapping[str, Any]) -> UserError:
+        return UserError(
+            f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is damaged (its hash does not "
+            "match the manifest); use another checkpoint"
+        )
+
+    def _slice_of_format_1(self, name: str, record: Mapping[str, Any]) -> np.ndarray:
+        """A slice in a memory map; the first read of it is complete, to check its hash."""
+        view = self._checked_file(name, record).view(record["key"])
+        if (record["file"], record["key"]) not in self._verified:
             if array_sha256(view) != record["sha256"]:
-                raise UserError(
-                    f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is "
-                    "damaged (its hash does not fit the manifest); use another checkpoint"
-                )
-            self._verified.add((record["file"], key))
+                raise self._damaged(name, record)
+            self._verified.add((record["file"], record["key"]))
         return view
+
+    def _chunk_reader(self, name: str, record: Mapping[str, Any]) -> Callable[[int, np.ndarray], None]:
+        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash."""
+        file = self._checked_file(name, record)
+        row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[self.dtype(name)].itemsize
+        first, size = file.position(record["key"]), record["rows"] * row
+
+        def read(number: int, into: np.ndarray) -> None:
+            data = into.reshape(-1).view(np.uint8)
+            read_bytes(file.path, first + number * size, data)
+            if content_hash(data) != record["chunks"][number]:
+                raise self._damaged(name, record)
+
+        return read
 
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
 
-        Reads only the slices that the window overlaps; the first read of a slice is complete, to check its hash.
-        bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not fit.
+        Reads only the chunks that the window overlaps, each whole, to check its hash; in format 1, slices.
+        bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
         """
         ranges = window_ranges(self.shape(name), window)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
-        for record in self._tensor(name)["slices"]:
+        for record in self.slices(name):
             if (common := overlap(ranges, record)) is not None:
                 source, target = common
-                result[target] = self._view(name, record)[source]
+                if self.manifest["format"] == 1:
+                    result[target] = self._slice_of_format_1(name, record)[source]
+                else:
+                    self._copy(name, record, source, result[target] if result.ndim else result)
         return result
+
+    def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
+        """Copy the part `source` of a slice to `target`: straight, where that takes whole chunks."""
+        read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
+        if not shape:
+            return read(0, target)
+        first, end, columns = source[0].start, source[0].stop, source[1:]
+        straight = target.flags.c_contiguous and target.shape[1:] == tuple(shape[1:])
+        for number in range(first // size, -(-end // size)):
+            begin, stop = number * size, min((number + 1) * size, shape[0])
+            if straight and first <= begin and stop <= end:
+                read(number, target[begin - first : stop - first])
+                continue
+            chunk = np.empty((stop - begin, *shape[1:]), target.dtype)
+            read(number, chunk)
+            low, high = max(first, begin), min(end, stop)
+            target[low - first : high - first] = chunk[(slice(low - begin, high - begin), *columns)]
+        return None
 
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
@@ -295,8 +278,30 @@ class Checkpoint:
             self.dtype(name), self.shape(name), lambda: self.tensor(name), lambda index: self.tensor(name, index)
         )
 
-    def verify(self) -> int:
-        """Hash every slice again; returns the bytes read. Raises `UserError` naming the file and tensor that differ."""
+    def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
+        """Hash every slice again; returns the bytes read, of which `progress` gets each part.
+
+        Raises `UserError` naming the file and tensor that differ.
+        """
         self._verified.clear()
-        slices = ((name, record) for name, tensor in self.manifest["tensors"].items() for record in tensor["slices"])
-        return sum(self._view(name, record).nbytes for name, record in slices)
+        total = 0
+        for file in self.files:
+            self._file(file)
+        for name in self.names:
+            for record in self.slices(name):
+                for size in self._verify_slice(name, record):
+                    total += size
+                    progress(size)
+        return total
+
+    def _verify_slice(self, name: str, record: Mapping[str, Any]) -> Iterator[int]:
+        """Check a slice; the bytes of each part that was read."""
+        if self.manifest["format"] == 1:
+            yield self._slice_of_format_1(name, record).nbytes
+            return
+        read, (length, *rest), size = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
+        buffer = np.empty((min(size, length), *rest), NUMPY_DTYPES[self.dtype(name)])
+        for number in range(len(record["chunks"])):
+            part = buffer[: min(size, length - number * size)]
+            read(number, part)
+            yield part.nbytes

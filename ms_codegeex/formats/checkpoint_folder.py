@@ -1,8 +1,8 @@
 """The checkpoints of a run: which exist, which are sound, which are good, which to resume from, which to delete.
 
-*Sound*: every hash fits. *Good*: later finite steps followed it. *Doubtful*: the steps after it were not finite before
-it could become good, or this happened to two jobs that resumed from it. `outcome.json`, next to the manifest, records
-what is known of the steps after a checkpoint.
+*Sound*: every hash matches. *Good*: later finite steps followed it. *Doubtful*: the steps after it were not finite
+before it could become good, or this happened to two jobs that resumed from it. `outcome.json`, next to the manifest,
+records what is known of the steps after a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ def _noted(path: Path) -> dict[str, Any]:
     """The content of `outcome.json`, empty if it is missing, damaged or of another checkpoint."""
     try:
         noted = read_json(path / OUTCOME)
-        return noted if noted["manifest"] == _manifest_hash(path) and noted["outcome"] in (GOOD, DOUBTFUL) else {}
-    except (UserError, TypeError, KeyError):
+        counts = (noted["step"], noted.get("failures", 0))
+        whole = noted["outcome"] in (GOOD, DOUBTFUL) and all(type(each) is int for each in counts)
+        return noted if whole and noted["manifest"] == _manifest_hash(path) else {}
+    except (UserError, TypeError, KeyError, AttributeError):
         return {}
 
 
@@ -81,8 +84,16 @@ def doubt(root: Path, since: int, step: int) -> None:
                 note_outcome(path, DOUBTFUL if failures > 1 else GOOD, step, failures)
 
 
+def doubt_after(root: Path, step: int) -> None:
+    """Mark the checkpoints of all steps after `step` as doubtful, good ones too."""
+    for path in list_checkpoints(root):
+        if (match := NAME.fullmatch(path.name)) and int(match[1]) > step:
+            with contextlib.suppress(UserError):  # a damaged checkpoint is never chosen
+                note_outcome(path, DOUBTFUL, step)
+
+
 def newest_sound(root: Path, reasons: list[str] | None = None, doubtful: bool = False) -> Checkpoint | None:
-    """The newest checkpoint in `root` whose every hash fits and which is not doubtful (unless `doubtful`), or None.
+    """The newest checkpoint in `root` whose every hash matches and which is not doubtful (unless `doubtful`), or None.
 
     The reasons for skipping later ones are added to `reasons`.
     """
@@ -140,7 +151,7 @@ class SoundCheckpoints:
 
     @staticmethod
     def _signature(path: Path) -> tuple[object, ...]:
-        files = ((file, file.stat()) for file in sorted(path.iterdir()) if file.name != OUTCOME)
+        files = ((file, file.stat()) for file in sorted(path.iterdir()) if file.name[0] != "." and file.name != OUTCOME)
         return tuple((file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for file, stat in files)
 
     def __contains__(self, path: Path) -> bool:
@@ -154,23 +165,37 @@ class SoundCheckpoints:
         return True
 
 
-def prune(root: Path, keep: int, sound: SoundCheckpoints | None = None) -> list[Path]:
+def prune(
+    root: Path,
+    keep: int,
+    sound: SoundCheckpoints | None = None,
+    is_protected: Callable[[Path], bool] = lambda path: False,
+    job: str | None = None,
+) -> list[Path]:
     """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first.
 
     Kept are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
     it, which is the next that can become good. Damaged and doubtful ones do not count towards `keep`, and are deleted
-    only if they are older than a good one that stays. `sound` caches between calls which ones were found sound.
+    only if they are older than a good one that stays. `sound` caches between calls which ones were found sound; those
+    of which `is_protected` is true are never deleted, nor what the running `job` (its `save` names begin so) still
+    writes.
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
     sound, found = sound or SoundCheckpoints(), list_checkpoints(root)
     superseded = set(Path(root).glob("step-*.replaced")) - set(found)
     doomed = _not_needed(found, keep, sound) if len(found) > keep else []
+    doomed = [path for path in doomed if not is_protected(path)]
     for path in doomed:
         # a half-deleted checkpoint must not look like a damaged one
         os.replace(path, path.with_name(f".{path.name}.deleted"))
-    for leftover in (*Path(root).glob(".step-*.deleted"), *Path(root).glob(".step-*.tmp"), *superseded):
-        shutil.rmtree(leftover, ignore_errors=True)
+    present = (path for pattern in (".step-*.tmp", ".step-*.failed") for path in Path(root).glob(pattern))
+    unfinished = [path for path in present if job is None or f".{job}-" not in path.name]
+    for leftover in (*Path(root).glob(".step-*.deleted"), *unfinished, *superseded):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
     return doomed
 
 

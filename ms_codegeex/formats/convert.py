@@ -8,18 +8,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, remove_leftovers
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, naming, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
@@ -111,8 +114,19 @@ def _write_huggingface(
     config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
     dtype = min(tensor.dtype for tensor in tensors.values())
     write_model_directory(
-        target, config | {"torch_dtype": dtype}, tensors, tokenizer=source.save_tokenizer, check=check
+        target,
+        config | {"torch_dtype": dtype},
+        tensors,
+        tokenizer=source.save_tokenizer,
+        further=_classes(source) | card_files(source) | description_files(source.infill),
+        check=check,
     )
+
+
+def _classes(source: Source) -> dict[str, bytes]:
+    """Files with classes for transformers, for a family that transformers does not have."""
+    exported = resources.files("ms_codegeex.formats").joinpath("exported")
+    return {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
 
 
 def _write_megatron(target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile) -> None:
@@ -190,6 +204,12 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                     )
 
 
+def _limits(source: Source, to: str) -> Sequence[str]:
+    """What other software cannot run of the model; our own classes for transformers run all sizes."""
+    formats = source.family.weights.FORMATS
+    return () if to == "hf" and formats.classes else formats.limits(source.config)
+
+
 def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
     auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
@@ -264,7 +284,7 @@ def convert(
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),
         "guessed": {name: model.fields[name] for name in model.guessed},
-        "warnings": [*model.family.weights.FORMATS.limits(model.config), *_missing_classes(target, to)],
+        "warnings": [*_limits(model, to), *_missing_classes(target, to)],
         "parameters": sum(tensor.size for tensor in model.tensors.values()),
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ SHARD_BYTES = 5_000_000_000
 _LEFT_OUT = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 
 SaveTokenizer = Callable[[Path], object]
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
 def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str, LazyTensor]]:
@@ -55,6 +57,7 @@ def write_model_directory(
     tensors: Mapping[str, LazyTensor],
     *,
     tokenizer: SaveTokenizer | Path | None = None,
+    further: Mapping[str, bytes] = NOTHING,
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Path], object] | None = None,
 ) -> None:
@@ -62,7 +65,8 @@ def write_model_directory(
     `check(temporary)` raises nothing.
 
     `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to
-    copy it from. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
+    copy it from. `further` files are written unless the tokenizer's came with one of the same name. A model of at most
+    `max_shard_bytes` is one `model.safetensors` without an index.
     """
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
@@ -71,6 +75,9 @@ def write_model_directory(
             tokenizer(directory)
         elif tokenizer is not None:
             copy_tokenizer(tokenizer, directory)
+        for name, content in further.items():
+            if not (directory / name).exists():
+                (directory / name).write_bytes(content)
         names = (
             [SINGLE]
             if len(shards) == 1

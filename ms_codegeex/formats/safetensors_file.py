@@ -7,17 +7,19 @@ at once; this one holds one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 
 TAGS = {
@@ -45,13 +47,21 @@ def _packed(header: Mapping[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+    """Hashes of a file that was written: of its header, and of each chunk of each tensor."""
+
+    header: str
+    chunks: Mapping[str, list[str]]
+
+
 def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
-) -> dict[str, str]:
-    """Write `tensors` to `path`, which is synced but not renamed; returns the SHA-256 of each tensor's bytes.
+) -> WrittenFile:
+    """Write `tensors` to `path`, which is synced but not renamed.
 
     Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
-    the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; nothing is returned then.
+    the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not hashed then.
     """
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
     written_metadata = dict(metadata or {})
@@ -67,27 +77,29 @@ def write_safetensors(
             "data_offsets": [position, end],
         }
         position = end
-    digests = {}
-    with open(path, "wb") as stream:
+    hashes: dict[str, list[str]] = {}
+    with open(path, "wb") as stream, ThreadPoolExecutor(1) as thread:
         stream.write(_packed(header))
         for name in names:
-            digest, checksum = hashlib.sha256(), 0
-            for block in byte_blocks(tensors[name].array()):
-                if checksums:
-                    checksum = crc32([block], checksum)
-                else:
-                    digest.update(block)
-                stream.write(block)
+            array = tensors[name].array()
             if checksums:
+                checksum = 0
+                for block in byte_blocks(array):
+                    checksum = crc32([block], checksum)
+                    stream.write(block)
                 written_metadata[CHECKSUM + name] = f"{checksum:08x}"
-            else:
-                digests[name] = digest.hexdigest()
+                continue
+            hashed = []
+            for chunk in chunks(array, rows_per_chunk(array.shape, array.itemsize)):
+                hashed.append(thread.submit(content_hash, chunk))  # neither hashing nor writing holds the interpreter
+                stream.write(chunk)
+            hashes[name] = [each.result() for each in hashed]
         if checksums:
             stream.seek(0)
             stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
-    return digests
+    return WrittenFile(content_hash(_packed(header)), hashes)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,9 +128,11 @@ class SafetensorsFile:
                 text = stream.read(length)
         except OSError as error:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
+        self.header_hash = content_hash(prefix + text)
         try:
             header = json.loads(text, object_pairs_hook=_unique)
             metadata = header.pop("__metadata__", None) or {}
+            self.metadata = {str(key): str(value) for key, value in metadata.items()}
             self._checksums = {
                 key.removeprefix(CHECKSUM): int(value, 16)
                 for key, value in metadata.items()
@@ -169,6 +183,10 @@ class SafetensorsFile:
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape."""
         return self._entries[name][1]
+
+    def position(self, name: str) -> int:
+        """The first byte of the tensor in the file."""
+        return self._start + self._entries[name][2]
 
     def view(self, name: str) -> np.ndarray:
         """A read-only view into the memory map: indexing it reads only the pages that are touched."""

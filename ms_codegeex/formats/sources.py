@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.data.infilling.sentinels import declared_infill
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.checkpoint import MANIFEST
+from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
+from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import RawModel, read_raw
@@ -38,7 +40,9 @@ class Source:
     `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
     tokenizer's files, None if there are none. `skipped` names tensors that are not parameters and were left out;
     `config_json` is a model directory's own. `guessed` names the sizes that are not recorded at `path` and were taken
-    from a preset. `ranks` is the number of tensor-parallel files.
+    from a preset. `ranks` is the number of tensor-parallel files. `adapters` are in the tensors already.
+    `checkpoint` is the opened one at `path`, if that is the kind. `infill` are the sentinels of a model that was
+    trained to fill in the middle, as `data.infilling.sentinels` writes them.
     """
 
     path: Path
@@ -51,6 +55,9 @@ class Source:
     config_json: Mapping[str, Any] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
     ranks: int = 1
+    adapters: Adapters | None = None
+    infill: Mapping[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def config(self) -> Any:
@@ -83,6 +90,10 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     fields = formats.sizes.from_ours({**model, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
+    adapters = None
+    if (checkpoint.state["config"].get("lora") or {}).get("rank"):
+        adapters = checkpoint_adapters(checkpoint)
+        tensors = merged(_base(checkpoint, adapters.base), adapters, str(checkpoint.path))
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
@@ -93,7 +104,36 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
         fields,
         {name: tensors[name] for name in shapes},
         _tokenizer_saver(found.name, checkpoint.path, checkpoint.state),
+        adapters=adapters,
+        infill=checkpoint.state.get("infill"),
+        checkpoint=checkpoint,
     )
+
+
+def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
+    """The adapters that a checkpoint holds. `UserError` if it has none."""
+    model, lora = (checkpoint.state["config"].get(key) or {} for key in ("model", "lora"))
+    if not lora.get("rank"):
+        raise UserError(f"{checkpoint.path}: holds no adapters; give a run that trained some (lora.rank)")
+    names = [name for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)]
+    tensors = {name: checkpoint.lazy(name) for name in names}
+    place, recorded = Path(str(model.get("weights"))), checkpoint.state.get("base")
+    return Adapters(place, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
+
+
+def _base(checkpoint: Checkpoint, place: Path) -> Mapping[str, LazyTensor]:
+    """The tensors of the model that a checkpoint's adapters were trained on."""
+    if not place.exists():
+        raise UserError(
+            f"{checkpoint.path}: holds adapters for the model at {place}, which is gone; put that model back there"
+        )
+    base = open_source(place).tensors
+    if fingerprint(base) != checkpoint.state.get("base"):
+        raise UserError(
+            f"{checkpoint.path}: holds adapters for the model that was at {place}, but another one is there now; put "
+            "the first back"
+        )
+    return base
 
 
 def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
@@ -170,6 +210,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
         lambda target: copy_tokenizer(path, target),
         _skipped(raw, its),
         config_json=directory.config,
+        infill=declared_infill(path),
     )
 
 
@@ -194,6 +235,11 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     return Source(path, kind, found, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint of ours, a run, or a folder of checkpoints."""
+    return (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or bool(list_checkpoints(path))
+
+
 def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of the original programs.
 
@@ -205,6 +251,6 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     path, known = Path(path), known or {}
     if is_model_directory(path):
         return _open_model_directory(path, known)
-    if (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or (path.is_dir() and list_checkpoints(path)):
+    if is_checkpoint(path):
         return _open_checkpoint(path, known)
     return _open_raw(path, read_raw(path), known)

@@ -82,7 +82,7 @@ class LazyTensor:
     def float32(self) -> np.ndarray:
         """The numbers as FP32 in memory of their own; exact for the narrower types, bfloat16 included."""
         array = self.array()
-        return _from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
+        return from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
 
     def window(self, index: tuple[slice, ...]) -> LazyTensor:
         """The part of the tensor at `index`: one slice with step 1 per axis."""
@@ -138,6 +138,21 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
+def read_bytes(path: Path, start: int, into: np.ndarray) -> None:
+    """Fill an array of bytes from a file: faster than through a memory map where all of it is needed. `UserError`."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            stream.seek(start)
+            done = 0
+            while done < into.size:  # one call reads 2 GiB at most
+                count = stream.readinto(into[done:])
+                if not count:
+                    raise OSError("it is shorter")
+                done += count
+    except OSError as error:
+        raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
+
+
 def _to_bfloat16(array: np.ndarray) -> np.ndarray:
     """The bits of FP32 numbers rounded to the nearest bfloat16, ties to even."""
     bits = array.view(np.uint32)
@@ -145,7 +160,8 @@ def _to_bfloat16(array: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(array), (bits >> 16) | 0x40, rounded).astype(np.uint16)  # a NaN must not become infinity
 
 
-def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 numbers as FP32, which is exact."""
     return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
 
 
@@ -163,12 +179,12 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     def load() -> np.ndarray:
         array = tensor.array()
         if tensor.dtype == "bfloat16":
-            array = _from_bfloat16(array)
+            array = from_bfloat16(array)
         with np.errstate(over="ignore"):
             result = array.astype(np.float32 if dtype == "bfloat16" else NUMPY_DTYPES[dtype], copy=False)
             if dtype == "bfloat16":
                 result = _to_bfloat16(result)
-        finite = np.isfinite(_from_bfloat16(result) if dtype == "bfloat16" else result)
+        finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)
         if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
             raise UserError(
                 f"{name}: holds {float(np.abs(array[np.isfinite(array)]).max()):g}, larger than {dtype} can represent "

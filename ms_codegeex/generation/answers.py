@@ -37,7 +37,8 @@ def answers(
         return _beams(generator, ids, settings, rule)
     seeds = (settings.seed + number for number in range(settings.n))
     requests = [generator.request(ids, replace(settings, seed=seed)) for seed in seeds]
-    with ThreadPoolExecutor(len(requests)) as pool:
+    # slots are given in order, so this many readers follow all that are computed, and a stop text frees its slot
+    with ThreadPoolExecutor(min(len(requests), generator.slots + 1)) as pool:
         try:
             return list(pool.map(lambda request: _answer(generator.tokenizer, request, rule), requests))
         finally:
@@ -64,7 +65,7 @@ def _beams(generator: Generator, ids: Sequence[int], settings: SamplingSettings,
     count = max(2 * settings.beams, settings.log_probabilities)
 
     def likeliest(begun: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, float]]]:
-        return generator.likeliest([[*ids, *beam] for beam in begun], count)
+        return generator.likeliest([[*ids, *beam] for beam in begun], count, settings.adapter)
 
     eos, found = generator.tokenizer.eos_id, []
     done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)

@@ -1,10 +1,10 @@
 """Beam search: the likeliest answers to a prompt, several of which are followed at once.
 
-In each step the twice `beams` likeliest continuations by one token are ranked. Of the first `beams` of them, those that
-end with eos are done; the first `beams` others go on. At the limit the first `beams` are done as they are. The score of
-an answer is its log-probability / length ** length_penalty, eos counted; the `beams` best that are done are kept. The
-search ends when so many are done and the likeliest that goes on, scored with its present length, is no better than the
-worst of them. So does transformers with `early_stopping=False`, its default.
+Each step ranks the 2 * `beams` likeliest continuations by one token. Of the first `beams`, those that end with eos are
+finished; the first `beams` of the others go on. At the limit the first `beams` are finished. The score of an answer is
+its log-probability / length ** length_penalty, eos counted; the `beams` best finished answers are kept. The search ends
+when there are that many and the likeliest unfinished one, scored with its present length, is no better than the worst
+of them. This is the default of transformers (`early_stopping=False`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ms_codegeex.generation.choice import Chosen, TokenChoice
-from ms_codegeex.generation.slots import SlotEngine, shared
+from ms_codegeex.generation.slots import SlotEngine
 
 WORTHWHILE = 16  # so many tokens are computed sooner than a slot is copied
 Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float]]]]
@@ -65,23 +65,24 @@ def search(
 
 
 def next_tokens(
-    engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int
+    engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int, adapter: int = 0
 ) -> list[Sequence[tuple[int, float]]]:
     """The `count` likeliest tokens after each sequence, computed in these slots of an engine; any number of them will
     do, and as many as there are sequences are best."""
     result: list[Sequence[tuple[int, float]]] = []
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]
-        places = _places(engine, slots, group)
-        _share(engine, places, group)
-        found = engine.next(dict(zip(places, group, strict=True)), dict.fromkeys(places, TokenChoice(best=count)))
+        places = _places(engine, slots, group, adapter)
+        _share(engine, places, group, adapter)
+        choices = dict.fromkeys(places, TokenChoice(best=count))
+        found = engine.next(dict(zip(places, group, strict=True)), choices, adapter)
         result += [found[slot].best for slot in places]
     return result
 
 
-def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[int]:
+def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], adapter: int) -> list[int]:
     """A slot for each sequence: as far as possible one that holds its beginning."""
-    common = {(i, slot): shared(engine.cached[slot], ids) for i, ids in enumerate(sequences) for slot in slots}
+    common = {(i, slot): engine.common(slot, ids, adapter) for i, ids in enumerate(sequences) for slot in slots}
     places: dict[int, int] = {}
     for i, slot in sorted(common, key=lambda pair: -common[pair]):
         if i not in places and slot not in places.values():
@@ -89,9 +90,10 @@ def _places(engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequen
     return [places[i] for i in range(len(sequences))]
 
 
-def _share(engine: SlotEngine, places: Sequence[int], sequences: Sequence[Sequence[int]]) -> None:
+def _share(engine: SlotEngine, places: Sequence[int], sequences: Sequence[Sequence[int]], adapter: int) -> None:
     """Copy beginnings that other slots hold, if they are much longer."""
     for slot, ids in zip(places, sequences, strict=True):
-        source = max(range(engine.slots), key=lambda other: shared(engine.cached[other], ids))
-        if (length := shared(engine.cached[source], ids)) > shared(engine.cached[slot], ids) + WORTHWHILE:
-            engine.copy(source, slot, length)
+        begins = [engine.common(other, ids, adapter) for other in range(engine.slots)]
+        source = max(range(engine.slots), key=begins.__getitem__)
+        if begins[source] > begins[slot] + WORTHWHILE:
+            engine.copy(source, slot, begins[source])

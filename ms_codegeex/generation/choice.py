@@ -1,4 +1,4 @@
-"""How the token after a row is chosen, and the arrays by which the graph's choice operator is told.
+"""How the token after a row is chosen, and the inputs of the graph's choice operator.
 
 Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then come
 temperature, top-k and top-p. Log-probabilities are those of the logits as they are.
@@ -16,7 +16,8 @@ from ms_codegeex.generation.sampling import SamplingSettings
 
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
-WIDTHS = (1, 64, 512, 4096, 32768, 1 << 30)  # edits a row; each needs a graph of its own
+WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs a graph of its own
+COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Seque
 def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
     """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
     return TokenChoice(
-        settings.temperature,
+        max(settings.temperature, COLDEST) if settings.temperature else GREEDY,
         settings.top_k,
         settings.top_p,
         uniform(settings.seed, len(output)),
@@ -81,11 +82,11 @@ def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.nd
     """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, 6], edits float64
     [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out.
 
-    a is one of `WIDTHS`; k is a power of two or `allowed`.
+    a is one of `WIDTHS` or `allowed`; k is a power of two or `allowed`.
     """
     settings = np.tile(np.array(TokenChoice().row(allowed), np.float64), (rows, 1))
     most = max((len(choice.edits) for choice in choices), default=0)
-    edits = np.tile(np.array(PADDING), (rows, next(width for width in WIDTHS if most <= width), 1))
+    edits = np.tile(np.array(PADDING), (rows, next(width for width in (*WIDTHS, allowed) if most <= width), 1))
     for i, choice in enumerate(choices):
         settings[i] = choice.row(allowed)
         if len(choice.edits):

@@ -5,12 +5,20 @@ Products and norms are the model's. A pass is of several sequences with one row 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
-from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore
+from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.matrices import LowRank
+from ms_codegeex.generation.rows import RowMask, Same, SharedRows, Sizes, WordOfRows, named_cells
+from ms_codegeex.generation.shares import Meeting, Share
+from ms_codegeex.generation.weights import Weights
+from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear
+
+LARGEST_HALF = 65504.0
 
 
 class CompositeMask(RowMask):
@@ -38,11 +46,13 @@ class CompositeMask(RowMask):
 class CompositeAttention(nn.Cell):
     """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product."""
 
-    def __init__(self, core: AttentionCore, name: str, slots: int, capacity: int):
+    def __init__(self, core: AttentionCore, name: str, sizes: Sizes):
         super().__init__()
-        self.core, self.slots, heads = core, slots, core.heads
+        self.core, self.slots, heads, capacity = core, sizes.slots, core.heads, sizes.capacity
         self.capacity, self.groups, self.size, self.shared = capacity, heads.groups, heads.size, core.shared
-        empty = np.zeros((slots * heads.groups * (capacity + 1), heads.size), np.float32)
+        self.half = sizes.cache_bits == 16
+        kept = np.float16 if self.half else np.float32
+        empty = np.zeros((sizes.slots * heads.groups * (capacity + 1), heads.size), kept)
         self.keys = Parameter(Tensor(empty), name=f"cache.{name}.keys", requires_grad=False)
         self.values = Parameter(Tensor(empty), name=f"cache.{name}.values", requires_grad=False)
         # where the rows of each group of a slot begin
@@ -54,9 +64,12 @@ class CompositeAttention(nn.Cell):
 
     def _cached(self, write, cache, new, places, slots):
         """The cache [s, groups, capacity + 1, d] of the pass's sequences, with its new rows [s, groups, c, d]."""
-        whole = write(cache, places, ops.reshape(new, (-1, self.size)))
-        whole = ops.reshape(whole, (self.slots, self.groups, self.capacity + 1, self.size))
-        return whole if self.slots == 1 else self.gather(whole, slots, 0)
+        new = ops.reshape(new, (-1, self.size))
+        if self.half:
+            new = ops.cast(ops.clip(new, -LARGEST_HALF, LARGEST_HALF), ms.float16)
+        whole = ops.reshape(write(cache, places, new), (self.slots, self.groups, self.capacity + 1, self.size))
+        whole = whole if self.slots == 1 else self.gather(whole, slots, 0)
+        return ops.cast(whole, ms.float32) if self.half else whole
 
     def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Slot `source`'s cache to slot `target`, int32 [1]."""
@@ -84,10 +97,9 @@ class CompositeAttention(nn.Cell):
         q, k, v = self.core.split_heads(query, key, value, c, cos, sin)
         places = ops.reshape(slots * self.whole + positions, (s, 1, c)) + self.first
         places, slot = ops.reshape(places, (-1,)), slots[:, 0]
-        scale = self.core.scale
-        keys = self._cached(self.write_keys, self.keys, k * scale, places, slot)
+        keys = self._cached(self.write_keys, self.keys, k, places, slot)
         values = self._cached(self.write_values, self.values, v, places, slot)
-        q = ops.reshape(q * scale, (s, self.groups, self.shared * c, self.size))
+        q = ops.reshape(q * self.core.scale**2, (s, self.groups, self.shared * c, self.size))
         scores = ops.reshape(self.scores(q, keys), (s, self.groups, self.shared, c, -1)) + bias
         weights = ops.reshape(self.core.softmax(scores), (s, self.groups, self.shared * c, -1))
         context = ops.reshape(self.context(weights, values), (s, self.groups * self.shared, c, self.size))
@@ -108,6 +120,28 @@ class CompositeCopy(nn.Cell):
         return target
 
 
+class CompositeLinear(nn.Cell):
+    """A linear layer and what the adapters of its rows add. All adapters' factors lie side by side; each row takes part
+    in the products with those of its own. `chosen` int32 [`MOST_ROWS`] has the numbers of the rows' adapters."""
+
+    def __init__(self, base: Linear, factors: Sequence[LowRank | None], chosen: Parameter):
+        super().__init__(auto_prefix=False)
+        self.base, self.chosen, name = base, chosen, base.weight.name
+        own = [(number, each) for number, each in enumerate(factors, 1) if each is not None]
+        owner = np.concatenate([np.full(len(each.a), number, np.int32) for number, each in own])
+        self.owner = Tensor(owner[None])
+        a, b = np.concatenate([each.a for _, each in own]), np.concatenate([each.b for _, each in own], 1)
+        self.a = Parameter(Tensor(a), name=f"adapters.{name}.a", requires_grad=False)
+        self.b = Parameter(Tensor(b), name=f"adapters.{name}.b", requires_grad=False)
+        self.down, self.up = ops.MatMul(transpose_b=True), ops.MatMul(transpose_b=True)
+
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+        """FP32 [m, k] -> [m, n]"""
+        low = self.down(x, self.a)
+        own = ops.equal(ops.expand_dims(self.chosen[: x.shape[0]], 1), self.owner)
+        return self.base(x) + self.up(ops.select(own, low, ops.zeros_like(low)), self.b)
+
+
 class CompositeHead(nn.Cell):
     """Logits of hidden states."""
 
@@ -121,12 +155,45 @@ class CompositeHead(nn.Cell):
         return logits if self.bias is None else logits + self.bias
 
 
-class CompositeChoice(nn.Cell):
-    """The next token of each row of logits."""
+class AddRanks(nn.Cell):
+    """A residual and the sum of what all devices have. All of them must reduce in the same order, also where two sums
+    do not depend on each other: each waits for the residual."""
 
     def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.after, self.sum, self.add = ops.Depend(), ops.AllReduce(), ops.Add()
+
+    def construct(self, residual: Tensor, part: Tensor) -> Tensor:
+        """[m, H] each -> [m, H]"""
+        return self.add(residual, self.sum(self.after(part, residual)))
+
+
+class GatheredHead(nn.Cell):
+    """Logits of all devices side by side."""
+
+    def __init__(self, head: nn.Cell, share: Share):
+        super().__init__(auto_prefix=False)
+        self.head, self.gather = head, ops.AllGather()
+        self.ranks, self.vocabulary = share.ranks, share.config.vocab_size
+        part = share.part("vocab_size")
+        self.missing = share.vocabulary - (part.stop - part.start)  # all devices must give as many
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [n, H] -> [n, V]"""
+        logits = self.head(x)
+        if self.missing:
+            logits = ops.concat((logits, ops.zeros((logits.shape[0], self.missing), ms.float32)), 1)
+        n, each = logits.shape
+        whole = ops.transpose(ops.reshape(self.gather(logits), (self.ranks, n, each)), (1, 0, 2))
+        return ops.reshape(whole, (n, self.ranks * each))[:, : self.vocabulary]
+
+
+class CompositeChoice(nn.Cell):
+    """The next token of each row of logits. Without `draws`, all rows are greedy or given, and nothing is sorted."""
+
+    def __init__(self, draws: bool):
         super().__init__()
-        self.sort, self.top = ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
+        self.draws, self.sort, self.top = draws, ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
         """FP32 [n, V], and FP32 [n, 6], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
@@ -135,9 +202,10 @@ class CompositeChoice(nn.Cell):
         temperature, given, allowed = settings[:, :1], settings[:, 4:5], settings[:, 5:]
         nothing = ops.full_like(logits, -1e30)
         scores = ops.select(ids < allowed, self._edited(logits, edits), nothing)
-        greedy = ops.cast(ops.argmax(scores, 1, True), ms.float32)
-        drawn = self._drawn(scores, settings, ids)
-        found = ops.select(given >= 0, given, ops.select(temperature > 0, drawn, greedy))
+        found = ops.cast(ops.argmax(scores, 1, True), ms.float32)
+        if self.draws:
+            found = ops.select(temperature > 0, self._drawn(scores, settings, ids), found)
+        found = ops.select(given >= 0, given, found)
         if places.shape[0] > 1:
             _, best = self.top(ops.select(ids < allowed, logits, nothing), places.shape[0] - 1)
             found = ops.concat((found, ops.cast(best, ms.float32)), 1)
@@ -174,24 +242,58 @@ class CompositeChoice(nn.Cell):
 
 
 class CompositeCells:
-    """Puts the cells into a family's network `model` and loads its parameters; `head` is its output product."""
+    """Puts the cells into a family's network `model` and loads its parameters; `head` is its output product. Linear
+    layers that `adapters` change add what those of their rows do."""
 
-    def __init__(self, model: nn.Cell, weights: Weights, slots: int, capacity: int):
+    def __init__(
+        self,
+        model: nn.Cell,
+        weights: Weights,
+        sizes: Sizes,
+        meeting: Meeting | None = None,
+        adapters: Sequence[Adapter] = (),
+    ):
         for parameter in model.get_parameters():
             matrix = len(parameter.shape) == 2
             data = weights.matrix(parameter.name).float32() if matrix else weights.vector(parameter.name)
-            parameter.set_data(Tensor(data))
+            parameter.set_data(Tensor(data), slice_shape=meeting is not None)
         output, word = model.head, model.embedding.word
         self.head = CompositeHead(
             word.weight if output is None else output.weight, None if output is None else output.bias
         )
+        model.embedding.word = WordOfRows(word if meeting is None else self._share(model, meeting.share))
         names = {id(cell): name for name, cell in model.cells_and_names()}
         attentions = []
         for parent, name, core in named_cells(model, AttentionCore):
-            attentions.append(CompositeAttention(core, names[id(core)], slots, capacity))
+            attentions.append(CompositeAttention(core, names[id(core)], sizes))
             setattr(parent, name, attentions[-1])
         self._copy = CompositeCopy(attentions)
-        model.mask, model.hash_samples, model.embedding.word = CompositeMask(capacity), Same(), WordOfRows(word)
+        self._chosen = None
+        if adapters:
+            self._adapt(model, adapters)
+        model.mask, model.hash_samples = CompositeMask(sizes.capacity), Same()
+
+    def _adapt(self, model: nn.Cell, adapters: Sequence[Adapter]) -> None:
+        self._chosen = Parameter(Tensor(np.zeros(MOST_ROWS, np.int32)), name="adapters.chosen", requires_grad=False)
+        for parent, name, cell in named_cells(model, Linear):
+            factors = of_matrix(adapters, cell.weight.name)
+            if factors is not None:
+                setattr(parent, name, CompositeLinear(cell, factors, self._chosen))
+
+    def use_adapters(self, numbers: np.ndarray) -> None:
+        """Set the adapters of the next pass's rows, int32 [m]."""
+        if self._chosen is not None:
+            self._chosen.set_data(Tensor(np.pad(numbers, (0, MOST_ROWS - len(numbers)))))
+
+    def _share(self, model: nn.Cell, share: Share) -> SharedRows:
+        """Let the network meet the other devices; returns its word table."""
+        for _, block in model.cells_and_names():
+            if hasattr(block, "add_feed_forward"):
+                block.add_attention = block.add_feed_forward = AddRanks()
+        for _, _, core in named_cells(model, AttentionCore):
+            core.take(share.heads)
+        self.head = GatheredHead(self.head, share)
+        return SharedRows(model.embedding.word, share.part("vocab_size"), ops.AllReduce())
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The keys and values of a slot to another slot, whatever the `length`, so that there is one graph."""

@@ -1,33 +1,41 @@
 """Text from a model: a prompt goes in, tokens come out one by one.
 
-Prompts and answers share the slots of one engine (`slots.py`, `scheduler.py`), whoever asks for them and when.
+All requests share the slots of one engine (`slots.py`, `scheduler.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.choice import Chosen
-from ms_codegeex.generation.loading import LoadedModel, load_model
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.devices import Devices
+from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.network import LocalNetwork, Network
+from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.host import available_cores, available_memory
+from ms_codegeex.generation.targets import check_memory, free_memory, use_device
+from ms_codegeex.host import available_cores
 
 MOST_SLOTS = 16
+FORBIDDEN = -1e6  # added to a logit
 
 
 def affordable_slots(each: int, weights: int) -> int:
     """How many slots of `each` bytes half of the memory that `weights` leave holds: 1 to `MOST_SLOTS`."""
-    memory = available_memory()
+    memory = free_memory()
     return MOST_SLOTS if memory is None else max(1, min(MOST_SLOTS, (memory - weights) // 2 // each))
 
 
@@ -37,7 +45,11 @@ class Generator:
 
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
-    of the same tokenizer, guesses tokens; the answers stay the same. `fast` and `cache_bits` as in `SlotEngine`.
+    of the same tokenizer, guesses tokens; the answers stay the same. `fast` and `cache_bits` as in `Sizes`. Of
+    several `devices`, each is a process with its share of the weights and of the cache (`devices.py`). `bits` (8 or 4)
+    rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA adapters by the names
+    that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none. `device` is a kind of
+    device (`targets.py`); without it, MindSpore chooses.
     """
 
     def __init__(
@@ -50,35 +62,56 @@ class Generator:
         speculate: str | Path | None = None,
         fast: bool = False,
         cache_bits: int = 32,
+        bits: int | None = None,
+        devices: int = 1,
+        adapters: Mapping[str, Path] | None = None,
+        device: str | None = None,
     ):
         """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
         ms.set_context(mode=ms.GRAPH_MODE)
-        model = load_model(Path(path))
+        if device is not None:
+            use_device(device, devices)
+        model = load_model(Path(path), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
+        self.sentinels = model.sentinels
         self.seq_length = seq_length or self.config.max_position_embeddings
         threads = available_cores() if threads is None else threads
-        self._options = {"threads": threads, "fast": fast, "cache_bits": cache_bits}
         self.slot_bytes = cache_bits // 8 * self.seq_length * self.config.cached_numbers  # keys and values
         weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
-        self.speculation = None if speculate is None else self._speculation(speculate)
+        # MindSpore's own operators hold quantised weights in FP32
+        check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
+        sizes = Sizes(self.seq_length, self.slots, threads, fast, cache_bits)
+        self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.most
-        self.engine = self._engine(model, self.seq_length, guesses)
+        found = load_adapters(adapters or {}, model)
+        declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in found]
+        self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}
+        for each, sentinels in zip(found, declared, strict=True):
+            if each.name == DEFAULT_ADAPTER and sentinels is not None:
+                self.sentinels = sentinels
+        self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(found, 1)}}
+        self.engine = self._engine(model, sizes, guesses, devices, found)
         self.scheduler = Scheduler(self.engine, self.speculation)
 
-    def _engine(self, model: LoadedModel, capacity: int, guesses: int = 0) -> SlotEngine:
-        return SlotEngine(
-            model.family.model,
-            model.config,
-            model.weights,
-            capacity,
-            allowed=min(model.tokenizer.vocab_size, model.config.vocab_size),
-            slots=self.slots,
-            guesses=guesses,
-            **self._options,
-        )
+    def _engine(
+        self,
+        model: LoadedModel,
+        sizes: Sizes,
+        guesses: int = 0,
+        devices: int = 1,
+        adapters: Sequence[Adapter] = (),
+    ) -> SlotEngine:
+        network: Network
+        check_devices(model.config, devices)
+        if devices > 1:
+            network = Devices(model, sizes, devices, {each.name: each.path for each in adapters})
+        else:
+            network = LocalNetwork(model.family.model, model.config, model.weights, sizes, adapters=adapters)
+        allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)
+        return SlotEngine(network, allowed=allowed, guesses=guesses)
 
-    def _speculation(self, name: str | Path) -> Speculation:
+    def _speculation(self, name: str | Path, sizes: Sizes) -> Speculation:
         if name == "ngram":
             return NgramSpeculation()
         draft = load_model(Path(name))
@@ -86,7 +119,8 @@ class Generator:
             raise UserError(
                 f"--speculate: {draft.path} has another tokenizer than {self.path}; give a model with the same one"
             )
-        return DraftSpeculation(self._engine(draft, min(self.seq_length, draft.config.max_position_embeddings)))
+        capacity = min(self.seq_length, draft.config.max_position_embeddings)
+        return DraftSpeculation(self._engine(draft, replace(sizes, capacity=capacity)))
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
         """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`.
@@ -104,37 +138,54 @@ class Generator:
             )
         return ids
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
+    def _adapter(self, name: str) -> int:
+        """The number of an adapter, 0 for the model alone."""
+        if name not in self._adapters:
+            known = ", ".join(filter(None, self._adapters)) or "none"
+            raise UserError(f"adapter: {name} is not loaded; known are {known}")
+        return self._adapters[name]
+
+    def logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
         self._check(ids)
-        return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids), ids)
+        number = self._adapter(adapter)
+        return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids, number), ids, adapter=number)
 
-    def all_logits(self, ids: Sequence[int]) -> np.ndarray:
+    def all_logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
         self._check(ids)
-        return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids))
+        number = self._adapter(adapter)
+        return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids, number))
 
-    def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
+    def log_probabilities(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
         self._check(ids)
-        return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids))
+        number = self._adapter(adapter)
+        return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids, number))
 
     def _check(self, ids: Sequence[int]) -> None:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
-        if wrong := [i for i in ids if not 0 <= i < self.engine.allowed]:
+        if wrong := [i for i in ids if not 0 <= i < self.engine.allowed and i not in self._marks]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
         """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for ids
         without a token, and for a bias of one."""
+        request = self.submit(ids, settings)
+        self.scheduler.start()
+        return request
+
+    def submit(self, ids: Sequence[int], settings: SamplingSettings, prompt_best: int | None = None) -> Request:
+        """The same for a caller that makes the scheduler's steps itself; `prompt_best` as in `Request`."""
         self._check(ids)
         self._check_bias(settings)
-        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id)
+        settings = self._without_marks(settings)
+        adapter = self._adapter(settings.adapter)
+        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
         self.scheduler.submit(request)
-        self.scheduler.start()
         return request
 
     def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
@@ -155,6 +206,11 @@ class Generator:
         if wrong := [number for number in settings.logit_bias if number >= self.engine.allowed]:
             raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
+    def _without_marks(self, settings: SamplingSettings) -> SamplingSettings:
+        """The settings that also forbid sentinels: they belong into prompts."""
+        forbidden = {number: FORBIDDEN for number in sorted(self._marks) if number < self.engine.allowed}
+        return replace(settings, logit_bias={**forbidden, **settings.logit_bias}) if forbidden else settings
+
     def speculated(self) -> dict[str, int]:
         """How many tokens were guessed, and how many of them were right; nothing without speculation."""
         if self.speculation is None:
@@ -165,13 +221,16 @@ class Generator:
         """The ids of `chosen`."""
         return (chosen.token for chosen in self.chosen(ids, settings))
 
-    def likeliest(self, sequences: Sequence[Sequence[int]], count: int) -> list[Sequence[tuple[int, float]]]:
+    def likeliest(
+        self, sequences: Sequence[Sequence[int]], count: int, adapter: str = ""
+    ) -> list[Sequence[tuple[int, float]]]:
         """The `count` likeliest tokens after each sequence, with their log-probabilities."""
+        number = self._adapter(adapter)
 
         def work(slots: list[int]) -> list[Sequence[tuple[int, float]]]:
-            return next_tokens(self.engine, slots, sequences, count)
+            return next_tokens(self.engine, slots, sequences, count, number)
 
-        return self.scheduler.call(work, sequences[0], len(sequences))
+        return self.scheduler.call(work, sequences[0], len(sequences), number)
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where

@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declared_infill, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.data.tokenizer.recorded import checkpoint_tokenizer, family_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.adapter_files import adapters_path
+from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.peft import CONFIG
+from ms_codegeex.formats.source_tokenizer import source_tokenizer
 from ms_codegeex.formats.sources import Source, open_source
+from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
-from ms_codegeex.generation.rows import TensorWeights, Weights
+from ms_codegeex.generation.weights import TensorWeights, Weights
 from ms_codegeex.models.registry import Family
+
+QUANTISED = "quantised"  # kind of the source of such a model
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model at `path`: its family, sizes and tokenizer, and its weights, which are read when they are asked for."""
+    """A model at `path`: its family, its sizes, and its weights, which are read when they are asked for. `source` is
+    what adapters belong to; of a quantised model it has only the shapes of the weights."""
 
     path: Path
     family: Family
     config: Any
     weights: Weights
-    tokenizer: Tokenizer
+    source: Source
+    find_tokenizer: Callable[[], Tokenizer]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that it was trained with; `UserError` if nothing says which."""
+        return self.find_tokenizer()
+
+    @cached_property
+    def sentinels(self) -> Sentinels | None:
+        """How it is prompted to fill in the middle; None if it was not trained for that, a `UserError` if what it says
+        is malformed or does not fit its tokenizer."""
+        return self.sentinels_in(self.source.infill, self.path)
+
+    def sentinels_in(self, infill: Mapping[str, Any] | None, place: Path) -> Sentinels | None:
+        """The same of what an adapter or the model at `place` declares."""
+        if infill is None:
+            return None
+        where = str(place / DESCRIPTION if (place / DESCRIPTION).is_file() else place)
+        found = sentinels(infill, where)
+        found.check(self.tokenizer, self.config.vocab_size, f"{where}: infill")
+        return found
 
 
-def load_model(path: Path) -> LoadedModel:
-    """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be."""
+def adapter_infill(path: Path) -> Mapping[str, Any] | None:
+    """What an adapter declares about filling in the middle: its directory, or the checkpoint that holds it."""
+    if (path / DESCRIPTION).is_file() or (path / CONFIG).is_file():
+        return declared_infill(path)
+    return resolve(path).state.get("infill")
+
+
+def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
+    """Where the files of a model and of a LoRA adapter are: for a run, its newest checkpoint."""
+    return (
+        model if is_quantised(model) else open_source(model).path,
+        None if adapter is None else adapters_path(adapter),
+    )
+
+
+def load_model(path: Path, bits: int | None = None) -> LoadedModel:
+    """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be.
+
+    With `bits` 8 or 4, each matrix is rounded when it is read; a quantised model must have these bits already.
+    """
     if is_quantised(path):
         model = QuantisedModel(path)
-        return LoadedModel(model.path, model.family, model.config, model, load_tokenizer(model.path))
+        if bits not in (None, model.bits):
+            raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give the model it was made of")
+        declared, shapes = declared_infill(model.path), model.config.parameter_shapes()
+        tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
+        source = Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared)
+        return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
     source = open_source(Path(path))
-    return LoadedModel(source.path, source.family, source.config, TensorWeights(source.tensors), _tokenizer(source))
-
-
-def _tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer that the model was trained with; a `UserError` if nothing says which."""
-    if source.kind == "huggingface":
-        return load_tokenizer(source.path)
-    if source.kind == "checkpoint":
-        return checkpoint_tokenizer(source.path, Checkpoint(source.path).state, source.family.name)
-    remedy = "convert it to a model directory, put its tokenizer there and generate from that"
-    return family_tokenizer(source.path, source.family.name, remedy)
+    weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
+    return LoadedModel(
+        source.path,
+        source.family,
+        source.config,
+        weights,
+        source,
+        lambda: source_tokenizer(source),
+    )

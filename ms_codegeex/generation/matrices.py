@@ -16,7 +16,9 @@ from ms_codegeex.formats.tensors import LazyTensor
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
 ROWS = 32  # a packed matrix has a multiple of so many rows
 MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of so many columns
+MOST_RANK = 1024  # of an adapter
 _LARGEST = {8: 127, 4: 7}
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,30 @@ class Quantised:
         """(n, k)"""
         n, k = self.values.shape
         return n, k
+
+    def part(self, rows: slice, columns: slice) -> Quantised:
+        """Some rows and columns, in memory of their own. `UserError` if columns of 4 bits begin or end within 32."""
+        values = np.array(self.values[rows, columns], order="C")
+        if self.scales is None or self.bits == 8:
+            return Quantised(values, self.bits, None if self.scales is None else self.scales[rows].copy())
+        begin, end, _ = columns.indices(self.shape[1])
+        borders = [begin] if end == self.shape[1] else [begin, end]
+        group = next((g for g in GROUPS[::-1] if self.group % g == 0 and not any(b % g for b in borders)), None)
+        if group is None:
+            raise UserError(
+                f"--devices: columns {begin} to {end} of a 4-bit matrix do not begin and end at multiples of 32; "
+                "choose another number of devices, or 8 bits"
+            )
+        scales = self.scales[rows].repeat(self.group // group, 1)[:, begin // group : -(-end // group)]
+        return Quantised(values, 4, np.ascontiguousarray(scales), group)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to the product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
+
+    a: np.ndarray
+    b: np.ndarray
 
 
 def check_bits(bits: int, group: int = 64) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, write_json
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, check_bits, quantise, scales_of, stored
+from ms_codegeex.generation.matrices import WHOLE, Quantised, check_bits, quantise, scales_of, stored
 from ms_codegeex.models.registry import Family, family
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
@@ -85,6 +86,9 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     with atomic_directory(output) as directory:
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)
+        for name, content in description_files(source.infill).items():
+            if not (directory / name).exists():
+                (directory / name).write_bytes(content)
         write_safetensors(directory / TENSORS, tensors, checksums=True)
     return {
         "output": str(output),
@@ -113,8 +117,8 @@ class QuantisedModel:
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
         try:
-            fields = FamilyFormats(self.family).sizes.from_ours(sizes)
-            self.config = self.family.config.build_config(None, fields)
+            self.fields = FamilyFormats(self.family).sizes.from_ours(sizes)
+            self.config = self.family.config.build_config(None, self.fields)
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
         check_layers(self.config, self._file.names, str(where))
@@ -135,15 +139,19 @@ class QuantisedModel:
             if given[1] != shape or dtype not in (None, given[0]):
                 raise UserError(f"{self.path / TENSORS}: {name} is {given[0]} {given[1]}, expected {dtype} {shape}")
 
-    def matrix(self, name: str) -> Quantised:
-        """[n, k]"""
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+        """[n, k], or a part of it"""
+        part = (rows, columns) != (WHOLE, WHOLE)
         if name + SCALES not in self._file.names:
-            return stored(self._file.lazy(name))
-        values, scales = (self._file.lazy(key).array() for key in (name, name + SCALES))
+            tensor = self._file.lazy(name)
+            return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE) if part else stored(tensor)
+        values, scales = (self._file.lazy(key).array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
-            return Quantised(values, 8, scales)
-        return Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+            found = Quantised(values, 8, scales)
+        else:
+            found = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+        return found.part(WHOLE, columns) if part else found
 
-    def vector(self, name: str) -> np.ndarray:
-        """FP32 [n]"""
-        return self._file.lazy(name).float32()
+    def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """FP32 [n], or a part of it"""
+        return self._file.lazy(name).window((rows,)).float32()

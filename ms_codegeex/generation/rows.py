@@ -6,57 +6,47 @@ in the place of the ids. Padding rows are at position `capacity`, where no seque
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import Quantised, quantise, stored
+
+@dataclass(frozen=True)
+class Sizes:
+    """`slots` sequences of up to `capacity` positions.
+
+    `threads` > 0 asks for the compiled operators; where they cannot be had, and with 0, MindSpore's own do the work.
+    `fast` rounds the activations in front of 8-bit and 4-bit weights to 8 bits, which only compiled operators can;
+    `cache_bits` 16 keeps keys and values in FP16.
+    """
+
+    capacity: int
+    slots: int = 1
+    threads: int = 0
+    fast: bool = False
+    cache_bits: int = 32
 
 
-class Weights(Protocol):
-    """A model's weights by our names. `bits` are those of its products, or None where nothing was rounded."""
+@dataclass(frozen=True)
+class Rows:
+    """The inputs of a pass: rows int32 [3, m, 1] or [3, 1, m], the `wanted` rows' numbers int32 [n], `settings`,
+    `edits` and `places` as `choice.pack` makes them, and the number of each row's adapter int32 [m], 0 for none."""
 
-    bits: int | None
-
-    def matrix(self, name: str) -> Quantised:
-        """[n, k]"""
-
-    def vector(self, name: str) -> np.ndarray:
-        """FP32 [n]"""
-
-
-class TensorWeights:
-    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`. FP16 and BF16
-    stay what they are, others become FP32."""
-
-    def __init__(
-        self,
-        tensors: Mapping[str, LazyTensor],
-        bits: int | None = None,
-        group: int = 64,
-        products: Collection[str] = (),
-    ):
-        self.tensors, self.bits, self.group, self.products = tensors, bits, group, products
-
-    def matrix(self, name: str) -> Quantised:
-        """[n, k]"""
-        tensor = self.tensors[name]
-        rounded = self.bits is not None and name in self.products
-        return quantise(tensor.float32(), self.bits, self.group) if rounded else stored(tensor)
-
-    def vector(self, name: str) -> np.ndarray:
-        """FP32 [n]"""
-        return self.tensors[name].float32()
+    rows: np.ndarray
+    wanted: np.ndarray
+    settings: np.ndarray
+    edits: np.ndarray
+    places: np.ndarray
+    adapters: np.ndarray
 
 
 class Same(nn.Cell):
     """The first input."""
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """x"""
         return x
 
@@ -71,6 +61,21 @@ class WordOfRows(nn.Cell):
     def construct(self, rows: Tensor) -> Tensor:
         """int32 [3, s, c] -> FP32 [s, c, H]"""
         return self.table(rows[0])
+
+
+class SharedRows(nn.Cell):
+    """A table of which this process has the rows from `begin` to `end`; `total` adds what all processes have."""
+
+    def __init__(self, table: nn.Cell, part: slice, total: nn.Cell):
+        super().__init__()
+        self.table, self.total = table, total
+        self.begin, self.end = Tensor(part.start, ms.int32), Tensor(part.stop, ms.int32)
+
+    def construct(self, indices: Tensor) -> Tensor:
+        """int32 [...] -> FP32 [..., H]"""
+        here = ops.logical_and(indices >= self.begin, indices < self.end)
+        x = self.table(ops.select(here, indices - self.begin, ops.zeros_like(indices)))
+        return self.total(x * ops.expand_dims(ops.cast(here, ms.float32), -1))
 
 
 class RowMask(nn.Cell):

@@ -1,4 +1,4 @@
-"""How an answer is written, as a user says it."""
+"""A user's settings for an answer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from ms_codegeex.errors import UserError
 
 MOST_LOG_PROBABILITIES = 256
 MOST_BEAMS = 64
+MOST_TOP_K = 1 << 30  # the kernel takes no more
+DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How answers are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; equal `seed`s give equal
+    """How answers are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; equal seeds give equal
     text.
 
     Before that, logits are edited: those of tokens in the prompt or the answer are divided by `repetition_penalty`
     (multiplied if they are negative; 1 is off); those of tokens in the answer lose `presence_penalty`, and
     `frequency_penalty` for each time that they are there; `logit_bias` adds numbers to ids' logits (-100 forbids,
     in effect). `log_probabilities` likeliest tokens are reported with each new one.
+
+    `adapter` names the adapter that computes the answer.
 
     An answer ends before the first text of `stop`. Of `n` answers, each has the seed after that of the one before. With
     `beams` above 1, the n best answers of a beam search are given (`beams.py`) and nothing is drawn.
@@ -39,12 +43,13 @@ class SamplingSettings:
     n: int = 1
     beams: int = 1
     length_penalty: float = 1.0
+    adapter: str = DEFAULT_ADAPTER
 
     def __post_init__(self) -> None:
         for name, right, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("temperature", 0 <= self.temperature < 100, "0 (greedy) or more"),
-            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("temperature", 0 <= self.temperature < 100, "0 (greedy) to less than 100"),
+            ("top_k", 0 <= self.top_k <= MOST_TOP_K, "0 (off) to 2^30"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             ("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
             ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100 (1: off)"),

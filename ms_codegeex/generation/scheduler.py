@@ -31,9 +31,19 @@ class Request:
 
     count = 1  # slots
 
-    def __init__(self, ids: Sequence[int], settings: SamplingSettings, limit: int, eos: int | None = None):
-        """`limit`: of prompt and answer together, as the engine's capacity."""
-        self.ids, self.settings, self.eos = list(ids), settings, eos
+    def __init__(
+        self,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        limit: int,
+        eos: int | None = None,
+        prompt_best: int | None = None,
+        adapter: int = 0,
+    ):
+        """`limit`: of prompt and answer together, as the engine's capacity. With `prompt_best`, the ids of the prompt
+        are reported in `scored` as those of the answer are, with so many likeliest ones. `adapter` is the number of the
+        one that computes the answer, 0 for none."""
+        self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
@@ -41,6 +51,9 @@ class Request:
         self.finish, self.cancelled = "", False
         self.guessed = self.accepted = 0
         self.error: BaseException | None = None
+        self.ended = False  # `new` has given all
+        self.prompt_best = prompt_best
+        self.scored: list[Chosen] = []  # ids of the prompt but the first
         self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
 
     def cancel(self) -> None:
@@ -53,9 +66,27 @@ class Request:
         if self.error is not None:
             raise self.error
 
+    def new(self) -> list[Chosen]:
+        """The tokens since the last call, for a caller that makes the scheduler's steps itself; see `ended`."""
+        found = []
+        while not self._tokens.empty():
+            if (token := self._tokens.get()) is None:
+                self.ended = True
+            else:
+                found.append(token)
+        return found
+
     def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
         """Of the next token, or of that after a `guess`."""
         return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
+
+    def prompt_choices(self, begin: int, end: int) -> list[TokenChoice]:
+        """Of the tokens after ids `begin` to `end` of the prompt, as far as anybody wants to know."""
+        last = [self.choice()] if end == len(self.ids) else []
+        if self.prompt_best is None:
+            return last
+        given = self.ids[begin + 1 : end + 1]
+        return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
     def take(self, chosen: Chosen) -> None:
         """The next token. `RunFailure` if its probability is not a number."""
@@ -76,10 +107,11 @@ class Request:
 
 
 class Call:
-    """Other work for an engine: with `count` slots, the first of which holds as much of `ids` as any."""
+    """Other work for an engine: with `count` slots, the first of which holds as much of `ids`, computed with an
+    `adapter`, as any."""
 
-    def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1):
-        self.work, self.ids, self.count, self.cancelled = work, list(ids), count, False
+    def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
+        self.work, self.ids, self.count, self.adapter, self.cancelled = work, list(ids), count, adapter, False
         self.result: Future[Any] = Future()
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
@@ -105,6 +137,8 @@ class Scheduler:
     def __init__(self, engine: SlotEngine, speculation: Speculation | None = None):
         self.engine, self.speculation = engine, speculation
         self.guessed = self.accepted = 0  # tokens
+        self.reused = 0  # tokens of prompts that were there already
+        self.passes = 0
         self._lock, self._running = threading.Lock(), False
         self._waiting: deque[Request | Call] = deque()
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
@@ -115,10 +149,10 @@ class Scheduler:
         with self._lock:
             self._waiting.append(work)
 
-    def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1) -> Any:
-        """The result of `work(slots)`, which may use the engine and these slots between two steps. `count` and `ids` as
-        in `Call`."""
-        call = Call(work, ids, min(count, self.engine.slots))
+    def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
+        """The result of `work(slots)`, which may use the engine and these slots between two steps. `count`, `ids` and
+        `adapter` as in `Call`."""
+        call = Call(work, ids, min(count, self.engine.slots), adapter)
         self.submit(call)
         self.start()
         return call.result.result()
@@ -157,6 +191,7 @@ class Scheduler:
         self._admit()
         planned = self._decoding()
         self._add_prompts(planned)
+        self.passes += bool(planned)
         found = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, found, strict=True):
             if chosen:
@@ -197,20 +232,25 @@ class Scheduler:
                     continue
             begin = len(self.engine.cached[request.slot])
             ids = request.ids[begin : begin + room]
-            choices = [request.choice()] if begin + len(ids) == len(request.ids) else []
+            choices = request.prompt_choices(begin, begin + len(ids))
             planned.append((Part(request.slot, begin, ids, choices), request))
             room -= len(ids)
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
-        """The tokens up to the first that was guessed wrong."""
-        guess, accepted = part.ids[len(part.ids) - len(tokens) + 1 :], 0
+        """The tokens up to the first that was guessed wrong; those of a prompt first."""
+        if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
+            request.scored += tokens[:left]
+            if not (tokens := tokens[left:]):
+                return
+        guess = part.ids[len(part.ids) - len(tokens) + 1 :]
         if not request.cancelled:
-            request.take(tokens[0])
-            for token, guessed in zip(tokens[1:], guess, strict=True):
-                if request.finish or request.ids[-1] != guessed:
-                    break
-                request.take(token)
-                accepted += 1
+            try:
+                accepted = self._take(request, tokens, guess)
+            except RunFailure as error:  # of this request; other logits may be finite
+                self.engine.cached[request.slot].clear()
+                self._leave(request.slot)
+                request.end("error", error)
+                return
             if guess and self.speculation is not None:
                 self.guessed, self.accepted = self.guessed + len(guess), self.accepted + accepted
                 request.guessed, request.accepted = request.guessed + len(guess), request.accepted + accepted
@@ -218,6 +258,16 @@ class Scheduler:
         del self.engine.cached[request.slot][len(request.ids) - 1 :]
         if request.cancelled or request.finish:
             self._end(request, request.finish or "cancelled")
+
+    @staticmethod
+    def _take(request: Request, tokens: Sequence[Chosen], guess: Sequence[int]) -> int:
+        """Give a request its tokens; how many guesses were right."""
+        request.take(tokens[0])
+        for accepted, (token, guessed) in enumerate(zip(tokens[1:], guess, strict=True)):
+            if request.finish or request.ids[-1] != guessed:
+                return accepted
+            request.take(token)
+        return len(guess)
 
     def _end(self, request: Request, finish: str) -> None:
         self._leave(request.slot)
@@ -243,12 +293,12 @@ class Scheduler:
             elif work.prompt >= work.limit:
                 work.end("length")
             else:
-                work.slot = self._place(work.ids)
+                work.slot = self._place(work)
                 self._active[work.slot] = work
                 self._reuse(work)
 
     def _run(self, call: Call) -> None:
-        first = self._place(call.ids)
+        first = self._place(call)
         slots = [first, *(slot for slot in self._free() if slot != first)][: call.count]
         try:
             call.result.set_result(call.work(slots))
@@ -262,26 +312,35 @@ class Scheduler:
         slots = (slot for slot in range(self.engine.slots) if slot not in self._active)
         return sorted(slots, key=lambda slot: self._used[slot])
 
-    def _place(self, ids: Sequence[int]) -> int:
+    def _place(self, work: Request | Call) -> int:
         """The free slot with the longest common beginning, or if that of a busy one is longer, the least recently
         used."""
-        begins, free = [shared(cached, ids[:-1]) for cached in self.engine.cached], self._free()
+        ids, free = work.ids[:-1], self._free()
+        begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])
         return free[0] if max(begins) > begins[best] else best
 
     def _reuse(self, request: Request) -> None:
         """Copy the longest common beginning of another slot, or wait for an earlier request that is about to compute a
         longer one."""
-        cached, ids = self.engine.cached, request.ids[:-1]
-        own = self.engine.keep(request.slot, request.ids)
-        begins = {slot: shared(cached[slot], ids) for slot in range(self.engine.slots) if slot != request.slot}
+        if request.prompt_best is not None:  # every position is computed
+            self.engine.clear(request.slot, request.adapter)
+            return
+        cached, ids, adapter = self.engine.cached, request.ids[:-1], request.adapter
+        own = self.engine.keep(request.slot, request.ids, adapter)
+        others = (slot for slot in range(self.engine.slots) if slot != request.slot)
+        begins = {slot: self.engine.common(slot, ids, adapter) for slot in others}
         source = max(begins, key=begins.__getitem__, default=request.slot)
         most = max(own, begins.get(source, 0))
         request.leader = None
         for earlier in self._active.values():
             if earlier is request:
                 break
+            if earlier.adapter != adapter:
+                continue
             if len(cached[earlier.slot]) < (length := shared(earlier.ids[: earlier.prompt], ids)) > most:
                 request.leader, most = earlier, length
-        if request.leader is None and most > own:
-            self.engine.copy(source, request.slot, most)
+        if request.leader is None:
+            self.reused += most
+            if most > own:
+                self.engine.copy(source, request.slot, most)

@@ -88,6 +88,11 @@ def words(known: Sequence[str]) -> Rule:
     return Rule(lambda text: any(word in text for word in known), scan)
 
 
+def cut(text: str, known: Iterable[str]) -> str:
+    """The text before the first of these words, all of it without one."""
+    return text[: min((place for word in known if (place := text.find(word)) >= 0), default=len(text))]
+
+
 def _closed(depth: int = 0) -> Scanner:
     def each(piece: str) -> int | None:
         nonlocal depth

@@ -47,6 +47,7 @@ def packed_sequences(
     num_samples: int | None = None,
     column_names: list[str] | None = None,
     num_shards: int | None = None,
+    shard_id: int | None = None,
     **trainers: Any,
 ) -> GeneratorDataset:
     """mindformers' data loader `PackedSequences` over a directory made by `ms-codegeex prepare`.
@@ -57,7 +58,8 @@ def packed_sequences(
         split: `train` or `validation`.
         num_samples: sequences per epoch, by default each one once; more repeat the data in another order.
         column_names: `input_columns` of the YAML's `train_dataset`, the names of the columns.
-        num_shards: devices that share the data; more than one is a `UserError`.
+        num_shards: devices that share the data; together, the batches of a step are one batch of a single device.
+        shard_id: number of this device.
         trainers: what mindformers passes to every loader (batch size, workers); batching comes after this loader.
     """
     where = "train_dataset.data_loader"
@@ -72,8 +74,6 @@ def packed_sequences(
         raise UserError(f"{where}.num_samples: found {num_samples!r}; give the sequences per epoch, or leave it out")
     if column_names != COLUMNS:
         raise UserError(f"train_dataset.input_columns: found {column_names}; this loader's are {COLUMNS}")
-    if num_shards not in (None, 1):
-        raise UserError("use_parallel: this loader serves one device; train on several with `ms-codegeex train`")
     data = open_sequences(Path(dataset_dir), split, seq_length, current_seed())
     if not isinstance(data, PackedSequences):
         raise UserError(
@@ -81,4 +81,7 @@ def packed_sequences(
             "on; train on them with `ms-codegeex train`"
         )
     source = _Samples(data, num_samples or data.size)
-    return GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+    shards = {"num_shards": num_shards, "shard_id": shard_id} if num_shards and num_shards > 1 else {}
+    return GeneratorDataset(
+        source, COLUMNS, shuffle=False, num_parallel_workers=1, python_multiprocessing=False, **shards
+    )

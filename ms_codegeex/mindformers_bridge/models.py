@@ -16,6 +16,7 @@ from ms_codegeex.config.model import model_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.errors import UserError
 from ms_codegeex.mindformers_bridge.dataset import current_seed
+from ms_codegeex.mindformers_bridge.wrapper import data_parallel_devices
 from ms_codegeex.models.registry import family
 from ms_codegeex.training.build import build_network
 from ms_codegeex.training.initialise import initial_weight
@@ -125,6 +126,8 @@ class FamilyModel(PreTrainedModel):
         self.network_of_sums = build_network(run)
         self.seq_length, self.eos_token_id = run.seq_length, config.eos_token_id
         self.needs_samples = run.training.dropout > 0
+        self.world = data_parallel_devices()
+        self.reduce = ops.AllReduce() if self.world > 1 else None
         sizes = run.model.sizes
         for parameter in self.trainable_params():
             if not parameter.has_init:  # otherwise mindformers has deferred the allocation, and will load a checkpoint
@@ -145,7 +148,10 @@ class FamilyModel(PreTrainedModel):
         inputs, labels = input_ids[:, :-1], input_ids[:, 1:]
         mask = ops.cast(ops.not_equal(inputs, self.eos_token_id), ms.float32)
         sums = self.network_of_sums(inputs, labels, mask, samples)
-        return sums[0] / ops.maximum(sums[1], Tensor(1.0, ms.float32))
+        count = sums[1]
+        if self.world > 1:  # so that the mean of the devices' losses is the loss of the whole batch
+            count = self.reduce(ops.stop_gradient(count)) / self.world
+        return sums[0] / ops.maximum(count, Tensor(1.0 / self.world, ms.float32))
 
 
 def family_classes(name: str) -> tuple[type[FamilyConfig], type[FamilyModel]]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.communication import get_group_size
 
 from ms_codegeex.config import LossScaleConfig
 from ms_codegeex.errors import UserError
-from ms_codegeex.training.step import StepSettings, TrainStep
+from ms_codegeex.training.step import StepSettings, TrainStep, reduced
 
 NEVER = 2**31 - 1
 # passed by mindformers' Trainer even if the YAML does not set them, with the values that mean "off"
@@ -33,6 +34,19 @@ def _loss_scale(scale_sense: Any) -> LossScaleConfig:
     return LossScaleConfig(initial=1.0 if scale_sense is None else float(scale_sense), window=NEVER, factor=1.0)
 
 
+def data_parallel_devices() -> int:
+    """How many devices share each batch; a `UserError` for a mode of parallelism other than copies of the model."""
+    mode = ms.get_auto_parallel_context("parallel_mode")
+    if mode == "stand_alone":
+        return 1
+    if mode != "data_parallel":
+        raise UserError(
+            f"parallel.parallel_mode: found {mode}; under mindformers' Trainer these models are copied to every device "
+            "(parallel_mode: 0); `ms-codegeex train` shards them over tensor and pipeline devices"
+        )
+    return get_group_size()
+
+
 def _times(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
@@ -41,7 +55,7 @@ class PortableTrainOneStepCell(TrainStep):
     """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
 
     The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, weights and optimizer stay as
-    they are.
+    they are. Devices that hold copies of the model average their losses and gradients.
 
     Args:
         network: columns of the dataset -> scalar loss.
@@ -69,10 +83,10 @@ class PortableTrainOneStepCell(TrainStep):
                 )
         if use_clip_grad and not max_grad_norm > 0:
             raise UserError(f"runner_wrapper.max_grad_norm: {max_grad_norm} is not above 0; set use_clip_grad: False")
-        if ms.get_auto_parallel_context("parallel_mode") != "stand_alone":
-            raise UserError("use_parallel: this step serves one device; train on several with `ms-codegeex train`")
         clip = float(max_grad_norm) if use_clip_grad else 0.0
-        super().__init__(network, optimizer, StepSettings(1, clip_norm=clip, loss_scale=_loss_scale(scale_sense)))
+        world, scale = data_parallel_devices(), _loss_scale(scale_sense)
+        settings = StepSettings(1, world=world, reduce_gradients=world > 1, clip_norm=clip, loss_scale=scale)
+        super().__init__(network, optimizer, settings)
         self.grouped_rates = bool(getattr(optimizer, "is_group_lr", False))
         self.join, self.one, self.nothing = ops.Concat(0), Tensor([1.0], ms.float32), Tensor([0.0], ms.float32)
 
@@ -81,12 +95,15 @@ class PortableTrainOneStepCell(TrainStep):
         scale = self.scale + 0.0  # a copy: the parameter changes below
         loss = self.network(*columns)
         gradients = self.grad(self.network, self.weights)(*columns, ops.ones_like(loss) * scale)
-        # a mean counts as one token
+        if self.reduces_gradients:
+            gradients = self.map(ops.partial(reduced, self.reduce), gradients)
+        # a device's mean counts as one token
         sums = self.join((ops.reshape(ops.cast(loss, ms.float32), (1,)), self.one, self.nothing))
-        mean, _, square = self._global_sums(sums, gradients, scale)
-        norm = ops.sqrt(square)  # not a number after an overflow
+        total, devices, square = self._global_sums(sums, gradients, scale)
+        mean = total / devices
+        norm = ops.sqrt(square) / devices  # not a number after an overflow
         finite = ops.isfinite(norm)
-        factor = 1.0 / scale
+        factor = 1.0 / (scale * devices)
         if self.clip > 0:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_times, factor), gradients)

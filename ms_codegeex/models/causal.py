@@ -36,6 +36,7 @@ class Build:
     reset_at_eos: bool = True
     micro_batch: int = 1
     loss_chunk: int = 0
+    z_loss: float = 0.0
     head_table: bool = False
     kernels: Kernels = field(default_factory=Kernels)
 
@@ -75,6 +76,8 @@ class Build:
 class InputEmbedding(nn.Cell):
     """word[ids], plus position[p] if `learned_positions`; dropout, cast to the compute dtype."""
 
+    computed_in_dtype = ("cast",)
+
     def __init__(self, config: DecoderConfig, build: Build, learned_positions: bool = False):
         super().__init__()
         self.dtype, self.hidden_size = build.dtype, config.hidden_size
@@ -82,6 +85,7 @@ class InputEmbedding(nn.Cell):
         self.position = build.embedding(config, "embedding.position") if learned_positions else None
         self.add = ops.Add() if learned_positions else None
         self.dropout, self.cast = build.drop(config.hidden_size, 0), ops.Cast()
+        self.dropout.computed_in_dtype = ()  # it comes before the cast
 
     def construct(self, ids: Tensor, sample_keys: Tensor, positions: Tensor | None = None) -> Tensor:
         """ids int32 [batch, seq], sample_keys [batch], positions [batch, seq] -> [batch*seq, H]"""
@@ -93,6 +97,8 @@ class InputEmbedding(nn.Cell):
 
 class QueryEmbedding(Embedding):
     """Rows of a table as activations: in the compute dtype, [batch*seq, H]."""
+
+    computed_in_dtype = ("cast",)
 
     def __init__(self, rows: int, hidden_size: int, init_std: float, dtype: ms.Type):
         super().__init__(rows, hidden_size, init_std)
@@ -115,7 +121,7 @@ class Head(nn.Cell):
 
 
 class CausalLoss(nn.Cell):
-    """Σ mask·nll of the next tokens and Σ mask; the training step divides the two sums over the global batch.
+    """Σ mask·(nll + z-loss) of the next tokens and Σ mask. The training step divides the sums over the global batch.
 
     They are one tensor because a pipelined network may have only one output.
     """
@@ -125,9 +131,9 @@ class CausalLoss(nn.Cell):
         self.model = model
         rows, bias = build.micro_batch * build.seq_length, model.head is not None and model.head.bias is not None
         self.loss = (
-            ChunkedCrossEntropy(rows, build.loss_chunk, bias)
+            ChunkedCrossEntropy(rows, build.loss_chunk, bias, build.z_loss)
             if build.loss_chunk
-            else CrossEntropy(config.vocab_size, build.dtype, bias)
+            else CrossEntropy(config.vocab_size, build.dtype, bias, build.z_loss)
         )
         self.has_bias = bias
         self.sums = Sums()

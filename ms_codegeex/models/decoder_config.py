@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
-from ms_codegeex.models.parameters import RMS_NORM, ParameterTable
+from ms_codegeex.errors import UserError
+from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
 
 class DecoderConfig:
@@ -74,8 +77,15 @@ class DecoderConfig:
         return 2 * self.attention_layers * self.kv_size
 
     def initial_std(self, name: str) -> float:
-        """Standard deviation of a layer's initial weight; `name`: of one of its parameters."""
-        return getattr(self, self.table.layer(name.rpartition(".")[0]).std)
+        """Standard deviation of a layer's initial weight, or of its adapter's; `name`: of one of its parameters.
+
+        An adapter's first factor has the variance of PEFT's uniform numbers, whose bound is 1 / sqrt(columns).
+        """
+        place, _, kind = name.rpartition(".")
+        layer = self.table.layer(place)
+        if kind in (LORA_A, LORA_B):
+            return 1 / math.sqrt(3 * layer.shape(self)[1]) if kind == LORA_A else 0.0
+        return getattr(self, layer.std)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in the table's order."""
@@ -87,17 +97,37 @@ class DecoderConfig:
         layers = self.table.layers(self.num_layers)
         return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.product)
 
+    def adapted_layers(self, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each linear layer that has one of `targets` in its dotted name, such as `attention` or
+        `feed_forward.up`. `UserError` for a target that none has."""
+        linear = {layer.name: layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear}
+        found = {target: [name for name in linear if f".{target}." in f".{name}."] for target in targets}
+        for target, names in found.items():
+            if not names:
+                known = ", ".join(layer.name for layer in self.table.block if layer.role.linear)
+                raise UserError(f"lora.targets: no linear layer is named {target}; known are {known}")
+        chosen = {name for names in found.values() for name in names}
+        return {name: shape for name, shape in linear.items() if name in chosen}
+
+    def adapter_shapes(self, targets: Sequence[str], rank: int) -> dict[str, tuple[int, int]]:
+        """Every parameter of adapters of this rank on these layers, and its shape."""
+        found: dict[str, tuple[int, int]] = {}
+        for layer, (rows, columns) in self.adapted_layers(targets).items():
+            found |= {f"{layer}.{LORA_A}": (rank, columns), f"{layer}.{LORA_B}": (rows, rank)}
+        return found
+
     def parameter_count(self) -> int:
         """Number of trainable parameters."""
         layers = self.table.layers(self.num_layers)
         return sum(parameter.size for layer in layers for parameter in layer.parameters(self))
 
-    def flops_per_token(self, seq_length: int) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward.
+    def flops_per_token(self, seq_length: int, frozen: bool = False) -> int:
+        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward; with
+        `frozen` weights once, as they have no gradient.
 
         Counts the matrix products (linear layers, full attention square as computed, logits), not element-wise work.
         """
         linear = (layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear)
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
-        return 3 * 2 * (multiplied + attention)
+        return 2 * ((2 if frozen else 3) * multiplied + 3 * attention)

@@ -121,7 +121,8 @@ class ForeignFormats:
 
     `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
     that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that say what
-    the original software cannot run of a model of these sizes.
+    the original software cannot run of a model of these sizes. `classes`: files in `formats/exported/` with classes for
+    transformers that run a model of any sizes; a model directory gets them.
     """
 
     sizes: SizeKeys
@@ -129,3 +130,4 @@ class ForeignFormats:
     visible: Mapping[str, tuple[str, int]]
     ranks: Callable[[Any], tuple[int, str]]
     limits: Callable[[Any], Sequence[str]]
+    classes: tuple[str, ...] = ()

@@ -2,7 +2,9 @@
 
 Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that
 `parallel/strategies.py` shards is an attribute of its cell, so that strategies can be set from outside. Parameters are
-FP32 masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32.
+FP32 masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32. A cell
+lists in `computed_in_dtype` its operators whose operands or result have the compute dtype; operators that only move
+numbers are left out. In `constants` it lists its attributes that are numbers and operands of such an operator.
 """
 
 from __future__ import annotations
@@ -18,8 +20,28 @@ from mindspore.common.initializer import Normal, initializer
 MASKED_SCORE = -10000.0  # representable in FP16, vanishes in the softmax (CodeGeeX release)
 
 
+def type_constants(network: nn.Cell) -> None:
+    """Let the constants of a network have the dtype of the tensors they meet: the kernels of a GPU multiply FP16 with
+    FP16 only, where others take a number as FP32. The constants are then rounded to FP16."""
+    for _, cell in list(network.cells_and_names()):
+        for name in getattr(cell, "constants", ()):
+            setattr(cell, name, Tensor(getattr(cell, name), ms.float32))
+
+
+def typed(number: float | Tensor, x: Tensor) -> float | Tensor:
+    """A constant as the operand of `x`: the number, or in the dtype of `x` after `type_constants`."""
+    if isinstance(number, Tensor):
+        return ops.cast(number, x.dtype)
+    return number
+
+
 class Linear(nn.Cell):
-    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`."""
+    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`.
+
+    It ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from.
+    """
+
+    computed_in_dtype = ("cast_weight", "matmul", "cast_bias", "add")
 
     def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type, bias: bool = True):
         super().__init__()
@@ -29,8 +51,10 @@ class Linear(nn.Cell):
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
             self.cast_bias, self.add = ops.Cast(), ops.Add()
+        else:
+            self.computed_in_dtype = ("cast_weight", "matmul")
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """[rows, in] -> [rows, out]"""
         y = self.matmul(x, self.cast_weight(self.weight, self.dtype))
         return self.add(y, self.cast_bias(self.bias, self.dtype)) if self.has_bias else y
@@ -41,6 +65,8 @@ class LayerNorm(nn.Cell):
 
     Written from elementary operators: MindSpore's CPU kernel and its gradient take more than twice as long.
     """
+
+    computed_in_dtype = ("up", "down")
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
         super().__init__()
@@ -68,6 +94,8 @@ class RMSNorm(nn.Cell):
     The release keeps everything in bf16 for bf16 activations (modeling_chatglm.py); here the variance is FP32 for every
     dtype, as in the release for fp16 and fp32.
     """
+
+    computed_in_dtype = ("up", "down")
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
         super().__init__()
@@ -99,17 +127,22 @@ class Embedding(nn.Cell):
 class FastGelu(nn.Cell):
     """x * sigmoid(1.702 x), the closed form of the release's fast_gelu."""
 
+    computed_in_dtype, constants = ("scale", "sigmoid", "multiply"), ("slope",)
+
     def __init__(self):
         super().__init__()
+        self.slope = 1.702
         self.scale, self.sigmoid, self.multiply = ops.Mul(), ops.Sigmoid(), ops.Mul()
 
     def construct(self, x: Tensor) -> Tensor:
         """elementwise"""
-        return self.multiply(x, self.sigmoid(self.scale(x, 1.702)))
+        return self.multiply(x, self.sigmoid(self.scale(x, typed(self.slope, x))))
 
 
 class SwiGlu(nn.Cell):
     """silu(gate) * up with silu(x) = x * sigmoid(x)."""
+
+    computed_in_dtype = ("sigmoid", "silu", "multiply")
 
     def __init__(self):
         super().__init__()
@@ -165,6 +198,7 @@ class Dropout(nn.Cell):
             self.key_column, self.combine = (-1, *(1,) * len(shape)), [ops.BitwiseXor() for _ in lines]
             self.product, self.compare, self.cast = ops.Mul(), ops.GreaterEqual(), ops.Cast()
             self.scale, self.drop = ops.Mul(), ops.Mul()
+            self.computed_in_dtype, self.constants = ("scale", "drop"), ("scale_of_kept",)
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x [batch, *shape], or with the batch folded into the first of these axes, sample_keys int32 [batch] -> x with
@@ -177,7 +211,7 @@ class Dropout(nn.Cell):
         if x.ndim == len(self.shape):
             h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
         kept = self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
-        return self.drop(x, ops.stop_gradient(self.scale(kept, self.scale_of_kept)))
+        return self.drop(x, ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x))))
 
 
 class CausalMask(nn.Cell):
@@ -268,6 +302,7 @@ class Rotary(nn.Cell):
         self.out_dtype = out_dtype
         self.up, self.swap, self.down = ops.Cast(), ops.ReverseV2([4]), ops.Cast()
         self.times_cos, self.times_sin, self.add = ops.Mul(), ops.Mul(), ops.Add()
+        self.computed_in_dtype = ("up",) if out_dtype == ms.float32 else ("up", "down")
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch, heads, seq, d], cos and sin FP32 [batch, 1, seq, d] -> [batch, heads, seq, d]"""
@@ -291,6 +326,8 @@ class AttentionCore(nn.Cell):
     `rotary` turns queries and keys.
     """
 
+    constants = ("scale",)
+
     def __init__(
         self,
         heads: Heads,
@@ -301,8 +338,8 @@ class AttentionCore(nn.Cell):
         scores_dtype: ms.Type | None = None,
     ):
         super().__init__()
-        self.heads, self.merged = heads, (-1, heads.count * heads.size)
-        self.shared, self.scale = heads.count // heads.groups, 1.0 / math.sqrt(math.sqrt(heads.size))
+        self.take(heads)
+        self.scale = 1.0 / math.sqrt(math.sqrt(heads.size))
         self.dtype, self.softmax_dtype = dtype, softmax_dtype
         self.split, self.split_shared, self.merge = ops.Transpose(), ops.Transpose(), ops.Transpose()
         self.turn_query = Rotary(scores_dtype or dtype) if rotary else None
@@ -312,6 +349,15 @@ class AttentionCore(nn.Cell):
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.up, self.down, self.softmax, self.cast_mask = ops.Cast(), ops.Cast(), ops.Softmax(-1), ops.Cast()
         self.dropout = dropout
+        self.computed_in_dtype = ("down", "context")
+        if scores_dtype in (None, dtype):
+            self.computed_in_dtype += ("scale_query", "scale_key", "scores", "up")
+        if softmax_dtype == dtype:
+            self.computed_in_dtype += ("cast_mask", "add_mask", "softmax")
+
+    def take(self, heads: Heads) -> None:
+        """Attend with these heads: a device's share of a model has fewer."""
+        self.heads, self.merged, self.shared = heads, (-1, heads.count * heads.size), heads.count // heads.groups
 
     def _heads(self, split: ops.Transpose, x: Tensor, count: int, seq_length: int) -> Tensor:
         return split(ops.reshape(x, (-1, seq_length, count, self.heads.size)), (0, 2, 1, 3))
@@ -346,7 +392,7 @@ class AttentionCore(nn.Cell):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, seq] ->
         [batch*seq, heads*d]"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
-        q, k = self.scale_query(q, self.scale), self.scale_key(k, self.scale)
+        q, k = self.scale_query(q, typed(self.scale, q)), self.scale_key(k, typed(self.scale, k))
         if self.shared > 1:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))

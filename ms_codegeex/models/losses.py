@@ -12,11 +12,19 @@ from mindspore import Tensor, nn, ops
 
 
 class CrossEntropy(nn.Cell):
-    """Σ mask·(logsumexp(z) - z[label]) with z = h Wᵀ (+ b if `bias`) multiplied in `dtype` and reduced in FP32."""
+    """Σ mask·(log Z - z[label]) with log Z = logsumexp(z) and z = h Wᵀ (+ b if `bias`), multiplied in `dtype` and
+    reduced in FP32.
 
-    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False):
+    In training `z_loss`·(log Z)² is added to each term; `set_train(False)` before compilation leaves it out.
+    """
+
+    computed_in_dtype = ("cast_table", "matmul", "up")
+
+    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False, z_loss: float = 0.0):
         super().__init__()
-        self.vocab_size, self.dtype, self.has_bias = vocab_size, dtype, bias
+        self.vocab_size, self.dtype, self.has_bias, self.z_loss = vocab_size, dtype, bias, z_loss
+        self.add_max, self.square, self.scale = ops.Add(), ops.Square(), ops.Mul()
+        self.drop_axis, self.subtract_penalty = ops.ReduceSum(), ops.Sub()
         self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
         self.add_bias = ops.Add()
         self.max, self.subtract, self.exp = ops.ReduceMax(keep_dims=True), ops.Sub(), ops.Exp()
@@ -32,20 +40,28 @@ class CrossEntropy(nn.Cell):
         logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
         if self.has_bias:
             logits = self.add_bias(logits, bias)
-        shifted = self.subtract(logits, ops.stop_gradient(self.max(logits, -1)))
-        log_probability = self.subtract_log(shifted, self.log(self.sum_exp(self.exp(shifted), -1)))
+        largest = ops.stop_gradient(self.max(logits, -1))
+        shifted = self.subtract(logits, largest)
+        log_sum = self.log(self.sum_exp(self.exp(shifted), -1))
         target = self.one_hot(labels, self.vocab_size, self.on, self.off)
-        return self.negate(self.sum(self.weight(self.sum_picked(self.pick(log_probability, target), -1), mask)))
+        term = self.sum_picked(self.pick(self.subtract_log(shifted, log_sum), target), -1)
+        if self.z_loss and self.training:
+            square = self.square(self.add_max(log_sum, largest))
+            term = self.subtract_penalty(term, self.drop_axis(self.scale(square, self.z_loss), -1))
+        return self.negate(self.sum(self.weight(term, mask)))
 
 
 class _ChunkedSum(nn.Cell):
-    """The sum and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
+    """The sum, z-loss included, and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
 
-    Without a bias, a single number takes its place: the engine expects a gradient for every input.
+    With p = softmax(z), the gradient of a row with respect to z is p·(1 + 2·`z_loss`·log Z) - onehot(label). Without a
+    bias, a single number takes its place: the engine expects a gradient for every input. While table and bias are
+    `frozen`, nothing is computed for theirs.
     """
 
-    def __init__(self, rows: int, chunk: int, bias: bool):
+    def __init__(self, rows: int, chunk: int, bias: bool, z_loss: float):
         super().__init__()
+        self.frozen, self.z_loss, self.max = False, z_loss, ops.ReduceMax(keep_dims=True)
         self.bounds, self.has_bias = tuple((i, min(i + chunk, rows)) for i in range(0, rows, chunk)), bias
         self.matmul, self.softmax, self.add_bias = ops.MatMul(transpose_b=True), ops.Softmax(-1), ops.BiasAdd()
         self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
@@ -53,38 +69,53 @@ class _ChunkedSum(nn.Cell):
         self.scatter_bias = ops.TensorScatterSub()
         self.sum, self.zeros = ops.ReduceSum(), ops.ZerosLike()
 
-    def _probability(self, hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         logits = self.matmul(hidden, table)
-        return self.softmax(self.add_bias(logits, bias) if self.has_bias else logits)
+        return self.add_bias(logits, bias) if self.has_bias else logits
+
+    def _log_z(self, logits: Tensor, probability: Tensor) -> Tensor:
+        """[rows, 1]; the largest probability is at least 1 / V, so its logarithm is safe"""
+        return self.max(logits, -1) - ops.log(self.max(probability, -1))
 
     def _nll(self, probability: Tensor, label: Tensor) -> Tensor:
         # the smallest normal number keeps the logarithm finite where a probability underflows
         return -ops.log(ops.maximum(self.pick(probability, 1, ops.expand_dims(label, 1)), 1.2e-38))
 
     def value(self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
-        """Σ mask·nll alone"""
+        """Σ mask·nll alone, without z-loss"""
         total = Tensor([0.0], ms.float32)
         for start, stop in self.bounds:
-            probability = self._probability(ops.depend(hidden[start:stop], total), table, bias)
+            probability = self.softmax(self._logits(ops.depend(hidden[start:stop], total), table, bias))
             total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
         return total
 
     def construct(
         self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor
     ) -> tuple[Tensor, ...]:
-        """-> Σ mask·nll, d/d hidden [rows, H], d/d table [V, H], d/d bias [V]"""
-        total, to_hidden, to_table, to_bias = Tensor([0.0], ms.float32), (), self.zeros(table), self.zeros(bias)
+        """-> Σ mask·(nll + z-loss), d/d hidden [rows, H], d/d table [V, H], d/d bias [V]"""
+        total, to_hidden, to_table, to_bias = Tensor([0.0], ms.float32), (), self.zeros(bias), self.zeros(bias)
+        if not self.frozen:
+            to_table = self.zeros(table)
         for start, stop in self.bounds:
             # The dependency makes the chunks wait for each other: run at once, they would hold all logits after all.
             h = ops.depend(hidden[start:stop], (total, to_hidden, to_table))
             label, weight = labels[start:stop], ops.expand_dims(mask[start:stop], 1)
-            probability = self._probability(h, table, bias)
-            total = total + self.sum(self._nll(probability, label) * weight)
+            logits = self._logits(h, table, bias)
+            probability = self.softmax(logits)
             # the mask weighs the narrow factors: a broadcast product of [chunk, V] costs the CPU kernel gigabytes
-            to_hidden += ((self.to_hidden(probability, table) - self.gather(table, label, 0)) * weight,)
-            to_table = to_table + self.to_table(probability, h * weight)
-            if self.has_bias:
-                to_bias = to_bias + ops.reshape(self.to_table(probability, weight), (-1,))
+            loss, mean, share = self._nll(probability, label), self.to_hidden(probability, table), weight
+            if self.z_loss:
+                log_z = self._log_z(logits, probability)
+                factor = 1.0 + 2.0 * self.z_loss * log_z
+                loss, mean, share = loss + self.z_loss * log_z * log_z, mean * factor, weight * factor
+            total = total + self.sum(loss * weight)
+            to_hidden += ((mean - self.gather(table, label, 0)) * weight,)
+            if not self.frozen:
+                to_table = to_table + self.to_table(probability, h * share)
+                if self.has_bias:
+                    to_bias = to_bias + ops.reshape(self.to_table(probability, share), (-1,))
+        if self.frozen:
+            return total, ops.concat(to_hidden, 0), to_table, to_bias
         # the one-hot part of the gradients
         to_table = self.scatter(to_table, ops.expand_dims(labels, 1), hidden * ops.expand_dims(mask, 1))
         if self.has_bias:
@@ -103,6 +134,8 @@ class _ChunkedSum(nn.Cell):
     ) -> tuple[Tensor, ...]:
         """The gradients were computed in the forward pass; the chain rule scales them."""
         scale = dout[0]
+        if self.frozen:
+            return out[1] * scale, self.zeros(table), self.zeros(labels), self.zeros(mask), self.zeros(bias)
         return out[1] * scale, out[2] * scale, self.zeros(labels), self.zeros(mask), out[3] * scale
 
 
@@ -110,12 +143,17 @@ class ChunkedCrossEntropy(nn.Cell):
     """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are
     constants.
 
-    `set_train(False)` before compilation leaves out the gradients.
+    `set_train(False)` before compilation leaves out the gradients and the z-loss, `freeze` the gradients of table and
+    bias.
     """
 
-    def __init__(self, rows: int, chunk: int, bias: bool = False):
+    def __init__(self, rows: int, chunk: int, bias: bool = False, z_loss: float = 0.0):
         super().__init__()
-        self.chunked, self.none = _ChunkedSum(rows, chunk, bias), Tensor([0.0], ms.float32)
+        self.chunked, self.none = _ChunkedSum(rows, chunk, bias, z_loss), Tensor([0.0], ms.float32)
+
+    def freeze(self) -> None:
+        """Treat table and bias as constants."""
+        self.chunked.frozen = True
 
     def construct(
         self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 BLOCK = "blocks.{i}"  # name of block i; its layers' names are relative to it
+LORA_A, LORA_B = "lora_a", "lora_b"  # an adapter's parameters [rank, columns] and [rows, rank] (LoRA)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Layer:
         if not self.bias:
             return (weight,)
         return weight, LayerParameter(f"{self.name}.bias", shape[:1], self.role.bias_axis, self)
+
+
+def norms_of(layers: Sequence[Layer]) -> list[Layer]:
+    """The norms among these layers."""
+    return [layer for layer in layers if layer.role in (LAYER_NORM, RMS_NORM)]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from mindspore import nn
 
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.causal import CausalLoss
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.parallel.sharding import layouts_of, stage_of_block
+from ms_codegeex.models.parameters import norms_of
+from ms_codegeex.parallel.sharding import borders_of_recomputation, layouts_of, recompute_of_blocks
 from ms_codegeex.parallel.strategies import Strategies
 
 if TYPE_CHECKING:
@@ -25,14 +27,13 @@ def partition(network: CausalLoss, config: RunConfig) -> None:
     """Set strategies, stages, recomputation, fusion groups and optimizer-shard exclusions on a built `Loss`."""
     sizes, model = config.model.sizes, network.model
     tail = _tail(model, sizes)
-    tail_blocks = [cell for cell in tail if hasattr(cell, "attention")]
-    _shard(network, sizes, [*model.blocks, *tail_blocks], Strategies.of(config))
-    _recompute(model.blocks, tail_blocks, config.training.recompute, config.mesh.tensor)
+    _shard(network, sizes, [*model.blocks, *_blocks_of(tail)], Strategies.of(config))
+    recompute(network, config)
     if config.mesh.pipeline > 1:
-        _place(network, sizes, tail, config.mesh.pipeline)
+        _place(network, sizes, tail, config.mesh)
     _fuse(network, tail, config.parallel.fusion.allreduce_groups)
     sharded = {layout.name for layout in layouts_of(config) if layout.optimizer_sharded}
-    for parameter in network.trainable_params():
+    for parameter in network.get_parameters():  # the engine shards frozen ones, too
         parameter.parallel_optimizer = parameter.name in sharded
 
 
@@ -63,41 +64,68 @@ def _shard(network: CausalLoss, sizes: DecoderConfig, blocks: Sequence[nn.Cell],
     strategies.sums(network.sums)
 
 
-def _recompute(blocks: Sequence[nn.Cell], tail_blocks: Sequence[nn.Cell], what: str, tensor: int) -> None:
-    """Forget a block's activations, or its attention scores, until the backward pass.
+def _blocks_of(tail: Sequence[nn.Cell]) -> list[nn.Cell]:
+    return [cell for cell in tail if hasattr(cell, "attention")]
+
+
+def recompute(network: CausalLoss, config: RunConfig) -> None:
+    """Forget a block's activations, or only its attention scores and FP32 copies of its norms' inputs, until the
+    backward pass; each block as `recompute_of_blocks` says.
 
     A block keeps its input, split over the tensor-parallel devices and gathered again; the input of a block in the tail
-    stays whole (CodeGeeX release). A fused attention keeps no scores.
+    stays whole (CodeGeeX release). A fused attention keeps no scores. A block that saves its all-reduce results
+    keeps its input whole, too: with both switches the engine makes a cycle of the graph.
     """
-    if what == "full":
-        for block in blocks:
-            block.recompute(recompute_slice_activation=tensor > 1)
-        for block in tail_blocks:
-            block.recompute()
-    if what == "selective":
-        for block in (*blocks, *tail_blocks):
-            if not hasattr(block.attention.core, "kernel"):
-                block.attention.core.recompute()
+    blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
+    listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
+    borders = borders_of_recomputation(config)
+    for i, (block, what) in enumerate(zip(listed, recompute_of_blocks(config), strict=True)):
+        if what == "full" and i < len(blocks):
+            block.recompute(recompute_slice_activation=config.mesh.tensor > 1 and again, mp_comm_recompute=again)
+        elif what == "full":
+            block.recompute(mp_comm_recompute=again)
+        elif what == "selective":
+            _recompute_cheap(block, sizes, config.training.precision, follows=i in borders)
 
 
-def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], stages: int) -> None:
+def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, precision: str, follows: bool) -> None:
+    """Recompute what takes much memory and little time: scores with softmax, and casts to FP32 before a norm's kernel.
+
+    `follows`: the block's input is the result of one that is recomputed. To cast it again, the engine would also repeat
+    that block's last product, so this cast is kept.
+    """
+    if not hasattr(block.attention.core, "kernel"):
+        block.attention.core.recompute()
+    for layer in norms_of(sizes.table.block)[int(follows) :]:
+        norm = attrgetter(layer.name)(block)
+        if hasattr(norm, "kernel") and precision != "fp32":
+            norm.up.recompute()
+
+
+def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], mesh: Mesh) -> None:
     """Stages. Masks and angles have none: every stage forms them from the ids, which is cheaper than sending them."""
     model = network.model
     model.embedding.pipeline_stage = 0
     for i, block in enumerate(model.blocks):
-        block.pipeline_stage = stage_of_block(sizes, stages, i)
+        block.pipeline_stage = mesh.stage_of(i, sizes.attention_layers)
     for cell in (*tail, model.head, network.loss, network.sums):
-        cell.pipeline_stage = stages - 1
+        cell.pipeline_stage = mesh.pipeline - 1
 
 
 def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
     """Buckets of gradient (and sharded weight) communication by block number. The tables are in the first, the tail is
     in the last (CodeGeeX release)."""
     blocks = network.model.blocks
-    network.set_comm_fusion(min(groups, 1))  # 0: every parameter alone
+    _bucket(network, min(groups, 1))  # 0: every parameter alone
     if not groups:
         return
     for i, block in enumerate(blocks):
-        block.set_comm_fusion(i * groups // len(blocks) + 1)
+        _bucket(block, i * groups // len(blocks) + 1)
     for cell in tail:
-        cell.set_comm_fusion(groups)
+        _bucket(cell, groups)
+
+
+def _bucket(cell: nn.Cell, number: int) -> None:
+    """As the engine's `set_comm_fusion`, but also for frozen parameters, whose shards are gathered."""
+    for parameter in cell.get_parameters():
+        parameter.comm_fusion = number

@@ -51,8 +51,4 @@ class Placement:
         """Whether this rank saves its shard: it is the first of those that hold it."""
         if self.layouts is None:
             return self.rank == 0
-        layout, (stage, replica, shard) = self._layout(name)[1], self.mesh.coordinates(self.rank)
-        if layout.copy_of or layout.stage != stage:
-            return False
-        first_replica = replica < self.mesh.optimizer_shard if layout.optimizer_sharded else replica == 0
-        return first_replica and (layout.tensor_axis is not None or shard == 0)
+        return self._layout(name)[1].saved_by(self.mesh, self.rank)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.parameters import BLOCK, VOCABULARY, LayerParameter
+from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, LayerParameter
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+    from ms_codegeex.config.sections import LoraConfig
 
 
 @dataclass(frozen=True)
 class ParameterLayout:
     """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves.
 
-    `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one.
+    `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one. What is not
+    `trained` has neither gradient nor optimizer state.
     """
 
     name: str
@@ -28,6 +31,7 @@ class ParameterLayout:
     tensor_axis: int | None = None
     optimizer_sharded: bool = False
     copy_of: str | None = None
+    trained: bool = True
 
     @property
     def size(self) -> int:
@@ -61,13 +65,34 @@ class ParameterLayout:
             starts[0] += replica % mesh.optimizer_shard * local[0]
         return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))
 
+    def saved_by(self, mesh: Mesh, rank: int) -> bool:
+        """Whether `rank` saves its part: it is the first of those that hold it. Copies are not saved."""
+        stage, replica, shard = mesh.coordinates(rank)
+        if self.copy_of or self.stage != stage:
+            return False
+        first_replica = replica < mesh.optimizer_shard if self.optimizer_sharded else replica == 0
+        return first_replica and (self.tensor_axis is not None or shard == 0)
 
-def stage_of_block(model: DecoderConfig, stages: int, block: int) -> int:
-    """Stage of a block; the stages hold neighbouring blocks, in numbers that differ by one at most.
 
-    A block after the others (CodeGeeX's top query layer) is number `num_layers` and counts as one more.
-    """
-    return block * stages // model.attention_layers
+def recompute_of_blocks(config: RunConfig) -> tuple[str, ...]:
+    """What each block recomputes, those of the tail last: `training.recompute` in the first `recompute_blocks` of each
+    stage, the next cheaper setting in its others."""
+    mesh, layers, training = config.mesh, config.model.sizes.attention_layers, config.training
+    if training.recompute_blocks is None:
+        return (training.recompute,) * layers
+    other = "selective" if training.recompute == "full" else "none"
+    left, settings = list(training.recompute_blocks), []
+    for stage in mesh.stages_of(layers):
+        settings.append(training.recompute if left[stage] > 0 else other)
+        left[stage] -= 1
+    return tuple(settings)
+
+
+def borders_of_recomputation(config: RunConfig) -> list[int]:
+    """Blocks that recompute less than the block before them on their stage. None is in the tail."""
+    mesh, model, settings = config.mesh, config.model.sizes, recompute_of_blocks(config)
+    places = mesh.stages_of(model.attention_layers)
+    return [i for i in range(1, model.num_layers) if settings[i] != settings[i - 1] and places[i] == places[i - 1]]
 
 
 def _layout(
@@ -89,7 +114,7 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
     """
     table, last = model.table, mesh.pipeline - 1
     blocks = (
-        (layer.inside(BLOCK).numbered(i), stage_of_block(model, mesh.pipeline, i))
+        (layer.inside(BLOCK).numbered(i), mesh.stage_of(i, model.attention_layers))
         for i in range(model.num_layers)
         for layer in table.block
     )
@@ -103,4 +128,26 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:
     """Where every parameter of the run lies."""
-    return parameter_layouts(config.model.sizes, config.mesh, config.parallel.vocabulary)
+    return layouts_on(config.mesh, config.model.sizes, config.lora, config.parallel.vocabulary)
+
+
+def layouts_on(
+    mesh: Mesh, model: DecoderConfig, lora: LoraConfig, vocabulary: bool = True
+) -> tuple[ParameterLayout, ...]:
+    """Where every parameter of a model, and of its adapters, lies on a mesh."""
+    layouts = parameter_layouts(model, mesh, vocabulary)
+    if not lora.rank:
+        return layouts
+    adapted = model.adapted_layers(lora.targets)
+    return tuple(each for layout in layouts for each in _with_adapter(layout, adapted, lora.rank))
+
+
+def _with_adapter(layout: ParameterLayout, adapted: Collection[str], rank: int) -> Iterator[ParameterLayout]:
+    """A frozen parameter, which optimizer sharding splits as a trained one, and its adapter, if it has one: A follows
+    the columns of the matrix, B its rows. Both are small, so every replica holds them whole."""
+    yield replace(layout, trained=False)
+    layer = layout.name.removesuffix(".weight")
+    if layer in adapted and layer != layout.name:
+        (rows, columns), axis, stage = layout.shape, layout.tensor_axis, layout.stage
+        yield ParameterLayout(f"{layer}.{LORA_A}", (rank, columns), stage, 1 if axis == 1 else None)
+        yield ParameterLayout(f"{layer}.{LORA_B}", (rows, rank), stage, 0 if axis == 0 else None)

@@ -28,6 +28,7 @@ from ms_codegeex.models.layers import (
     SampleKeys,
     SwiGlu,
 )
+from ms_codegeex.models.lora import LoraLinear
 from ms_codegeex.models.losses import CrossEntropy, Sums
 from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, LAYER_NORM, RMS_NORM, ROW, TABLE, VOCABULARY, Role
 
@@ -62,6 +63,10 @@ class Strategies:
         """The operators of a layer from a family's table, by its role."""
         if isinstance(cell, Head):
             return  # the loss has its operators
+        if isinstance(cell, LoraLinear):
+            self.layer(role, cell.base)
+            self.adapter(role, cell)
+            return
         by_role = {
             COLUMN: self.column,
             KEY_VALUE: self.key_value,
@@ -100,6 +105,24 @@ class Strategies:
         if linear.has_bias:
             linear.cast_bias.shard(((1,),))
             linear.add.shard(((self.rows, 1), (1,)))
+
+    def adapter(self, role: Role, linear: LoraLinear) -> None:
+        """A is split as the columns of its matrix, B as its rows: [rows, in] -> [rows, rank] -> [rows, out]"""
+        dp, into, out, rows = self.data, 1, 1, self.data
+        if role is ROW:
+            into, rows = self.tensor, self.rows
+        else:
+            out = self.groups if role is KEY_VALUE else self.tensor
+        self.dropout(linear.dropout, (dp, into))
+        linear.cast_a.shard(((1, into),))
+        if rows > dp:
+            linear.down.shard(((dp, into), (1, into)), out_strategy=((rows, 1),))
+        else:
+            linear.down.shard(((dp, into), (1, into)))
+        linear.multiply.shard(((rows, 1), ()))
+        linear.cast_b.shard(((out, 1),))
+        linear.up.shard(((rows, 1), (out, 1)))
+        linear.add.shard(((rows, out), (rows, out)))
 
     def norm(self, norm: LayerNorm) -> None:
         """[rows, hidden], whole along hidden"""
@@ -283,6 +306,11 @@ class Strategies:
         loss.log.shard((narrow,))
         loss.one_hot.shard((full, (), ()))
         loss.pick.shard((full, full))
+        loss.add_max.shard((narrow, narrow))
+        for operator in (loss.square, loss.drop_axis):
+            operator.shard((narrow,))
+        loss.scale.shard((narrow, ()))
+        loss.subtract_penalty.shard(((dp,), (dp,)))
         loss.weight.shard(((dp,), (dp,)))
         loss.sum.shard(((dp,),))
         loss.negate.shard(((1,),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def group_ranks(mesh: Mesh, group: str, stage: int) -> list[int]:
     return getattr(mesh, f"{group}_group")(rank)
 
 
-def spread(ranks: list[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
+def spread(ranks: Sequence[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
     """How many members are on the first member's board, boards of its server have members, servers have members."""
     board = [rank for rank in ranks if rank // chip.board_devices == ranks[0] // chip.board_devices]
     server = [rank for rank in ranks if rank // server_devices == ranks[0] // server_devices]
@@ -73,82 +74,104 @@ def link_of(ranks: list[int], server_devices: int) -> str:
 def seconds(
     collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
-    """Time of all calls of a collective if nothing else uses the links.
+    """Time of all calls of a planned collective; see `transfer_seconds`."""
+    ranks = group_ranks(mesh, collective.group, collective.stage)
+    return transfer_seconds(collective.op, ranks, collective.bytes, collective.count, chip, server_devices, calls)
+
+
+def transfer_seconds(
+    op: str,
+    ranks: Sequence[int],
+    size: int,
+    count: int,
+    chip: Device,
+    server_devices: int,
+    calls: int | None = None,
+) -> float:
+    """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
 
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
     own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many
     there are after fusion, for the latency.
     """
-    ranks = group_ranks(mesh, collective.group, collective.stage)
     if len(set(ranks)) < 2:
         return 0.0
     board, boards, servers = spread(ranks, chip, server_devices)
-    if collective.op == "Send":
+    if op in ("Send", "Receive"):
         rate = chip.cluster_bandwidth if servers > 1 else chip.server_bandwidth if boards > 1 else chip.board_bandwidth
-        return collective.count * (chip.latency + collective.bytes_each / rate)
+        return count * chip.latency + size / rate
     per_byte = (board - 1) / board / chip.board_bandwidth
     per_byte += (boards - 1) / boards / board / chip.server_bandwidth
     per_byte += (servers - 1) / servers / (board * boards) / chip.cluster_bandwidth
-    passes = 2 if collective.op == "AllReduce" else 1
+    passes = 2 if op == "AllReduce" else 1
     latency = chip.latency * passes * math.ceil(math.log2(len(ranks)))
-    started = collective.count if calls is None else min(calls, collective.count)
-    return passes * per_byte * collective.bytes + started * latency
+    started = count if calls is None else min(calls, count)
+    return passes * per_byte * size + started * latency
 
 
 def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
     calls: Counter[tuple] = Counter()
-    mesh = config.mesh
+    mesh, runs = config.mesh, config.accumulation * config.parallel.overlap.parts
     for part in parts_of(config, chip):
         for collective in part.collectives:
             key = (collective.op, "tensor", collective.size, collective.dtype)
             key += (part.stage, "activation", collective.phase)
-            calls[key] += part.count * config.accumulation
-    message = config.micro_batch * config.seq_length * config.model.sizes.hidden_size
+            calls[key] += part.count * runs
+    message = config.micro_batch // config.parallel.overlap.parts * config.seq_length * config.model.sizes.hidden_size
     message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
     size, dtype = message * (4 if config.training.precision == "fp32" else 2), config.training.precision
     for stage in range(mesh.pipeline):
         if stage < mesh.pipeline - 1:
-            calls["Send", "pipeline", size, dtype, stage, "activation", "forward"] += config.accumulation
+            calls["Send", "pipeline", size, dtype, stage, "activation", "forward"] += runs
         if stage > 0:
-            calls["Send", "pipeline", size, dtype, stage, "activation", "backward"] += config.accumulation
+            calls["Send", "pipeline", size, dtype, stage, "activation", "backward"] += runs
     return calls
 
 
 def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     """Collectives that distribute the loaded batch, and those that sum the loss over all replicas.
 
-    Micro-batches are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed everywhere
-    (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
+    Micro-batches and parts are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed
+    everywhere (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
     """
     calls: Counter[tuple] = Counter()
-    mesh, rows = config.mesh, config.training.global_batch
-    last, group = mesh.pipeline - 1, "stage" if config.accumulation > 1 else "tensor"
+    mesh, rows, parts = config.mesh, config.training.global_batch, config.parallel.overlap.parts
+    runs = config.accumulation * parts
+    last, group = mesh.pipeline - 1, "stage" if runs > 1 else "tensor"
     size = FP32 * config.seq_length * (rows if group == "stage" else rows // mesh.data)
     for stage in range(mesh.pipeline if config.partitioned else 0):
         if len(group_ranks(mesh, group, stage)) > 1:
             calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
-            if config.training.dropout > 0:
+            if config.training.dropout > 0 or config.lora.rank * config.lora.dropout > 0:
                 calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
             if stage == last:
                 calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
     if mesh.data > 1 and config.partitioned:
-        for phase, count in (("forward", 2), ("backward", 1)):  # masked loss and tokens; the count needs no gradient
-            calls["AllReduce", "data", FP32, "fp32", last, "scalar", phase] += count * config.accumulation
+        # masked loss and tokens; the count needs no gradient, and the parts of a single micro-batch share it
+        backward = 1 if config.accumulation == 1 else runs
+        for phase, count in (("forward", 2 * runs), ("backward", backward)):
+            calls["AllReduce", "data", FP32, "fp32", last, "scalar", phase] += count
     if mesh.world > 1:  # loss, tokens, squared gradient norm
         for stage in range(mesh.pipeline):
             calls["AllReduce", "world", 3 * FP32, "fp32", stage, "scalar", "step"] += 1
     return calls
 
 
-def parameter_collectives(layout: ParameterLayout, mesh: Mesh, precision: str) -> list[tuple[str, str, int, str, str]]:
+def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
-    its gradient is reduced in FP32."""
+    but not for the parts of a single micro-batch; its gradient is reduced in FP32."""
+    mesh, precision = config.mesh, config.training.precision
+    if config.parallel.overlap.parts > 1 and config.accumulation == 1:
+        precision = "fp32"
     size = FP32 * layout.local_size(mesh)
     calls = []
     if layout.optimizer_sharded:
         gathered = size * mesh.optimizer_shard
         narrow = gathered if precision == "fp32" else gathered // 2
         calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
+    if not layout.trained:
+        return calls
+    if layout.optimizer_sharded:
         calls.append(("ReduceScatter", "optimizer", gathered, "fp32", "gradient"))
         if mesh.data > mesh.optimizer_shard:
             calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
@@ -166,9 +189,9 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCo
     chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout in layouts_of(config):
-        for op, group, size, dtype, purpose in parameter_collectives(layout, mesh, config.training.precision):
+        for op, group, size, dtype, purpose in parameter_collectives(config, layout):
             calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
-        if layout.copy_of:  # owner and copy add their gradients, so that both stay equal
+        if layout.copy_of and layout.trained:  # owner and copy add their gradients, so that both stay equal
             for stage in (0, layout.stage):
                 calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
     listed = []

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.hardware import Device
+from ms_codegeex.parallel.sharding import recompute_of_blocks
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+
+
+def runs_again(setting: str, least: str) -> bool:
+    """Whether the backward pass repeats, under the recomputation `setting`, what `least` is the least setting for; "":
+    nothing does."""
+    return bool(least) and setting in ("full", least)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,9 @@ class MatMul:
     `weight`: the right operand is a parameter, held in FP32 and cast before each use. `replays`: forward products that
     a fused backward kernel repeats although nothing is recomputed. `recompute`: the least setting that runs it again
     in the backward pass ("" never: nothing there needs its result).
+    `left`, `right`: whether the backward pass needs the gradient of that operand.
     `stored_output`: the result goes through device memory, not only through the chip (a fused attention's does not).
+    `fp32`: computed in FP32 whatever the precision of the run.
     """
 
     name: str
@@ -35,17 +44,21 @@ class MatMul:
     replays: int = 0
     stored_output: bool = True
     saved: float = 0.0
+    left: bool = True
+    right: bool = True
+    fp32: bool = False
 
     @property
     def flops(self) -> int:
         """FLOPs of one pass, two per multiply-add."""
         return 2 * self.batch * self.m * self.k * self.n
 
-    def transposed(self) -> tuple[MatMul, MatMul]:
-        """The two products of the backward pass: gradient of the left and of the right operand."""
-        left = MatMul(self.name, self.m, self.n, self.k, self.batch, stored_output=self.stored_output)
-        right = MatMul(self.name, self.k, self.m, self.n, self.batch, stored_output=self.stored_output)
-        return left, right
+    def transposed(self) -> tuple[MatMul, ...]:
+        """The products of the backward pass: gradient of the left and of the right operand, where they are needed."""
+        kept = {"stored_output": self.stored_output, "fp32": self.fp32}
+        left = MatMul(self.name, self.m, self.n, self.k, self.batch, **kept)
+        right = MatMul(self.name, self.k, self.m, self.n, self.batch, **kept)
+        return tuple(product for product, needed in ((left, self.left), (right, self.right)) if needed)
 
 
 @dataclass(frozen=True)
@@ -75,10 +88,8 @@ class TensorCollective:
 
 @dataclass(frozen=True)
 class ModelPart:
-    """`count` equal parts of a model on one stage. `kept`: bytes of its input that full recomputation keeps.
-
-    A part that is not `recomputed` keeps what its operators save, whatever the setting.
-    """
+    """`count` equal parts of a model on one stage that recompute `recompute`: none, selective or full. `kept`: bytes of
+    its input that full recomputation keeps."""
 
     name: str
     stage: int
@@ -86,24 +97,43 @@ class ModelPart:
     operators: tuple[MatMul | Vector, ...]
     collectives: tuple[TensorCollective, ...] = ()
     kept: float = 0.0
-    recomputed: bool = True
+    recompute: str = "none"
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the operators of one device for one micro-batch depend on, apart from the model's sizes."""
+    """What the operators of one device for one micro-batch depend on, apart from the model's sizes.
+
+    `blocks`: what each block of each stage recomputes, `tail`: the same of blocks after the others; `recompute`: what
+    this one does. `adapted`: the linear layers of a block with adapters of `rank`; none: all weights are trained.
+    `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
+    `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. A part of a micro-batch
+    counts as one.
+    """
 
     sequences: int
     seq_length: int
     replicas: int
     tensor: int
-    stages: int
+    blocks: tuple[tuple[str, ...], ...]
+    tail: tuple[str, ...]
     sequence: bool
     vocabulary: bool
     precision: str
     dropout: bool
     recompute: str
     fused: frozenset[str]
+    adapted: frozenset[str] = frozenset()
+    rank: int = 0
+    adapter_dropout: bool = False
+    shards: int = 1
+    micro_batches: int = 1
+    saved_all_reduces: bool = False
+
+    @property
+    def stages(self) -> int:
+        """Stages of the pipeline."""
+        return len(self.blocks)
 
     @property
     def rows(self) -> int:
@@ -116,41 +146,57 @@ class MicroBatch:
         return self.dropout and "dropout" in self.fused
 
     @property
+    def graph_kernel(self) -> bool:
+        """Whether chains of element-wise operators are one kernel."""
+        return "graph_kernel" in self.fused
+
+    @property
     def bytes(self) -> int:
         """Bytes of an activation."""
         return 4 if self.precision == "fp32" else 2
 
 
 def shape_of(config: RunConfig, device: Device) -> MicroBatch:
-    """One micro-batch of this run."""
-    mesh, training = config.mesh, config.training
+    """One micro-batch of this run, or one of its parts."""
+    mesh, training, sizes = config.mesh, config.training, config.model.sizes
+    overlap = config.parallel.overlap
+    settings = recompute_of_blocks(config)
+    blocks: list[list[str]] = [[] for _ in range(mesh.pipeline)]
+    for stage, setting in list(zip(mesh.stages_of(sizes.attention_layers), settings, strict=True))[: sizes.num_layers]:
+        blocks[stage].append(setting)
     return MicroBatch(
-        sequences=config.micro_batch,
+        sequences=config.micro_batch // overlap.parts,
         seq_length=config.seq_length,
         replicas=mesh.data,
         tensor=mesh.tensor,
-        stages=mesh.pipeline,
+        blocks=tuple(map(tuple, blocks)),
+        tail=settings[sizes.num_layers :],
         sequence=config.parallel.sequence,
         vocabulary=config.parallel.vocabulary,
         precision=training.precision,
         dropout=training.dropout > 0,
         recompute=training.recompute,
         fused=fused_kernels(config, device.fused),
+        adapted=_adapted(config),
+        rank=config.lora.rank,
+        adapter_dropout=config.lora.rank > 0 and config.lora.dropout > 0,
+        shards=mesh.optimizer_shard if overlap.parts == 1 or config.accumulation > 1 else 1,
+        micro_batches=config.accumulation * overlap.parts,
+        saved_all_reduces=not overlap.recompute_collectives,
     )
 
 
-def runs_again(operator: MatMul | Vector, part: ModelPart, recompute: str) -> bool:
-    """Whether the backward pass repeats this operator's forward."""
-    if not part.recomputed or not operator.recompute:
-        return False
-    return recompute == "full" or recompute == operator.recompute
+def _adapted(config: RunConfig) -> frozenset[str]:
+    """The linear layers with adapters, relative to their blocks."""
+    names = config.model.sizes.adapted_layers(config.lora.targets) if config.lora.rank else ()
+    return frozenset(".".join(name.split(".")[-2:]) for name in names)
 
 
-def executed_products(part: ModelPart, recompute: str) -> list[MatMul]:
+def executed_products(part: ModelPart) -> list[MatMul]:
     """Every matrix product of one part in one micro-batch: forward, backward, and what is run again."""
     products: list[MatMul] = []
     for operator in part.operators:
         if isinstance(operator, MatMul):
-            again = operator.replays + runs_again(operator, part, recompute)
+            again = operator.replays + runs_again(part.recompute, operator.recompute)
             products += [operator] * (1 + again) + list(operator.transposed())
     return products

@@ -9,17 +9,17 @@ operators are those of `models/layers.py` and `models/losses.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, TensorCollective, Vector
+from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, TensorCollective, Vector, runs_again
 
 FP32 = 4
-# Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as a graph kernel.
+# Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as graph kernels.
 ACTIVATIONS = {
-    "fast_gelu": ((7, 14, 3), (2, 3, 2)),
-    "gelu": ((2, 3, 2), (2, 3, 2)),
-    "swiglu": ((8, 17, 5), (3, 5, 3)),
+    "fast_gelu": ((7, 14, 3), (5, 2, 3)),
+    "gelu": ((2, 3, 2), (2, 2, 2)),
+    "swiglu": ((8, 17, 5), (8, 8, 5)),
 }
 
 
@@ -66,29 +66,27 @@ def _cast(source: int, target: int) -> int:
     return source + target if source != target else 0
 
 
-def norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
-    """LayerNorm in FP32. Its backward also adds its gradient to the residual's."""
-    cast = _cast(byte, FP32)
-    if "norm" in shape.fused:  # one pass each way, one for the gradients of weight and bias
-        forward, backward, saved = 2 * byte, 8 * byte, 0
-    elif "graph_kernel" in shape.fused:  # mean, variance, rest; centred and normalised are kept for the backward
-        forward, backward, saved = 4 * byte + 2 * FP32, 5 * byte + 4 * FP32, 2 * FP32
-    else:
-        forward, backward, saved = 2 * cast + 12 * FP32, 2 * cast + 21 * FP32 + 3 * byte, 2 * FP32
-    # the result is kept for the products that follow
-    return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
+def norm(name: str, elements: int, shape: MicroBatch, centred: bool) -> tuple[Vector, ...]:
+    """LayerNorm (`centred`) or RMSNorm in FP32. Its backward also adds its gradient to the residual's.
 
-
-def rms_norm(name: str, elements: int, byte: int, shape: MicroBatch) -> Vector:
-    """RMSNorm in FP32: LayerNorm without mean and shift."""
-    cast = _cast(byte, FP32)
+    The cast before it and the one after it are kernels of their own; backward, the matmul before it casts where chains
+    are fused. The result is kept for the products that follow; a fused kernel's input too, or it is cast again.
+    """
+    byte, cast = shape.bytes, _cast(shape.bytes, FP32)
     if "norm" in shape.fused:
-        forward, backward, saved = 2 * byte, 7 * byte, 0
-    elif "graph_kernel" in shape.fused:  # mean of squares, rest; the normalised is kept for the backward
-        forward, backward, saved = 3 * byte + FP32, 5 * byte + 2 * FP32, FP32
+        forward, backward, kept = cast + 2 * FP32, 3 * FP32, 0
+    elif shape.graph_kernel:
+        forward, backward = (7, 11) if centred else (4, 7)
+        forward, backward, kept = FP32 * forward + byte, FP32 * backward, 2 * FP32
     else:
-        forward, backward, saved = 2 * cast + 7 * FP32, 2 * cast + 15 * FP32 + 3 * byte, 2 * FP32
-    return Vector(name, forward * elements, backward * elements, (saved + byte) * elements, FP32 * elements)
+        forward, backward = (12, 21) if centred else (7, 15)
+        forward, backward, kept = cast + FP32 * forward, FP32 * backward, 2 * FP32
+    backward += (FP32 - byte) + FP32 + 2 * byte if shape.graph_kernel else 2 * cast + 3 * byte
+    kernel = Vector(name, forward * elements, backward * elements, (kept + byte) * elements, FP32 * elements)
+    if not cast:
+        return (kernel,)
+    input_kept = FP32 * elements if "norm" in shape.fused else 0
+    return Vector(f"{name} input", cast * elements, 0, input_kept, recompute="selective"), kernel
 
 
 def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: str = "full") -> Vector:
@@ -98,11 +96,11 @@ def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: s
         return Vector(name, 0, 0)
     if "dropout" in shape.fused:
         forward, backward, saved = 2 * byte + 1 / 4, 2 * byte + 1 / 8, 1 / 8
-    elif "graph_kernel" in shape.fused:
+    elif shape.graph_kernel:
         forward, backward, saved = 2 * byte, 2 * byte, 0
     else:
         mask = 2 * FP32 + 2 + 3 * byte
-        again = 0 if shape.recompute in ("full", recompute) else mask
+        again = 0 if runs_again(shape.recompute, recompute) else mask
         forward, backward, saved = mask + 3 * byte, again + 3 * byte, 0
     return Vector(name, forward * elements, backward * elements, saved * elements, byte * elements, recompute)
 
@@ -111,7 +109,7 @@ def residual(sizes: TensorSizes, shape: MicroBatch, last: bool = False) -> Vecto
     """A residual addition; a chain with the dropout before it costs one more read. The result of
     the `last` one of a block is the next block's input."""
     size = sizes.byte * sizes.stream
-    forward = (1 if "graph_kernel" in shape.fused else 3) * size
+    forward = (1 if shape.graph_kernel else 3) * size
     if last:
         return Vector("residual", forward, 0, size, recompute="")
     return Vector("residual", forward, 0, size, 2 * size)
@@ -127,23 +125,29 @@ def linear(
     last: bool = False,
     bias: bool = True,
 ) -> Iterator[MatMul | Vector]:
-    """A product with its weight's casts, and its bias, which graph-kernel fusion puts into the product.
+    """A product with its weight's casts, and its bias, which graph-kernel fusion puts into the product, as the cast of
+    the weight's gradient.
 
-    `last`: nothing of the backward pass needs the result, so recomputation leaves it out.
+    A weight that replicas share is cast once a step, before it is gathered. `last`: nothing of the backward pass needs
+    the result, so recomputation leaves it out.
     """
-    byte, outputs = shape.bytes, rows * out
-    added = 2 * byte * outputs if bias and "graph_kernel" not in shape.fused else 0
-    summed = byte * outputs if bias else 0
-    cast = _cast(FP32, byte) * into * out
-    again = "" if last else "full"
+    byte, outputs, weight = shape.bytes, rows * out, into * out
+    cast, shared, again = _cast(FP32, byte), shape.shards > 1, "" if last else "full"
+    narrowed = cast * weight / (shape.shards * shape.micro_batches if shared else 1)
+    widened = (FP32 - byte if shape.graph_kernel else cast) * weight
+    added = 2 * byte * outputs if bias and not shape.graph_kernel else 0
     yield MatMul(name, rows, into, out, weight=True, recompute=again, saved=saved)
-    yield Vector(f"{name} cast and bias", cast + added, cast + summed, recompute=again)
+    yield Vector(f"{name} casts", narrowed, widened, recompute="" if shared else again)
+    if bias:
+        yield Vector(f"{name} bias", added, byte * outputs, recompute=again)
 
 
 def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Vector:
     """Element-wise work of [rows, F / tensor]."""
     size = sizes.byte * sizes.wide
-    forward, backward, saved = ACTIVATIONS[name]["graph_kernel" in shape.fused]
+    forward, backward, saved = ACTIVATIONS[name][shape.graph_kernel]
+    if shape.graph_kernel and shape.recompute == "full":  # without results to keep, the product before it takes it in
+        forward /= 2
     return Vector(name, forward * size, backward * size, saved * size, 2 * size)
 
 
@@ -151,7 +155,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     """Between the projections: positions, shared heads, scores, softmax, dropout, context."""
     heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
     batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
-    fused, gk = "attention" in shape.fused, "graph_kernel" in shape.fused
+    fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.dropout
     score = FP32 if model.scores_fp32 and not fused else byte  # of queries and keys where they meet
     before = (_turned(sizes, score, gk),) if model.rotary_dim else ()
     by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel repeats heads itself if both are split
@@ -160,7 +164,8 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     if repeated:
         moved = (score + byte) * (sizes.kv + (sizes.heads if by_group else sizes.hidden))
         before += (Vector("repeat keys and values", moved, moved),)
-    layout = 0 if fused else (4 if gk else 6) * byte * (sizes.heads + sizes.kv)
+    moved = 2 * byte * (sizes.heads + sizes.kv)  # queries, keys, values, context: read and written
+    layout, scaled = 2 * moved, 0 if fused else moved  # queries and keys are scaled, backward by their product
     kept = (score + byte) * (sizes.heads + memory)  # query and context, key and value
     if fused:  # softmax statistics and the dropout's bits; scores never leave the chip
         bits = sizes.scores / 8 if shape.dropout else 0
@@ -172,17 +177,20 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
             Vector("softmax", 2 * bits, bits, saved),
             MatMul("context", seq, seq, head, batch, stored_output=False),
         )
+    # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result
+    again = shape.tensor > 1 and shape.micro_batches == 1
     up, probability = _cast(score, wide), (byte if wide != byte else 0)
-    if gk:
-        forward, backward = score + wide + probability + FP32 / heads, 2 * byte + wide
+    if gk:  # softmax; its cast, or dropout, is one more kernel
+        forward = score + wide + FP32 / heads + (_cast(wide, byte) if not drops else 0)
+        backward = byte + 2 * wide + _cast(wide, score)
     else:
         forward = up + _cast(byte, wide) + 4 * wide + 2 * FP32 / heads
         backward = up + _cast(byte, wide) + 3 * wide
     saved = wide + probability
     return (
         *before,
-        Vector("split and merge heads", layout, layout, kept),
-        MatMul("scores", seq, head, seq, batch, recompute="selective"),
+        Vector("split and merge heads", layout + scaled, layout + (0 if gk else scaled), kept),
+        MatMul("scores", seq, head, seq, batch, recompute="selective", fp32=score == FP32),
         Vector(
             "softmax",
             forward * sizes.scores,
@@ -191,8 +199,8 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
             2 * wide * sizes.scores,
             "selective",
         ),
-        _dropped_scores(sizes.scores, byte, shape),
-        MatMul("context", seq, seq, head, batch),
+        _dropped_scores(sizes, shape),
+        MatMul("context", seq, seq, head, batch, recompute="selective" if again else "full"),
     )
 
 
@@ -205,13 +213,19 @@ def _turned(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
     return Vector("rotary positions", moved, moved, transient=2 * FP32 * sizes.heads)
 
 
-def _dropped_scores(scores: int, byte: int, shape: MicroBatch) -> Vector:
-    """Dropout of the attention weights; its result is kept for the product with the values."""
+def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
+    """Dropout of the attention weights; its result is kept for the product with the values. A graph kernel includes the
+    softmax's cast; recomputation writes a mask, which it and the backward pass read."""
+    byte, scores = shape.bytes, sizes.scores
     dropped = dropout("attention dropout", scores, byte, shape, "selective")
-    result = byte * scores if shape.dropout else 0
-    return Vector(
-        dropped.name, dropped.forward, dropped.backward, dropped.saved + result, dropped.transient, "selective"
-    )
+    if not shape.dropout:
+        return replace(dropped, recompute="selective")
+    forward, backward = dropped.forward, dropped.backward
+    if shape.graph_kernel and "dropout" not in shape.fused:
+        again = runs_again(shape.recompute, "selective")
+        forward, backward = (sizes.softmax + byte) * scores, 3 * byte * scores if again else 0.0
+    saved = dropped.saved + byte * scores
+    return Vector(dropped.name, forward, backward, saved, dropped.transient, "selective")
 
 
 def block_collectives(shape: MicroBatch, size: int, side_by_side: bool = False) -> tuple[TensorCollective, ...]:
@@ -226,7 +240,7 @@ def block_collectives(shape: MicroBatch, size: int, side_by_side: bool = False) 
         return ()
     gathers = 1 if side_by_side else 2
     gradients = 1 if side_by_side and not shape.dropout else 2
-    sums_again = 2 if shape.mask_needs_input else 0 if side_by_side else 1
+    sums_again = 2 if shape.mask_needs_input else 0 if side_by_side or shape.saved_all_reduces else 1
     if shape.sequence:
         forward = [("AllGather", gathers), ("ReduceScatter", 2)]
         backward = [("ReduceScatter", gathers), ("AllGather", gradients)]
@@ -259,7 +273,10 @@ def embedding(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, posit
     if shape.tensor > 1 and shape.vocabulary:
         collectives = _lookup_collectives(shape, sizes, shape.replicas == 1 and not (positions or shape.dropout))
     dropped = dropout("embedding dropout", sizes.hidden, FP32, shape, "")
-    return ModelPart("embedding", 0, 1, (lookup, dropped), collectives, recomputed=False)
+    if shape.adapted:  # frozen
+        lookup, dropped = (replace(operator, backward=0.0, transient=0.0) for operator in (lookup, dropped))
+        collectives = tuple(x for x in collectives if x.phase == "forward")
+    return ModelPart("embedding", 0, 1, (lookup, dropped), collectives)
 
 
 def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: bool) -> tuple[TensorCollective, ...]:
@@ -276,16 +293,16 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
 
 def mask(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
     """The mask, which lives as long as the micro-batch."""
-    passes = 2 if "graph_kernel" in shape.fused else 13  # compare, cast, multiply, subtract, scale, count
+    passes = 2 if shape.graph_kernel else 13  # compare, cast, multiply, subtract, scale, count
     made = Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)
-    return ModelPart("mask", stage, 1, (made,), recomputed=False)
+    return ModelPart("mask", stage, 1, (made,))
 
 
 def angles(model: DecoderConfig, shape: MicroBatch, stage: int) -> ModelPart:
     """cos and sin of every token, looked up and kept."""
     elements = shape.rows * model.head_dim
     made = Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements)
-    return ModelPart("angles", stage, 1, (made,), recomputed=False)
+    return ModelPart("angles", stage, 1, (made,))
 
 
 def head(
@@ -299,13 +316,14 @@ def head(
     """What stands `before` it, logits and cross entropy in FP32 over the vocabulary shard."""
     byte, logits, split = shape.bytes, sizes.logits, shape.tensor > 1 and shape.vocabulary
     columns = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
-    if "graph_kernel" in shape.fused:  # maximum, sum of exponentials, then gradient; shifted and exponential are kept
-        forward, backward, saved = 2 * byte + 3 * FP32, 3 * FP32 + byte, 2 * FP32
+    if shape.graph_kernel:  # the product casts; maximum, shift, exponential, sum, one-hot and picked logit follow
+        forward, backward, saved = (FP32 - byte) + 9 * FP32, 5 * FP32 + byte, 2 * FP32
     else:
         forward, backward, saved = _cast(byte, FP32) + 13 * FP32, _cast(byte, FP32) + 11 * FP32, 4 * FP32
         forward, backward = forward + 2 * FP32 * bias, backward + FP32 * bias
     loss = Vector("cross entropy", forward * logits, backward * logits, saved * logits, 2 * FP32 * logits)
     product = linear("logits", shape.rows, model.hidden_size, columns, shape, byte * sizes.hidden)
+    product = [replace(o, right=not shape.adapted) if isinstance(o, MatMul) else o for o in product]
     collectives: list[TensorCollective] = []
     if split:  # maximum, sum of exponentials, picked logit: one number a row each
         collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
@@ -313,7 +331,16 @@ def head(
     if shape.sequence:
         collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "forward", shape.precision))
         collectives.append(TensorCollective("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
-    return ModelPart("head", stage, 1, (*before, *product, loss), tuple(collectives), recomputed=False)
+    if shape.sequence and shape.tail[-1:] == ("full",) and not shape.adapted:
+        # the gather belongs to the recomputed block before it; the gradient of a frozen table would not need its result
+        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "recompute", shape.precision))
+    return ModelPart("head", stage, 1, (*before, *product, loss), tuple(collectives))
+
+
+def border(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
+    """The FP32 input of a fused norm that follows a recomputed block: it is kept, where others are cast again."""
+    kept = FP32 * sizes.stream if "norm" in shape.fused and shape.bytes < FP32 else 0
+    return ModelPart("border of recomputation", stage, 1, (Vector("norm input", 0, 0, kept),))
 
 
 def blocks(
@@ -325,12 +352,14 @@ def blocks(
     collectives: tuple[TensorCollective, ...],
 ) -> list[ModelPart]:
     """`count` equal blocks of a stage. Full recomputation keeps a slice of the input on each device and gathers it
-    again; the first block's input comes from outside the recomputed ones and stays whole."""
+    again; the first block's input comes from outside the recomputed ones and stays whole. With all-reduce
+    results that are saved, every input stays whole."""
     if not count:
         return []
     size = shape.bytes * sizes.hidden
-    listed = [ModelPart("block", stage, count, block, collectives, size / shape.tensor)]
-    if shape.recompute == "full" and shape.tensor > 1 and not shape.sequence:
+    kept = 2 * size if shape.saved_all_reduces else size / shape.tensor
+    listed = [ModelPart("block", stage, count, block, collectives, kept, shape.recompute)]
+    if shape.recompute == "full" and shape.tensor > 1 and not shape.sequence and not shape.saved_all_reduces:
         gather = TensorCollective("AllGather", size, "recompute", shape.precision)
         listed.append(ModelPart("block inputs", stage, count - 1, (), (gather,)))
     return listed

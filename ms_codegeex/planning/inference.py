@@ -199,6 +199,11 @@ class Decoding:
     cache: int
     workspace: int
 
+    @property
+    def half_cache(self) -> int:
+        """`cache` with `--cache-bits 16`; of our forms, whose cache is FP32 otherwise."""
+        return self.cache // 2
+
     def total(self, streams: int) -> int:
         """Bytes for that many sequences."""
         return self.weights + streams * self.cache + self.workspace
@@ -300,10 +305,14 @@ def read_bandwidth(threads: int, size: int = 2**30) -> float:
 
 
 def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence[Memory], streams: int) -> dict:
-    """Plain values for `--json`: our forms, each device's bounds and what is published. Bytes and seconds."""
+    """Plain values for `--json`: our forms, each device's bounds and the published figures. Bytes and seconds."""
     return {
         "streams": streams,
-        "forms": [asdict(form) | {"total": form.total(1), "total_of_streams": form.total(streams)} for form in forms],
+        "forms": [
+            asdict(form)
+            | {"half_cache": form.half_cache, "total": form.total(1), "total_of_streams": form.total(streams)}
+            for form in forms
+        ],
         "devices": [
             asdict(memory) | {"forms": [_device_form(memory, form, (1, streams)) for form in forms]} for memory in where
         ],

@@ -16,7 +16,7 @@ from ms_codegeex.planning.inference import (
     serves_users,
     speeds,
 )
-from ms_codegeex.planning.report import table
+from ms_codegeex.tables import table
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -45,15 +45,18 @@ def published_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> s
 
 def forms_table(forms: Sequence[Decoding], streams: int) -> str:
     """10^9 bytes of our forms."""
-    header = ("weights", "tokens", "weights", "read a step", "cache", "workspace", "sum", f"sum for {streams}")
+    header = ("weights", "tokens", "weights", "read a step", "cache", "in FP16", "workspace")
+    header += ("sum", f"sum for {streams}")
     rows = []
     for form in forms:
-        sizes = (form.weights, form.read, form.cache, form.workspace, form.total(1), form.total(streams))
+        sizes = [form.weights, form.read, form.cache, form.half_cache, form.workspace]
+        sizes += [form.total(1), form.total(streams)]
         rows.append((form.form, f"{form.tokens:,}", *(f"{size / 1e9:.2f}" for size in sizes)))
     group = next(form.group for form in forms if form.group)
     return (
         "our forms, 10^9 bytes: `quantize` also rounds an output layer of its own; FP32 scales for each row (int8)\n"
-        f"or {group} numbers of a row (int4); tables of a 16-bit model stay, norms, biases and cache are FP32\n"
+        f"or {group} numbers of a row (int4); tables of a 16-bit model stay, norms, biases and cache are FP32. With\n"
+        "`--cache-bits 16` the cache is FP16 and the sums are smaller\n"
         f"{table(header, rows)}\n"
         "  read a step: all weights but tables that are only looked up. Python and MindSpore take about 0.5 more"
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.hardware import Device
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.mesh import Mesh
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.parallel.sharding import layouts_on
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 
@@ -35,74 +40,107 @@ class StageMemory:
     @property
     def total(self) -> int:
         """Sum of all categories."""
-        return sum(asdict(self).values())
+        return sum(vars(self).values())
 
 
-def saved_bytes(part: ModelPart, recompute: str) -> float:
+def saved_bytes(part: ModelPart) -> float:
     """Bytes that one micro-batch of one such part keeps from its forward to its backward pass."""
-    if part.recomputed and recompute == "full":
+    if part.recompute == "full":
         return part.kept
-    return sum(o.saved for o in part.operators if not runs_again(o, part, recompute))
+    return sum(o.saved for o in part.operators if not runs_again(part.recompute, o.recompute))
 
 
-def replayed_bytes(part: ModelPart, recompute: str) -> float:
+def replayed_bytes(part: ModelPart) -> float:
     """Bytes that exist again while one such part runs backward."""
-    return sum(o.saved for o in part.operators if runs_again(o, part, recompute))
+    return sum(o.saved for o in part.operators if runs_again(part.recompute, o.recompute))
+
+
+def kept_bytes(parts: Sequence[ModelPart]) -> float:
+    """Bytes that one micro-batch keeps, and those of the part that is run again last."""
+    kept = sum(part.count * saved_bytes(part) for part in parts)
+    return kept + max((replayed_bytes(part) for part in parts), default=0.0)
 
 
 def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
-    """Bytes kept or recomputed, and transient ones. 1F1B: stage s has at most `stages - s` micro-batches open."""
-    recompute = config.training.recompute
+    """Bytes kept or recomputed, and transient ones. 1F1B: stage s has at most `stages - s` micro-batches open, with all
+    their parts."""
+    runs = config.parallel.overlap.parts
     flying = min(config.accumulation, config.mesh.pipeline - stage)
-    kept = flying * sum(part.count * saved_bytes(part, recompute) for part in parts)
-    replayed = max((replayed_bytes(part, recompute) for part in parts), default=0.0)
+    kept = flying * sum(part.count * saved_bytes(part) for part in parts)
+    replayed = max((replayed_bytes(part) for part in parts), default=0.0)
     transient = max((getattr(o, "transient", 0.0) for part in parts for o in part.operators), default=0.0)
-    return kept + replayed, transient
+    return runs * (kept + replayed), runs * transient
 
 
-def _gathered(config: RunConfig, layouts: list, parts: list[ModelPart]) -> float:
+@dataclass(frozen=True)
+class ParameterSums:
+    """Elements on one device of a stage: its shards; the whole weights of what replicas share; the same of what is
+    trained, and the number of such parameters."""
+
+    own: int
+    shared: int
+    own_trained: int
+    shared_trained: int
+    shared_count: int
+
+
+@lru_cache(maxsize=256)
+def _sums(
+    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int
+) -> tuple[ParameterSums, ...]:
+    """Of every stage; `targets` and `rank`: of adapters."""
+    layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets)), vocabulary)
+    result = []
+    for stage in range(mesh.pipeline):
+        found = [(x, x.local_size(mesh)) for x in layouts if x.stage == stage]
+        shared = [(x, size * mesh.optimizer_shard) for x, size in found if x.optimizer_sharded]
+        trained = [size for x, size in shared if x.trained]
+        own = sum(size for _, size in found), sum(size for x, size in found if x.trained)
+        result.append(ParameterSums(own[0], sum(size for _, size in shared), own[1], sum(trained), len(trained)))
+    return tuple(result)
+
+
+def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
+    """Of every stage of a run."""
+    lora, parallel = config.lora, config.parallel
+    return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank)
+
+
+def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart]) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
-    shards, or one part's if they are recomputed."""
-    mesh = config.mesh
-    whole = sum(FP32 * x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
+    shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32."""
+    whole, narrow = FP32 * sums.shared, config.parallel.overlap.parts == 1 or config.accumulation > 1
     if config.training.precision == "fp32":
         return whole
-    if mesh.optimizer_shard > 1:  # cast before they are gathered
+    if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered
         whole, parts = whole / 2, [part for part in parts if part.name == "head"]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
-    if config.training.recompute == "full":
-        return whole + max((size for size, _ in casts), default=0)
-    return whole + sum(size * part.count for size, part in casts)
+    again = max((size for size, part in casts if part.recompute == "full"), default=0)
+    return whole + again + sum(size * part.count for size, part in casts if part.recompute != "full")
 
 
-def _gradients(config: RunConfig, layouts: list) -> float:
+def _gradients(config: RunConfig, sums: ParameterSums) -> float:
     """FP32. Sharded ones exist whole only until their bucket is reduce-scattered; accumulation keeps them whole until
     the last micro-batch, and one buffer more as large as the parameters."""
-    mesh = config.mesh
-    own = FP32 * sum(x.local_size(mesh) for x in layouts)
-    whole = FP32 * sum(x.local_size(mesh) * mesh.optimizer_shard for x in layouts if x.optimizer_sharded)
-    if config.accumulation > 1 or mesh.pipeline > 1:
+    own, whole = FP32 * sums.own_trained, FP32 * sums.shared_trained
+    if config.accumulation > 1 or config.mesh.pipeline > 1:
         return 2 * own + whole
-    alone = sum(x.optimizer_sharded for x in layouts)
-    return own + whole / (config.parallel.fusion.allreduce_groups or max(1, alone))
+    return own + whole / (config.parallel.fusion.allreduce_groups or max(1, sums.shared_count))
 
 
 def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:
     """Memory of one device of each stage at its peak."""
-    mesh, result = config.mesh, []
-    every_layout, every_part = layouts_of(config), parts_of(config, chip)
-    for stage in range(mesh.pipeline):
-        layouts = [x for x in every_layout if x.stage == stage]
+    result, every_part = [], parts_of(config, chip)
+    for stage, sums in enumerate(parameter_sums(config)):
         parts = [x for x in every_part if x.stage == stage]
-        weights = FP32 * sum(x.local_size(mesh) for x in layouts)
         activations, transient = _activations(config, parts, stage)
-        buffers = COMMUNICATION_BUFFERS if mesh.world > 1 else 0
+        buffers = COMMUNICATION_BUFFERS if config.mesh.world > 1 else 0
         result.append(
             StageMemory(
-                weights=weights,
-                gradients=int(_gradients(config, layouts)),
-                optimizer_state=2 * weights,
-                gathered_weights=int(_gathered(config, layouts, parts)),
+                weights=FP32 * sums.own,
+                gradients=int(_gradients(config, sums)),
+                optimizer_state=2 * FP32 * sums.own_trained,
+                gathered_weights=int(_gathered(config, sums, parts)),
                 activations=int(activations),
                 workspace=int(transient + buffers),
             )

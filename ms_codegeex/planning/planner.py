@@ -16,6 +16,7 @@ from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.errors import UserError
 from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.memory import StageMemory, stage_memory
@@ -45,16 +46,25 @@ def change(config: RunConfig, **keys: Any) -> RunConfig:
     return config
 
 
-# Keys that `overrides` may print, the most important ones first.
+def recomputed(what: str) -> dict[str, Any]:
+    """The changes that let all blocks recompute `what`."""
+    return {"training__recompute": what, "training__recompute_blocks": None}
+
+
+# Keys that `overrides` may print and a search chooses, the most important ones first.
 OVERRIDES = (
     "parallel.tensor",
     "parallel.pipeline",
+    "parallel.stage_layers",
     "parallel.optimizer_shard",
     "parallel.sequence",
     "training.recompute",
+    "training.recompute_blocks",
     "training.micro_batch",
     "parallel.micro_batches",
     "parallel.data",
+    "parallel.overlap.parts",
+    "parallel.overlap.recompute_collectives",
 )
 
 
@@ -67,7 +77,8 @@ def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str
     given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
     for key, value, old in zip(OVERRIDES, values, given, strict=True):
         if start is None or key in always or value != old:
-            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            words.append(f"{key}={text}")
     if start and words:
         # if the YAML has no `devices`, it follows from the axes or from the cores of this machine
         derived = _devices_of_axes(start) == start.devices != _devices_of_axes(config)
@@ -211,9 +222,13 @@ def improvements(plan: Plan) -> list[Improvement]:
         on = config.parallel.sequence
         changes.append(("sequence parallelism (parallel.sequence)", {"parallel__sequence": not on}, on))
     if config.training.recompute == "full":
-        changes.append(("recompute only the attention scores", {"training__recompute": "selective"}, False))
+        changes.append(("recompute selectively (training.recompute=selective)", recomputed("selective"), False))
     if config.training.recompute != "none":
-        changes.append(("recompute nothing", {"training__recompute": "none"}, False))
+        changes.append(("recompute nothing", recomputed("none"), False))
+    layers = balanced_layers(config)
+    if layers != config.mesh.layers_per_stage(config.model.sizes.attention_layers):
+        text = json.dumps(layers, separators=(",", ":"))
+        changes.append((f"layers by cost (parallel.stage_layers={text})", {"parallel__stage_layers": layers}, False))
     for text, keys, is_active in changes:
         other = Plan(change(config, **keys), plan.chip)
         kernels = {key.rpartition("__")[2] for key in keys if "fusion" in key}
@@ -247,7 +262,7 @@ def _divisors(number: int) -> list[int]:
 def remedies(plan: Plan) -> list[str]:
     """Single changes that make the plan fit, fastest first, as overrides: a key, and those that change with it."""
     config, mesh = plan.config, plan.config.mesh
-    options: list[dict[str, Any]] = [{"training__recompute": "selective"}, {"training__recompute": "full"}]
+    options = [recomputed("selective"), recomputed("full")]
     smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
     options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
     shards = [x for x in _divisors(mesh.data) if x > mesh.optimizer_shard]
@@ -256,7 +271,8 @@ def remedies(plan: Plan) -> list[str]:
         options.append({"parallel__sequence": True})
     spread = [x for x in _divisors(config.parallel.server_devices) if x > mesh.tensor]
     options += [{"parallel__data": None, "parallel__tensor": x} for x in spread]
-    options += [{"parallel__data": None, "parallel__pipeline": x} for x in (2, 4, 8, 16) if x > mesh.pipeline]
+    deeper = [x for x in (2, 4, 8, 16) if x > mesh.pipeline]
+    options += [{"parallel__data": None, "parallel__pipeline": x, "parallel__stage_layers": None} for x in deeper]
     fitting: list[tuple[float, str]] = []
     for keys in options:
         try:

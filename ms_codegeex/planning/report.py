@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ms_codegeex.hardware import GIB, Device
 from ms_codegeex.planning.calibration import product_errors, published_run
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of
+from ms_codegeex.tables import table
 
 CATEGORIES = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns as wide as their widest cell; the first `left` of them to the left, numbers to the right."""
-    cells = [tuple(header), *map(tuple, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  " + "  ".join(padded).rstrip())
-    return "\n".join(lines)
 
 
 def _count(number: float) -> str:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.hardware import Device
-from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.memory import parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ TILE = 128
 
 def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
     """Time of one pass of a product."""
+    precision = "fp32" if product.fp32 else precision
     byte = 4 if precision == "fp32" else 2
     fill = math.prod(x / (math.ceil(x / TILE) * TILE) for x in (product.m, product.n))
     efficiency = MATMUL_PEAK * product.k / (product.k + K_START) * fill
@@ -60,19 +61,19 @@ class Work:
     @property
     def total(self) -> float:
         """All of it."""
-        return sum(asdict(self).values())
+        return sum(vars(self).values())
 
     def plus(self, other: Work, count: int = 1) -> Work:
         """self + count · other"""
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = vars(self), vars(other)
         return Work(**{key: mine[key] + count * theirs[key] for key in mine})
 
 
-def part_work(part: ModelPart, chip: Device, precision: str, recompute: str) -> Work:
+def part_work(part: ModelPart, chip: Device, precision: str) -> Work:
     """Time of one such part."""
     times = dict.fromkeys(asdict(Work()), 0.0)
     for operator in part.operators:
-        again = runs_again(operator, part, recompute)
+        again = runs_again(part.recompute, operator.recompute)
         if isinstance(operator, Vector):
             times["vector_forward"] += operator.forward / chip.memory_bandwidth
             times["vector_backward"] += operator.backward / chip.memory_bandwidth
@@ -91,8 +92,8 @@ def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
     total = 0
     for part in parts_of(config, chip):
         if part.stage == stage:
-            total += part.count * sum(x.flops for x in executed_products(part, config.training.recompute))
-    return total * config.accumulation
+            total += part.count * sum(x.flops for x in executed_products(part))
+    return total * config.accumulation * config.parallel.overlap.parts
 
 
 def executed_flops(config: RunConfig, chip: Device) -> int:
@@ -104,17 +105,20 @@ def executed_flops(config: RunConfig, chip: Device) -> int:
 def model_flops(config: RunConfig) -> int:
     """FLOPs the model needs for a step: no recomputation, nothing counted twice."""
     tokens = config.training.global_batch * config.seq_length
-    return config.model.sizes.flops_per_token(config.seq_length) * tokens
+    return config.model.sizes.flops_per_token(config.seq_length, frozen=config.lora.rank > 0) * tokens
 
 
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
-    """Gradient norm, scaling and AdamW of one device: bytes over bandwidth."""
-    own = sum(x.local_size(config.mesh) for x in layouts_of(config) if x.stage == stage)
+    """Gradient norm, scaling and AdamW of one device, and the sums of micro-batches' whole gradients: bytes over
+    bandwidth."""
+    sums = parameter_sums(config)[stage]
+    own = sums.own_trained
+    whole = sums.shared_trained + own - sums.shared_trained // config.mesh.optimizer_shard
     fused = fused_kernels(config, chip.fused)
     adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
     scaling = 12 if "graph_kernel" in fused else 20
-    accumulate = 12 * config.accumulation if config.accumulation > 1 else 0
-    return own * (adam + scaling + accumulate) / chip.memory_bandwidth
+    summed = (8 + 12 * config.accumulation) * whole if config.accumulation > 1 else 0  # set to zero, added to
+    return (own * (adam + scaling) + summed) / chip.memory_bandwidth
 
 
 @dataclass(frozen=True)
@@ -185,8 +189,8 @@ def step_time(config: RunConfig, chip: Device) -> StepTime:
     mesh, training = config.mesh, config.training
     works = [Work()] * mesh.pipeline
     for part in parts_of(config, chip):
-        work = part_work(part, chip, training.precision, training.recompute)
-        works[part.stage] = works[part.stage].plus(work, part.count)
+        work = part_work(part, chip, training.precision)
+        works[part.stage] = works[part.stage].plus(work, part.count * config.parallel.overlap.parts)
     activations, gradients = [0.0] * mesh.pipeline, [0.0] * mesh.pipeline
     groups: list[dict[str, float]] = [{} for _ in range(mesh.pipeline)]
     for collective in collectives(config, chip):

@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.sections import OverlapConfig
+from ms_codegeex.config.values import merged
 from ms_codegeex.errors import UserError
-from ms_codegeex.planning.planner import Plan, change, overrides
+from ms_codegeex.planning.planner import OVERRIDES, Plan, change, overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 TELLING = (
     "parallel.tensor",
@@ -24,6 +29,7 @@ TELLING = (
     "training.micro_batch",
 )
 LARGEST = 64  # optimizer shards and micro-batches that are tried
+CHEAPEST_FIRST = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ def _divisors(number: int, most: int) -> list[int]:
     return [i for i in range(1, min(number, most) + 1) if number % i == 0]
 
 
+def _powers(number: int) -> list[int]:
+    """Its divisors that are powers of two, and itself: other numbers change little."""
+    return [x for x in _divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
+
+
 def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
     layers = config.model.sizes.num_layers
     for tensor in _divisors(config.parallel.server_devices, config.devices):
@@ -50,15 +61,16 @@ def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
             continue
         for pipeline in _divisors(config.devices // tensor, layers):
             data = config.devices // (tensor * pipeline)
-            # powers of two and the whole: other numbers change little
-            shards = [x for x in _divisors(data, LARGEST) if x & (x - 1) == 0 or x == data]
-            for shard in shards:
+            shards = _powers(data)
+            for shard, sequence in product(shards, (False, True) if tensor > 1 else (False,)):
                 yield {
                     "parallel__data": None,
                     "parallel__tensor": tensor,
                     "parallel__pipeline": pipeline,
+                    "parallel__stage_layers": None,
                     "parallel__optimizer_shard": shard,
-                    "parallel__sequence": config.parallel.sequence and tensor > 1,
+                    "parallel__sequence": sequence,
+                    "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),
                     "parallel__micro_batches": None,
                     "training__micro_batch": None,
                 }
@@ -69,13 +81,14 @@ def _batches(config: RunConfig, keys: dict[str, Any]) -> list[int]:
     if config.training.global_batch % data:
         return []
     local = config.training.global_batch // data
-    return [x for x in _divisors(local, LARGEST) if tensor == 1 or x % tensor == 0]
+    return [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
 
 
 def search(
     config: RunConfig, progress: Callable[[int], None] = lambda count: None, *, given: bool = True
 ) -> SearchResult:
-    """Every plan of meshes, optimizer shards, recomputation and micro-batches. `progress` gets the number tried.
+    """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation. `progress` gets
+    the number tried.
 
     `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices.
     """
@@ -85,28 +98,76 @@ def search(
     ranked: list[Plan] = []
     tried = 0
     for mesh in _meshes(config):
-        batches = _batches(config, mesh)
-        for batch, recompute in product(batches or [None], ("none", "selective", "full")):
-            tried += 1
-            progress(tried)
-            try:
-                candidate = change(config, **{**mesh, "training__micro_batch": batch, "training__recompute": recompute})
-            except UserError as error:
-                reasons[str(error).partition(":")[0]] += 1
-                continue
-            plan = Plan(candidate, chip)
-            if plan.fits:
-                ranked.append(plan)
-            else:
-                reasons["memory"] += 1
+        for batch in _batches(config, mesh) or [None]:
+            base = {**mesh, "training__micro_batch": batch, "training__recompute_blocks": None}
+            too_large: Plan | None = None
+            for recompute in CHEAPEST_FIRST:
+                tried += 1
+                progress(tried)
+                try:
+                    plan = Plan(change(config, **base, training__recompute=recompute), chip)
+                except UserError as error:
+                    reasons[str(error).partition(":")[0]] += 1
+                    continue
+                if not plan.fits:
+                    reasons["memory"] += 1
+                    too_large = plan
+                    continue
+                mixed = _by_budget(plan, too_large) if too_large else None
+                ranked += [x for x in (mixed, plan) if x]
+                tried += mixed is not None
+                break  # more recomputation only takes more time
     ranked.sort(key=lambda plan: plan.step_seconds)
     return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
+
+
+def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
+    """`plan`, which fits, with as few blocks that recompute as memory allows; the others do as in `cheaper`, which does
+    not fit. None if all blocks are needed.
+
+    Bisects all stages together, since they are independent.
+    """
+    if not plan.config.parallel.overlap.recompute_collectives:
+        return None  # not possible together
+    limit, mesh, model = plan.chip.usable_memory, plan.config.mesh, plan.config.model.sizes
+    counts = mesh.layers_per_stage(model.attention_layers)
+    low = [int(memory.total > limit) for memory in cheaper.memory]
+    high = [count if too_large else 0 for count, too_large in zip(counts, low, strict=True)]
+    while low != high:
+        middle = [sum(ends) // 2 for ends in zip(low, high, strict=True)]
+        for stage, memory in enumerate(_with_blocks(plan, middle).memory):
+            if memory.total > limit:
+                low[stage] = min(middle[stage] + 1, high[stage])
+            else:
+                high[stage] = middle[stage]
+    mixed = _with_blocks(plan, high)
+    return mixed if mixed.fits and high != counts else None
+
+
+def _with_blocks(plan: Plan, blocks: list[int]) -> Plan:
+    return Plan(change(plan.config, training__recompute_blocks=blocks), plan.chip)
 
 
 def keys_of(plan: Plan, start: RunConfig | None) -> str:
     """The plan as overrides of the configuration `start`: the keys that distinguish plans, and all others that differ.
     Without a `start`: all keys."""
     return overrides(plan.config, start, TELLING)
+
+
+def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
+    """The keys that a search chooses, with those that depend on them, as YAML. `base`: the file that has all others;
+    `given`: overrides of it."""
+    config = plan.config
+    chosen: dict[str, Any] = {"devices": config.devices}
+    for key in OVERRIDES:
+        *sections, name = key.split(".")
+        values = chosen
+        for section in sections:
+            values = values.setdefault(section, {})
+        values[name] = attrgetter(key)(config)
+    chosen["parallel"] |= {"data": config.mesh.data, "hardware": plan.chip.name}
+    values = merged({"base": base}, merged(given, chosen))
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
 
 
 def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:

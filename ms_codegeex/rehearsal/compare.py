@@ -12,7 +12,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.files import read_json
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
-from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value
+from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value, overflows_in
 from ms_codegeex.rehearsal.traffic import execution_problems
 
 LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
@@ -58,6 +58,7 @@ class Comparison:
     loss_fall: float  # in a short step, over what the gradient predicts; nan if there was no such step
     update: float  # norm of the weights' change over the weights' norm
     loss_error: float
+    evaluation_error: float | None  # relative, of the loss that a pipeline's evaluation gives; None without a pipeline
     parameter_errors: tuple[ParameterError, ...]  # worst first
     replicas_equal: bool
     problems: tuple[str, ...]
@@ -72,7 +73,8 @@ def compare(job: RehearsalJob) -> Comparison:
     """Compare what the reference and the ranks have left in the job's directory."""
     config, mesh = job.config, job.config.mesh
     tolerances = TOLERANCES[config.training.precision]
-    reference = np.array(read_json(job.file("json"))["outputs"])
+    trained = read_json(job.file("json"))
+    reference = np.array(trained["outputs"])
     with np.load(job.file("npz"), allow_pickle=False) as file:
         final = dict(file)
     plan = {layout.name: layout for layout in layouts_of(config)}
@@ -85,7 +87,10 @@ def compare(job: RehearsalJob) -> Comparison:
     errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
     fall, fall_problems = _fall(config, reference)
-    problems += scalar_problems + replica_problems + adamw_problems + fall_problems
+    evaluation_error, evaluation_problems = _evaluation(
+        trained["evaluation"], [run["evaluation"] for run in runs], tolerances.loss
+    )
+    problems += scalar_problems + evaluation_problems + replica_problems + adamw_problems + fall_problems
     order = {name: number for number, name in enumerate(plan)}
     wrong = sorted((e for e in errors if not e.error <= tolerances.parameter), key=lambda e: order[e.name])
     if wrong:
@@ -94,7 +99,8 @@ def compare(job: RehearsalJob) -> Comparison:
             f"(limit {tolerances.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
         )
     before = {name: initial_value(name, value.shape) for name, value in final.items()}
-    update = _norm(final[n] - before[n] for n in final) / _norm(before.values())
+    moving = [name for name in final if plan[name].trained]
+    update = _norm(final[n] - before[n] for n in moving) / _norm(before[n] for n in moving)
     finite, norms = reference[:, 5] > 0, reference[:, 2]
     clips = np.array([clip_of(config, step) or UNCLIPPED for step in range(len(reference))])
     clipped = int(np.sum(finite & (norms > clips)))
@@ -108,6 +114,7 @@ def compare(job: RehearsalJob) -> Comparison:
         loss_fall=fall,
         update=update,
         loss_error=loss_error,
+        evaluation_error=evaluation_error,
         parameter_errors=tuple(sorted(errors, key=lambda e: -e.error)),
         replicas_equal=not replica_problems,
         problems=tuple(problems),
@@ -123,7 +130,7 @@ def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clip
         found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; increase --steps")
     if config.training.clip_norm and not clipped:
         found.append("no step was clipped, so clipping was not tested")
-    if config.training.precision == "fp16" and updates == steps:
+    if overflows_in(config, steps) is not None and updates == steps:
         found.append("no step overflowed, so skipping was not tested; increase --steps")
     return found
 
@@ -190,6 +197,28 @@ def _scalars(reference: np.ndarray, outputs: list[np.ndarray], tolerances: Toler
     return worst, problems
 
 
+def _evaluation(
+    expected: list[float] | None, found: list[list[float] | None], limit: float
+) -> tuple[float | None, list[str]]:
+    """The largest relative error of a rank's evaluation, and a problem if it is too large. Given are Σ mask·nll and
+    Σ mask, of one device and of each rank."""
+    if expected is None:
+        return None, []
+    loss, tokens = expected[0] / expected[1], expected[1]
+    errors = [
+        abs(value / count / loss - 1) if count == tokens and np.isfinite(value) else np.inf for value, count in found
+    ]
+    worst = float(max(errors))
+    if worst <= limit:
+        return worst, []
+    rank = errors.index(max(errors))
+    value, count = found[rank]
+    return worst, [
+        f"evaluation: rank {rank} has loss {value / max(count, 1.0):.8g} of {count:g} tokens, one device {loss:.8g} of "
+        f"{tokens:g}"
+    ]
+
+
 def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
@@ -216,7 +245,8 @@ def _parameters(
 ) -> tuple[list[ParameterError], list[str]]:
     """The largest deviation of every parameter, and the first pair of replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
-    least = max(still * float(np.median(list(movement.values()))), float(np.finfo(np.float32).tiny))
+    trained = [movement[n] for n in final if plan[n].trained]
+    least = max(still * float(np.median(trained)), float(np.finfo(np.float32).tiny))
     worst: dict[str, ParameterError] = {}
     seen: dict[tuple, tuple[int, bytes]] = {}
     unequal: list[str] = []

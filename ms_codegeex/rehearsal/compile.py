@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -22,13 +23,21 @@ from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.mesh import Mesh
+from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
+from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.processes import python_process, run_reporting
-from ms_codegeex.rehearsal.compile_report import CompileReport, PlanCheck, RankReport
+from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.rehearsal import stubs as gpu_stubs
+from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
+from ms_codegeex.rehearsal.checks import PlanCheck
+from ms_codegeex.rehearsal.compile_mode import CompileMode
+from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.stubs import loader_environment
+from ms_codegeex.rehearsal.timeline.operators import Program
 from ms_codegeex.rehearsal.traffic import (
     called_blocks,
     differences,
@@ -41,7 +50,7 @@ from ms_codegeex.rehearsal.traffic import (
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
-WORKER_BYTES, MICRO_BATCHES_BYTES = 3 * 2**30, 11 * 2**30  # host memory to compile the 13B; with micro-batches
+WORKER_BYTES = 3 * 2**30  # host memory to compile the 13B
 INLINED_LAYERS = 4
 GROUPS = ("tensor", "data", "stage", "optimizer", "replica")
 
@@ -58,33 +67,68 @@ def distinct_ranks(mesh: Mesh) -> list[int]:
 
 
 def compile_ranks(
-    config: RunConfig, ranks: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
+    config: RunConfig,
+    ranks: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    timeline: bool = False,
+    target: Literal["gpu", "ascend"] = "gpu",
+    backend: bool = False,
 ) -> CompileReport:
     """Compile these ranks (None: the distinct ones) and check them. Calls `progress(done, all)` after each.
 
+    `timeline`: keep the operators of one rank of each stage; blocks are then inlined as in a run, all of them.
+    `target`: the engine's, gpu or ascend; either one partitions every run. `backend`: also run
+    Ascend's back end on one graph, and check its streams.
+
     Raises `UserError` for a configuration that is not partitioned, `RunFailure` with the end of a worker's log.
     """
-    if not config.partitioned:
-        raise UserError(
-            "rehearse: the engine partitions no graph on one device or on CPU processes; set devices to 2 or more, "
-            "and device to ascend or gpu"
-        )
+    if config.device == "cpu":
+        raise UserError("rehearse: CPU processes partition no graph; set device to ascend or gpu")
+    hardware_of(config).peak(config.training.precision)
     chosen = distinct_ranks(config.mesh) if ranks is None else list(ranks)
     for rank in chosen:
         if not 0 <= rank < config.devices:
             raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
     checks = [_memory_check(*stage) for stage in memory_of_stages(config)]
     config = compiled_config(config)
-    few = inlined_config(config)
+    few = inlined_config(config, config.model.sizes.num_layers if timeline else INLINED_LAYERS)
+    shown_ranks = _shown_ranks(config, chosen) if timeline else []
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
-        jobs = [(RehearsalJob(Path(folder) / "full", config, 1), rank, "once") for rank in chosen]
+        full = RehearsalJob(Path(folder) / "full", config, 1)
+        jobs = [(full, rank, CompileMode(operators=rank in shown_ranks and not few, target=target)) for rank in chosen]
         if few:
-            jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], "inline"))
+            mode = CompileMode(inline=True, operators=timeline, target=target)
+            jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
+        programs = [_program(job, rank) for job, rank, mode in jobs if mode.operators]
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
-    return CompileReport(config, compiled, checks)
+    kernels = []
+    if backend:
+        shown = compiled[-1] if few else compiled[0]
+        kernels = backend_kernels(few or config, shown.rank, inline=shown.inlined)
+        checks += stream_checks(kernels, shown.collectives)
+    return CompileReport(config, compiled, checks, programs, target, kernels)
+
+
+def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
+    """The first compiled rank of each stage. The others of a stage have the same operators, and wait for no one else:
+    all members of a group are equally fast."""
+    first: dict[int, int] = {}
+    for rank in chosen:
+        first.setdefault(config.mesh.coordinates(rank)[0], rank)
+    if len(first) < config.mesh.pipeline:
+        raise UserError(f"--ranks: a timeline needs a rank of each of the {config.mesh.pipeline} stages; leave it out")
+    places = {config.mesh.coordinates(rank)[1:] for rank in first.values()}
+    if len(places) > 1:
+        raise UserError("--ranks: a timeline needs ranks that send to each other; leave it out")
+    return list(first.values())
+
+
+def _program(job: RehearsalJob, rank: int) -> Program:
+    return Program.from_json(read_json(job.file("operators.json", rank)))
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
@@ -98,43 +142,46 @@ def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
 def compiled_config(config: RunConfig) -> RunConfig:
     """The configuration with as few micro-batches as show everything: two, or one per stage. More would repeat them and
     cost time and host memory."""
-    few = min(config.accumulation, max(2, config.mesh.pipeline))
+    few = min(config.accumulation, max(2, config.mesh.pipeline)) if config.partitioned else 1
     batch = config.micro_batch * few * config.mesh.data
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
     return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))
 
 
-def inlined_config(config: RunConfig) -> RunConfig | None:
+def inlined_config(config: RunConfig, most: int = INLINED_LAYERS) -> RunConfig | None:
     """The configuration with few enough layers to inline; None if no such graph is needed."""
     layers = config.model.sizes.num_layers
     if config.accumulation > 1:
         return None
-    sizes = replace(config.model.sizes, num_layers=min(layers, INLINED_LAYERS))
+    sizes = replace(config.model.sizes, num_layers=min(layers, most))
     return replace(config, model=replace(config.model, sizes=sizes))
 
 
-def _run(jobs: Sequence[tuple[RehearsalJob, int, str]], progress: Callable[[int, int], None]) -> list[RankReport]:
+def _run(
+    jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], progress: Callable[[int, int], None]
+) -> list[RankReport]:
+    """Compile each graph; all for one target."""
     words = []
-    for job, rank, how in jobs:
+    for job, rank, mode in jobs:
         job.directory.mkdir(exist_ok=True)
         job.write()
-        words += [str(job.directory), str(rank), how]
-    need = MICRO_BATCHES_BYTES if jobs[0][0].config.accumulation > 1 else WORKER_BYTES
-    at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // need))
+        words += [str(job.directory), str(rank), mode.to_word()]
+    at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // WORKER_BYTES))
     command = [*WORKER, str(os.getpid()), str(at_once), *words]
-    environment = {**SINGLE_THREAD, **loader_environment()}
+    stubs = cann_stubs if jobs[0][2].target == "ascend" else gpu_stubs
+    environment = {**SINGLE_THREAD, **stubs.loader_environment()}
     done = count()
     progress(next(done), len(jobs))
     run_reporting(
         python_process("compilation", command, jobs[0][0].directory, environment),
         lambda line: progress(next(done), len(jobs)),
     )
-    return [_read(job, rank, how) for job, rank, how in jobs]
+    return [_read(job, rank, mode) for job, rank, mode in jobs]
 
 
-def _read(job: RehearsalJob, rank: int, how: str) -> RankReport:
-    stage = job.config.mesh.coordinates(rank)[0]
-    return RankReport(stage=stage, inlined=how == "inline", **read_json(job.file("json", rank)))
+def _read(job: RehearsalJob, rank: int, mode: CompileMode) -> RankReport:
+    stage, layers = job.config.mesh.coordinates(rank)[0], job.config.model.sizes.num_layers
+    return RankReport(stage=stage, inlined=mode.inline, layers=layers, **read_json(job.file("json", rank)))
 
 
 def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck]:
@@ -148,19 +195,22 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck
         local = stages[layout.stage].weights.get(layout.name, ())
         if not layout.copy_of and local:
             total += mesh.stage_size * math.prod(local) // layout.replication(mesh)
-    expected = config.model.sizes.parameter_count()
+    expected = sum(layout.size for layout in layouts_of(config) if not layout.copy_of)
     return [*checks, PlanCheck("parameters: all shards over their replication", f"{expected:,}", f"{total:,}")]
 
 
 def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """Parameters, matrix products and collectives of one graph."""
-    mesh, chip = config.mesh, hardware_of(config)
+    mesh = config.mesh
     planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
+    moments = sum(math.prod(x) for key, x in rank.parameters.items() if key.startswith(MOMENTS))
+    trained = sum(x.local_size(mesh) for x in layouts_of(config) if x.stage == rank.stage and x.trained)
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     checks = [
         PlanCheck(
             f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"
         ),
+        PlanCheck(f"{name}moments", f"{2 * trained:,}", f"{moments:,}"),
         PlanCheck(
             f"{name}shapes of parameters",
             "as planned" if not wrong else f"{wrong[0]} {list(planned.get(wrong[0], ()))}",
@@ -168,11 +218,27 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
         ),
         PlanCheck(
             f"{name}FLOPs of matrix products",
-            f"{matmul_flops(config, rank.stage, chip):,}",
+            f"{_matmul_flops(config, rank):,}",
             f"{rank.matmul_flops:,}",
         ),
     ]
     return [*checks, *_collective_checks(config, rank, name)]
+
+
+def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
+    """Those of the plan. Blocks that are called are equal: the first one forms the gradient of its input, too, which
+    nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
+    chip = hardware_of(config)
+    total = matmul_flops(config, rank.stage, chip)
+    if rank.inlined or config.accumulation > 1:
+        return total
+    parts = [part for part in parts_of(config, chip) if part.stage == rank.stage]
+    for part in parts:
+        if part.recompute == "selective":
+            repeated = (x for x in part.operators if isinstance(x, MatMul) and x.name == "context")
+            total -= part.count * sum(x.flops for x in repeated if runs_again(part.recompute, x.recompute))
+    each = [sum(x.flops for x in executed_products(part)) for part in parts if part.name == "block"]
+    return total + (each[1] - each[0] if config.lora.rank and len(each) > 1 else 0)
 
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:

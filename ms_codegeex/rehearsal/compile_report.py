@@ -9,32 +9,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.rehearsal.backend import Kernel
+from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.coverage import not_compiled
+from ms_codegeex.rehearsal.timeline.operators import Program
+from ms_codegeex.tables import table
 
-STATE = ("optimizer.", "accu_grads.", "loss_scale.", "accumulated.")  # parameters that are not weights
-
-
-@dataclass(frozen=True)
-class PlanCheck:
-    """One property of a compiled graph: what the plan says and what was found."""
-
-    name: str
-    expected: str
-    found: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether found is what was expected."""
-        return self.expected == self.found
+STATE = ("optimizer.", "accu_grads.", "loss_scale.", "faults.", "accumulated.")  # parameters that are not weights
 
 
 @dataclass(frozen=True)
 class RankReport:
-    """What compiling one rank showed. `inlined`: a graph of fewer blocks, all inlined as in a run."""
+    """What compiling one rank showed. `inlined`: all blocks are inlined as in a run, and may be fewer than the run's.
+    `layers`: of the compiled model."""
 
     rank: int
     stage: int
     inlined: bool
+    layers: int
     compile_seconds: float
     build_seconds: float
     peak_memory_bytes: int
@@ -57,11 +49,15 @@ class RankReport:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """All compiled ranks and the checks made on them."""
+    """All compiled ranks and the checks made on them; the operators of one rank of each stage if a timeline was
+    asked for."""
 
     config: RunConfig
     ranks: Sequence[RankReport]
     checks: Sequence[PlanCheck]
+    programs: Sequence[Program] = ()
+    target: str = "gpu"
+    kernels: Sequence[Kernel] = ()  # of the back end, if it ran
 
     @property
     def ok(self) -> bool:
@@ -76,20 +72,22 @@ class CompileReport:
     def text(self) -> str:
         """Ranks, the collectives of the first one (as inlined, if there is such a graph) and checks, as tables."""
         shown = next((x for x in self.ranks if x.inlined), self.ranks[0])
-        what = f"rank {shown.rank}" + (", few layers, all inlined as in a run" if shown.inlined else "")
+        what = f"rank {shown.rank}" + (f", {shown.layers} layers, all inlined as in a run" if shown.inlined else "")
         checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]
         micro = self.config.accumulation
         lines = [
-            f"compiled for {self.config.devices:,} devices: {self.config.mesh}"
+            f"compiled for {self.config.devices:,} devices, target {self.target}: {self.config.mesh}"
             + (f"; {micro} micro-batches; a step may have more" if micro > 1 else ""),
             *_ranks(self.ranks),
             "",
         ]
         lines += [f"collectives of {what}", *_buckets(shown), ""]
-        lines += ["checks against the plan", *_table(("", "check", "expected", "found"), checks, 4), ""]
+        lines += ["checks against the plan", table(("", "check", "expected", "found"), checks, 4), ""]
+        if self.kernels:
+            lines += [f"kernels that the back end chose: {_named_kernels(self.kernels)}", ""]
         failed = sum(not x.ok for x in self.checks)
         lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
-        lines += [f"not checked: {line}" for line in not_compiled(self.config)]
+        lines += [f"not checked: {line}" for line in not_compiled(self.config, self.target)]
         return "\n".join(line.rstrip() for line in lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -100,24 +98,20 @@ class CompileReport:
         return {
             "ok": self.ok,
             "devices": self.config.devices,
+            "target": self.target,
             "mesh": asdict(self.config.mesh),
             "ranks": kept,
             "checks": [{**asdict(x), "ok": x.ok} for x in self.checks],
             "compile_seconds": max(x.compile_seconds for x in self.ranks),
             "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
+            "backend_kernels": dict(Counter(kernel.op for kernel in self.kernels)),
             "problems": self.problems,
-            "not_executed": not_compiled(self.config),
+            "not_executed": not_compiled(self.config, self.target),
         }
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Aligned columns: the first `left` of them to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return [
-        "  "
-        + "  ".join(x.ljust(w) if i < left else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths, strict=True)))
-        for row in [head, *rows]
-    ]
+def _named_kernels(kernels: Sequence[Kernel]) -> str:
+    return ", ".join(f"{count} {op}" for op, count in Counter(kernel.op for kernel in kernels).most_common())
 
 
 def _ranks(ranks: Sequence[RankReport]) -> list[str]:
@@ -126,7 +120,7 @@ def _ranks(ranks: Sequence[RankReport]) -> list[str]:
         (
             f"{x.rank:,}",
             f"{x.stage}",
-            "few layers, inlined" if x.inlined else "whole",
+            f"{x.layers} layers, inlined" if x.inlined else "whole",
             f"{x.compile_seconds:.1f}",
             f"{x.peak_memory_bytes / 1e9:.2f}",
             f"{x.local_parameters:,}",
@@ -134,7 +128,7 @@ def _ranks(ranks: Sequence[RankReport]) -> list[str]:
         )
         for x in ranks
     ]
-    return _table(head, rows, 3)
+    return table(head, rows, 3).splitlines()
 
 
 def _buckets(rank: RankReport) -> list[str]:
@@ -146,4 +140,4 @@ def _buckets(rank: RankReport) -> list[str]:
         (op, dtype, str(fusion or "-"), f"{size:,}", f"{count:,}", f"{each:,}", f"{count * each:,}")
         for (op, size, dtype, each, fusion), count in sorted(calls.items(), key=lambda item: (item[0][1], item[0]))
     ]
-    return _table(("operation", "type", "bucket", "devices", "calls", "bytes each", "bytes"), rows, 2)
+    return table(("operation", "type", "bucket", "devices", "calls", "bytes each", "bytes"), rows, 2).splitlines()

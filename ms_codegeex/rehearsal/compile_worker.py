@@ -1,10 +1,12 @@
 """Compile training graphs of ranks at their real size: `python -m ms_codegeex.rehearsal.compile_worker LAUNCHER_PID
-AT_ONCE (JOB_DIRECTORY RANK once|inline)…`.
+AT_ONCE (JOB_DIRECTORY RANK MODE)…`; `CompileMode` makes and reads the word MODE.
 
 This process imports the engine and forks one for each graph, at most `AT_ONCE` at a time; a line on standard output
 tells of each that is done. Nothing is executed and no memory is allocated for weights: the engine partitions shapes.
-With `once`, what is repeated is compiled once and called (lazy inline): the blocks, or the whole network if a step runs
-it for each micro-batch. With `inline`, every block is inlined as in a run, and costs time and memory of its own.
+Without `inline`, what is repeated is compiled once and called (lazy inline): the blocks, or the whole network if a step
+runs it for each micro-batch. With it, every block is inlined as in a run, and costs time and memory of its own.
+With `operators`, the operators of the graph are written, too, for a timeline. With `backend`, Ascend's back end runs as
+well, writes its graph after stream assignment, and dies.
 """
 
 from __future__ import annotations
@@ -27,24 +29,34 @@ from mindspore.nn.utils import no_init_parameters
 from ms_codegeex.config import RunConfig
 from ms_codegeex.files import write_json
 from ms_codegeex.parallel import context
+from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
-from ms_codegeex.rehearsal import mindir
+from ms_codegeex.rehearsal import cann_stubs, mindir
+from ms_codegeex.rehearsal.backend import level_environment
+from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.stubs import rank_environment
+from ms_codegeex.rehearsal.timeline.flatten import flatten
 from ms_codegeex.rehearsal.worker import answered, exported
 from ms_codegeex.training.build import build, call_not_inline
 
 
-def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
-    """Compile one rank's graph and write what it shows to `rank_N.json`."""
+def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
+    """Compile one rank's graph and write what it shows to `rank_N.json`, its operators to `rank_N.operators.json`."""
     began = time.monotonic()
-    step = simulated_step(job.config, rank, once)
+    step = simulated_step(job.config, rank, mode)
+    if mode.backend:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ms.set_context(save_graphs=1, save_graphs_path=str(job.directory / "graphs"), jit_config={"jit_level": "O0"})
     built = time.monotonic()
     step.compile(*local_inputs(job.config))
     compiled = time.monotonic()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the engine; its graph is read later
     data = exported(step)
     model = mindir.parse(data)
+    if mode.operators:
+        program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
+        write_json(job.file("operators.json", rank), program.to_json())
     write_json(
         job.file("json", rank),
         {
@@ -61,13 +73,15 @@ def compile_rank(job: RehearsalJob, rank: int, once: bool) -> None:
     )
 
 
-def simulated_step(config: RunConfig, rank: int, once: bool) -> Any:
+def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
     """The rank's train step with its real optimizer, without memory for weights and moments."""
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
+    if mode.target == "ascend":
+        sys.path.append(str(cann_stubs.python_folder()))
+    ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
     with no_init_parameters():
         built = build(config, tied_group=context.enter(config, rank))
-    if once:
+    if not mode.inline:
         compile_once(built.network, config)
     return built.step.set_train(True)
 
@@ -81,8 +95,8 @@ def compile_once(network: Any, config: RunConfig) -> None:
     if config.accumulation > 1:
         call_not_inline(network)
         return
-    for block in network.model.blocks:
-        block.cell_init_args = "lazy_inline_block"
+    for block, recomputed in zip(network.model.blocks, recompute_of_blocks(config), strict=False):
+        block.cell_init_args = f"lazy_inline_block_{recomputed}"
     for name, cell in network.model.name_cells().items():
         if isinstance(cell, type(network.model.blocks[0])):
             cell.cell_init_args = f"lazy_inline_{name}"
@@ -105,13 +119,15 @@ def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
     return [{**dict(zip(keys, key, strict=True)), "calls": count} for key, count in calls.items()]
 
 
-def compile_all(jobs: Sequence[tuple[RehearsalJob, int, bool]], at_once: int) -> None:
-    """Compile each graph in a process of its own, and say on standard output when it has ended."""
+def compile_all(jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], at_once: int) -> None:
+    """Compile each graph in a separate process, and say on standard output when it has ended."""
     specs = []
-    for job, rank, once in jobs:
+    for job, rank, mode in jobs:
         scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs
-        function = partial(answered, compile_rank, job, rank, once)
+        function = partial(answered, compile_rank, job, rank, mode)
         environment = rank_environment(rank, job.config.devices)
+        if mode.backend:
+            environment.update(level_environment())
         specs.append(ForkSpec(f"compile of rank {rank}", function, scratch, environment))
     run_processes(specs, at_once, lambda done: print(done.label, flush=True))
 
@@ -120,8 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     """Compile the graphs of a command line; returns the exit status."""
     die_with_parent(int(arguments[0]))
     words, jobs = iter(arguments[2:]), []
-    for directory, rank, how in zip(words, words, words, strict=True):
-        jobs.append((RehearsalJob.read(Path(directory)), int(rank), how == "once"))
+    for directory, rank, word in zip(words, words, words, strict=True):
+        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode.from_word(word)))
     return answered(compile_all, jobs, int(arguments[1]))
 
 

@@ -36,6 +36,8 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
     replaced = [name for name in COMPOSED if name in chosen_kernels(config)]
     if replaced:
         lines.append(f"fused kernels ({', '.join(replaced)}): elementary operators ran in their place")
+    if config.training.precision != small.training.precision:
+        lines.append(f"{config.training.precision}: no CPU executes it, {small.training.precision} ran in its place")
     if config.accumulation > 1:
         lines.append(
             f"lazy inlining: a run compiles its network once for all {config.accumulation} micro-batches, here it was "
@@ -45,14 +47,15 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
         lines.append(f"the mesh {config.mesh}, shrunk to {small.mesh}")
     return [
         *lines,
-        "kernels, memory and timing of a device; collectives fused into buckets; evaluation and checkpoints",
+        "kernels, memory and timing of a device; collectives fused into buckets; checkpoints"
+        + ("" if config.mesh.pipeline > 1 else "; evaluation"),
     ]
 
 
-def not_compiled(config: RunConfig) -> list[str]:
+def not_compiled(config: RunConfig, target: str = "gpu") -> list[str]:
     """What compiled graphs do not show, one line each."""
     called = "the whole network" if config.accumulation > 1 else "equal blocks"
     return [
         "nothing was executed: only an execution checks values",
-        f"passes of the device's back end: this is the front end's graph for a GPU target, with {called} compiled once",
+        f"passes of the device's back end: this is the front end's graph for target {target}, {called} compiled once",
     ]

@@ -62,6 +62,7 @@ class ExecutionReport:
             "ranks": self.config.mesh.world,
             "steps": found.steps,
             "loss_relative_error": found.loss_error,
+            "evaluation_relative_error": found.evaluation_error,
             "parameter_relative_error": found.parameter_error,
             "worst_parameter": found.parameter_errors[0].name,
             "replicas_equal": found.replicas_equal,
@@ -150,6 +151,11 @@ def report(execution: ExecutionReport) -> str:
         ),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
+        *(
+            [("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}")]
+            if found.evaluation_error is not None
+            else []
+        ),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
         ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
         ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),

@@ -5,6 +5,7 @@ Weights and data depend only on names and numbers, so that every process makes t
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class RehearsalJob:
         return RehearsalJob(directory, build_run_config(values["config"]), values["steps"])
 
     @property
+    def evaluates(self) -> bool:
+        """Whether the evaluation is executed too: in a pipeline, where its graph is cut as that of a step is."""
+        return self.config.mesh.pipeline > 1
+
+    @property
     def messages(self) -> Path:
         """The folder for messages between ranks."""
         return self.directory / "messages"
@@ -49,7 +55,8 @@ class RehearsalJob:
 
 
 UNCLIPPED = 1e30
-OVERFLOW_STEP = 7  # in FP16; the last step of shorter executions
+OVERFLOW_STEP = 7  # if that skips a step; the last one of shorter executions
+LIMITED_STEP = 5  # with a policy for faults; the last but one of shorter executions
 EQUAL_STEPS = 3  # consecutive steps with the same batch
 
 
@@ -59,8 +66,16 @@ def clip_of(config: RunConfig, step: int) -> float:
 
 
 def overflows_in(config: RunConfig, steps: int) -> int | None:
-    """The step in which the gradient of one parameter overflows on the last rank only; None without a loss scale."""
-    return min(OVERFLOW_STEP, steps - 1) if config.training.precision == "fp16" else None
+    """The step in which the gradient of one parameter overflows on the last rank only; None if that would not skip the
+    update: in FP32 without a policy for faults."""
+    skips = config.training.precision == "fp16" or config.faults.policy != "none"
+    return min(OVERFLOW_STEP, steps - 1) if skips else None
+
+
+def norm_limit_of(config: RunConfig, step: int, steps: int) -> float:
+    """Largest gradient norm with which a step updates the weights: 0 in one step if there is a policy for faults."""
+    limited = config.faults.policy != "none" and step == min(LIMITED_STEP, steps - 2)
+    return 0.0 if limited else math.inf
 
 
 def initial_value(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.parallel.context import group_ranks
+from ms_codegeex.parallel.context import ranks_in_group_name
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -90,16 +90,16 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
     """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
     seen: Counter[str] = Counter()
     found = []
-    for node in _communication(model):
-        attributes = _attributes(node.primitive)
-        ranks = group_ranks(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
+    for node in communication_nodes(model):
+        attributes = attributes_of(node.primitive)
+        ranks = ranks_in_group_name(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
         if rank not in ranks:
             raise RunFailure(
                 f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
                 "this rank's, compiled under semi_auto_parallel"
             )
         given = node.given if node.given and node.op != "Receive" else None  # the input of a Receive only orders it
-        tag, peer = _tag(node.op, ranks, rank, attributes)
+        tag, peer = message_tag(node.op, ranks, rank, attributes)
         found.append(
             CollectiveNode(
                 op=node.op,
@@ -155,8 +155,9 @@ def matmul_flops(model: ModelProto) -> int:
     return total
 
 
-def rewrite(model: ModelProto) -> int:
-    """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` i, in place.
+def rewrite(model: ModelProto, after: int = 0) -> int:
+    """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` `after` + i,
+    in place.
 
     The function takes the node's tensor and returns the result. Within a graph, each node waits for the one before it:
     ranks that ran independent nodes in different orders would wait for each other for ever. Returns how many nodes were
@@ -164,7 +165,7 @@ def rewrite(model: ModelProto) -> int:
     """
     from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
 
-    nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(_communication(model), 1)}
+    nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(communication_nodes(model), after + 1)}
     model.primitives.add(name=ITEM, op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
     for graph in (model.graph, *model.functions):
         if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
@@ -233,7 +234,7 @@ def _data_type(tensor: TensorType) -> int:
     return next(number for number, (name, _) in DTYPES.items() if name == tensor.dtype)
 
 
-def _tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
+def message_tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
     """A name that the ranks of one message agree on, without its number; and the peer of a Send or Receive."""
     if op not in POINT_TO_POINT:
         return f"{op}-{_group_name(ranks)}", None
@@ -262,11 +263,12 @@ class _Node:
     tuple_of_one: bool  # Broadcast takes and returns a tuple
 
 
-def _communication(model: ModelProto) -> Iterator[_Node]:
+def communication_nodes(model: ModelProto) -> Iterator[_Node]:
+    """Every communication node, in the order in which `rewrite` numbers them."""
     types, nodes = _types(model), list(_nodes(model))
     packed = {p.output[0]: p.input[0] for _, p, kind in nodes if kind.op_type == "MakeTuple" and len(p.input) == 1}
     for calls, proto, primitive in nodes:
-        op, output = primitive.op_type, _output_types(proto)
+        op, output = primitive.op_type, output_types(proto)
         if op in COMMUNICATION and len(output) == 1:
             source = next((found for name in proto.input if (found := packed.get(name, name)) in types), None)
             given = types[source] if source else None
@@ -329,7 +331,7 @@ def _types(model: ModelProto) -> dict[str, TensorType]:
     return types
 
 
-def _output_types(node: NodeProto) -> list[TensorType]:
+def output_types(node: NodeProto) -> list[TensorType]:
     """Types of the tensors that a node returns, alone or in a tuple."""
     shape = _shape(node)
     parts = [] if shape is None else [shape, *shape.values]
@@ -349,12 +351,12 @@ def _is_group(attribute: AttributeProto) -> bool:
     return attribute.name == "group" and bool(attribute.s)
 
 
-def _attributes(primitive: PrimitiveProto) -> dict[str, Any]:
+def attributes_of(primitive: PrimitiveProto) -> dict[str, Any]:
     """The attributes of a primitive that are texts, numbers or lists of numbers."""
-    return {a.name: value for a in primitive.attribute if (value := _value(a)) is not None}
+    return {a.name: value for a in primitive.attribute if (value := attribute_value(a)) is not None}
 
 
-def _value(attribute: AttributeProto) -> Any:
+def attribute_value(attribute: AttributeProto) -> Any:
     kind = attribute.AttributeType.Name(attribute.type)
     if kind == "STRING":
         return attribute.s.decode()

@@ -22,6 +22,7 @@ from ms_codegeex.training.step import StepSettings, TrainStep
 
 GRADIENT, COPY = "rehearsal.gradient.", "rehearsal.adamw."
 CLIP, OVERFLOW = "rehearsal.clip", "rehearsal.overflow"
+NORM_LIMIT = "faults.norm_limit"  # of the step itself, if it has one
 
 
 def _follow(weight: Parameter, gradient: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ class ProbedStep(TrainStep):
 def marked_parameter(config: RunConfig) -> str:
     """The parameter whose gradient overflows on the last rank: the one of its stage that is sharded most."""
     mesh = config.mesh
-    mine = [layout for layout in layouts_of(config) if layout.stage == mesh.pipeline - 1 and not layout.copy_of]
+    mine = [layout for layout in layouts_of(config) if layout.stage == mesh.pipeline - 1 and layout.trained]
+    mine = [layout for layout in mine if not layout.copy_of]
     return min(mine, key=lambda layout: layout.local_size(mesh) / layout.size).name
 
 

@@ -44,8 +44,10 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     """The configuration on `mesh` with a model of a few thousand weights and a batch of a few sequences.
 
     Kept: family, parallel settings, recompute, precision, whether there is loss scaling, clipping and dropout, kind of
-    schedule. Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an
-    initial loss scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
+    schedule. BF16, which no CPU executes, becomes FP32.
+
+    Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an initial loss
+    scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
     """
     accumulation = min(config.accumulation, 2)  # each takes time to compile
     if mesh.pipeline > 1:  # with one more than stages, each stage alternates between forward and backward
@@ -56,6 +58,9 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     values["device"], values["devices"] = "ascend", mesh.world
     values["model"].update(_small_model(config, mesh))
     values["data"].update(seq_length=16)
+    values["lora"].update(
+        rank=min(config.lora.rank, 2), dropout=DROPPED if config.lora.dropout else 0.0, alpha=4.0, weights=None
+    )
     values["training"].update(
         steps=8,
         tokens=None,
@@ -63,14 +68,23 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         micro_batch=micro,
         dropout=DROPPED if config.training.dropout else 0.0,
         loss_chunk=0,
+        recompute_blocks=[1] * mesh.pipeline if config.training.recompute_blocks else None,
         clip_norm=0.5 if config.training.clip_norm else 0.0,
+        precision="fp32" if config.training.precision == "bf16" else config.training.precision,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
         schedule={"learning_rate": 0.24, "end_learning_rate": 0.12, "warmup_steps": 4, "decay_steps": 16},
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
-    parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None)
+    parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None, stage_layers=None)
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
+    overlap = parallel["overlap"] if mesh.tensor > 1 else {}
+    parallel["overlap"] = {**overlap, "parts": min(overlap.get("parts", 1), 2)}
     parallel["fusion"] = {**parallel["fusion"], **dict.fromkeys(FUSED, False)}
+    small = build_run_config({**values, "parallel": parallel})
+    if not config.parallel.stage_layers or mesh.pipeline == 1:
+        return small
+    others = [1] * (mesh.pipeline - 1)  # as uneven as can be
+    parallel["stage_layers"] = [small.model.sizes.attention_layers - len(others), *others]
     return build_run_config({**values, "parallel": parallel})
 
 

@@ -18,21 +18,28 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from ms_codegeex.cuda import plugin as cuda_plugin
+from ms_codegeex.cuda.plugin import (
+    DRIVER,
+    KERNELS,
+    PLUGIN,
+    RUNTIME,
+    RUNTIME_VERSION,
+    cuda_folder,
+    plugin_directory,
+    plugin_environment,
+)
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import atomic_directory, user_cache
-from ms_codegeex.locks import take_lock
 
 MACHINES = ("x86_64", "aarch64")
-PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
-DRIVER = "libcuda.so.1"
-NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release 11.6, V11.6.55'\n"  # all MindSpore asks of the CUDA compiler
-RUNTIME, RUNTIME_VERSION = "libcudart.so.11.0", "libcudart.so.11.6.55"  # MindSpore reads the version from this name
 FOREIGN_LIBRARY = re.compile(r"lib(cu|nvrtc)")
 FOREIGN_SYMBOL = re.compile(r"cu[a-zA-Z]|__cuda|nvrtc")
+DEFINITION = re.compile(r"^\w[\w ]*[ *](\w+)\(", re.MULTILINE)  # of a C function
 COMPILE_SECONDS = 300
 
 
@@ -46,13 +53,7 @@ def simulation_environment(rank: int, world: int) -> dict[str, str]:
 
 def loader_environment() -> dict[str, str]:
     """The part of `simulation_environment` that the dynamic loader reads when a process starts."""
-    libraries = stub_libraries()
-    before = os.environ.get("LD_LIBRARY_PATH")
-    return {
-        "CUDA_HOME": str(libraries.parent),
-        "LD_LIBRARY_PATH": f"{libraries}{os.pathsep}{before}" if before else str(libraries),
-        "GLOG_v": "3",
-    }
+    return {**plugin_environment(stub_libraries().parent), "GLOG_v": "3"}
 
 
 def rank_environment(rank: int, world: int) -> dict[str, str]:
@@ -71,42 +72,33 @@ def rank_environment(rank: int, world: int) -> dict[str, str]:
 def stub_libraries() -> Path:
     """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
     processes at once."""
-    plugin = _mindspore_directory() / PLUGIN
-    directory = user_cache() / f"stubs-{_fingerprint(plugin)}"
-    if not directory.is_dir():
-        with _locked(directory.with_suffix(".lock")):
-            if not directory.is_dir():
-                with atomic_directory(directory) as temporary:
-                    build(plugin, plugin.parents[2] / KERNELS, temporary)
-    if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for nvcc for ever
-        raise UserError(
-            f"{directory}: programs in this folder may not be executed; set XDG_CACHE_HOME to a folder on a file "
-            "system that is not mounted with noexec"
-        )
-    return directory / "lib64"
+    plugin = plugin_directory("rehearsal", MACHINES) / PLUGIN
+    fill = partial(build, plugin, plugin.parents[2] / KERNELS)
+    return cuda_folder(f"stubs-{_fingerprint(plugin)}", "the stub CUDA libraries", fill) / "lib64"
 
 
-def build(plugin: Path, kernels: Path, directory: Path) -> None:
-    """Make `directory/lib64/*` and `directory/bin/nvcc` for the plugin and the kernel library of MindSpore's wheel."""
+def build(plugin: Path, kernels: Path, directory: Path, functions: str = "") -> None:
+    """Make `directory/lib64/*` for the plugin and the kernel library of MindSpore's wheel.
+
+    `functions`: C code with functions that are to do something; the others return 0.
+    """
     wanted = undefined_symbols(plugin)
     symbols = {version: names for version, names in wanted.items() if FOREIGN_LIBRARY.match(version)}
     loose = {name for name in wanted[""] | undefined_symbols(kernels)[""] if FOREIGN_SYMBOL.match(name)}
     source, versions, library = directory / "stubs.c", directory / "stubs.map", directory / "stubs.so"
-    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(loose.union(*symbols.values()))))
+    idle = loose.union(*symbols.values()) - set(DEFINITION.findall(functions))
+    source.write_text(functions + "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(idle)))
     versions.write_text(
         "".join(
             f"{version} {{ global: {' '.join(f'{n};' for n in sorted(symbols[version]))} }};\n" for version in symbols
         )
     )
-    _compile(source, versions, library)
+    compile_library(source, library, "the stub CUDA libraries", versions)
     (directory / "lib64").mkdir()
     # Copies, not links: the loader and ldd treat files with one inode as one library.
     for name in sorted({*_foreign_libraries(plugin), DRIVER, RUNTIME, RUNTIME_VERSION}):
         shutil.copy(library, directory / "lib64" / name)
     library.unlink()
-    (directory / "bin").mkdir()
-    (directory / "bin" / "nvcc").write_text(NVCC)
-    (directory / "bin" / "nvcc").chmod(0o755)
 
 
 def undefined_symbols(path: Path) -> dict[str, set[str]]:
@@ -121,10 +113,12 @@ def undefined_symbols(path: Path) -> dict[str, set[str]]:
         if needed is not None:
             for _, parts in needed.iter_versions():
                 version.update({part["vna_other"]: part.name for part in parts})
-        for index, symbol in enumerate(file.get_section_by_name(".dynsym").iter_symbols()):
-            if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name:
+        symbols = file.get_section_by_name(".dynsym")
+        sections = np.frombuffer(symbols.data(), np.uint8).reshape(-1, symbols["sh_entsize"])[:, 6:8]  # st_shndx
+        for index in np.flatnonzero(~sections.any(axis=1)).tolist():  # undefined: no section
+            if name := symbols.get_symbol(index).name:
                 number = numbers.get_symbol(index)["ndx"] if version else 0
-                found[version.get(number, "")].add(symbol.name)
+                found[version.get(number, "")].add(name)
     return found
 
 
@@ -146,17 +140,19 @@ def compilers() -> list[list[str]]:
     return found
 
 
-def _compile(source: Path, versions: Path, library: Path) -> None:
+def compile_library(source: Path, library: Path, what: str, versions: Path | None = None) -> None:
+    """Compile a shared library next to its source, with the symbol versions of a linker script. `what` it is, for an
+    error message."""
     choice = compilers()
     if not choice:
         raise UserError(
-            "rehearsal: no C compiler (cc, gcc or clang on PATH, or Python's ziglang) to build stub CUDA libraries "
+            f"rehearsal: no C compiler (cc, gcc or clang on PATH, or Python's ziglang) to build {what} "
             "with; run `pip install ziglang`"
         )
     command = [
         *choice[0],
         *("-w", "-shared", "-fPIC", "-O1", "-fno-builtin", "-nostdlib"),
-        f"-Wl,--version-script={versions.name}",
+        *([f"-Wl,--version-script={versions.name}"] if versions else []),
         *("-o", library.name, source.name),
     ]
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(source.parent / "zig"), "ZIG_LOCAL_CACHE_DIR": str(source.parent / "zig")}
@@ -174,50 +170,13 @@ def _compile(source: Path, versions: Path, library: Path) -> None:
     if result.returncode or not library.is_file():
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunFailure(
-            f"{' '.join(choice[0])}: could not compile the stub CUDA libraries ({reason}); run `pip install ziglang` "
+            f"{' '.join(choice[0])}: could not compile {what} ({reason}); run `pip install ziglang` "
             "and take this compiler off PATH, or repair it"
         )
 
 
-def _mindspore_directory() -> Path:
-    """Where MindSpore is installed, without importing it; a `UserError` if its wheel cannot simulate a cluster."""
-    if sys.platform != "linux" or platform.machine() not in MACHINES:
-        raise UserError(
-            f"rehearsal: needs Linux on {' or '.join(MACHINES)}, this is {sys.platform} on {platform.machine()}; "
-            "use such a machine or a container"
-        )
-    spec = importlib.util.find_spec("mindspore")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("rehearsal: MindSpore is not installed; run `pip install -r requirements.txt`")
-    directory = Path(spec.submodule_search_locations[0])
-    for file in (PLUGIN, KERNELS):
-        if not (directory / file).is_file():
-            raise UserError(
-                f"{directory / file}: missing, MindSpore {importlib.metadata.version('mindspore')} came without the "
-                "GPU plugin, which simulates a cluster; install the wheel from PyPI (requirements.txt)"
-            )
-    return directory
-
-
 def _fingerprint(plugin: Path) -> str:
-    """A name that changes with MindSpore, the machine and this file."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    """A name that changes with MindSpore, the machine and the code that makes the folder."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(cuda_plugin.__file__).read_bytes())
     digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {plugin.stat().st_size}".encode())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for the lock file `path` and hold it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(path, wait=True)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: the stub CUDA libraries cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a "
-            "folder you can write to"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(lock)

@@ -12,10 +12,10 @@ from typing import Any
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.mesh import Mesh
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import layouts_of, recompute_of_blocks
 from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int32": "int32"}
 SCALAR_BYTES = 4
 
 Calls = Counter[tuple[str, tuple[int, ...], str, int]]  # op, members, dtype, bytes of the whole tensor -> calls
@@ -45,8 +45,8 @@ def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
     """The plan's collectives for a graph that calls its blocks as functions instead of inlining them.
 
     The engine then gathers FP32 weights outside the function and casts them inside, and sums a sharded weight's
-    gradient over replicas inside before scattering it outside. The worker leaves block inputs whole, which the engine
-    cannot slice there.
+    gradient over replicas inside before scattering it outside, once for each part of a micro-batch. The worker leaves
+    block inputs whole, which the engine cannot slice there.
     """
     if config.accumulation > 1:
         return planned
@@ -66,16 +66,31 @@ def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
             changed[key] -= x.count
             if moved:
                 changed[moved] += x.count
+    for layout in layouts_of(config):
+        if layout.stage == mesh.coordinates(rank)[0] and _in_block(layout.name):
+            for op, group, size, dtype, _ in parameter_collectives(config, layout):
+                if op == "AllReduce":
+                    size *= mesh.optimizer_shard if group == "replica" else 1
+                    key = (op, tuple(getattr(mesh, f"{group}_group")(rank)), DTYPES[dtype], size)
+                    changed[key] += config.parallel.overlap.parts - 1
     return +changed
+
+
+def _in_block(name: str) -> bool:
+    """Whether a parameter belongs to a block, also to one after the others."""
+    return name.partition(".")[0] not in ("embedding", "head") and name.count(".") > 1
 
 
 def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
     """The fusion id of a parameter's gradient and of its gathered weight. Blocks are numbered in order; embeddings and
-    head belong to the first bucket, what follows the blocks to the last. `called`: all blocks use the first bucket."""
+    head belong to the first bucket, what follows the blocks to the last. `called`: equal blocks use the bucket of the
+    first of them."""
     groups, layers = config.parallel.fusion.allreduce_groups, config.model.sizes.num_layers
+    recomputed = recompute_of_blocks(config)
     part, _, rest = name.partition(".")
     if part == "blocks":
-        block = 0 if called else int(rest.partition(".")[0])
+        block = int(rest.partition(".")[0])
+        block = recomputed.index(recomputed[block]) if called else block
         return block * groups // layers + 1 if groups else 0
     return min(groups, 1) if part in ("embedding", "head") else groups
 
@@ -85,10 +100,12 @@ def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Bucke
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
     found: Buckets = Counter()
     for layout in layouts_of(config):
-        for op, group, *_ in parameter_collectives(layout, mesh, config.training.precision):
+        for op, group, *_ in parameter_collectives(config, layout):
             fusion = bucket_of(config, layout.name, called and op == "AllReduce")
             if layout.stage == stage and fusion:
-                found[op, tuple(getattr(mesh, f"{group}_group")(rank)), fusion] += 1
+                again = called and op == "AllReduce" and _in_block(layout.name)
+                calls = config.parallel.overlap.parts if again else 1
+                found[op, tuple(getattr(mesh, f"{group}_group")(rank)), fusion] += calls
     return found
 
 

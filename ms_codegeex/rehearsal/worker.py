@@ -29,6 +29,7 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.host import available_cores
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
@@ -39,12 +40,14 @@ from ms_codegeex.rehearsal.job import (
     engine_window,
     initial_value,
     local_rows,
+    norm_limit_of,
     overflows_in,
 )
 from ms_codegeex.rehearsal.probe import (
     CLIP,
     COPY,
     GRADIENT,
+    NORM_LIMIT,
     OVERFLOW,
     AdamWFormula,
     build_probed,
@@ -60,7 +63,7 @@ def single_device(config: RunConfig) -> RunConfig:
     """The same training on one device, in micro-batches of the same size, which a partitioned run must equal."""
     values = config.to_dict()
     values["devices"], values["device"] = 1, "cpu"
-    values["training"].update(micro_batch=config.micro_batch, recompute="none", loss_chunk=0)
+    values["training"].update(micro_batch=config.micro_batch, recompute="none", recompute_blocks=None, loss_chunk=0)
     values["parallel"] = {}
     return build_run_config(values)
 
@@ -71,10 +74,12 @@ def reference(job: RehearsalJob) -> None:
     ms.set_device("CPU")
     config = single_device(job.config)
     built = build_probed(config, marked_parameter(job.config))
-    for parameter in built.optimizer.parameters:
+    names = {layout.name for layout in layouts_of(job.config)}
+    weights = [parameter for parameter in built.step.get_parameters() if parameter.name in names]
+    for parameter in weights:
         parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
     built.step.set_train(True)
-    probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW)}
+    probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW, NORM_LIMIT)}
     data, outputs = batches(config, job.steps), []
     for step in range(job.steps):
         _set_probes(probes, job, step, overflows=True)
@@ -82,24 +87,34 @@ def reference(job: RehearsalJob) -> None:
         for part in others:
             built.accumulate_step(*map(Tensor, part.arrays()))
         outputs.append(built.step(*map(Tensor, last.arrays())).asnumpy().tolist())
-    np.savez(job.file("npz"), **{p.name: p.asnumpy() for p in built.optimizer.parameters})
-    write_json(job.file("json"), {"outputs": outputs, **_resources()})
+    np.savez(job.file("npz"), **{p.name: p.asnumpy() for p in weights})
+    evaluation = None
+    if job.evaluates:
+        built.evaluation_step.set_train(False)
+        parts = Batch(*[a[-1] for a in data]).parts(config.accumulation)
+        sums = [built.evaluation_step(*map(Tensor, part.arrays())).asnumpy().astype(np.float64) for part in parts]
+        evaluation = np.sum(sums, 0)[:2].tolist()
+    write_json(job.file("json"), {"outputs": outputs, "evaluation": evaluation, **_resources()})
 
 
 def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
-    """Set the clipping of this step, and the overflow if `overflows` and this is its step."""
+    """Set the clipping of this step, the limit of its norm, and the overflow if `overflows` and this is its step."""
     probes[CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
+    if NORM_LIMIT in probes:
+        probes[NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
     infinite = overflows and step == overflows_in(job.config, job.steps)
     probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
 def export(job: RehearsalJob, rank: int) -> None:
-    """Compile this rank's graph; write it as MindIR with its weights, and facts about it as JSON."""
+    """Compile this rank's graph, and that of the evaluation in a pipeline; write them as MindIR with their weights, and
+    facts about them as JSON."""
     config = job.config
     cell = partitioned_step(config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
     began = time.monotonic()
-    cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
+    inputs = [Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)]
+    cell.compile(*inputs)
     seconds = time.monotonic() - began
     model = mindir.parse(exported(cell))
     facts = {
@@ -108,8 +123,15 @@ def export(job: RehearsalJob, rank: int) -> None:
         "matmul_flops": mindir.matmul_flops(model),
         "windows": fill(model, cell.parameter_layout_dict, full, config, rank),
     }
-    mindir.rewrite(model)
+    replaced = mindir.rewrite(model)
     job.file("mindir", rank).write_bytes(model.SerializeToString())
+    if job.evaluates:
+        cell.set_train(False).compile(*inputs)
+        model = mindir.parse(exported(cell))
+        fill(model, cell.parameter_layout_dict, full, config, rank)
+        facts["evaluation"] = [asdict(c) for c in mindir.collectives(model, rank)]
+        mindir.rewrite(model, replaced)
+        job.file("evaluation.mindir", rank).write_bytes(model.SerializeToString())
     write_json(job.file("json", rank), {**facts, **_resources()})
 
 
@@ -158,7 +180,8 @@ def run(job: RehearsalJob, rank: int) -> None:
     ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     facts = read_json(job.file("json", rank))
     communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
-    communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in facts["collectives"]])
+    nodes = [*facts["collectives"], *facts.get("evaluation", [])]
+    communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in nodes])
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
@@ -170,7 +193,18 @@ def run(job: RehearsalJob, rank: int) -> None:
             formula.update(outputs[-1][3], parameters_of(held, GRADIENT))
     np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in facts["windows"]})
     errors = formula.errors(parameters_of(held, COPY))
-    write_json(job.file("run.json", rank), {"outputs": outputs, "adamw": errors, **_resources()})
+    evaluation = _evaluated(job, rank, held, [a[-1] for a in data]) if job.evaluates else None
+    write_json(
+        job.file("run.json", rank), {"outputs": outputs, "adamw": errors, "evaluation": evaluation, **_resources()}
+    )
+
+
+def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequence[np.ndarray]) -> list[float]:
+    """Σ mask·nll and Σ mask of a global batch by the evaluation's graph, with the weights that training has left."""
+    network = nn.GraphCell(ms.load(str(job.file("evaluation.mindir", rank))))
+    for name, parameter in network.parameters_dict().items():
+        parameter.set_data(Tensor(held[mindir.parameter_name(name)].asnumpy()))
+    return network(*[Tensor(local_rows(job.config, rank, a)) for a in batch]).asnumpy().tolist()[:2]
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -14,10 +13,13 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile, atomic_file
-from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.run_directory import RunDirectory, event_line, finite
+from ms_codegeex.runs.stopping import LastStep
 from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
 
 FLUSH_SECONDS = 30.0
+DRAWING_SHARE = 50  # of a run's time, one part at most goes into drawing
 
 
 class Eta:
@@ -42,7 +44,7 @@ class JsonLog(Callback):
     """
 
     def __init__(self, run: RunDirectory, every: int):
-        self.every = every
+        self.every, self.attempt = every, run.attempt
         self.eta = Eta()
         self.log, self.progress = AppendedFile(run.log), AppendedFile(run.progress)
         self.warned = False
@@ -54,6 +56,10 @@ class JsonLog(Callback):
         """Show what begins now."""
         self._event({"event": "status", "text": text, "time": time.time()})
 
+    def pause(self, begins: bool) -> None:
+        """Tell the launcher that the next step waits, or begins."""
+        self._event({"event": "pause" if begins else "go on"})
+
     def warning(self, text: str) -> None:
         """Show a warning, and print it into the worker's log."""
         with contextlib.suppress(OSError):  # that log may be on the full disk too
@@ -63,9 +69,11 @@ class JsonLog(Callback):
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Show every step; log every `logging.every`-th and each that was evaluated, skipped or the last."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
-        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(record).items()}
-        self._event({"event": "step", "steps_left": trainer.steps_left, **line})
-        if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.finished:
+        line = {**finite(asdict(record)), "attempt": self.attempt}
+        if trainer.config.stage:
+            line["stage"] = trainer.config.stage
+        self._event({"event": "step", "steps_left": 0 if trainer.ending else trainer.steps_left, **line})
+        if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.ending:
             failed = self.log.write(json.dumps(line))
             if failed and not self.warned:
                 trainer.warn(f"{self.log.path}: could not be written ({failed.strerror}); its lines wait for room")
@@ -74,6 +82,39 @@ class JsonLog(Callback):
     def end(self, trainer: Trainer) -> None:
         """Close the log."""
         self.log.close()
+
+
+class StopOnRequest(Callback):
+    """Ends the run after a step that all ranks agree on. Every rank has one, in front of its other callbacks.
+
+    Args:
+        last: the request, and the step that rank 0 announces in a file.
+        agree: whether any rank says yes; for several servers, whose file systems may show a file late.
+    """
+
+    def __init__(self, last: LastStep, agree: Callable[[bool], bool] | None = None):
+        self.last, self.agree = last, agree
+
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Stop if this was the last step; after one that is skipped nothing is saved, so not then."""
+        last = self.agree(self.last.requested) if self.agree else self.last.reached(record.step)
+        if last and not record.skipped:
+            trainer.stop()
+
+
+class EventLog(Callback):
+    """Appends what happens in a run to events.jsonl. A full disk delays the lines and does not end the run."""
+
+    def __init__(self, run: RunDirectory):
+        self.file = AppendedFile(run.events)
+
+    def event(self, event: str, **content: Any) -> None:
+        """Append an event."""
+        self.file.write(event_line(event, content))
+
+    def end(self, trainer: Trainer) -> None:
+        """Close the file."""
+        self.file.close()
 
 
 class TensorBoard(Callback):
@@ -140,31 +181,16 @@ class LossPlot(Callback):
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Draw the curve again if the picture is old."""
-        if time.monotonic() - self.drawn > self.every_seconds:
+        began = time.monotonic()
+        if began - self.drawn > self.every_seconds:
             self._draw(trainer)
             self.drawn = time.monotonic()
+            self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # a log grows
 
     def end(self, trainer: Trainer) -> None:
-        """Draw the whole curve."""
-        self._draw(trainer)
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; a last line that was left incomplete by a kill is skipped."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
-def truncate_log(path: Path, last_step: int) -> None:
-    """Drop the lines after `last_step`: a resumed run writes them again."""
-    kept = [record for record in read_log(path) if record["step"] <= last_step]
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        """Draw the whole curve, unless there is little time."""
+        if not trainer.stopped:
+            self._draw(trainer)
 
 
 def plot_loss(log: Path, picture: Path) -> None:

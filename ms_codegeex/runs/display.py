@@ -33,7 +33,7 @@ def figures(event: dict[str, Any]) -> str:
         f"wait {event['data_wait_percent']:.0f}%",
         f"{event['memory_bytes'] / 1e9:.1f} GB",
     ]
-    if event["loss_scale"] != 1.0:
+    if event["loss_scale"] not in (None, 1.0):
         parts.insert(2, f"scale {event['loss_scale']:.0f}")
     return "  ".join(parts)
 
@@ -41,25 +41,28 @@ def figures(event: dict[str, Any]) -> str:
 class Display:
     """Follows a progress file; `poll` shows the events that were added since the last call."""
 
-    def __init__(self, progress: Path, steps: int, lines: int = 30):
-        self.progress, self.steps, self.position = progress, steps, 0
+    def __init__(self, progress: Path, steps: int, lines: int = 30, stage: str | None = None):
+        self.progress, self.steps, self.position, self.stage = progress, steps, 0, stage
         self.terminal = sys.stderr.isatty()
         self.every = max(1, steps // lines)  # plain lines: about this many in all
         self.bar: tqdm | None = None
         self.waiting: tuple[str, float] | None = None
 
-    def poll(self) -> None:
-        """Show new events; on a terminal also how long the current wait lasts."""
+    def poll(self) -> list[dict[str, Any]]:
+        """Show new events, and return them; on a terminal also how long the current wait lasts."""
+        events = []
         if self.progress.exists():
             with self.progress.open("rb") as stream:
                 stream.seek(self.position)
                 content = stream.read()
             complete = content[: content.rfind(b"\n") + 1]
             self.position += len(complete)
-            for line in complete.splitlines():
-                self._show(json.loads(line))
+            events = [json.loads(line) for line in complete.splitlines()]
+            for event in events:
+                self._show(event)
         if self.terminal and self.waiting:
             self._bar().set_description_str(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
+        return events
 
     def status(self, text: str) -> None:
         """Show that something that takes a while begins."""
@@ -87,6 +90,8 @@ class Display:
         if event["event"] == "status":
             self.status(event["text"])
             return
+        if event["event"] in ("pause", "go on"):  # for the watch over hangs
+            return
         if event["event"] == "warning":
             tqdm.write(f"warning: {event['text']}", file=sys.stderr)
             return
@@ -98,7 +103,7 @@ class Display:
         if self.terminal:
             bar = self._bar()
             bar.n, bar.total = event["step"], self.steps
-            bar.set_description_str("training")
+            bar.set_description_str(f"training {self.stage}" if self.stage else "training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
         elif (
             compiled
@@ -106,8 +111,6 @@ class Display:
             or not event["steps_left"]
             or event["validation_loss"] is not None
         ):
-            print(
-                f"step {event['step']}/{self.steps}  {figures(event)}  ETA {duration(event['eta_seconds'])}{compiled}",
-                file=sys.stderr,
-                flush=True,
-            )
+            words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
+            words = [self.stage, *words] if self.stage else words
+            print("  ".join(words) + compiled, file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ The operator fills in what depends on the site: image, volume, queue, partition.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from ms_codegeex.runs.node import resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
 PORT = 8118
-TERMINATION_SECONDS = 60
+SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
 
 SLURM = """\
 #!/bin/bash
@@ -31,12 +32,14 @@ SLURM = """\
 #SBATCH --output={name}-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=TERM@{seconds}
 # Submit it in the checkout, on a file system that all servers share. A requeued job resumes from its newest checkpoint.
+# Before its time limit the job gets SIGTERM and saves; submit it again to continue.
 set -euo pipefail
 
 {meeting}
 # One task per server, with all its cores; server 0 may still export long after the others have ended (--wait=0).
-srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none bash -c '{command}'
+srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none bash -c 'exec {command}'
 """
 SLURM_MASTER = f"""\
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -98,12 +101,18 @@ def _resume(config: RunConfig) -> str:
     return f'"$(if ls -d {own}/step-* >/dev/null 2>&1; then echo auto; else echo {shlex.quote(start)}; fi)"'
 
 
+def _termination_seconds(config: RunConfig) -> int:
+    """From the signal to the end of a job: time to save."""
+    return math.ceil(config.checkpoint.grace) + SPARE_SECONDS
+
+
 def _slurm(name: str, servers: int, config: RunConfig, arguments: list[str], table: bool) -> str:
     command = _command(config, arguments, servers, "$SLURM_NODEID", None if table else "$MASTER_ADDR")
     meeting = ORDER.format(which='the K-th host of the job, both from 0 (see "scontrol show hostnames")')
     return SLURM.format(
         name=name,
         servers=servers,
+        seconds=_termination_seconds(config),
         meeting=meeting if table else SLURM_MASTER,
         command=command.replace("'", "'\\''"),
     )
@@ -129,7 +138,7 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
     }
     pod = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": TERMINATION_SECONDS,
+        "terminationGracePeriodSeconds": _termination_seconds(config),
         "containers": [container],
         "volumes": [
             {"name": "checkout", "persistentVolumeClaim": {"claimName": "CLAIM"}},

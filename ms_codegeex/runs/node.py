@@ -25,6 +25,11 @@ from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
+LOCAL = "127.0.0.1"
+NODE_SECONDS = "600"  # so long may a rank do something that others wait for, such as a slow save
+# Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
+# ranks apart; on one server they only make every start three seconds longer.
+RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
 CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
 
@@ -173,9 +178,10 @@ def usable_cores() -> list[int]:
 # --- processes ---
 
 
-def _environment(config: RunConfig, local: int, cores: int, log_directory: Path) -> dict[str, str]:
+def engine_environment(config: RunConfig, node: Node, log_directory: Path) -> dict[str, str]:
     """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins."""
-    values = {"GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, cores // local))}
+    threads = max(1, len(usable_cores()) // len(node.ranks))
+    values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(threads)}
     if config.device == "ascend":
         values |= {
             "HCCL_CONNECT_TIMEOUT": CONNECT_SECONDS[config.parallel.pipeline > 1],
@@ -184,6 +190,8 @@ def _environment(config: RunConfig, local: int, cores: int, log_directory: Path)
             "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
             "ASCEND_PROCESS_LOG_PATH": str(log_directory / "ascend"),
         }
+    if node.needs_port:
+        values |= RETRY_SECONDS
     values = {name: os.environ.get(name, value) for name, value in values.items()}
     return {**values, "PYTHONPATH": python_path()}
 
@@ -198,13 +206,11 @@ def node_processes(
     command = ["-m", WORKER, str(run.path), *arguments]
     if node.table is not None:
         return _rank_table_processes(config, node, run, command)
+    if node.count == 1 and (config.devices == 1 or config.device == "cpu"):
+        return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
-    cores = usable_cores()
-    environment = _environment(config, len(node.ranks), len(cores), run.logs)
-    if node.count == 1 and config.devices == 1:
-        label = f"rank 0 on {node.name}, log {logs[0]}"
-        return [WorkerSpec(label, (sys.executable, *command), run.logs, logs[0], environment, worker_logs=logs)]
-    host, port = node.master or ("127.0.0.1", port or 0)
+    environment = engine_environment(config, node, run.logs)
+    host, port = node.master or (LOCAL, port or 0)
     msrun = [
         f"--worker_num={config.devices}",
         f"--local_worker_num={len(node.ranks)}",
@@ -214,13 +220,34 @@ def node_processes(
         f"--log_dir={run.logs}",
         "--join=True",
         f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
-        *_bind(config, node, cores),
+        *_bind(config, node, usable_cores()),
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"{_named(node)}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
     return [WorkerSpec(label, (program, *msrun, "python", *command), run.logs, log, environment, folder, logs)]
+
+
+def _own_processes(
+    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
+) -> list[WorkerSpec]:
+    """One process per rank, and the scheduler through which they meet if there are several: what msrun would start,
+    without the seconds in which msrun imports the engine for itself."""
+    shared, words = engine_environment(config, node, run.logs), (sys.executable, *command)
+    specs, size = [], str(config.devices)
+    if config.devices > 1:
+        place = {"MS_SCHED_HOST": LOCAL, "MS_SCHED_PORT": str(port or 0), "MS_TOPO_TIMEOUT": NODE_SECONDS}
+        shared |= {**place, "MS_WORKER_NUM": size, "RANK_SIZE": size}
+        log, role = run.logs / "scheduler.log", {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"}
+        specs.append(WorkerSpec(f"scheduler, log {log}", words, run.logs, log, {**shared, **role}))
+    for rank, device in zip(node.ranks, node.devices, strict=True):
+        log, own = run.logs / f"worker_{rank}.log", {}
+        if config.devices > 1:
+            own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(device)}
+        label = f"rank {rank} on {node.name}, log {log}"
+        specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **own}, worker_logs=(log,)))
+    return specs
 
 
 def _named(node: Node) -> str:
@@ -244,7 +271,7 @@ def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, comm
     for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
         directory, log = run.logs / f"rank_{rank}", run.logs / f"worker_{rank}.log"
         environment: Mapping[str, str] = {
-            **_environment(config, len(node.ranks), len(cores), directory),
+            **engine_environment(config, node, directory),
             "RANK_TABLE_FILE": str(node.table),
             "RANK_SIZE": str(config.devices),
             "RANK_ID": str(rank),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -49,16 +48,15 @@ def held_run(run: RunDirectory) -> Iterator[None]:
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
     """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held.
 
-    Checkpoints and log of an earlier job stay; checkpoints that `start` passes over are renamed.
+    All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed.
     """
     try:
         for path, reason in start.passed_over:
             set_aside(path, reason)
-        shutil.rmtree(run.logs, ignore_errors=True)
-        run.summary.unlink(missing_ok=True)
+        run.keep_logs()
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0
-        run.add_event("start", step=step, changed=[asdict(change) for change in changes])
+        run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
         raise UserError(
             f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"

@@ -19,6 +19,7 @@ from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stopping import Stopped
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 120.0  # network file systems may show a change only after a minute
@@ -73,6 +74,8 @@ class Rendezvous:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self.state == "done" and kind is not None and issubclass(kind, Stopped):
+            return  # its workers have saved and ended
         if kind is not None:
             self.state = "failed"
             with contextlib.suppress(UserError):  # a full disk must not hide what happened
@@ -135,5 +138,5 @@ def meeting(run: RunDirectory, node: Node, checkpoint: Checkpoint | None = None)
         yield None
         return
     path = str(checkpoint.path.absolute()) if checkpoint else None
-    with Rendezvous(run.path / ".servers", node.rank, node.count, path) as others:
+    with Rendezvous(run.servers, node.rank, node.count, path) as others:
         yield others

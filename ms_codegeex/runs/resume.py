@@ -24,39 +24,63 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 DATASET = ("data.train", "data.blend")
 REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both lists
     "model",
+    "lora",
     "seed",
     "data.train",
     "data.blend",
     "data.seq_length",
     "data.reset_at_eos",
+    "data.infill",
+    "data.loss_after_eos",
     "training.global_batch",
     "training.precision",
     "training.dropout",
     "training.clip_norm",
+    "training.z_loss",
     "training.loss_scale",
     "training.optimizer",
     "training.schedule",
+    "faults.policy",
+    "faults.sigma",
+    "faults.window",
     "parallel.fusion.dropout",
 )
 REPORTED = (
     "device",
     "devices",
+    "compile_cache",
     "data.validation",
+    "data.held_out",
     "data.workers",
     "training.steps",
     "training.tokens",
     "training.micro_batch",
     "training.recompute",
+    "training.recompute_blocks",
     "training.evaluate_every",
     "training.evaluate_samples",
+    "training.patience",
     "training.loss_chunk",
     "parallel",
+    "faults.hang",
+    "faults.most",
+    "faults.replicas",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.keep_every",
+    "checkpoint.background",
+    "checkpoint.grace",
     "checkpoint.export",
     "logging",
 )
-UNRECORDED = ("output", "checkpoint.resume", "data.tokenizer", "model.preset")  # the run does not depend on them
+# the run does not depend on them
+UNRECORDED = (
+    "output",
+    "stage",
+    "checkpoint.resume",
+    "data.tokenizer",
+    "model.preset",
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +129,9 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     before, now = dict(flattened(old)), dict(flattened(config.to_dict()))
     before["data.seq_length"] = old["data"]["seq_length"] or old["model"]["max_position_embeddings"]
     now["data.seq_length"] = config.seq_length
-    # for keys that did not exist when the checkpoint was written; a model's have no default
+    # for keys that did not exist when the checkpoint was written; a model's sizes have no default
     defaults = {key: value for key, value in flattened(RunConfig().to_dict()).items() if not _covers("model", key)}
+    defaults |= {"model.weights": None, "model.grow": [], "model.fresh": []}
     for values in (before, now):  # on by default on no device
         values["parallel.fusion.dropout"] = bool(values.get("parallel.fusion.dropout"))
     return [
@@ -153,5 +178,7 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
 
 def is_finished(config: RunConfig, checkpoint: Checkpoint) -> bool:
     """Whether nothing is left to train after the checkpoint."""
-    tokens = config.training.tokens
+    tokens, patience = config.training.tokens, config.training.patience
+    if patience and checkpoint.state.get("worse", 0) >= patience:
+        return True
     return checkpoint.state["tokens"] >= tokens if tokens else checkpoint.step >= config.steps

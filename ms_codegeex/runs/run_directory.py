@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import yaml
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file, write_json
+from ms_codegeex.files import AppendedFile, atomic_file, read_json, write_json
+from ms_codegeex.runs.records import read_events
 
-REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "datasketch", "pydantic", "matplotlib")
+REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,24 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml", doc="the resolved configuration")
     environment = property(lambda self: self.path / "environment.json", doc="versions and machine")
     log = property(lambda self: self.path / "log.jsonl", doc="one JSON object per logged step")
-    events = property(lambda self: self.path / "events.jsonl", doc="the starts of the run, append-only")
+    events = property(lambda self: self.path / "events.jsonl", doc="what happened and when, append-only")
     plot = property(lambda self: self.path / "loss.png", doc="loss curves")
     tensorboard = property(lambda self: self.path / "tensorboard", doc="TensorBoard events")
+    compile_cache = property(lambda self: self.path / "compile_cache", doc="compiled graphs, by what shaped them")
     checkpoints = property(lambda self: self.path / "checkpoints", doc="step-* directories")
     summary = property(lambda self: self.path / "summary.json", doc="the figures at the end")
+    before = property(lambda self: self.path / "before.json", doc="losses of the model that the run started from")
+    peak = property(lambda self: self.path / "matmul_peak.json", doc="the reference for MFU that the run has measured")
     huggingface = property(lambda self: self.path / "huggingface", doc="the exported model directory")
-    logs = property(lambda self: self.path / "logs", doc="what the worker processes print")
+    adapter = property(lambda self: self.path / "adapter", doc="exported adapters, for PEFT")
+    servers = property(lambda self: self.path / ".servers", doc="where the servers of one job find each other")
+    logs = property(lambda self: self.path / "logs", doc="what the worker processes of the last attempt print")
     progress = property(lambda self: self.path / "logs" / "progress.jsonl", doc="events of rank 0 for the display")
     result = property(lambda self: self.path / "logs" / "result.json", doc="rank 0's final figures")
     error = property(lambda self: self.path / "logs" / "error.json", doc="a worker's one-line error")
+    replicas = property(lambda self: self.path / "logs" / "replicas", doc="hashes of what each rank holds")
+    stop_request = property(lambda self: self.path / "logs" / "stop.json", doc="the signal that a launcher got")
+    last_step = property(lambda self: self.path / "logs" / "last_step.json", doc="the step to stop after")
 
     def pytorch(self, family: str) -> Path:
         """The exported nested PyTorch file."""
@@ -59,9 +69,33 @@ class RunDirectory:
 
     def add_event(self, event: str, **content: Any) -> None:
         """Append an event with the current time in seconds since 1970. `OSError` if it cannot be written."""
-        line = json.dumps({"event": event, "time": time.time(), **content}) + "\n"
-        with self.events.open("a", encoding="utf-8") as stream:
-            stream.write(line)
+        events = AppendedFile(self.events)
+        try:
+            if failed := events.write(event_line(event, content)):
+                raise failed
+        finally:
+            events.close()
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the run has ended, its exports included: there is a summary, and no longer a provisional one."""
+        return self.summary.is_file() and not read_json(self.summary).get("exporting")
+
+    @property
+    def attempt(self) -> int:
+        """The number of the last attempt, from 1; 0 before the first."""
+        events = read_events(self.events)
+        return events[-1]["attempt"] if events else 0
+
+    def keep_logs(self) -> None:
+        """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
+        folder = self.logs / f"attempt-{self.attempt:04d}"
+        found = [path for path in (*self.logs.glob("*"), self.summary) if path.exists()]
+        moved = [path for path in found if not path.name.startswith("attempt-")]
+        if moved:
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in moved:
+            path.replace(folder / path.name)
 
     def write_environment(self) -> None:
         """Write the versions of Python and packages, and the machine."""
@@ -75,6 +109,20 @@ class RunDirectory:
                 "packages": dict(_versions()),
             },
         )
+
+
+def event_line(event: str, content: Mapping[str, Any]) -> str:
+    """A line of events.jsonl: the event now."""
+    return json.dumps({"event": event, "time": time.time(), **finite(content)})
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with None for each number that is not finite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -2,28 +2,47 @@
 
 A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, a checkpoint
 becomes good once finite steps have followed it, and pruning always keeps the last good one.
+
+Saving continues in the background while the next steps compute. All ranks decide alike: they save after the same steps,
+wait for the previous save, and try again after a failed one at a step that rank 0 announces.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.errors import NotFinite, UserError
-from ms_codegeex.formats.checkpoint import Checkpoint, step_name, write_checkpoint
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
+from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint
+from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, SerialExecutor, saves_in_background
 from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
 
 GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
+RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
+UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The ranks that write a checkpoint. `job` is alike on all of them and on no other job in the same folder."""
+
+    count: int = 1
+    job: str = "0"
 
 
 class Checkpoints(Callback):
     """Saves every `every` steps and at the end, and keeps the newest `keep` checkpoints and the last good one.
 
-    If tensors are sharded, every rank has this callback and writes its own shards; `barrier` waits for all `writers`.
-    Data-parallel replicas are equal, so there only rank 0 writes.
+    If tensors are sharded, every rank has this callback and writes its own shards. Data-parallel replicas are equal, so
+    there only rank 0 writes.
 
     Args:
         root: the folder of the checkpoints.
@@ -31,8 +50,10 @@ class Checkpoints(Callback):
             the next finite one.
         keep: how many of the newest to keep.
         restored: the checkpoint that the run continues from.
-        writers: how many ranks write.
-        barrier: waits for all writers.
+        writers: the ranks that write; by default only rank 0.
+        keep_every: keep the checkpoints of steps that this divides; 0: of none.
+        keep_best: also save and keep the checkpoint with the lowest validation loss.
+        background: let the next steps compute while a copy of the state is written.
     """
 
     def __init__(
@@ -42,36 +63,58 @@ class Checkpoints(Callback):
         keep: int,
         restored: Checkpoint | None = None,
         *,
-        writers: int = 1,
-        barrier: Callable[[], None] = lambda: None,
+        writers: Writers | None = None,
+        keep_best: bool = False,
+        keep_every: int = 0,
+        background: bool = False,
     ):
-        self.root, self.every, self.keep = root, every, keep
-        self.writers, self.barrier = writers, barrier
+        self.root, self.every, self.keep, self.writers = root, every, keep, writers or Writers()
         self.good_after = min(max(every, GOOD_AFTER[0]), GOOD_AFTER[-1]) if every else GOOD_AFTER[-1]
         self.sound = SoundCheckpoints()
-        self.due = self.settled = False  # a save is due; a step of this job was finite
+        self.due = False
+        self.finite = 0  # steps of this job
         self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
-        self.followers: dict[Path, int] = {}  # finite steps since each checkpoint that is not yet known to be good
+        self.followed: dict[Path, int] = {}  # `finite` at each checkpoint that is not yet known to be good
         self.doubted: set[Path] = set()
         self.saved: int | None = None
+        self.next_try: float = 0  # step, after a save that failed
+        self.keep_best, self.keep_every = keep_best, keep_every
+        self.best: Path | None = None
+        self.copy = HostCopy() if saves_in_background(background, every, keep_best) else None
+        self.worker, self.saves = SerialExecutor(), 0
+        self.pending: PendingSave | None = None
+        self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
+        if keep_best and restored is not None and restored.state.get("best"):
+            self.best = root / step_name(restored.state["best"][0])
         if restored is not None and restored.path.resolve().parent == root.resolve():
             self.saved = restored.step
             if outcome(restored.path) != GOOD:
-                self.followers[restored.path] = 0
+                self.followed[restored.path] = 0
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Judge earlier checkpoints by this step, and save if a save is due."""
-        self.settled = self.settled or not record.skipped
-        self.skipped = self.skipped + 1 if record.skipped and self.settled else 0
+        self.finite += not record.skipped
+        self.skipped = self.skipped + 1 if record.skipped and self.finite else 0
+        if self.copy is not None and not self.copy.ready:  # in the first step, which takes long anyway
+            with trainer.pause():
+                self.copy.reserve(trainer.own_slices())
+        self._poll(trainer)
         if trainer.rank == 0:
             self._judge(trainer, record)
+        best = trainer.progress.best
         self.due = self.due or bool(self.every and record.step % self.every == 0)
-        if self.due and not record.skipped:
+        self.due = self.due or bool(self.keep_best and best is not None and best[0] == record.step)
+        if self.due and not record.skipped and record.step >= self.next_try:
             self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
         """Save the last step unless it is saved. `NotFinite` if the run ends skipping and has saved before."""
+        self.leave(trainer)
         present = self.saved == trainer.progress.step
+        if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later
+            if not present and not self.skipped:
+                self._save_now(trainer)
+            return
         if self.skipped >= STREAK and self.saved is not None and not present:
             raise NotFinite(
                 f"the last {self.skipped} steps were skipped because gradients were not finite; the run has not "
@@ -80,58 +123,154 @@ class Checkpoints(Callback):
                 trainer.progress.step,
             )
         if trainer.rank == 0 and not self.skipped:  # at the end of the run fewer steps are enough
-            for path in [path for path, followers in self.followers.items() if followers and path.exists()]:
+            for path in [path for path, since in self.followed.items() if self.finite > since and path.exists()]:
                 if self._note(trainer, path, GOOD, trainer.progress.step):
-                    del self.followers[path]
+                    del self.followed[path]
         if not present:
-            self._save(trainer)
+            self._save_now(trainer)
         loss = trainer.validation_loss()
         if trainer.rank == 0:
-            if self.settled and loss is not None and math.isfinite(loss):
-                for path in self.followers:  # no step follows the last checkpoint, but it was evaluated
+            if self.finite and math.isfinite(loss):
+                for path in self.followed:  # no step follows the last checkpoint, but it was evaluated
                     if path.name == step_name(trainer.progress.step):
                         self._note(trainer, path, GOOD, trainer.progress.step)
-            self._prune(trainer)
+            if problem := self._prune(self.best):
+                trainer.warn(problem)
+            best = trainer.progress.best
+            if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
+                trainer.warn(
+                    f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}; the run ends "
+                    "with its last step instead"
+                )
+
+    def leave(self, trainer: Trainer) -> None:
+        """Wait for a save that has begun, also after an error."""
+        if self.pending is not None:
+            with trainer.pause():
+                self._finish_save(trainer)
 
     def _judge(self, trainer: Trainer, record: StepRecord) -> None:
-        for path in list(self.followers):
+        followed_enough = []
+        for path, since in list(self.followed.items()):
             if not path.exists():
-                del self.followers[path]
+                del self.followed[path]
             elif self.skipped >= STREAK:
                 if path not in self.doubted and self._note(trainer, path, DOUBTFUL, record.step):
                     self.doubted.add(path)
-            elif not record.skipped:
-                self.followers[path] += 1
-                if self.followers[path] >= self.good_after and self._note(trainer, path, GOOD, record.step):
-                    del self.followers[path]
+            elif not record.skipped and self.finite - since >= self.good_after:
+                followed_enough.append(path)
+        for path in followed_enough:
+            if self._note(trainer, path, GOOD, record.step):
+                del self.followed[path]
 
     @staticmethod
     def _note(trainer: Trainer, path: Path, found: str, step: int) -> bool:
         try:
             note_outcome(path, found, step)
-        except UserError as error:  # a full disk
-            trainer.warn(str(error))
-            return False
+        except UserError as error:  # a full disk, or the thread that saves has deleted the checkpoint meanwhile
+            if path.is_dir():
+                trainer.warn(str(error))
+                return False
         return True
 
-    def _save(self, trainer: Trainer) -> None:
-        path = write_checkpoint(
-            self.root,
-            trainer.progress.step,
-            trainer.own_slices(),
-            trainer.scalars(),
-            rank=trainer.rank,
-            world_size=self.writers,
-            barrier=self.barrier,
-        )
-        self.saved, self.due = trainer.progress.step, False
-        if trainer.rank == 0:
-            self.followers[path] = 0
-            self.sound.written(path)
-            self._prune(trainer)
+    # -- a save ------------------------------------------------------------------------------------------------------
 
-    def _prune(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
+        """Begin to save; without `background` also wait for the end. One that fails does not end the run."""
+        with trainer.pause():
+            if self.pending is not None and not self._finish_save(trainer):
+                return
+            self._begin(trainer, self.copy)
+            if self.copy is None:
+                self._finish_save(trainer)
+
+    def _save_now(self, trainer: Trainer) -> None:
+        """Save without a copy, since no step follows. `UserError` if that fails."""
+        with trainer.pause():
+            self._begin(trainer, None)
+            pending = self.pending
+            if not self._finish_save(trainer, last=True):
+                raise pending.outcome.exception()
+
+    def _begin(self, trainer: Trainer, copy: HostCopy | None) -> None:
+        trainer.event("saving")
+        step, best = trainer.progress.step, trainer.progress.best
+        self.saves += 1
+        self.due, save = False, f"{self.writers.job}-{self.saves}"
+        path = self.root / step_name(step) if self.keep_best and best is not None and best[0] == step else self.best
+        slices, state = trainer.own_slices(), plain_state(trainer.scalars())
+        tensors = copy.snapshot(slices) if copy else slices
+
+        def work() -> Saved:
+            return self._write(trainer.rank, step, save, tensors, state, path)
+
+        self.pending = PendingSave(step, save, self.finite, path, self.worker.begin(work, wait=copy is None))
+
+    def _write(
+        self, rank: int, step: int, save: str, tensors: Mapping[str, Slice], state: Mapping[str, Any], best: Path | None
+    ) -> Saved:
+        """In the thread: write, publish, and delete what is no longer needed."""
+        path = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=self.writers.count, save=save)
+        if rank:
+            return Saved(path)
+        self.sound.written(path)
+        return Saved(path, self._prune(best))
+
+    def _poll(self, trainer: Trainer) -> None:
+        """Whether a save has ended meanwhile, and after which step to try again if it has failed."""
+        if self.pending is not None and self.pending.outcome.done():
+            self._finish_save(trainer)
+        waiting = self.pending or self.failed
+        if waiting is None or self.writers.count == 1:
+            return
+        note = failure_file(self.root, waiting.step, waiting.save)
+        if trainer.rank == 0 and self.failed is not None:
+            next_try = trainer.progress.step + RETRY_STEPS
+            with contextlib.suppress(UserError):  # a full disk: tried again after the next step
+                write_json(note, {"next_try": next_try})
+                self.next_try, self.failed = next_try, None
+        elif trainer.rank and note.exists() and (next_try := read_json(note).get("next_try")) is not None:
+            if self.pending is not None:
+                self._finish_save(trainer)
+            self.next_try, self.failed = next_try, None
+
+    def _finish_save(self, trainer: Trainer, last: bool = False) -> bool:
+        """Wait for the save that has begun, and record how it ended. Returns whether it was published."""
+        pending, self.pending = self.pending, None
         try:
-            prune(self.root, self.keep, self.sound)
+            saved = pending.outcome.result()
+        except UserError as error:
+            if not last:
+                self._failed(trainer, pending, error)
+            return False
+        trainer.event("saved", step=pending.step)
+        if saved.problem:
+            trainer.warn(saved.problem)
+        self.saved, self.best = pending.step, pending.best
+        if trainer.rank == 0:
+            self.followed[saved.path] = pending.finite
+        return True
+
+    def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
+        """A full disk must not end a run before its last step."""
+        again = trainer.progress.step + RETRY_STEPS
+        self.due = True
+        if self.writers.count == 1:
+            self.next_try = again
+        else:
+            self.next_try, self.failed = UNKNOWN, pending
+        trainer.event("save failed", step=pending.step, message=str(error))
+        trainer.warn(f"{error}; the run continues and tries again in about {RETRY_STEPS} steps")
+
+    def _prune(self, best: Path | None) -> str | None:
+        """Delete old checkpoints, but not the best one and those of steps that `keep_every` divides."""
+
+        def is_protected(path: Path) -> bool:
+            step = int(path.name.removeprefix("step-").removesuffix(".replaced"))
+            return path == best or bool(self.keep_every and step % self.keep_every == 0)
+
+        try:
+            prune(self.root, self.keep, self.sound, is_protected, self.writers.job)
         except OSError as error:
-            trainer.warn(f"{self.root}: old checkpoints could not be deleted ({error.strerror})")
+            return f"{self.root}: old checkpoints could not be deleted ({error.strerror})"
+        return None

@@ -16,11 +16,14 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
+from ms_codegeex.runs.fork_server import ForkServer
+from ms_codegeex.runs.hangs import HangWatch, report_hang
 from ms_codegeex.runs.node import Node, node_processes
 from ms_codegeex.runs.ports import reserved_port
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import StopRequest
+from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints, save_under_way
 from ms_codegeex.runs.workers import Workers
 
 POLL_SECONDS = 0.1
@@ -47,13 +50,15 @@ def run_workers(
     checkpoint: Checkpoint | None,
     node: Node,
     others: Rendezvous | None = None,
+    fork_server: ForkServer | None = None,
 ) -> None:
-    """Run this server's workers to their end.
+    """Run this server's workers to their end; `fork_server` forks them, otherwise each is started on its own.
 
     If a worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log; any
-    other exception, Ctrl-C too, also ends all.
+    other exception, Ctrl-C too, also ends all. After SIGTERM or SIGUSR1 they save first, and `Stopped` is raised.
     """
-    display, count = Display(run.progress, config.steps), len(node.ranks)
+    display, count = Display(run.progress, config.steps, stage=config.stage), len(node.ranks)
+    stop = StopRequest(run, config.checkpoint.grace)
     path = others.checkpoint if others else checkpoint and checkpoint.path
     try:
         where = f" on server {node.rank} of {node.count}" if node.count > 1 else ""
@@ -61,17 +66,30 @@ def run_workers(
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(reserved_port()) if node.needs_port else None
             specs = node_processes(config, node, run, _worker_arguments(str(os.getpid()), path), port)
+            specs = fork_server.forked(specs) if fork_server else specs
             workers = stack.enter_context(Workers(specs))
-            _watch(workers, node, run, display, others)
+            stack.enter_context(stop.listening())
+            _watch(workers, node, run, display, others, stop, HangWatch(config.faults.hang))
     finally:
         if node.rank == 0:
             display.poll()
         display.close()
+        if node.rank == 0:  # no worker is left that could publish another one
+            mark_doubtful_checkpoints(run)
 
 
-def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, others: Rendezvous | None) -> None:
-    """Return when all workers have done their part; `UserError` or `RunFailure` when one has failed."""
-    finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run.path)
+def _watch(
+    workers: Workers,
+    node: Node,
+    run: RunDirectory,
+    display: Display,
+    others: Rendezvous | None,
+    stop: StopRequest,
+    hang: HangWatch,
+) -> None:
+    """Return when all workers have done their part; `UserError` or `RunFailure` when one has failed or hangs, `Stopped`
+    when a signal has left them no more time."""
+    finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run)
     # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
@@ -81,7 +99,10 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
         # read after `ended`: a worker leaves its mark before it ends
         done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
         if node.rank == 0:  # the others would repeat what server 0 shows
-            display.poll()
+            for event in display.poll():
+                hang.event(event)
+            if how_long := hang.hung():
+                raise RunFailure(f"{how_long}: {report_hang(workers)}")
         if done == count:
             finished_at = finished_at or time.monotonic()
             if others and others.state == "running":
@@ -92,9 +113,9 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
                 return
         elif run.error.exists():
             error_at = error_at or time.monotonic()
-            if ended or time.monotonic() - error_at > GRACE_SECONDS:
-                if node.rank == 0:
-                    mark_doubtful_checkpoints(run)
+            seconds = time.monotonic() - error_at
+            saves = ended < count and seconds < stop.grace and save_under_way(run)
+            if not saves and (ended or seconds > GRACE_SECONDS):
                 raise left_error(run)
         elif ended > done or launcher_ended:
             why = workers.failure() + disk.reason()
@@ -102,20 +123,23 @@ def _watch(workers: Workers, node: Node, run: RunDirectory, display: Display, ot
         if others:
             others.beat()
         disk.check()
+        stop.check()
         time.sleep(POLL_SECONDS)
 
 
 class _DiskWatch:
     """Notices when the disk of the run is full: its workers then have no room left to report it."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.next_check, self.full = folder, 0.0, False
+    def __init__(self, run: RunDirectory):
+        self.folder, self.alive, self.next_check, self.full = run.path, run.progress, 0.0, False
 
     def check(self) -> None:
         """Print a warning when the disk has become full."""
         if time.monotonic() < self.next_check:
             return
         self.next_check = time.monotonic() + DISK_SECONDS
+        with contextlib.suppress(OSError):
+            os.utime(self.alive)  # `monitor` sees that the run lives, also while it compiles
         before, self.full = self.full, self._is_full()
         if self.full and not before:
             print(f"warning: the disk of {self.folder} is full; the log waits for room", file=sys.stderr, flush=True)

@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import contextlib
 
-from ms_codegeex.errors import NotFinite, RunFailure, UserError
+from ms_codegeex.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
-from ms_codegeex.formats.checkpoint_folder import doubt
+from ms_codegeex.formats.checkpoint_folder import doubt, doubt_after
+from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
+
+KINDS: dict[type[UserError | RunFailure], str | None] = {  # and the key of the step that belongs to the error
+    NotFinite: "not_finite",
+    Corrupted: "corrupted_after",
+    Rewind: None,
+    RunFailure: None,
+    UserError: None,
+}
+SAVES = ("saving", "saved", "save failed")  # events of rank 0
+ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step
 
 
 def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) -> None:
     """Leave a worker's error; `since` is the step that its job started from."""
-    step = error.step if isinstance(error, NotFinite) else None
+    kind = next(kind for kind in KINDS if isinstance(error, kind))
+    step = {KINDS[kind]: error.step} if isinstance(error, NotFinite | Corrupted) else {}
     with contextlib.suppress(UserError):  # a full disk, which the launcher reports
-        content = {"message": str(error), "user": isinstance(error, UserError), "not_finite": step, "since": since}
-        write_json(run.error, content)
+        write_json(run.error, {"message": str(error), "kind": kind.__name__, "since": since, **step})
 
 
 def left_error(run: RunDirectory) -> UserError | RunFailure:
     """The error that a worker has left."""
     error = read_json(run.error)
-    return (UserError if error["user"] else RunFailure)(error["message"])
+    kind, key = next((kind, key) for kind, key in KINDS.items() if kind.__name__ == error["kind"])
+    return kind(error["message"], error[key]) if key else kind(error["message"])
+
+
+def save_under_way(run: RunDirectory) -> bool:
+    """Whether rank 0 still saves although a worker has left an error. The others wait for that if all ranks end with
+    this error; otherwise rank 0 may wait for them."""
+    if not isinstance(left_error(run), ON_ALL_RANKS):
+        return False
+    kinds = [event["event"] for event in read_events(run.events)]
+    return next((kind == "saving" for kind in reversed(kinds) if kind in (*SAVES, "start")), False)
 
 
 def mark_doubtful_checkpoints(run: RunDirectory) -> None:
-    """If the last job ended because a step was not finite, mark the checkpoints that this makes doubtful."""
+    """If the last job ended because a step was not finite or copies differed, mark the checkpoints that this makes
+    doubtful."""
     with contextlib.suppress(UserError):  # there is no error
         error = read_json(run.error)
-        if error.get("not_finite") is not None and not error.get("noted"):
+        if error.get("noted"):  # both the end of that job and the start of the next one call this
+            return
+        if error.get("not_finite") is not None:
             doubt(run.checkpoints, error["since"], error["not_finite"])
-            # once: both the end of that job and the start of the next one call this
-            write_json(run.error, {**error, "noted": True})
+        if error.get("corrupted_after") is not None:
+            doubt_after(run.checkpoints, error["corrupted_after"])
+        write_json(run.error, {**error, "noted": True})

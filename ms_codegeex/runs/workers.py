@@ -35,6 +35,10 @@ class WorkerSpec(ProcessSpec):
         """Whether the process itself is a worker and not msrun."""
         return self.worker_logs == (self.log,)
 
+    def cause(self) -> str:
+        """What outside the process ended it, in words; empty if nothing is known."""
+        return ""
+
 
 class Workers(ProcessGroup):
     """The processes of `specs` and all that they start; a context that starts them and, at its end, ends them all.
@@ -91,7 +95,7 @@ class Workers(ProcessGroup):
     def _observe(self, process: psutil.Process) -> bool:
         """Whether a worker is alive; keeps what is needed to say how it ended."""
         if not alive(process):
-            if process.pid not in self.statuses and (status := _zombie_status(process.pid)) is not None:
+            if process.pid not in self.statuses and (status := zombie_status(process.pid)) is not None:
                 self.statuses[process.pid] = status
             return False
         with contextlib.suppress(psutil.Error):
@@ -109,11 +113,12 @@ class Workers(ProcessGroup):
         return ended
 
     def failure(self) -> str:
-        """What is known of a failure, for an error message: the rank that failed first and how it ended, the
-        scheduler's own line, and the end of that rank's log."""
+        """What is known of a failure, for an error message: what ended all ranks, otherwise the rank that failed first
+        and how it ended; the scheduler's own line, and the end of that rank's log."""
         lost, report = self._scheduler_line()
         at_fault = self._at_fault(lost)
-        parts = [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
+        causes = dict.fromkeys(filter(None, (spec.cause() for spec in self.specs)))
+        parts = [*causes] or [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
         if lost and not parts:
             parts = [f"rank {lost}, on another server, was lost"]
         if report:
@@ -163,7 +168,7 @@ class Workers(ProcessGroup):
         return f"last lines of {log}:\n" + "\n".join(f"  {line}" for line in lines) if lines else f"{log} is empty"
 
 
-def _zombie_status(pid: int) -> int | None:
+def zombie_status(pid: int) -> int | None:
     """The exit status of a process that has ended but that its parent has not yet waited for, which Linux shows to
     processes of the same user; None if it cannot be read."""
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -10,15 +10,18 @@ from mindspore import nn
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.fused import Kernels
+from ms_codegeex.models.layers import type_constants
+from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
-from ms_codegeex.parallel.partition import partition
+from ms_codegeex.parallel.partition import partition, recompute
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
-DTYPES = {"fp32": ms.float32, "fp16": ms.float16}
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
 @dataclass
@@ -30,11 +33,13 @@ class Built:
     step: TrainStep
     accumulation: int  # micro-batches that the host feeds; all but the last go to `accumulate_step`
     accumulate_step: AccumulateStep | None
-    evaluation_step: EvaluationStep
+    evaluation_step: nn.Cell  # after `set_train(False)`: a batch -> [Σ mask·nll, Σ mask, …] over all devices
+    evaluation_rows: int  # sequences that this device loads for one such batch
 
 
 def build_network(config: RunConfig) -> nn.Cell:
-    """The family's `Loss` with random weights, and its parallel strategies if the engine partitions it."""
+    """The family's `Loss` with random weights, with adapters, with parallel strategies if the engine partitions it; on
+    a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take."""
     training, fused = config.training, chosen_kernels(config)
     build = Build(
         seq_length=config.seq_length,
@@ -44,12 +49,23 @@ def build_network(config: RunConfig) -> nn.Cell:
         reset_at_eos=config.data.reset_at_eos,
         micro_batch=config.micro_batch,
         loss_chunk=config.loss_chunk,
+        z_loss=training.z_loss,
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
     )
     network = family(config.family).model.Loss(config.model.sizes, build)
+    if config.lora.rank:
+        lora = config.lora
+        settings = Adaptation(lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed)
+        add_adapters(network, config.model.sizes, settings, config.seq_length)
+    if config.training.precision == "bf16" and config.device == "cpu":
+        round_to_bf16(network)
+    if config.training.precision == "fp16" and config.device == "gpu":
+        type_constants(network)
     if config.partitioned:
         partition(network, config)
+    else:
+        recompute(network, config)
     return network
 
 
@@ -69,8 +85,8 @@ def build(
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`.
 
     `compile_once`: compile a network that a step runs for every micro-batch once and call it, instead of inlining it
-    each time, which would make compile time grow with their number. A graph exported in that form has lost the order
-    of its sends and receives, so a rehearsal that executes goes without.
+    each time, which would make compile time grow with their number. A rehearsal that executes goes without, because
+    such a graph of a pipeline crashes there.
     """
     network = build_network(config)
     if compile_once and config.partitioned and config.accumulation > 1:
@@ -79,8 +95,16 @@ def build(
     settings = step_settings(config, [p.name for p in updates.parameters], tied_group)
     train = step(_split(network, config), updates, settings)
     accumulate = AccumulateStep(train) if settings.accumulation > 1 else None
-    evaluation = EvaluationStep(network, 1 if config.partitioned else settings.world)
-    return Built(network, updates, train, settings.accumulation, accumulate, evaluation)
+    evaluation, rows = train, config.training.global_batch
+    if not config.partitioned or config.mesh.pipeline == 1:
+        evaluation, rows = EvaluationStep(network, 1 if config.partitioned else settings.world), _rows_at_once(config)
+    rows //= config.mesh.stage_size
+    return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows)
+
+
+def _rows_at_once(config: RunConfig) -> int:
+    """Sequences that all replicas together process at once."""
+    return config.micro_batch * config.data_parallel
 
 
 def call_not_inline(network: nn.Cell) -> None:
@@ -89,7 +113,9 @@ def call_not_inline(network: nn.Cell) -> None:
 
 
 def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:
-    """The network, wrapped to run over the micro-batches of a partitioned step."""
+    """The network, wrapped to run over the micro-batches of a partitioned step, and over their parts."""
+    if config.partitioned and config.parallel.overlap.parts > 1:
+        network = nn.MicroBatchInterleaved(network, config.parallel.overlap.parts)
     if not config.partitioned or config.accumulation == 1:
         return network
     if config.mesh.pipeline > 1:
@@ -106,6 +132,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
         "slots": config.micro_batch * config.seq_length,
         "world": mesh.world,
         "clip_norm": training.clip_norm,
+        "guarded": config.faults.policy != "none",
         "loss_scale": training.loss_scale if training.precision == "fp16" else None,
     }
     if not config.partitioned:

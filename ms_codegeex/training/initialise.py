@@ -1,10 +1,15 @@
-"""Initial weights as a pure function of seed and parameter name: the same on any device and any mesh."""
+"""Initial weights: a pure function of seed and parameter name, or another model's; the same on any device and mesh."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.slices import overlap, window_ranges
+from ms_codegeex.formats.tensors import LazyTensor
 
 
 def initial_weight(
@@ -25,3 +30,30 @@ def initial_weight(
         for row in range(window[0].start, window[0].stop)
     ]
     return np.stack(rows)[:, window[1]] * np.float32(std)
+
+
+def starting_weight(
+    name: str,
+    shape: tuple[int, ...],
+    std: float,
+    seed: int,
+    window: tuple[slice, ...] | None,
+    weights: Mapping[str, LazyTensor],
+) -> np.ndarray:
+    """FP32: the numbers of `weights[name]`, which may have fewer rows than `shape`; `initial_weight` where it has none.
+    Only the part in `window` is read. `UserError` for numbers that are not finite."""
+    if name not in weights:
+        return initial_weight(name, shape, std, seed, window)
+    tensor, ranges = weights[name], window_ranges(shape, window)
+    common = overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
+    if common is None:
+        return initial_weight(name, shape, std, seed, window)
+    there, here = common
+    value = tensor.window(there).float32()
+    if not np.isfinite(value).all():
+        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite; start from another model")
+    if value.shape == tuple(stop - start for start, stop in ranges):
+        return value
+    whole = initial_weight(name, shape, std, seed, window)
+    whole[here] = value
+    return whole

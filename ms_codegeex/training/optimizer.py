@@ -15,12 +15,13 @@ from ms_codegeex.config import OptimizerConfig, ScheduleConfig
 def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:
     """Learning rate of update number `step` (0-based) in float64.
 
-    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(step, decay)/decay)). Both curves share one
-    axis: the cosine does not restart after the warm-up (CodeGeeX release).
+    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or
+    with `cosine_after_warmup` the steps since the warm-up.
     """
     step = np.asarray(step, np.float64)
     peak, end, decay = schedule.learning_rate, schedule.end_learning_rate, schedule.decay_steps
-    cosine = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * np.minimum(step, decay) / decay))
+    begin = schedule.warmup_steps if schedule.cosine_after_warmup else 0
+    cosine = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * np.clip(step - begin, 0, decay) / decay))
     return np.where(step < schedule.warmup_steps, peak * step / max(schedule.warmup_steps, 1), cosine)
 
 
@@ -31,12 +32,14 @@ class WarmupCosine(nn.Cell):
         super().__init__()
         self.peak, self.end = schedule.learning_rate, schedule.end_learning_rate
         self.warmup, self.decay = float(schedule.warmup_steps), float(schedule.decay_steps)
+        self.begin = self.warmup if schedule.cosine_after_warmup else 0.0
         self.cos = ops.Cos()
 
     def construct(self, step: Tensor) -> Tensor:
         """int32 scalar -> FP32 scalar."""
         step = ops.cast(step, ms.float32)
-        angle = ops.minimum(step, self.decay) * (math.pi / self.decay)
+        passed = ops.maximum(step - self.begin, 0.0) if self.begin else step
+        angle = ops.minimum(passed, self.decay) * (math.pi / self.decay)
         cosine = self.end + 0.5 * (self.peak - self.end) * (1.0 + self.cos(angle))
         if self.warmup == 0:
             return cosine

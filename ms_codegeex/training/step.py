@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -26,7 +27,9 @@ class StepSettings:
         tied: which parameters two pipeline stages hold; None without a pipeline.
         tied_group: the communication group of those stages, if this stage is one of them.
         clip_norm: the global gradient norm to clip at, 0 for none.
-        loss_scale: dynamic loss scaling; None: no scaling and no check.
+        loss_scale: dynamic loss scaling; None: no scaling.
+        guarded: leave the weights as they are if loss or norm exceeds `loss_limit` or `norm_limit` or is not finite;
+            otherwise only a step with a loss scale is checked, for overflow.
     """
 
     slots: int
@@ -41,27 +44,35 @@ class StepSettings:
     tied_group: str | None = None
     clip_norm: float = 0.0
     loss_scale: LossScaleConfig | None = None
+    guarded: bool = False
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Zeros that are computed in each step. `ops.zeros_like` becomes a constant of the graph, so all of them together
+    would take as much device memory as the gradients, all the time. NaN is not greater than infinity either."""
+    return ops.cast(ops.greater(like, math.inf), like.dtype)
 
 
 def _add(gradient: Tensor, buffer: Parameter) -> Tensor:
     """The sum of both; empties the buffer for the next step."""
     total = gradient + buffer
-    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
+    return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
 
 def _take(gradient: Tensor, buffer: Parameter) -> Tensor:
     """The engine's accumulated gradient, which is complete once `gradient` is; empties it for the next step."""
     total = ops.depend(buffer, gradient) + 0.0
-    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(total), total)))
+    return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
 
 def _drop(gradient: Tensor, buffer: Parameter) -> Tensor:
     """The gradient, which with optimizer sharding is already the accumulated one; empties the buffer."""
     total = gradient + 0.0
-    return ops.depend(total, ops.assign(buffer, ops.depend(ops.zeros_like(buffer), total)))
+    return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(buffer), total)))
 
 
-def _reduce(reduce: ops.Primitive, gradient: Tensor) -> Tensor:
+def reduced(reduce: ops.Primitive, gradient: Tensor) -> Tensor:
+    """The gradient over all devices."""
     return reduce(gradient)
 
 
@@ -105,6 +116,9 @@ class TrainStep(nn.TrainOneStepCell):
     once, wherever it is stored. On overflow the update is skipped: weights, moments and schedule stay as they are, and
     the loss scale is divided.
 
+    After `set_train(False)` it evaluates: without dropout, without any change. A pipeline needs that, because the
+    engine partitions one only in a graph with gradients.
+
     The base class matters: MindSpore's partitioner fails on a pipeline inside a plain cell. For the same reason
     gradients are only handled one by one: a later stage has fewer of them, so no operator may take them as a tuple.
     """
@@ -118,6 +132,11 @@ class TrainStep(nn.TrainOneStepCell):
         self.factor, self.window = scaling.factor, scaling.window
         self.scale = Parameter(Tensor(scaling.initial, ms.float32), name="loss_scale.scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="loss_scale.good_steps", requires_grad=False)
+        self.evaluates = False
+        self.guarded = settings.guarded
+        if settings.guarded:
+            self.loss_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.loss_limit", requires_grad=False)
+            self.norm_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.norm_limit", requires_grad=False)
         self.host_accumulates = settings.accumulation > 1
         self.collects = self.host_accumulates or settings.graph_micro_batches > 1
         self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
@@ -136,6 +155,21 @@ class TrainStep(nn.TrainOneStepCell):
         self.square_place = Tensor([0.0, 0.0, 1.0], ms.float32)
         self.half_square, self.map = ops.L2Loss(), ops.HyperMap()
 
+    def set_train(self, mode: bool = True) -> TrainStep:
+        """Train or evaluate from now on; each has a graph of its own. In both it is a training graph to the engine,
+        which otherwise does not partition a pipeline, and only the network knows that nothing is trained."""
+        super().set_train(True)
+        self.evaluates = not mode
+        if self.evaluates:
+            self._phase = "evaluate"
+            self.network.set_train(False)
+        return self
+
+    def set_limits(self, loss: float, norm: float) -> None:
+        """The largest loss and gradient norm with which the next steps update the weights, if they are guarded."""
+        self.loss_limit.set_data(Tensor(loss, ms.float32))
+        self.norm_limit.set_data(Tensor(norm, ms.float32))
+
     def sums_and_gradients(
         self, scale: Tensor, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -151,7 +185,7 @@ class TrainStep(nn.TrainOneStepCell):
         if self.host_accumulates:
             sums = _add(sums, self.sums)
         if self.reduces_gradients:
-            gradients = self.map(ops.partial(_reduce, self.reduce), gradients)
+            gradients = self.map(ops.partial(reduced, self.reduce), gradients)
         if self.tied is not None:
             gradients = self.map(ops.partial(_tie, self.tie), self.tied, gradients)
         return sums, gradients
@@ -182,12 +216,16 @@ class TrainStep(nn.TrainOneStepCell):
         return ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """A batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, finite."""
+        """A batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, whether the
+        weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask, squared norm of the gradients; without the
+        norm the engine would leave out the gradients."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
         gradients = self.probe(gradients)
         loss, count, square = self._global_sums(sums, gradients, scale)
+        if self.evaluates:
+            return ops.stack((loss, count, square))
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         norm = ops.sqrt(square) * (self.slots / tokens)  # not a number after an overflow anywhere
         finite = ops.isfinite(norm)
@@ -195,19 +233,23 @@ class TrainStep(nn.TrainOneStepCell):
         if self.clips:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_scale, factor), gradients)
-        rate = Tensor(0.0, ms.float32)
-        if self.scaled:
-            if finite:
+        rate, updates = Tensor(0.0, ms.float32), finite
+        if self.guarded:  # comparisons with what is not a number are false
+            within = ops.logical_and(loss / tokens <= self.loss_limit, norm <= self.norm_limit)
+            updates = ops.logical_and(finite, within)
+        if self.scaled or self.guarded:
+            if updates:
                 rate = self.optimizer(final)
-            new_scale, new_good = self._next_scale(finite, scale)
-            rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
         else:
             rate = self.optimizer(final)
-        return ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(finite, ms.float32)))
+        if self.scaled:
+            new_scale, new_good = self._next_scale(finite, scale)
+            rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
+        return ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(updates, ms.float32)))
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all devices; updates nothing.
+    """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing.
 
     `replicas`: processes whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because
     it then rejects other communication in a graph without gradients.

@@ -17,7 +17,7 @@ from ms_codegeex.commands import convert as convert_command
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
-from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.model_directory import ModelDirectory
@@ -86,8 +86,10 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
         ".ms-codegeex.json",
+        "README.md",
         "config.json",
         "model.safetensors",
+        "modeling_codegeex.py",
         "vocab.json",
     ]
     loaded = load_file(tmp_path / "hf" / "model.safetensors")
@@ -326,7 +328,7 @@ def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
 
 @pytest.mark.parametrize("to", ["hf", "megatron"])
 def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
-    fields = FIELDS | {"hidden_size": 128, "intermediate_size": 512, "num_layers": 12}
+    fields = FIELDS | {"hidden_size": 256, "intermediate_size": 1024, "num_layers": 12}
     monkeypatch.setitem(globals(), "FIELDS", fields)
     shapes = build_config(None, fields).parameter_shapes()
     save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
@@ -337,4 +339,4 @@ def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert result["bytes"] > 5_000_000 and peak < result["bytes"] / 2
+    assert result["bytes"] > 18_000_000 and peak < result["bytes"] / 2

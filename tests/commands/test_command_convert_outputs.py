@@ -142,6 +142,9 @@ def test_missing_classes_and_limits_are_printed(tmp_path, capsys):
     words = ["--model", str(run_of(tmp_path, "codegeex")), "--to", "megatron", "--output", str(tmp_path / "a.pt")]
     assert main(["convert", *words]) == 0
     assert "make the feed-forward layers 4 x hidden_size = 32 wide, not 16" in capsys.readouterr().err
+    words = ["--model", str(tmp_path / "a.pt"), "--to", "hf", "--output", str(tmp_path / "of any width")]
+    assert main(["convert", *words]) == 0
+    assert "feed-forward" not in capsys.readouterr().err  # our classes for transformers, put into it, run all sizes
 
 
 # --- what may be replaced ---
@@ -181,7 +184,7 @@ def test_files_that_were_edited_since_are_not_replaced(tmp_path):
     with pytest.raises(UserError, match=r"\(config\.json\)"):
         convert(run, "hf", out, replace=True)
     (out / ".ms-codegeex.json").unlink()
-    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors\)"):
+    with pytest.raises(UserError, match=r"\(README\.md, config\.json, model\.safetensors\)"):
         convert(run, "hf", out, replace=True)
 
 

@@ -12,9 +12,15 @@ from ms_codegeex import host
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor
 from ms_codegeex.commands.doctor import Finding
+from ms_codegeex.cuda import probe
+from ms_codegeex.cuda.driver import Driver, Gpu
+from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
+from ms_codegeex.cuda.probe import GpuBackend
+from ms_codegeex.errors import RunFailure
 
-AREAS = ["machine", "packages", "engine", "sandbox", "tool chains", "disk"]
+AREAS = ["machine", "packages", "engine", "NVIDIA GPU", "sandbox", "tool chains", "disk"]
 LAYERS = {"unprivileged user", "seccomp", "Landlock", "namespaces"}
+GONE = Driver(problem="no driver (libcuda.so.1)")
 LANGUAGES = {"python", "cpp", "java", "js", "go", "rust"}
 
 
@@ -91,16 +97,77 @@ def test_devices_are_listed_by_the_drivers_own_command(tmp_path, monkeypatch):
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     checks = found(doctor.machine_checks)
-    assert checks["NVIDIA GPU"] == Finding("machine", "NVIDIA GPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
-    assert checks["Ascend NPU"].found == "Device 1, 64 GB; Device 1, 32 GB"
+    assert checks["Ascend NPU"] == Finding("machine", "Ascend NPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
 
 
 def test_a_driver_without_devices_is_a_gap(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    accelerator = doctor.Accelerator("gpu", "NVIDIA GPU", ("nvidia-smi",), tmp_path, "")
+    accelerator = doctor.Accelerator("ascend", "Ascend NPU", ("npu-smi",), tmp_path, "")
     monkeypatch.setattr(doctor, "ACCELERATORS", (accelerator,))
-    check = found(doctor.machine_checks)["NVIDIA GPU"]
-    assert check.state == "optional" and "no device is listed" in check.found and "`nvidia-smi`" in check.fix
+    check = found(doctor.machine_checks)["Ascend NPU"]
+    assert check.state == "optional" and "no device is listed" in check.found and "`npu-smi`" in check.fix
+
+
+def probed(driver=GONE, problems=(), plugin="", found=True):
+    """What the process that looks for CUDA would have found."""
+    one = [Loaded(x, Path("/nvidia") / x.soname if found else None, "") for x in LIBRARIES]
+    wrong = [Loaded(x.library, None, "cannot open") if x.library.soname in problems or not found else x for x in one]
+    return GpuBackend(tuple(wrong), driver, plugin)
+
+
+def gpu_report(monkeypatch, **options):
+    monkeypatch.setattr(probe, "probe_gpu_backend", lambda: probed(**options))
+    return found(doctor.gpu_checks)
+
+
+def test_a_machine_without_cuda_says_so_in_one_line_and_what_to_install(monkeypatch):
+    checks = gpu_report(monkeypatch, found=False, plugin="libcublas.so.11: cannot open")
+    assert set(checks) == {"CUDA libraries", "driver", "back end", "device"}
+    assert {check.state for check in checks.values()} == {"optional"}
+    assert "none of 9" in checks["CUDA libraries"].found and "ms-codegeex[gpu]" in checks["CUDA libraries"].fix
+    assert checks["driver"].found == GONE.problem and "NVIDIA's driver" in checks["driver"].fix
+
+
+def test_each_library_is_reported_with_its_place_or_its_remedy(monkeypatch):
+    driver = Driver("12.2", problem="no device")
+    checks = gpu_report(monkeypatch, driver=driver, problems=("libcufft.so.10",), plugin="libcufft.so.10: cannot open")
+    assert [name for name, check in checks.items() if name.startswith("lib") and check.state != "ok"] == [
+        "libcufft.so.10"
+    ]
+    assert "setup.sh --gpu" in checks["libcufft.so.10"].fix
+    assert checks["libcublas.so.11"] == Finding("NVIDIA GPU", "libcublas.so.11", "ok", "/nvidia/libcublas.so.11")
+    assert checks["driver"].found == "supports CUDA 12.2" and checks["back end"].state == "optional"
+    assert checks["device"].found.startswith("no device") and "--gpus all" in checks["device"].fix
+
+
+def test_a_gpu_and_where_its_kernels_come_from(monkeypatch):
+    monkeypatch.setenv("CUDA_CACHE_PATH", "/scratch/kernels")
+    gpus = [Gpu("H200", (9, 0), 140 * host.GB, 139 * host.GB), Gpu("A100", (8, 0), 80 * host.GB, None)]
+    old = Gpu("K80", (3, 7), 12 * host.GB, None)
+    checks = gpu_report(monkeypatch, driver=Driver("12.2", (*gpus, old)))
+    assert checks["back end"].state == "ok" and "device" not in checks
+    hopper = checks["device 0"].found
+    assert hopper.startswith("H200, compute capability 9.0, 140.0 GB, 139.0 GB free; kernels in PTX")
+    assert "/scratch/kernels, up to 4000000000 bytes" in hopper
+    assert checks["device 1"].found.endswith("free memory unknown; kernels in machine code")
+    assert checks["device 2"].state == "optional" and "6.0" in checks["device 2"].fix
+
+
+def test_a_driver_that_is_too_old_is_a_gap(monkeypatch):
+    gpu = Gpu("A100", (8, 0), 80 * host.GB, None)
+    check = gpu_report(monkeypatch, driver=Driver("11.4", (gpu,)))["driver"]
+    assert check.state == "optional" and "520 or newer" in check.fix
+    assert check.found == "the NVIDIA driver supports CUDA 11.4, but 11.8 is required"
+    assert gpu_report(monkeypatch, driver=Driver("11.8", (gpu,)))["driver"].state == "ok"
+
+
+def test_a_search_for_cuda_that_breaks_is_a_gap(monkeypatch):
+    def broken():
+        raise RunFailure("libcublas.so.11 ended the process")
+
+    monkeypatch.setattr(probe, "probe_gpu_backend", broken)
+    check = found(doctor.gpu_checks)["back end"]
+    assert check.state == "optional" and "ended the process" in check.found
 
 
 def test_gaps_of_the_packages(monkeypatch):
@@ -157,10 +224,10 @@ def test_decoding_operators_are_found_and_never_built(tmp_path, monkeypatch):
 
 def test_plugins():
     accelerator = doctor.ACCELERATORS[0]
-    problem = {"gpu 11.1": "libcublas.so.11: cannot open", "gpu 11.6": "libcublas.so.11: cannot open"}
+    problem = {"ascend 1": "libge_runner.so: cannot open", "ascend 2": "libge_runner.so: cannot open"}
     check = doctor._plugin(accelerator, problem)
-    assert check.state == "optional" and "libcublas.so.11" in check.found and "CUDA" in check.fix
-    assert doctor._plugin(accelerator, {**problem, "gpu 11.6": ""}).found == "gpu 11.6 loads"
+    assert check.state == "optional" and "libge_runner.so" in check.found and "CANN" in check.fix
+    assert doctor._plugin(accelerator, {**problem, "ascend 2": ""}).found == "ascend 2 loads"
     assert doctor._plugin(accelerator, {}).fix == ""
 
 

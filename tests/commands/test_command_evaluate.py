@@ -141,6 +141,30 @@ def test_perplexity_of_a_corpus(model, evaluate, tmp_path):
     assert "gives no probabilities" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
 
 
+def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text("".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(20)))
+    report = evaluate("infilling", "--model", model, "--data", text, "--limit", 2)
+    assert report["infill"] == "prefix-only" and [*report["infilling"]] == ["single-line", "multi-line", "random"]
+    found = report["infilling"]["single-line"]["prefix"]
+    assert found["spans"] == 2 and math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
+    assert "Asked by prefix" in (tmp_path / "out" / "report.html").read_text()
+    assert "gives no probabilities" in evaluate("infilling", "--url", "http://x/v1", "--data", text, status=2)
+
+
+@pytest.mark.strict_sandbox
+def test_two_models_and_their_answers(model, evaluate, tmp_path):
+    text, data = tmp_path / "text.py", small_benchmarks.humaneval_x(tmp_path)
+    text.write_text("def f(x):\n    return x + 1\n" * 20)
+    words = ("--model", model, "--data", text, "--max-tokens", 40, "--answers", data, "--language", "python")
+    report = evaluate("perplexity", *words, "--against", model, "--limit", 1, "--max-new-tokens", 4)
+    assert report["difference"]["logit error, largest"] == 0
+    found = report["validity"]["languages"]["python"]
+    assert found["model"] == found["other"] and found["model"]["answers"] == 1
+    assert "Valid answers" in (tmp_path / "out" / "report.html").read_text()
+    assert "--answers: compares two models" in evaluate("perplexity", *words, status=2)
+
+
 @pytest.mark.strict_sandbox
 def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
     data = small_benchmarks.ds1000(tmp_path)
@@ -174,6 +198,7 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
     assert again.returncode == 0 and again.stdout == result.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on(tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
 

@@ -29,11 +29,11 @@ def test_the_papers_recipe_in_tables():
         "codegeex 13b on 1,536 x ascend910: data 192 x tensor 8 x pipeline 1, optimizer shards 16",
         "12,873,943,040 parameters; 516.75 PFLOP a step, 632.86 PFLOP executed (+22.5%)",
         "GiB, of 30.0 a run may use: fits",
-        "x 1.748 outside the roofline (fitted)",
+        "x 1.615 outside the roofline (fitted)",
         "this configuration, packed data     135,100     849.98 G           849.98 G            1.00 x",
         "packed data, the published steps    213,000       1.34 T             1.34 T            1.58 x",
         "published: padded data, 63% filled  213,000       1.34 T           850.00 G            1.00 x",
-        "59.20 G token slots a day",
+        "58.08 G token slots a day",
         "fused attention",
         "seven tuned products",
     ):
@@ -52,7 +52,7 @@ def test_json_has_the_promised_keys():
     categories = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
     assert sum(stage[name] for name in categories) == stage["total"] < stage["capacity"]
     assert plan["communication"]["optimizer"]["link"] == "cluster"
-    assert plan["days"] == pytest.approx(850 / 59.2, rel=0.01)
+    assert plan["days"] == pytest.approx(850 / 58.08, rel=0.01)
     assert plan["device_hours"] == pytest.approx(plan["days"] * 24 * 1536)
 
 
@@ -176,6 +176,7 @@ def planned(path, words, *more):
     return _configuration(cli.parse(["plan", "--config", str(path), *words, *more]))
 
 
+@pytest.mark.slow
 def test_search_needs_no_mesh_that_suits_the_devices():
     result = command_here("plan", "--config", PAPER, "--devices", "96", "--search")
     assert result.returncode == 0 and "plans tried" in result.stdout and "on 96 x ascend910" in result.stdout
@@ -196,7 +197,9 @@ def test_sources_are_printed_on_request():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_is_planned_and_fits(path):
-    assert command_here("plan", "--config", path).returncode == 0
+    tiny = path.name in ("finetune_full.yaml", "finetune_lora.yaml")  # the command names their model
+    model = ["model.preset=tiny"] if tiny else []
+    assert command_here("plan", "--config", path, *model).returncode == 0
 
 
 def test_planning_loads_no_engine(tmp_path):

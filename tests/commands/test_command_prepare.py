@@ -228,7 +228,14 @@ def decoded(directory, capsys):
     return sorted(found)
 
 
-@pytest.mark.parametrize("name, ids", [("codegen-nl", 50257), ("codegen-multi", 50295), ("codegen-mono", 50295)])
+@pytest.mark.parametrize(
+    "name, ids",
+    [
+        ("codegen-nl", 50257),
+        pytest.param("codegen-multi", 50295, marks=pytest.mark.slow),
+        pytest.param("codegen-mono", 50295, marks=pytest.mark.slow),
+    ],
+)
 def test_tokenizers_by_name(sources, dataset, tmp_path, capsys, name, ids):
     out = tmp_path / "named"
     assert main(["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", name, "--workers", "1"]) == 0
@@ -245,6 +252,7 @@ def test_tokenizers_by_name(sources, dataset, tmp_path, capsys, name, ids):
     assert decoded(out, capsys) == decoded(dataset, capsys)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_from_a_directory_travels_along(sources, dataset, tmp_path, capsys):
     model, out = write_chatglm(tmp_path / "codegeex2"), tmp_path / "chatglm"
     command = ["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", str(model), "--workers", "2"]

@@ -1,65 +1,20 @@
 """`ms-codegeex train` as a user runs it: real processes, real data parallelism."""
 
-import contextlib
 import fcntl
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from conftest import ROOT, VOCABULARY, command, small_run, write_config, write_dataset
+from conftest import VOCABULARY, command, small_run, write_config, write_dataset
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.callbacks import read_log
-
-LONG = 50_000  # steps: minutes, when a test needs a moment
+from ms_codegeex.runs.records import read_log
 
 
 def train(tmp_path, values, *arguments, **options):
     return command("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, **options)
-
-
-def start(tmp_path, values, name="run.yaml"):
-    """The command in the background."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", str(write_config(tmp_path / name, values))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def processes_of(output):
-    """All processes that name the run directory or something in it."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = process.cmdline()  # empty for a zombie
-            if any(word == str(output) or word.startswith(f"{output}/") for word in words):
-                found.append(process)
-    return found
-
-
-def workers_of(output):
-    """Processes that work for this run."""
-    return [process for process in processes_of(output) if "ms_codegeex.runs.worker" in process.cmdline()]
-
-
-def wait_until(condition, seconds=600):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -174,17 +129,6 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_pa
     assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
 
 
-def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_until(lambda: workers_of(tmp_path / "run") or job.poll() is not None)
-    second = train(tmp_path, values)
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=600)
-    assert second.returncode == 2 and "another job is running" in second.stderr
-
-
 def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     _, reference = runs[1]
     values = small_run(dataset, tmp_path / "again")
@@ -200,67 +144,30 @@ def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
         np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
 
 
-def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
+@pytest.mark.slow  # finetune starts from weights too
+def test_a_run_starts_from_the_weights_of_another(runs, dataset, tmp_path):
+    _, first = runs[1]
     values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    log = tmp_path / "run" / "log.jsonl"
-    wait_until(lambda: read_log(log) or job.poll() is not None)
-    victims = [p for p in workers_of(tmp_path / "run") if p.environ().get("MS_ROLE") == "MS_WORKER"]
-    assert len(victims) == 2
-    rank = victims[1].environ()["RANK_ID"]
-    victims[1].kill()
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 1
-    assert "a worker ended before its work was done" in errors and f"rank {rank} was killed by SIGKILL" in errors
-    # we saw it, not msrun's scheduler by its heartbeat
-    assert "the scheduler says" not in errors and "timed out" not in (tmp_path / "run/logs/scheduler.log").read_text()
-    assert not processes_of(tmp_path / "run")
+    values["training"].update(steps=1)
+    values["training"]["schedule"].update(learning_rate=0.0, end_learning_rate=0.0)
+    values["seed"] = 8
+    result = train(tmp_path, values, "--from", first)
+    assert result.returncode == 0, result.stderr
+    assert f"starting from the weights of {first}" in result.stderr
+    a, b = (Checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in (tmp_path / "run", first))
+    for name in (name for name in a.names if not name.startswith("optimizer.")):
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+    assert (a.step, a.state["optimizer_step"], a.state["config"]["model"]["weights"]) == (1, 1, str(first))
+    last = read_log(first / "log.jsonl")[-1]["validation_loss"]
+    assert read_log(tmp_path / "run" / "log.jsonl")[-1]["validation_loss"] == pytest.approx(last, rel=1e-6)
 
 
-@pytest.mark.slow  # until the scheduler misses its heartbeat: a minute
-def test_a_stopped_worker_is_named_with_the_schedulers_line(dataset, tmp_path):
+def test_a_model_to_start_from_that_does_not_fit_is_an_error_before_anything_is_made(runs, dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_until(lambda: read_log(tmp_path / "run" / "log.jsonl") or job.poll() is not None)
-    (victim,) = [p for p in workers_of(tmp_path / "run") if p.environ().get("MS_ROLE") == "MS_WORKER"][1:]
-    rank = victim.environ()["RANK_ID"]
-    victim.suspend()
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 1
-    assert f"rank {rank} was stopped and did not go on" in errors
-    assert f"the scheduler says: The node: {rank} is timed out" in errors
-    assert not processes_of(tmp_path / "run")
-
-
-@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
-    values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_until(lambda: len(workers_of(tmp_path / "run")) >= 2 or job.poll() is not None)
-    job.send_signal(number)
-    job.communicate(timeout=600)
-    assert job.returncode == status
-    wait_until(lambda: not processes_of(tmp_path / "run"))  # msrun's children too
-
-
-@pytest.mark.slow  # four workers on the cores of two: half a minute
-def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
-    jobs = []
-    for name in ("a", "b"):
-        values = small_run(dataset, tmp_path / name)
-        values["devices"] = 2
-        values["training"].update(steps=3)
-        jobs.append(start(tmp_path, values, f"{name}.yaml"))
-    results = [job.communicate(timeout=400) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], results
-    a, b = (read_log(tmp_path / name / "log.jsonl") for name in "ab")
-    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+    result = train(tmp_path, values, "--from", runs[1][1], "model.num_layers=2")
+    assert result.returncode == 2
+    assert "model.weights" in result.stderr and "set model.num_layers=1" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def mistakes(dataset, tmp_path):
@@ -372,7 +279,9 @@ def trained(runs, tmp_path):
     return shutil.copytree(runs[1][1], tmp_path / "trained")
 
 
-@pytest.mark.parametrize("verb", ["resume", "generate", "convert", "evaluate"])
+@pytest.mark.parametrize(
+    "verb", ["resume", "convert", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("generate", "evaluate"))]
+)
 def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_path, verb):
     step = trained / "checkpoints" / "step-00000010"
     flip(step)
@@ -386,7 +295,7 @@ def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_
         damage_weight(step)
     result = command(*arguments)
     assert result.returncode == 2, result.stderr
-    errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not fit" in line]
+    errors = [line for line in result.stderr.splitlines() if "is damaged (its hash does not match" in line]
     assert len(errors) == 1 and "rank_00000.safetensors: tensor " in errors[0] and "Traceback" not in result.stderr
     assert not (tmp_path / "on").exists() and not (tmp_path / "out.pt").exists()
 
@@ -462,6 +371,7 @@ def test_a_copy_under_a_newer_name_is_found(trained, dataset, tmp_path):
     assert "continuing from step 10" in result.stderr
 
 
+@pytest.mark.slow  # several runs; the rules themselves are in tests/runs/test_resume.py
 def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path):
     moved = shutil.copytree(dataset, tmp_path / "moved")
     values = small_run(moved, trained)
@@ -474,8 +384,9 @@ def test_changes_at_a_resume_are_refused_or_recorded(trained, dataset, tmp_path)
     assert accepted.returncode == 0, accepted.stderr
     assert "changed since step-00000010: training.dropout from 0.0 to 0.5" in accepted.stderr
     events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
-    assert [event["step"] for event in events] == [0, 10]
-    changed = {change["key"]: (change["before"], change["now"]) for change in events[1]["changed"]}
+    starts = [event for event in events if event["event"] == "start"]
+    assert [start["step"] for start in starts] == [0, 10]
+    changed = {change["key"]: (change["before"], change["now"]) for change in starts[1]["changed"]}
     assert changed["logging.every"] == (1, 2) and changed["training.steps"] == (10, 11)
     assert {key for key in changed if key.startswith("training.")} == {"training.dropout", "training.steps"}
     assert changed["training.dropout"] == (0.0, 0.5)
@@ -506,61 +417,3 @@ def test_an_output_on_a_read_only_disk_is_one_line(tmp_path, dataset):
     result = train(tmp_path, small_run(dataset, "/proc/self"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]) == 1
-
-
-MOUNTED = """
-import ctypes, os, sys
-
-libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
-
-def call(name, *arguments):
-    if getattr(libc, name)(*arguments):
-        sys.exit(f"mount: {name}: {os.strerror(ctypes.get_errno())}")
-
-call("unshare", 0x10000000 | 0x00020000)  # CLONE_NEWUSER | CLONE_NEWNS
-for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-    with open(f"/proc/self/{file}", "w") as stream:
-        stream.write(text)
-call("mount", b"none", sys.argv[1].encode(), b"tmpfs", 0, b"size=16m")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
-    """On a file system of 16 MiB of its own, that is filled while the run goes on and emptied again."""
-    run = tmp_path / "run"
-    run.mkdir()
-    values = small_run(dataset, run)
-    values["training"].update(steps=LONG)
-    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(tmp_path / "run.yaml", values)]
-    job = subprocess.Popen(
-        [sys.executable, "-c", MOUNTED, str(run), *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    inside = Path(f"/proc/{job.pid}/root{run}")
-    lines = []
-    try:
-        wait_until(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
-        if job.poll() is not None and "mount" in (text := job.stderr.read()):
-            pytest.skip(f"this machine refuses a file system of one's own: {text.strip()}")
-        with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
-            while filler.write(b"x" * 4096):
-                pass
-        while "is full; the log waits for room" not in (line := job.stderr.readline()):
-            lines.append(line)
-            assert line, lines
-        files = inside / "log.jsonl", inside / "logs" / "progress.jsonl"
-        wait_until(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
-        filled = len(read_log(inside / "log.jsonl"))
-        (inside / "filler").unlink()
-        wait_until(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
-        steps = [line["step"] for line in read_log(inside / "log.jsonl")]
-        assert steps == list(range(1, len(steps) + 1))
-    finally:
-        job.send_signal(signal.SIGTERM)
-        _, rest = job.communicate(timeout=60)
-    printed = "".join(lines) + rest  # either warning may be the first
-    assert "log.jsonl: could not be written (No space left on device)" in printed and "Traceback" not in printed

@@ -11,6 +11,7 @@ from ms_codegeex.planning.cost_model import shape_of
 RUN = ("model.preset=base", "training.steps=1", "training.precision=fp16", "training.dropout=0", "devices=1")
 ON_910B = ("device=ascend", "parallel.hardware=ascend910b")
 REST = {"graph_kernel", "norm", "optimizer"}
+ON_GPU = {"norm", "optimizer"}
 
 
 def chosen(*overrides):
@@ -22,10 +23,10 @@ def chosen(*overrides):
     [
         (["device=cpu"], {"optimizer"}),
         (["device=cpu", "parallel.hardware=ascend910b"], {"optimizer"}),
-        (["device=gpu", "parallel.hardware=a100"], REST),
-        (["device=gpu"], REST),
-        (["device=gpu", "parallel.hardware=ascend910b"], REST),  # its fused attention is Ascend's
-        (["device=gpu", "model.family=codegeex2", "model.preset=6b"], REST - {"norm"}),  # so is RMSNorm's kernel
+        (["device=gpu", "parallel.hardware=a100"], ON_GPU),
+        (["device=gpu"], ON_GPU),
+        (["device=gpu", "parallel.hardware=ascend910b"], ON_GPU),  # its fused attention is Ascend's
+        (["device=gpu", "model.family=codegeex2", "model.preset=6b"], {"optimizer"}),  # so is RMSNorm's kernel
         (["device=ascend"], REST),
         (["device=ascend", "parallel.hardware=a100"], REST),
         (["device=ascend", "model.family=codegeex2", "model.preset=6b"], REST),
@@ -61,7 +62,7 @@ def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
         (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
         (["device=ascend", "parallel.hardware=ascend910"], "parallel.hardware: ascend910 has no such kernel"),
         ([*ON_910B, "training.dropout=0.1"], "set training.dropout: 0.1 to 0"),
-        ([*ON_910B, "training.precision=fp32"], "set training.precision: fp32 to fp16"),
+        ([*ON_910B, "training.precision=fp32"], "set training.precision to fp16 or bf16"),
         ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

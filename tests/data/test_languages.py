@@ -85,6 +85,13 @@ def test_tags_of_a_scheme():
         tag_text("Python", "codegen")
 
 
+def test_a_custom_tag_line_contains_the_language_name():
+    assert [tag_text(name, "{language}") for name in ("C++", "Zig", "")] == ["C++", "Zig", ""]
+    assert tag_text("Python", "# a {language} file") == "# a Python file"
+    with pytest.raises(UserError, match=r"codegeex2, none, or one line with \{language\} in it"):
+        tag_text("Python", "{language}\n")
+
+
 def test_canonical_languages():
     assert canonical_languages(["zig", "py", "c++", "PYTHON"]) == ("C++", "Python", "Zig")
     assert canonical_languages([]) == tuple(TAGS) and len(canonical_languages([], "codegeex2")) == 96
@@ -171,6 +178,10 @@ def test_nothing_belongs_to_two_languages():
         ("README", b"words", None),
         ("a.h", b"#ifndef A\n#include <stdio.h>\nint f(void);\n#endif\n", "C"),
         ("a.h", b"#include <stdio.h>\nstruct a { int x; };\n", "C"),
+        ("a.h", b"/* Devices of one\n   class: see bus::probe.\n   public: all */\nint f(void);\n", "C"),
+        ("a.h", b'// namespace\n// template of std::max\nint f(void); // nullptr\n#define S "a::b"\n', "C"),
+        ("a.h", b"/* unfinished\n class A", "C"),
+        ("a.inc", b"/* std::max */\n#define A 1\n", "C"),
         ("a.h", b"#include <vector>\nint f(int);\n", "C++"),
         ("a.h", b"/* x */\nnamespace at {\n}\n", "C++"),
         ("a.h", b"inline int f() { return std::max(1, 2); }\n", "C++"),

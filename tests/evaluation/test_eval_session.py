@@ -225,7 +225,7 @@ def test_references_of_other_tasks_are_reported_and_bind_nobody(options):
     assert list(result["references"]["cpp"]["failing"]) == ["cpp/0", "cpp/1", "cpp/2"] and not result["refused"]
 
 
-def test_a_part_of_a_benchmark_is_not_put_beside_published_figures(options, tmp_path):
+def test_a_part_of_a_benchmark_is_not_compared_with_published_figures(options, tmp_path):
     """The settings show it, and that references were not checked."""
     limited = dataclasses.replace(options, limit=2, references="skip")
     result = evaluate(Doubling(), GATED, limited)
@@ -290,7 +290,7 @@ def test_samples_of_others(options, tmp_path):
     "row, words",
     [
         ({"task_id": "java/1", "completion": ""}, "row 1: task_id 'java/1' is no problem of doubling"),
-        ({"task_id": "cpp/1", "solution": ""}, "row 1: neither completion nor generation; it has task_id, solution"),
+        ({"task_id": "cpp/1", "solution": ""}, "row 1: none of completion, generation; it has task_id, solution"),
         ({"task_id": "cpp/1", "generation": None}, "row 1: generation: found NoneType"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Run by test_strategy.py in a process of its own, under simulation: `RANK WORLD DATA TENSOR SHARD DIRECTORY`.
+"""Run by test_strategy.py in a separate process, under simulation: `RANK WORLD DATA TENSOR SHARD DIRECTORY`.
 
 A network partitioned over DATA x TENSOR devices (what is left of WORLD repeats it), with SHARD optimizer shards (0:
 none, -1: as many as possible), saved as MindSpore saves one rank's checkpoint and strategy: rank_R/net-1_2.ckpt,

@@ -1,5 +1,6 @@
 """Checkpoints: any slicing loads back, whole or through any window; what is killed or damaged is never chosen."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.formats import checkpoint as module
-from ms_codegeex.formats.checkpoint import Checkpoint, Slice, write_checkpoint
+from ms_codegeex.formats import checkpoint_writing as module
+from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import (
     DOUBTFUL,
     GOOD,
@@ -27,6 +28,7 @@ from ms_codegeex.formats.checkpoint_folder import (
     resolve,
     set_aside,
 )
+from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 
 TENSORS = {
     "w": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -45,13 +47,11 @@ STATE = {
 
 def on_ranks(root, step, parts, state=STATE):
     """Write one checkpoint from several ranks at once; returns the error of each rank (None where all went well)."""
-    barrier, errors = threading.Barrier(len(parts)), [None] * len(parts)
+    errors = [None] * len(parts)
 
     def work(rank):
         try:
-            write_checkpoint(
-                root, step, parts[rank], state, rank=rank, world_size=len(parts), barrier=lambda: barrier.wait(30)
-            )
+            write_checkpoint(root, step, parts[rank], state, rank=rank, world_size=len(parts), save=f"job-{step}")
         except UserError as error:
             errors[rank] = error
 
@@ -157,6 +157,8 @@ def test_slices_must_cover_their_tensor_once(tmp_path, parts, message):
     errors = on_ranks(tmp_path, 1, parts)
     with pytest.raises(UserError, match=message):
         raise errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == [".step-00000001.job-1.failed"]
+    prune(tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,9 +172,10 @@ def test_a_rank_that_cannot_write_stops_the_checkpoint_but_not_the_others(tmp_pa
 
     write_checkpoint(tmp_path, 1, TENSORS, STATE)
     monkeypatch.setattr(module, "save_slices", full)
-    errors = on_ranks(tmp_path, 2, [TENSORS, {}])
+    errors = on_ranks(tmp_path, 2, [TENSORS, {}, {}])
     assert "rank 1 did not write" in str(errors[0]) and "No space left" in str(errors[1])
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert "another rank could not write its part" in str(errors[2])  # all of them try again after the same step
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["step-00000001"]
 
 
 class Killed(BaseException):
@@ -182,9 +185,9 @@ class Killed(BaseException):
 POINTS = [
     (module, "save_slices"),
     (module, "write_safetensors"),
-    (module, "write_json"),
+    (module, "sync"),
     (module, "check_coverage"),
-    (module, "_digest"),
+    (module, "manifest_digest"),
     (module, "_publish"),
     (module, "_swap"),
     (module.os, "replace"),
@@ -229,6 +232,46 @@ def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
+@pytest.mark.parametrize("point", ["_other_parts", "_publish", "_tensors", "sync", "_swap"])
+def test_rank_0_killed_while_others_write_leaves_a_sound_checkpoint(tmp_path, monkeypatch, point):
+    assert on_ranks(tmp_path, 1, [{"w": Slice((2,), (k,), np.zeros(1))} for k in range(2)]) == [None] * 2
+
+    def deadly(*_):
+        raise Killed
+
+    def rank_1():
+        part = {"w": Slice((2,), (1,), np.ones(1))}
+        with contextlib.suppress(UserError):
+            write_checkpoint(tmp_path, 2, part, {}, rank=1, world_size=2, save="a-1")
+
+    other = threading.Thread(target=rank_1)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, point, deadly)
+        other.start()
+        with pytest.raises(Killed):
+            write_checkpoint(tmp_path, 2, {"w": Slice((2,), (0,), np.ones(1))}, {}, world_size=2, save="a-1")
+    assert newest_sound(tmp_path).step == 1
+    module.failure_file(tmp_path, 2, "a-1").touch()  # ends rank 1, as the launcher would
+    other.join()
+    parts = [{"w": Slice((2,), (k,), np.full(1, 3.0))} for k in range(2)]  # the next attempt saves the same step
+    assert on_ranks(tmp_path, 2, parts) == [None] * 2
+    note_outcome(tmp_path / "step-00000002", GOOD, 13)
+    prune(tmp_path, 1, job="b")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+    assert Checkpoint(tmp_path / "step-00000002").tensor("w").tolist() == [3.0, 3.0]
+
+
+def test_a_running_save_is_not_pruned(tmp_path):
+    written(tmp_path, 1, 2, good=(1, 2))
+    for name in (".step-00000003.a-2.tmp", ".step-00000003.b-2.tmp", ".step-00000003.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".step-00000002.a-1.failed").touch()
+    (tmp_path / ".step-00000002.b-1.failed").touch()
+    prune(tmp_path, 2, job="a")
+    left = {path.name for path in tmp_path.iterdir() if path.name[0] == "."}
+    assert left == {".step-00000003.a-2.tmp", ".step-00000002.a-1.failed"}
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
@@ -248,7 +291,7 @@ def edit_manifest(path):
         (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
         (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
-        (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1 or 2"),
         (edit_manifest, r"manifest\.json: damaged or edited"),
         (lambda path: (path / "manifest.json").unlink(), "no such file"),
     ],
@@ -269,7 +312,7 @@ def test_tensors_of_another_checkpoint_are_noticed(tmp_path):
     a = write_checkpoint(tmp_path, 1, {"w": np.zeros((2, 3))}, {})
     b = write_checkpoint(tmp_path, 2, {"w": np.zeros((3, 2))}, {})
     shutil.copyfile(b / "rank_00000.safetensors", a / "rank_00000.safetensors")
-    with pytest.raises(UserError, match="does not hold w"):
+    with pytest.raises(UserError, match="its header is damaged or belongs to another checkpoint"):
         Checkpoint(a).tensor("w")
 
 
@@ -381,7 +424,7 @@ def test_manifests_with_a_fitting_hash_and_odd_content_are_refused(tmp_path, cha
         manifest["tensors"]["w"] = []
     else:
         del manifest["step"]
-    manifest["sha256"] = module._digest(manifest)
+    manifest["sha256"] = module.manifest_digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
         Checkpoint(path)

@@ -38,7 +38,7 @@ def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, mo
 
 
 def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monkeypatch):
-    calls, sync = [], files._sync
+    calls, sync = [], files.sync
 
     def once_gone(path):
         calls.append(path)
@@ -47,7 +47,7 @@ def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monk
         sync(path)
 
     monkeypatch.setattr(files, "WRITE_BACK_SECONDS", 0.01)
-    monkeypatch.setattr(files, "_sync", once_gone)
+    monkeypatch.setattr(files, "sync", once_gone)
     with files.atomic_file(tmp_path / "file") as temporary:
         temporary.write_text("new")
         while len(calls) < 2:  # for ever if the thread has stopped

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 from small_models import FIELDS, equal, foreign, parameters
 
+from ms_codegeex.cli import main
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -257,6 +259,11 @@ def test_optimizer_shards_and_a_strategy_file(tmp_path):
         write_mindspore(tmp_path / f"rank_{rank}" / f"code-13B{rank}-50.ckpt", part)
     (tmp_path / "strategy.json").write_text(json.dumps(strategy(named, WHOLE)))
     equal(open_source(tmp_path, KNOWN), arrays)
+    given = [f"--set={key}={value}" for key, value in KNOWN.items()]
+    output = tmp_path / "ours"
+    assert main(["checkpoint", "reshard", str(tmp_path), "--output", str(output), "--tensor=2", *given]) == 0
+    equal(open_source(output), arrays)
+    shutil.rmtree(output)
     (tmp_path / "rank_3" / "code-13B3-50.ckpt").unlink()
     with pytest.raises(UserError, match="rank 3"):
         open_source(tmp_path, KNOWN)

@@ -35,7 +35,7 @@ MESHES = {  # devices, data, tensor, optimizer shards
     "repeated": (8, 2, 2, 4),  # the replicas are no neighbours in the grid of devices
     "all": (4, 2, 2, -1),
 }
-SLOW = ("dp4tp2", "repeated", "all")
+SLOW = ("dp2tp2", "dp4tp2", "repeated", "all")
 
 
 def simulate(directory: Path, world: int, *mesh: int) -> Path:
@@ -129,7 +129,7 @@ def test_replicas_are_not_needed(run):
 
 
 def test_files_whose_shards_were_merged_keep_the_strategy_of_the_shards(run, tmp_path):
-    """The release's 8 files of 128 ranks: here 2 of 4, beside the strategy of the 4."""
+    """The release's 8 files of 128 ranks: here 2 of 4, next to the strategy of the 4."""
     _, layouts = run
     files = {}
     for rank in (0, 1):

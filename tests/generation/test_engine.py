@@ -12,7 +12,7 @@ from twins import codegeex_numpy as twin
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.formats.checkpoint import write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine, loading
@@ -95,6 +95,7 @@ def test_ids_without_a_token_are_never_sampled_and_refused_as_input(generator):
         generator.tokens([5, 50400], settings)
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_is_named(model, tmp_path):
     damaged = shutil.copytree(model, tmp_path / "hf")
     source = open_source(model)
@@ -166,6 +167,7 @@ def test_penalties_and_bias_change_what_follows(generator):
         continued(generator, "x", logit_bias={50400: 1.0})
 
 
+@pytest.mark.slow
 def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
     ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
     found = answers(generator, ids, settings)
@@ -191,9 +193,9 @@ def test_slots_and_speculation_change_no_answer(model, generator):
 
 
 def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
-    def load(path):
-        found = loading.load_model(model)
-        return found if path == model else replace(found, path=path, tokenizer=SimpleNamespace(fingerprint="other"))
+    def load(path, bits=None):
+        found, other = loading.load_model(model), SimpleNamespace(fingerprint="other")
+        return found if path == model else replace(found, path=path, find_tokenizer=lambda: other)
 
     monkeypatch.setattr(engine, "load_model", load)
     with pytest.raises(UserError, match="draft has another tokenizer than"):
@@ -203,7 +205,7 @@ def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
 def test_slots_that_the_memory_holds(model, generator, monkeypatch):
     assert generator.slot_bytes == 4 * 24 * 2 * (1 + 1) * 16  # of a block and the top query layer
     for memory, slots in ((None, 16), (10, 1), (1000, 5), (10**6, 16)):
-        monkeypatch.setattr(engine, "available_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(engine, "free_memory", lambda memory=memory: memory)
         assert engine.affordable_slots(90, 100) == slots
 
 
@@ -261,6 +263,7 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
             assert [best["id"] for best in token["likeliest"]] == [number for number, _ in one.best]
 
 
+@pytest.mark.slow
 def test_command_prints_beams(model, generator):
     arguments = ("--beams", "3", "--n", "2", "--max-new-tokens", "5", "--length-penalty", "0.5", "--stop", "r")
     result = command("generate", "--model", model, "--prompt", "import", *arguments)
@@ -270,6 +273,7 @@ def test_command_prints_beams(model, generator):
     assert result.stdout == "".join(f"--- {i} of 2 ---\nimport{text}\n" for i, text in enumerate(texts, 1))
 
 
+@pytest.mark.slow
 def test_command_ends_with_the_block(model):
     result = command(
         *("generate", "--model", model, "--prompt", "# language: Python", "--stop-at", "block", "--json", "--greedy"),

@@ -42,17 +42,19 @@ said = write_quantised(source, bits, 64, Path(path))["bytes"]
 GENERATE = """
 import mindspore as ms
 from ms_codegeex.generation.quantised import QuantisedModel
+from ms_codegeex.generation.network import LocalNetwork
+from ms_codegeex.generation.rows import Sizes
 from ms_codegeex.generation.slots import SlotEngine, TokenChoice
 ms.set_context(mode=ms.GRAPH_MODE)
 model = QuantisedModel(Path(path))
-engine = SlotEngine(found.model, model.config, model, positions, threads=2)
-assert engine.compiled and model.bits == bits
+engine = SlotEngine(LocalNetwork(found.model, model.config, model, Sizes(positions, threads=2)))
+assert engine.network.compiled and model.bits == bits
 said = int(engine.next({0: [11, 12, 13]}, {0: TokenChoice()})[0][0])
 """
 
 
 def process(script, *values):
-    """What a script prints in a process of its own."""
+    """What a script prints in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + script + END, json.dumps(values)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},

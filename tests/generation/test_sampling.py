@@ -83,7 +83,7 @@ def operator(request):
     """What is chosen for rows of logits."""
     ms.set_context(mode=ms.GRAPH_MODE)
     if request.param == "composite":
-        graph, dtype = CompositeChoice(), ms.float32
+        graph, dtype = CompositeChoice(draws=True), ms.float32
     elif library_path() is None:
         pytest.skip("no C++ compiler")
     else:
@@ -95,6 +95,17 @@ def operator(request):
         return unpack(graph(Tensor(np.asarray(logits, np.float32)), *inputs).asnumpy(), choices)
 
     return choose
+
+
+def test_without_a_draw_nothing_needs_to_be_sorted():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    logits = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+    edits = np.array([[3, 1.0, 9.0]])
+    choices = [TokenChoice(best=2), TokenChoice(given=7), TokenChoice(1.0, given=63), TokenChoice(edits=edits)]
+    settings, edited, places = pack(choices, 5, 60)
+    inputs = (Tensor(logits), Tensor(settings, ms.float32), Tensor(edited, ms.float32), Tensor(places))
+    found = [CompositeChoice(draws)(*inputs).asnumpy() for draws in (False, True)]
+    assert np.array_equal(*found) and found[0][1:4, 0, 0].tolist() == [7, 63, 3]
 
 
 ROWS, IDS = 1200, 64
@@ -268,6 +279,7 @@ def test_numbers_are_uniform():
         ("temperature", -1),
         ("temperature", float("nan")),
         ("top_k", -2),
+        ("top_k", 2**30 + 1),
         ("top_p", 0.0),
         ("seed", -1),
         ("repetition_penalty", 0.0),
@@ -287,8 +299,19 @@ def test_settings_out_of_range_are_named(field, value):
         SamplingSettings(**{field: value})
 
 
+def test_no_more_edits_are_packed_than_there_are_ids():
+    for count, width in ((0, 1), (1, 1), (2, 64), (300, 512), (32768, 32768), (32769, 52224), (52224, 52224)):
+        edits = np.stack([np.arange(count), np.ones(count), np.zeros(count)], 1)
+        assert pack([TokenChoice(edits=edits)], 1, 52224)[1].shape == (1, width, 3)
+
+
 @pytest.mark.parametrize("more", [{"n": 5}, {"repetition_penalty": 1.1}, {"logit_bias": {3: 1.0}}])
 def test_what_a_beam_search_does_not_take_is_refused(more):
     SamplingSettings(beams=4, n=4)
     with pytest.raises(UserError, match="beams"):
         SamplingSettings(beams=4, **more)
+
+
+def test_the_message_about_a_temperature_names_both_bounds():
+    with pytest.raises(UserError, match=r"temperature: 1000000.0 is out of range; give 0 \(greedy\) to less than 100"):
+        SamplingSettings(temperature=1e6)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.errors import RunFailure
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
-from ms_codegeex.models.registry import FAMILIES
 
 pytest.importorskip("torch")
 
@@ -84,7 +84,9 @@ def check_families(twin, engine, lengths):
         assert new == twin.logits(ids + new)[len(ids) - 1 : -1].argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["codegeex2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("codegeex", "codegen"))]
+)
 def test_ids_are_those_of_a_full_pass(family):
     twin = Twin(family)
     lengths = [37, 1, 9, POSITIONS - 1, 16, 17, 33, POSITIONS, 2, POSITIONS - 3]
@@ -243,6 +245,7 @@ def speculations(twin):
     yield DraftSpeculation(other.engine(slots=SLOTS), GUESSES)
 
 
+@pytest.mark.slow  # test_engine.py has a case of it
 def test_speculation_gives_the_same_ids(codegen):
     twin, engine = codegen
 
@@ -366,7 +369,7 @@ def test_a_failure_is_that_of_all_who_wait_and_the_next_request_works(codegen, m
     scheduler, ids = Scheduler(engine), prompt(12, 1)
     requests = [greedy(ids), greedy(ids), greedy(prompt(5, 5)), greedy(prompt(6, 6))]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_choosing", lambda *_: 1 / 0)
+        patch.setattr(engine.network, "choose", lambda *_: 1 / 0)
         for request in requests:
             scheduler.submit(request)
         scheduler.start()
@@ -376,3 +379,65 @@ def test_a_failure_is_that_of_all_who_wait_and_the_next_request_works(codegen, m
     with pytest.raises(ValueError, match=r"no such \[\d, \d, \d\]"):
         scheduler.call(lambda slots: int(f"no such {slots}"), count=9)
     assert drain(scheduler, [greedy(ids)])[0] == alone(engine, greedy(ids))
+
+
+def test_logits_that_are_not_finite_end_one_request_and_no_other(codegen, monkeypatch):
+    _, engine = codegen
+    advance, requests = engine.advance, [greedy(prompt(9, seed)) for seed in range(3)]
+    wanted = [alone(engine, request) for request in requests]
+    broken = requests[1]
+
+    def advancing(parts):
+        found = advance(parts)
+        for part, tokens in zip(parts, found, strict=True):
+            if part.slot == broken.slot and len(broken.ids) == broken.prompt + 3:
+                tokens[:] = [token._replace(score=float("nan")) for token in tokens]
+        return found
+
+    monkeypatch.setattr(engine, "advance", advancing)
+    scheduler = Scheduler(engine)
+    for request in requests:
+        scheduler.submit(request)
+    while not all(request.finish for request in requests):
+        scheduler.step()
+    assert broken.finish == "error" and isinstance(broken.error, RunFailure) and not engine.cached[broken.slot]
+    assert [answer(request) for request in requests if request is not broken] == [wanted[0], wanted[2]]
+    tokens = iter(broken)
+    assert [next(tokens).token for _ in range(3)] == wanted[1][:3]
+    with pytest.raises(RunFailure, match="not finite"):
+        next(tokens)
+
+
+def test_ids_of_a_prompt_are_scored_in_any_company(codegen):
+    twin, engine = codegen
+    prompts = [prompt(length, 3) for length in (1, 2, 40, 70)]  # the later begin like the earlier ones
+    requests = [Request(ids, SamplingSettings(3, temperature=0.0), POSITIONS, prompt_best=2) for ids in prompts]
+    found = drain(Scheduler(engine), [*requests, greedy(prompts[2])])
+    for request, ids, new in zip(requests, prompts, found, strict=False):
+        assert new == twin.logits(ids + new)[len(ids) - 1 : -1].argmax(-1).tolist()
+        scores = twin.scores(ids)[:-1]
+        assert [chosen.token for chosen in request.scored] == ids[1:]
+        np.testing.assert_allclose(
+            [chosen.score for chosen in request.scored], scores[np.arange(len(ids) - 1), ids[1:]], atol=1e-4
+        )
+        assert [[number for number, _ in chosen.best] for chosen in request.scored] == (
+            np.argsort(-scores)[:, :2].tolist()
+        )
+
+
+def test_graphs_that_are_made_before_they_are_needed_are_those_of_any_request(codegen, monkeypatch):
+    _, engine = codegen
+    shapes, choose = [], engine.network.choose
+
+    def chosen(rows):
+        shapes.append((rows.rows.shape, rows.wanted.shape))
+        return choose(rows)
+
+    monkeypatch.setattr(engine.network, "choose", chosen)
+    for rows in engine.pass_sizes():
+        engine.compile(rows)
+    made = {*shapes}
+    shapes.clear()
+    assert len(made) == len(engine.pass_sizes()) and not engine.cached[0]
+    drain(Scheduler(engine), [greedy(prompt(length, length)) for length in (1, 5, 20, 33, 70)])
+    assert {*shapes} <= made

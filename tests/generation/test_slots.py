@@ -28,7 +28,7 @@ def graph_mode():
     ms.set_context(mode=before)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["codegeex", "codegeex2", pytest.param("codegen", marks=pytest.mark.slow)])
 def twin(request):
     ms.set_context(mode=ms.GRAPH_MODE)
     return Twin(request.param)
@@ -78,11 +78,13 @@ def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(tw
     assert turned == {1: together[2], 0: together[1]}
 
 
+@pytest.mark.slow
 def test_composite_streams(composite):
     check_streams(*composite)
 
 
-@pytest.mark.parametrize("name", ["codegeex", *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_composite_probabilities_up_to_the_contexts_end(composite, name):
     twin = Twin(name)
     engine = composite[1] if name == "codegeex2" else twin.engine(slots=3, threads=0)
@@ -109,6 +111,7 @@ def test_what_came_before_does_not_matter(twin, engine):
     check_histories(twin, engine)
 
 
+@pytest.mark.slow
 def test_composite_histories(composite):
     check_histories(*composite)
 
@@ -146,6 +149,7 @@ def test_mixed_passes(twin, engine):
     check_mixed_passes(twin, engine)
 
 
+@pytest.mark.slow
 def test_composite_mixed_passes(composite):
     check_mixed_passes(*composite)
 
@@ -165,6 +169,7 @@ def test_copies_of_slots(twin, engine):
     check_copies(twin, engine)
 
 
+@pytest.mark.slow
 def test_composite_copies(composite):
     check_copies(*composite)
 
@@ -180,15 +185,15 @@ def test_prompts_of_every_length_up_to_the_contexts_end(twin, engine):
 
 
 def test_an_interrupted_pass_leaves_nothing_to_rely_on(twin, engine, monkeypatch):
-    ids, network = prompt(20, 4), engine._scoring
+    ids, score = prompt(20, 4), engine.network.score
     engine.logits(0, ids)
     with monkeypatch.context() as patch:
 
         def interrupted(*arguments):
-            network(*arguments)  # has written before the user pressed a key
+            score(*arguments)  # has written before the user pressed a key
             raise KeyboardInterrupt
 
-        patch.setattr(engine, "_scoring", interrupted)
+        patch.setattr(engine.network, "score", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.logits(0, [*ids[:10], 5, 5, 5])
     assert np.abs(engine.logits(0, [*ids, 7]) - twin.logits([*ids, 7])[-1]).max() <= 1e-5
@@ -205,6 +210,7 @@ def test_log_probabilities_of_given_ids_are_those_of_a_full_pass(twin, engine):
         assert np.abs(engine.logits(1, more) - twin.logits(more)[-1]).max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_ids_without_a_token_are_not_chosen():
     twin = Twin("codegen")
     tensors = twin.tensors | {"head.bias": twin.tensors["head.bias"] + 100.0 * (np.arange(VOCABULARY) >= 50)}
@@ -221,6 +227,7 @@ def test_chunks_of_any_size_give_the_same_bits():
     assert np.array_equal(twin.engine(chunk=16).logits(0, ids), expected)
 
 
+@pytest.mark.slow  # test_quantised.py compares one form
 @pytest.mark.parametrize("bits,group", [(8, 64), (4, 32)])
 def test_quantised_weights_give_the_ids_of_what_they_stand_for(bits, group):
     twin, prompts = Twin("codegen"), {0: prompt(20, 1), 1: prompt(3, 2)}
@@ -237,6 +244,25 @@ def test_quantised_weights_give_the_ids_of_what_they_stand_for(bits, group):
     assert max(abs(a - b) for slot in prompts for a, b in zip(plain[slot][1], found[slot][1], strict=True)) > 1e-3
 
 
+@pytest.mark.slow
+def test_a_cache_of_16_bits_is_that_of_the_compiled_operators():
+    """So is a copy. The rounded numbers are near the exact ones and not equal to them."""
+    twin, ids = Twin("codegeex2"), prompt(40, 6)
+    more, found = [*ids[:25], 7], []
+    for threads in (2, 0):
+        engine = twin.engine(slots=2, threads=threads, cache_bits=16)
+        logits = engine.logits(0, ids)
+        assert 1e-6 < np.abs(logits - twin.logits(ids)[-1]).max() < 5e-3
+        engine.copy(0, 1, 25)
+        copied = engine.logits(1, more)
+        engine.cached[0] = []
+        assert np.abs(copied - engine.logits(0, more)).max() <= (0 if threads else 1e-4)
+        found.append((logits, copied))
+    for compiled, composite in zip(*found, strict=True):
+        assert np.abs(compiled - composite).max() <= 5e-4
+
+
+@pytest.mark.slow
 def test_two_engines_in_one_process_do_not_disturb_each_other():
     first, second = Twin("codegen"), Twin("codegeex")
     engines, ids = [twin.engine() for twin in (first, second)], prompt(10, 1)

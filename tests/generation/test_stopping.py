@@ -146,3 +146,9 @@ def test_languages_without_known_blocks_are_refused():
     with pytest.raises(UserError, match="HTML"):
         stopping.block("html", "<p>")
     assert all(find_language(name).name == name for name in stopping.BRACED)
+
+
+def test_a_text_is_cut_at_the_first_of_some_words():
+    assert stopping.cut("one two three", ["three", " t", "two"]) == "one"
+    assert stopping.cut("one", ["two"]) == stopping.cut("one", []) == "one"
+    assert stopping.cut("two", ["two"]) == ""

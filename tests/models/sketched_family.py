@@ -83,7 +83,8 @@ class Attention(nn.Cell):
         self.core = build.attention(Heads(config.num_heads, config.head_dim, config.num_heads), site)
 
     def construct(self, x, mask, sample_keys):
-        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys))
+        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
+        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
 
 
 class FeedForward(nn.Cell):
@@ -92,8 +93,8 @@ class FeedForward(nn.Cell):
         self.up, self.activation = build.linear(config, "feed_forward.up"), ops.GeLU()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x):
-        return self.down(self.activation(self.up(x)))
+    def construct(self, x, sample_keys):
+        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
 
 
 class Block(nn.Cell):
@@ -111,7 +112,7 @@ class Block(nn.Cell):
         attended = self.attention(self.attention_norm(x), mask, sample_keys)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         return self.add_feed_forward(
-            x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), sample_keys)
+            x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x), sample_keys), sample_keys)
         )
 
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from twins import names  # noqa: E402
-from twins.peers import logits_of_documents, loss_sum, randomise  # noqa: E402
+from twins.peers import logits_of_documents, loss_sum, randomise, transformers_codegen  # noqa: E402
 
 EOS, VOCABULARY, LAYERS = 11, 120, 2
 # heads, channels of a head, channels turned: number of heads and their share of turned channels as released
@@ -49,20 +49,7 @@ def sizes(layout, **changes):
 
 def peer(config):
     """transformers' model with random weights, and the same weights under its names and under ours."""
-    model = transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_ctx=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-            rotary_dim=config.rotary_dim,
-            bos_token_id=EOS,
-            eos_token_id=EOS,
-            attn_implementation="eager",
-        )
-    ).eval()
+    model = transformers_codegen(transformers, config, attn_implementation="eager")
     tensors = randomise(model)
     return model, tensors, names.codegen(tensors, config.num_layers, config.num_heads)
 
@@ -82,7 +69,7 @@ def built(config, ours, seq_length, **build):
     "layout,seq_length,reset",
     [
         ("350M", 24, True),
-        ("16B", 64, False),
+        pytest.param("16B", 64, False, marks=pytest.mark.slow),
         pytest.param("2B", 17, False, marks=pytest.mark.slow),
         pytest.param("6B", 5, True, marks=pytest.mark.slow),
     ],
@@ -154,6 +141,7 @@ class TestTraps:
         assert self.error(right, {}, built(config, right[2], 16, reset_at_eos=False)) > 0.01
 
 
+@pytest.mark.slow
 def test_a_batch_with_padding_gives_the_logits_of_each_sequence_alone(right):
     lengths, room = (3, 9, 14), 16
     model, _, ours, network = right
@@ -200,6 +188,7 @@ def test_loss_and_gradients_equal_transformers_in_float64(chunk):
         )
 
 
+@pytest.mark.slow
 def test_fp16_is_finite_and_near():
     config = sizes("350M")
     model, _, ours = peer(config)

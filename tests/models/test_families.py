@@ -85,12 +85,14 @@ def test_the_network_has_the_parameters_of_the_familys_table(name, tied):
             assert parameter.asnumpy().std() == pytest.approx(sizes.initial_std(parameter.name), rel=0.3)
 
 
+@pytest.mark.parametrize("lora", [{}, {"rank": 4, "targets": ["attention", "feed_forward"], "dropout": 0.1}])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_operator_of_a_partitioned_network_has_a_strategy(name):
+def test_every_operator_of_a_partitioned_network_has_a_strategy(name, lora):
     """A cell that partitioning forgets would be left to the engine, which gathers whole tensors around it."""
     values = {"model": {"family": name, "preset": "tiny"}, "device": "ascend", "devices": 4, "data": {"seq_length": 8}}
     values["parallel"] = {"tensor": 2, "fusion": dict.fromkeys(("attention", "norm"), False)}
     values["training"] = {"steps": 1, "global_batch": 8, "dropout": 0.1, "precision": "fp16"}
+    values["lora"] = lora
     network = build_network(build_run_config(values))
     operators = {
         f"{cell_name}.{attribute}": value

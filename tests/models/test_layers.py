@@ -266,7 +266,10 @@ class TestDropout:
         np.testing.assert_array_equal(y, self.dropped(samples=(8, 9)))
         np.testing.assert_array_equal(y[1], self.dropped(samples=(9, 3))[0])
 
-    @pytest.mark.parametrize("change", [{"site": 2}, {"seed": 6}, {"samples": (2, 3)}])
+    @pytest.mark.parametrize(
+        "change",
+        [{"site": 2}, *(pytest.param(x, marks=pytest.mark.slow) for x in ({"seed": 6}, {"samples": (2, 3)}))],
+    )
     def test_masks_are_independent(self, change):
         a, b = self.dropped() == 0, self.dropped(**change) == 0
         assert (a & b).mean() == pytest.approx(0.09, abs=0.01)  # independent: 0.3²

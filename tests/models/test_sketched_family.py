@@ -16,7 +16,7 @@ from ms_codegeex.config import build_run_config
 from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import sources
-from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.mesh import Mesh

@@ -10,6 +10,8 @@ import numpy as np
 
 
 class Data:
+    infilling = None
+
     def check_model(self, vocab_size, eos_token_id):
         pass
 
@@ -22,6 +24,9 @@ def main(config_file, rank, checkpoint, parts):
     from ms_codegeex.config import build_run_config
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
+    from ms_codegeex.rehearsal import mindir
+    from ms_codegeex.rehearsal.worker import exported
+    from ms_codegeex.runs.weights import weights_of
     from ms_codegeex.training.trainer import Trainer
 
     with open(config_file) as file:
@@ -29,14 +34,15 @@ def main(config_file, rank, checkpoint, parts):
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
     rank = int(rank)
-    trainer = Trainer(config, Data(), Data(), rank=rank, tied_group=context.enter(config, rank))
+    tied_group = context.enter(config, rank)
+    trainer = Trainer(config, Data(), Data(), rank=rank, tied_group=tied_group, weights=weights_of(config))
     if checkpoint != "none":
         trainer.restore(Checkpoint(checkpoint))
-    if trainer.evaluates:  # its graph is cut too
-        rows = config.micro_batch * config.data_parallel // trainer.loaders
-        ids = np.zeros((rows, config.seq_length), np.int32)
-        evaluation = trainer.built.evaluation_step.set_train(False)
-        evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
+    ids = np.zeros((trainer.built.evaluation_rows, config.seq_length), np.int32)
+    evaluation = trainer.built.evaluation_step.set_train(False)  # its graph is partitioned too
+    evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
+    operators = mindir.node_counts(mindir.parse(exported(evaluation)))
+    assert not operators["BitwiseXor"] and not operators["AdamWeightDecay"]  # of dropout; of an update
     slices = trainer.own_slices()
     arrays = {name: part.array for name, part in slices.items()}
     held = {f"held:{name}": p.asnumpy() for name, p in trainer.state_tensors().items()}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ms_codegeex.config import ParallelConfig
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.parallel.sharding import ParameterLayout, parameter_layouts, stage_of_block
+from ms_codegeex.parallel.sharding import ParameterLayout, parameter_layouts
 
 HEAD_TABLE, WORD_TABLE = "head.weight", "embedding.word.weight"
 
@@ -221,7 +221,16 @@ def test_what_is_cut_and_what_is_sharded(case):
 def test_stages_hold_neighbouring_layers_in_equal_numbers(layers, data):
     """The top query layer counts as one more; no stage is empty."""
     stages = data.draw(st.integers(1, layers))
-    held = [stage_of_block(CodeGeeXConfig(num_layers=layers), stages, layer) for layer in range(layers + 1)]
+    held = [Mesh(pipeline=stages).stage_of(layer, layers + 1) for layer in range(layers + 1)]
     assert held == sorted(held) and set(held) == set(range(stages))
     sizes = Counter(held).values()
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_stages_hold_as_many_layers_as_they_are_given():
+    mesh = Mesh(pipeline=3, stage_layers=(3, 1, 2))
+    assert mesh.stages_of(6) == [0, 0, 0, 1, 2, 2] and mesh.layers_per_stage(6) == [3, 1, 2]
+    model = CodeGeeXConfig(num_layers=5)
+    stages = {layout.name: layout.stage for layout in parameter_layouts(model, mesh)}
+    assert [stages[f"blocks.{i}.attention.query.weight"] for i in range(5)] == [0, 0, 0, 1, 2]
+    assert stages["top_query_layer.attention.query.weight"] == 2

@@ -10,7 +10,7 @@ import pytest
 
 from ms_codegeex.config import build_run_config
 from ms_codegeex.data.datasets.batches import Batch
-from ms_codegeex.formats.checkpoint import Slice, write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.parallel import placement
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.rehearsal.job import local_rows
@@ -81,7 +81,9 @@ def held(tmp_path, rank, checkpoint="none", values=VALUES):
     return arrays, json.loads(Path(f"{parts}.json").read_text())
 
 
-def test_a_simulated_rank_starts_from_and_restores_its_part_of_a_whole_checkpoint(tmp_path):
+@pytest.mark.slow  # the executed rehearsals restore and start too
+@pytest.mark.parametrize("how", ["restored", "started"])
+def test_a_simulated_rank_starts_from_and_restores_its_part_of_a_whole_checkpoint(tmp_path, how):
     config = build_run_config(VALUES)
     whole = {}
     for name, layout in Placement(config, 0).layouts.items():
@@ -91,7 +93,12 @@ def test_a_simulated_rank_starts_from_and_restores_its_part_of_a_whole_checkpoin
     state = {"optimizer_step": 3, "samples": 48, "tokens": 99, "loss_scale": {"scale": 1.0, "good_steps": 0}}
     slices = {name: Slice(v.shape, (0,) * v.ndim, v) for name, v in whole.items()}
     path = write_checkpoint(tmp_path, 3, slices, {**state, "config": config.to_dict()})
-    arrays, offsets = held(tmp_path, 7, str(path))  # last stage, second replica, second shard
+    if how == "restored":
+        arrays, offsets = held(tmp_path, 7, str(path))  # last stage, second replica, second shard
+    else:
+        values = {**VALUES, "model": {**VALUES["model"], "weights": str(path)}}
+        arrays, offsets = held(tmp_path, 7, values=values)
+        whole |= {name: np.zeros_like(value) for name, value in whole.items() if name.startswith("optimizer.")}
     placement = Placement(config, 7)
     assert "held:head.weight" in arrays and "held:embedding.word.weight" not in arrays
     for key, value in arrays.items():

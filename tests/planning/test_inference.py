@@ -122,6 +122,7 @@ def test_what_a_step_reads_counted_by_hand():
     assert geex2["int8"].weights - geex2["int8"].read == 2 * head  # the word table is looked up, and FP16
     assert geex2["int4"].read == (linears + head) // 2 + 4 * (linears + head) // 64 + rest
     assert {form.cache for form in geex2.values()} == {2 * 2048 * 28_672}  # FP32
+    assert {form.half_cache for form in geex2.values()} == {2048 * 28_672}
     tied = decoding(run("codegeex", "13b"), our_forms()[2])
     assert tied.weights - tied.read == 2 * 2 * 2048 * 5120  # tables of positions; the word table is the output layer
 

@@ -76,6 +76,33 @@ MISTAKES = [
     (PIPELINE, "model.num_layers=3", "parallel.pipeline", "4 stages for model.num_layers 3", "choose at most"),
     (PIPELINE, "training.micro_batch=32", "parallel.micro_batches", "2 cannot fill parallel.pipeline 4", "at least"),
     (PIPELINE, "training.micro_batch=null", "parallel.micro_batches", "1 cannot fill", "as many micro-batches"),
+    (PIPELINE, "parallel.stage_layers=[20,20]", "parallel.stage_layers", "2 numbers for parallel.pipeline 4", "leave"),
+    (PIPELINE, "parallel.stage_layers=[9,10,10,10]", "parallel.stage_layers", "has 40: model.num_layers 39", "sum"),
+    (PIPELINE, "parallel.stage_layers=[0,20,10,10]", "parallel.stage_layers.0", "found 0", "greater than 0"),
+    (SERVER, "parallel.stage_layers=[40]", "parallel.stage_layers", "parallel.pipeline 1, which is no pipeline", "out"),
+    # overlap
+    (SERVER, "parallel.overlap.parts=3", "parallel.overlap.parts", "3 does not divide the 4", "divisor"),
+    (
+        SERVER,
+        "parallel.tensor=1 parallel.optimizer_shard=1 parallel.overlap.parts=2",
+        "parallel.overlap.parts",
+        "parallel.tensor 1",
+        "leave it out",
+    ),
+    (
+        SERVER,
+        "parallel.overlap.recompute_collectives=false training.recompute=selective",
+        "parallel.overlap.recompute_collectives",
+        "not possible with training.recompute: selective",
+        "change that key",
+    ),
+    (
+        SERVER,
+        "parallel.overlap.recompute_collectives=false parallel.sequence=true training.recompute=full",
+        "parallel.overlap.recompute_collectives",
+        "parallel.sequence",
+        "leave it out",
+    ),
     # optimizer shards
     (SERVER, "parallel.optimizer_shard=3", "parallel.optimizer_shard", "3 does not divide the 4", "divisor"),
     (SERVER, "parallel.optimizer_shard=8", "parallel.optimizer_shard", "the 4 data-parallel replicas", "or change"),
@@ -121,7 +148,24 @@ MISTAKES = [
     (SERVER, "model.init_std=.nan", "model.init_std", "found nan", "finite"),
     (SERVER, "model.layer_norm_eps=.inf", "model.layer_norm_eps", "found inf", "finite"),
     (SERVER, "data.seq_length=4096", "data.seq_length", "4096 is longer", "enlarge"),
-    (SERVER, "training.precision=bf16", "training.precision", "found 'bf16'", "'fp32' or 'fp16'"),
+    (SERVER, "training.precision=fp8", "training.precision", "found 'fp8'", "'fp16' or 'bf16'"),
+    (
+        SERVER,
+        "training.precision=bf16 parallel.hardware=ascend910",
+        "training.precision",
+        "ascend910 has no bf16",
+        "choose fp16 or fp32, or another parallel.hardware",
+    ),
+    (TINY, "training.precision=bf16 training.loss_scale.window=7", "training.loss_scale", "bf16", "leave"),
+    (TINY, "training.precision=bf16 training.loss_chunk=8", "training.loss_chunk", "FP32 only", "fp32"),
+    (TINY, "training.precision=bf16 parallel.fusion.dropout=true", "parallel.fusion.dropout", "bf16", "leave the key"),
+    (
+        TINY,
+        "training.precision=bf16 parallel.fusion.graph_kernel=true",
+        "parallel.fusion.graph_kernel",
+        "bf16",
+        "leave",
+    ),
 ]
 
 

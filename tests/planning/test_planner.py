@@ -177,9 +177,9 @@ def test_recomputation_runs_what_the_backward_pass_needs():
     full = executed_flops(change(none, training__recompute="full"), chip)
     assert full - executed_flops(none, chip) == layers * 2 * tokens * (8 * h * h + 2 * s * h)  # all but the last
     block = next(part for part in parts_of(none, chip) if part.name == "block")
-    assert len(executed_products(block, "none")) == 3 * 8
-    assert len(executed_products(block, "selective")) == 3 * 8 + 1
-    assert len(executed_products(block, "full")) == 3 * 8 + 7
+    assert len(executed_products(replace(block, recompute="none"))) == 3 * 8
+    assert len(executed_products(replace(block, recompute="selective"))) == 3 * 8 + 1
+    assert len(executed_products(replace(block, recompute="full"))) == 3 * 8 + 7
 
 
 def test_a_fused_attention_repeats_the_scores_but_moves_none():
@@ -207,9 +207,20 @@ def test_what_the_fusions_bring_that_a_partitioned_run_can_do_without():
     config = load_config(PAPER)
     can_run = without(config, "graph_kernel", "norm", "optimizer")
     check_kernels(can_run)
-    assert make_plan(can_run).time.total / make_plan(config).time.total == pytest.approx(1.776, abs=0.002)
+    assert make_plan(can_run).time.total / make_plan(config).time.total == pytest.approx(1.609, abs=0.002)
     with pytest.raises(UserError, match=r"^parallel\.fusion\.dropout: devices that hold copies"):
         check_kernels(change(can_run, parallel__fusion__dropout=True))
+
+
+def test_the_share_of_matmuls_before_tuning_is_the_published_one():
+    """22.9 % of device time (release's README), without fused kernels; nothing is fitted to it."""
+    config = change(load_config(PAPER), parallel__fusion__dropout=True)
+    times = [make_plan(x).time for x in (config, without(config, "graph_kernel", "norm", "optimizer", "dropout"))]
+    work = times[1].slowest.work
+    matmuls = work.matmul_forward + work.matmul_backward + work.matmul_recompute
+    assert matmuls / (work.total + times[1].update) == pytest.approx(0.229, rel=0.05)
+    page = " ".join((ROOT / "docs" / "plan.md").read_text().split())
+    assert f"before over after | about 3 | {times[1].total / times[0].total:.2f} |" in page
 
 
 def test_composed_dropout_costs_its_mask_once_where_recomputation_makes_it():
@@ -243,19 +254,19 @@ def test_the_910b_figures_that_were_published_agree_on_no_factor():
     overrides = [f"{key}={value}" for key, value in keys.items()]
     plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", overrides))
     rate = plan.step_tokens / 8 / plan.time.total  # of the roofline, on one device
-    assert rate == pytest.approx(5201, rel=1e-3)
-    assert [round(rate / measured, 1) for measured in (3450, 2167, 815)] == [1.5, 2.4, 6.4]
+    assert rate == pytest.approx(5066, rel=1e-3)
+    assert [round(rate / measured, 1) for measured in (3450, 2167, 815)] == [1.5, 2.3, 6.2]
 
 
 @pytest.mark.parametrize(
     "name,paper_mesh,seconds",
     [
-        ("codegeex_13b_planned", "codegeex_13b", (6.26, 9.18)),
-        ("codegeex_13b_64_planned", "codegeex_13b_64", (72.2, 116.4)),
+        ("codegeex_13b_planned", "codegeex_13b", (5.80, 9.36)),
+        ("codegeex_13b_64_planned", "codegeex_13b_64", (68.8, 123.6)),
     ],
     ids=("1536 devices", "64 devices"),
 )
-def test_the_planned_meshes_beside_the_papers(name, paper_mesh, seconds):
+def test_the_planned_meshes_against_the_papers(name, paper_mesh, seconds):
     planned, given = (make_plan(load_config(ROOT / "configs" / f"{x}.yaml")) for x in (name, paper_mesh))
     assert planned.fits and given.fits
     assert (planned.step_seconds, given.step_seconds) == pytest.approx(seconds, rel=2e-3)
@@ -266,15 +277,15 @@ def test_the_planned_meshes_beside_the_papers(name, paper_mesh, seconds):
 @pytest.mark.parametrize(
     "name,start",
     [
-        pytest.param("codegeex_13b_64_planned", "codegeex_13b_64", id="64 devices"),
+        pytest.param("codegeex_13b_64_planned", "codegeex_13b_64", id="64 devices", marks=pytest.mark.slow),
         pytest.param("codegeex_13b_planned", "codegeex_13b", id="1536 devices", marks=pytest.mark.slow),
     ],
 )
 def test_the_planned_meshes_are_what_the_search_finds(name, start):
     best = search(load_config(ROOT / "configs" / f"{start}.yaml")).ranked[0].config
     shipped = load_config(ROOT / "configs" / f"{name}.yaml")
-    assert (best.mesh, best.micro_batch, best.training.recompute) == (
-        (shipped.mesh, shipped.micro_batch, shipped.training.recompute)
+    assert (best.mesh, best.micro_batch, best.training, best.parallel.sequence) == (
+        (shipped.mesh, shipped.micro_batch, shipped.training, shipped.parallel.sequence)
     )
 
 

@@ -7,6 +7,7 @@ from ms_codegeex.config import load_config
 from ms_codegeex.hardware import A100, ASCEND_910
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, link_of, seconds, spread
+from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.planner import communication_by_group, make_plan
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -74,6 +75,17 @@ def test_sequence_parallelism_gathers_and_scatters_instead():
     assert found[0, "AllGather", "tensor", "activation", "backward", hidden] == (8, 80)
     assert found[0, "AllGather", "tensor", "activation", "forward", hidden] == (8, 80 + 1)  # the head's
     assert found[0, "ReduceScatter", "tensor", "activation", "backward", hidden] == (8, 80 + 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "calls"),
+    [([], 1), (["training.dropout=0"], 1), (["training.recompute=selective"], 0), (["lora.rank=8"], 0)],
+    ids=["full", "no dropout", "selective", "adapters"],
+)
+def test_the_logits_input_is_gathered_again_after_a_recomputed_block(overrides, calls):
+    config = load_config(PAPER, ["parallel.sequence=true", *overrides])
+    (head,) = (part for part in parts_of(config, ASCEND_910) if part.name == "head")
+    assert [x.op for x in head.collectives if x.phase == "recompute"] == ["AllGather"] * calls
 
 
 def test_a_vocabulary_that_is_not_cut_needs_no_sums():

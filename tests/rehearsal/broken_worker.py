@@ -104,6 +104,20 @@ def masks_of_each_rank():
     )
 
 
+def dropout_in_an_evaluation():
+    """The stages of a pipeline evaluate as they train; one device does not."""
+    set_train = TrainStep.set_train
+
+    def training(self, mode=True):
+        set_train(self, mode)
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, Dropout):
+                cell.set_train(True)
+        return self
+
+    TrainStep.set_train = training
+
+
 def missing_reduction():
     """One weight's gradient stays as each replica computed it."""
     register = FileCommunicator.register

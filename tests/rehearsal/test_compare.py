@@ -40,6 +40,8 @@ class Files:
                 self.final[layout.name] = (initial_value(layout.name, layout.shape) + moved).astype(np.float32)
         self.outputs = [[list(step) for step in self.reference] for _ in range(mesh.world)]
         self.adamw = [{QUERY: 1e-7, KEY_BIAS: 1e-6} for _ in range(mesh.world)]
+        self.evaluation = [160.0, 40.0] if mesh.pipeline > 1 else None  # Σ mask·nll and Σ mask
+        self.evaluations = [self.evaluation] * mesh.world
         self.windows, self.values = [], []
         for rank in range(mesh.world):
             mine = [x for x in layouts if x.stage == mesh.coordinates(rank)[0]]
@@ -48,14 +50,13 @@ class Files:
             self.values.append({x.name: self.final[x.copy_of or x.name][parts[x.name]].copy() for x in mine})
 
     def verdict(self):
-        self.job.file("json").write_text(json.dumps({"outputs": self.reference}))
+        self.job.file("json").write_text(json.dumps({"outputs": self.reference, "evaluation": self.evaluation}))
         np.savez(self.job.file("npz"), **self.final)
         for rank, windows in enumerate(self.windows):
             facts = {"windows": windows, "collectives": right(self.config, rank)}
             self.job.file("json", rank).write_text(json.dumps(facts))
-            self.job.file("run.json", rank).write_text(
-                json.dumps({"outputs": self.outputs[rank], "adamw": self.adamw[rank]})
-            )
+            run = {"outputs": self.outputs[rank], "adamw": self.adamw[rank], "evaluation": self.evaluations[rank]}
+            self.job.file("run.json", rank).write_text(json.dumps(run))
             np.savez(self.job.file("npz", rank), **self.values[rank])
         return compare(self.job)
 
@@ -113,7 +114,7 @@ def test_the_next_fp32_number_is_no_error_however_little_a_weight_moved(files, n
 
 def test_a_parameter_without_a_gradient_is_held_to_what_others_moved(files):
     for values in files.values:
-        values[KEY_BIAS] += np.float32(1e-8)  # much more than it moved, nothing beside the others
+        values[KEY_BIAS] += np.float32(1e-8)  # much more than it moved, nothing compared with the others
     assert files.verdict().problems == ()
     for values in files.values:
         values[KEY_BIAS] += np.float32(1e-3)
@@ -143,6 +144,21 @@ def test_replicas_must_be_equal_bit_for_bit(files):
     norm[0] = np.nextafter(norm[0], np.float32(2))
     found = files.verdict()
     assert not found.replicas_equal and problem(found).startswith("final_norm.weight: rank 1 and rank 0 hold the same")
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([160.1, 40.0], "evaluation: rank 1 has loss 4.0025 of 40 tokens, one device 4 of 40"),
+        ([159.0, 39.0], "of 39 tokens"),
+        ([float("nan"), 40.0], "has loss nan"),
+    ],
+)
+def test_the_evaluation_of_a_pipeline_is_that_of_one_device(tmp_path, found, words):
+    files = Files(tmp_path, Mesh(pipeline=2))
+    assert files.verdict().evaluation_error == 0
+    files.evaluations = [files.evaluation, found]
+    assert words in problem(files.verdict())
 
 
 def test_a_stale_copy_on_the_last_stage_is_seen(tmp_path):

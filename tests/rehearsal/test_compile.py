@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from critical_path import critical_path
 
 from ms_codegeex.config import load_config
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.mesh import Mesh
+from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
+from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.timeline import report as timeline_report
+from ms_codegeex.rehearsal.timeline.costs import MATMUL
+from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 from ms_codegeex.rehearsal.traffic import called_blocks, found_calls, joined, planned_calls
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -35,6 +41,7 @@ MESHES = {
         "training.micro_batch=2",
         "parallel.pipeline=2",
         "parallel.optimizer_shard=2",
+        "faults.policy=skip",
     ],
 }
 MORE = {
@@ -64,11 +71,25 @@ MORE = {
         "parallel.pipeline=2",
         "parallel.sequence=true",
     ],
+    "tp2, sequence, no dropout": [
+        "devices=2",
+        "training.global_batch=4",
+        "training.dropout=0",
+        "parallel.sequence=true",
+    ],
+    "dp2 tp2, bf16, fused attention": [
+        "devices=4",
+        "training.global_batch=8",
+        "training.precision=bf16",
+        "training.dropout=0",
+        "parallel.hardware=ascend910b",
+        "parallel.optimizer_shard=2",
+    ],
     "tp2, documents run on": ["devices=2", "training.global_batch=4", "data.reset_at_eos=false"],
 }
 
 
-# The sizes of the other families' small models, beside `SMALL`.
+# The sizes of the other families' small models, in addition to `SMALL`.
 FAMILIES = {
     "codegen": ["model.family=codegen", "model.preset=tiny", "model.rotary_dim=4", "training.dropout=0"],
     "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8", "training.dropout=0"],
@@ -135,20 +156,42 @@ def test_distinct_ranks_are_the_ends_of_stages_and_groups():
     assert distinct_ranks(Mesh(data=2, tensor=2, pipeline=3)) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
-def holds(config, ranks):
+def holds(config, ranks, timeline=False):
     reported = []
-    report = compile_ranks(config, ranks, lambda done, total: reported.append((done, total)))
+    report = compile_ranks(config, ranks, lambda done, total: reported.append((done, total)), timeline=timeline)
     assert report.ok, report.problems
     assert reported[0][0] == 0 and reported[-1][0] == reported[-1][1] == len(report.ranks)
     assert all(rank.peak_memory_bytes > 10**8 and rank.nodes > 100 for rank in report.ranks)
     return report
 
 
+def has_the_planned_work(line):
+    """The simulated stages do what the plan says, in an order that leaves none of them idle all the time."""
+    assert [rank.program.stage for rank in line.ranks] == list(range(line.config.mesh.pipeline))
+    for rank in line.ranks:
+        found = {x.kind: x for x in line.comparison(rank)}
+        for kind in ("collectives, tensor", "collectives, tied", "collectives, pipeline", "collectives, world"):
+            assert found[kind].found == pytest.approx(found[kind].planned, rel=0.03), kind
+        assert all(x.reason for x in found.values() if x.differs)
+        assert found[MATMUL].found >= 0.999 * found[MATMUL].planned > 0  # what is fused into matmuls is in it
+        exposed = rank.exposed(line.seconds)
+        assert rank.computing + sum(exposed.values()) == pytest.approx(line.seconds)
+        assert rank.memory.peak > rank.memory.parameters == sum(rank.program.parameters.values())
+        assert {task.micro for task in rank.tasks} == {None, 0, 1}
+    assert max(critical_path(rank.tasks) for rank in line.ranks) <= line.seconds < line.serial_seconds
+    assert line.run_seconds > line.seconds  # four micro-batches, two were compiled
+    text, values = timeline_report.text(line), json.loads(json.dumps(timeline_report.to_json(line)))
+    assert "timeline of 2 micro-batches on ascend910" in text and values["ranks"][1]["bubble"] > 0
+    names = {event["name"] for event in timeline_report.trace(line)["traceEvents"]}
+    assert {"process_name", "memory, GiB"} < names and any(name.startswith("MatMul") for name in names)
+
+
 @pytest.mark.parametrize("overrides", MESHES.values(), ids=MESHES)
 def test_the_compiled_graph_is_the_planned_one(overrides):
     config = small(*overrides)
     mesh = config.mesh
-    report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
+    report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=True)
+    has_the_planned_work(make_timeline(report.config, config, report.programs))
     names = {check.name.rpartition(", ")[2] for check in report.checks}
     assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
     assert "parameters: all shards over their replication" in names and "planned memory of a device" in names
@@ -156,10 +199,28 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
     assert values["not_executed"] and f"not checked: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
+    assert sum(line.startswith("  ok  ") for line in report.text().splitlines()) == len(report.checks)
+
+
+@pytest.mark.slow  # another compilation; the mode's words are tested by default
+def test_a_graph_with_a_timeline_is_checked_as_inlined():
+    config = small("devices=2", "training.global_batch=4")
+    report = holds(config, [0], timeline=True)
+    assert config.accumulation == 1 and [rank.inlined for rank in report.ranks] == [False, True]
+    assert sum(check.name.startswith("rank 0, FLOPs") for check in report.checks) == 1
+    assert "3 layers inlined, fusion" in {check.name for check in report.checks}
+    assert "rank 0, 3 layers, all inlined as in a run" in report.text() and len(report.programs) == 1
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("operators", [False, True])
+def test_a_mode_is_read_from_its_word(inline, operators):
+    for mode in (CompileMode(inline, operators), CompileMode(inline, operators, "ascend", backend=True)):
+        assert CompileMode.from_word(mode.to_word()) == mode
 
 
 @pytest.mark.parametrize(
-    ("family", "overrides"), [*FAMILY_MESHES, *(pytest.param(*x, marks=pytest.mark.slow) for x in SLOW_FAMILY_MESHES)]
+    ("family", "overrides"), [pytest.param(*x, marks=pytest.mark.slow) for x in FAMILY_MESHES + SLOW_FAMILY_MESHES]
 )
 def test_the_graphs_of_other_families_are_the_planned_ones(family, overrides):
     config = small(*FAMILIES[family], *overrides)
@@ -173,6 +234,40 @@ def test_more_compiled_graphs_are_the_planned_ones(overrides):
     config = small(*overrides)
     mesh = config.mesh
     holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
+
+
+LORA = ["lora.rank=8", "lora.targets=[attention, feed_forward]"]
+LORA_MESHES = {
+    "one device": ["devices=1", "parallel.tensor=1", "training.global_batch=1"],
+    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
+    "dp2, accumulation": ["devices=2", "parallel.tensor=1", "training.global_batch=8", "training.micro_batch=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("overrides", LORA_MESHES.values(), ids=LORA_MESHES)
+def test_adapters_alone_have_gradients_and_moments(overrides, recompute):
+    config = small(*overrides, *LORA, f"training.recompute={recompute}")
+    report = holds(config, [0])
+    for rank in report.ranks:
+        moments = {name.split(".", 2)[2] for name in rank.parameters if name.startswith("optimizer.m.")}
+        adapters = {name for name in rank.weights if name.endswith((".lora_a", ".lora_b"))}
+        assert moments == adapters and len(adapters) == 2 * 6 * (rank_layers(rank) + 1)
+
+
+def rank_layers(rank):
+    return len({name.split(".")[1] for name in rank.weights if name.startswith("blocks.")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune_lora_13b", "finetune_13b_8"])
+def test_fine_tuning_of_the_13b_is_planned_and_compiled(name):
+    config = load_config(name)
+    assert config.model.sizes.parameter_count() == 12_873_943_040
+    plan = make_plan(config)
+    assert plan.fits and plan.chip.memory == 64 * 2**30
+    holds(config, [0])
 
 
 @pytest.mark.slow
@@ -205,7 +300,8 @@ def test_what_cannot_be_compiled_is_refused():
 @pytest.mark.slow
 def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
     config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
-    jobs = [(RehearsalJob(tmp_path / how, config, 1), 0, how) for how in ("once", "inline")]
+    modes = (CompileMode(inline=False), CompileMode(inline=True))
+    jobs = [(RehearsalJob(tmp_path / mode.to_word(), config, 1), 0, mode) for mode in modes]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
     tensors = [
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)

@@ -99,6 +99,7 @@ def count(found: list[Bucket], op: str) -> tuple[int, int]:
     return sum(bucket.nodes for bucket in chosen), sum(bucket.messages for bucket in chosen)
 
 
+@pytest.mark.slow  # exports graphs of four ranks
 def test_fusion_lowers_the_number_of_all_reduces_to_the_setting(exported):
     whole = 3 * 10 + 2 + 3  # parameters of three layers, a norm and three tables that are not sharded
     others = 4  # no gradients: the loss, its count, the norm, and the derivative of the loss
@@ -108,6 +109,7 @@ def test_fusion_lowers_the_number_of_all_reduces_to_the_setting(exported):
     assert ids == {0: others, 1: 2 + 10, 2: 10 + 2 + 1 + 10}  # two tables and a block; a block and what follows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["AllGather", "ReduceScatter"])
 def test_fusion_joins_gathered_weights_and_scattered_gradients_too(exported, op):
     matrices = 3 * 6
@@ -115,6 +117,7 @@ def test_fusion_joins_gathered_weights_and_scattered_gradients_too(exported, op)
     assert count(exported[2], op) == (matrices, 2)
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_buckets(exported):
     totals = [sum(bucket.bytes for bucket in exported[groups]) for groups in (0, 2)]
     assert totals[0] == totals[1] > 0

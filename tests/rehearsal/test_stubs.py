@@ -59,6 +59,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_plugin_loads_as_the_given_rank(libraries, tmp_path):
     assert "loaded" not in python(LOAD).stdout  # or this machine has a GPU, and the rest shows nothing
     result = python(f"import os; os.chdir({str(tmp_path)!r}); {LOAD}", **stubs.simulation_environment(5, 12))
@@ -74,8 +75,9 @@ def test_the_plugin_loads_with_what_zig_compiled(cache, monkeypatch, tmp_path):
     assert not list(cache.rglob("zig"))
 
 
+@pytest.mark.slow
 def test_every_symbol_the_plugin_wants_is_there_under_its_version(libraries):
-    plugin = stubs._mindspore_directory() / stubs.PLUGIN
+    plugin = stubs.plugin_directory("rehearsal", stubs.MACHINES) / stubs.PLUGIN
     wanted = {v: names for v, names in stubs.undefined_symbols(plugin).items() if stubs.FOREIGN_LIBRARY.match(v)}
     assert sum(map(len, wanted.values())) > 200
     libc = ctypes.CDLL(None)
@@ -87,6 +89,7 @@ def test_every_symbol_the_plugin_wants_is_there_under_its_version(libraries):
     assert ctypes.CDLL(str(libraries / "libcudart.so.11.0")).cudaFree(0) == 0
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_get_the_same_libraries(cache):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     running = [
@@ -101,6 +104,7 @@ def test_processes_that_start_at_once_get_the_same_libraries(cache):
     assert not [path for path in cache.iterdir() if path.name.endswith((".tmp", ".old"))]
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_leaves_nothing_and_can_be_repeated_once(cache, monkeypatch, tmp_path):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho out of ideas >&2\nexit 3\n")
@@ -146,7 +150,7 @@ def test_other_platforms_are_refused(cache, monkeypatch, system, machine):
 
 
 def test_a_wheel_without_the_plugin_is_refused(cache, monkeypatch):
-    monkeypatch.setattr(stubs, "PLUGIN", "lib/plugin/libmindspore_gpu.so.99")
+    monkeypatch.setattr(stubs.cuda_plugin, "PLUGIN", "lib/plugin/libmindspore_gpu.so.99")
     with pytest.raises(
         UserError, match=r"libmindspore_gpu.so.99: missing, MindSpore 2\.9\.0 came without the GPU plugin"
     ):
@@ -160,6 +164,7 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
         stubs.stub_libraries()
 
 
+@pytest.mark.slow
 def test_a_cache_that_may_not_execute_is_named(libraries, cache):
     shutil.copytree(libraries.parent, cache / libraries.parent.name)
     (cache / libraries.parent.name / "bin" / "nvcc").chmod(0o644)  # as on a file system mounted with noexec
@@ -167,6 +172,7 @@ def test_a_cache_that_may_not_execute_is_named(libraries, cache):
         stubs.stub_libraries()
 
 
+@pytest.mark.slow
 def test_the_environment_keeps_the_libraries_of_the_user(libraries, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/some/where")
     environment = stubs.simulation_environment(2, 4)

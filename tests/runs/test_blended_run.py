@@ -12,7 +12,7 @@ from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.callbacks import read_log
+from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
 
@@ -82,11 +82,11 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, capsys, case):
 
 
 def test_rounded_weights_are_said_once(tmp_path, capsys):
-    from ms_codegeex.commands.train import _check_data
+    from ms_codegeex.commands.training_job import check_data
     from ms_codegeex.config import build_run_config
 
     directories = {name: str(write_dataset(tmp_path / name)) for name in "ab"}
     values = small_run("", tmp_path / "run")
     values["data"] = {"seq_length": 32, "blend": {directories["a"]: 0.123456789, directories["b"]: 1}}
-    _check_data(build_run_config(values))
+    check_data(build_run_config(values))
     assert capsys.readouterr().err.count("rounded to multiples of one in 1,000,000") == 1

@@ -5,9 +5,12 @@ from dataclasses import asdict
 
 import pytest
 
-from ms_codegeex.runs.callbacks import Eta, JsonLog, LossPlot, TensorBoard, plot_loss, read_log, truncate_log
+from ms_codegeex.config import RunConfig
+from ms_codegeex.runs.callbacks import Eta, EventLog, JsonLog, LossPlot, StopOnRequest, TensorBoard, plot_loss
 from ms_codegeex.runs.display import Display, duration
+from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stopping import LastStep
 from ms_codegeex.training.trainer import StepRecord
 
 
@@ -33,8 +36,10 @@ def record(step, **changes):
 class Watched:
     """What callbacks use of a trainer."""
 
+    config, stopped = RunConfig(), False
+
     def __init__(self, step=1, steps=100):
-        self.steps_left, self.finished, self.warnings = steps - step, step == steps, []
+        self.steps_left, self.ending, self.warnings = steps - step, step == steps, []
 
     def warn(self, text):
         self.warnings.append(text)
@@ -66,7 +71,7 @@ def test_log_holds_every_nth_evaluated_skipped_and_last_step(run):
             ),
         )
     assert [r["step"] for r in read_log(run.log)] == [3, 4, 6, 8, 10]
-    assert set(read_log(run.log)[0]) == set(asdict(record(1)))
+    assert set(read_log(run.log)[0]) == {*asdict(record(1)), "attempt"}
     assert len(run.progress.read_text().splitlines()) == 10  # the display sees them all
 
 
@@ -78,12 +83,75 @@ def test_what_is_not_finite_is_null(run, capsys):
     assert "loss not finite" in capsys.readouterr().err
 
 
-def test_truncate_log_drops_what_a_resumed_run_writes_anew(run):
-    log = JsonLog(run, every=1)
-    for step in range(1, 6):
-        log.step(Watched(), record(step))
-    truncate_log(run.log, 3)
-    assert [r["step"] for r in read_log(run.log)] == [1, 2, 3]
+def test_a_later_attempt_replaces_the_steps_that_it_repeats_and_those_after_them(run):
+    for steps in (range(1, 6), range(3, 5)):
+        run.add_event("start")
+        log = JsonLog(run, every=1)
+        for step in steps:
+            log.step(Watched(), record(step))
+    assert [(r["attempt"], r["step"]) for r in read_log(run.log)] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    assert len(run.log.read_text().splitlines()) == 7  # nothing is deleted
+
+
+def test_a_line_that_a_kill_left_incomplete_costs_no_other_line(run):
+    JsonLog(run, every=1).step(Watched(), record(1))
+    with run.log.open("a") as stream:
+        stream.write('{"step": 2, "lo')
+    JsonLog(run, every=1).step(Watched(), record(2))
+    assert [r["step"] for r in read_log(run.log)] == [1, 2]
+
+
+def test_events_are_appended_with_time_and_attempt(run):
+    for attempt in (1, 2):
+        run.add_event("start", attempt=attempt)
+        EventLog(run).event("skip", step=3, samples=[8, 12], norm=float("nan"), losses={"a": [float("inf"), 1.0]})
+    events = read_events(run.events)
+    assert [(e["attempt"], e["event"]) for e in events] == [(1, "start"), (1, "skip"), (2, "start"), (2, "skip")]
+    assert events[1]["samples"] == [8, 12] and events[1]["norm"] is None and events[1]["losses"] == {"a": [None, 1.0]}
+    assert all(e["time"] > 1.7e9 for e in events) and run.attempt == 2
+
+
+def test_logs_of_an_earlier_attempt_are_kept(run):
+    run.keep_logs()
+    assert not list(run.logs.iterdir())
+    for attempt in (1, 2):
+        run.add_event("start")
+        (run.logs / "worker_0.log").write_text(str(attempt))
+        run.summary.write_text("{}")
+        run.keep_logs()
+    names = sorted(str(path.relative_to(run.logs)) for path in run.logs.rglob("*") if path.is_file())
+    assert names == [f"attempt-000{n}/{name}" for n in (1, 2) for name in ("summary.json", "worker_0.log")]
+    assert not run.summary.exists()
+
+
+class Stopping(Watched):
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_run_stops_after_a_requested_step_that_was_not_skipped(run, several):
+    last, trainer = LastStep(run, leads=True), Stopping()
+    callback = StopOnRequest(last, (lambda mine: mine) if several else None)
+    callback.step(trainer, record(4))
+    run.stop_request.write_text('{"signal": "SIGTERM"}')
+    for step, skipped in ((5, False), (6, True)) if not several else ((5, True),):
+        callback.step(trainer, record(step, skipped=skipped))
+        assert not trainer.stopped  # the step to end after is announced first; after a skipped one nothing is saved
+    callback.step(trainer, record(7))
+    assert trainer.stopped
+
+
+def test_a_stopped_run_draws_no_plot_and_its_last_step_arms_no_watch(run):
+    log, trainer = JsonLog(run, every=1), Stopping(3)
+    log.pause(True)
+    log.pause(False)
+    trainer.stopped = trainer.ending = True
+    log.step(trainer, record(3))
+    LossPlot(run).end(trainer)
+    assert not run.plot.exists()
+    events = Display(run.progress, 10).poll()
+    assert [event["event"] for event in events] == ["pause", "go on", "step"] and events[-1]["steps_left"] == 0
 
 
 def test_plot_is_a_picture_of_the_log(run):

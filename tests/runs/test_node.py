@@ -44,7 +44,7 @@ def cores(monkeypatch):
     """Pretend that this machine has 192 cores, of which the first is not ours, and that the user has set nothing."""
     monkeypatch.setattr(node_module, "usable_cores", lambda: list(range(1, 192)))
     monkeypatch.setattr(node_module.shutil, "which", lambda name: f"/usr/bin/{name}")
-    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT"):
+    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT", "MS_NODE_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -62,6 +62,7 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
             "RANK_SIZE": "16",
             "HCCL_CONNECT_TIMEOUT": "2000",
             "GLOG_v": "3",
+            "MS_NODE_TIMEOUT": "600",
             "ASCEND_GLOBAL_LOG_LEVEL": "3",
             "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
             "OMP_NUM_THREADS": "23",
@@ -128,27 +129,42 @@ def test_msrun_understands_its_arguments(cores, tmp_path, monkeypatch):
     assert [arguments.task_script, *arguments.task_script_args] == ["python", "-m", node_module.WORKER, str(tmp_path)]
 
 
-def test_one_machine_is_as_it_was(tmp_path):
-    """The quick start: a port of our own, no pinning, no variables of Ascend."""
+def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
+    """The quick start: a scheduler and the ranks at a port of our own, no pinning, no variables of Ascend."""
     small = build_run_config({"devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}})
     node = resolve_node(small)
     assert node.needs_port
-    (spec,) = node_processes(small, node, RunDirectory(tmp_path), ["1"], 21000)
-    assert spec.command[1:] == (
-        "--worker_num=2",
-        "--local_worker_num=2",
-        "--master_addr=127.0.0.1",
-        "--master_port=21000",
+    scheduler, *ranks = node_processes(small, node, RunDirectory(tmp_path), ["1"], 21000)
+    assert not scheduler.is_worker and scheduler.log == tmp_path / "logs/scheduler.log"
+    shared = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "21000", "MS_WORKER_NUM": "2", "RANK_SIZE": "2"}
+    retries = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}  # not for thousands of ranks
+    names = {"GLOG_v", "MS_NODE_TIMEOUT", "MS_TOPO_TIMEOUT", "OMP_NUM_THREADS", "PYTHONPATH", *shared, *retries}
+    assert scheduler.environment.items() >= {**shared, **retries, "MS_ROLE": "MS_SCHED"}.items()
+    for rank, spec in enumerate(ranks):
+        assert spec.is_worker and spec.command == (sys.executable, "-m", node_module.WORKER, str(tmp_path), "1")
+        own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
+        assert set(spec.environment) == names | set(own)
+        assert spec.environment.items() >= {**shared, **retries, **own}.items()
+
+
+def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
+    monkeypatch.setattr(node_module, "check_kind", lambda config: None)
+    values = {"device": "gpu", "devices": 2, "model": {"preset": "tiny"}, "training": {"steps": 1}}
+    small = build_run_config(values)
+    (spec,) = node_processes(small, resolve_node(small), RunDirectory(tmp_path), ["1"], 21000)
+    words = ("--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", "--master_port=21000")
+    assert Path(spec.command[0]).name == "msrun" and spec.command[1:5] == words
+    assert spec.command[5:] == (
         f"--log_dir={tmp_path}/logs",
         "--join=True",
         "--tail_worker_log=2",
+        *[word for word in spec.command if word.startswith("--bind_core")],
         "python",
         "-m",
         node_module.WORKER,
         str(tmp_path),
         "1",
     )
-    assert set(spec.environment) == {"GLOG_v", "OMP_NUM_THREADS", "PYTHONPATH"}
 
 
 def test_core_blocks_are_equal_and_disjoint():

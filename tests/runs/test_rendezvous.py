@@ -1,5 +1,6 @@
 """How the servers of a job watch each other, and `train` on two of them, with stand-ins for Ascend's workers."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from ms_codegeex.errors import RunFailure
 from ms_codegeex.runs import rendezvous
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.rendezvous import Rendezvous
+from ms_codegeex.runs.stopping import Stopped
 
 
 class Clock:
@@ -85,6 +87,14 @@ def test_a_failure_of_one_ends_all(tmp_path, clock):
     first.__exit__(RunFailure, error.value, None)
     with pytest.raises(RunFailure, match=r"server 0 ended.*server 1 ended.*device 4 is lost"):
         beat_until(clock, [third], lambda: False)
+
+
+def test_a_server_that_was_stopped_after_its_part_was_done_has_not_failed(tmp_path, clock):
+    first = Rendezvous(tmp_path, 0, 2).__enter__()
+    second = joined(clock, tmp_path, first, 1, 2)
+    second.done()
+    second.__exit__(Stopped, Stopped("SIGTERM"), None)
+    beat_until(clock, [first], first.all_finished)
 
 
 @pytest.mark.parametrize("silent, left", [(1, 0), (0, 1)])
@@ -280,8 +290,9 @@ TWO_LAUNCHERS = """
     from ms_codegeex.runs.node import Node
     from ms_codegeex.runs.opening import held_run, join_run, open_run
     from ms_codegeex.runs.rendezvous import meeting
+    from ms_codegeex.runs.attempts import resumed
     from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import StartingPoint
+    from ms_codegeex.runs.starting_point import starting_point
 
     rank, port = int(sys.argv[1]), int(sys.argv[2])
     config = load_config(Path("run.yaml"))
@@ -301,33 +312,61 @@ TWO_LAUNCHERS = """
             supervision.run_workers(config, run, None, node, others)
     else:
         with held_run(run):
-            open_run(config, run, StartingPoint())
-            with meeting(run, node) as others:
-                supervision.run_workers(config, run, None, node, others)
+            start = starting_point(resumed(config, run), run)
+            open_run(config, run, start)
+            with meeting(run, node, start.checkpoint) as others:
+                supervision.run_workers(config, run, start.checkpoint, node, others)
 """
 
 
-@pytest.mark.slow
-def test_two_launchers_train_as_one_does(dataset, tmp_path):
-    """Real workers of two msrun, which differ in --node-rank, give the losses of one msrun with two workers."""
+def started_by_msrun(run, rank):
+    """The process of this rank, or None."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            role = [process.environ().get(name) for name in ("MS_ROLE", "RANK_ID")]
+            if str(run) in process.cmdline() and role == ["MS_WORKER", str(rank)]:
+                return process
+    return None
+
+
+@pytest.mark.slow  # two workers, three times
+def test_two_launchers_that_are_started_again_train_as_one_does(dataset, tmp_path):
+    """Real workers of two msrun, which differ in --node-rank and share the run directory. After one worker is killed,
+    both launchers end; started again, they give the losses of one launcher with two workers to the bit."""
     from conftest import command, small_run
 
-    from ms_codegeex.runs.callbacks import read_log
+    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.ports import reserved_port
+    from ms_codegeex.runs.records import read_events, read_log
+    from ms_codegeex.runs.run_directory import RunDirectory
 
-    losses = {}
+    def values(name):
+        values = {**small_run(dataset, tmp_path / name), "devices": 2}
+        values["training"].update(steps=100, dropout=0.1)
+        values["checkpoint"].update(every=10, keep=3)
+        return values
+
+    def launch(port):
+        words, environment = [sys.executable, "two.py"], {**os.environ, "PYTHONPATH": str(ROOT)}
+        return [subprocess.Popen([*words, str(rank), str(port)], cwd=tmp_path, env=environment) for rank in (0, 1)]
+
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO_LAUNCHERS))
-    for name in ("one", "two"):
-        write_config(tmp_path / "run.yaml", {**small_run(dataset, tmp_path / name), "devices": 2})
-        if name == "one":
-            assert command("train", "--config", "run.yaml", cwd=tmp_path).returncode == 0
-        else:
-            with reserved_port() as port:
-                words = [sys.executable, "two.py"]
-                environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-                jobs = [
-                    subprocess.Popen([*words, str(rank), str(port)], cwd=tmp_path, env=environment) for rank in (0, 1)
-                ]
-                assert [job.wait(timeout=600) for job in jobs] == [0, 0]
-        losses[name] = [record["loss"] for record in read_log(tmp_path / name / "log.jsonl")]
-    assert losses["one"] == losses["two"] and len(losses["one"]) == 10
+    write_config(tmp_path / "run.yaml", values("one"))
+    assert command("train", "--config", "run.yaml", cwd=tmp_path).returncode == 0
+    write_config(tmp_path / "run.yaml", values("two"))
+    run = RunDirectory(tmp_path / "two")
+    with reserved_port() as port:
+        jobs = launch(port)
+        try:
+            wait_for(lambda: list_checkpoints(run.checkpoints) or any(job.poll() is not None for job in jobs))
+            started_by_msrun(run.path, 1).kill()
+            assert [job.wait(timeout=600) for job in jobs] == [1, 1]
+            saved = int(list_checkpoints(run.checkpoints)[-1].name.removeprefix("step-"))
+            jobs += launch(port)
+            assert [job.wait(timeout=1200) for job in jobs[2:]] == [0, 0]
+        finally:
+            for job in jobs:
+                job.kill()
+    assert [event["step"] for event in read_events(run.events) if event["event"] == "start"] == [0, saved]
+    losses = [[record["loss"] for record in read_log(tmp_path / name / "log.jsonl")] for name in ("one", "two")]
+    assert losses[0] == losses[1] and len(losses[0]) == 100

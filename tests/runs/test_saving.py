@@ -1,10 +1,13 @@
 """When a run saves, and which of its checkpoints it trusts, without an engine: what diverges never costs a good one."""
 
+import contextlib
+
 import pytest
 
 from ms_codegeex.errors import NotFinite, UserError
-from ms_codegeex.formats.checkpoint import Checkpoint, write_checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.trainer import TrainingProgress
@@ -13,10 +16,10 @@ from ms_codegeex.training.trainer import TrainingProgress
 class Stepped:
     """A trainer of one number, which `run` steps: "." is a finite step, "s" a skipped one."""
 
-    rank, loss = 0, 3.0
+    rank, loss, stopped, finished = 0, 3.0, False, True
 
     def __init__(self):
-        self.progress, self.warnings = TrainingProgress(), []
+        self.progress, self.warnings, self.events = TrainingProgress(), [], []
 
     def own_slices(self):
         import numpy as np
@@ -25,6 +28,15 @@ class Stepped:
 
     def scalars(self):
         return {}
+
+    def pause(self):
+        return contextlib.nullcontext()
+
+    def event(self, event, **content):
+        self.events.append((event, content.get("step", self.progress.step)))
+
+    def status(self, text):
+        pass
 
     def warn(self, text):
         self.warnings.append(text)
@@ -51,6 +63,39 @@ def steps(root):
 
 def outcomes(root):
     return [outcome(path) for path in list_checkpoints(root)]
+
+
+def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
+    for folder, written, expected in (("a", "...", [2, 3]), ("b", "..", [2]), ("c", "...sss", [2])):
+        trainer, saving = Stepped(), Checkpoints(tmp_path / folder, 2, 9)
+        trainer.stopped, trainer.finished = True, False
+        trainer.validation_loss = None  # a call would fail
+        trainer.run(saving, written, end=True)
+        assert steps(tmp_path / folder) == expected
+    assert trainer.events == [("saving", 2), ("saved", 2)]
+
+
+def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, monkeypatch):
+    trainer, saving, tried, write = Stepped(), Checkpoints(tmp_path, 4, 9), [], module.write_checkpoint
+
+    def fails(root, step, *arguments, **options):
+        tried.append(step)
+        if len(tried) in (1, 2, 4):
+            raise UserError("the disk is full")
+        return write(root, step, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", fails)
+    trainer.run(saving, "." * 25)
+    assert tried == [4, 14, 24] and steps(tmp_path) == [24]
+    assert [event for event, _ in trainer.events if event != "saving"] == ["save failed", "save failed", "saved"]
+    assert trainer.warnings[0] == "the disk is full; the run continues and tries again in about 10 steps"
+    with pytest.raises(UserError, match="the disk is full"):
+        trainer.run(saving, ".", end=True)
+
+
+def test_every_mth_checkpoint_stays_for_good(tmp_path):
+    Stepped().run(Checkpoints(tmp_path, 5, 2, keep_every=15), "." * 60)
+    assert steps(tmp_path) == [15, 30, 45, 55, 60]
 
 
 def test_the_newest_stay_and_the_one_before_is_good(tmp_path):
@@ -92,6 +137,36 @@ def test_the_search_for_a_loss_scale_says_nothing_of_the_checkpoint_it_starts_fr
     assert steps(tmp_path) == [10, 25] and outcomes(tmp_path) == [GOOD, GOOD]
 
 
+def test_a_checkpoint_that_is_deleted_while_it_is_judged_is_no_warning(tmp_path, monkeypatch):
+    trainer, saving, note = Stepped(), Checkpoints(tmp_path, 5, 2), module.note_outcome
+
+    def deleted_first(path, *arguments):
+        path.rename(tmp_path / ".deleted")
+        note(path, *arguments)
+
+    monkeypatch.setattr(module, "note_outcome", deleted_first)
+    trainer.run(saving, "." * 11)
+    assert trainer.warnings == [] and steps(tmp_path) == [10] and list(saving.followed) == list_checkpoints(tmp_path)
+
+
+def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch):
+    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 0, 2, keep_best=True), module.write_checkpoint
+
+    def fails(root, step, *arguments, **options):
+        if step == 3:
+            raise UserError("the disk is full")
+        return write(root, step, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", fails)
+    trainer.progress.best = (3, 0.5)
+    trainer.run(saving, "." * 5, end=True)
+    assert trainer.warnings[0].startswith("the disk is full") and steps(tmp_path) == [5]
+    assert f"that of step 3, which is not in {tmp_path}" in trainer.warnings[1]
+    trainer.progress.best = (6, 0.4)
+    trainer.run(saving, ".", end=True)
+    assert len(trainer.warnings) == 2 and steps(tmp_path) == [5, 6]
+
+
 def test_a_note_that_a_full_disk_refused_is_made_later(tmp_path, monkeypatch):
     def full(*_):
         raise UserError("outcome.json: could not be written")
@@ -105,7 +180,7 @@ def test_a_note_that_a_full_disk_refused_is_made_later(tmp_path, monkeypatch):
     assert outcomes(tmp_path) == [GOOD, None]
 
 
-@pytest.mark.parametrize(("loss", "known"), [(3.0, GOOD), (float("nan"), None), (None, None)])
+@pytest.mark.parametrize(("loss", "known"), [(3.0, GOOD), (float("nan"), None)])
 def test_the_last_checkpoint_is_good_if_it_evaluates(tmp_path, loss, known):
     trainer = Stepped()
     trainer.loss = loss

@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import mindspore as ms
-import numpy as np
 import pytest
 
 from ms_codegeex.config import load_config
 from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.runs import worker
+from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training import trainer
 
 RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1"]
@@ -18,9 +18,10 @@ RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1
 @pytest.fixture
 def engine(monkeypatch):
     """What a worker sets; `driver` is the name that an Ascend's driver gives."""
-    seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A")
+    seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A", device=(), prepared=[])
     monkeypatch.setattr(ms, "set_context", lambda **given: seen.settings.update(given))
-    monkeypatch.setattr(ms, "set_device", lambda *given: None)
+    monkeypatch.setattr(ms, "set_device", lambda *given: setattr(seen, "device", given))
+    monkeypatch.setattr(worker, "prepare", lambda: seen.prepared.append("cuda"))
     monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
     monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
     return seen
@@ -32,10 +33,11 @@ def engine(monkeypatch):
         (["device=cpu"], None, None),
         (["device=cpu", "parallel.fusion.graph_kernel=true"], True, None),
         (["device=ascend"], None, "O1"),
-        (["device=gpu"], None, "O1"),
+        (["device=gpu"], None, None),
+        (["device=gpu", "parallel.fusion.graph_kernel=true"], None, "O1"),
         (["device=ascend", "parallel.fusion.graph_kernel=false"], None, None),
     ],
-    ids=["cpu", "asked for on cpu", "ascend", "gpu", "off on ascend"],
+    ids=["cpu", "asked for on cpu", "ascend", "gpu", "asked for on gpu", "off on ascend"],
 )
 def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
     worker._initialise(load_config(None, [*RUN, *overrides]))
@@ -65,6 +67,17 @@ def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory
         assert config.parallel.hardware == ("ascend910b" if "B" in driver else "ascend910")
 
 
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", "3")  # as msrun sets it
+    worker._initialise(load_config(None, [*RUN, "device=gpu"]))
+    assert (engine.device, engine.prepared) == (("GPU",), ["cuda"])  # a single one is the first
+    monkeypatch.setattr(ms.communication, "init", lambda: None)
+    monkeypatch.setattr(ms.communication, "get_group_size", lambda: 0)
+    with pytest.raises(RunFailure):
+        worker._initialise(load_config(None, [*RUN[:-1], "device=gpu", "devices=4"]))
+    assert engine.device == ("GPU", 3)
+
+
 def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
     config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", "parallel.fusion.attention=true"])
     with pytest.raises(UserError, match=r"^parallel.fusion.attention: parallel.hardware: ascend910 has no such kernel"):
@@ -79,11 +92,24 @@ def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):
     assert [options["precision"] for options in measured] == ["fp16", "fp32"]
 
 
+def test_the_attempts_of_a_command_measure_the_peak_once(monkeypatch, tmp_path):
+    peaks, run, config = [3.0, 2.0, 1.0], RunDirectory(tmp_path), load_config(None, RUN)
+    monkeypatch.setattr(worker, "measure_matmul_peak", lambda *given, **options: peaks.pop())
+
+    def peak(rank, launcher, config=config):
+        return worker._kept_peak(config, run, rank, launcher)
+
+    assert [peak(0, "7"), peak(0, "7"), peak(1, "7")] == [1.0] * 3
+    assert peak(1, "8") == 2.0 and peak(0, "7") == 1.0  # rank 0 writes it
+    run.servers.mkdir()
+    assert peak(0, "7") == 3.0 and not peaks
+
+
 def test_a_peak_is_measured_with_numbers_of_that_precision(monkeypatch):
     types, make = [], ms.Tensor
-    monkeypatch.setattr(ms, "Tensor", lambda array: types.append(array.dtype) or make(array))
+    monkeypatch.setattr(ms, "Tensor", lambda array, dtype=None: types.append(dtype) or make(array, dtype))
     assert worker.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
-    assert types == [np.float16]
+    assert types == [ms.float16]
 
 
 @pytest.mark.parametrize("device,expected", [("gpu", 7), ("ascend", 7), ("cpu", None)])

@@ -15,21 +15,22 @@ def machine(tmp_path):
     """A PATH that holds stand-ins only; each writes its words to `calls`."""
 
     class Machine:
-        path, calls = tmp_path / "bin", tmp_path / "calls"
+        path, calls, python = tmp_path / "bin", tmp_path / "calls", tmp_path / "venv" / "bin" / "python"
 
         def program(self, name, script="exit 0"):
-            file = self.path / name
+            file = self.path / name  # or an absolute path
             file.write_text(f'#!/bin/bash\necho "{name} $*" >>{self.calls}\n{script}\n')
             file.chmod(0o755)
 
         def run(self):
-            environment = {"PATH": str(self.path)}
+            environment = {"PATH": str(self.path), "MS_CODEGEEX_VENV": str(self.python.parents[1])}
             return subprocess.run(["/bin/bash", SCRIPT], capture_output=True, text=True, env=environment)
 
         def called(self):
             return self.calls.read_text().splitlines() if self.calls.exists() else []
 
     Machine.path.mkdir()
+    Machine.python.parent.mkdir(parents=True)
     machine = Machine()
     for tool in TOOLS:
         (machine.path / tool).symlink_to(shutil.which(tool))
@@ -38,6 +39,7 @@ def machine(tmp_path):
 
 def complete(machine, installed="installed", npm_root=None):
     """A Debian where everything can be installed."""
+    machine.program(machine.python, f"[[ {installed} == installed || $1 == -m ]]")
     machine.program("sudo", 'shift; exec "$@"')
     machine.program("true")
     machine.program("dpkg-query", f"echo -n {installed}")
@@ -51,9 +53,12 @@ def test_missing_packages_and_js_md5_are_installed(machine):
     result = machine.run()
     assert result.returncode == 0 and "installing g++" in result.stdout, result.stderr
     (install,) = [call for call in machine.called() if call.startswith("apt-get") and " install " in call]
-    for package in ("g++", "libssl-dev", "default-jdk-headless", "golang-go", "librust-md5-dev"):
+    for package in ("g++", "libssl-dev", "default-jdk-headless", "golang-go", "librust-md5-dev", "chromium"):
         assert package in install.split()
     assert any("install --global" in call and "js-md5@0.7.3" in call for call in machine.called())
+    assert any(
+        "-m pip install" in call and "playwright==" in call and "schemathesis==" in call for call in machine.called()
+    )
 
 
 def test_nothing_is_done_twice(machine):
@@ -63,6 +68,13 @@ def test_nothing_is_done_twice(machine):
     result = machine.run()
     assert (result.returncode, result.stdout) == (0, "")
     assert not any(call.startswith("apt-get") or "install --global" in call for call in machine.called())
+    assert not any("pip install" in call for call in machine.called())
+
+
+def test_the_tools_of_the_extension_are_those_of_its_lock_file(machine):
+    complete(machine)
+    assert machine.run().returncode == 0
+    assert any(call.startswith("npm ci --prefix") and "editors/vscode" in call for call in machine.called())
 
 
 @pytest.mark.parametrize(
@@ -70,11 +82,13 @@ def test_nothing_is_done_twice(machine):
     [
         ("apt-get", "for word; do [[ $word == install ]] && exit 100; done; exit 0", "apt-get could not install"),
         ("npm", "[[ $1 == root ]] && exit 0; exit 1", "npm could not install js-md5@0.7.3"),
+        ("npm", "[[ $1 != ci ]]", "npm could not install what checks and packages editors/vscode"),
+        ("python", "exit 1", "pip could not install playwright"),
     ],
 )
 def test_what_fails_is_reported_and_is_no_failure(machine, name, script, words):
     complete(machine, installed="not-installed")
-    machine.program(name, script)
+    machine.program(machine.python if name == "python" else name, script)
     result = machine.run()
     assert result.returncode == 0 and words in result.stdout and "are skipped" in result.stdout
 

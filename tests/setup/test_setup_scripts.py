@@ -277,6 +277,16 @@ def test_only_what_changed_is_installed(checkout, name):
     assert call.endswith(f"/{name}")
 
 
+def test_the_libraries_of_a_gpu_are_installed_when_asked_for(checkout):
+    checkout.run()
+    checkout.taken_calls()
+    assert checkout.run("--gpu").returncode == 0
+    (call,) = checkout.taken_calls()
+    assert call.endswith("/requirements-gpu.txt") and "--require-hashes" in call and "--no-deps" in call
+    assert checkout.run("--gpu").returncode == 0 and checkout.run().returncode == 0
+    assert checkout.taken_calls() == []
+
+
 def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
     broken = {"PIP_FAILS": "no matching distribution", "PIP_FAILS_ON": "requirements-source.txt"}
     result = checkout.run(**broken)
@@ -356,6 +366,18 @@ def test_interrupt_ends_with_130_and_releases_the_lock(checkout, tmp_path):
     assert checkout.run().returncode == 0
 
 
+def test_a_link_to_another_checkouts_environment_is_left_alone(checkout, tmp_path):
+    other = tmp_path / "other" / ".venv"
+    (other / ".ms_codegeex").mkdir(parents=True)
+    (other / "bin").mkdir()
+    (other / ".ms_codegeex/made").touch()
+    (other / ".ms_codegeex/location").write_text(f"{other}\n")
+    checkout.venv.symlink_to(other)
+    result = checkout.run()
+    assert result.returncode == 2 and f"is a link to {other}, which serves another checkout" in result.stderr
+    assert (other / "bin").is_dir() and (other / ".ms_codegeex/made").is_file()
+
+
 def test_moved_checkout_is_set_up_anew(checkout):
     checkout.run()
     checkout.taken_calls()
@@ -406,7 +428,9 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-source.txt", "requirements-test.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-source.txt", "requirements-gpu.txt", "requirements-test.txt"]
+)
 def test_every_pin_has_a_hash(name):
     for line in pins(name).values():
         assert "==" in line and "--hash=sha256:" in line, line
@@ -437,6 +461,7 @@ def test_the_lists_agree():
     [
         ("dependencies", ["requirements.txt"]),
         ("mindformers", ["requirements.txt"]),
+        ("gpu", ["requirements-gpu.txt"]),
         ("test", ["requirements-test.txt", "requirements-test-torch.txt"]),
     ],
 )

@@ -100,6 +100,26 @@ def test_loss_norm_and_update_over_the_whole_batch(accumulation, clip):
             np.testing.assert_allclose(getattr(network, key).asnumpy(), w, rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_that_evaluates_changes_nothing_and_trains_again_afterwards():
+    network = Net()
+    settings = StepSettings(slots=2 * SEQ, clip_norm=0.5, guarded=True, loss_scale=LossScaleConfig(initial=4.0))
+    step = TrainStep(network, Sgd(network), settings)
+    first, second = batches(2, 2)
+    for number, evaluates in enumerate((False, True, False, True)):
+        before = [parameter.asnumpy().copy() for parameter in step.get_parameters()]
+        weights = {"a": network.a.asnumpy().astype(np.float64), "b": network.b.asnumpy().astype(np.float64)}
+        part = (first, second)[number % 2]
+        found = step.set_train(not evaluates)(*map(Tensor, part)).asnumpy().tolist()
+        loss, norm, _ = reference(weights, [part], 0.0)
+        tokens = part[2].sum()
+        if evaluates:
+            assert found == pytest.approx([loss * tokens, tokens, (norm * tokens / (2 * SEQ)) ** 2], rel=1e-4)
+        else:
+            assert found[:2] == pytest.approx([loss, tokens], rel=1e-4) and found[5] == 1
+        same = [np.array_equal(a, b.asnumpy()) for a, b in zip(before, step.get_parameters(), strict=True)]
+        assert all(same) == evaluates
+
+
 def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it():
     network = Net(ms.float16)
     step = TrainStep(

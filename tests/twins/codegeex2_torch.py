@@ -30,6 +30,21 @@ class Sizes:
     def head(self):
         return self.hidden // self.heads
 
+    @classmethod
+    def of(cls, config, precision=torch.float32):
+        """Those of our configuration."""
+        return cls(
+            config.vocab_size,
+            config.hidden_size,
+            config.num_layers,
+            config.num_heads,
+            config.num_kv_groups,
+            config.intermediate_size,
+            config.rotary_dim,
+            config.norm_eps,
+            precision,
+        )
+
 
 def turn(x, positions, turned, precision=torch.float32):
     """Pairs (2i, 2i+1), i < turned/2, as complex numbers times e^(i·position·10000^(-2i/turned)).

@@ -24,6 +24,22 @@ def randomise(module, seed=0):
     return tensors
 
 
+def transformers_codegen(transformers, config, **options):
+    """transformers' CodeGen of our configuration, for evaluation."""
+    fields = {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_position_embeddings,
+        "n_ctx": config.max_position_embeddings,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "rotary_dim": config.rotary_dim,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+    return transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**fields, **options)).eval()
+
+
 def logits_of_documents(forward, ids, eos):
     """[batch, n, V]: each document, up to and with its eos, alone through `forward` (ids -> logits).
 

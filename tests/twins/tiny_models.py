@@ -6,34 +6,23 @@ import numpy as np
 import pytest
 
 from ms_codegeex.formats.tensors import from_array
-from ms_codegeex.generation.rows import TensorWeights
+from ms_codegeex.generation.network import LocalNetwork
+from ms_codegeex.generation.rows import Sizes
 from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.weights import TensorWeights
 from ms_codegeex.models.registry import family
 
 torch = pytest.importorskip("torch")
 
 from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
-from twins.peers import randomise  # noqa: E402
+from twins.peers import randomise, transformers_codegen  # noqa: E402
 
 VOCABULARY, POSITIONS, EOS = 120, 100, 2
 SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
 
 
 def codegen_twin(config):
-    transformers = pytest.importorskip("transformers")
-    twin = transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_ctx=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-            rotary_dim=config.rotary_dim,
-            bos_token_id=config.eos_token_id,
-            eos_token_id=config.eos_token_id,
-        )
-    ).eval()
+    twin = transformers_codegen(pytest.importorskip("transformers"), config)
     return twin, names.codegen(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
 
 
@@ -52,16 +41,7 @@ def codegeex_twin(config):
 
 
 def codegeex2_twin(config):
-    sizes = codegeex2_torch.Sizes(
-        config.vocab_size,
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_groups,
-        config.intermediate_size,
-        config.rotary_dim,
-    )
-    twin = codegeex2_torch.CodeGeeX2(sizes)
+    twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(config))
     return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
 
 
@@ -91,12 +71,14 @@ class Twin:
         raw = self.logits(ids).astype(np.float64)
         return raw - np.log(np.exp(raw).sum(-1, keepdims=True))
 
-    def engine(self, tensors=None, bits=32, group=64, **options):
+    def engine(self, tensors=None, bits=32, group=64, adapters=(), **options):
         lazy = {n: from_array(a) for n, a in (tensors or self.tensors).items()}
         weights = TensorWeights(lazy, bits, group, self.config.product_names())
-        engine = SlotEngine(self.family.model, self.config, weights, POSITIONS, **{"threads": 2, "chunk": 16} | options)
-        assert engine.compiled is (options.get("threads", 2) > 0)
-        return engine
+        own = {name: options.pop(name) for name in ("allowed", "guesses", "chunk") if name in options}
+        sizes = Sizes(POSITIONS, **{"threads": 2} | options)
+        network = LocalNetwork(self.family.model, self.config, weights, sizes, adapters=adapters)
+        assert network.compiled is (options.get("threads", 2) > 0)
+        return SlotEngine(network, **{"chunk": 16} | own)
 
 
 def prompt(length, seed=0):

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from ms_codegeex.data.corpus.frames import frame_bounds
+from ms_codegeex.data.corpus.remote import RemotePath
+
 T = TypeVar("T")
 
 ENDINGS = {
@@ -24,7 +27,8 @@ ENDINGS = {
 """Endings of the files that hold records, and their kinds."""
 
 PART_BYTES = 32 << 20
-"""Plain `.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores."""
+"""`.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores; compressed
+ones where their format allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
@@ -37,7 +41,8 @@ class ArchivePart:
     """A piece of an archive.
 
     Attributes:
-        span: plain lines: byte range of the lines that start in it; parquet: row groups [a, b); None: everything.
+        span: lines: byte range. A line belongs to the part in which it starts; in compressed files a part skips its
+            first line, which the previous part reads. parquet: row groups [a, b). None: everything.
         first: for parquet, the rows before it.
         bytes: size of this part of the file.
     """
@@ -85,15 +90,38 @@ def archive_kind(name: str) -> str | None:
 # Lines
 
 
-def line_parts(path: Path, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
-    """A `.jsonl` file of `size` bytes as parts; it is not read."""
-    if size <= part_bytes or not path.name.lower().endswith(".jsonl"):
-        return [ArchivePart(None, 0, size)]
+def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
+    """A `.jsonl` file of `size` bytes as parts. Of a compressed one only the headers are read; it is one part if it is
+    not a sequence of independently compressed frames or blocks (`ms_codegeex.data.corpus.frames`)."""
+    name = path.name.lower()
     bounds = [*range(0, size, part_bytes), size]
+    if size > part_bytes and not name.endswith(".jsonl"):
+        bounds = _packed_bounds(path, name, part_bytes)
+    if len(bounds) < 3:
+        return [ArchivePart(None, 0, size)]
     return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(bounds)]
 
 
-def read_lines(path: Path, part: ArchivePart, limit: int) -> Generator[tuple[int, bytes | Broken], None, int]:
+def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
+    """Bounds of parts of at least `part_bytes`, of which the last may be smaller; empty if there are none, or if it
+    would take thousands of requests to find them."""
+    if isinstance(path, RemotePath):
+        return []
+    try:
+        with open(path, "rb") as stream:
+            found = frame_bounds(stream, name)
+    except OSError:  # whoever reads the file reports it
+        return []
+    bounds = [0]
+    for bound in found or ():
+        if bound - bounds[-1] >= part_bytes:
+            bounds.append(bound)
+    return bounds if not found or bounds[-1] == found[-1] else [*bounds, found[-1]]
+
+
+def read_lines(
+    path: Path | RemotePath, part: ArchivePart, limit: int
+) -> Generator[tuple[int, bytes | Broken], None, int]:
     """Yield the lines of a part with their numbers in it, from 1, without empty ones. Return the number of lines.
 
     Args:
@@ -101,27 +129,72 @@ def read_lines(path: Path, part: ArchivePart, limit: int) -> Generator[tuple[int
         part: from `line_parts`.
         limit: lines of more bytes come as `Broken` and are not held in memory.
     """
-    number, budget = 1, None
+    number = 1
     try:
-        with open(path, "rb") as stream:
-            if part.span is not None:
-                if not _seek_line(stream, *part.span):
-                    return 0
-                budget = part.span[1] - stream.tell()
-            packed = path.name.lower()
-            if packed.endswith(".gz"):
-                blocks = _unpack(stream, _gzip, _GZIP_BYTES)
-            elif packed.endswith(".zst"):
-                blocks = _unpack(stream, _zstd, _ZSTD_BYTES)
-            else:
-                blocks = iter(lambda: stream.read(_BLOCK), b"")
-            for line in _split(blocks, limit, budget):
+        with path.open() if isinstance(path, RemotePath) else open(path, "rb") as stream:
+            for line in _part_lines(stream, path.name.lower(), part, limit):
                 if isinstance(line, Broken) or line.strip():
                     yield number, line
                 number += not isinstance(line, Broken) or line.reason == "too large"
     except OSError as error:
         yield number, Broken("unreadable", error.strerror or str(error))
     return number - 1
+
+
+def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
+    """The lines of a part, empty ones included."""
+    unpack = next((works for ending, works in _PACKED.items() if name.endswith(ending)), None)
+    if unpack is not None and part.span is not None:
+        yield from _packed_lines(stream, unpack, part.span, limit)
+        return
+    budget = _Budget()
+    if part.span is not None:
+        if not _seek_line(stream, *part.span):
+            return
+        budget.bytes = part.span[1] - stream.tell()
+    blocks = iter(lambda: stream.read(_BLOCK), b"") if unpack is None else _unpack(stream, *unpack)
+    yield from _split(blocks, limit, budget)
+
+
+def _packed_lines(stream: BinaryIO, unpack: tuple, span: tuple[int, int], limit: int) -> Iterator[bytes | Broken]:
+    """The lines that start after the first unpacked byte of the span (at 0, with it) up to the one after its last."""
+    budget = _Budget()
+
+    def blocks() -> Iterator[bytes]:
+        stream.seek(span[0])
+        total = 1  # the line after the last byte counts
+        for block in _unpack(_Span(stream, span[1]), *unpack):
+            total += len(block)
+            yield block
+        budget.bytes = total
+        yield from _unpack(stream, *unpack)
+
+    lines = _split(blocks(), limit, budget)
+    if span[0]:
+        first = next(lines, b"")  # it started in an earlier part, which has it
+        if isinstance(first, Broken) and first.reason != "too large":
+            yield first
+    yield from lines
+
+
+@dataclass
+class _Budget:
+    """In how many unpacked bytes lines may start; None: not known yet."""
+
+    bytes: int | None = None
+
+    def covers(self, place: int) -> bool:
+        return self.bytes is None or place < self.bytes
+
+
+class _Span:
+    """A stream that ends at a place of another one."""
+
+    def __init__(self, stream: BinaryIO, end: int) -> None:
+        self._stream, self._end = stream, end
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(min(size, self._end - self._stream.tell()))
 
 
 def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
@@ -139,12 +212,12 @@ def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
     return False
 
 
-def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[bytes | Broken]:
-    """Lines that start within the first `budget` bytes of `blocks` (None: all), then the reason if they ended early."""
+def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:
+    """Lines that start in those bytes of `blocks` that the budget covers, then the reason if they ended early."""
     pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
     size = start = 0  # of that line: bytes so far, and its offset
     broken = None
-    while budget is None or start < budget:
+    while budget.covers(start):
         try:
             block = next(blocks, b"")
         except _Truncated:
@@ -157,7 +230,7 @@ def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[
             break
         *lines, rest = block.split(b"\n")
         for line in lines:
-            if budget is not None and start >= budget:
+            if not budget.covers(start):
                 return
             size += len(line)
             if size > limit:
@@ -173,7 +246,7 @@ def _split(blocks: Iterator[bytes], limit: int, budget: int | None) -> Iterator[
             pending = [_head([*pending, rest])]
     if broken is not None:
         yield broken
-    elif size and (budget is None or start < budget):
+    elif size and budget.covers(start):
         large = size > limit
         yield Broken("too large", f"longer than {limit} bytes", size, _head(pending)) if large else b"".join(pending)
 
@@ -223,16 +296,19 @@ def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[byt
         raise _Truncated
 
 
+_PACKED = {".gz": (_gzip, _GZIP_BYTES), ".zst": (_zstd, _ZSTD_BYTES)}
+
+
 # Rows
 
 
-def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
+def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(_file(path)) as file:
             parts: list[ArchivePart] = []
             begin = first = rows = total = 0
             for group in range(file.metadata.num_row_groups):
@@ -248,7 +324,7 @@ def row_parts(path: Path, part_bytes: int = PART_BYTES) -> list[ArchivePart] | B
 
 
 def read_rows(
-    path: Path, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
+    path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part with their numbers in the file, from 0; each is a tuple in the order of the columns.
 
@@ -266,7 +342,7 @@ def read_rows(
     number = part.first
     faults = (pyarrow.ArrowException, OSError, KeyError, ValueError)  # the last two: names and text in it
     try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with parquet.ParquetFile(_file(path), page_checksum_verification=True) as file:
             names = list(columns(file.schema_arrow.names))
             for group in range(*(part.span or (0, file.metadata.num_row_groups))):
                 end = number + file.metadata.row_group(group).num_rows
@@ -281,6 +357,10 @@ def read_rows(
                 number = end
     except faults as error:
         yield number, _arrow_problem(error)
+
+
+def _file(path: Path | RemotePath) -> Any:
+    return path.open() if isinstance(path, RemotePath) else path
 
 
 def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:

@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.data.corpus.duplicates import directory_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.joining import Documents, join
+from ms_codegeex.data.corpus.ray_engine import open_ray
 from ms_codegeex.data.corpus.reading import Unit, find_units
+from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.selection import select
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
+    Shard,
     ShardJob,
     lines_before,
     load_encoder,
@@ -37,6 +41,7 @@ from ms_codegeex.data.corpus.writing import counts, describe_splits, groups_of, 
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
+from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
@@ -44,13 +49,14 @@ from ms_codegeex.files import atomic_directory, remove_leftovers, write_json
 
 SHARD_VERSION = 4
 NOT_SAMPLED = "not sampled"
+MOST_PACKAGES = 1000  # named in dataset.json
 
 
 @dataclass(frozen=True)
 class Request:
     """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
-    inputs: Sequence[Path | str] | None
+    inputs: Sequence[Path | RemotePath | str] | None
     roots: Sequence[Root]
     settings: PrepareSettings
     key: str
@@ -80,9 +86,10 @@ class FoundInput:
 
 
 @contextlib.contextmanager
-def ready_workers(workers: int, tokenizer: str) -> Iterator[Callable]:
-    """`open_mapper` with processes that load the tokenizer while this one is busy with other things."""
-    with open_mapper(workers, functools.partial(_load_early, tokenizer)) as mapper:
+def ready_workers(workers: int, tokenizer: str, ray: str | None) -> Iterator[Callable]:
+    """`open_mapper` with processes that load the tokenizer while this one is busy with other things; or `map` on the
+    Ray cluster at the address `ray`."""
+    with open_mapper(workers, functools.partial(_load_early, tokenizer)) if ray is None else open_ray(ray) as mapper:
         yield mapper
 
 
@@ -95,16 +102,16 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
-    before = lines_before(found.units, paths)
-    shards = [read_shard(path).moved(lines) for path, lines in zip(paths, before, strict=True)]
     tally = found.tally
-    for shard in shards:
-        tally.merge(shard.tally)
+    documents = join(_read_shards(found, paths, tally))
+    settings = request.settings
     try:
-        if not any(len(shard.columns["bytes"]) for shard in shards):
+        if not len(documents):
             raise _nothing_left(request, found)
-        documents = join(shards)
-        placed, split_by = select(documents, request.settings, found.sampled is None, tally)
+        progress.say(f"comparing {len(documents)} documents")
+        directory = work / directory_name(paths, settings.near_duplicates)
+        duplicates = find_duplicates(documents, settings.near_duplicates, directory, mapper)
+        placed, split_by = select(documents, settings, duplicates, found.sampled is None, tally)
         if (placed < 0).all():
             raise _nothing_left(request, found)
     except UserError:
@@ -122,6 +129,14 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
+
+
+def _read_shards(found: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
+    """The finished shards, in order; what they left out is added to `tally`."""
+    for path, lines in zip(paths, lines_before(found.units, paths), strict=True):
+        shard = read_shard(path).moved(lines)
+        tally.merge(shard.tally)
+        yield shard
 
 
 def _nothing_left(request: Request, found: FoundInput) -> UserError:
@@ -199,7 +214,8 @@ def _make_shards(
     }
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     paths = [work / shard_name(key, unit) for unit in found.units]
-    sweep(work, {path.name + ending for path in paths for ending in ENDINGS})
+    keep = {path.name + ending for path in paths for ending in ENDINGS}
+    sweep(work, {*keep, directory_name(paths, settings.near_duplicates)})
     results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
     done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
@@ -209,14 +225,20 @@ def _make_shards(
     return paths
 
 
+def _packages(names: Sequence[str]) -> dict[str, Any]:
+    """Their number, and the first of them: a large corpus has hundreds of thousands."""
+    return {"package_count": len(names), "packages": list(names[:MOST_PACKAGES])}
+
+
 def _report(request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, directory: Path) -> None:
     tally, kept, reading = found.tally, placed >= 0, request.settings.reading
     total, licences = counts(documents, kept), _stripped_licences(documents, kept)
-    redacted = documents.column("redacted")[kept].sum(axis=0).tolist()
+    redacted = documents.count_and_sum("redacted", kept)[1].tolist() if reading.redact else []
+    stripped = documents.count_and_sum("licence_bytes", np.ones(len(documents), bool))[1]
     size = {
         "files": found.size["files"],
         "documents": total["documents"] + tally.total("documents"),
-        "bytes": total["bytes"] + int(documents.column("licence_bytes").sum()) + tally.total("bytes"),
+        "bytes": total["bytes"] + int(stripped) + tally.total("bytes"),
     }
     extra = {"licences_stripped": licences, "redacted": dict(zip(reading.redact, redacted, strict=True))}
     write_report(directory, documents, placed, size, tally, request.settings.record(), extra)
@@ -245,7 +267,7 @@ def _describe(
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": split_by,
         "splits": {
-            split: {**described, "packages": groups_of(documents, placed == number)}
+            split: {**described, **_packages(groups_of(documents, placed == number))}
             for number, (split, described) in enumerate(describe_splits(documents, placed).items())
         },
         "found": found.size,
@@ -253,6 +275,7 @@ def _describe(
         "dropped": dict(sorted(left_out.items())),
         "licences_stripped": _stripped_licences(documents, placed >= 0),
         "files": file_records(directory),
+        **infill_record(request.settings.infill, tokenizer),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
@@ -260,8 +283,8 @@ def _describe(
 
 def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]:
     """How many of the documents that are kept lost a licence header, and the size of those headers."""
-    sizes = documents.column("licence_bytes")[kept]
-    return {"documents": int(np.count_nonzero(sizes)), "bytes": int(sizes.sum())}
+    count, size = documents.count_and_sum("licence_bytes", kept)
+    return {"documents": count, "bytes": int(size)}
 
 
 def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:

@@ -1,8 +1,9 @@
-"""The documents of all shards as one table in memory: NumPy columns, about a hundred bytes per document."""
+"""The documents of all shards as one table: about 20 bytes per document in memory, the rest stays in files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,10 @@ class Documents:
     Attributes:
         shards: where they are.
         starts: int64 `[shards + 1]`, the number of the first document of each shard.
-        languages: names; `language` int64 `[documents]` holds indices into it.
-        groups: names; `group` int64 `[documents]` holds indices into it, -1 where a document is its own group.
-        bytes, tokens: int64 `[documents]`; `sha256` uint8 `[documents, 32]`.
+        languages: names; `language` int32 `[documents]` holds indices into it.
+        groups: names; `group` int32 `[documents]` holds indices into it, -1 where a document is its own group.
+        bytes: int64 `[documents]`.
+        tokens: int32 `[documents]`.
     """
 
     shards: Sequence[Shard]
@@ -30,49 +32,58 @@ class Documents:
     group: np.ndarray
     bytes: np.ndarray
     tokens: np.ndarray
-    sha256: np.ndarray
 
     def __len__(self) -> int:
         return self.bytes.size
 
+    def place(self, number: int) -> tuple[Shard, int]:
+        """The shard of document `number`, and its row there."""
+        place = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[place], number - int(self.starts[place])
+
     def source(self, number: int) -> str:
         """Where document `number` comes from."""
-        place = int(np.searchsorted(self.starts, number, side="right")) - 1
-        columns, row = self.shards[place].columns, number - int(self.starts[place])
-        ends = columns["source_end"]
-        return columns["source"][ends[row - 1] if row else 0 : ends[row]].tobytes().decode()
+        shard, row = self.place(number)
+        return shard.sources()[row]
 
-    def sources(self) -> Iterator[str]:
-        """Where each document comes from, in order."""
-        for shard in self.shards:
-            data, start = shard.columns["source"].tobytes(), 0
-            for end in shard.columns["source_end"].tolist():
-                yield data[start:end].decode()
-                start = end
+    def sources(self, chosen: np.ndarray | None = None) -> Iterator[str]:
+        """Where each document comes from, in order; or only those with `chosen`, bool `[documents]`."""
+        for shard, start, end in self.parts():
+            if chosen is None:
+                yield from shard.sources()
+            elif chosen[start:end].any():
+                yield from itertools.compress(shard.sources(), chosen[start:end].tolist())
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of all shards, concatenated."""
-        return np.concatenate([shard.columns[name] for shard in self.shards])
+    def count_and_sum(self, name: str, chosen: np.ndarray) -> tuple[int, np.ndarray]:
+        """How many of the documents with `chosen`, bool `[documents]`, have something in a column, and its sum."""
+        count, total = 0, np.zeros((), np.int64)
+        for shard, start, end in self.parts():
+            values = shard.columns[name][chosen[start:end]]
+            count += int(np.count_nonzero(values.reshape(len(values), -1).any(axis=1))) if values.size else 0
+            total = total + values.sum(axis=0)
+        return count, total
+
+    def parts(self) -> Iterator[tuple[Shard, int, int]]:
+        """Each shard with the numbers of its first document and of the one after its last."""
+        yield from zip(self.shards, self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
 
 
-def join(shards: Sequence[Shard]) -> Documents:
-    """The documents of one or more `shards`, with common codes for languages and groups."""
+def join(shards: Iterable[Shard]) -> Documents:
+    """The documents of `shards`, with common codes for languages and groups."""
     codes: dict[str, dict[str, int]] = {"language": {}, "group": {}}
-    joined: dict[str, list[np.ndarray]] = {"language": [], "group": []}
+    dtypes = {"language": np.int32, "group": np.int32, "bytes": np.int64, "tokens": np.int32}
+    joined = {name: [np.empty(0, dtype)] for name, dtype in dtypes.items()}  # there may be no shard
+    kept = []
     for shard in shards:
         for name, names in (("language", shard.languages), ("group", shard.groups)):
             known = codes[name]
             # Code -1 picks the last entry: a document that is its own group stays -1.
-            table = np.array([*(known.setdefault(item, len(known)) for item in names), -1], np.int64)
+            table = np.array([*(known.setdefault(item, len(known)) for item in names), -1], np.int32)
             joined[name].append(table[shard.columns[name]])
-    sizes = [shard.columns["bytes"].size for shard in shards]
-    plain = {name: np.concatenate([shard.columns[name] for shard in shards]) for name in ("bytes", "tokens", "sha256")}
-    return Documents(
-        shards=shards,
-        starts=np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
-        languages=list(codes["language"]),
-        language=np.concatenate(joined["language"]),
-        groups=list(codes["group"]),
-        group=np.concatenate(joined["group"]),
-        **plain,
-    )
+        joined["bytes"].append(shard.columns["bytes"])
+        joined["tokens"].append(shard.columns["tokens"].astype(np.int32))
+        kept.append(shard.without_names())
+    sizes = [rows.size for rows in joined["bytes"][1:]]
+    columns = {name: np.concatenate(joined.pop(name)) for name in list(joined)}
+    starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+    return Documents(kept, starts, languages=list(codes["language"]), groups=list(codes["group"]), **columns)

@@ -115,16 +115,21 @@ _DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
+# Bytes with which most files without a header begin. An opening is a few symbols, of which the first one decides.
+_CODE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_\"'"
+_AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 
 
 @dataclass(frozen=True)
 class _Patterns:
-    """The patterns of a style: `run` matches consecutive one-line comments, `directive` a line with a directive."""
+    """The patterns of a style: `run` matches consecutive one-line comments, `directive` a line with a directive.
+    `code` holds bytes with which no comment begins."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
     blocks: tuple[tuple[re.Pattern[bytes], bytes], ...]
     nested: bool
+    code: frozenset[int]
 
 
 @functools.cache
@@ -145,7 +150,9 @@ def _patterns(language: str) -> _Patterns | None:
     comment = rb"[ \t]*(?:%s)(?:\r?\n|\Z)" % b"|".join(one_line)
     run = rb"(?:%s)+" % comment.replace(b"(%s)", rb"(?!%s)" % _DIRECTIVE)
     directive = comment.replace(b"(%s)", rb"(?=%s)" % _DIRECTIVE)
-    return _Patterns(re.compile(run, re.IGNORECASE), re.compile(directive, re.IGNORECASE), blocks, style.nested)
+    openings = re.compile(b"|".join([*starts, *([style.line] if style.line else [])]))
+    code = frozenset(byte for byte in _CODE if not any(openings.match(bytes([byte]) + more) for more in _AFTER))
+    return _Patterns(re.compile(run, re.IGNORECASE), re.compile(directive, re.IGNORECASE), blocks, style.nested, code)
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
@@ -156,7 +163,9 @@ def strip_licence(data: bytes, language: str) -> bytes:
         language: canonical name; for one without a comment style, such as the empty name, nothing is stripped.
     """
     patterns = _patterns(language)
-    while patterns is not None:  # without a header, an XML declaration may begin the file, and more headers follow it
+    if patterns is None or (data[:1] and data[0] in patterns.code):
+        return data
+    while True:  # without a header, an XML declaration may begin the file, and more headers follow it
         parts, end = [], 0
         for start, stop in _headers(data, patterns):
             parts.append(data[end:start])

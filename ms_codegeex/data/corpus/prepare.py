@@ -19,13 +19,16 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.data.corpus.remote import RemotePath, upload
+from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
 from ms_codegeex.data.corpus.workers import ProgressBar
-from ms_codegeex.data.corpus.workspace import open_workspace, work_path
+from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
@@ -33,15 +36,45 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, sha256
 from ms_codegeex.locks import locked
 
-__all__ = ["DATASET_JSON", "DATA_FILES", "FORMAT", "SPLITS", "PrepareSettings", "cached_corpus", "prepare_dataset"]
+__all__ = [
+    "DATASET_JSON",
+    "DATA_FILES",
+    "FORMAT",
+    "SPLITS",
+    "PrepareSettings",
+    "RunOptions",
+    "cached_corpus",
+    "prepare_dataset",
+    "prepare_remote",
+]
+
+ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"
 
 
-def roots(inputs: Sequence[Path | str] | None) -> list[Root]:
+@dataclass(frozen=True)
+class RunOptions:
+    """How a dataset is prepared, which does not affect its content.
+
+    Attributes:
+        workers: processes, at least 1.
+        progress: report on standard error.
+        replace: write even if the output holds a dataset.
+        ray: the address of a Ray cluster, or `auto` for the one of this machine, whose nodes do the work in place of
+            `workers`; None: processes on this machine.
+    """
+
+    workers: int
+    progress: bool
+    replace: bool = False
+    ray: str | None = None
+
+
+def roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
     """The places to search for `inputs`; None: the running interpreter's libraries."""
     return default_roots() if inputs is None else user_roots(inputs)
 
 
-def dataset_key(inputs: Sequence[Path | str] | None, settings: PrepareSettings) -> str:
+def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
     Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
@@ -73,17 +106,26 @@ def _existing(directory: Path) -> dict[str, Any] | None:
     return description if sizes == {name: entry.get("bytes") for name, entry in files.items()} else None
 
 
-def _check_output(output: Path, key: str, replace: bool) -> dict[str, Any] | None:
-    """The description of a dataset that is there already and matches `key`; None if one may be written."""
-    if not is_occupied(output) or replace:
-        return None
-    description = _existing(output)
-    if description is None:
-        raise UserError(f"{output}: holds an incomplete dataset; prepare it again with --replace")
-    if description.get("key") != key:
+def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict[str, Any] | None:
+    """The description of a dataset that is there already and matches `key`; None if one may be written.
+
+    Raises:
+        UserError: there is another one, and it is not to be replaced.
+    """
+    if isinstance(output, RemotePath):
+        description, kind = None if replace else read_remote_json(output / DATASET_JSON), "URL"
+        if description is None:
+            return None
+    else:
+        if not is_occupied(output) or replace:  # a directory of something else is refused in any case
+            return None
+        description, kind = _existing(output), "directory"
+        if description is None:
+            raise UserError(f"{output}: holds an incomplete dataset; prepare it again with --replace")
+    if not isinstance(description, dict) or description.get("key") != key:
         raise UserError(
             f"{output}: holds a dataset made from other inputs or settings; add --replace, or give "
-            "--output another directory"
+            f"--output another {kind}"
         )
     return description
 
@@ -101,13 +143,10 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
 
 
 def prepare_dataset(
-    inputs: Sequence[Path | str] | None,
+    inputs: Sequence[Path | RemotePath | str] | None,
     output: Path | str,
     settings: PrepareSettings,
-    *,
-    workers: int,
-    progress: bool,
-    replace: bool = False,
+    options: RunOptions,
 ) -> dict[str, Any]:
     """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
 
@@ -115,12 +154,10 @@ def prepare_dataset(
     them. A second process with the same `output` waits for the first.
 
     Args:
-        inputs: files and directories of sources and archives; None: the running interpreter's libraries.
+        inputs: files, directories and URLs of sources and archives; None: the running interpreter's libraries.
         output: the directory to write. A dataset from the same inputs and settings is reused.
         settings: what decides the content.
-        workers: processes, at least 1; the result does not depend on it.
-        progress: report on standard error.
-        replace: write even if `output` holds a dataset.
+        options: how it is done.
 
     Returns:
         The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
@@ -129,42 +166,90 @@ def prepare_dataset(
         UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
             the input is broken and `settings.on_error` is `stop`.
     """
-    started, output, report = time.perf_counter(), Path(output), ProgressBar(progress)
-    if workers < 1:
-        raise UserError(f"workers {workers}: expected 1 or more processes")
+    started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
+    if options.workers < 1:
+        raise UserError(f"workers {options.workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
-    description, cached = _check_output(output, key, replace), True
+    description, cached = already_prepared(output, key, options.replace), True
     if description is None:
-        from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
-            Request,
-            build,
-            ready_workers,
-        )
-
-        _check_places(roots(inputs), output)
-        with ready_workers(workers, settings.tokenizer) as mapper:
-            tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
-            with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-                description = _check_output(output, key, replace)  # the other process may have made it
-                if description is None:
-                    cached, request = False, Request(inputs, roots(inputs), settings, key, tokenizer)
-                    description = build(request, output, work, mapper, report)
+        description, cached = _prepare(inputs, output, settings, key, options)
     if cached:
-        report.say(
-            f"{output}: already prepared from the same inputs with the same settings; --replace prepares it again"
-        )
-    speed = _speed(description, cached, time.perf_counter() - started)
-    return {**description, "output": printable(output), "cached": cached, **speed}
+        report.say(f"{output}: {ALREADY}")
+    return _result(description, printable(output), cached, time.perf_counter() - started)
 
 
-def _speed(description: dict[str, Any], cached: bool, seconds: float) -> dict[str, float]:
-    """How long the preparation took, and its rate over the bytes that were read; 0 where nothing was."""
+def _prepare(
+    inputs: Sequence[Path | RemotePath | str] | None,
+    output: Path,
+    settings: PrepareSettings,
+    key: str,
+    options: RunOptions,
+) -> tuple[dict[str, Any], bool]:
+    """The content of dataset.json, after the dataset was made; and whether another process made it meanwhile."""
+    from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
+        Request,
+        build,
+        ready_workers,
+    )
+    from ms_codegeex.data.corpus.ray_engine import check_nodes
+    from ms_codegeex.data.infilling.transform import infill_record
+
+    report = ProgressBar(options.progress)
+    _check_places(roots(inputs), output)
+    with ready_workers(options.workers, settings.tokenizer, options.ray) as mapper:
+        tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
+        infill_record(settings.infill, tokenizer)
+        with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+            description = already_prepared(output, key, options.replace)
+            if description is not None:
+                return description, True
+            request = Request(inputs, roots(inputs), settings, key, tokenizer)
+            if options.ray is not None:
+                nodes = check_nodes(work, [root.path for root in request.roots])
+                report.say(f"{nodes} nodes of the Ray cluster")
+            return build(request, output, work, mapper, report), False
+
+
+def _result(description: dict[str, Any], output: str, cached: bool, seconds: float) -> dict[str, Any]:
+    """What `prepare_dataset` returns; the rate is over the bytes that were read, 0 where nothing was."""
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
-    return {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
+    speed = {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
+    return {**description, "output": output, "cached": cached, **speed}
+
+
+def prepare_remote(
+    inputs: Sequence[Path | RemotePath | str] | None,
+    output: RemotePath,
+    settings: PrepareSettings,
+    work: Path,
+    options: RunOptions,
+) -> dict[str, Any]:
+    """`prepare_dataset` for an output under a URL: made in the directory `work`, then copied, `dataset.json` last.
+
+    Without `dataset.json` there is no dataset at the URL. If the copying fails, the same call copies again.
+
+    Args:
+        work: of this machine; it has room for the dataset and the finished shards. The dataset is removed in the end.
+    """
+    key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
+    known = already_prepared(output, key, options.replace)
+    if known is not None:
+        report.say(f"{output}: {ALREADY}")
+        return _result(known, str(output), True, 0.0)
+    local = work / f"{output.name}-{key[:12]}"
+    described = prepare_dataset(inputs, local, settings, options)
+    report.say(f"copying to {output}")
+    upload(local, output, last=DATASET_JSON)
+    remove(local)
+    return {**described, "output": str(output), "cached": False}
 
 
 def cached_corpus(
-    inputs: Sequence[Path | str] | None, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool
+    inputs: Sequence[Path | RemotePath | str] | None,
+    parent: Path | str,
+    settings: PrepareSettings,
+    workers: int,
+    progress: bool,
 ) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
@@ -177,7 +262,7 @@ def cached_corpus(
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together prepare it once
             if not _complete(directory, key):
-                prepare_dataset(inputs, directory, settings, workers=workers, progress=progress, replace=True)
+                prepare_dataset(inputs, directory, settings, RunOptions(workers, progress, replace=True))
     return directory
 
 

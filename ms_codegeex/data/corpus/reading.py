@@ -28,11 +28,13 @@ from ms_codegeex.data.corpus.fields import Fault, Fields, Text
 from ms_codegeex.data.corpus.filters import rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
+from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Unit:
     kind: str
     label: str = ""
     files: tuple[SourceFile, ...] = ()
-    path: Path | None = None
+    path: Path | RemotePath | None = None
     part: tuple[int, int] | None = None
     first: int = 0
     stamp: tuple = ()
@@ -186,19 +188,41 @@ def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, No
 def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
-        with open(file.path, "rb", buffering=0) as stream:
-            size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
-            if size > limit:
-                return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
-            data = stream.read()
+        data, size = _content(file, limit)
     except OSError as error:
         return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
+    if data is None:
+        return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
     strip = reading.strip_licences != "none"
     return _judge(file.identity, Text(data, file.language, file.package), reading, strip)
 
 
+def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
+    """What a file holds, or None if that is more than `limit` bytes; and its size."""
+    if isinstance(file.path, RemotePath):
+        return (None, file.size) if file.size > limit else (file.path.read(file.size), file.size)
+    return _local_content(file.path, limit)
+
+
+def _local_content(path: Path, limit: int) -> tuple[bytes | None, int]:
+    """The same. Faster than with a file object, which for small files takes most of the time."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size  # it may have grown since the search
+        if size > limit:
+            return None, size
+        pieces = [os.read(descriptor, size + 1)]
+        if len(pieces[0]) == size:
+            return pieces[0], size
+        while pieces[-1]:  # it changes meanwhile, or comes in parts
+            pieces.append(os.read(descriptor, _BLOCK))
+        return b"".join(pieces), size
+    finally:
+        os.close(descriptor)
+
+
 def _read_lines(
-    path: Path, label: str, part: ArchivePart, reading: Reading
+    path: Path | RemotePath, label: str, part: ArchivePart, reading: Reading
 ) -> Generator[Document | Rejected, None, int]:
     fields, opens = Fields(reading), part.span is None or not part.span[0]
     lines = Returning(read_lines(path, part, reading.max_line_bytes))
@@ -234,7 +258,9 @@ def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
     return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
 
 
-def _read_rows(path: Path, label: str, part: ArchivePart, reading: Reading) -> Iterator[Document | Rejected]:
+def _read_rows(
+    path: Path | RemotePath, label: str, part: ArchivePart, reading: Reading
+) -> Iterator[Document | Rejected]:
     fields = Fields(reading)
     names: list[str] = []
 

@@ -1,16 +1,23 @@
 """E-mail addresses and secrets in texts, replaced by `<EMAIL>` and `<SECRET>`.
 
-A text without any costs little: every pattern begins with literal text, which `re` finds at gigabytes per second; what
-may stand before it is examined only where it was found.
+Secrets are tokens of known formats (`secret_formats`), private keys, values that look random and are assigned to a name
+such as `password`, credentials in headers and passwords in URLs. RE2 looks for all formats in one pass, in time linear
+in the text; most texts have none.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import functools
 import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ms_codegeex.data.corpus.secret_formats import FORMATS, NOT_LONGER
 
 REDACTIONS = ("email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
@@ -21,24 +28,11 @@ _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # What follows must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
 _DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
-_FILES = frozenset((b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp", b"ico", b"css", b"js", b"mjs", b"ts", b"py"))
+_FILES = frozenset((b"py", b"rs", b"sh", b"pl", b"md", b"zip", b"mov"))  # top-level domains too
+# Kotlin's and Swift's `this@Outer.field` and `return@label`, and the operands of Python's matrix product.
+_KEYWORDS = frozenset((b"this", b"super", b"return", b"break", b"continue"))
+_OPERANDS = frozenset((b"self", b"this", b"cls", b"np", b"jnp", b"torch"))
 
-_END = rb"(?![A-Za-z0-9_-])"
-# Kind and format, as the issuers publish it. Group 1, if there is one, is what is replaced.
-_TOKENS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    ("AWS access key", re.compile(rb"A[KS]IA[A-Z2-7]{16}" + _END)),
-    ("GitHub token", re.compile(rb"gh[pousr]_[A-Za-z0-9]{36,251}" + _END)),
-    ("GitHub token", re.compile(rb"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}" + _END)),
-    ("GitLab token", re.compile(rb"gl(?:pat|ptt|dt|rt|oas|cbt|ft|soat|agent)-[A-Za-z0-9_.-]{20,}")),
-    ("Slack token", re.compile(rb"xox[abeoprs]-(?:[A-Za-z0-9]+-){1,4}[A-Za-z0-9]{8,}")),
-    ("Slack webhook", re.compile(rb"hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9/]{30,})")),
-    ("Google API key", re.compile(rb"AIza[A-Za-z0-9_-]{35}" + _END)),
-    ("Stripe key", re.compile(rb"sk_(?:live|test)_[A-Za-z0-9]{24,}")),
-    ("Stripe key", re.compile(rb"rk_(?:live|test)_[A-Za-z0-9]{24,}")),
-    ("JSON web token", re.compile(rb"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}")),
-    ("npm token", re.compile(rb"npm_[A-Za-z0-9]{36}" + _END)),
-    ("PyPI token", re.compile(rb"pypi-AgE[A-Za-z0-9_-]{50,}")),
-)
 # The end may be missing where a text is truncated.
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----((?:[^-]|-(?!----)){64,20000})"
@@ -46,15 +40,18 @@ _PRIVATE_KEY = re.compile(
 )
 _KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
 
-_VALUE = rb"\s{0,8}[\"']([A-Za-z0-9+/=_.~!@#$%^&*-]{16,200})[\"']"
-_ASSIGNMENTS = (re.compile(rb"=>?" + _VALUE), re.compile(rb":" + _VALUE))
-_NAMED_SECRET = re.compile(
-    rb"(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|access|auth|private|encryption|signing)[_-]?key)"
-    rb"\w{0,20}[\"']?\]?\s{0,8}:?\Z",
-    re.IGNORECASE,
+# RE2's syntax: a name of a secret, and the value assigned to it, quoted or to the end of the line.
+_ASSIGNMENT = (
+    rb"(?i:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|access|account|auth|private|encryption|signing)[_-]?key)"
+    rb"\w{0,20}[\\\"'\]]{0,3}(?:\s?:\s?[A-Za-z\[\], |.?]{1,40})?[ \t]{0,8}(?:=>|:=|=|:)\s{0,8}"
+    rb"(?:\\?[\"'`]([A-Za-z0-9+/=_.~!@#$%^&*-]+)\\?[\"'`]"
+    rb"|([A-Za-z0-9+/=_.~!@#%^*-]+)[ \t]*,?[ \t]*(?:[#;].*)?\r?(?:\n|\z))"
 )
-_BEFORE = 80  # room for a name and what separates it from its value
-_HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,})\Z")
+_SHORTEST, _LONGEST = 12, 200  # bytes of an assigned value
+_HEADER = rb"(?:[Bb]earer[ \t]+([A-Za-z0-9_.~+/=-]{20,})|[Bb]asic[ \t]+([A-Za-z0-9+/]{16,}={0,2}))"
+_URL = rb"://[^\s/:@\"'`<>{}$()]*:([^\s/:@\"'`<>{}$()]{6,})@[A-Za-z0-9\[]"
+_PLACEHOLDER = re.compile(rb"(?i)x{4}|\*{3}|\.{3}|your|example|placeholder|change_?me|dummy|redacted|passw(?:or)?d")
+_HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
 
 _Hit = tuple[int, int, str]
 
@@ -62,11 +59,11 @@ _Hit = tuple[int, int, str]
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
     """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds of what was found, with their counts.
 
-    Kinds are `email`, `private key`, `password`, and the names of the services' tokens. The result is valid UTF-8.
+    Kinds are `email`, `private key`, `password`, `credential`, and the kinds of `FORMATS`. The result is valid UTF-8.
     """
     hits: list[_Hit] = []
     if "secrets" in what:
-        hits += [hit for find in (_private_keys, _tokens, _assigned) for hit in find(data)]
+        hits += [hit for find in (_private_keys, _tokens, _assigned, _in_headers, _in_urls) for hit in find(data)]
     if "email" in what and b"@" in data:
         hits += _emails(data)
     if not hits:
@@ -85,10 +82,54 @@ def _emails(data: bytes) -> Iterator[_Hit]:
     for found in _DOMAIN.finditer(data):
         at = found.start()
         window = data[max(0, at - _LOCAL_BYTES) : at]
-        local = window[len(window.rstrip(_LOCAL)) :].lstrip(b".%+-")
-        git = local == b"git" and data[found.end() : found.end() + 1] in (b":", b"/")
-        if local and not git and found[1].rsplit(b".", 1)[-1].lower() not in _FILES:
+        left = window.rstrip(_LOCAL)
+        local = window[len(left) :].lstrip(b".%+-")
+        server = local == b"git" and data[found.end() : found.end() + 1] in (b":", b"/")
+        if local and not server and not left.endswith(b"//") and not _is_code(local, found[1]):
             yield at - len(local), found.end(), "email"
+
+
+def _is_code(local: bytes, domain: bytes) -> bool:
+    """Whether `local@domain` is an expression or a file's name."""
+    top = domain.rsplit(b".", 1)[-1]
+    if local in _KEYWORDS or domain.split(b".", 1)[0] in _OPERANDS or top.lower() in _FILES:
+        return True
+    return not (top.islower() or top.isupper()) or _public_suffixes().privatesuffix(domain.decode()) is None
+
+
+@functools.cache
+def _public_suffixes() -> Any:
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList(accept_unknown=False, only_icann=True)
+
+
+@functools.cache
+def _re2(pattern: bytes) -> Any:
+    """Bytes in, bytes out."""
+    import re2
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.max_mem = 64 << 20  # of the automaton, which is slower with less
+    return re2.compile(pattern, options)
+
+
+@functools.cache
+def _any_format() -> bytes:
+    """RE2's pattern for a token of any format; without the assertions and groups that are checked where it is found."""
+    rests = (re.sub(rb"\((?!\?)", b"(?:", form.rest.replace(NOT_LONGER, b"")) for form in FORMATS)
+    return b"|".join(re.escape(form.start) + rest for form, rest in zip(FORMATS, rests, strict=True))
+
+
+@functools.cache
+def _formats() -> dict[bytes, list[tuple[str, re.Pattern[bytes]]]]:
+    """Kinds and patterns by the first two bytes of a token."""
+    formats: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
+    for form in FORMATS:
+        pattern = re.compile(re.escape(form.start) + form.rest)
+        formats.setdefault(form.start[:2], []).append((form.kind, pattern))
+    return formats
 
 
 def _private_keys(data: bytes) -> Iterator[_Hit]:
@@ -98,21 +139,51 @@ def _private_keys(data: bytes) -> Iterator[_Hit]:
 
 
 def _tokens(data: bytes) -> Iterator[_Hit]:
-    for kind, pattern in _TOKENS:
-        for found in pattern.finditer(data):
+    for candidate in _re2(_any_format()).finditer(data):
+        start = candidate.start()
+        word = start and data[start - 1] in _WORD and data[max(0, start - 2) : start] not in _ESCAPES
+        for kind, pattern in _formats()[data[start : start + 2]]:
+            found = pattern.match(data, start)
             group = 1 if pattern.groups else 0
-            start = found.start()
-            free = group or not start or data[start - 1] not in _WORD or data[max(0, start - 2) : start] in _ESCAPES
-            if free and _entropy(found[group]) >= 3.0:  # not a placeholder such as a row of x
+            if not found or (word and not group):  # the middle of a word
+                continue
+            if _entropy(found[group]) >= 3.0 and not _PLACEHOLDER.search(found[group]):
                 yield found.start(group), found.end(group), kind
+                break
 
 
 def _assigned(data: bytes) -> Iterator[_Hit]:
-    for pattern in _ASSIGNMENTS:
-        for found in pattern.finditer(data):
-            before = data[max(0, found.start() - _BEFORE) : found.start()]
-            if _is_random(found[1]) and _NAMED_SECRET.search(before):
-                yield found.start(1), found.end(1), "password"
+    for found in _re2(_ASSIGNMENT).finditer(data):
+        group = 1 if found.group(1) is not None else 2
+        value = found.group(group)
+        if _SHORTEST <= len(value) <= _LONGEST and _is_random(value):
+            yield found.start(group), found.end(group), "password"
+
+
+def _in_headers(data: bytes) -> Iterator[_Hit]:
+    for found in _re2(_HEADER).finditer(data):
+        group = 1 if found.group(1) is not None else 2
+        value = found.group(group)
+        if _is_random(value) if group == 1 else _is_login(value):
+            yield found.start(group), found.end(group), "credential"
+
+
+def _in_urls(data: bytes) -> Iterator[_Hit]:
+    for found in _re2(_URL).finditer(data):
+        password = found.group(1)
+        plain = password.replace(b"-", b"").replace(b"_", b"").islower() and password.isalpha()
+        if len(password) <= _LONGEST and not plain and not _PLACEHOLDER.search(password):
+            yield found.start(1), found.end(1), "credential"
+
+
+def _is_login(value: bytes) -> bool:
+    """Whether this is the base64 of `user:password` (RFC 7617)."""
+    try:
+        user, colon, password = base64.b64decode(value, validate=True).partition(b":")
+    except binascii.Error:
+        return False
+    text = user + password
+    return bool(colon and password) and text.isascii() and text.decode().isprintable() and not _PLACEHOLDER.search(text)
 
 
 def _entropy(value: bytes) -> float:
@@ -126,13 +197,19 @@ def _kind_of(byte: int) -> str:
 
 
 def _is_random(value: bytes) -> bool:
-    """Whether these characters look random: 32 hexadecimal digits, or upper case, lower case and digits mixed.
+    """Whether these characters look random: hexadecimal digits, a UUID, or letters and digits well mixed.
 
-    Camel and snake case change the kind of character at one step in three at most, random text at three in five.
+    Names in camel or snake case change the kind of character at about one step in three; random text does at three in
+    five, and at two in five if its letters are of one case.
     """
     if _HEX.match(value):
         return _entropy(value) >= 3.0
+    if _PLACEHOLDER.search(value):
+        return False
     kinds = [_kind_of(byte) for byte in value]
-    changes = sum(a != b for a, b in itertools.pairwise(kinds))
-    mixed = {"digit", "upper", "lower"} <= set(kinds) and kinds.count("digit") >= 2
-    return mixed and _entropy(value) >= 3.5 and changes >= 0.45 * (len(value) - 1)
+    changes = sum(a != b for a, b in itertools.pairwise(kinds)) / (len(value) - 1)
+    digits = kinds.count("digit")
+    if {"upper", "lower"} <= set(kinds):
+        return digits > 0 and _entropy(value) >= 3.2 and changes >= 0.42
+    one_case = set(kinds) <= {"digit", "upper"} or set(kinds) <= {"digit", "lower"}
+    return one_case and len(value) >= 20 and digits >= len(value) / 8 and _entropy(value) >= 3.5 and changes >= 0.22

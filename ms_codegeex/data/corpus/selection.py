@@ -1,42 +1,33 @@
-"""Which documents a dataset gets, decided over all of them at once: duplicates, the sample, the split.
+"""Which documents a dataset gets, decided over all of them at once: without duplicates, the sample, the split.
 
 This needs only the columns of `joining`, not the texts.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, Duplicates
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.sources import choose_validation, one_line
+from ms_codegeex.data.corpus.sources import hash_key, one_line
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.errors import UserError
 
 DROPPED, TRAIN, VALIDATION = -1, 0, 1
 
 
-def exact_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of uint8 `[documents, 32]` that repeat an earlier one, ascending, and the first row that each repeats."""
-    keys = np.ascontiguousarray(hashes).view(np.uint64)
-    order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
-    ordered = keys[order]
-    fresh = np.ones(order.size, bool)
-    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    firsts = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if order.size else order
-    repeated, kept = order[~fresh], firsts[~fresh]
-    rising = np.argsort(repeated)
-    return repeated[rising], kept[rising]
-
-
-def select(documents: Documents, settings: PrepareSettings, sampling: bool, tally: Tally) -> tuple[np.ndarray, str]:
+def select(
+    documents: Documents, settings: PrepareSettings, duplicates: Mapping[str, Duplicates], sampling: bool, tally: Tally
+) -> tuple[np.ndarray, str]:
     """Place every document; what is dropped is counted in `tally`.
 
     Args:
         documents: all of them.
         settings: how to decide.
+        duplicates: what to drop of them, by reason.
         sampling: whether `max_bytes` still has to be applied.
         tally: what has been left out so far.
 
@@ -48,15 +39,8 @@ def select(documents: Documents, settings: PrepareSettings, sampling: bool, tall
         UserError: training or validation would get nothing.
     """
     kept = np.ones(len(documents), bool)
-    repeated, firsts = exact_duplicates(documents.sha256)
-    _drop(documents, "exact duplicate", repeated, firsts, kept, tally)
-    if settings.near_duplicates:
-        from ms_codegeex.data.corpus.deduplicate import find_near_duplicates
-
-        candidates = np.flatnonzero(kept & documents.column("signed")).tolist()
-        near = find_near_duplicates(documents.column("signature"), candidates, settings.near_duplicates)
-        numbers = np.array(sorted(near), np.int64)
-        _drop(documents, "near duplicate", numbers, np.array([near[n] for n in numbers], np.int64), kept, tally)
+    for reason, found in duplicates.items():
+        _drop(documents, reason, np.flatnonzero(found.dropped), found.examples, kept, tally)
     if sampling and settings.max_bytes is not None:
         _sample(documents, settings, kept, tally)
     if not kept.any():
@@ -65,38 +49,54 @@ def select(documents: Documents, settings: PrepareSettings, sampling: bool, tall
 
 
 def _drop(
-    documents: Documents, reason: str, numbers: np.ndarray, stand: np.ndarray | None, kept: np.ndarray, tally: Tally
+    documents: Documents,
+    reason: str,
+    numbers: np.ndarray,
+    representative: Mapping[int, int],
+    kept: np.ndarray,
+    tally: Tally,
 ) -> None:
-    """Take `numbers`, ascending, out of `kept`; `stand` are the documents kept in their place."""
+    """Take `numbers`, ascending, out of `kept`; `representative` names the documents that are kept in place of
+    the first of them."""
     if not numbers.size:
         return
     kept[numbers] = False
+    relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
     examples = [
         {
-            "source": documents.source(int(number)),
-            "detail": "" if stand is None else f"like {documents.source(int(stand[place]))}",
+            "source": documents.source(number),
+            "detail": f"{relation} {documents.source(representative[number])}" if number in representative else "",
             "excerpt": "",
         }
-        for place, number in enumerate(numbers[:EXAMPLES])
+        for number in numbers[:EXAMPLES].tolist()
     ]
     tally.drop(reason, int(numbers.size), int(documents.bytes[numbers].sum()), examples)
 
 
+def _hash_keys(seed: int, names: Iterable[str]) -> np.ndarray:
+    """The first 64 bits of what orders names by chance, uint64 `[names]`; of hundreds of millions no two are likely to
+    have the same."""
+    return np.fromiter((int.from_bytes(hash_key(seed, name)[:8], "big") for name in names), np.uint64)
+
+
 def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, tally: Tally) -> None:
     """Keep at most `max_bytes`, chosen by a hash of seed and source."""
-    ranks = b"".join(hashlib.sha256(f"{settings.seed}:{name}".encode()).digest()[:8] for name in documents.sources())
-    numbers = np.flatnonzero(kept)
-    ranked = numbers[np.argsort(np.frombuffer(ranks, ">u8")[numbers], kind="stable")]
-    total, left_out = 0, []
-    for number, size in zip(ranked.tolist(), documents.bytes[ranked].tolist(), strict=True):
-        if total + size <= settings.max_bytes:
-            total += size
-        else:
-            left_out.append(number)
-    _drop(documents, "not sampled", np.array(sorted(left_out), np.int64), None, kept, tally)
+    keys, numbers = _hash_keys(settings.seed, documents.sources()), np.flatnonzero(kept)
+    waiting = numbers[np.argsort(keys[numbers], kind="stable")]
+    left, left_out = settings.max_bytes, kept.copy()
+    while waiting.size:  # take what fits up to the first that is too large, then without all that are
+        sums = np.cumsum(documents.bytes[waiting])
+        count = int(np.searchsorted(sums, left, side="right"))
+        left_out[waiting[:count]] = False
+        left -= int(sums[count - 1]) if count else 0
+        waiting = waiting[count:]
+        waiting = waiting[documents.bytes[waiting] <= left]
+    _drop(documents, "not sampled", np.flatnonzero(left_out), {}, kept, tally)
 
 
 def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
+    """The decision depends on what a document's group is called and how large each group is, so no group is torn;
+    except that a single group, with no documents beside it, is split by document."""
     numbers = np.flatnonzero(kept)
     if settings.validation_share and numbers.size == 1:
         name = one_line(documents.source(int(numbers[0])))
@@ -104,20 +104,60 @@ def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) ->
             f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
         )
-    groups, own = documents.group[numbers], documents.group[numbers] < 0
-    split_by = "document" if own.all() else "package"
-    if settings.validation_share and not own.any() and (groups == groups[0]).all():
-        split_by, own = "file", np.ones(numbers.size, bool)
-    weights = np.bincount(groups[~own], documents.bytes[numbers][~own], len(documents.groups)).astype(np.int64)
-    present = np.bincount(groups[~own], minlength=len(documents.groups)) > 0
-    sizes = {documents.groups[code]: int(weights[code]) for code in np.flatnonzero(present)}
-    alone = set(numbers[own].tolist())
-    names = [name for number, name in enumerate(documents.sources()) if number in alone] if alone else []
-    for name, size in zip(names, documents.bytes[numbers[own]].tolist(), strict=True):
-        sizes[name] = sizes.get(name, 0) + size
-    chosen = choose_validation(sizes, settings.validation_share, settings.seed)
-    in_validation = np.array([*(name in chosen for name in documents.groups), False], bool)[groups] & ~own
-    in_validation[own] = [name in chosen for name in names]
+    own = kept & (documents.group < 0)
+    grouped = kept & ~own
+    codes = documents.group[grouped]
+    split_by = "document" if not codes.size else "package"
+    if settings.validation_share and codes.size and not own.any() and (codes == codes[0]).all():
+        split_by, own, codes = "file", kept, codes[:0]
+        grouped = np.zeros_like(kept)
+    sizes = np.bincount(codes, documents.bytes[grouped], len(documents.groups)).astype(np.int64)
+    present = np.bincount(codes, minlength=len(documents.groups)) > 0
+    names = (name for name, taken in zip(documents.groups, present.tolist(), strict=True) if taken)
+    keys = np.concatenate([_hash_keys(settings.seed, names), _hash_keys(settings.seed, documents.sources(own))])
+    weights = np.concatenate([sizes[present], documents.bytes[own]])
+    chosen = choose_validation(keys, weights, settings.validation_share)
+    of_group = np.zeros(len(documents.groups), bool)
+    of_group[present] = chosen[: np.count_nonzero(present)]
     result = np.full(len(documents), DROPPED, np.int8)
-    result[numbers] = np.where(in_validation, VALIDATION, TRAIN)
+    result[kept] = TRAIN
+    result[own] = np.where(chosen[np.count_nonzero(present) :], VALIDATION, TRAIN)
+    result[grouped] = np.where(of_group[codes], VALIDATION, TRAIN)
     return result, split_by
+
+
+def choose_validation(keys: np.ndarray, sizes: np.ndarray, share: float) -> np.ndarray:
+    """Which groups (packages, or documents) go to validation: about `share` of all bytes, in the order of the keys.
+
+    Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
+    target, then the target, then three times the target, then any. Neither side is left empty.
+
+    Args:
+        keys: uint64 `[groups]`; groups of one key stay together. There are two unless `share` is 0.
+        sizes: bytes of each, int64 `[groups]`.
+        share: wanted share of bytes, 0 <= share < 1; 0 chooses nothing.
+
+    Returns:
+        bool `[groups]`.
+    """
+    ordered, places = np.unique(keys, return_inverse=True)
+    totals = np.bincount(places, sizes, ordered.size).astype(np.int64)
+    target = share * int(totals.sum())
+    chosen = np.zeros(ordered.size, bool)
+    if not target:
+        return chosen[places]
+    for limit in (target / 3, target, 3 * target, float("inf")):
+        chosen[:] = False
+        total = count = 0
+        for number in np.flatnonzero(totals <= limit).tolist():
+            size = int(totals[number])
+            if total >= target or count == ordered.size - 1:
+                break
+            if not count or total + size <= 1.5 * target:
+                chosen[number] = True
+                total, count = total + size, count + 1
+        if total >= target / 2:
+            return chosen[places]
+    if not chosen.any():
+        chosen[totals.argmin()] = True
+    return chosen[places]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data.corpus.filters import Rules
 from ms_codegeex.data.corpus.redaction import REDACTIONS
 from ms_codegeex.data.datasets.layout import DATASET_JSON
-from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
 from ms_codegeex.errors import UserError
 
-TAGS = ("codegeex", "codegeex2", "none")
+if TYPE_CHECKING:
+    from ms_codegeex.config.sections import InfillConfig
+
 ON_ERROR = ("skip", "stop")
 STRIP_LICENCES = ("files", "all", "none")
 
@@ -73,13 +75,15 @@ class PrepareSettings:
 
     Attributes:
         reading: what is read, and when a text is dropped.
-        tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2` or `none`.
+        tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2`, `none`, or a
+            line with `{language}` in it.
         validation_share: share of bytes for validation, 0 <= share < 1.
         seed: chooses the sample and what goes to validation.
         max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
         tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
         on_error: count broken input and leave it out (`skip`), or fail (`stop`).
+        infill: what runs on the dataset rearrange for infilling; None: nothing.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -90,14 +94,15 @@ class PrepareSettings:
     near_duplicates: float = 0.85
     tokenizer: str = "codegeex"
     on_error: str = "skip"
+    infill: InfillConfig | None = None
 
     def __post_init__(self) -> None:
         # A recorded path must mean the same from every directory. codegeex2 is a name, though one that needs a path.
         if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
-        for name, known in (("tags", TAGS), ("on_error", ON_ERROR)):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        check_scheme(self.tags)
+        if self.on_error not in ON_ERROR:
+            raise UserError(f"on_error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
         if not 0 <= self.validation_share < 1:
             raise UserError(
                 f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
@@ -118,6 +123,8 @@ class PrepareSettings:
     def record(self) -> dict[str, Any]:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = asdict(self)
+        if self.infill is None:
+            del fields["infill"]
         return {**fields.pop("reading"), **fields}
 
 

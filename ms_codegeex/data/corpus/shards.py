@@ -11,9 +11,8 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +28,7 @@ from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
-from ms_codegeex.errors import UserError
+from ms_codegeex.files import shared_files
 
 ENDINGS = (".bin", ".npz")
 _BUFFER = 1 << 22  # ids in memory before they are written
@@ -123,10 +122,11 @@ class DocumentRows:
         self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes))
         self._hashes.append(hashlib.sha256(document.data).digest())
         if self._redactions:
-            found = dict(document.redacted)
-            self._redacted.append([found.get(kind, 0) for kind in self._redactions])
+            emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
+            counts = {"email": emails, "secrets": everything - emails}
+            self._redacted.append([counts[name] for name in self._redactions])
         if self._signed:
-            from ms_codegeex.data.corpus.deduplicate import signature
+            from ms_codegeex.data.corpus.minhash import signature
 
             self._signatures.append(signature(document.data))
 
@@ -149,7 +149,7 @@ class DocumentRows:
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
         if self._signed:
-            from ms_codegeex.data.corpus.deduplicate import PERMUTATIONS
+            from ms_codegeex.data.corpus.minhash import PERMUTATIONS
 
             blank = np.zeros(PERMUTATIONS, np.uint32)
             rows = [blank if row is None else row for row in self._signatures]
@@ -171,10 +171,9 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
     unit, path = task
     if is_sound(path):
         return
-    temporary = [path.with_name(f"{path.name}.{os.getpid()}{ending}.tmp") for ending in ENDINGS]
-    try:
+    with shared_files(*(path.with_name(path.name + ending) for ending in ENDINGS), synced=False) as (ids, others):
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
-        with open(temporary[0], "wb") as stream:  # buffered: an unbuffered write to a full disk is truncated silently
+        with open(ids, "wb") as stream:  # buffered: an unbuffered write to a full disk is truncated silently
             tokens, rows, tally = (
                 TokenFile(stream, dtype, eos_id),
                 DocumentRows(job.reading.redact, job.signatures),
@@ -184,17 +183,8 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
             tokens.flush()
         meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
         data = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
-        with open(temporary[1], "wb") as stream:
+        with open(others, "wb") as stream:
             np.savez(stream, meta=data, **rows.columns())
-        for name, ending in zip(temporary, ENDINGS, strict=True):
-            os.replace(name, path.with_name(path.name + ending))
-    except OSError as error:
-        for name in temporary:
-            name.unlink(missing_ok=True)
-        raise UserError(
-            f"{path.parent}: could not be written ({error.strerror}); what is finished stays there, free some space "
-            "and run the same command again"
-        ) from error
 
 
 def _fill(
@@ -230,6 +220,24 @@ def is_sound(path: Path) -> bool:
     return found == expected
 
 
+class StoredColumns(Mapping[str, np.ndarray]):
+    """The columns of a finished shard by name, each read from its file when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with np.load(self.path, allow_pickle=False) as stored:
+            return stored[name]
+
+    def __iter__(self) -> Iterator[str]:
+        with np.load(self.path, allow_pickle=False) as stored:
+            return iter(stored.files)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @dataclass(frozen=True)
 class Shard:
     """A finished shard.
@@ -244,14 +252,16 @@ class Shard:
         groups: names.
         tally: what was rejected.
         mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
+        lines: to be added to the line number at the end of every source.
     """
 
     path: Path
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
     languages: Sequence[str]
     groups: Sequence[str]
     tally: Tally
     mask_path: Path | None = None
+    lines: int = 0
 
     @property
     def ids_path(self) -> Path:
@@ -260,13 +270,17 @@ class Shard:
 
     def moved(self, lines: int) -> Shard:
         """The shard with `lines` added to the line number at the end of every source."""
-        if not lines:
-            return self
+        return replace(self, lines=lines, tally=self.tally.moved(lines)) if lines else self
+
+    def without_names(self) -> Shard:
+        """Only where its files are: what a process can hold of very many shards."""
+        return replace(self, languages=(), groups=(), tally=Tally())
+
+    def sources(self) -> list[str]:
+        """Where each document comes from."""
         data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
-        sources = [moved(data[start:end].decode(), lines).encode() for start, end in itertools.pairwise(starts)]
-        ends = np.cumsum([len(source) for source in sources], dtype=np.int64)
-        columns = {**self.columns, "source": np.frombuffer(b"".join(sources), np.uint8), "source_end": ends}
-        return replace(self, columns=columns, tally=self.tally.moved(lines))
+        names = [data[start:end].decode() for start, end in itertools.pairwise(starts)]
+        return [moved(name, self.lines) for name in names] if self.lines else names
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -275,12 +289,15 @@ def read_meta(path: Path) -> dict[str, Any]:
         return json.loads(columns["meta"].tobytes())
 
 
+def stored_columns(path: Path) -> StoredColumns:
+    """The columns of the shard at `path` (without ending)."""
+    return StoredColumns(path.with_name(path.name + ".npz"))
+
+
 def read_shard(path: Path) -> Shard:
-    """A shard that `make_shard` wrote, without its ids."""
-    with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as stored:
-        columns = {name: stored[name] for name in stored.files}
-    meta = json.loads(columns.pop("meta").tobytes())
-    return Shard(path, columns, meta["languages"], meta["groups"], Tally.from_json(meta["tally"]))
+    """A shard that `make_shard` wrote, without its ids; its columns stay in the file."""
+    meta = read_meta(path)
+    return Shard(path, stored_columns(path), meta["languages"], meta["groups"], Tally.from_json(meta["tally"]))
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:

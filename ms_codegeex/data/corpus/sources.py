@@ -1,19 +1,22 @@
-"""Find source files and archives, sample files, and choose what goes to validation."""
+"""Find source files and archives, and sample files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sysconfig
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ms_codegeex.data.corpus.archives import archive_kind
+from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
 
-_SKIPPED = frozenset({"__pycache__", "node_modules"})
+_NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
+_PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
 
@@ -27,7 +30,7 @@ class Root:
         installed: its top level holds one package per directory or module (site-packages, the standard library).
     """
 
-    path: Path
+    path: Path | RemotePath
     label: str
     installed: bool = False
 
@@ -35,10 +38,10 @@ class Root:
 @dataclass(frozen=True)
 class SourceFile:
     """A file to read: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified`
-    in nanoseconds since 1970."""
+    in nanoseconds since 1970, or a number that stands for the version of a remote file."""
 
     identity: str
-    path: Path
+    path: Path | RemotePath
     package: str
     language: str
     size: int
@@ -56,36 +59,69 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Sequence[Path | str]) -> list[Root]:
-    """Roots for given files and directories, labelled by their names; a missing path is a `UserError`."""
-    labels: dict[Path, str] = {}
-    roots = []
-    for given in inputs:
-        try:
-            path = Path(given).expanduser().resolve()
-            exists = path.exists()
-        except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
-            problem = error.strerror if isinstance(error, OSError) else error
-            raise UserError(
-                f"{given}: cannot be followed ({problem}); give an existing file or directory of source code"
-            ) from None
-        if not exists:
-            raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
-        base = path if path.is_dir() else path.parent
-        if base not in labels:
-            taken, name = set(labels.values()), printable(base.name) or "root"
-            labels[base] = next(
-                label
-                for count in range(1, len(taken) + 2)
-                if (label := name if count == 1 else f"{name}-{count}") not in taken
-            )
-        roots.append(Root(path, labels[base]))
-    return roots
+def user_roots(inputs: Sequence[Path | RemotePath | str]) -> list[Root]:
+    """Roots for given files, directories and URLs, labelled by their names; a missing path is a `UserError`.
+
+    A URL is not looked at, and labels its files by its last name, of an archive by the one before.
+    """
+    places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
+    paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
+    bases = [_base(path) for path in paths]
+    labels = _labels(bases)
+    return [Root(path, labels[base]) for path, base in zip(paths, bases, strict=True)]
 
 
-def printable(path: Path | str) -> str:
+def _base(path: Path | RemotePath) -> Path | RemotePath:
+    """The directory that names of files begin with."""
+    if isinstance(path, RemotePath):
+        return path if archive_kind(path.name) is None or len(path.parts) < 3 else path.parent
+    return path if path.is_dir() else path.parent
+
+
+def _existing(given: Path | str) -> Path:
+    try:
+        named = Path(given).expanduser()
+        kept = named.parent.resolve() / named.name
+        path = kept if _in_hub_cache(kept) else kept.resolve()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{given}: cannot be followed ({problem}); give an existing file or directory of source code"
+        ) from None
+    if not exists:
+        raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
+    return path
+
+
+def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
+    """A label for each directory: its name, preceded by as many parents' as make it unlike the others'.
+
+    Their order does not matter, so that the same inputs give the same bytes.
+    """
+    parts = {
+        base: [printable(part) for part in base.parts[1:]] or ["root"]
+        for base in sorted(set(bases), key=lambda base: base.parts)
+    }
+    depths = dict.fromkeys(parts, 1)
+    while True:
+        labels = {base: "-".join(names[-depths[base] :]) for base, names in parts.items()}
+        counts = Counter(labels.values())
+        grow = [base for base in parts if counts[labels[base]] > 1 and depths[base] < len(parts[base])]
+        if not grow:
+            break
+        for base in grow:
+            depths[base] += 1
+    seen = Counter[str]()
+    for base, label in labels.items():  # /a-b and /a/b, in the order of their paths
+        seen[label] += 1
+        labels[base] = label if seen[label] == 1 else f"{label}-{seen[label]}"
+    return labels
+
+
+def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
 def one_line(text: str) -> str:
@@ -114,16 +150,19 @@ class _Search:
     def __init__(self, languages: Iterable[str], all_text: bool, leave_out: Path | None) -> None:
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
         self.known = self.languages | {language.name for language in LANGUAGES}
-        self.sources: dict[Path, SourceFile] = {}
-        self.archives: dict[Path, SourceFile] = {}
+        self.sources: dict[Path | RemotePath, SourceFile] = {}
+        self.archives: dict[Path | RemotePath, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
-        self.base = Path()
+        self.base: Path | RemotePath = Path()
 
     def search(self, root: Root) -> None:
-        self.base = root.path if root.path.is_dir() else root.path.parent
+        self.base = _base(root.path)
+        if isinstance(root.path, RemotePath):
+            self._search_remote(root)
+            return
         if not root.path.is_dir():
             if root.path.is_file():
-                self._add(root, root.path, root.path.stat())
+                self._add_local(root, root.path, root.path.stat())
             else:
                 self._skip(root, root.path, "not a regular file")
             return
@@ -145,18 +184,43 @@ class _Search:
 
     def _entry(self, root: Root, entry: os.DirEntry) -> bool:
         """Take a file; return whether the entry is a directory to search. Links are not followed."""
-        if entry.is_dir(follow_symlinks=False):
-            hidden = entry.name.startswith(".") or entry.name in _SKIPPED or Path(entry.path) == self.leave_out
-            return not hidden and not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
         path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if path == self.leave_out or not self._enters(root, path):
+                return False
+            return not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
         if entry.is_file(follow_symlinks=False):
-            self._add(root, path, entry.stat(follow_symlinks=False))
+            self._add_local(root, path, entry.stat(follow_symlinks=False))
         elif entry.is_symlink():
-            if self._by_name(root, path) or _leads_to_directory(entry):
+            if _in_hub_cache(path):
+                self._add_local(root, path, entry.stat())
+            elif self._by_name(root, path) or _leads_to_directory(entry):
                 self._skip(root, path, "symbolic link")
         elif self._by_name(root, path):
             self._skip(root, path, "not a regular file")
         return False
+
+    def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
+        """Whether a directory of this name is searched; `skipped` says why not."""
+        if folder.name in _NO_SOURCES:
+            return False
+        if folder.name.startswith(".") or folder.name == _PACKAGES:
+            self._skip(root, folder, "hidden directory" if folder.name != _PACKAGES else _PACKAGES)
+            return False
+        return True
+
+    def _search_remote(self, root: Root) -> None:
+        """Take the files below a URL; which directories they are in follows from their names."""
+        entered = {self.base: True}
+
+        def enters(folder: RemotePath) -> bool:
+            if folder not in entered:
+                entered[folder] = enters(folder.parent) and self._enters(root, folder)
+            return entered[folder]
+
+        for path, size, version in list_files(root.path):
+            if path == root.path or enters(path.parent):
+                self._add(root, path, size, version)
 
     def _by_name(self, root: Root, path: Path) -> bool:
         """Whether a file of this name would be taken, as far as the name decides."""
@@ -164,31 +228,45 @@ class _Search:
         wanted = language is not None and language.name in self.languages
         return wanted or (archive_kind(path.name) is not None and not root.installed)
 
-    def _skip(self, root: Root, path: Path, reason: str) -> None:
+    def _skip(self, root: Root, path: Path | RemotePath, reason: str) -> None:
         self.skipped.add((_identity(root, self.base, path)[0], reason))
 
-    def _add(self, root: Root, path: Path, status: os.stat_result) -> None:
+    def _add_local(self, root: Root, path: Path, status: os.stat_result) -> None:
+        self._add(root, path, status.st_size, status.st_mtime_ns)
+
+    def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
         if path in self.sources or path in self.archives:
             return
         identity, package = _identity(root, self.base, path)
         if archive_kind(path.name) is not None:
             if not root.installed:  # a package's test data is no corpus
-                self.archives[path] = SourceFile(identity, path, package, "", status.st_size, status.st_mtime_ns)
+                self.archives[path] = SourceFile(identity, path, package, "", size, modified)
             return
         head = b""
-        if needs_head(path):
+        if needs_head(path.name):
             try:
-                with open(path, "rb") as stream:
+                with open_input(path) as stream:
                     head = stream.read(HEAD_BYTES)
             except OSError:
                 self._skip(root, path, "unreadable")
                 return
-        language = detect(path, head)
+        language = detect(path.name, head)
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
-            self.sources[path] = SourceFile(identity, path, package, name, status.st_size, status.st_mtime_ns)
+            self.sources[path] = SourceFile(identity, path, package, name, size, modified)
         elif path == root.path:  # a file given by name: say that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
+
+
+def _in_hub_cache(path: Path) -> bool:
+    """Whether this is a link as Hugging Face's cache makes them: `datasets--NAME/snapshots/REVISION/…` to a file of
+    the same cache in `datasets--NAME/blobs`."""
+    if not path.is_symlink():
+        return False
+    caches = [parent.parent for parent in path.parents if parent.name == "snapshots" and "--" in parent.parent.name]
+    target = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    blobs = [Path(os.path.realpath(cache)) / "blobs" for cache in caches]
+    return target.is_file() and any(target.parent == place and not place.is_symlink() for place in blobs)
 
 
 def _leads_to_directory(entry: os.DirEntry) -> bool:
@@ -198,7 +276,7 @@ def _leads_to_directory(entry: os.DirEntry) -> bool:
         return False
 
 
-def _identity(root: Root, base: Path, path: Path) -> tuple[str, str]:
+def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
     """`label/relative/path` and the top-level package of a path in the root's directory."""
     relative = PurePosixPath(printable(path.relative_to(base)))
     if not relative.parts:
@@ -228,47 +306,20 @@ def search(
     return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
 
 
-def _ordered(found: Mapping[Path, SourceFile]) -> list[SourceFile]:
+def _ordered(found: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
     return sorted(found.values(), key=lambda file: (file.identity, str(file.path)))
 
 
-def _rank(seed: int, text: str) -> bytes:
+def hash_key(seed: int, text: str) -> bytes:
+    """What decides the order in which names are chosen by chance."""
     return hashlib.sha256(f"{seed}:{text}".encode()).digest()
 
 
 def sample(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[SourceFile]:
     """At most `max_bytes` of `files`, chosen by a hash of seed and identity; the order of `files` is kept."""
     chosen, total = set(), 0
-    for file in sorted(files, key=lambda file: (_rank(seed, file.identity), file.identity)):
+    for file in sorted(files, key=lambda file: (hash_key(seed, file.identity), file.identity)):
         if total + file.size <= max_bytes:
             chosen.add(file.path)
             total += file.size
     return [file for file in files if file.path in chosen]
-
-
-def choose_validation(sizes: Mapping[str, int], share: float, seed: int) -> set[str]:
-    """Which groups (packages, or files) go to validation: about `share` of all bytes, in hash order.
-
-    Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
-    target, then the target, then three times the target, then any. Neither side is left empty.
-
-    Args:
-        sizes: bytes per group, at least two groups unless `share` is 0.
-        share: wanted share of bytes, 0 <= share < 1; 0 chooses nothing.
-        seed: decides the hash order.
-    """
-    target = share * sum(sizes.values())
-    if not target:
-        return set()
-    ordered = sorted(sizes, key=lambda name: (_rank(seed, name), name))
-    best: set[str] = set()
-    for limit in (target / 3, target, 3 * target, float("inf")):
-        best, total = set(), 0
-        for name in ordered:
-            fits = sizes[name] <= limit and (not best or total + sizes[name] <= 1.5 * target)
-            if total < target and fits and len(best) < len(sizes) - 1:
-                best.add(name)
-                total += sizes[name]
-        if total >= target / 2:
-            return best
-    return best or {min(ordered, key=lambda name: sizes[name])}

@@ -53,10 +53,14 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
 
 
 def sweep(path: Path, keep: Collection[str]) -> None:
-    """Remove the files of a work directory whose names are not in `keep`: old or half-written ones."""
+    """Remove what is in a work directory under names that are not in `keep`: what is old or half-written."""
     names = frozenset(keep)
     for entry in path.iterdir():
-        if entry.name not in names:
+        if entry.name in names:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            remove(entry)
+        else:
             with contextlib.suppress(OSError):
                 entry.unlink()
 

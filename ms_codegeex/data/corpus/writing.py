@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def write_splits(directory: Path, documents: Documents, placed: np.ndarray, dtyp
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
-        for shard, start, end in zip(documents.shards, documents.starts[:-1], documents.starts[1:], strict=True):
+        for shard, start, end in documents.parts():
             if (placed[start:end] < 0).all():
                 continue
             ids, sizes = np.memmap(shard.ids_path, dtype, "r"), documents.tokens[start:end]
@@ -68,17 +68,32 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _rows(documents: Documents, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
     """Columns of the table of the chosen documents, a batch of rows at a time."""
-    numbers = np.flatnonzero(chosen)
-    sources = (name for name, taken in zip(documents.sources(), chosen.tolist(), strict=True) if taken)
-    for start in range(0, numbers.size, _ROWS):
-        rows = numbers[start : start + _ROWS]
-        yield {
-            "source": list(itertools.islice(sources, rows.size)),
-            "language": [documents.languages[code] for code in documents.language[rows].tolist()],
-            "sha256": documents.sha256[rows],
-            "bytes": documents.bytes[rows],
-            "tokens": documents.tokens[rows],
-        }
+    waiting: list[tuple[list[str], np.ndarray, np.ndarray]] = []
+    count = 0
+    for shard, start, end in documents.parts():
+        rows = np.flatnonzero(chosen[start:end])
+        if not rows.size:
+            continue
+        sources = shard.sources()
+        waiting.append(([sources[row] for row in rows.tolist()], shard.columns["sha256"][rows], rows + start))
+        count += rows.size
+        if count >= _ROWS:
+            yield _batch(documents, waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield _batch(documents, waiting)
+
+
+def _batch(documents: Documents, pieces: Sequence[tuple[list[str], np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    sources, hashes, numbers = zip(*pieces, strict=True)
+    rows = np.concatenate(numbers)
+    return {
+        "source": list(itertools.chain.from_iterable(sources)),
+        "language": [documents.languages[code] for code in documents.language[rows].tolist()],
+        "sha256": np.concatenate(hashes),
+        "bytes": documents.bytes[rows],
+        "tokens": documents.tokens[rows],
+    }
 
 
 def counts(documents: Documents, chosen: np.ndarray) -> dict[str, int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import sample_indices
+from ms_codegeex.data.infilling.transform import Infilling
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 
@@ -74,17 +75,21 @@ class Sequences(ABC):
         eos: id that ends documents.
         tokens: all ids of the split, read-only.
         size: sequences per epoch.
+        infilling: moves the middle of some documents to their end as they are read; None: no document's.
     """
 
     size: int
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
+    def __init__(
+        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Infilling | None = None
+    ) -> None:
         if seq_length < 1:
             raise UserError(f"seq_length {seq_length}: expected 1 or more, for example 2048")
         self.directory, self.split, self.seq_length, self.seed = Path(directory), split, seq_length, seed
         self.info = read_info(self.directory)
         self.eos: int = self.info["eos_id"]
         self.tokens = open_tokens(self.directory / split)
+        self.infilling = infilling
 
     @abstractmethod
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -98,6 +103,15 @@ class Sequences(ABC):
     def label_counts(self) -> np.ndarray:
         """How often each id is a label that the loss counts in one epoch, int64 [highest id + 1]."""
 
+    def check_ids(self, ids: np.ndarray) -> None:
+        """`UserError` if ids that were read are not in the vocabulary: looking them up would read foreign memory."""
+        rows, lowest, highest = self.info["vocab_size"], int(ids.min(initial=0)), int(ids.max(initial=0))
+        if lowest < 0 or highest >= rows:
+            raise UserError(
+                f"{self.directory / self.split}.bin: id {lowest if lowest < 0 else highest}, but the vocabulary has "
+                f"{rows} (dataset.json); the file is damaged or of another tokenizer, restore or prepare it again"
+            )
+
     def indices(self, numbers: np.ndarray) -> np.ndarray:
         """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
         return sample_indices(numbers, self.size, self.seed)
@@ -107,9 +121,9 @@ class Sequences(ABC):
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
 
-    def sample(self, number: int) -> TrainingSample:
-        """The training sample with this global number."""
-        index = int(self.indices(np.array([number]))[0])
+    def sample(self, number: int, own: int | None = None) -> TrainingSample:
+        """The training sample with this global number, which in a blend is number `own` of this corpus."""
+        index = int(self.indices(np.array([number if own is None else own]))[0])
         batch = self.read(np.array([index]), np.array([number]))
         return TrainingSample(
             number,
@@ -142,6 +156,8 @@ class Sequences(ABC):
                 f"model.eos_token_id: {eos_token_id}, but the documents of {self.directory} end with {self.eos}; "
                 "set it to the dataset's"
             )
+        if self.infilling is not None:
+            self.infilling.check_rows(vocab_size)
 
 
 def read_info(directory: Path) -> dict[str, Any]:
@@ -156,11 +172,24 @@ class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
     There is no padding; documents are separated by eos. The loss counts a position iff its input is not eos: what
-    follows an eos belongs to another document (CodeGeeX release).
+    follows an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position, also
+    the first token of a document (CodeGen release).
     """
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
-        super().__init__(directory, split, seq_length, seed)
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        seq_length: int,
+        seed: int,
+        infilling: Infilling | None = None,
+        *,
+        loss_after_eos: bool = False,
+    ) -> None:
+        super().__init__(directory, split, seq_length, seed, infilling)
+        self.loss_after_eos = loss_after_eos
+        whole = infilling is not None and infilling.level == "document"
+        self._bounds = self._document_bounds() if whole else None
         self.size = (len(self.tokens) - 1) // seq_length
         if self.size < 1:
             raise UserError(
@@ -173,14 +202,48 @@ class PackedSequences(Sequences):
         check_whole(self.tokens)
         starts = indices * self.seq_length
         rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
+        self.check_ids(rows)
+        if self.infilling is not None:
+            for row, start, number in zip(rows, starts.tolist(), numbers.tolist(), strict=True):
+                self.infilling.check(row, f"{self.directory / self.split}.bin")
+                if self._bounds is None:
+                    self._rearrange(row, number)
+                else:
+                    self._take_rearranged(row, start, self._bounds)
         inputs, labels = rows[:, :-1], rows[:, 1:]
-        return make_batch(inputs, labels, inputs != self.eos, numbers)
+        return make_batch(inputs, labels, self._counted(inputs), numbers)
+
+    def _counted(self, inputs: np.ndarray) -> np.ndarray:
+        return np.ones(inputs.shape, bool) if self.loss_after_eos else inputs != self.eos
+
+    def _rearrange(self, row: np.ndarray, number: int) -> None:
+        """Rearrange the parts of documents in the row of a sample, in place."""
+        assert self.infilling is not None
+        ends = np.flatnonzero(row == self.eos).tolist()
+        for part, (before, end) in enumerate(itertools.pairwise([-1, *ends, len(row)])):
+            ids = row[before + 1 : end]
+            if found := self.infilling.rearrange(ids, (number, part), ended=end < len(row)):
+                ids[:] = found.ids
+
+    def _take_rearranged(self, row: np.ndarray, start: int, bounds: np.ndarray) -> None:
+        """Rearrange the documents that a row has parts of, each as a whole, and take the parts; in place."""
+        assert self.infilling is not None
+        stop = start + len(row)
+        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
+        for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first)):
+            if found := self.infilling.rearrange(self.tokens[low : high - 1], (number,)):
+                begin, end = max(start, low), min(stop, high - 1)
+                row[begin - start : end - start] = found.ids[begin - low : end - low]
+
+    def _document_bounds(self) -> np.ndarray:
+        """Where each document begins in the split, and where the last one ends."""
+        return np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
 
     def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; reads the split's index, which training does not keep in memory."""
         if not 0 <= index < self.size:
             raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
-        bounds = np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
+        bounds = self._document_bounds()
         start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
         return [
@@ -191,7 +254,8 @@ class PackedSequences(Sequences):
     def label_counts(self) -> np.ndarray:
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
-        return np.bincount(tokens[1:][tokens[:-1] != self.eos])
+        self.check_ids(tokens)
+        return np.bincount(tokens[1:][self._counted(tokens[:-1])])
 
 
 def check_whole(mapped: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ class Blend:
         self.directory, self.info, self.eos = self.corpora[0].directory, self.corpora[0].info, self.corpora[0].eos
         for other in self.corpora[1:]:
             _check_same_ids(self.corpora[0], other)
+        self.infilling = next((corpus.infilling for corpus in self.corpora if corpus.infilling is not None), None)
+        _check_same_sentinels(self.corpora)
         self._tables: list[_Table] = []
         for stage in stages:
             self._tables.append(self._table(stage, [names.index(name) for name in stage.corpora], global_batch))
@@ -127,7 +129,7 @@ class Blend:
     def sample(self, number: int) -> TrainingSample:
         """The training sample with this global number."""
         owners, times = self.locate(np.array([number]))
-        return replace(self.corpora[owners[0]].sample(int(times[0])), number=number)
+        return self.corpora[owners[0]].sample(number, int(times[0]))
 
     def check_model(self, vocab_size: int, eos_token_id: int) -> None:
         """`UserError` if a corpus holds ids beyond the model's table or ends its documents with another token."""
@@ -161,6 +163,22 @@ def mixed_before(
         if not first or first < samples
     ]
     return "; ".join(parts)
+
+
+def _check_same_sentinels(corpora: Sequence[Sequences]) -> None:
+    """`UserError` if two corpora are prepared for infilling with different sentinels."""
+    one: Sequences | None = None
+    for other in corpora:
+        if other.infilling is None:
+            continue
+        one = one or other
+        assert one.infilling is not None
+        if one.infilling.marks != other.infilling.marks:
+            ours, theirs = (list(corpus.infilling.marks.values()) for corpus in (one, other) if corpus.infilling)
+            raise UserError(
+                f"{KEY}: {one.directory} marks infilling with the ids {ours}, {other.directory} with {theirs}; prepare "
+                "both with the same sentinels, or set data.infill for all"
+            )
 
 
 def _check_same_ids(one: Sequences, other: Sequences) -> None:

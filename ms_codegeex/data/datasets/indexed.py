@@ -8,10 +8,12 @@ Layout of `.idx`, little-endian, as Megatron-LM's `indexed_dataset.py` writes it
 
 from __future__ import annotations
 
+import array
 import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,7 +25,7 @@ VERSION = 1
 DTYPE_CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 _HEADER = struct.Struct("<9sQBQQ")
 _SMALL_VOCABULARY = 1 << 16
-_SCAN = 1 << 22  # ids checked at a time when the whole file is checked
+_SCAN = 1 << 22  # ids checked at a time when the whole file is checked, or documents written at a time
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -51,7 +53,7 @@ class IndexedWriter:
         if not codes:
             raise ValueError(f"dtype {np.dtype(dtype)}: the format here takes uint16 or int32")
         self._code = codes[0]
-        self._sizes: list[int] = []
+        self._sizes = array.array("i")
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> IndexedWriter:
@@ -77,17 +79,25 @@ class IndexedWriter:
         if ids.dtype != self.dtype or ids.size != sizes.sum():
             raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
         self._stream.write(memoryview(ids).cast("B"))
-        self._sizes.extend(sizes.tolist())
+        self._sizes.frombytes(sizes.astype(np.int32).tobytes())
 
     def __exit__(self, *error: object) -> bool | None:
         if error[0] is None:
-            sizes = np.asarray(self._sizes, dtype="<i8")
-            pointers = (np.cumsum(sizes) - sizes) * self.dtype.itemsize
             with open(self._index_path, "wb") as stream:
-                stream.write(_HEADER.pack(MAGIC, VERSION, self._code, sizes.size, sizes.size + 1))
-                stream.write(sizes.astype("<i4").tobytes() + pointers.astype("<i8").tobytes())
-                stream.write(np.arange(sizes.size + 1, dtype="<i8").tobytes())
+                self._write_index(stream)
         return self._stack.__exit__(*error)
+
+    def _write_index(self, stream: BinaryIO) -> None:
+        """The content of `.idx`, in pieces: a large corpus has hundreds of millions of documents."""
+        sizes, place = np.frombuffer(self._sizes, np.int32), 0
+        stream.write(_HEADER.pack(MAGIC, VERSION, self._code, sizes.size, sizes.size + 1))
+        stream.write(sizes.astype("<i4", copy=False).tobytes())
+        for start in range(0, sizes.size, _SCAN):
+            ends = place + np.cumsum(sizes[start : start + _SCAN], dtype=np.int64) * self.dtype.itemsize
+            stream.write(np.concatenate(([place], ends[:-1])).astype("<i8").tobytes())
+            place = int(ends[-1])
+        for start in range(0, sizes.size + 1, _SCAN):
+            stream.write(np.arange(start, min(start + _SCAN, sizes.size + 1), dtype="<i8").tobytes())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.layout import TABLES
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
+from ms_codegeex.data.infilling.transform import Infilling, build, chosen
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256
 
@@ -21,18 +24,31 @@ SAMPLES, BLOCK = 64, 1 << 16  # hashed at every start, as hashing a whole file w
 
 if TYPE_CHECKING:
     from ms_codegeex.config import DataConfig, RunConfig
+    from ms_codegeex.config.sections import InfillConfig
 
 
-def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, reset_at_eos: bool = True) -> Sequences:
+def open_sequences(
+    directory: Path,
+    split: str,
+    seq_length: int,
+    seed: int,
+    *,
+    reset_at_eos: bool = True,
+    loss_after_eos: bool = False,
+    infill: InfillConfig | None = None,
+) -> Sequences:
     """One split of a dataset directory, of the kind that its dataset.json says.
+
+    `infill`: how texts are rearranged for infilling; without a rate, as dataset.json says; None: not at all.
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
-            would see each other because `reset_at_eos` is false.
+            would see each other because `reset_at_eos` is false, or of examples although `loss_after_eos` is true.
     """
-    kind = read_info(Path(directory)).get("kind")
+    info = read_info(Path(directory))
+    kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
-        return PackedSequences(directory, split, seq_length, seed)
+        return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos)
     if kind != KIND:
         raise UserError(
             f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
@@ -43,7 +59,26 @@ def open_sequences(directory: Path, split: str, seq_length: int, seed: int, *, r
             f"data.reset_at_eos: false, but {directory} holds examples of fine-tuning, which share rows and must not "
             "see each other; set it to true"
         )
-    return FineTuningRows(directory, split, seq_length, seed)
+    if loss_after_eos:
+        raise UserError(
+            f"data.loss_after_eos: true, but {directory} holds examples of fine-tuning, whose mask says what counts; "
+            "set it to false"
+        )
+    return FineTuningRows(directory, split, seq_length, seed, infilling)
+
+
+def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
+    """What rearranges the texts of a dataset; None if nothing does."""
+    settings = chosen(config, info, f"{directory}/dataset.json")
+    if settings is None:
+        return None
+    record = info.get("tokenizer")
+    if not isinstance(record, dict):
+        raise UserError(
+            f"data.infill: {directory} does not say which tokenizer made it, and texts are cut at characters; prepare "
+            "it again, or set data.infill.rate=0"
+        )
+    return build(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
 
 
 def absolute(data: DataConfig) -> DataConfig:
@@ -75,7 +110,8 @@ def absolute(data: DataConfig) -> DataConfig:
     elif blend is not None:
         blend = [{**stage, "weights": resolved(stage["weights"])} for stage in blend]
     validation = data.validation and str(Path(data.validation).absolute())
-    return replace(data, train=train, blend=blend, validation=validation)
+    held_out = {name: str(Path(directory).absolute()) for name, directory in data.held_out.items()}
+    return replace(data, train=train, blend=blend, validation=validation, held_out=held_out)
 
 
 def rounded_weights(data: DataConfig) -> str | None:
@@ -97,12 +133,16 @@ def directories(data: DataConfig) -> list[str]:
 
 def content_hashes(data: DataConfig) -> dict[str, str]:
     """For each directory that a run trains on, a hash of the content of its training split."""
-    return {name: _content_hash(Path(name)) for name in directories(data)}
+    return {name: content_hash(Path(name)) for name in directories(data)}
 
 
-def _content_hash(directory: Path) -> str:
-    """From the hashes in dataset.json and from samples of the files themselves, which may have been replaced."""
-    recorded, digest = read_info(directory).get("files"), hashlib.sha256()
+def content_hash(directory: Path) -> str:
+    """Hash of a dataset's training split, from the hashes in dataset.json and from samples of the files themselves,
+    which may have been replaced. `UserError` if it cannot be read."""
+    info, digest = read_info(directory), hashlib.sha256()
+    recorded = info.get("files")
+    if "infill" in info:
+        digest.update(f"{json.dumps(info['infill'], sort_keys=True)}\n".encode())
     entries = recorded if isinstance(recorded, dict) else {}
     names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
     for name in sorted(names - set(TABLES)):
@@ -126,13 +166,18 @@ def _sampled_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _opened(data: DataConfig, directory: str, split: str, seq_length: int, seed: int) -> Sequences:
+    """`open_sequences` with a run's settings; only training data is rearranged for infilling."""
+    infill = data.infill if split == "train" else None
+    settings = {"infill": infill, "reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
+    return open_sequences(Path(directory), split, seq_length, seed, **settings)
+
+
 def training_data(config: RunConfig) -> Sequences | Blend:
     """What a run trains on; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data, seq_length = config.data, config.seq_length
     corpora = {
-        name: open_sequences(
-            Path(name), "train", seq_length, stream_seed(config.seed, number), reset_at_eos=data.reset_at_eos
-        )
+        name: _opened(data, name, "train", seq_length, stream_seed(config.seed, number))
         for number, name in enumerate(directories(data))
     }
     if data.blend is None:
@@ -145,5 +190,32 @@ def validation_data(config: RunConfig) -> Sequences:
     first corpus of the last stage."""
     data = config.data
     last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
-    directory = Path(data.validation or str(last))
-    return open_sequences(directory, "validation", config.seq_length, config.seed, reset_at_eos=data.reset_at_eos)
+    directory = data.validation or str(last)
+    return _opened(data, directory, "validation", config.seq_length, config.seed)
+
+
+def held_out_data(config: RunConfig) -> dict[str, Sequences]:
+    """The validation splits of `data.held_out` by name; `UserError` naming the key if one is missing or damaged."""
+    found = {}
+    for name, directory in config.data.held_out.items():
+        try:
+            found[name] = _opened(config.data, directory, "validation", config.seq_length, config.seed)
+        except UserError as error:
+            raise UserError(f"data.held_out.{name}: {error}") from None
+    return found
+
+
+def check_held_out(held_out: Mapping[str, Sequences], trained: Path) -> None:
+    """`UserError` for a held-out dataset whose ids mean something else than those of the dataset `trained`. One
+    tokenizer may have more tokens than the other; what records no tokenizer is not compared."""
+    record = read_info(trained).get("tokenizer")
+    for name, data in held_out.items():
+        if not record or not data.info.get("tokenizer"):
+            continue
+        theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
+        odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
+        if odd is not None:
+            raise UserError(
+                f"data.held_out.{name}: token {odd} of {data.directory} is another one in {trained}; prepare both with "
+                "the same tokenizer"
+            )

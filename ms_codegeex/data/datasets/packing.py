@@ -8,6 +8,7 @@ import numpy as np
 
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
 from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.infilling.transform import Infilling
 from ms_codegeex.errors import UserError
 
 KIND = "finetune"  # "kind" in dataset.json
@@ -52,8 +53,15 @@ class FineTuningRows(Sequences):
     only on the dataset and `seq_length`; `seed` orders the rows.
     """
 
-    def __init__(self, directory: Path, split: str, seq_length: int, seed: int) -> None:
-        super().__init__(directory, split, seq_length, seed)
+    def __init__(
+        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Infilling | None = None
+    ) -> None:
+        super().__init__(directory, split, seq_length, seed, infilling)
+        if infilling is not None and self.info.get("task") != "completion":
+            raise UserError(
+                f"data.infill: {self.directory} holds {self.info.get('task')} examples, but only completions have a "
+                "middle; set data.infill.rate=0"
+            )
         longest = self.info.get("seq_length")
         if type(longest) is not int:
             raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
@@ -102,10 +110,13 @@ class FineTuningRows(Sequences):
             raise UserError(f"{path}: no token counts; give examples with answers")
         return mask
 
+    def _items_of(self, index: int) -> list[int]:
+        """The numbers of the examples in a row."""
+        return self._items[self._rows[index] : self._rows[index + 1]].tolist()
+
     def _row(self, index: int) -> list[tuple[int, int]]:
         """Start in the split and size of each example in a row."""
-        items = self._items[self._rows[index] : self._rows[index + 1]]
-        return [(int(self._starts[item]), int(self._sizes[item])) for item in items]
+        return [(int(self._starts[item]), int(self._sizes[item])) for item in self._items_of(index)]
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         """See `Sequences.read`."""
@@ -113,25 +124,38 @@ class FineTuningRows(Sequences):
         check_whole(self._mask)
         rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
         counted = np.zeros(rows.shape, bool)
-        for row, flags, index in zip(rows, counted, indices.tolist(), strict=True):
+        for row, flags, index, number in zip(rows, counted, indices.tolist(), numbers.tolist(), strict=True):
             place = 0
-            for start, size in self._row(index):
-                row[place : place + size] = self.tokens[start : start + size]
-                flags[place : place + size] = self._mask[start : start + size]
+            for item, (start, size) in zip(self._items_of(index), self._row(index), strict=True):
+                here = slice(place, place + size)
+                row[here] = self.tokens[start : start + size]
+                self.check_ids(row[here])
+                flags[here] = self._mask[start : start + size]
+                if self.infilling is not None:
+                    whole = self.infilling.level == "document"
+                    self._rearrange(row[here], flags[here], (item,) if whole else (number, item))
                 place += size
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
+
+    def _rearrange(self, ids: np.ndarray, flags: np.ndarray, place: tuple[int, ...]) -> None:
+        """Rearrange the answer of an example, in place; the prompt stays before the answer's first part."""
+        assert self.infilling is not None
+        self.infilling.check(ids, f"{self.directory / self.split}.bin")
+        prompt = int(flags.argmax())
+        if found := self.infilling.rearrange(ids[:-1], place, prompt=prompt):
+            ids[:-1], flags[:-1] = found.ids, found.counted
 
     def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; whole examples."""
         if not 0 <= index < self.size:
             raise IndexError(f"row {index}: {self.directory}/{self.split} has rows 0..{self.size - 1}")
-        items = self._items[self._rows[index] : self._rows[index + 1]]
-        return [DocumentSpan(int(item), 0, int(self._sizes[item])) for item in items]
+        return [DocumentSpan(item, 0, int(self._sizes[item])) for item in self._items_of(index)]
 
     def label_counts(self) -> np.ndarray:
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
+        self.check_ids(tokens)
         return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])
 
     @property

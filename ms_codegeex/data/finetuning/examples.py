@@ -3,11 +3,11 @@
 completion: `prompt` or `instruction` (+ `input`), then `completion`, `response` or `output`; the tag line of
     `language`, if given, precedes the prompt.
 chat: `messages`, a list of `{"role": "system" | "user" | "assistant", "content": ...}`. Each message of the assistant
-    is the answer of one example, whose prompt is everything before it, in a template.
+    is the answer of one example, whose prompt is everything before it, in a template of `data.conversations`.
 translation: `source_language`, `target_language`, `source`, `target`; the prompt is the line `code translation`, the
     source below its language, and the other language.
 
-Sources: CodeGeeX's fine-tuning packer and translation prompt; CodeGeeX2's chat template.
+Source: CodeGeeX's fine-tuning packer and translation prompt.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.languages import find_language, tag_text
 from ms_codegeex.errors import UserError
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
 ROLES = ("system", "user", "assistant")
+TURNS = {  # who may speak after whom
+    ("system", ""),
+    ("user", ""),
+    ("user", "system"),
+    ("user", "assistant"),
+    ("assistant", "user"),
+}
 
 
 class BadRecord(Exception):
@@ -39,29 +47,6 @@ class Example:
     prompt: str
     answer: str
     language: str = ""
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a conversation is written.
-
-    Attributes:
-        opening: before a user's message; `{round}` is its number, from 1.
-        answering: between question and answer.
-        closing: after an answer, before the next round.
-        system: around a system message; `{text}` is the message.
-    """
-
-    opening: str
-    answering: str
-    closing: str
-    system: str
-
-
-TEMPLATES = {
-    "codegeex2": Template("[Round {round}]\n\n问\uff1a", "\n\n答\uff1a", "\n\n", "{text}\n\n"),  # full-width colons
-    "plain": Template("User:\n", "\n\nAssistant:\n", "\n\n", "System:\n{text}\n\n"),
-}
 
 
 def parse(line: bytes) -> Mapping[str, Any]:
@@ -84,7 +69,7 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]],
 
     Args:
         task: completion, chat or translation.
-        template: a name of `TEMPLATES`, for chat.
+        template: a name of `conversations.TEMPLATES`, for chat.
         tags: scheme of the tag line for completions that name their language; `none` writes no tag.
     """
     if task == "completion":
@@ -92,6 +77,13 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]],
     if task == "chat":
         return lambda record: _chat(record, TEMPLATES[template])
     return lambda record: [_translation(record)]
+
+
+def task_of(record: Mapping[str, Any]) -> str:
+    """The task that a record's fields belong to."""
+    if "messages" in record:
+        return "chat"
+    return "translation" if {"source_language", "target_language"} & record.keys() else "completion"
 
 
 def _string(record: Mapping[str, Any], name: str) -> str:
@@ -135,7 +127,7 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
     return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
 
 
-def _chat(record: Mapping[str, Any], template: Template) -> list[Example]:
+def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
     """An example for each of the assistant's messages, with all that was said before as its prompt.
 
     One row for the whole conversation would need an end token after each answer, but an end token inside a row ends the
@@ -144,19 +136,14 @@ def _chat(record: Mapping[str, Any], template: Template) -> list[Example]:
     messages = record.get("messages")
     if not isinstance(messages, list):
         raise BadRecord("missing field", "messages, a list")
-    examples, prompt, number = [], "", 0
+    examples, said = list[Example](), list[tuple[str, str]]()
     for place, (role, content) in enumerate(map(_message, messages)):
-        before = messages[place - 1]["role"] if place else ""
-        if (role, before) in (("user", ""), ("user", "system"), ("user", "assistant")):
-            number += 1
-            prompt += template.opening.replace("{round}", str(number)) + content + template.answering
-        elif (role, before) == ("assistant", "user"):
-            examples.append(Example(prompt, _answer(content, f"message {place}")))
-            prompt += content + template.closing
-        elif (role, before) == ("system", ""):
-            prompt = template.system.replace("{text}", content)
-        else:
+        before = said[-1][0] if said else ""
+        if (role, before) not in TURNS:
             raise BadRecord("order of roles", f"message {place} is by {role} and follows {before or 'nothing'}")
+        if role == "assistant":
+            examples.append(Example(template.prompt(said), _answer(content, f"message {place}")))
+        said.append((role, content))
     if not examples:
         raise BadRecord("empty answer", "no message by the assistant")
     return examples
@@ -176,11 +163,15 @@ def translation_name(language: str) -> str:
         return language.strip()[:1].upper() + language.strip()[1:]
 
 
+def translation_prompt(source_name: str, target_name: str, source: str) -> str:
+    """CodeGeeX's translation prompt: the code below its language, and the other language."""
+    return f"code translation\n{source_name}:\n{source.rstrip()}\n{target_name}:\n"
+
+
 def _translation(record: Mapping[str, Any]) -> Example:
     source, target = _field(record, ("source",)), _field(record, ("target",))
     names = [translation_name(_field(record, (name,))) for name in ("source_language", "target_language")]
     for name in names:
         if not name or "\n" in name:
             raise BadRecord("unknown language", repr(name))
-    prompt = f"code translation\n{names[0]}:\n{source.rstrip()}\n{names[1]}:\n"
-    return Example(prompt, _answer(target, "target"), names[1])
+    return Example(translation_prompt(*names, source), _answer(target, "target"), names[1])

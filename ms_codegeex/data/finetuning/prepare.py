@@ -10,6 +10,7 @@ the border, which tokenising both together could give, never occur then.
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import Rejected
-from ms_codegeex.data.corpus.settings import ON_ERROR, TAGS
+from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
@@ -28,7 +31,9 @@ from ms_codegeex.data.corpus.writing import write_report
 from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.finetuning.examples import TEMPLATES, BadRecord, Example, parse, reader
+from ms_codegeex.data.finetuning.examples import BadRecord, Example, parse, reader, task_of
+from ms_codegeex.data.infilling.transform import infill_record
+from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
@@ -52,9 +57,10 @@ class FinetuneSettings:
             whose answer alone does not fit is dropped), or `drop` it.
         validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
         seed: decides that hash.
-        template: for conversations, a name of `examples.TEMPLATES`, or `auto`: the tokenizer's.
+        template: for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
         tags: scheme of the tag lines of completions that name their language; `none`: no tag lines.
         on_error: count and report a bad line (`skip`), or fail (`stop`).
+        infill: what runs on the dataset rearrange for infilling; None: nothing.
     """
 
     task: str
@@ -66,15 +72,16 @@ class FinetuneSettings:
     template: str = "auto"
     tags: str = "codegeex"
     on_error: str = "skip"
+    infill: InfillConfig | None = None
 
     def __post_init__(self) -> None:
         choices = {
             "task": TASKS,
             "overlong": ("truncate", "drop"),
             "template": ("auto", *TEMPLATES),
-            "tags": TAGS,
             "on_error": ON_ERROR,
         }
+        check_scheme(self.tags)
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
@@ -86,6 +93,13 @@ class FinetuneSettings:
             raise UserError(
                 f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
             )
+        if self.infill is not None and self.task != "completion":
+            raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
+
+    def record(self) -> dict[str, Any]:
+        """All settings, as dataset.json and report.json hold them."""
+        fields = asdict(self)
+        return fields if self.infill is not None else {k: v for k, v in fields.items() if k != "infill"}
 
 
 class RowEncoder:
@@ -95,17 +109,10 @@ class RowEncoder:
         self.tokenizer = load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
-        ids = self.tokenizer.encode("a")
-        # SentencePiece puts a space before every text; in the middle of a row it would be part of the answer.
-        self._head = [] if "".join(self.tokenizer.continuation(ids, ids)) == "a" else self.tokenizer.encode("\n")
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer as it follows its prompt, without end token."""
-        if self._head:
-            ids = self.tokenizer.encode("\n" + answer)
-            if ids[: len(self._head)] == self._head:
-                return ids[len(self._head) :]
-        return self._fast.encode(answer.encode()).tolist()
+        return self._fast.encode_inside(answer.encode()).tolist()
 
     def row(self, example: Example) -> tuple[np.ndarray, np.ndarray, bool] | None:
         """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was
@@ -239,10 +246,9 @@ def prepare_finetune(
     output, places = Path(output), ", ".join(map(str, inputs))
     check_output(output, replace)
     roots = user_roots(inputs)
-    files = [file for root in roots for file in _find(root)]
-    if not files:
-        raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give --input others")
+    files = _files(roots)
     encoder = RowEncoder(settings)
+    infill_record(settings.infill, encoder.tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
             work = _Work(settings, writer, encoder)
@@ -259,9 +265,30 @@ def prepare_finetune(
         description = _describe(directory, work, roots, splits)
         extra = {"truncated": work.found.truncated, "redacted": {}}
         documents, placed, found = writer.documents, writer.placed, description["found"]
-        write_report(directory, documents, placed, found, work.tally, asdict(settings), extra)
+        write_report(directory, documents, placed, found, work.tally, settings.record(), extra)
         write_json(directory / DATASET_JSON, description)
     return {**description, "output": str(output)}
+
+
+def recognised_task(inputs: Sequence[Path | str]) -> str:
+    """The task of the first record in these files and directories; `UserError` if there is none to be read."""
+    for _, path in _files(user_roots(inputs)):
+        for part in line_parts(path, path.stat().st_size)[:1]:
+            for _, line in read_lines(path, part, MOST_BYTES):
+                if isinstance(line, Broken):
+                    continue
+                with contextlib.suppress(BadRecord):
+                    return task_of(parse(line.removeprefix(codecs.BOM_UTF8)))
+    raise UserError(f"{', '.join(map(str, inputs))}: no line holds a JSON object; see docs/finetuning-data.md")
+
+
+def _files(roots: Sequence[Root]) -> list[tuple[str, Path]]:
+    """Identity and path of each file of examples; `UserError` if there are none."""
+    files = [file for root in roots for file in _find(root)]
+    if not files:
+        places = ", ".join(str(root.path) for root in roots)
+        raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give others")
+    return files
 
 
 def _find(root: Root) -> list[tuple[str, Path]]:
@@ -299,5 +326,6 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
             for reason, entry in sorted({**tally.dropped, **tally.problems}.items())
         },
         "files": file_records(directory, masked=True),
-        "settings": asdict(settings),
+        **infill_record(settings.infill, tokenizer),
+        "settings": settings.record(),
     }

@@ -12,7 +12,15 @@ from ms_codegeex.errors import UserError
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json", "tokenizer.model", CONFIG)
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenization_codegeex.py",
+    CONFIG,
+)
 
 __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 

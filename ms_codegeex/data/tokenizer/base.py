@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt, the prefix included."""
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of a text that continues another one: decoded after it, they are exactly this text."""
+        return self.encode(text)
+
+    @property
+    def sentinels(self) -> tuple[int, int, int]:
+        """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""
+        return self.vocab_size, self.vocab_size + 1, self.vocab_size + 2
+
+    def is_unused(self, number: int) -> bool:
+        """Whether an id stands for nothing that `encode` gives, nor for the end token or a part of the prefix."""
+        return number >= self.vocab_size
 
     @abstractmethod
     def token_bytes(self, number: int) -> bytes:
@@ -74,11 +88,11 @@ class Tokenizer(ABC):
 
         Joined, the pieces are the decoded whole without the text of `before`.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for data in self._pieces(before, ids):
-            if piece := decoder.decode(data):
+        text = Continuation(self, before)
+        for number in ids:
+            if piece := text.feed(number):
                 yield piece
-        if rest := decoder.decode(b"", final=True):
+        if rest := text.rest():
             yield rest
 
     def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
@@ -102,6 +116,29 @@ class Tokenizer(ABC):
             f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
             "check that the ids were made with it"
         )
+
+
+class Continuation:
+    """The text of ids that follow the ids `before`, one id at a time; see `Tokenizer.continuation`."""
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
+        self._ids: deque[int] = deque()
+        self._pieces = tokenizer._pieces(before, iter(self._ids.popleft, None))
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, number: int) -> str:
+        """The characters that the next id completes."""
+        self._ids.append(number)
+        return self._decoder.decode(next(self._pieces))
+
+    @property
+    def within_character(self) -> bool:
+        """Whether the next id goes on with a character that the last one began."""
+        return bool(self._decoder.getstate()[0])
+
+    def rest(self) -> str:
+        """What stands for a character that was not completed."""
+        return self._decoder.decode(b"", final=True)
 
 
 def not_text(text: Any) -> UserError:

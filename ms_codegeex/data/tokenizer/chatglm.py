@@ -52,6 +52,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
         self._bytes = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
         self._marked = frozenset(n for n in range(pieces) if self._model.id_to_piece(n).startswith(SPACE))
         self._check(model)
+        self._break = self.encode("\n")
 
     def _piece_bytes(self, number: int) -> bytes:
         """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""
@@ -84,6 +85,11 @@ class CodeGeeX2Tokenizer(Tokenizer):
             raise not_text(text) from None
         return self._model.encode(text)
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids without the space that SentencePiece puts before every text."""
+        ids = self.encode("\n" + text)
+        return ids[len(self._break) :] if ids[: len(self._break)] == self._break else self.encode(text)
+
     def encode_prompt(self, text: str) -> list[int]:
         """`[gMASK] sop` and the ids of the text."""
         return [*self.prefix, *self.encode(text)]
@@ -98,7 +104,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return self._bytes[number]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
-        front = not any(map(self.token_bytes, before))
+        front = not any(self.token_bytes(number) for number in before if number < self.vocab_size)  # no sentinels
         for number in ids:
             data = self.token_bytes(number)
             yield data[1:] if front and number in self._marked else data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Our own tokenizer encodes texts with a special token's name: versions of the library may treat them differently.
 _SPECIAL = re.compile(re.escape(EOS.encode()) + rb"|<\|extratoken_")
+# No token crosses from a visible character to a line break after it, so a text may be divided there.
+_BREAK = re.compile(rb"(?<=[!-~])\n")
 _HINT = b"<|e"  # a plain search, which rules out nearly all texts
 _SAMPLE = (
     "def f(x):\n        return x + 10_000  # it's\t\tok\r\n",
@@ -50,9 +52,36 @@ class CorpusEncoder:
 
         Nothing here starts a thread.
         """
-        if self.is_fast and (_HINT not in data or not _SPECIAL.search(data)):
+        if not self.is_fast:
+            return self._slowly(data)
+        if _HINT not in data:
             return self._fast.encode(data)
+        parts, end = [], 0
+        for start, stop in _with_special_names(data):
+            parts += [self._fast.encode(data[end:start]), self._slowly(data[start:stop])]
+            end = stop
+        return np.concatenate([*parts, self._fast.encode(data[end:])])
+
+    def _slowly(self, data: bytes) -> np.ndarray:
         return np.array(self._tokenizer.encode(data.decode("utf-8")), np.uint32)
+
+    def encode_inside(self, data: bytes) -> np.ndarray:
+        """The same for a text that continues another; see `Tokenizer.encode_inside`."""
+        if isinstance(self._tokenizer, ByteLevelTokenizer):
+            return self.encode(data)
+        return np.array(self._tokenizer.encode_inside(data.decode("utf-8")), np.uint32)
+
+
+def _with_special_names(data: bytes) -> Iterator[tuple[int, int]]:
+    """The lines with special tokens' names, as pieces between two places where the text may be divided, in order."""
+    end = 0
+    while found := _SPECIAL.search(data, end):
+        line = data.rfind(b"\n", end, found.start())
+        while line > end and not _BREAK.match(data, line):
+            line = data.rfind(b"\n", end, line)
+        after = _BREAK.search(data, found.end())
+        start, end = max(line, end), after.start() if after else len(data)
+        yield start, end
 
 
 def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
+from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_MODULE, write_codegeex_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file, read_json, write_json
 
@@ -28,6 +29,7 @@ EOS_ID = 50256
 TABLES = ("vocab.json", "merges.txt")
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 MODEL_MAX_LENGTH = 2048
+LONG = 4096  # characters, which take about ten milliseconds
 
 # sha256 over the tokens in id order and over the merges in rank order, one per line: content, not formatting.
 VOCAB_SHA256 = "e35a33a0b2250c932ffdafc4c3a3552aef0cc7af7a11e9ebfddf1d2a6517371f"
@@ -124,6 +126,8 @@ class ByteLevelTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never 50256."""
         try:
+            if isinstance(text, str) and len(text) >= LONG:  # for one text, the library does not let other threads run
+                return self._model.encode_batch_fast([text], add_special_tokens=False)[0].ids
             return self._model.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             raise not_text(text) from None
@@ -192,7 +196,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         if type(max_len) is not int or not 2 <= max_len <= longest:
             raise UserError(f"tokenizer max_len {max_len!r}: expected 2..{longest} spaces, the released models use 10")
         self.max_len = max_len
-        all_runs = {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, longest + 1)}
+        all_runs = self._spaces()
         names = _extra_tokens()
         super().__init__(
             runs={run: number for run, number in all_runs.items() if len(run) <= max_len},
@@ -200,6 +204,16 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
             further={number: text.encode() for text, number in (*names.items(), *all_runs.items())},
             tables=tables,
         )
+
+    @property
+    def sentinels(self) -> tuple[int, int, int]:
+        """`<|extratoken_1..3|>`, which stand for no run of spaces, whatever `max_len` is."""
+        return EOS_ID + 1, EOS_ID + 2, EOS_ID + 3
+
+    def is_unused(self, number: int) -> bool:
+        """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
+        runs = range(EOS_ID + START_EXTRA_ID, EOS_ID + START_EXTRA_ID + self.max_len - 1)
+        return number > EOS_ID and number not in runs
 
     @property
     def fingerprint(self) -> str:
@@ -214,9 +228,24 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         return {"ws_encoding_start_id": START_EXTRA_ID, "ws_encoding_length": self.max_len}
 
     def save(self, directory: Path | str) -> None:
-        """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`."""
-        config = {"tokenizer_class": self.tokenizer_class, **self._parameters(), "pad_token": EOS}
+        """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
+        transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
+        auto_map = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.{self.tokenizer_class}"]}
+        config = {
+            "tokenizer_class": self.tokenizer_class,
+            "auto_map": auto_map,
+            **self._parameters(),
+            "pad_token": EOS,
+        }
         self._save(directory, _extra_tokens(), config)
+        write_codegeex_files(
+            Path(directory), self._vocab, self._merges, EOS, _extra_tokens(), self._spaces(), self.max_len
+        )
+
+    def _spaces(self) -> dict[str, int]:
+        """Runs of spaces and their ids; text contains those of up to `max_len`."""
+        longest = EXTRA_TOKENS - START_EXTRA_ID + 2
+        return {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, longest + 1)}
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
@@ -260,6 +289,12 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         self._added = whitespace_tokens() if whitespace else {}
         further = {number: run.encode() for run, number in self._added.items()}
         super().__init__(runs=self._added, names={}, further=further, tables=tables)
+
+    @property
+    def sentinels(self) -> tuple[int, int, int]:
+        """The first rows after the white space tokens, in nl models too: multi models continue them."""
+        first = EOS_ID + 1 + len(whitespace_tokens())
+        return first, first + 1, first + 2
 
     @property
     def fingerprint(self) -> str:

@@ -44,6 +44,14 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
     return tokenizer
 
 
+def other_token(ours: Tokenizer, theirs: Tokenizer) -> int | None:
+    """The first id that both tokenizers have and read differently; None if one only adds tokens to the other."""
+    if ours.fingerprint == theirs.fingerprint:
+        return None
+    common = min(theirs.vocab_size, ours.vocab_size)
+    return next((i for i in range(common) if theirs.token_bytes(i) != ours.token_bytes(i)), None)
+
+
 def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> Tokenizer:
     """The tokenizer that a checkpoint's model was trained with.
 

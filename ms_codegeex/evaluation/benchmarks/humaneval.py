@@ -50,6 +50,7 @@ class HumanEval(Task):
     """
 
     name = "humaneval"
+    whole_programs = True
 
     def __init__(
         self,

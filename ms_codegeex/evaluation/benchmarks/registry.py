@@ -13,12 +13,12 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
     """The task that a recipe is for, over the user's data.
 
     `timeout` in seconds is only for tasks whose benchmark leaves it open (None: their default). `python` is the
-    interpreter of the programs of MTPB, DS-1000 and HumanEval (None: the one that runs us).
+    interpreter of the programs in Python and of SQL (None: the one that runs us), but not of HumanEval-X and MultiPL-E.
     """
     if timeout is not None and recipe.task in ("mtpb", "ds1000"):
         raise UserError(f"--timeout: {recipe.task} has the seconds of its benchmark; leave it out")
-    if python is not None and recipe.task == "humaneval-x":
-        raise UserError("--python: humaneval-x takes the machine's tool chains; leave it out")
+    if python is not None and recipe.task in ("humaneval-x", "multipl-e"):
+        raise UserError(f"--python: {recipe.task} takes the machine's tool chains; leave it out")
     if not data.exists():
         raise UserError(
             f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"
@@ -28,6 +28,10 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
 
         languages = recipe.languages or None
         return humaneval_x.build(data, languages, recipe.translate_from, recipe.tag, timeout, recipe.rules)
+    if recipe.task == "multipl-e":
+        from ms_codegeex.evaluation.benchmarks import multipl_e
+
+        return multipl_e.build(data, recipe.languages or None, timeout)
     if recipe.task == "mtpb":
         from ms_codegeex.evaluation.benchmarks import mtpb
 
@@ -36,7 +40,15 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
         from ms_codegeex.evaluation.benchmarks import ds1000
 
         return ds1000.build(data, recipe.mode, python)
+    seconds = {} if timeout is None else {"timeout": timeout}
+    if recipe.task == "sql":
+        from ms_codegeex.evaluation.benchmarks import sql
+
+        return sql.Sql(data, python=python, **seconds)
+    if recipe.task == "evalplus":
+        from ms_codegeex.evaluation.benchmarks import evalplus
+
+        return evalplus.build(data, python=python, **({} if timeout is None else {"seconds": timeout}))
     from ms_codegeex.evaluation.benchmarks import humaneval
 
-    seconds = {} if timeout is None else {"timeout": timeout}
     return humaneval.build(data, cut=recipe.cut, strip=recipe.strip, python=python, **seconds)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
-from ms_codegeex.evaluation.rows import MODES, fingerprint, in_order, judgement_row, key
+from ms_codegeex.evaluation.rows import fingerprint, in_order, judgement_row, key
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 from ms_codegeex.evaluation.threads import in_parallel
@@ -44,7 +44,7 @@ def judge(
         first = group[0]
         if first.finish == UNREAD:
             reason = str(first.extra.get("reason", ""))
-            nothing = Judgement(*key(asdict(first)), dict.fromkeys(MODES, Verdict.ERROR), 0.0, None, reason)
+            nothing = Judgement(*key(asdict(first)), dict.fromkeys(task.modes, Verdict.ERROR), 0.0, None, reason)
             return judgement_row(nothing, first)
         return judgement_row(task.judge(by_id[first.task_id], first, sandbox), first)
 

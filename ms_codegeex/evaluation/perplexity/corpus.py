@@ -79,7 +79,7 @@ def measure(
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, skipped = Score(0.0, 0), 0, 0, True, list[Path]()
     with tqdm(desc="tokens", unit="token", disable=None if progress else True) as bar:
-        for ids in _documents(model, paths, skipped):
+        for ids in corpus_documents(model, paths, skipped):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False
                 break
@@ -95,7 +95,7 @@ def measure(
     return CorpusPerplexity(total, size, documents, window, stride, len(skipped), whole)
 
 
-def _documents(model: Scorer, paths: Sequence[Path], skipped: list[Path]) -> Iterator[list[int]]:
+def corpus_documents(model: Scorer, paths: Sequence[Path], skipped: list[Path]) -> Iterator[list[int]]:
     """The ids of each non-empty document, without the end-of-document token."""
     for path in map(Path, paths):
         if (path / "dataset.json").is_file():

@@ -97,7 +97,7 @@ def _log_sum(row: np.ndarray) -> float:
 
 
 class LogitsFile:
-    """Logits written by one model, to be read back in the same order beside another one's."""
+    """Logits written by one model, to be read back in the same order and compared with another's."""
 
     def __init__(self, stream: IO[bytes], width: int):
         self._stream, self._width = stream, width

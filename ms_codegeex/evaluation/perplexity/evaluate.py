@@ -2,63 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity.corpus import measure
 from ms_codegeex.evaluation.perplexity.difference import STEP, LogitsModel, compare
 from ms_codegeex.evaluation.reports import page
-from ms_codegeex.evaluation.sampling.samplers import model_identity
 
 
 def evaluate_corpus(
-    model: Path,
+    model: LocalModel,
     data: Path,
     output: Path,
     window: int | None = None,
     stride: int | None = None,
     max_tokens: int | None = None,
-    against: Path | None = None,
-    fast: bool = False,
-    threads: int | None = None,
+    against: LocalModel | None = None,
+    more: Callable[[], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report.
 
-    With `against`, another model of the same tokenizer, the report says how much `model` differs from it. `fast` as in
-    `SlotEngine`, for `model` only.
+    With `against`, another model of the same tokenizer, the report says how much `model` differs from it. What `more()`
+    returns joins a report that is complete without it.
     """
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
     if against is not None and stride is not None:
         raise UserError("--stride: not with --against, whose windows do not overlap; leave it out")
     with sole_writer(output):
-        models = _Models(model, against, fast, threads)
-        return _evaluate_corpus(models, data, output, (window, stride, max_tokens))
+        models = _Models(model, against)
+        result = _evaluate_corpus(models, data, output, (window, stride, max_tokens))
+        if more is not None:
+            result |= more()
+            page.write(output, result)
+        return result
 
 
 class _Models:
     """The models of an evaluation, opened one after the other; `identities` of those that were."""
 
-    def __init__(self, model: Path, against: Path | None, fast: bool, threads: int | None):
-        self.model, self.against, self.fast, self.threads = model, against, fast, threads
+    def __init__(self, model: LocalModel, against: LocalModel | None):
+        self.model, self.against = model, against
         self.identities: dict[str, dict[str, Any]] = {}
 
     def open_model(self) -> LogitsModel:
         """The one to evaluate."""
-        return self._open("model", self.model, self.fast)
+        return self._open("model", self.model)
 
     def open_other(self) -> LogitsModel:
         """The one to compare it with."""
         assert self.against is not None
-        return self._open("against", self.against, False)
+        return self._open("against", self.against)
 
-    def _open(self, name: str, path: Path, fast: bool) -> LogitsModel:
-        from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
-
-        generator = Generator(path, threads=self.threads, fast=fast)
-        self.identities[name] = model_identity(generator.path, fast)
+    def _open(self, name: str, model: LocalModel) -> LogitsModel:
+        generator, self.identities[name] = model.open()
         return generator
 
 

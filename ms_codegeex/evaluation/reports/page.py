@@ -20,14 +20,16 @@ def render(report: Mapping[str, Any]) -> str:
     scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
     parts = [
         ("Summary", _summary(report)),
-        ("Scores", _scores(scores) or ("" if report.get("task") == "perplexity" else nothing)),
+        ("Scores", _scores(scores) or ("" if report.get("task") in ("perplexity", "infilling") else nothing)),
         ("Charts", _charts(scores)),
         ("Verdicts", _verdicts(report.get("verdicts", {}))),
         ("Left out, references and known defects", _references(report)),
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
+        ("Infilling", _infilling(report.get("infilling", {}))),
         ("Difference from the other model", _difference(report)),
-        ("Published results", "".join(_published(each) for each in report.get("published", []))),
+        ("Valid answers to HumanEval-X", _validity(report.get("validity", {}))),
+        ("Published results", "".join(published_table(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
     return page("Evaluation report", [(title, content) for title, content in parts if content])
@@ -40,7 +42,8 @@ def write(output: Path, report: Mapping[str, Any]) -> None:
         temporary.write_text(render(report), encoding="utf-8")
 
 
-def _name(value: str) -> str:
+def label_of(value: str) -> str:
+    """A language as people write it."""
     return LABELS.get(value, value)
 
 
@@ -89,7 +92,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
             def pick(each: Mapping[str, Any], label: str = label, value: str = value) -> Any:
                 return each["by"].get(label, {}).get(value)
 
-            rows.append([f"{text(label)}: {text(_name(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
+            rows.append([f"{text(label)}: {text(label_of(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
     small = (
         "In parentheses: 95 % intervals, bootstrapped over problems. Rely on strict; published is the original rule."
@@ -107,9 +110,12 @@ def _charts(scores: Mapping[str, Any]) -> str:
         label = next((label for label, values in score["by"].items() if len(values) > 1), None)
         groups = score["by"][label] if label else {}
         title = f"{text(mode)}: {'pass@1' if 'pass_at' in score['all'] else 'pass rate'} by {text(label)}"
-        rates = [(_name(name), group["pass_rate"]["value"]) for name, group in groups.items()]
+        rates = [(label_of(name), group["pass_rate"]["value"]) for name, group in groups.items()]
         figures.append(bars(title, [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
-        lines = {"all": score["all"].get("curve", []), **{_name(n): g.get("curve", []) for n, g in groups.items()}}
+        lines = {
+            "all": score["all"].get("curve", []),
+            **{label_of(n): g.get("curve", []) for n, g in groups.items()},
+        }
         figures.append(curves(f"{text(mode)}: pass@k", lines, "k"))
     return charts(figures) if any(figures) else ""
 
@@ -119,19 +125,19 @@ def _verdicts(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     for mode, groups in modes.items():
         for name, found in groups.items():
             cells = [count(found[verdict]) if verdict in found else "" for verdict in VERDICTS]
-            rows.append([f"{text(mode)}: {text(_name(name))}", *cells])
+            rows.append([f"{text(mode)}: {text(label_of(name))}", *cells])
     return table(("", *VERDICTS), rows, len(VERDICTS)) if rows else ""
 
 
 def _references(report: Mapping[str, Any]) -> str:
     parts = []
     if missing := report.get("missing", {}):
-        rows = [[text(_name(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
+        rows = [[text(label_of(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
         parts.append(table(("missing on this machine", "how to install it"), rows))
     if left := {**report.get("skipped", {}), **report.get("refused", {})}:
-        parts.append(table(("not judged", "reason"), [[text(_name(name)), text(why)] for name, why in left.items()]))
+        parts.append(_not_judged(left))
     if found := report.get("references", {}):
-        rows = [[text(_name(name)), count(each["passed"]), count(each["total"])] for name, each in found.items()]
+        rows = [[text(label_of(name)), count(each["passed"]), count(each["total"])] for name, each in found.items()]
         parts.append(table(("references", "passed", "of"), rows, 2))
         bad = [
             [f"<code>{text(problem)}</code>", kind, text(why)]
@@ -143,6 +149,10 @@ def _references(report: Mapping[str, Any]) -> str:
     if defects := report.get("known_defects", {}):
         parts.append(table(("known defect", "description"), [[text(name), text(why)] for name, why in defects.items()]))
     return "".join(parts)
+
+
+def _not_judged(reasons: Mapping[str, str]) -> str:
+    return table(("not judged", "reason"), [[text(label_of(name)), text(why)] for name, why in reasons.items()])
 
 
 def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -157,6 +167,20 @@ def _perplexity(found: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in found.items() if value is not None}
     rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in shown.items()]
     return table(("", ""), rows, 1) if rows else ""
+
+
+def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    rows, heads = [], ("", "asked by", "spans", "exact match", "perplexity", "bits per byte", "tokens")
+    for kind, ways in kinds.items():
+        for way, found in ways.items():
+            match = f"{100 * found['exact match']:.1f} ({100 * found['standard error']:.1f}) %"
+            figures = [match, f"{found['perplexity']:.3f}", f"{found['bits per byte']:.3f}", count(found["tokens"])]
+            rows.append([text(kind), text(way), count(found["spans"]), *figures])
+    small = (
+        "In parentheses: standard errors. Asked by infill: prefix and suffix between the model's sentinels; the whole "
+        "answer must be the middle. Asked by prefix: without the suffix; the answer must begin with the middle."
+    )
+    return table(heads, rows, len(heads) - 2) + note(small) if rows else ""
 
 
 def _difference(report: Mapping[str, Any]) -> str:
@@ -175,7 +199,24 @@ def _difference(report: Mapping[str, Any]) -> str:
     )
 
 
-def _published(found: Mapping[str, Any]) -> str:
+def _validity(found: Mapping[str, Any]) -> str:
+    languages, left_out = found.get("languages", {}), found.get("left_out", {})
+    names = dict.fromkeys(name for models in languages.values() for name in models)
+    keys = ("answers", "valid", "passed")
+    heads = ["", *(f"{text(name)}: {key}" for name in names for key in keys)]
+    rows = [
+        [
+            text(label_of(language)),
+            *(count(models[name][key]) if name in models else "" for name in names for key in keys),
+        ]
+        for language, models in languages.items()
+    ]
+    parts = [table(heads, rows, len(heads) - 1)] if rows else []
+    return "".join(parts) + (_not_judged(left_out) if left_out else "")
+
+
+def published_table(found: Mapping[str, Any]) -> str:
+    """A table of published results."""
     rows = [[text(name), *(text(cell) for cell in cells)] for name, cells in found["rows"].items()]
     source = note(text(f"{found['source']}. Per cent unless said otherwise; ~ marks values that were not checked."))
     return f"<h3>{text(found['title'])}</h3>" + table(("", *found["columns"]), rows, len(found["columns"])) + source

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ms_codegeex.evaluation.reports import estimators
-from ms_codegeex.evaluation.rows import MODES
 from ms_codegeex.evaluation.task import Problem, Task
 
+FORMAT = "ms-codegeex evaluation report"
 KS = (1, 10, 100)
 ProblemCounts = dict[str, tuple[int, int]]  # problem -> samples judged, samples passed
 
@@ -19,10 +19,10 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     rows = [row for row in results if row["task_id"] in {problem.id for problem in problems}]
     chosen = {problem.id: problem for problem in problems}
     finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
-    modes = [mode for mode in MODES if any(mode in row["verdicts"] for row in rows)]
+    modes = [mode for mode in task.modes if any(mode in row["verdicts"] for row in rows)]
     cases = task.samples_per_problem(1) > 1
     return {
-        "format": "ms-codegeex evaluation report",
+        "format": FORMAT,
         "version": 1,
         "task": task.name,
         "problems": {"chosen": len(chosen), "judged": len({row["task_id"] for row in rows})},

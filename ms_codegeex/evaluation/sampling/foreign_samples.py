@@ -21,9 +21,9 @@ OURS = ("completion_id", "prompt", "generation", "finish", "extra")
 def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterator[Sample]:
     """The samples of these problems in a .jsonl or .jsonl.gz file, numbered in file order.
 
-    Rows have `task_id` and either `completion` (HumanEval's format: judged as it is) or `generation` (the published
-    formats: cleaned up like a model's text). Our own rows are taken over unchanged. A row about an unknown problem
-    is a `UserError`.
+    Rows have `task_id` and either `completion` (HumanEval's format: judged as it is), `solution` (EvalPlus's: a whole
+    program) or `generation` (the published formats: cleaned up like a model's text). Our own rows are taken over
+    unchanged. A row about an unknown problem is a `UserError`.
     """
     chosen, known = {problem.id: problem for problem in problems}, {problem.id for problem in task.problems}
     count: Counter[str] = Counter()
@@ -42,9 +42,10 @@ def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, w
         if found := flaws(task, SAMPLE)(ours):
             raise UserError(f"{where}: {found}; remove the row, or restore the file")
         return sample_from(ours)
-    name = next((name for name in ("completion", "generation") if name in row), None)
+    names = ("completion", "generation", *(("solution",) if task.whole_programs else ()))
+    name = next((name for name in names if name in row), None)
     if name is None:
-        raise UserError(f"{where}: neither completion nor generation; it has {', '.join(row)}")
+        raise UserError(f"{where}: none of {', '.join(names)}; it has {', '.join(row)}")
     if not isinstance(row[name], str):
         raise UserError(f"{where}: {name}: found {type(row[name]).__name__}, expected text")
     finish = FINISH.get(row.get("finish"), "given") if isinstance(row.get("finish"), int) else "given"
@@ -53,6 +54,8 @@ def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, w
         return Completion(row[name], finish)
 
     sample = task.produce(problem, number, 0, replay)  # adds the prompt and the task's `extra`
+    if name == "solution":
+        return replace(sample, prompt="", generation=row[name])
     return replace(sample, generation=row[name]) if name == "completion" else sample
 
 

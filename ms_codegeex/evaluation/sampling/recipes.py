@@ -13,8 +13,8 @@ from ms_codegeex.config.values import read_yaml
 from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import find_config
 
-TaskName = Literal["humaneval-x", "mtpb", "ds1000", "humaneval", "perplexity"]
-LanguageName = Literal["python", "cpp", "java", "js", "go", "rust"]
+TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql", "perplexity"]
+LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Recipe:
     max_length: Positive | None = None  # of prompt and answer together; None: the model's
     seed: Natural = 42
     stops: tuple[str, ...] = ()  # texts that end an answer, in addition to the task's rule; not part of it
-    languages: tuple[LanguageName, ...] = ()  # HumanEval-X; empty: every language in the data
+    languages: tuple[LanguageName, ...] = ()  # HumanEval-X, MultiPL-E; empty: every language in the data
     translate_from: LanguageName | None = None  # HumanEval-X: translation instead of generation
     tag: bool = False  # HumanEval-X: CodeGeeX's language tag before the prompt
     rules: Literal["codegeex", "codegeex2"] | None = None  # HumanEval-X: where an answer ends; None: by the tag

@@ -5,21 +5,38 @@ Each is a `task.Complete`: the same prompt, settings and seed give the same text
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import Completion, Stop
-from ms_codegeex.files import sha256
 from ms_codegeex.generation import stopping
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
 # in the error messages of servers
 TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
+
+
+class UnreachableServer(UserError):
+    """A server that does not answer at all."""
+
+    def __init__(self, reason: str, advice: str):
+        super().__init__(f"--url: {reason}; {advice}")
+        self.reason = reason
+
+
+class FailedServer(RunFailure):
+    """A server that fell silent, or answered something that is no answer."""
+
+    def __init__(self, reason: str, advice: str = "run the same command again to continue"):
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
+
+SERVER_FAILURES = (UnreachableServer, FailedServer)
 
 
 class Sampler(Protocol):
@@ -40,44 +57,14 @@ def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     return texts if stop is None else stopping.first_of(texts, stop)
 
 
-def cut(text: str, recipe: Recipe) -> str:
-    """The text before the first of the recipe's stop texts, as servers return it."""
-    return text[: min((place for word in recipe.stops if (place := text.find(word)) >= 0), default=len(text))]
-
-
-def model_identity(path: Path, fast: bool = False) -> dict[str, Any]:
-    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory; and whether it runs
-    `fast`."""
-    if fast:
-        return {**model_identity(path), "fast": True}
-    if path.is_file():
-        return {"path": str(path), "sha256": sha256(path)}
-    if (path / "manifest.json").is_file():  # has the hash of every tensor
-        return {"path": str(path), "sha256": sha256(path / "manifest.json")}
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.is_file()):
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return {"path": str(path), "sha256": digest.hexdigest()}
-
-
 class EngineSampler:
-    """Our decoding engine, `slots` texts at a time (default: as many as fit). Samples of one prompt share its keys and
+    """Our decoding engine, as many texts at a time as the model has slots. Samples of one prompt share its keys and
     values; a text does not depend on the others."""
 
-    def __init__(
-        self,
-        path: Path,
-        recipe: Recipe,
-        *,
-        slots: int | None = None,
-        fast: bool = False,
-        threads: int | None = None,
-    ):
-        from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
-
-        self.generator, self.recipe = Generator(path, threads=threads, slots=slots, fast=fast), recipe
+    def __init__(self, model: LocalModel, recipe: Recipe):
+        self.recipe = recipe
+        self.generator, self.identity = model.open()
         self.concurrency = self.generator.slots + 1  # the next text waits for the first slot that becomes free
-        self.identity = model_identity(self.generator.path, fast)
         self.limit = min(self.generator.seq_length, recipe.max_length or self.generator.seq_length)
 
     def __call__(
@@ -104,7 +91,7 @@ class EngineSampler:
             place = scan(piece)
             text += piece[:place]
             if place is not None:
-                return Completion(cut(text, recipe), "stop")
+                return Completion(stopping.cut(text, recipe.stops), "stop")
         return Completion(text, "length" if new >= room else "eos")
 
 
@@ -147,7 +134,7 @@ class ServerSampler:
         return known[0]
 
     def _asked(self, request: Any) -> Any:
-        """The answer to a request. What the user can fix is a `UserError`; anything else is a `RunFailure`,
+        """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,
         after which the same command continues."""
         import openai
 
@@ -162,17 +149,15 @@ class ServerSampler:
                 f"--url: {self.url} has no such model or no completions ({_reason(error)}); addresses mostly end in /v1"
             ) from None
         except openai.APITimeoutError:
-            raise RunFailure(
-                f"{self.url} is silent for {self.timeout:g} s (--url-timeout); run the same command again to go on"
-            ) from None
+            raise FailedServer(f"{self.url} is silent for {self.timeout:g} s (--url-timeout)") from None
         except openai.APIConnectionError as error:
-            raise UserError(
-                f"--url: {self.url} cannot be reached ({error.__cause__ or error}); is the server up?"
+            raise UnreachableServer(
+                f"{self.url} cannot be reached ({error.__cause__ or error})", "is the server up?"
             ) from None
         except openai.BadRequestError as error:
             raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); see --url-field") from None
         except openai.APIError as error:
-            raise RunFailure(f"{self.url}: {_reason(error)}; run the same command again to go on") from None
+            raise FailedServer(f"{self.url}: {_reason(error)}") from None
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
@@ -194,7 +179,7 @@ class ServerSampler:
                 return self._asked(request)
             except _Unreadable as error:  # in mid-answer, where the client does not retry
                 reason = str(error)
-        raise RunFailure(f"{self.url} {reason}; run the same command again to go on")
+        raise FailedServer(f"{self.url} {reason}")
 
     def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
@@ -217,22 +202,22 @@ class ServerSampler:
                 place = scan(piece)
                 text += piece[:place]
                 if place is not None:
-                    return Completion(cut(text, recipe), "stop")
+                    return Completion(stopping.cut(text, recipe.stops), "stop")
                 finish = choice.finish_reason or finish
         if finish is None:
             raise _Unreadable("breaks off its answers" if seen else "sends answers without choices")
         return Completion(text, "length" if finish == "length" else "eos")
 
     def _check_kind(self, response: Any) -> None:
-        """A response that is not a stream of events is a `RunFailure` that says what it is."""
+        """A response that is not a stream of events is a `FailedServer` that says what it is."""
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/event-stream", ""):
             return
         beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
         what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
-        raise RunFailure(
-            f"{self.url} answers {what} instead of a stream of events ({beginning!r}); expected OpenAI's "
-            "/v1/completions with stream: true"
+        raise FailedServer(
+            f"{self.url} answers {what} instead of a stream of events ({beginning!r})",
+            "expected OpenAI's /v1/completions with stream: true",
         )
 
     def _choices(self, stream: Any) -> Iterator[Any]:

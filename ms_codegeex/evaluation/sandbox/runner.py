@@ -181,7 +181,7 @@ def open_sandbox(mode: str = "strict") -> Sandbox:
     missing = sandbox.missing
     if missing and mode == "strict":
         problems = "; ".join(f"{name}: {problem}" for name, problem in missing.items())
-        raise UserError(f"sandbox: layers are missing ({problems}); or go on without them by --sandbox best-effort")
+        raise UserError(f"sandbox: layers are missing ({problems}); or do without them: --sandbox best-effort")
     return sandbox
 
 

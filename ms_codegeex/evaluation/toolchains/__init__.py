@@ -1,4 +1,4 @@
-"""The compilers and interpreters of HumanEval-X: where they are, how they are called, what is prepared once."""
+"""Compilers and interpreters of two benchmarks: where they are, how they are called, what is prepared once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript
+from ms_codegeex.evaluation.toolchains.multipl_e import Bash, PlainCpp, PlainGo, PlainJava, PlainJavaScript, PlainRust
 from ms_codegeex.evaluation.toolchains.python import Python
 from ms_codegeex.evaluation.toolchains.rust import Rust
 
-__all__ = ["TOOL_CHAINS", "Program", "RunPlan", "TimeLimits", "ToolChain", "tool_chain"]
+__all__ = ["PLAIN_TOOL_CHAINS", "TOOL_CHAINS", "Program", "RunPlan", "TimeLimits", "ToolChain", "tool_chain"]
 
 TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, Cpp, Java, JavaScript, Go, Rust)}
+
+PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {
+    kind.language: kind for kind in (Python, PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash)
+}
 
 
 def tool_chain(language: str, cache: Path | None = None) -> ToolChain:

@@ -8,6 +8,7 @@ source knows only the first, a program that prints its input neither.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import ClassVar
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.toolchains.installed import PATH
 from ms_codegeex.files import user_cache
 from ms_codegeex.locks import locked
@@ -30,6 +31,7 @@ from ms_codegeex.locks import locked
 INSIDE = Path(__file__).with_name("inside")
 PREPARING = 900.0  # seconds for a command that fills the cache
 ALONE = 2  # processes: the sandbox's first and the program, which therefore cannot test its tests in a fork
+TAIL = 2000  # characters of a program's output that are kept
 COMPLETE = "complete"  # a file in a complete cache
 
 
@@ -145,7 +147,9 @@ class ToolChain(ABC):
 
     def _made(self) -> Path:
         key = hashlib.sha256(f"{self.found}".encode())
-        for path in (Path(str(sys.modules[type(self).__module__].__file__)), *(INSIDE / name for name in self.sources)):
+        kinds = type(self).__mro__[: type(self).__mro__.index(ToolChain)]
+        modules = (Path(str(sys.modules[kind.__module__].__file__)) for kind in kinds)
+        for path in (*modules, *(INSIDE / name for name in self.sources)):
             key.update(path.read_bytes())
         place = self._root / f"{self.language}-{key.hexdigest()[:16]}"
         with exclusive(place.with_suffix(".lock")):
@@ -191,6 +195,37 @@ class ToolChain(ABC):
         if any(words in text for words in self.no_memory):
             return Verdict.MEMORY
         return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts of a program, and its executions: `compiling` ones that compile, then the run."""
+
+    verdicts: Mapping[str, Verdict]
+    executions: Sequence[Execution]
+    compiling: int
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The wall clock of compiling, and of running as far as it got."""
+        parts = {"compile": self.executions[: self.compiling], "run": self.executions[self.compiling :]}
+        return {f"{name}_seconds": round(sum(each.seconds for each in part), 3) for name, part in parts.items()}
+
+    @property
+    def tail(self) -> str:
+        """The end of the last command's output. Go and Rust report failures on standard output."""
+        last = self.executions[-1]
+        return (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
+
+
+def run_and_judge(chain: ToolChain, program: Program, sandbox: Sandbox, seconds: float) -> Judged:
+    """Compile and run a program with its tests, for at most so many seconds."""
+    chain.prepare()
+    token, challenge = secrets.token_hex(8), secrets.token_hex(8)
+    plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, seconds))
+    executions = sandbox.run(plan.commands, plan.files, chain.readable())
+    witness = f"witness-{token}-{challenge}".encode("ascii")
+    return Judged(judge(chain, program, plan, executions, witness), executions, plan.compiling)
 
 
 def judge(

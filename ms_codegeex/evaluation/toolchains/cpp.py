@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPlan, TimeLimits, ToolChain
@@ -11,7 +12,7 @@ from ms_codegeex.evaluation.toolchains.installed import output_of, program_of
 
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
 # return whatever a register holds, which may be right.
-FLAGS = ("-std=c++11", "-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
+FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 LIBRARIES = ("boost/any.hpp", "openssl/md5.h")
 
@@ -24,20 +25,23 @@ class Cpp(ToolChain):
     sources = ("witness.cpp",)
     failed_assertion = (b": Assertion `",)
     no_memory = (b"std::bad_alloc",)
+    standard: ClassVar[str] = "-std=c++11"
+    headers: ClassVar[tuple[str, ...]] = HEADERS
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
 
     def version(self) -> str | None:
         """The compiler's version, None if it or a library is missing."""
         compiler = program_of("g++")
-        found = [any((Path(place) / name).exists() for place in includes()) for name in LIBRARIES]
+        found = [any((Path(place) / name).exists() for place in includes()) for name in self.libraries]
         return output_of(compiler, "--version") if compiler and all(found) else None
 
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""
-        (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in HEADERS))
+        (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in self.headers))
         shutil.copy(INSIDE / "witness.cpp", cache)
         compiler = self.compiler
-        self.run_tool([compiler, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
-        self.run_tool([compiler, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
+        self.run_tool([compiler, self.standard, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
+        self.run_tool([compiler, self.standard, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
 
     @property
     def compiler(self) -> str:
@@ -46,7 +50,7 @@ class Cpp(ToolChain):
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
         """Compile, then run."""
-        words = [self.compiler, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
+        words = [self.compiler, self.standard, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
         words += [f"{self.inside}/witness.o", "-o", "main", *program.libraries]
         build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
         run = Command(["./main"], self.limits(seconds.run, processes=ALONE), {}, challenge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
@@ -25,6 +26,7 @@ class Go(ToolChain):
     sources = ("witness.go",)
     failed_assertion = (b"Error Trace:",)
     no_memory = (b"fatal error: runtime: out of memory",)
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
 
     @cached_property
     def go(self) -> str:
@@ -33,7 +35,7 @@ class Go(ToolChain):
 
     def version(self) -> str | None:
         """Go's version, None if Go or a library is missing."""
-        libraries = all((DEBIAN / "src" / name).is_dir() for name in LIBRARIES)
+        libraries = all((DEBIAN / "src" / name).is_dir() for name in self.libraries)
         return output_of(self.go, "version") if program_of("go") and libraries else None
 
     def make(self, cache: Path) -> None:
@@ -41,7 +43,7 @@ class Go(ToolChain):
         package = cache / "path/src/ms_codegeex/witness"
         package.mkdir(parents=True)
         shutil.copy(INSIDE / "witness.go", package)
-        imports = "".join(f'\t_ "{name}"\n' for name in (*PACKAGES, "ms_codegeex/witness", *LIBRARIES))
+        imports = "".join(f'\t_ "{name}"\n' for name in (*PACKAGES, "ms_codegeex/witness", *self.libraries))
         source = f'package main\n\nimport (\n\t"testing"\n{imports})\n\nfunc TestNothing(t *testing.T) {{}}\n'
         (cache / "main_test.go").write_text(source)
         self.run_tool([self.go, *BUILD], cache, **self.environment(str(cache)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
@@ -41,6 +42,8 @@ class Java(ToolChain):
     sources = ("Witness.java",)
     failed_assertion = (b'Exception in thread "main" java.lang.AssertionError',)
     no_memory = (b"java.lang.OutOfMemoryError",)
+    main: ClassVar[str] = "Main"  # the class whose main has the tests
+    options: ClassVar[tuple[str, ...]] = ()  # of the run
 
     def version(self) -> str | None:
         """Java's version, None if the runtime or the compiler is missing."""
@@ -65,12 +68,17 @@ class Java(ToolChain):
         parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in found if path]
         return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
+    def jars(self) -> list[Path]:
+        """Libraries of the programs."""
+        return []
+
     def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
         """Compile, then run through the witness."""
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
         words = [
             str(program_of("javac")),
             *options,
+            *(("-classpath", ":".join(map(str, self.jars()))) if self.jars() else ()),
             "-encoding",
             "UTF-8",
             "-proc:none",
@@ -79,8 +87,17 @@ class Java(ToolChain):
             *program.others,
         ]
         build = Command(words, self.limits(seconds.compile))
-        classes = f"{self.inside}/witness.jar:."
-        words = [str(program_of("java")), *COMMON, "-cp", classes, "ms_codegeex.Witness", token]
+        classes = ":".join([f"{self.inside}/witness.jar", ".", *map(str, self.jars())])
+        words = [
+            str(program_of("java")),
+            *COMMON,
+            *self.options,
+            "-cp",
+            classes,
+            "ms_codegeex.Witness",
+            token,
+            self.main,
+        ]
         run = Command(words, self.limits(seconds.run), {}, challenge)
         return RunPlan([build, run], program.files("Main.java", token), compiling=1)
 

@@ -46,18 +46,11 @@ directory = "{REGISTRY}"
 }
 
 
-class Rust(ToolChain):
-    """What `cargo test` does for one file, without cargo. HumanEval-X was made with rand 0.4; a crate of ours
-    offers its functions on top of Debian's 0.8."""
+class Rustc(ToolChain):
+    """A tool chain that compiles programs with `rustc`."""
 
     language = "rust"
-    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
-    compile_seconds = 300.0
-    sources = ("witness.rs", "rand.rs")
-    failed_assertion = (
-        b"assertion failed",
-        b"assertion `left",
-    )
+    failed_assertion = (b"assertion failed", b"assertion `left")
     no_memory = (b"memory allocation of ",)
 
     @cached_property
@@ -68,6 +61,27 @@ class Rust(ToolChain):
             if compiler and compiler.exists() and (root := output_of(compiler, "--print", "sysroot")):
                 return Path(root)
         return None
+
+    def readable(self) -> dict[str, Path]:
+        """The cache, and rustc with its libraries."""
+        return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
+
+    @property
+    def _compiler(self) -> str:
+        return str((self.root or Path("/usr")) / "bin/rustc")
+
+    @property
+    def _path(self) -> str:
+        return f"{self.root or '/usr'}/bin:/usr/bin:/bin"
+
+
+class Rust(Rustc):
+    """What `cargo test` does for one file, without cargo. HumanEval-X was made with rand 0.4; a crate of ours
+    offers its functions on top of Debian's 0.8."""
+
+    install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
+    compile_seconds = 300.0
+    sources = ("witness.rs", "rand.rs")
 
     def version(self) -> str | None:
         """The versions of rustc and the crates, None if something is missing."""
@@ -87,7 +101,7 @@ class Rust(ToolChain):
             shutil.copy(INSIDE / f"{crate}.rs", cache / crate / "src/lib.rs")
         root = self.root
         assert root is not None
-        environment = {"PATH": f"{root}/bin:/usr/bin:/bin", "CARGO_HOME": str(cache / "home")}
+        environment = {"PATH": self._path, "CARGO_HOME": str(cache / "home")}
         self.run_tool([root / "bin/cargo", "build", "--offline", "--quiet"], cache, **environment)
         libraries = cache / "libraries"
         libraries.mkdir()
@@ -95,20 +109,15 @@ class Rust(ToolChain):
             shutil.move(file, libraries / file.name)
         shutil.rmtree(cache / "target")
 
-    def readable(self) -> dict[str, Path]:
-        """The cache, and rustc with its libraries."""
-        return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
-
     def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
         """Compile, once more without tests if the program needs that, then run the tests."""
-        root = self.root or Path("/usr")
-        words = [str(root / "bin/rustc"), "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
+        words = [self._compiler, "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
         libraries = f"{self.inside}/libraries"
         words += ["-L", f"dependency={libraries}"]
         for name, library in CRATES.items():
             (file,) = (self.cache / "libraries").glob(f"lib{library}-*.rlib")
             words += ["--extern", f"{name}={libraries}/{file.name}"]
-        limits, environment = self.limits(seconds.compile), {"PATH": f"{root}/bin:/usr/bin:/bin"}
+        limits, environment = self.limits(seconds.compile), {"PATH": self._path}
         build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
         build.append(Command([*words, "--test", "-o", "main"], limits, environment))
         run = Command(["./main", "--test-threads=1"], self.limits(seconds.run), {}, challenge)

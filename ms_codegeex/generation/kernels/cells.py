@@ -7,14 +7,18 @@ cell's only parameter is the number of its registration (`library.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.kernels.library import AttentionSizes, Library, Registration, cache_shapes
+from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import Packed, aligned, pack
-from ms_codegeex.generation.rows import RowMask, Same, Weights, WordOfRows, named_cells
+from ms_codegeex.generation.rows import RowMask, Same, SharedRows, Sizes, WordOfRows, named_cells
+from ms_codegeex.generation.shares import Meeting
+from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
@@ -37,7 +41,7 @@ class KernelLinear(_Operator):
     def __init__(self, library: Library, matrix: Registration, n: int):
         super().__init__(library, "linear", matrix, lambda x, *_: [x[0], n])
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """FP32 [m, k] -> [m, n]"""
         return self.op(x, self.number)
 
@@ -51,6 +55,41 @@ class KernelLinearAdd(_Operator):
     def construct(self, residual: Tensor, x: Tensor) -> Tensor:
         """FP32 [m, n] and [m, k] -> [m, n]"""
         return self.op(residual, x, self.number)
+
+
+class KernelAddRanks(_Operator):
+    """residual + the sum of all devices' x wᵀ + bias"""
+
+    def __init__(self, library: Library, exchange: Registration, linear: KernelLinear):
+        super().__init__(library, "add_ranks", exchange, lambda residual, *_: residual)
+        self.linear = linear
+
+    def construct(self, residual: Tensor, x: Tensor) -> Tensor:
+        """FP32 [m, n] and [m, k] -> [m, n]"""
+        return self.op(residual, self.linear(x), self.number)
+
+
+class KernelSumRanks(_Operator):
+    """The sum of what all devices have."""
+
+    def __init__(self, library: Library, exchange: Registration):
+        super().__init__(library, "sum_ranks", exchange, lambda x, *_: x)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [...] -> [...]"""
+        return self.op(x, self.number)
+
+
+class KernelGatheredHead(_Operator):
+    """Logits of all devices side by side."""
+
+    def __init__(self, library: Library, exchange: Registration, head: KernelLinear, vocabulary: int):
+        super().__init__(library, "gather_ranks", exchange, lambda x, *_: [x[0], vocabulary])
+        self.head = head
+
+    def construct(self, x: Tensor) -> Tensor:
+        """FP32 [n, H] -> [n, V]"""
+        return self.op(self.head(x), self.number)
 
 
 class KernelLookup(_Operator):
@@ -135,7 +174,8 @@ class KernelCells:
     """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
 
     The projections in front of a residual are moved into its addition, activations into the product before them. With
-    `fast`, products with matrices of 8 or 4 bits round their activations too; keys and values have `cache_bits`.
+    a `meeting`, the addition and the head put together what all devices have. The products of layers add what the
+    `adapters` of their rows do.
     """
 
     def __init__(
@@ -143,22 +183,25 @@ class KernelCells:
         library: Library,
         model: nn.Cell,
         weights: Weights,
-        slots: int,
-        capacity: int,
-        *,
-        fast: bool = False,
-        cache_bits: int = 32,
+        sizes: Sizes,
+        meeting: Meeting | None = None,
+        adapters: Sequence[Adapter] = (),
     ):
-        self.library, self.weights, self.slots, self.capacity, self.fast = library, weights, slots, capacity, fast
+        self.library, self.weights, self.sizes, self.adapters = library, weights, sizes, adapters
+        self._chosen = np.zeros(1 + MOST_ROWS if adapters else 1, np.int32)
+        self._share, self._exchange = None, None
+        if meeting is not None:
+            share = self._share = meeting.share
+            self._exchange = library.exchange(meeting.memory, share.rank, share.ranks)
         self._caches: list[tuple[np.ndarray, np.ndarray]] = []
-        self.kept = np.float32 if cache_bits == 32 else np.float16
+        self.kept = np.float32 if sizes.cache_bits == 32 else np.float16
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
             packed = self._packed(cell.weight.name)
             lookup = KernelLookup(library, library.matrix(packed), packed.k, isinstance(cell, QueryEmbedding))
-            setattr(parent, name, WordOfRows(lookup) if cell is word else lookup)
             if cell is word:
-                table = packed
+                table, lookup = packed, WordOfRows(self._shared_rows(lookup))
+            setattr(parent, name, lookup)
         self.head = self._head(model, table)
         for block in [cell for _, cell in model.cells_and_names() if hasattr(cell, "add_feed_forward")]:
             self._fuse(block)
@@ -171,7 +214,13 @@ class KernelCells:
             setattr(parent, name, self._attention(cell, rotary))
         if rotary is not None:
             model.rotary = Turned()
-        model.mask, model.hash_samples = RowMask(capacity), Same()
+        model.mask, model.hash_samples = RowMask(sizes.capacity), Same()
+
+    def use_adapters(self, numbers: np.ndarray) -> None:
+        """Set the adapters of the next pass's rows, int32 [m]."""
+        if self.adapters:
+            self._chosen[0] = np.count_nonzero(numbers)
+            self._chosen[1 : 1 + len(numbers)] = numbers
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The keys and values of a slot's first `length` positions to another slot."""
@@ -183,29 +232,45 @@ class KernelCells:
     def _packed(self, name: str) -> Packed:
         return pack(self.weights.matrix(name))
 
-    def _registered(self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none") -> Registration:
-        return self.library.matrix(packed, bias, activation, self.fast and packed.bits <= 8)
+    def _shared_rows(self, lookup: KernelLookup) -> nn.Cell:
+        if self._share is None:
+            return lookup
+        return SharedRows(lookup, self._share.part("vocab_size"), KernelSumRanks(self.library, self._exchange))
 
-    def _head(self, model: nn.Cell, word: Packed) -> KernelLinear:
-        if model.head is None:
-            return KernelLinear(self.library, self._registered(word), word.n)
-        packed = self._packed(model.head.weight.name)
-        bias = None if model.head.bias is None else self.weights.vector(model.head.bias.name)
-        model.head = None
-        return KernelLinear(self.library, self._registered(packed, bias), packed.n)
+    def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
+        bias, output = None, model.head
+        if output is not None:
+            packed, model.head = self._packed(output.weight.name), None
+            bias = None if output.bias is None else self.weights.vector(output.bias.name)
+        matrix = self.library.matrix(packed, bias, fast=self.sizes.fast and packed.bits <= 8)
+        head = KernelLinear(self.library, matrix, packed.n)
+        if self._share is None:
+            return head
+        return KernelGatheredHead(self.library, self._exchange, head, self._share.config.vocab_size)
 
-    def _matrix(self, cell: Linear, activation: str = "none") -> Registration:
+    def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
+        """A matrix, and how many rows it has."""
+        packed = self._packed(cell.weight.name)
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
-        return self._registered(self._packed(cell.weight.name), bias, activation)
+        factors = of_matrix(self.adapters, cell.weight.name)
+        adapted = None if factors is None else Adapted(factors, self._chosen)
+        fast = self.sizes.fast and packed.bits <= 8
+        return self.library.matrix(packed, bias, activation, fast, adapted), packed.n
 
     def _linear(self, cell: Linear, activation: str = "none") -> KernelLinear:
-        return KernelLinear(self.library, self._matrix(cell, activation), cell.weight.shape[0])
+        matrix, n = self._matrix(cell, activation)
+        return KernelLinear(self.library, matrix, n)
+
+    def _add(self, cell: Linear) -> nn.Cell:
+        """A product and the addition of a residual."""
+        if self._exchange is not None:
+            return KernelAddRanks(self.library, self._exchange, self._linear(cell))
+        return KernelLinearAdd(self.library, self._matrix(cell)[0])
 
     def _fuse(self, block: nn.Cell) -> None:
         """`attention` and `feed_forward` of a block with the operators around them."""
         fed = block.feed_forward
-        block.add_attention = KernelLinearAdd(self.library, self._matrix(block.attention.output))
-        block.add_feed_forward = KernelLinearAdd(self.library, self._matrix(fed.down))
+        block.add_attention, block.add_feed_forward = self._add(block.attention.output), self._add(fed.down)
         block.attention.output, fed.down = Same(), Same()
         if isinstance(fed.activation, SwiGlu):
             fed.gate, fed.activation = self._linear(fed.gate, "silu"), Multiply()
@@ -220,14 +285,13 @@ class KernelCells:
         return KernelNorm(self.library, norm)
 
     def _attention(self, core: AttentionCore, table: nn.Cell | None) -> KernelAttention:
-        cos, sin = np.zeros((2, self.capacity, 0), np.float32)
+        capacity, own = self.sizes.capacity, core.heads if self._share is None else self._share.heads
+        cos, sin = np.zeros((2, capacity, 0), np.float32)
         if core.turn_query is not None:
-            cos, sin = (part.asnumpy()[: self.capacity] for part in (table.cos, table.sin))
+            cos, sin = (part.asnumpy()[:capacity] for part in (table.cos, table.sin))
             turned = 2 * (int(np.flatnonzero(sin.any(0)).max(initial=-1)) // 2 + 1)  # the others have cos 1 and sin 0
             cos, sin = (np.ascontiguousarray(part[:, begin:turned:2]) for begin, part in enumerate((cos, sin)))
-        heads = AttentionSizes(
-            core.heads.count, core.heads.groups, core.heads.size, 2 * cos.shape[1], self.slots, self.capacity
-        )
+        heads = AttentionSizes(own.count, own.groups, own.size, 2 * cos.shape[1], self.sizes.slots, capacity)
         keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
         self._caches.append((keys, values))
         return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))

@@ -17,7 +17,7 @@ from ms_codegeex.files import atomic_file, user_cache
 
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
-    *("attention.h", "choice.h"),
+    *("attention.h", "choice.h", "exchange.h", "adapters.h"),
 )
 COMPILE_SECONDS = 600
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
@@ -25,7 +25,7 @@ FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
 )
-# an architecture and what the level has besides
+# an architecture, and the features that the level adds
 LEVELS = {
     "vnni": ("x86-64-v4", "avx512vnni"),
     "avx512": ("x86-64-v4",),

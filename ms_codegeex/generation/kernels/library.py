@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.generation.matrices import GROUPS, MULTIPLES, ROWS, Packed
+from ms_codegeex.generation.matrices import GROUPS, MOST_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
 BITS = (32, 16, 16, 8, 4)
+LINE_BYTES, PART_FLOATS = 64, 1 << 18  # of an exchange: of each process; a part holds the logits of a row
 LARGEST_FAST = 1 << 16  # columns whose products of 8-bit numbers are summed in 32 bits
 
 
@@ -31,6 +33,16 @@ class Registration:
             raise RunFailure("decoding kernels: too many models were loaded in one process; start a new one")
         self.number, self._kept = number, kept
         weakref.finalize(self, library.release, number)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What adapters add to the products with a matrix: the `factors` of each adapter, None if it adds nothing; and
+    `chosen` int32 [1 + rows], read at each product: how many rows of it have an adapter, then the number of each row's,
+    0 for none."""
+
+    factors: Sequence[LowRank | None]
+    chosen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,10 @@ class Library:
         self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 4 + [number] * 8),
+            ("register_matrix", [pointer] * 6 + [number] * 10),
             ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
             ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
+            ("register_exchange", [pointer] + [number] * 4),
         ):
             getattr(self._library, name).argtypes = arguments
             getattr(self._library, name).restype = number
@@ -67,10 +80,15 @@ class Library:
         self._library.use_threads(threads)
 
     def matrix(
-        self, packed: Packed, bias: np.ndarray | None = None, activation: str = "none", fast: bool = False
+        self,
+        packed: Packed,
+        bias: np.ndarray | None = None,
+        activation: str = "none",
+        fast: bool = False,
+        adapted: Adapted | None = None,
     ) -> Registration:
         """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. `fast` products round
-        activations to 8 bits, for matrices of 8 and 4 bits."""
+        activations to 8 bits, for matrices of 8 and 4 bits. What `adapted` adds to the products is not rounded."""
         rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
         if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
             raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
@@ -87,12 +105,18 @@ class Library:
             _check(bias, np.float32, (packed.n,))
             padded = np.zeros(rows, np.float32)
             padded[: packed.n] = bias
+        table, factors, chosen, most = None, (), None, 0
+        if adapted is not None:
+            table, factors = _factors(adapted.factors, packed)
+            chosen, most = adapted.chosen, len(adapted.chosen) - 1
+            _check(chosen, np.int32, (most + 1,))
+        arrays = packed.data, packed.scales, padded, sums, table, chosen
         number = self._library.register_matrix(
-            *(None if array is None else array.ctypes.data for array in (packed.data, packed.scales, padded, sums)),
+            *(None if array is None else array.ctypes.data for array in arrays),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
-            self.threads,
+            *(0 if table is None else len(table), most, self.threads),
         )
-        return Registration(self._library, number, (packed, padded, sums))
+        return Registration(self._library, number, (packed, padded, sums, table, factors, chosen))
 
     def norm(self, weight: np.ndarray, bias: np.ndarray | None, epsilon: float) -> Registration:
         """LayerNorm of rows [h], or RMSNorm where there is no bias."""
@@ -102,6 +126,15 @@ class Library:
         address = None if bias is None else bias.ctypes.data
         number = self._library.register_norm(weight.ctypes.data, address, len(weight), epsilon, self.threads)
         return Registration(self._library, number, (weight, bias))
+
+    def exchange(self, memory: np.ndarray, rank: int, ranks: int) -> Registration:
+        """A place where processes meet: `memory` uint8 [exchange_bytes(ranks)], zeros at first, mapped by all. Every
+        process must run its operators in the same order."""
+        _check(memory, np.uint8, (exchange_bytes(ranks),), 64)
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} of {ranks}")
+        number = self._library.register_exchange(memory.ctypes.data, rank, ranks, PART_FLOATS, self.threads)
+        return Registration(self._library, number, (memory,))
 
     def attention(
         self, heads: AttentionSizes, cos: np.ndarray, sin: np.ndarray, keys: np.ndarray, values: np.ndarray
@@ -124,6 +157,28 @@ class Library:
             *(16 if half else 32, self.threads),
         )
         return Registration(self._library, number, (cos, sin, keys, values))
+
+
+def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
+    addresses."""
+    table, kept = np.zeros((len(factors), 3), np.int64), []
+    for place, each in enumerate(factors):
+        if each is None:
+            continue
+        rank = len(each.a)
+        if each.a.shape != (rank, packed.k) or each.b.shape != (packed.n, rank) or not 0 < rank <= MOST_RANK:
+            raise ValueError(f"factors {each.a.shape} and {each.b.shape} for a matrix [{packed.n}, {packed.k}]")
+        a, b = np.zeros((rank, packed.width), np.float32), np.zeros((rank, packed.rows), np.float32)
+        a[:, : packed.k], b[:, : packed.n] = each.a, each.b.T
+        table[place] = a.ctypes.data, b.ctypes.data, rank
+        kept += [a, b]
+    return table, tuple(kept)
+
+
+def exchange_bytes(ranks: int) -> int:
+    """Memory for the meetings of so many processes."""
+    return LINE_BYTES * ranks + 2 * ranks * PART_FLOATS * 4
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,12 +1,19 @@
-// y = activation(x wᵀ + bias) + residual for a matrix w of n rows and k columns.
+// y = activation(x wᵀ + bias + what adapters add) + residual for a matrix w of n rows and k columns.
 #pragma once
+#include "adapters.h"
 #include "integers.h"
 #include "matrix.h"
 
 namespace {
 
-// x [m, k], residual [m, n] or null -> y [m, n]; false if memory is out
-bool linear(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
+// x [m, width]
+bool whole(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
+  if (w.sums) return rounded_product(w, x, m, residual, y);
+  return with_numbers(w, [&](const auto& numbers) { return product(numbers, w, x, m, residual, y); });
+}
+
+// x [m, k], residual [m, n] or null -> y [m, n]; false if memory is out or the rows are wrong
+bool linear(const Matrix& w, const Adapters& adapters, const float* x, int64_t m, const float* residual, float* y) {
   if (w.width != w.k) {
     float* padded = room(1, m * w.width);
     if (!padded) return false;
@@ -16,8 +23,13 @@ bool linear(const Matrix& w, const float* x, int64_t m, const float* residual, f
     }
     x = padded;
   }
-  if (w.sums) return rounded_product(w, x, m, residual, y);
-  return with_numbers(w, [&](const auto& numbers) { return product(numbers, w, x, m, residual, y); });
+  if (!adapters.used()) return whole(w, x, m, residual, y);
+  if (!right_rows(adapters, m)) return false;
+  Matrix plain = w;
+  plain.activation = NONE;
+  if (!whole(plain, x, m, nullptr, y)) return false;
+  adapt_rows(adapters, w, x, m, residual, y);
+  return true;
 }
 
 }  // namespace

@@ -5,20 +5,25 @@
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "attention.h"
 #include "choice.h"
+#include "exchange.h"
 #include "linear.h"
 #include "norm.h"
 
 namespace {
 
-enum What { FREE, MATRIX, NORM, ATTENTION };
+enum What { FREE, MATRIX, NORM, ATTENTION, EXCHANGE };
 
 struct Entry {
   What what;
   int helpers;
   union {
-    Matrix matrix;
+    struct {
+      Matrix matrix;
+      Adapters adapters;
+    };
     Norm norm;
     Attention attention;
+    Exchange exchange;
   };
 };
 
@@ -61,11 +66,11 @@ struct Call {
     return !*given && elements(i) == size;
   }
   // what input i's number stands for
-  const Entry* entry(int i, What what) const {
+  Entry* entry(int i, What what) const {
     if (!is(i, "int64", 1)) return nullptr;
     const int64_t number = *at<int64_t>(i);
     if (number < 0 || number >= ENTRIES) return nullptr;
-    const Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
+    Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
     if (!found || found->what != what) return nullptr;
     helpers = found->helpers;
     return found;
@@ -81,13 +86,15 @@ int result(bool right) { return right ? RIGHT : WRONG; }
 extern "C" {
 
 // ---------------------------------------------------------------- registrations; -1 if there are too many
-// `sums` int32 [rows] or null: room that is filled here for products with rounded activations
-int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, int64_t n, int64_t k,
-                        int64_t rows, int64_t width, int64_t kind, int64_t group, int64_t activation,
-                        int64_t threads) {
+// `sums` int32 [rows] or null: room that is filled here for products with rounded activations; `adapters`: `count` times
+// two addresses and a rank
+int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, const void* adapters,
+                        const int32_t* chosen, int64_t n, int64_t k, int64_t rows, int64_t width, int64_t kind,
+                        int64_t group, int64_t activation, int64_t count, int64_t most, int64_t threads) {
   Entry entry{};
   entry.what = MATRIX;
   entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation};
+  entry.adapters = {static_cast<const Adapter*>(adapters), count, chosen, most};
   if (sums && kind == EIGHT) sum_rows(entry.matrix, sums);
   return add(entry, threads);
 }
@@ -109,6 +116,14 @@ int64_t register_attention(int64_t heads, int64_t groups, int64_t size, int64_t 
   return add(entry, threads);
 }
 
+// `memory`: zeros, `ranks` lines and 2 * `ranks` parts of `room` floats, which all ranks have mapped
+int64_t register_exchange(void* memory, int64_t rank, int64_t ranks, int64_t room, int64_t threads) {
+  Entry entry{};
+  entry.what = EXCHANGE;
+  entry.exchange = {static_cast<char*>(memory), rank, ranks, room, 0};
+  return add(entry, threads);
+}
+
 void release(int64_t number) {
   if (number < 0 || number >= ENTRIES) return;
   free(__atomic_exchange_n(&entries[number], nullptr, __ATOMIC_ACQ_REL));
@@ -125,7 +140,7 @@ int linear(int count, void** params, int* ranks, int64_t** shapes, const char** 
   if (!e) return WRONG;
   const int64_t m = call.elements(0) / e->matrix.k;
   if (!call.is(0, "float32", m * e->matrix.k) || !call.is(2, "float32", m * e->matrix.n)) return WRONG;
-  return result(linear(e->matrix, call.at<float>(0), m, nullptr, call.at<float>(2)));
+  return result(linear(e->matrix, e->adapters, call.at<float>(0), m, nullptr, call.at<float>(2)));
 }
 
 // residual [m, n], x [m, k], number -> y [m, n]
@@ -136,7 +151,7 @@ int linear_add(int count, void** params, int* ranks, int64_t** shapes, const cha
   const int64_t m = call.elements(1) / e->matrix.k;
   const bool right = call.is(0, "float32", m * e->matrix.n) && call.is(1, "float32", m * e->matrix.k) &&
                      call.is(3, "float32", m * e->matrix.n);
-  return right ? result(linear(e->matrix, call.at<float>(1), m, call.at<float>(0), call.at<float>(3))) : WRONG;
+  return right ? result(linear(e->matrix, e->adapters, call.at<float>(1), m, call.at<float>(0), call.at<float>(3))) : WRONG;
 }
 
 // indices int32 [...], number -> rows of a matrix [..., k]
@@ -174,6 +189,36 @@ int attend(int count, void** params, int* ranks, int64_t** shapes, const char** 
   if (!right) return WRONG;
   const int32_t* rows = call.at<int32_t>(3);
   return result(attend(a, {call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, rows + m, m}, call.at<float>(5)));
+}
+
+// residual [m, h], x [m, h], number -> residual + the sum of all ranks' x
+int add_ranks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Entry* e = count == 4 ? call.entry(2, EXCHANGE) : nullptr;
+  if (!e) return WRONG;
+  const int64_t size = call.elements(0);
+  if (!call.is(0, "float32", size) || !call.is(1, "float32", size) || !call.is(3, "float32", size)) return WRONG;
+  return result(sum_ranks(e->exchange, call.at<float>(1), size, call.at<float>(0), call.at<float>(3)));
+}
+
+// x [...], number -> the sum of all ranks' x
+int sum_ranks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Entry* e = count == 3 ? call.entry(1, EXCHANGE) : nullptr;
+  if (!e) return WRONG;
+  const int64_t size = call.elements(0);
+  if (!call.is(0, "float32", size) || !call.is(2, "float32", size)) return WRONG;
+  return result(sum_ranks(e->exchange, call.at<float>(0), size, nullptr, call.at<float>(2)));
+}
+
+// x [m, n], number -> the columns of all ranks' x [m, whole]
+int gather_ranks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Entry* e = count == 3 && ranks[0] == 2 && ranks[2] == 2 ? call.entry(1, EXCHANGE) : nullptr;
+  if (!e) return WRONG;
+  const int64_t m = shapes[0][0], n = shapes[0][1], whole = shapes[2][1];
+  if (!call.is(0, "float32", m * n) || !call.is(2, "float32", m * whole)) return WRONG;
+  return result(gather_ranks(e->exchange, call.at<float>(0), m, n, whole, call.at<float>(2)));
 }
 
 // logits [n, vocabulary], `Choice`s float64 [n, 6], `Edit`s float64 [n, a, 3], any int32 [1 + k] -> float64 [n, 1 + k, 2]: ids

@@ -30,7 +30,8 @@ class Attention(nn.Cell):
 
     def construct(self, query: Tensor, memory: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
         """query and memory [batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(query), self.key(memory), self.value(memory), mask, sample_keys))
+        q, k, v = self.query(query, sample_keys), self.key(memory, sample_keys), self.value(memory, sample_keys)
+        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
 
 
 class FeedForward(nn.Cell):
@@ -42,9 +43,9 @@ class FeedForward(nn.Cell):
         self.activation = FastGelu()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
 
 
 class Block(nn.Cell):
@@ -52,6 +53,8 @@ class Block(nn.Cell):
 
     The top query layer is the same block with another query: `query` is then used as it is, not normalised.
     """
+
+    computed_in_dtype = ("add_attention", "add_feed_forward")
 
     def __init__(self, config: CodeGeeXConfig, build: Build, index: int):
         super().__init__()
@@ -68,7 +71,7 @@ class Block(nn.Cell):
         memory = self.attention_norm(x)
         attended = self.attention(memory if query is None else query, memory, mask, sample_keys)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
-        fed = self.feed_forward(self.feed_forward_norm(x))
+        fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
         return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
 
 

@@ -128,7 +128,13 @@ FORMATS = ForeignFormats(
         optional={"layer_norm_eps": 1e-5, "eos_token_id": 50256},
         keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"},
         only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
-        written=lambda config: {"architectures": ["CodeGeeXForCausalLM"]},
+        written=lambda config: {
+            "architectures": ["CodeGeeXForCausalLM"],
+            "auto_map": {
+                "AutoConfig": "modeling_codegeex.CodeGeeXConfig",
+                "AutoModelForCausalLM": "modeling_codegeex.CodeGeeXForCausalLM",
+            },
+        },
     ),
     layouts=(
         ForeignLayout("huggingface", _HUGGINGFACE),
@@ -144,4 +150,5 @@ FORMATS = ForeignFormats(
     },
     ranks=lambda config: (config.num_heads, "number of heads"),
     limits=_limits,
+    classes=("modeling_codegeex.py",),
 )

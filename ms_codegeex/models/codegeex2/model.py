@@ -31,7 +31,8 @@ class Attention(nn.Cell):
 
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
+        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
+        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
 
 
 class FeedForward(nn.Cell):
@@ -44,13 +45,16 @@ class FeedForward(nn.Cell):
         self.activation = SwiGlu()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.gate(x), self.up(x)))
+        gated = self.activation(self.gate(x, sample_keys), self.up(x, sample_keys))
+        return self.down(gated, sample_keys)
 
 
 class Block(nn.Cell):
     """A pre-RMSNorm block; the residual is taken from the un-normalised stream."""
+
+    computed_in_dtype = ("add_attention", "add_feed_forward")
 
     def __init__(self, config: CodeGeeX2Config, build: Build, index: int):
         super().__init__()
@@ -66,7 +70,7 @@ class Block(nn.Cell):
         """x [batch*seq, H] -> [batch*seq, H]"""
         attended = self.attention(self.attention_norm(x), mask, sample_keys, cos, sin)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
-        fed = self.feed_forward(self.feed_forward_norm(x))
+        fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
         return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
 
 

@@ -31,11 +31,14 @@ class Attention(nn.Cell):
 
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[batch*seq, H] -> [batch*seq, H]"""
-        return self.output(self.core(self.query(x), self.key(x), self.value(x), mask, sample_keys, cos, sin))
+        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
+        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
 
 
 class FeedForward(nn.Cell):
     """down(gelu(up(x))), gelu by its tanh formula"""
+
+    computed_in_dtype = ("activation",)
 
     def __init__(self, config: CodeGenConfig, build: Build):
         super().__init__()
@@ -43,13 +46,15 @@ class FeedForward(nn.Cell):
         self.activation = ops.GeLU()
         self.down = build.linear(config, "feed_forward.down")
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
 
 
 class Block(nn.Cell):
     """Attention and feed-forward part side by side after one LayerNorm."""
+
+    computed_in_dtype = ("add_attention", "add_feed_forward")
 
     def __init__(self, config: CodeGenConfig, build: Build, index: int):
         super().__init__()
@@ -64,7 +69,7 @@ class Block(nn.Cell):
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
         attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
-        fed = self.feed_forward_dropout(self.feed_forward(y), sample_keys)
+        fed = self.feed_forward_dropout(self.feed_forward(y, sample_keys), sample_keys)
         return self.add_feed_forward(self.add_attention(x, attended), fed)
 
 

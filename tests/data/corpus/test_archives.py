@@ -1,5 +1,6 @@
 import gzip
 import io
+import struct
 import tracemalloc
 
 import pyarrow as pa
@@ -80,10 +81,85 @@ def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkey
     assert sum(read) < 3 * path.stat().st_size
 
 
-def test_packed_files_are_one_part(tmp_path):
-    path = tmp_path / "x.jsonl.gz"
-    path.write_bytes(b"\n" * 100)
-    assert line_parts(path, 100, 10) == [ArchivePart(None, 0, 100)]
+def block_gzip(data):
+    """One block as `bgzip` writes them: a gzip member with its length in an extra field."""
+    packed = gzip.compress(data, mtime=0)
+    extra = struct.pack("<2sHH", b"BC", 2, len(packed) + 8 - 1)
+    return packed[:3] + b"\4" + packed[4:10] + struct.pack("<H", len(extra)) + extra + packed[10:]
+
+
+BLOCK_GZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # of the specification
+ROWS = {"x.jsonl.zst": (zst, b"\x50\x2a\x4d\x18\x03\0\0\0abc"), "x.json.gz": (block_gzip, BLOCK_GZIP_END)}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@given(
+    st.lists(st.sampled_from([b"\n", b"a", b"bc" * 40, b"def\n\n", b""]), max_size=20).map(
+        lambda pieces: [piece * (1 + number % 3) for number, piece in enumerate(pieces)]
+    ),
+    st.integers(1, 300),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_parts_of_a_row_of_packed_pieces_have_every_line_once(tmp_path, name, pieces, part_bytes):
+    path, (pack, end) = tmp_path / name, ROWS[name]
+    path.write_bytes(b"".join(map(pack, pieces)) + end)
+    size = path.stat().st_size
+    parts = line_parts(path, size, part_bytes)
+    assert lines_of_parts(path, parts) == lines_of(path) == expected(b"".join(pieces))
+    assert sum(part.bytes for part in parts) == size
+    if part_bytes == 1 and len(pieces) > 1:
+        assert len(parts) == len(pieces) + 1
+    assert all(part.bytes < part_bytes + 200 for part in parts)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_line_of_many_packed_pieces_is_read_by_the_part_it_starts_in(tmp_path, name):
+    path, (pack, _) = tmp_path / name, ROWS[name]
+    path.write_bytes(b"".join(pack(data) for data in (b"a\nb", b"b" * 50, b"b" * 50, b"b\n", b"c\n", b"d")))
+    parts = line_parts(path, path.stat().st_size, 1)
+    assert len(parts) == 6
+    per_part = [[line for _, line in lines_of(path, part=part)] for part in parts]
+    assert per_part == [[b"a", b"b" * 102], [], [], [b"c"], [b"d"], []]
+    too_large = [[type(line) for _, line in lines_of(path, 60, part)] for part in parts]
+    assert too_large == [[bytes, Broken], [], [], [bytes], [bytes], []]
+
+
+def test_damage_in_one_piece_costs_that_part_only(tmp_path):
+    data = [b"%d\n" % number for number in range(9)]
+    path, pieces = tmp_path / "x.jsonl.zst", [bytearray(zst(item * 20)) for item in data]
+    pieces[4][-1] ^= 1  # its checksum
+    path.write_bytes(b"".join(pieces))
+    parts = line_parts(path, path.stat().st_size, 1)
+    found = [line for _, line in lines_of_parts(path, parts)]
+    assert [line.reason for line in found if isinstance(line, Broken)] == ["damaged archive"] * 2  # and where 3 ends
+    assert {line for line in found if isinstance(line, bytes)} == {item.strip() for item in data[:4] + data[5:]}
+
+
+UNDIVIDED = {
+    "one.jsonl.zst": zst(DATA := b"ab\n" * 5000),
+    "members.jsonl.gz": gzip.compress(DATA) * 3,
+    "lines.jsonl.gz": b"\n" * 100,
+    "truncated.jsonl.zst": (zst(DATA) * 3)[:-2],
+    "followed.jsonl.zst": zst(DATA) * 3 + b"something else",
+    "header.jsonl.zst": zst(DATA) * 3 + b"\x28\xb5\x2f\xfd",
+    "padded.jsonl.gz": block_gzip(DATA) * 3 + b"\0" * 100,
+    "cut.jsonl.gz": (block_gzip(DATA) * 3)[:-1],
+}
+
+
+@pytest.mark.parametrize("name", UNDIVIDED)
+def test_other_packed_files_are_one_part(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(UNDIVIDED[name])
+    size = path.stat().st_size
+    assert line_parts(path, size, 10) == [ArchivePart(None, 0, size)]
+
+
+def test_a_packed_file_is_one_part_if_it_is_small_or_gone(tmp_path):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(zst(b"a\n") * 9)
+    assert line_parts(path, path.stat().st_size) == [ArchivePart(None, 0, path.stat().st_size)]
+    assert line_parts(tmp_path / "gone.jsonl.zst", 100, 10) == [ArchivePart(None, 0, 100)]
 
 
 def test_a_file_that_became_shorter(tmp_path):

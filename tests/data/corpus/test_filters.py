@@ -141,7 +141,7 @@ def test_utf8_is_judged_as_python_does(data):
 
 
 @given(
-    text=st.text(st.sampled_from("aZ[@`{1 \t\n\x1f"), max_size=40),
+    text=st.text(st.sampled_from("aZ[@`{1 \t\n\x1fé你\u3000"), max_size=40),
     least=st.sampled_from([0.0, 0.25, 0.4, 0.5, 1.0]),
     mean=st.sampled_from([None, 1.0, 3.0, 10.0]),
 )
@@ -155,4 +155,5 @@ def test_the_first_glance_decides_nothing_on_its_own(text, least, mean):
 def test_the_first_glance_is_enough_for_source_code_and_closer_rules_need_more():
     code = b"def f(x):\n    return x\n"
     assert filters._is_ordinary(code, Rules()) and not filters._is_ordinary("# é\n".encode(), Rules())
+    assert filters._is_ordinary(code + "# é\n".encode(), Rules()) and not filters._is_ordinary(code + b"\xe9", Rules())
     assert not any(filters._is_ordinary(code, rules) for rules in (Rules(max_line=1000), Rules(max_digits=0.9)))

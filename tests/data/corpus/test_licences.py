@@ -7,6 +7,7 @@ import pytest
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, String, Text, Whitespace
 
+from ms_codegeex.data.corpus import licences
 from ms_codegeex.data.corpus.licences import STYLES, strip_licence
 from ms_codegeex.data.languages import ALL_LANGUAGES
 
@@ -241,3 +242,22 @@ def test_python_parses_to_the_same_tree():
         assert ast.dump(ast.parse(result)) == ast.dump(ast.parse(text)), text
         count += result != text
     assert count > 100
+
+
+REST = (
+    b"",
+    b" Copyright 2020 A\n",
+    b"\n# Copyright 2020 A\n",
+    b'"" Copyright 2020 A """\n',
+    b"\n// Copyright 2020 A\n",
+)
+
+
+@pytest.mark.parametrize("language", STYLES)
+def test_a_file_that_begins_with_code_has_no_header(language):
+    """What is decided by the first byte, all patterns decide alike."""
+    patterns = licences._patterns(language)
+    assert set(b"aZ_0") <= patterns.code
+    for byte in patterns.code:
+        for rest in REST:
+            assert list(licences._headers(bytes([byte]) + rest, patterns)) == [], (byte, rest)

@@ -10,7 +10,7 @@ import pytest
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus import prepare as module
 from ms_codegeex.data.corpus.filters import Rules
-from ms_codegeex.data.corpus.prepare import DATA_FILES, PrepareSettings, cached_corpus, prepare_dataset
+from ms_codegeex.data.corpus.prepare import DATA_FILES, PrepareSettings, RunOptions, cached_corpus, prepare_dataset
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import REPORTS, TABLES
@@ -56,7 +56,7 @@ def sources(tmp_path_factory):
 
 
 def prepare(inputs, output, settings=SETTINGS, processes=1, **more):
-    return prepare_dataset(inputs, output, settings, workers=processes, progress=False, **more)
+    return prepare_dataset(inputs, output, settings, RunOptions(workers=processes, progress=False, **more))
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ class TestCachedCorpus:
         code = (
             "import sys; from ms_codegeex.data.corpus.prepare import PrepareSettings, cached_corpus; "
             f"print(cached_corpus([{str(sources)!r}], {str(tmp_path)!r}, PrepareSettings(), 1, False)); "
-            "print({'tokenizers', 'datasketch', 'scipy', 'numpy', 'mindspore', 'tqdm'} & set(sys.modules))"
+            "print({'tokenizers', 'ray', 'scipy', 'numpy', 'mindspore', 'tqdm'} & set(sys.modules))"
         )
         root = str(Path(module.__file__).parents[2])
         done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ms_codegeex.data.corpus.licences import strip_licence
-from ms_codegeex.data.corpus.prepare import prepare_dataset
+from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import default_roots
 from ms_codegeex.data.datasets.indexed import IndexedDataset
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # minutes: our own tokenizer encodes 64 MB
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     output = tmp_path_factory.mktemp("default") / "out"
-    prepare_dataset(None, output, PrepareSettings(), workers=2, progress=False)
+    prepare_dataset(None, output, PrepareSettings(), RunOptions(workers=2, progress=False))
     return output
 
 

@@ -4,12 +4,13 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
 from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus import reading
 from ms_codegeex.data.corpus.filters import Rules, preset
-from ms_codegeex.data.corpus.prepare import prepare_dataset
+from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.datasets.indexed import IndexedDataset
@@ -21,7 +22,7 @@ EVERYTHING = {"max_bytes": None, "near_duplicates": 0}
 
 def prepare(inputs, output, how=None, workers=1, **settings):
     settings = PrepareSettings(how or Reading(), **{**EVERYTHING, **settings})
-    return prepare_dataset(inputs, output, settings, workers=workers, progress=False)
+    return prepare_dataset(inputs, output, settings, RunOptions(workers=workers, progress=False))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_examples_say_where_and_what(dataset):
     broken = report["problems"]["invalid JSON"]["examples"]
     assert [example["source"] for example in broken] == ["input/dump.jsonl:3"] and "column" in broken[0]["detail"]
     repeated = report["dropped"]["exact duplicate"]["examples"]
-    assert repeated == [{"source": "input/dump.jsonl:7", "detail": "like input/dump.jsonl:1", "excerpt": ""}]
+    assert repeated == [{"source": "input/dump.jsonl:7", "detail": "identical to input/dump.jsonl:1", "excerpt": ""}]
     page = (dataset[0] / "report.html").read_text()
     assert "input/dump.jsonl:3" in page and "invalid JSON" in page
 
@@ -222,23 +223,27 @@ def test_an_empty_sample(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
-def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch):
+@pytest.mark.parametrize("archive", ["x.jsonl", "x.jsonl.zst"])
+def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch, archive):
     """Parts know only their own lines; sources, examples and messages count from the beginning of the file."""
     lines = [json.dumps({"text": f"def f{n}():\n    return {n}\n", "lang": "python"}) + "\n" for n in range(60)]
     lines[40:40] = ["\n", "{broken\n", "\n"]
-    path = tmp_path / "in" / "x.jsonl"
+    path, data = tmp_path / "in" / archive, "".join(lines).encode()
     path.parent.mkdir()
-    path.write_text("".join(lines))
+    if archive.endswith(".zst"):  # frames that end within lines
+        pack = zstandard.ZstdCompressor().compress
+        data = b"".join(pack(data[start : start + 111]) for start in range(0, len(data), 111))
+    path.write_bytes(data)
     prepare([path.parent], tmp_path / "whole")
     cut = reading.line_parts
     monkeypatch.setattr(reading, "line_parts", lambda path, size: cut(path, size, 150))
-    assert len(reading.find_units(user_roots([path.parent]), Reading())[0]) > 20
+    assert len(reading.find_units(user_roots([path.parent]), Reading())[0]) > 15
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     numbers = {int(row["source"].rpartition(":")[2]) for row in rows(tmp_path / "cut")}
     assert numbers == {*range(1, 41), *range(44, 64)}
-    with pytest.raises(UserError, match=r"in/x\.jsonl:42: invalid JSON"):
+    with pytest.raises(UserError, match=rf"in/{archive}:42: invalid JSON"):
         prepare([path.parent], tmp_path / "stop", on_error="stop")
 
 
@@ -263,7 +268,9 @@ def test_an_output_inside_the_input_is_not_read(tmp_path):
     prepare([tmp_path / "in"], tmp_path / "in" / "out")
     first = {file.name: file.read_bytes() for file in (tmp_path / "in" / "out").iterdir()}
     settings = PrepareSettings(**EVERYTHING)
-    prepare_dataset([tmp_path / "in"], tmp_path / "in" / "out", settings, workers=1, progress=False, replace=True)
+    prepare_dataset(
+        [tmp_path / "in"], tmp_path / "in" / "out", settings, RunOptions(workers=1, progress=False, replace=True)
+    )
     assert {file.name: file.read_bytes() for file in (tmp_path / "in" / "out").iterdir()} == first
 
 
@@ -275,7 +282,9 @@ def test_an_input_inside_the_output_is_not_deleted(tmp_path, place):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=r"lies in .*, which is written; give --output or --input another"):
         settings = PrepareSettings(**EVERYTHING)
-        prepare_dataset([tmp_path / place], tmp_path / "out", settings, workers=1, progress=False, replace=True)
+        prepare_dataset(
+            [tmp_path / place], tmp_path / "out", settings, RunOptions(workers=1, progress=False, replace=True)
+        )
     assert sorted(tmp_path.rglob("*")) == before
 
 

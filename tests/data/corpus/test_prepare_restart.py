@@ -17,7 +17,7 @@ import pytest
 from prepare_inputs import source, write_mixed, write_tree
 
 from ms_codegeex.data.corpus import building, reading
-from ms_codegeex.data.corpus.prepare import prepare_dataset
+from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
 from ms_codegeex.data.corpus.workers import _start_all
 from ms_codegeex.data.corpus.workspace import work_path
@@ -128,7 +128,7 @@ def kill_and_go_on(place, output, undisturbed, finished, delay, workers):
     return len(before)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("share", [0.6, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on(place, tmp_path, undisturbed, share):
     files, number = undisturbed
     assert kill_and_go_on(place, tmp_path / "out", files, int(share * number), 0.0, 2)
@@ -144,6 +144,7 @@ def test_a_run_killed_at_any_moment_goes_on(place, tmp_path, undisturbed):
     assert any(found)  # some were killed with shards finished
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_with_shards_finished(place, tmp_path, undisturbed):
     """These are not made again."""
     output = tmp_path / "out"
@@ -217,7 +218,7 @@ class TestFullDisk:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # no file may grow beyond
         try:
-            return prepare_dataset([tree], tree.parent / "out", SETTINGS, workers=workers, progress=False)
+            return prepare_dataset([tree], tree.parent / "out", SETTINGS, RunOptions(workers=workers, progress=False))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -236,7 +237,7 @@ class TestFullDisk:
         assert {name: shards(work)[name] for name in before} == before
 
     def test_while_the_dataset_is_written(self, tree, monkeypatch):
-        whole = prepare_dataset([tree], tree.parent / "whole", SETTINGS, workers=1, progress=False)
+        whole = prepare_dataset([tree], tree.parent / "whole", SETTINGS, RunOptions(workers=1, progress=False))
 
         def full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -264,14 +265,14 @@ class TestStaleShards:
         with monkeypatch.context() as patch:
             patch.setattr(building, "join", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, workers=1, progress=False)
+                prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, RunOptions(workers=1, progress=False))
         monkeypatch.setattr(building, "remove", lambda path: None)
         return tmp_path, shards(tmp_path / ".out.work")
 
     def again(self, place, settings=SETTINGS):
         """Prepare, compare with a run in a fresh place; the shards that were used."""
-        prepare_dataset([place / "src"], place / "out", settings, workers=1, progress=False)
-        prepare_dataset([place / "src"], place / "fresh", settings, workers=1, progress=False)
+        prepare_dataset([place / "src"], place / "out", settings, RunOptions(workers=1, progress=False))
+        prepare_dataset([place / "src"], place / "fresh", settings, RunOptions(workers=1, progress=False))
         assert content(place / "out") == content(place / "fresh")
         return shards(place / ".out.work")
 
@@ -331,7 +332,7 @@ def test_what_a_kill_in_the_last_stage_left_is_removed(tmp_path):
     for name in (".out.123.tmp", ".out.old.tmp", ".other.123.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.bin").write_text("half")
-    prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, workers=1, progress=False)
+    prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, RunOptions(workers=1, progress=False))
     assert {path.name for path in tmp_path.iterdir()} == {"src", "out", ".out.old.tmp", ".other.123.tmp"}
 
 
@@ -339,7 +340,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     write_tree(tmp_path / "src", packages=2, files=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"could not be made \(Not a directory\)"):
-        prepare_dataset([tmp_path / "src"], tmp_path / "file/out", SETTINGS, workers=1, progress=False)
+        prepare_dataset([tmp_path / "src"], tmp_path / "file/out", SETTINGS, RunOptions(workers=1, progress=False))
 
 
 @pytest.mark.parametrize("broken", [True, False])

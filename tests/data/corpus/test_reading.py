@@ -12,7 +12,7 @@ import zstandard
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
-from ms_codegeex.data.corpus.reading import Document, Rejected, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, _local_content, find_units, read_unit
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.corpus.tally import moved
@@ -115,6 +115,22 @@ class TestFiles:
         first, second, third = read_unit(unit, Reading(rules=Rules(max_file_bytes=100)))
         assert isinstance(first, Document) and third.reason == "too large" and third.bytes == 100 * len(GOOD)
         assert (second.reason, second.detail, second.problem) == ("unreadable", "No such file or directory", True)
+
+    @pytest.mark.parametrize("grown", [b"", b"more = 1\n" * 300_000])
+    def test_a_file_that_grows_while_it_is_read(self, tmp_path, monkeypatch, grown):
+        """Or that comes in parts, as from some file systems."""
+        (tmp_path / "a.py").write_text(GOOD * 10)
+        whole, read_part, first = GOOD.encode() * 10 + grown, os.read, [5]
+
+        def some(descriptor, size):
+            if first:
+                with open(tmp_path / "a.py", "ab") as stream:
+                    stream.write(grown)
+                return read_part(descriptor, first.pop())
+            return read_part(descriptor, size)
+
+        monkeypatch.setattr(os, "read", some)
+        assert _local_content(tmp_path / "a.py", 1 << 20) == (whole, len(GOOD) * 10)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_an_unreadable_file(self, tmp_path):

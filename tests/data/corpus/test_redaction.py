@@ -1,3 +1,4 @@
+import base64
 import random
 import string
 
@@ -60,6 +61,7 @@ def test_a_webhook_keeps_its_address():
     "text",
     [
         "AKIA" + drawn(15, UPPER),
+        "AKIAIOSFODNN7EXAMPLE",  # of Amazon's manuals
         "AKIA" + drawn(17, UPPER),
         "xAKIA" + drawn(16, UPPER),
         "ghp_" + drawn(35),
@@ -98,6 +100,12 @@ RANDOM = drawn(20)
         ('apiKey: "', '"'),
         ("auth-token=>'", "'"),
         ('AWS_SECRET_ACCESS_KEY = "', '"'),
+        ("password = ", ""),
+        ("  db_password: ", "  # rotated in May\r\nnext: 1"),
+        ("export API_KEY=", "\n"),
+        ("secret_key := ", "\n"),
+        ('password: str = "', '"'),
+        ('{\\"password\\": \\"', '\\"}'),
     ],
 )
 def test_assigned_passwords(before, after):
@@ -119,7 +127,9 @@ def test_assigned_passwords(before, after):
         'secret = "0000000000000000000000000000000000000000"',
         f'digest = "{drawn(32, "0123456789abcdef")}"',
         f'name = "{RANDOM}"',
-        f"password = {RANDOM}",
+        f"password = {RANDOM}()",
+        f"password = other or {RANDOM}",
+        "password: Base64EncodedUtf8String",
         f'passwords = ["{RANDOM}"]',
     ],
 )
@@ -152,11 +162,49 @@ def test_emails(address, before, after):
         "icon@2x.png",
         "import x from '@scope/name.js'",
         "a@b@c.de@f",
+        "return this@Outer.name",
+        "this@MainActivity.apply",
+        "y = x@self.id",
+        "A@B.mT",
+        "scores = q@k.T",
+        "https://user@example.org/path",
+        "loader@self.io",
         "/** @param x.y */",
         "@" * 50,
     ],
 )
 def test_what_is_no_email(text):
+    assert only(text) == (text, {})
+
+
+@pytest.mark.parametrize(
+    "before, secret, after",
+    [
+        ("Authorization: Bearer ", drawn(40), "\n"),
+        ('{"authorization": "bearer ', drawn(32, "0123456789abcdef"), '"}'),
+        ("Authorization: Basic ", base64.b64encode(b"service:Gk3xW9qLz").decode(), ""),
+        ("postgres://app:", "s3cr3t-Value", "@db.example.org:5432/app"),
+        ("redis://:", drawn(24), "@10.0.0.1"),
+    ],
+)
+def test_credentials_of_headers_and_urls(before, secret, after):
+    assert only(before + secret + after) == (before + "<SECRET>" + after, {"credential": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the bearer of bad news is here already",
+        "Bearer YOUR_ACCESS_TOKEN_GOES_HERE",
+        "Basic authentication",
+        "Basic QWxsIG9mIHRoaXMgaXMgdGV4dA==",
+        "postgres://user:password@localhost/db",
+        "ftp://user:my-password@localhost",
+        "http://host:8080/path@2x.png",
+        "https://user:${PASSWORD}@host",
+    ],
+)
+def test_what_is_no_credential(text):
     assert only(text) == (text, {})
 
 
@@ -200,7 +248,7 @@ def test_hostile_text_takes_linear_time(piece):
 
 
 @pytest.mark.parametrize("escape", [rb"\n", rb"\r", rb"\t"])
-def test_a_secret_behind_an_escape(escape):
+def test_a_secret_after_an_escape(escape):
     token = b"AKIAQ3EGUR7K5PXYZ2WN"
     assert redact(b'x = "a' + escape + token + b'"', ("secrets",))[0] == b'x = "a' + escape + b'<SECRET>"'
     assert redact(escape[1:] + token, ("secrets",))[1] == ()

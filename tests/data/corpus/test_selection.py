@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prepare_inputs import shard
 
+from ms_codegeex.data.corpus.duplicates import Duplicates
 from ms_codegeex.data.corpus.joining import join
-from ms_codegeex.data.corpus.selection import DROPPED, TRAIN, VALIDATION, exact_duplicates, select
+from ms_codegeex.data.corpus.selection import DROPPED, TRAIN, VALIDATION, choose_validation
+from ms_codegeex.data.corpus.selection import select as select_among
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.errors import UserError
@@ -13,6 +13,11 @@ from ms_codegeex.errors import UserError
 
 def settings(**changes):
     return PrepareSettings(**{"max_bytes": None, "near_duplicates": 0, "validation_share": 0, **changes})
+
+
+def select(documents, settings, sampling, tally):
+    """`select` among documents of which none repeats another."""
+    return select_among(documents, settings, {}, sampling, tally)
 
 
 def test_join_gives_common_codes():
@@ -30,20 +35,7 @@ def test_join_gives_common_codes():
     assert documents.bytes.tolist() == [10, 20, 30, 40] and documents.tokens.tolist() == [3, 5, 7, 9]
 
 
-@given(st.lists(st.binary(min_size=32, max_size=32) | st.sampled_from([b"\0" * 32, b"\0" * 31 + b"\1"]), max_size=40))
-def test_exact_duplicates_against_a_dictionary(hashes):
-    rows = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
-    first, expected = {}, {}
-    for number, item in enumerate(hashes):
-        if item in first:
-            expected[number] = first[item]
-        first.setdefault(item, number)
-    repeated, kept = exact_duplicates(rows)
-    assert dict(zip(repeated.tolist(), kept.tolist(), strict=True)) == expected
-    assert repeated.tolist() == sorted(expected)
-
-
-def test_duplicates_across_shards():
+def test_duplicates_are_dropped_and_counted():
     documents = join(
         [
             shard([("a", "C", None, 1, 10, 1), ("b", "C", None, 2, 20, 1)]),
@@ -51,21 +43,18 @@ def test_duplicates_across_shards():
         ]
     )
     tally = Tally()
-    placed, split_by = select(documents, settings(), False, tally)
-    assert placed.tolist() == [TRAIN, TRAIN, DROPPED, DROPPED, TRAIN] and split_by == "document"
-    examples = [{"source": "c", "detail": "like b", "excerpt": ""}, {"source": "d", "detail": "like a", "excerpt": ""}]
-    assert tally.dropped == {"exact duplicate": {"documents": 2, "bytes": 30, "examples": examples}}
-
-
-def test_near_duplicates_skip_documents_without_words():
-    row = list(range(1, 129))
-    near = [*row[:-3], 7, 7, 7]
-    signatures = [[0] * 128, row, [0] * 128, near]
-    rows = [(name, "C", None, number, 10, 1) for number, name in enumerate("abcd")]
-    tally = Tally()
-    placed, _ = select(join([shard(rows, signatures=signatures)]), settings(near_duplicates=0.9), False, tally)
-    assert placed.tolist() == [TRAIN, TRAIN, TRAIN, DROPPED]
-    assert tally.dropped["near duplicate"]["examples"][0]["detail"] == "like b"
+    duplicates = {
+        "exact duplicate": Duplicates(np.array([False, False, True, True, False]), {2: 1, 3: 0}),
+        "near duplicate": Duplicates(np.array([False, False, False, False, True]), {4: 1}),
+    }
+    placed, split_by = select_among(documents, settings(), duplicates, False, tally)
+    assert placed.tolist() == [TRAIN, TRAIN, DROPPED, DROPPED, DROPPED] and split_by == "document"
+    examples = [
+        {"source": "c", "detail": "identical to b", "excerpt": ""},
+        {"source": "d", "detail": "identical to a", "excerpt": ""},
+    ]
+    assert tally.dropped["exact duplicate"] == {"documents": 2, "bytes": 30, "examples": examples}
+    assert tally.dropped["near duplicate"]["examples"] == [{"source": "e", "detail": "similar to b", "excerpt": ""}]
 
 
 def many(count):
@@ -132,3 +121,46 @@ def test_one_document_cannot_be_split():
 def test_nothing_is_left_of_nothing():
     placed, _ = select(join([shard([])]), settings(validation_share=0.1), False, Tally())
     assert placed.size == 0
+
+
+class TestValidation:
+    many = (*range(1000, 1200), 400_000)
+
+    @staticmethod
+    def choose(sizes, share=0.05, seed=0):
+        """Sizes of the groups that are chosen, in an order by chance."""
+        keys = np.random.default_rng(seed).integers(0, 2**63, len(sizes)).astype(np.uint64)
+        return np.array(sizes)[choose_validation(keys, np.array(sizes, np.int64), share)].tolist()
+
+    def test_several_small_groups_about_the_share(self):
+        chosen = self.choose(self.many)
+        assert len(chosen) >= 3 and 400_000 not in chosen and 0.04 < sum(chosen) / sum(self.many) < 0.07
+        assert self.choose(self.many, seed=1) != chosen
+
+    def test_the_order_of_groups_does_not_matter(self):
+        keys, sizes = np.arange(200, dtype=np.uint64), np.arange(1000, 1200)
+        shuffled = np.random.default_rng(0).permutation(200)
+        chosen = choose_validation(keys, sizes, 0.05)
+        assert (choose_validation(keys[shuffled], sizes[shuffled], 0.05) == chosen[shuffled]).all()
+
+    def test_groups_of_one_key_stay_together(self):
+        keys, sizes = np.repeat(np.arange(50, dtype=np.uint64), 4), np.full(200, 100)
+        chosen = choose_validation(keys, sizes, 0.1).reshape(50, 4)
+        assert (chosen.all(axis=1) == chosen.any(axis=1)).all() and np.count_nonzero(chosen) == 20
+
+    def test_small_groups_come_before_middling_ones(self):
+        sizes = (*self.many, *[40_000] * 5)
+        for seed in range(10):
+            chosen = self.choose(sizes, seed=seed)
+            assert len(chosen) >= 3 and max(chosen) <= 0.05 * sum(sizes) / 3
+
+    @pytest.mark.parametrize("sizes", [(100, 100), (10**6, 10**6, 10**6), (1, 10**9)])
+    def test_both_sides_get_something(self, sizes):
+        for seed in range(5):
+            assert 0 < len(self.choose(sizes, seed=seed)) < len(sizes)
+
+    def test_the_largest_only_if_there_is_no_other_way(self):
+        assert self.choose((900, 100)) == [100]
+
+    def test_no_validation(self):
+        assert self.choose(self.many, share=0.0) == []

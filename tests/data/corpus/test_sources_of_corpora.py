@@ -1,3 +1,4 @@
+import itertools
 import os
 import random
 import socket
@@ -8,7 +9,6 @@ import pytest
 
 from ms_codegeex.data.corpus.sources import (
     Root,
-    choose_validation,
     default_roots,
     sample,
     search,
@@ -97,6 +97,48 @@ def test_links_and_special_files_are_reported(tree):
     ]
 
 
+def test_directories_that_are_not_searched_are_reported(tree):
+    for name in (".github/a.py", "b/node_modules/x/y.py", "b/__pycache__/z.py"):
+        put(tree / name)
+    found = search(user_roots([tree]), ALL)
+    assert len(found.sources) == 5
+    assert found.skipped == [("project/.github", "hidden directory"), ("project/b/node_modules", "node_modules")]
+
+
+def test_the_order_of_the_inputs_does_not_matter(tmp_path):
+    given = [tmp_path / "t" / name for name in ("a/src", "b/src", "b/src/src", "c/b-src", "d")]
+    for path in given:
+        put(path / "x.py")
+    labels = {root.path: root.label for root in user_roots(given)}
+    assert list(labels.values()) == ["a-src", "t-b-src", "src-src", "c-b-src", "d"]
+    for order in itertools.permutations(given):
+        assert {root.path: root.label for root in user_roots(order)} == labels
+
+
+def test_links_of_a_hugging_face_cache_are_followed(tmp_path):
+    cache = tmp_path / "hub/datasets--owner--code"
+    put(cache / "blobs/0a1b", b"{}")
+    put(cache / "blobs/2c3d")
+    put(tmp_path / "elsewhere", b"{}")
+    shot = cache / "snapshots/5e6f"
+    (shot / "data").mkdir(parents=True)
+    (shot / "data/part.jsonl").symlink_to("../../../blobs/0a1b")
+    (shot / "tool.py").symlink_to("../../blobs/2c3d")
+    (shot / "foreign.jsonl").symlink_to(tmp_path / "elsewhere")
+    found = search(user_roots([shot]), ALL)
+    assert [file.identity for file in found.archives] == ["5e6f/data/part.jsonl"]
+    assert [file.identity for file in found.sources] == ["5e6f/tool.py"] and found.sources[0].size == len(GOOD)
+    assert found.skipped == [("5e6f/foreign.jsonl", "symbolic link")]
+    other = tmp_path / "hub/datasets--owner--trap"
+    (other / "snapshots/7a").mkdir(parents=True)
+    put(tmp_path / "private/secret.py")
+    (other / "blobs").symlink_to(tmp_path / "private")
+    (other / "snapshots/7a/x.py").symlink_to("../../blobs/secret.py")
+    assert search(user_roots([other]), ALL).sources == []
+    named = search(user_roots([shot / "data/part.jsonl"]), ALL)
+    assert [file.identity for file in named.archives] == ["data/part.jsonl"]
+
+
 def test_a_directory_called_like_a_source(tmp_path):
     put(tmp_path / "x/a.py/b.py")
     put(tmp_path / "x/c.jsonl/d.jsonl.zst")
@@ -160,7 +202,7 @@ def test_a_file_counts_once(tree):
 
 def test_single_files_and_equal_names(tmp_path):
     one, two = put(tmp_path / "x/src/a.py"), put(tmp_path / "y/src/a.py")
-    assert identities(user_roots([one, two])) == ["src-2/a.py", "src/a.py"]
+    assert identities(user_roots([one, two])) == ["x-src/a.py", "y-src/a.py"]
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -206,33 +248,3 @@ def test_sample(tmp_path):
     assert sample(files[::-1], 1050, seed=1) == chosen[::-1]
     assert set(sample(files, 2000, seed=1)) > set(chosen)
     assert sample(files, 1050, seed=2) != chosen and sample(files, 10**6, seed=1) == files
-
-
-class TestValidation:
-    many = {f"p{number}": 1000 + number for number in range(200)} | {"huge": 400_000}
-
-    def test_several_small_packages_about_the_share(self):
-        chosen = choose_validation(self.many, 0.05, seed=0)
-        share = sum(self.many[name] for name in chosen) / sum(self.many.values())
-        assert len(chosen) >= 3 and "huge" not in chosen and 0.04 < share < 0.07
-        assert choose_validation(dict(reversed(self.many.items())), 0.05, seed=0) == chosen
-        assert choose_validation(self.many, 0.05, seed=1) != chosen
-
-    def test_small_packages_come_before_middling_ones(self):
-        sizes = self.many | {f"middling{number}": 40_000 for number in range(5)}
-        for seed in range(10):
-            chosen = choose_validation(sizes, 0.05, seed)
-            assert len(chosen) >= 3 and max(sizes[name] for name in chosen) <= 0.05 * sum(sizes.values()) / 3
-
-    @pytest.mark.parametrize(
-        "sizes", [{"a": 100, "b": 100}, {"a": 10**6, "b": 10**6, "c": 10**6}, {"a": 1, "b": 10**9}]
-    )
-    def test_both_sides_get_something(self, sizes):
-        for seed in range(5):
-            assert 0 < len(choose_validation(sizes, 0.05, seed)) < len(sizes)
-
-    def test_the_largest_only_if_there_is_no_other_way(self):
-        assert choose_validation({"a": 900, "b": 100}, 0.05, seed=0) == {"b"}
-
-    def test_no_validation(self):
-        assert choose_validation(self.many, 0.0, seed=0) == set()

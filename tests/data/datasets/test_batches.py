@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import EOS, write_dataset
 
-from ms_codegeex.data.datasets.batches import PackedSequences, shuffle_context, unigram_entropy
+from ms_codegeex.data.datasets.batches import PackedSequences, read_info, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import write_json
@@ -35,6 +35,28 @@ def test_labels_are_the_next_tokens_and_eos_inputs_do_not_count(train):
     np.testing.assert_array_equal(batch.inputs[:, 1:], batch.labels[:, :-1])
     np.testing.assert_array_equal(batch.loss_mask, batch.inputs != EOS)
     assert (batch.inputs == EOS).any() and (batch.labels[batch.loss_mask == 1] == EOS).any()  # predicting an eos counts
+
+
+def test_every_label_counts_with_the_loss_after_eos(dataset, train):
+    everything = PackedSequences(dataset, "train", SEQ, seed=3, loss_after_eos=True)
+    batch = everything.training_batch(5, 40)
+    np.testing.assert_array_equal(batch.labels, train.training_batch(5, 40).labels)
+    assert batch.loss_mask.all() and (batch.inputs == EOS).any()
+    assert everything.label_counts().sum() == len(everything.tokens) - 1 > train.label_counts().sum()
+
+
+def test_an_id_outside_the_vocabulary_is_refused_where_it_is_read(tmp_path):
+    directory = write_dataset(tmp_path / "corpus")
+    rows = read_info(directory)["vocab_size"]
+    tokens = np.memmap(directory / "train.bin", np.uint16, "r+")
+    tokens[SEQ * 3 + 2] = rows
+    tokens.flush()
+    damaged = PackedSequences(directory, "train", SEQ, seed=3)
+    damaged.read(np.array([2]), np.array([0]))
+    with pytest.raises(UserError, match=rf"train\.bin: id {rows}, but the vocabulary has {rows}"):
+        damaged.read(np.array([3]), np.array([0]))
+    with pytest.raises(UserError, match=rf"train\.bin: id {rows}"):
+        damaged.label_counts()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -119,12 +119,24 @@ def test_evaluation_and_entropy_work_on_rows(tmp_path):
     assert unigram_entropy(data) == pytest.approx(-(share[share > 0] * np.log(share[share > 0])).sum())
 
 
+def test_an_id_outside_the_vocabulary_is_refused(tmp_path):
+    directory = write_examples(tmp_path / "rows", [([5, 6], [7]), ([8], [95]), ([9], [96])])
+    rows = FineTuningRows(directory, "train", LENGTH, seed=0)
+    with pytest.raises(UserError, match=r"train\.bin: id 96, but the vocabulary has 96"):
+        rows.training_batch(0, rows.size)
+    with pytest.raises(UserError, match="id 96"):
+        rows.label_counts()
+
+
 def test_the_kind_decides_how_a_directory_is_read(tmp_path, dataset):
     rows = write_examples(tmp_path / "d", random_examples(20))
     assert type(open_sequences(rows, "train", LENGTH, 0)) is FineTuningRows
     assert type(open_sequences(dataset, "train", LENGTH, 0, reset_at_eos=False)) is PackedSequences
     with pytest.raises(UserError, match=r"data\.reset_at_eos: false, but .*d holds examples"):
         open_sequences(rows, "train", LENGTH, 0, reset_at_eos=False)
+    assert open_sequences(dataset, "train", LENGTH, 0, loss_after_eos=True).loss_after_eos
+    with pytest.raises(UserError, match=r"data\.loss_after_eos: true, but .*d holds examples"):
+        open_sequences(rows, "train", LENGTH, 0, loss_after_eos=True)
 
 
 def test_a_shorter_run_than_the_examples_names_both_lengths(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.corpus.archives import line_parts
-from ms_codegeex.data.corpus.prepare import PrepareSettings, prepare_dataset
+from ms_codegeex.data.corpus.prepare import PrepareSettings, RunOptions, prepare_dataset
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning import prepare as finetune
@@ -292,6 +292,7 @@ def test_messages_that_are_none(record):
 MANY = [{"prompt": f"p{number}", "completion": f"c{number}"} for number in range(200)]
 
 
+@pytest.mark.slow
 def test_validation_split(tmp_path):
     out, _ = prepare(tmp_path, MANY, validation_share=0.2)
     tokenizer = load_tokenizer("codegeex")
@@ -378,7 +379,7 @@ def test_what_is_already_there(tmp_path):
         prepare(tmp_path, MANY[:3])
     (tmp_path / "code.py").write_text("x = 1\n")
     with pytest.raises(UserError, match="holds a dataset made from other inputs or settings"):
-        prepare_dataset([tmp_path / "code.py"], out, PrepareSettings(), workers=1, progress=False)
+        prepare_dataset([tmp_path / "code.py"], out, PrepareSettings(), RunOptions(workers=1, progress=False))
     values = FinetuneSettings("completion", 64)
     prepare_finetune([tmp_path / "in"], out, values, replace=True)
     (out / "mine.txt").write_text("mine")

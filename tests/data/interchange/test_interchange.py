@@ -264,6 +264,7 @@ for prefix in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow  # imports mindformers
 def test_mindformers_reads_our_files(examples, tmp_path):
     export_triplet(examples, tmp_path / "out", "train")
     prefixes = [examples / "train", *(tmp_path / "out" / f"train_{part}" for part in ("input_ids", "labels"))]

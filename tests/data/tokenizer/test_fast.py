@@ -36,6 +36,25 @@ def pair(request):
     return tokenizer, CorpusEncoder(tokenizer)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(PIECES, max_size=3).map("".join), max_size=8).map("\n".join))
+@example("a\n<|endoftext|>\nb")
+@example("a \n<|extratoken_1|>\u3000\n\n b")
+@example("a\n  <|endoftext|> \n\n<|endoftext|>x\ny")
+def test_the_same_ids_of_lines(pair, text):
+    tokenizer, encoder = pair
+    assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
+
+
+def test_only_the_lines_of_special_names_are_encoded_slowly(monkeypatch):
+    tokenizer = load_tokenizer("codegeex")
+    encoder, slow = CorpusEncoder(tokenizer), []
+    monkeypatch.setattr(encoder, "_slowly", lambda data: slow.append(data) or CorpusEncoder._slowly(encoder, data))
+    text = "x = 1\n" * 1000 + "end = '<|endoftext|>'\nmark = '<|extratoken_10|>'  \nf()\n" + "y = 2\n" * 1000
+    assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
+    assert b"".join(slow).count(b"\n") <= 4 and b"endoftext" in slow[0]
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=12).map("".join))
 @example("")
@@ -70,7 +89,7 @@ def sources(count):
 
 def test_the_same_ids_on_source_files(pair):
     tokenizer, encoder = pair
-    paths, compared = sources(200), 0
+    paths, compared = sources(80), 0
     for path in paths:
         data = path.read_bytes()[:20_000]
         try:
@@ -79,7 +98,7 @@ def test_the_same_ids_on_source_files(pair):
             continue
         assert encoder.encode(data).tolist() == tokenizer.encode(text), path
         compared += 1
-    assert compared > 150
+    assert compared > 60
 
 
 def test_sentencepiece_is_left_to_our_tokenizer(tmp_path):

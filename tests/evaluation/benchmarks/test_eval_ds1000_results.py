@@ -100,7 +100,7 @@ print("; ".join(lost))
 
 @pytest.mark.parametrize("libraries", [("pandas", "scipy"), ("torch",)], ids=["pandas", "torch"])
 def test_results_of_the_libraries_are_plain_data(libraries):
-    """Plain data survives writing and loading. In a process of its own, because torch and MindSpore do not mix."""
+    """Plain data survives writing and loading. In a separate process, because torch and MindSpore do not mix."""
     if lacking := [name for name in libraries if importlib.util.find_spec(name) is None]:
         pytest.skip(f"needs {', '.join(lacking)}")
     words = [sys.executable, "-c", HONEST, str(INSIDE), libraries[0]]
@@ -108,7 +108,32 @@ def test_results_of_the_libraries_are_plain_data(libraries):
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
 
 
+CHANGES = {
+    "a class": b"\x80\x02ccollections\nCounter\nN}U\x06__eq__cbuiltins\nstr\ns\x86b)R.",
+    "a class that was made": b"\x80\x02cbuiltins\nobject\n}U\x06__eq__cbuiltins\nstr\nsb.",
+    "a call of an instance": b"\x80\x02ccollections\nCounter\n)R)R.",
+    "a class of another library": b"\x80\x02cnumpy.ma.core\nMaskError\n(i" + b"functools\npartial\n.",
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_pickle_that_changes_a_class_or_calls_a_value_is_not_loaded(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(INSIDE))
+    plain = importlib.import_module("plain")
+    with pytest.raises(pickle.UnpicklingError, match=r"plain data|no instance"):
+        plain.Unpickler(io.BytesIO(CHANGES[name])).load()
+
+
+def test_an_iterator_travels_as_its_items_and_equals_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(str(INSIDE))
+    plain, file = importlib.import_module("plain"), io.BytesIO()
+    plain.Pickler(file, 4).dump(filter(None, [0, 3, 4]))
+    found = plain.Unpickler(io.BytesIO(file.getvalue())).load()
+    assert set(found) == {3, 4} and found != [3, 4] and found != found
+
+
 FOREIGN = [
+    ("numpy.testing._private.utils", "StringIO"),
     ("os", "system"),
     ("builtins", "eval"),
     ("builtins", "getattr"),

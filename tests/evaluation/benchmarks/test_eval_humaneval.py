@@ -117,6 +117,7 @@ def test_verdicts(tmp_path, sandbox):
     assert [pair for pair in zip(PROGRAMS, found, strict=True) if pair[0][1:] != pair[1]] == []
 
 
+@pytest.mark.slow  # waits for ten seconds
 def test_time_is_up(tmp_path, sandbox, monkeypatch):
     monkeypatch.setattr(humaneval, "GRACE", 8.0)
     task = humaneval.build(write(tmp_path / "h.jsonl", ROW), timeout=2)

@@ -129,6 +129,7 @@ ENDLESS = [
 ]
 
 
+@pytest.mark.slow  # it waits for ten seconds, as that of HumanEval does
 def test_time_is_up(tmp_path, task, sandbox, monkeypatch):
     monkeypatch.setattr(module, "SECONDS", 2.0)
     monkeypatch.setattr(module, "GRACE", 8.0)

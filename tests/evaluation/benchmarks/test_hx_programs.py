@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.blocks import at_end_of_block
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems, programs
 
 
@@ -176,7 +177,7 @@ WORDS = ["{ }", '"}"', "'}'", "// }\n", "/* } */", r'"\"}"', "x", "\n", "{ { } }
 def test_the_end_of_main_is_found(body: str):
     """Braces in strings, characters and comments do not count."""
     test = f"int main(){{ {body} }} /* more }} */"
-    head, tail = programs.at_end_of_block(test, r"\bint\s+main\s*\(\s*\)\s*\{", row("cpp"))
+    head, tail = at_end_of_block(test, r"\bint\s+main\s*\(\s*\)\s*\{", "it")
     assert (head, tail) == (f"int main(){{ {body} ", "} /* more } */")
 
 

@@ -23,6 +23,8 @@ PUBLISHED = {  # samples, temperature, top-p, tag, prompt and answer together: f
     "codegen_mtpb_single_t02": ("mtpb", 40, 0.2, 0.95, False, None),
     "codegen_mtpb_single_t06": ("mtpb", 40, 0.6, 0.95, False, None),
     "codegen_mtpb_single_t08": ("mtpb", 40, 0.8, 0.95, False, None),
+    "multipl_e": ("multipl-e", 20, 0.2, 0.95, False, None),
+    "evalplus": ("evalplus", 1, 0.0, 1.0, False, None),
     "codegeex2_ds1000": ("ds1000", 40, 0.2, 0.5, False, 1024),
     "codex_ds1000": ("ds1000", 40, 0.2, 0.95, False, 1024),
 }

@@ -6,9 +6,10 @@ import pytest
 from openai_server import Server
 
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.recipes import Recipe
-from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler, model_identity
+from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 from ms_codegeex.evaluation.task import Completion
 
 RECIPE = Recipe("humaneval", temperature=0.5, top_p=0.9, max_new_tokens=20)
@@ -104,21 +105,6 @@ def test_servers_that_are_not_there_and_models_that_must_be_chosen():
         ServerSampler(server.url, RECIPE)
 
 
-def test_a_model_is_its_files_and_not_its_place(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-    one, two = (model_identity(tmp_path / name)["sha256"] for name in ("one", "two"))
-    assert one == two
-    (tmp_path / "two" / "model.safetensors").write_bytes(b"1")
-    assert model_identity(tmp_path / "two")["sha256"] != one
-    (tmp_path / "two" / "manifest.json").write_text("{1}")
-    manifest = model_identity(tmp_path / "two")["sha256"]
-    (tmp_path / "two" / "model.safetensors").write_bytes(b"2")
-    assert model_identity(tmp_path / "two")["sha256"] == manifest
-    assert model_identity(tmp_path / "two" / "config.json")["sha256"] != manifest
-
-
 class Speller:
     """A model of 12 tokens that writes `abcde`, one letter per token, and ends."""
 
@@ -143,7 +129,8 @@ def speller(monkeypatch, tmp_path):
     module = types.ModuleType("ms_codegeex.generation.engine")
     module.Generator = Speller
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return lambda slots=None, **recipe: EngineSampler(tmp_path, Recipe("humaneval", **recipe), slots=slots)
+    monkeypatch.setattr(LocalModel, "resolved", lambda self: self)
+    return lambda slots=None, **recipe: EngineSampler(LocalModel(tmp_path, slots=slots), Recipe("humaneval", **recipe))
 
 
 def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):

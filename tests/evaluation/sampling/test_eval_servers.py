@@ -98,6 +98,7 @@ def test_what_is_no_answer_is_said_in_a_line(name):
     with server(lambda body: data, kind) as url, pytest.raises(RunFailure, match=words) as caught:
         ServerSampler(url, RECIPE, "m")("p", seed=0)
     assert "\n" not in str(caught.value) and url in str(caught.value)
+    assert str(caught.value).startswith(f"{caught.value.reason}; ") and "; " not in caught.value.reason
 
 
 @pytest.mark.parametrize("data", [b"<html></html>", b"[]", b'{"data": 3}', b'{"data": [{}]}'])
@@ -158,6 +159,7 @@ def test_one_failure_loses_nothing_that_others_have_finished():
 PROBLEM = {"task_id": "a/0", "prompt": "def f():\n", "test": "def check(f): pass\n", "entry_point": "f"}
 
 
+@pytest.mark.slow
 def test_a_hanging_server_does_not_keep_anybody_from_leaving(tmp_path):
     """SIGTERM while some samples exist and all connections hang: the process ends, and the samples are kept."""
     data, output, hanging = tmp_path / "he.jsonl", tmp_path / "out", threading.Event()

@@ -24,7 +24,10 @@ pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C++ compiler")
 LEVELS = list(compiling.LEVELS)
 
 
-@pytest.fixture(scope="module", params=LEVELS)
+@pytest.fixture(  # the levels of other CPUs are slow to compile
+    scope="module",
+    params=[pytest.param(level, marks=[] if level == compiling.cpu_level() else pytest.mark.slow) for level in LEVELS],
+)
 def kernels(request):
     if LEVELS.index(request.param) < LEVELS.index(compiling.cpu_level()):
         pytest.skip(f"this CPU has no {request.param}")
@@ -50,6 +53,21 @@ def test_16_bit_weights_are_exact(kernels, n, k):
     checks.check_sixteen(kernels, n, k, (1, 3, 8, 9, 33))
 
 
+@pytest.mark.parametrize("n,k", [(64, 256), (33, 129), (1, 1)])
+@pytest.mark.parametrize(
+    "bits,group,activation,fast",
+    [
+        (32, 0, "none", False),
+        (32, 0, "gelu", False),
+        (8, 0, "fast_gelu", False),
+        (4, 64, "silu", False),
+        (8, 0, "none", True),
+    ],
+)
+def test_adapters_of_rows(kernels, n, k, bits, group, activation, fast):
+    checks.check_adapters(kernels, n, k, bits, group, activation, fast)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "fast_gelu", "silu"])
 def test_what_follows_a_product(kernels, activation):
     checks.check_linear(kernels, 45, 40, 32, 0, activation, (1, 7, 9))
@@ -72,6 +90,11 @@ def test_attention(kernels, count, groups, size, rotary):
 
 def test_a_cache_of_16_bits_holds_what_numpy_rounds_to(kernels):
     checks.check_half_cache(kernels)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_that_meet(kernels, ranks):
+    checks.check_exchange(kernels, ranks)
 
 
 def test_choices(kernels):

@@ -29,10 +29,8 @@ def _ended(text: str) -> bool:
 
 
 def _scan() -> stopping.Scanner:
-    before, inner = (
-        "",
-        stopping.words(ENDS).scan(),
-    )  # the text while it may still be a code fence; the scanner of the rest
+    before = ""  # the text while it may still be a code fence
+    inner = stopping.words(ENDS).scan()  # scans the rest
 
     def each(piece: str) -> int | None:
         nonlocal before

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.toolchains import Program
@@ -33,10 +34,6 @@ STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
 CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
 CPP_ASSERTS = re.compile(r"<(?:assert\.h|cassert)>")
-CPP_OUR_ASSERT = """#include<assert.h>
-#undef assert
-void ms_codegeex_test_failed(const char *);
-#define assert(test) (static_cast<bool>(test) ? void(0) : ms_codegeex_test_failed(#test))"""
 JAVA_CLASSES = (
     *(f"java.util.{name}" for name in ("ArrayList", "Arrays", "Collections", "HashMap", "List", "Map", "Objects")),
     *(f"java.util.{name}" for name in ("Optional", "Random", "Set", "HashSet")),
@@ -78,7 +75,7 @@ def cpp(row: HumanEvalXProblem, answer: str) -> Program:
     operators are unknown to the tests. The witness ends main."""
     includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
     tests, untested = defects.tests(row)
-    head, tail = at_end_of_block(CPP_ASSERT.sub(CPP_OUR_ASSERT, tests, count=1), r"\bint\s+main\s*\(\s*\)\s*\{", row)
+    head, tail = at_end_of_block(CPP_ASSERT.sub(OUR_ASSERT, tests, count=1), r"\bint\s+main\s*\(\s*\)\s*\{", place(row))
     known, signature = before_signature(row)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = f';\nvoid {CALL}(const char *);\n{CALL}("%s");\n'
@@ -116,7 +113,7 @@ def go(row: HumanEvalXProblem, answer: str) -> Program:
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
     body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
-    head, tail = at_end_of_block(row.test, r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{", row)
+    head, tail = at_end_of_block(row.test, r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{", place(row))
     setup = f'{row.test_setup}\nimport {CALL} "ms_codegeex/witness"\n{imports}'
     call = f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n'
     code = STRINGS.sub('""', row.test)
@@ -143,7 +140,7 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
         if name in named
     )
     tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row)
+    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
     check = re.search(r"\bcfg\b", answer) is not None
     call = f';\n::{CALL}::tell("%s");\n'
     rest = f"{tail}\n{known}{answer}\n"
@@ -165,27 +162,11 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
     found = list(CPP_SIGNATURE.finditer(row.prompt))
     if not found:
         raise UserError(
-            f"problem {row.number}, {row.language}: no function in `prompt`, expected one as in the published files; "
-            "fetch the file again"
+            f"{place(row)}: no function in `prompt`, expected one as in the published files; fetch the file again"
         )
     return row.prompt[: found[-1].start()], row.prompt[found[-1].start() :]
 
 
-TOKENS = re.compile(
-    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
-    re.DOTALL,
-)
-
-
-def at_end_of_block(test: str, opening: str, row: HumanEvalXProblem) -> tuple[str, str]:
-    """The tests' text, split before the brace that closes the block that the pattern opens."""
-    start = re.search(opening, test)
-    depth = 1
-    for token in TOKENS.finditer(test, start.end()) if start else ():
-        depth += {"{": 1, "}": -1}.get(token.group(), 0)
-        if depth == 0:
-            return test[: token.start()], test[token.start() :]
-    raise UserError(
-        f"problem {row.number}, {row.language}: no test function in `test`, expected one as in the published files; "
-        "fetch the file again"
-    )
+def place(row: HumanEvalXProblem) -> str:
+    """Names a problem in an error message."""
+    return f"problem {row.number}, {row.language}"

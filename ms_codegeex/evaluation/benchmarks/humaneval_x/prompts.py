@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ms_codegeex.data.finetuning.examples import translation_prompt
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 
@@ -13,11 +14,5 @@ def generation(row: HumanEvalXProblem, tag: bool) -> str:
 
 def translation(source: HumanEvalXProblem, target: HumanEvalXProblem) -> str:
     """CodeGeeX's translation prompt: declaration and solution in one language, the declaration in another."""
-    parts = [
-        "code translation",
-        f"{LANGUAGES[source.language].title}:",
-        f"{source.declaration}\n{source.solution.rstrip()}",
-        f"{LANGUAGES[target.language].title}:",
-        target.declaration,
-    ]
-    return "\n".join(parts)
+    titles = (LANGUAGES[row.language].title for row in (source, target))
+    return translation_prompt(*titles, f"{source.declaration}\n{source.solution}") + target.declaration

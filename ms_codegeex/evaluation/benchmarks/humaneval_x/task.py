@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,18 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs, prompts, rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.sandbox import Execution, Sandbox
-from ms_codegeex.evaluation.sandbox.home_directories import check_readable
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
-from ms_codegeex.evaluation.toolchains import Program, RunPlan, TimeLimits, ToolChain, base, tool_chain
+from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.sandbox import Sandbox
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
+from ms_codegeex.evaluation.toolchains import Program, ToolChain, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
 REFERENCE_SECONDS = 60.0  # for canonical solutions, from whose times the limits are derived
 FACTOR = 5.0  # a limit is at least this many times the slowest reference
-TAIL = 2000  # characters of a program's output that are kept
 
 
-class HumanEvalX(Task):
+class HumanEvalX(ToolChainTask):
     """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them."""
 
     def __init__(
@@ -36,9 +34,10 @@ class HumanEvalX(Task):
         timeout: float | None,
         chains: Mapping[str, ToolChain],
     ) -> None:
+        super().__init__(chains)
         self.name = "humaneval-x"
         self._files, self._sources, self._tag, self._rules = files, sources, tag, rule_set
-        self._timeout, self._chains = timeout, chains
+        self._timeout = timeout
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in files}
         self.problems = [self._problem(row) for file in files.values() for row in file.rows if self._has(row)]
 
@@ -89,27 +88,13 @@ class HumanEvalX(Task):
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests."""
-        chain = self._chains[problem.labels["language"]]
-        chain.prepare()
-        token, challenge = secrets.token_hex(8), secrets.token_hex(8)
         program = self.program(problem, sample)
-        wall = self.timeouts[chain.language]
+        wall = self.timeouts[problem.labels["language"]]
         if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
-        plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, wall))
-        executions = sandbox.run(plan.commands, plan.files, chain.readable())
-        witness = f"witness-{token}-{challenge}".encode("ascii")
-        verdicts = base.judge(chain, program, plan, executions, witness)
-        last = executions[-1]
-        return Judgement(
-            sample.task_id,
-            sample.completion_id,
-            verdicts,
-            sum(each.seconds for each in executions),
-            last.code,
-            tail(last),
-            {**times(plan, executions), "limit": wall, "program": program.fingerprint[:32]},
-        )
+        judgement = self.judge_program(problem, sample, program, sandbox, wall)
+        extra = {**judgement.extra, "limit": wall, "program": program.fingerprint[:32]}
+        return replace(judgement, extra=extra)
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
         """Set the time limits of this machine: `FACTOR` times the slowest reference that passed, at least the published
@@ -141,39 +126,9 @@ class HumanEvalX(Task):
             found[MD5] = MD5_INSTALL
         return found
 
-    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """Prepare the tool chains of these problems; language -> reason for each that does not work."""
-        found = {}
-        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
-            try:
-                self._chains[name].prepare()
-                check_readable(self._chains[name].readable().values())
-            except (UserError, OSError, subprocess.SubprocessError) as error:
-                found[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
-        return found
-
-    def tools(self) -> Mapping[str, str]:
-        """Language -> the tool chain's version."""
-        return {name: chain.found for name, chain in self._chains.items() if chain.found is not None}
-
     def _has_md5(self) -> bool:
         chain = self._chains["js"]
         return not isinstance(chain, JavaScript) or chain.md5 is not None
-
-
-def times(plan: RunPlan, executions: Sequence[Execution]) -> dict[str, float]:
-    """The wall clock of compiling, and of running as far as it got."""
-    ran = executions[plan.compiling :]
-    return {
-        "compile_seconds": round(sum(each.seconds for each in executions[: plan.compiling]), 3),
-        "run_seconds": round(sum(each.seconds for each in ran), 3),
-    }
-
-
-def tail(execution: Execution) -> str:
-    """The end of a command's output. Go and Rust report failures on standard output."""
-    text = execution.stderr.strip() or execution.stdout.strip()
-    return text[-TAIL:].decode("utf-8", "replace")
 
 
 def build(

@@ -39,7 +39,10 @@ class Mtpb(Task):
         if turns not in ("multi", "single"):
             raise UserError(f'turns: "{turns}", expected "multi" or "single"')
         self.turns, self.name = turns, "mtpb" if turns == "multi" else "mtpb-single-turn"
-        self.problems = [Problem(p.id, {"category": p.category}, p) for p in read_problems(data)]
+        self.problems = [
+            Problem(p.id, {"category": p.category, "turns": str(len(p.cases[0].prompts))}, p)
+            for p in read_problems(data)
+        ]
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         self.provenance = provenance(data)
         self.runner = Runner.open(python)

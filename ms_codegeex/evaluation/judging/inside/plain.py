@@ -1,14 +1,19 @@
-"""Read and write DS-1000's results as plain data: values of Python and the benchmark's libraries, and no code.
+"""Read and write results as plain data: values of Python and of the libraries that results come from, and no code.
 
-A pickle may name any class or function, and unpickling calls them. Here only data types are allowed, so loading runs no
-code of the program, and a loaded value cannot fake equality. Tensors, whose own pickles contain code, travel as arrays.
+A pickle may name any class or function, call whatever it has built, and set attributes of it. Here it may name only
+data types, call only what it has named, and change only instances. So loading runs no code of the program, and a
+loaded value cannot fake equality. Tensors, whose own pickles contain code, travel as arrays.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import itertools
 import pickle
 import sys
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 BUILTINS = (
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
@@ -32,36 +37,91 @@ MODULES = {
     "pytz": ("pytz",),
     "dateutil": ("dateutil.tz", "dateutil.relativedelta"),
 }
-# Beginnings of the names of their functions that reconstruct such values.
-MAKERS = ("_reconstruct", "_frombuffer", "scalar", "_mareconstruct", "_new_", "_p")
+# Their functions that reconstruct such values: names, and parts of names.
+MAKERS = ("_reconstruct", "_frombuffer", "scalar", "_mareconstruct", "_p")
+MAKERS_LIKE = ("_new_", "unpickle")
+MOST_ITEMS = 1_000_000  # of an iterator
 ACTIVE = ("memmap", "DataSource", "vectorize", "HDFStore")  # these open files or call functions
 
 
 def allowed(module: str, name: str, found: object) -> bool:
-    """Whether a pickle may name this."""
+    """Whether a pickle may name this: a class or function that the library itself has defined there."""
     library = module.partition(".")[0]
     places = MODULES.get(library, ())
+    if (getattr(found, "__module__", None) or "").partition(".")[0] != library:
+        return False
     if isinstance(found, type):
         return name not in ACTIVE and any(module == place or module.startswith(place + ".") for place in places)
-    return bool(places) and callable(found) and (name.startswith(MAKERS) or "unpickle" in name)
+    return callable(found) and (name in MAKERS or any(part in name for part in MAKERS_LIKE))
 
 
-class Unpickler(pickle.Unpickler):
-    """Loads plain data; anything else is an UnpicklingError."""
+class Iterated(list):
+    """The items of an iterator, which equals nothing."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+class Unpickler(pickle._Unpickler):
+    """Loads plain data; anything else is an UnpicklingError.
+
+    Python's own implementation, because in C the calls and changes that a pickle asks for cannot be checked.
+    """
+
+    def __init__(self, file: io.BufferedIOBase):
+        super().__init__(file)
+        self.named = []  # classes and functions
 
     def find_class(self, module: str, name: str) -> object:
         """A class or function that a pickle names, if it is allowed."""
-        if (module, name) in EXACT:
-            return super().find_class(module, name)
-        if "." not in name and module.partition(".")[0] in MODULES:
+        if (module, name) in EXACT or ("." not in name and module.partition(".")[0] in MODULES):
             found = super().find_class(module, name)
-            if allowed(module, name, found):
+            if (module, name) in EXACT or allowed(module, name, found):
+                self.named.append(found)
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
 
+    def check_named(self, function: object) -> None:
+        """Refuse to call anything else."""
+        if not any(function is known for known in self.named):
+            raise pickle.UnpicklingError(f"{function!r} is no plain data and cannot be called")
+
+    def load_call(self, load: Callable, place: int) -> None:
+        """An operation that calls what lies at this place of the stack."""
+        self.check_named(self.stack[place])
+        load(self)
+
+    def load_build(self) -> None:
+        """Set the state of an instance; a class would be another one from then on."""
+        instance = self.stack[-2]
+        if isinstance(instance, type) or any(instance is known for known in self.named):
+            raise pickle.UnpicklingError(f"{instance!r} is no instance and cannot be changed")
+        pickle._Unpickler.load_build(self)
+
+    def load_obj(self) -> None:
+        """An operation of protocol 1 that `Pickler` never writes."""
+        raise pickle.UnpicklingError("an object of protocol 1 is no plain data")
+
+    dispatch: ClassVar[dict] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: lambda self: self.load_call(pickle._Unpickler.load_reduce, -2),
+        pickle.NEWOBJ[0]: lambda self: self.load_call(pickle._Unpickler.load_newobj, -2),
+        pickle.NEWOBJ_EX[0]: lambda self: self.load_call(pickle._Unpickler.load_newobj_ex, -3),
+        pickle.BUILD[0]: load_build,
+        pickle.OBJ[0]: load_obj,
+        pickle.INST[0]: load_obj,
+    }
+
     def persistent_load(self, pid: tuple) -> object:
-        """A tensor that travels as an array."""
+        """A tensor that travels as an array, or an iterator's items."""
         kind, array = pid
+        if kind == "iterator":
+            return Iterated(array)
         if kind == "torch":
             return importlib.import_module("torch").from_numpy(array)
         if kind == "tensorflow":
@@ -73,7 +133,9 @@ class Pickler(pickle.Pickler):
     """Writes what `Unpickler` reads."""
 
     def persistent_id(self, value: object) -> tuple | None:
-        """For a tensor its library and its array, for anything else None."""
+        """For a tensor its library and its array, for an iterator its items, for anything else None."""
+        if isinstance(value, Iterator):
+            return "iterator", list(itertools.islice(value, MOST_ITEMS))
         torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
         if torch is not None and isinstance(value, torch.Tensor):
             return "torch", value.detach().cpu().numpy()

@@ -191,8 +191,13 @@ def execute(source: str, names: dict, rewrite: Callable) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         traceback.print_exc(limit=0)
         return "syntax"
+    return guarded(lambda: exec(code, names))
+
+
+def guarded(action: Callable[[], object]) -> str | None:
+    """Call a function of the program. Return what stopped it, None if it returned; see `execute`. Ends the timer."""
     try:
-        exec(code, names)
+        action()
     except SystemExit:
         sys.stderr.write("SystemExit\n")
         return "exit"

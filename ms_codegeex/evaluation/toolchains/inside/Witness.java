@@ -3,15 +3,18 @@ package ms_codegeex;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
 import java.nio.charset.StandardCharsets;
 
-/** Calls the program's main, then prints the witness. Usage: Witness TOKEN, challenge on standard input. */
+/** Calls a class's main, then prints the witness. Usage: Witness TOKEN CLASS, challenge on standard input. */
 public final class Witness {
     public static void main(String[] arguments) throws Throwable {
         String challenge = new String(System.in.readAllBytes(), StandardCharsets.UTF_8).trim();
         byte[] line = ("\nwitness-" + arguments[0] + "-" + challenge + "\n").getBytes(StandardCharsets.UTF_8);
+        Method tests = Class.forName(arguments[1]).getMethod("main", String[].class);
+        tests.setAccessible(true); // the class may not be public
         try {
-            Class.forName("Main").getMethod("main", String[].class).invoke(null, (Object) new String[0]);
+            tests.invoke(null, (Object) new String[0]);
         } catch (InvocationTargetException error) {
             throw error.getCause();
         }

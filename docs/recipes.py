@@ -1,0 +1,264 @@
+"""Searches the recipes in configs/recipes and writes docs/recipes.md with its picture from them.
+
+python docs/recipes.py             # writes the page and the picture from the files
+python docs/recipes.py --search    # searches again first: some minutes
+python docs/recipes.py --check     # writes nothing; exit status 1 if the page is not what it would write
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ms_codegeex.config import load_config
+from ms_codegeex.config.values import parse_overrides
+from ms_codegeex.files import atomic_file
+from ms_codegeex.hardware import GIB
+from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, STEP_SECONDS
+from ms_codegeex.planning.planner import Plan, make_plan
+from ms_codegeex.planning.search import search, yaml_of
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, PAGE, PICTURE = ROOT / "configs" / "recipes", "recipes.md", "images/recipes.png"
+HARDWARE = {"ascend910": "910", "ascend910b": "910B", "a100": "A100"}
+DEVICES = (8, 64, 512, 1536)
+# Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
+NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with the file of its run, the tokens of its paper, and keys that differ from the file's."""
+
+    name: str
+    base: str
+    tokens: float
+    note: str
+    keys: tuple[str, ...] = ()
+    on_910b: tuple[str, ...] = ()
+
+
+MODELS = (
+    Model(
+        "CodeGeeX-13B",
+        "codegeex_13b",
+        850e9,
+        "Steps of 3,072 sequences of 2,048, as the paper's. On 910B dropout is 0, because fused attention has none.",
+        on_910b=("training.dropout=0",),
+    ),
+    Model(
+        "CodeGen-16B",
+        "codegen_16b_nl",
+        577e9,
+        "Steps of 1,024 sequences of 2,048. The tokens are those that others quote for NL, Multi and Mono together.\n"
+        "Queries are multiplied with keys in 16 bits (`model.scores_fp32: false`), which the release does in FP32.\n"
+        "1,536 devices divide the batch only with a pipeline, and then there are fewer micro-batches than stages.",
+        ("model.scores_fp32=false",),
+    ),
+    Model(
+        "CodeGeeX2-6B",
+        "codegeex2_6b",
+        600e9,
+        "Steps of 1,536 sequences of 2,048: its batch was never published. The tokens are those of its further\n"
+        "training on code.",
+        ("training.global_batch=1536",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model on a number of devices; `file` exists if some plan fits."""
+
+    model: Model
+    hardware: str
+    devices: int
+
+    @property
+    def file(self) -> Path:
+        """Its YAML."""
+        return (
+            FOLDER
+            / f"{self.model.name.lower().replace('-', '_')}_{HARDWARE[self.hardware].lower()}_{self.devices}.yaml"
+        )
+
+    @property
+    def overrides(self) -> list[str]:
+        """Keys that differ from the model's file and are not searched."""
+        keys = [*self.model.keys, *(self.model.on_910b if self.hardware == "ascend910b" else ())]
+        return [*keys, f"parallel.hardware={self.hardware}", *(["device=gpu"] if self.hardware == "a100" else [])]
+
+    def plan(self) -> Plan | None:
+        """What its file costs; None if nothing fits."""
+        if self.file.exists():
+            return make_plan(load_config(self.file))
+        if self.file.stem not in NOTHING_FITS:
+            raise SystemExit(
+                f"{self.file.name} is missing: python docs/recipes.py --search --only {self.file.stem}; if nothing "
+                "fits, add it to NOTHING_FITS"
+            )
+        return None
+
+
+def recipes() -> Iterator[Recipe]:
+    """All of them; A100 only for the 13B."""
+    for model in MODELS:
+        for hardware in HARDWARE:
+            for devices in DEVICES:
+                if hardware != "a100" or (model is MODELS[0] and devices in (64, 512)):
+                    yield Recipe(model, hardware, devices)
+
+
+def find(recipe: Recipe) -> None:
+    """Search a recipe and write its file, or remove the file if nothing fits."""
+    base = f"{recipe.model.base}.yaml"
+    free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
+    free += ["parallel.sequence=false", "parallel.micro_batches=null", "training.micro_batch=null", "devices=1"]
+    config = replace(load_config(ROOT / "configs" / base, [*recipe.overrides, *free]), devices=recipe.devices)
+    found = search(config, given=False)
+    if not found.ranked:
+        recipe.file.unlink(missing_ok=True)
+        return
+    given = {"output": f"runs/{recipe.file.stem}", **parse_overrides(recipe.overrides)}
+    with atomic_file(recipe.file) as temporary:
+        header = "# Found by `python docs/recipes.py --search`; its costs are in docs/recipes.md.\n"
+        temporary.write_text(header + yaml_of(found.ranked[0], f"../{base}", given), encoding="utf-8")
+
+
+HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
+HEADER += ("recomputes", "GiB", "step, s", "MFU", "hours", "device-hours")
+
+
+def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
+    """A row of the page."""
+    name = f"{recipe.devices:,} x {HARDWARE[recipe.hardware]}"
+    if plan is None:
+        return (name, "no plan fits", *[""] * (len(HEADER) - 2))
+    config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, recipe)
+    training = config.training
+    blocks = "" if training.recompute_blocks is None else f" in {', '.join(map(str, training.recompute_blocks))} blocks"
+    return (
+        f"[{name}](../{recipe.file.relative_to(ROOT)})",
+        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
+        f"{mesh.optimizer_shard}",
+        "yes" if config.parallel.sequence else "no",
+        f"{config.accumulation} of {config.micro_batch}",
+        f"{training.recompute}{blocks}",
+        f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
+        f"{plan.step_seconds:.2f}",
+        f"{plan.mfu:.1%}".replace("%", " %"),
+        f"{hours:,.0f}",
+        f"{hours * config.devices:,.0f}",
+    )
+
+
+def hours_of(plan: Plan, recipe: Recipe) -> float:
+    """Hours for the tokens of the model's paper."""
+    return recipe.model.tokens / plan.tokens_per_day * 24
+
+
+def paper_row() -> tuple[str, ...]:
+    """The published run of the 13B, and our plan of its setting."""
+    plan = make_plan(load_config(ROOT / "configs" / "codegeex_13b.yaml"))
+    hours = MODELS[0].tokens / plan.tokens_per_day * 24
+    mesh, cost = plan.config.mesh, max(stage.total for stage in plan.memory) / GIB
+    return (
+        "[1,536 x 910, the paper's](../configs/codegeex_13b.yaml)",
+        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
+        f"{mesh.optimizer_shard}",
+        "no",
+        f"1 of {plan.config.micro_batch}",
+        "full",
+        f"{cost:.1f}",
+        f"{plan.step_seconds:.2f} (published: {STEP_SECONDS:.2f})",
+        f"{plan.mfu:.1%}".replace("%", " %"),
+        f"{hours:,.0f}",
+        f"{hours * plan.config.devices:,.0f}",
+    )
+
+
+def page() -> str:
+    """The text of docs/recipes.md."""
+    blocks = [INTRODUCTION]
+    for model in MODELS:
+        rows = [row(recipe.plan(), recipe) for recipe in recipes() if recipe.model is model]
+        rows += [paper_row()] if model is MODELS[0] else []
+        blocks.append(f"## {model.name}, {model.tokens / 1e9:,.0f} G tokens\n\n{model.note}\n\n{_table(HEADER, rows)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+INTRODUCTION = f"""# Recipes: the fastest plan for each model, device and number of devices
+
+<!-- Written by docs/recipes.py: change that. -->
+
+```bash
+ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
+python docs/recipes.py --search
+```
+
+`plan --search` found these settings ([plan.md](plan.md)). **All figures are planned: none was simulated from a
+compiled graph, and no device has shown any.** A step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f}, the
+factor that was fitted to the published run on Ascend 910 and is borrowed for 910B and A100. Hours are for the tokens of
+the model's paper, packed without padding. "full in 5, 0" blocks: so many of each stage, its first ones, recompute.
+
+![device-hours for the paper's tokens, by devices](images/recipes.png)"""
+
+
+def picture(path: Path) -> None:
+    """Device-hours by devices, a line for each model and device."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for model, color in zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        for hardware, style in zip(HARDWARE, ("o-", "s--", "^:"), strict=True):
+            found = [(x, x.plan()) for x in recipes() if x.model is model and x.hardware == hardware]
+            points = [(x.devices, hours_of(plan, x) * x.devices) for x, plan in found if plan]
+            if points:
+                label = f"{model.name}, {HARDWARE[hardware]}"
+                axes.plot(*zip(*points, strict=True), style, color=color, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(DEVICES, [f"{x:,}" for x in DEVICES])
+    axes.set_xlabel("devices")
+    axes.set_ylabel("device-hours, planned")
+    figure.legend(loc="outside right center", fontsize="small")
+    figure.savefig(path, dpi=120, format="png")
+
+
+def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> int:
+    """Run the command line; `docs`: the folder of page and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--search", action="store_true", help="search every recipe again")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="--search: only recipes whose files begin so")
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare the page")
+    chosen = parser.parse_args(arguments)
+    if chosen.search:
+        FOLDER.mkdir(exist_ok=True)
+        for recipe in recipes():
+            if not recipe.file.name.startswith(chosen.only):
+                continue
+            find(recipe)
+            print(f"{recipe.file.name}: {'found' if recipe.file.exists() else 'nothing fits'}", flush=True)
+    text = page()
+    if chosen.check:
+        current = (docs / PAGE).read_text(encoding="utf-8") == text
+        print("" if current else f"{docs / PAGE} differs: run python docs/recipes.py", end="")
+        return 0 if current else 1
+    with atomic_file(docs / PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with atomic_file(docs / PICTURE) as temporary:
+        picture(temporary)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

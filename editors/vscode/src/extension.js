@@ -1,0 +1,56 @@
+'use strict';
+
+const vscode = require('vscode');
+const { Answers, SCHEME } = require('./answers');
+const { inlineProvider } = require('./inline');
+const { Keys } = require('./keys');
+const { Client } = require('./logic/client');
+const { Completer } = require('./logic/completer');
+const { showCandidates } = require('./panel');
+const { SECTION, preferences } = require('./settings');
+const { Status } = require('./status');
+
+/** @param {vscode.ExtensionContext} context */
+function activate(context) {
+  const keys = new Keys(context.secrets);
+  const client = new Client(async () => {
+    const { server, timeout } = preferences();
+    return { server, timeout, key: await keys.get(server) };
+  });
+  const status = new Status();
+  const completer = new Completer(client, preferences);
+  const answers = new Answers(client, status);
+  const changed = () => {
+    completer.cache.clear();
+    status.changed();
+  };
+
+  /** @type {Record<string, () => unknown>} */
+  const commands = {
+    toggle: () => {
+      const section = vscode.workspace.getConfiguration(SECTION);
+      return section.update('enable', !preferences().enable, vscode.ConfigurationTarget.Global);
+    },
+    setKey: async () => {
+      if (await keys.ask(preferences().server)) changed();
+    },
+    candidates: () => showCandidates(client, status),
+    translate: () => answers.run('translate'),
+    explain: () => answers.run('explain'),
+    comment: () => answers.run('comment'),
+    document: () => answers.run('document'),
+    fix: () => answers.run('fix'),
+  };
+  context.subscriptions.push(
+    status,
+    ...Object.entries(commands).map(([name, run]) => vscode.commands.registerCommand(`${SECTION}.${name}`, run)),
+    vscode.languages.registerInlineCompletionItemProvider({ pattern: '**' }, inlineProvider(completer, status)),
+    vscode.workspace.registerTextDocumentContentProvider(SCHEME, answers),
+    vscode.workspace.onDidCloseTextDocument((document) => answers.closed(document)),
+    vscode.workspace.onDidChangeConfiguration((event) => {
+      if (event.affectsConfiguration(SECTION)) changed();
+    }),
+  );
+}
+
+module.exports = { activate };

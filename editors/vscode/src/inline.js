@@ -1,0 +1,45 @@
+'use strict';
+
+const vscode = require('vscode');
+const { cursor, preferences, signalOf } = require('./settings');
+
+/**
+ * Ghost text from a completer.
+ * @param {import('./logic/completer').Completer} completer
+ * @param {import('./status').Status} status
+ * @returns {vscode.InlineCompletionItemProvider}
+ */
+function inlineProvider(completer, status) {
+  return {
+    async provideInlineCompletionItems(document, position, context, token) {
+      const { enable, disabledFor } = preferences();
+      const asked = context.triggerKind === vscode.InlineCompletionTriggerKind.Invoke;
+      if (!asked && (!enable || disabledFor.includes(document.languageId))) return [];
+      const chosen = context.selectedCompletionInfo;
+      const here = cursor(document, position, asked);
+      const signal = signalOf(token);
+      const found = await status.during(signal, (started) =>
+        completer.complete(chosen ? accepted(here, chosen, position) : here, signal, started),
+      );
+      if (!found) return [];
+      const end = chosen && chosen.range.end.isAfter(position) ? chosen.range.end : position;
+      const range = new vscode.Range(chosen?.range.start ?? position, end.translate(0, found.replaced));
+      return [new vscode.InlineCompletionItem((chosen?.text ?? '') + found.text, range)];
+    },
+  };
+}
+
+/**
+ * The cursor as it will be when the chosen entry of VS Code's own list of words is accepted. While that list is open, a
+ * suggestion is shown only if it continues the entry.
+ * @param {import('./logic/completer').Cursor} cursor
+ * @param {vscode.SelectedCompletionInfo} chosen
+ * @param {vscode.Position} position
+ */
+function accepted(cursor, { range, text }, position) {
+  const typed = position.character - range.start.character;
+  const before = cursor.before.slice(0, cursor.before.length - typed) + text;
+  return { ...cursor, before, offset: cursor.offset - typed + text.length };
+}
+
+module.exports = { inlineProvider };

@@ -1,0 +1,155 @@
+'use strict';
+
+/** What went wrong with a request, in one line for the user. `kind` says what can be done about it. */
+class ServerError extends Error {
+  /**
+   * @param {string} message
+   * @param {'unreachable' | 'key' | 'busy' | 'other'} kind
+   */
+  constructor(message, kind) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/**
+ * @typedef {object} Piece a part of an answer
+ * @property {number} index which of the answers
+ * @property {string} text
+ * @property {string | null} finish why the answer ended, with its last piece
+ */
+
+/**
+ * @typedef {object} Connection
+ * @property {string} server address, without a path
+ * @property {string | undefined} key
+ * @property {number} timeout seconds that the server may be silent, before its answer or within it
+ */
+
+/** Requests to `ms-codegeex serve`. Nothing is kept between them. */
+class Client {
+  /**
+   * @param {() => Promise<Connection>} connection asked for before each request
+   * @param {typeof fetch} [send]
+   */
+  constructor(connection, send = fetch) {
+    this.connection = connection;
+    this.send = send;
+  }
+
+  /**
+   * The pieces of an answer as they come. Aborting the signal closes the connection, and the server stops computing.
+   * @param {string} path
+   * @param {object} body
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<Piece>}
+   */
+  async *stream(path, body, signal) {
+    const connection = await this.connection();
+    const silence = new Silence(connection.timeout);
+    try {
+      const response = await this._post(connection, path, { ...body, stream: true }, signal, silence);
+      if (!response.body) throw new ServerError(`${connection.server} gave no answer`, 'other');
+      for await (const event of events(response.body, silence)) {
+        if (event.error) throw new ServerError(event.error.message, 'other');
+        for (const choice of event.choices ?? []) {
+          yield { index: choice.index, text: choice.text ?? '', finish: choice.finish_reason ?? null };
+        }
+      }
+    } catch (error) {
+      if (signal.aborted || error instanceof ServerError) throw error;
+      if (silence.signal.aborted) {
+        throw new ServerError(`${connection.server} stopped in its answer for ${connection.timeout} s`, 'unreachable');
+      }
+      throw new ServerError(`${connection.server} ended its answer early`, 'busy');
+    } finally {
+      silence.end();
+    }
+  }
+
+  /**
+   * @param {Connection} connection
+   * @param {string} path
+   * @param {object} body
+   * @param {AbortSignal} signal
+   * @param {Silence} silence
+   */
+  async _post({ server, key, timeout }, path, body, signal, silence) {
+    /** @type {Response} */
+    let response;
+    try {
+      response = await this.send(server.replace(/\/+$/, '') + path, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json', ...(key && { Authorization: `Bearer ${key}` }) },
+        body: JSON.stringify(body),
+        signal: AbortSignal.any([signal, silence.signal]),
+      });
+    } catch (error) {
+      if (signal.aborted) throw error;
+      if (silence.signal.aborted) throw new ServerError(`${server} did not answer within ${timeout} s`, 'unreachable');
+      const message = `no server answers at ${server}: start \`ms-codegeex serve\`, or change the address`;
+      throw new ServerError(message, 'unreachable');
+    }
+    if (response.ok) return response;
+    const message = await complaint(response);
+    if (response.status === 401 || response.status === 403) throw new ServerError(message, 'key');
+    throw new ServerError(message, response.status === 429 || response.status === 503 ? 'busy' : 'other');
+  }
+}
+
+/** A limit for the time without a word from the server: `signal` aborts when it is reached. */
+class Silence {
+  /** @param {number} seconds */
+  constructor(seconds) {
+    this._controller = new AbortController();
+    this._timer = setTimeout(() => this._controller.abort(), seconds * 1000);
+  }
+
+  get signal() {
+    return this._controller.signal;
+  }
+
+  /** The server has sent something: the time begins again. */
+  broken() {
+    this._timer.refresh();
+  }
+
+  /** Nothing more is expected. */
+  end() {
+    clearTimeout(this._timer);
+  }
+}
+
+/** @param {Response} response */
+async function complaint(response) {
+  try {
+    return /** @type {any} */ (await response.json()).error.message;
+  } catch {
+    return `${response.url} answered ${response.status} ${response.statusText}`;
+  }
+}
+
+/**
+ * The JSON values of server-sent events, up to `[DONE]`.
+ * @param {AsyncIterable<Uint8Array>} body
+ * @param {Silence} silence broken by each part of the body
+ * @returns {AsyncGenerator<any>}
+ */
+async function* events(body, silence) {
+  const decoder = new TextDecoder(); // keeps a character that is split between two chunks
+  let rest = '';
+  for await (const bytes of body) {
+    silence.broken();
+    const lines = (rest + decoder.decode(bytes, { stream: true })).split(/\r?\n/);
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      if (!line.startsWith('data:')) continue;
+      const data = line.slice('data:'.length).trim();
+      if (data === '[DONE]') return;
+      yield JSON.parse(data);
+    }
+  }
+  throw new Error('no [DONE]');
+}
+
+module.exports = { Client, ServerError };

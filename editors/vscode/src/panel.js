@@ -1,0 +1,72 @@
+'use strict';
+
+const { randomBytes } = require('node:crypto');
+const vscode = require('vscode');
+const { indentation } = require('./logic/around');
+const { candidates } = require('./logic/candidates');
+const { page } = require('./logic/candidatesPage');
+const { replaced } = require('./logic/closers');
+const { cursor, preferences } = require('./settings');
+
+/**
+ * Asks for candidates at the cursor and shows them side by side; the chosen one is inserted.
+ * @param {import('./logic/client').Client} client
+ * @param {import('./status').Status} status
+ */
+async function showCandidates(client, status) {
+  const editor = vscode.window.activeTextEditor;
+  if (!editor) return;
+  const position = editor.selection.active;
+  const line = editor.document.lineAt(position.line).text;
+  const indent = indentation(line.slice(0, position.character)); // shown, so that the lines stand as in the file
+  const version = editor.document.version;
+  const panel = vscode.window.createWebviewPanel(
+    'msCodegeex.candidates',
+    'Candidates',
+    { viewColumn: vscode.ViewColumn.Beside },
+    { enableScripts: true },
+  );
+  const closed = new AbortController(); // closing the panel ends the request
+  panel.onDidDispose(() => closed.abort());
+  /** @type {string[]} */
+  let found = [];
+  /** @param {string} title */
+  const draw = (title) => {
+    if (closed.signal.aborted) return;
+    const nonce = randomBytes(16).toString('hex');
+    panel.webview.html = page(found.map((text) => indent + text), { title, nonce });
+  };
+  panel.webview.onDidReceiveMessage(({ insert }) => {
+    panel.dispose();
+    if (found[insert] !== undefined) return insertCandidate(editor, position, version, found[insert]);
+  });
+
+  draw('Asking the server …');
+  const answer = await status.during(closed.signal, (started) => {
+    started();
+    return candidates(client, cursor(editor.document, position, true), preferences(), closed.signal);
+  });
+  found = answer ?? [];
+  draw(found.length ? `${found.length} candidates: Enter inserts, arrow keys move` : 'The server had no candidate.');
+}
+
+/**
+ * @param {vscode.TextEditor} before the editor as it was when the candidates were asked for
+ * @param {vscode.Position} position
+ * @param {number} version of the document at that time
+ * @param {string} text
+ */
+async function insertCandidate({ document, viewColumn }, position, version, text) {
+  if (document.version !== version) {
+    vscode.window.showWarningMessage('CodeGeeX: the file has changed since then, so the candidate was not inserted.');
+    return;
+  }
+  const rest = document.lineAt(position.line).text.slice(position.character);
+  const editor = await vscode.window.showTextDocument(document, { viewColumn });
+  const range = new vscode.Range(position, position.translate(0, replaced(text, rest)));
+  await editor.edit((edit) => edit.replace(range, text));
+  const end = document.positionAt(document.offsetAt(position) + text.length);
+  editor.selection = new vscode.Selection(end, end);
+}
+
+module.exports = { showCandidates };

@@ -1,0 +1,92 @@
+"""`ms-codegeex adapter`: list adapters, merge them into their model, take them out again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+SUMMARY = "list adapters (LoRA), merge them into their model, or take them out of it"
+EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
+  ms-codegeex adapter merge --model models/codegen --adapter runs/finetune_lora --output models/merged
+  ms-codegeex adapter unmerge --model models/merged --adapter runs/finetune_lora/adapter --output models/again"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of this verb."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = "show rank, alpha, targets and model of adapters in PEFT's layout; a folder stands for those in it"
+    action = actions.add_parser("list", help=listing, description=listing)
+    action.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="adapters, or a folder with some")
+    action.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, summary, model in (
+        ("merge", "write the model directory of a model with its adapters added", "model the adapters are for"),
+        ("unmerge", "write the model directory of a merged model without its adapters", "merged model"),
+    ):
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument("--model", required=True, type=Path, metavar="DIR", help=model)
+        action.add_argument(
+            "--adapter", required=True, type=Path, metavar="DIR", help="run, checkpoint, or directory in PEFT's layout"
+        )
+        action.add_argument("--output", required=True, type=Path, metavar="DIR", help="model directory to write")
+        action.add_argument(
+            "--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's own)"
+        )
+        action.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion")
+        action.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the chosen action and print its result."""
+    if arguments.action == "list":
+        _list(arguments.directories, arguments.json)
+        return
+    from dataclasses import replace
+
+    from ms_codegeex.formats.adapter_files import open_adapters
+    from ms_codegeex.formats.adapters import merged
+    from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.sources import open_source
+
+    model, adds = open_source(arguments.model), arguments.action == "merge"
+    adapters = open_adapters(arguments.adapter, model, check_fingerprint=adds)
+    adapters = replace(adapters, alpha=adapters.alpha if adds else -adapters.alpha)
+    result = replace(model, tensors=merged(model.tensors, adapters, str(arguments.adapter)))
+    dtype = arguments.dtype or _short_dtype({tensor.dtype for tensor in model.tensors.values()})
+    report = convert(
+        result, "hf", arguments.output, dtype=dtype, replace=arguments.replace, progress=not arguments.json
+    )
+    if arguments.json:
+        print(json.dumps({"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report}))
+    else:
+        what = "with" if adds else "without"
+        print(f"{report['output']}: {arguments.model} {what} {len(adapters.layers)} adapters of {arguments.adapter}")
+
+
+def _short_dtype(dtypes: set[str]) -> str:
+    """The widest of them, as `convert` names it."""
+    from ms_codegeex.formats.tensors import SHORT_NAMES
+
+    return next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")
+
+
+def _list(directories: list[Path], as_json: bool) -> None:
+    """Print what the adapters say about themselves."""
+    from ms_codegeex.formats.peft import CONFIG, summary
+
+    found = []
+    for directory in directories:
+        inside = [directory] if (directory / CONFIG).is_file() else sorted(directory.glob(f"**/{CONFIG}"))
+        if not inside:
+            raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
+        found += [summary(path if path.is_dir() else path.parent) for path in inside]
+    if as_json:
+        print(json.dumps({"adapters": found}))
+        return
+    for row in found:
+        print(
+            f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
+            f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
+        )

@@ -1,0 +1,39 @@
+"""`ms-codegeex chat`: a conversation with a model in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ms_codegeex.commands import asked_model, decoding
+
+SUMMARY = "talk with a server's model, or one in this process, in the terminal"
+EXAMPLES = """  ms-codegeex chat --language Python
+  ms-codegeex chat --url http://10.0.0.7:8000 --api-key-file key.txt --temperature 0.2
+  ms-codegeex chat --model runs/codegeex_tiny --no-history"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--language", default="", metavar="NAME", help="put this language's tag in front of the text")
+    asked_model.configure(parser)
+    decoding.configure(parser)
+    decoding.configure_stop(parser)
+    parser.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Talk until /quit or the end of the input."""
+    from rich.console import Console
+
+    from ms_codegeex.terminal.chat import Chat
+    from ms_codegeex.terminal.history import line_history
+
+    settings, console = decoding.settings(arguments), Console(highlight=False)
+    chat = Chat(asked_model.opened(arguments), settings, console, arguments.language)
+    if not sys.stdin.isatty():
+        chat.run(lambda _: input())
+        return 0
+    with line_history(not arguments.no_history) as gap:
+        chat.run(notice=gap)
+    return 0

@@ -1,0 +1,129 @@
+"""`ms-codegeex complete`: the continuation of a text, on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ms_codegeex.commands import asked_model, decoding
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import given_text
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.sampling import SamplingSettings
+    from ms_codegeex.terminal.asking import Model, Piece, Prompt
+    from ms_codegeex.terminal.printing import Printer
+
+SUMMARY = "continue a text, with a server's model or one in this process"
+EXAMPLES = """  ms-codegeex complete --language Python "def fibonacci(n):"
+  ms-codegeex complete --file start.py --stop-at block --language Python >> start.py
+  ms-codegeex complete --url http://10.0.0.7:8000 --api-key-file key.txt --n 3 < start.py
+  ms-codegeex complete --model runs/codegeex_tiny --greedy "import os"
+  ms-codegeex complete --file before.py --suffix-file after.py --json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("prompt", nargs="?", metavar="TEXT", help="text to continue (default: standard input)")
+    parser.add_argument("--file", metavar="FILE", help="read the text from a file (- is standard input)")
+    parser.add_argument("--suffix-file", metavar="FILE", help="what follows the answer, which does not repeat it")
+    parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the text")
+    parser.add_argument(
+        "--cut-prompt", action="store_true", help="drop the start of a text that is too long instead of refusing it"
+    )
+    asked_model.configure(parser)
+    decoding.configure(parser)
+    decoding.configure_stop(parser)
+    decoding.configure_stop_at(parser)
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="number of answers (default 1)")
+    parser.add_argument("--echo", action="store_true", help="write the text in front of each answer")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the answers as they come. On a terminal they are coloured; elsewhere they are the bare text."""
+    from ms_codegeex.terminal.asking import Prompt
+
+    settings = replace(decoding.settings(arguments), n=arguments.n)
+    prompt = Prompt(
+        _text(arguments),
+        _language(arguments.language),
+        given_text(arguments.suffix_file, "--suffix-file") if arguments.suffix_file else None,
+        arguments.cut_prompt,
+        arguments.stop_at == "block",
+    )
+    model = asked_model.opened(arguments, settings.n)
+    if arguments.json:
+        return _report(model, prompt, settings)
+    with closing(model.complete(prompt, settings)) as pieces:  # type: ignore[type-var]
+        _show(pieces, prompt, settings.n, arguments.echo)
+    return 0
+
+
+def _language(name: str | None) -> str:
+    from ms_codegeex.data.languages import find_language
+
+    return find_language(name).name if name else ""
+
+
+def _text(arguments: argparse.Namespace) -> str:
+    if arguments.prompt is not None and arguments.file:
+        raise UserError("--file: a text is given too; leave out one of them")
+    if arguments.prompt is not None:
+        return _checked(arguments.prompt)
+    if arguments.file is None and sys.stdin.isatty():
+        raise UserError("there is no text to continue; give one, --file FILE, or pipe it in")
+    return given_text(arguments.file or "-", "--file")
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("TEXT: it is not UTF-8; give it in this encoding") from None
+    return text
+
+
+def _show(pieces: Iterator[Piece], prompt: Prompt, count: int, echo: bool) -> None:
+    """One answer as it comes, or several one after the other."""
+    from rich.console import Console
+
+    from ms_codegeex.terminal.printing import dim, printer, visible
+
+    console = Console(highlight=False)
+
+    def begun() -> Printer:
+        if echo and console.is_terminal:
+            console.print(dim(visible(prompt.text)), end="", soft_wrap=True)
+        elif echo:
+            console.file.write(prompt.text)
+        return printer(console, prompt.language, prompt.text, echo)
+
+    if count == 1:
+        shown = begun()
+        for piece in pieces:
+            shown.feed(piece.text)
+        shown.end()
+        return
+    texts = [""] * count
+    for piece in pieces:
+        texts[piece.index] += piece.text
+    for number, text in enumerate(texts, 1):
+        console.print(f"--- {number} of {count} ---", style="dim")
+        shown = begun()
+        shown.feed(text if text.endswith("\n") else f"{text}\n")
+        shown.end()
+
+
+def _report(model: Model, prompt: Prompt, settings: SamplingSettings) -> int:
+    answers = [{"text": "", "finish": None} for _ in range(settings.n)]
+    for piece in model.complete(prompt, settings):
+        answers[piece.index]["text"] += piece.text
+        answers[piece.index]["finish"] = piece.finish or answers[piece.index]["finish"]
+    print(json.dumps({"model": model.name, "prompt": prompt.text, "answers": answers}, ensure_ascii=False))
+    return 0

@@ -1,0 +1,68 @@
+"""`ms-codegeex evaluate compare DIR DIR …`: several evaluations of one benchmark in one report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+NAME = "compare"
+EXAMPLES = """
+  ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
+  ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
+  ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
+MOST = 5  # distinct answers of a problem and evaluation
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of comparisons."""
+    parser.add_argument(
+        "compared", nargs="*", metavar="[NAME=]DIR", help="compare: directories of finished evaluations"
+    )
+    group = parser.add_argument_group("compare")
+    group.add_argument(
+        "--verdicts",
+        choices=("strict", "published", "base"),
+        default="strict",
+        help="compare: the rule by which an answer passes (default: strict; base: of evalplus)",
+    )
+    group.add_argument(
+        "--published",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="compare: published figures in YAML or JSON: {name: {source: TEXT, pass@1: PERCENT, ...}}",
+    )
+    group.add_argument(
+        "--most-answers",
+        type=int,
+        default=MOST,
+        metavar="N",
+        help=f"compare: distinct answers shown for each problem (default: {MOST}; 0: all)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write comparison.json and comparison.html, and say how the evaluations differ."""
+    if arguments.most_answers < 0:
+        raise UserError(f"--most-answers: {arguments.most_answers} is out of range; give 0 (all) or more")
+    from ms_codegeex.evaluation.output_directory import sole_writer
+    from ms_codegeex.evaluation.reports import comparison, comparison_page
+    from ms_codegeex.evaluation.reports.published_rows import read_published
+    from ms_codegeex.files import atomic_file, write_json
+
+    evaluations = comparison.read_evaluations(arguments.compared)
+    found = comparison.compare(evaluations, arguments.verdicts, read_published(arguments.published))
+    page = comparison_page.render(found, evaluations, arguments.most_answers)
+    with sole_writer(arguments.output):
+        write_json(arguments.output / "comparison.json", found)
+        with atomic_file(arguments.output / "comparison.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join([*comparison.lines(found), f"report: {arguments.output / 'comparison.html'}"]))
+    return 0

@@ -1,0 +1,107 @@
+"""`ms-codegeex ladder`: train small models and say what a larger one would reach."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import RunFailure
+
+if TYPE_CHECKING:
+    from ms_codegeex.ladder.settings import Rung
+
+SUMMARY = "train small models of several sizes, fit their losses and forecast a larger one's"
+EXAMPLES = """  ms-codegeex ladder --config my_ladder.yaml
+  ms-codegeex ladder --config my_ladder.yaml --dry-run
+  ms-codegeex ladder --config my_ladder.yaml "vary={key: data.reset_at_eos, values: [true, false]}" seeds=[1,2]
+  ms-codegeex ladder run=codegen_tiny "sizes=[{hidden_size: 64}, {hidden_size: 96}]" tokens=[200000,400000]"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the ladder (docs/ladder.md)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="overrides of its keys, such as tokens=[100000,200000]"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their compute, and train nothing")
+    parser.add_argument("--json", action="store_true", help="print ladder.json on standard output at the end")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train the missing runs, then fit and draw."""
+    from ms_codegeex.commands.training_job import say
+    from ms_codegeex.files import write_json
+    from ms_codegeex.ladder.report import named, write_report
+    from ms_codegeex.ladder.results import analyse, result_of
+    from ms_codegeex.ladder.settings import load_ladder
+
+    settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
+    if arguments.dry_run:
+        for rung in rungs:
+            x = result_of(rung, None)
+            print(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
+        return 0
+    results = []
+    for number, rung in enumerate(rungs, 1):
+        summary = _summary(rung)
+        if summary is None:
+            say(f"run {number} of {len(rungs)}: {rung.directory.name}")
+            summary = _train(rung)
+        results.append(result_of(rung, summary or None))
+    found, directory = analyse(settings, results), Path(settings.output)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "ladder.json", found)
+    write_report(directory, found)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    for law in found["laws"]:
+        print(f"{named(found, law['value'])}: {_sentence(law)}")
+    print(f"tables {directory / 'ladder.html'}\ndrawing {directory / 'ladder.png'}")
+    return 0
+
+
+def _sentence(law: dict[str, Any]) -> str:
+    if law["law"] is None:
+        return f"no law was fitted: {law['reason']}"
+    if law["undetermined"]:
+        return f"the runs do not determine {' and '.join(law['undetermined'])} of the law; no forecast to trust"
+    x = law["forecasts"][0]
+    return (
+        f"at {x['times']:.0f} x the compute of the largest run {x['loss']:.3f} nats per token ({x['low']:.3f} to "
+        f"{x['high']:.3f}), with {x['parameters']:.3g} parameters"
+    )
+
+
+def _summary(rung: Rung) -> dict[str, Any] | None:
+    """The figures of a run that is done; {} if it diverged; None if it is still to be trained."""
+    from ms_codegeex.files import read_json
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    directory = RunDirectory(rung.directory)
+    if directory.summary.is_file():
+        return read_json(directory.summary)
+    if directory.error.is_file() and read_json(directory.error).get("not_finite") is not None:
+        return {}
+    return None
+
+
+def _train(rung: Rung) -> dict[str, Any]:
+    """Train one run; {} if it diverges."""
+    from ms_codegeex.commands.training_job import say, train
+    from ms_codegeex.runs.attempts import Restarts
+    from ms_codegeex.runs.node import resolve_node
+
+    node = resolve_node(rung.config, None, None, None, None)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            train(rung.config, node, restarts=Restarts())
+    except RunFailure as failure:
+        if _summary(rung) != {}:
+            raise
+        say(f"it diverged and is left out of the fit: {failure}")
+    return _summary(rung) or {}

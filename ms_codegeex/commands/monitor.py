@@ -1,0 +1,133 @@
+"""`ms-codegeex monitor`: follow runs in the terminal, compare them, and write a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ms_codegeex.errors import UserError, escaped
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from ms_codegeex.runs.history import History
+
+SUMMARY = "follow runs in the terminal, compare them, or write a page about them"
+EXAMPLES = """  ms-codegeex monitor runs/codegeex_tiny
+  ms-codegeex monitor runs/*  # compares them
+  ms-codegeex monitor runs/codegeex_tiny --once
+  ms-codegeex monitor runs/a runs/b --report comparison.html"""
+RECENT = 8  # events below the table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories")
+    parser.add_argument("--once", action="store_true", help="print the present state and end")
+    parser.add_argument("--json", action="store_true", help="print the present state as one JSON object and end")
+    parser.add_argument("--report", metavar="FILE", help="write a page of curves, attempts and faults and end")
+    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between looks (default 2)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the runs until all have ended or Ctrl-C."""
+    from rich.console import Console
+
+    if arguments.interval <= 0:
+        raise UserError(f"--interval: {arguments.interval} is out of range; give seconds above 0")
+    names = _names(arguments.runs)
+    histories = _read(names)
+    if arguments.report:
+        from ms_codegeex.runs.history import batch_text
+        from ms_codegeex.runs.history_page import write_history_page
+
+        write_history_page(histories, Path(arguments.report), batch_text)
+        print(f"wrote {arguments.report}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({name: _as_json(history) for name, history in histories.items()}))
+    elif arguments.once:
+        Console().print(_shown(histories))
+    elif not arguments.report:
+        _follow(names, arguments.interval)
+    return 0
+
+
+def _names(paths: Sequence[str]) -> dict[str, Path]:
+    """Run directories by the shortest names that tell them apart."""
+    found = {str(Path(path).absolute()): Path(path) for path in paths}
+    for parts in (1, 2):
+        names = {"/".join(path.absolute().parts[-parts:]): path for path in found.values()}
+        if len(names) == len(found):
+            return names
+    return found
+
+
+def _read(names: Mapping[str, Path]) -> dict[str, History]:
+    from ms_codegeex.runs.history import read_history
+
+    return {name: read_history(path) for name, path in names.items()}
+
+
+def _follow(names: Mapping[str, Path], interval: float) -> None:
+    """Redraw until no run is under way."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            histories = _read(names)
+            live.update(_shown(histories), refresh=True)
+            if all(history.state != "running" for history in histories.values()):
+                return
+            time.sleep(interval)
+
+
+def _shown(histories: Mapping[str, History]) -> Group:
+    """A table of the runs, and the latest events."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from ms_codegeex.runs.history_page import overview
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for name, history in histories.items():
+        figures = overview(history)
+        if not table.rows:
+            for head in figures:
+                table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+        table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
+    events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
+    recent = sorted(events, key=lambda found: found[:2])[-RECENT:]
+    return Group(table, Text(), *(Text(escaped(_event_line(*found, len(histories) > 1))) for found in recent))
+
+
+def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    shown = {key: value for key, value in event.items() if key not in ("event", "time", "attempt") and value}
+    words = ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
+    return f"{clock}  {f'{name}: ' if several else ''}{event['event']}" + (f"  {words}" if words else "")
+
+
+def _as_json(history: History) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "state": history.state,
+        "step": history.step,
+        "steps": history.config.steps,
+        "loss": history.last("loss"),
+        "validation_loss": history.last("validation_loss"),
+        "tokens_per_second": history.tokens_per_second,
+        "goodput": history.goodput,
+        "skipped": history.counts["skip"],
+        "faults": history.counts["fault"],
+        "attempts": [asdict(attempt) for attempt in history.attempts],
+    }

@@ -1,0 +1,147 @@
+"""The stages of a YAML file, one run after the other: checks of all of them first, then training, then the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.commands.training_job import (
+    check_datasets,
+    check_restarts,
+    processes_of,
+    resolve_data,
+    say,
+    train_once,
+)
+from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.config.stages import Stage, StagedRun
+    from ms_codegeex.runs.attempts import Restarts
+    from ms_codegeex.runs.node import Node
+
+    NodeOf = Callable[[RunConfig], Node]
+
+
+def train_stages(
+    staged: StagedRun,
+    node_of: NodeOf,
+    corpus: Sequence[str] = (),
+    *,
+    allow_change: Sequence[str] = (),
+    restarts: Restarts,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Train the unfinished stages, in their order.
+
+    Args:
+        staged: the stages and where their runs are.
+        node_of: this server in the job of a configuration.
+        corpus: files and folders to prepare and train on, for stages without a dataset.
+        allow_change: keys and sections that may differ from the checkpoint's.
+        restarts: how to start a stage again after a failure.
+        dry_run: print the processes of every stage instead.
+        as_json: print stages.json at the end.
+    """
+    from ms_codegeex.runs.stage_report import write_report
+    from ms_codegeex.runs.stages import Progress, absolute_stages
+
+    staged = absolute_stages(staged)
+    chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
+    for stage in chosen:
+        check_restarts(restarts, stage.config, node_of(stage.config))
+        _named(stage, partial(_check_stage, stage))
+    if dry_run:
+        return _dry_run(staged.output, chosen, node_of)
+    staged = _with_data(staged, corpus, as_json, node_of)
+    progress = Progress(staged, allow_change)
+    for number, stage in enumerate(staged.stages, 1):
+        if stage.name not in staged.chosen:
+            continue
+        label = f"stage {number} of {len(staged.stages)}, {stage.name}"
+        if stage.name in progress.finished:
+            say(f"{label}: already finished")
+            continue
+        say(f"{label}: {stage.config.output}")
+        node = node_of(stage.config)
+        config = progress.begun(stage, node.rank)
+        try:
+            _named(stage, partial(train_once, config, node, (), allow_change, restarts=restarts, quiet=as_json))
+        finally:
+            if node.rank == 0:
+                with contextlib.suppress(OSError, UserError):  # what ended the stage comes first
+                    write_report(staged)
+    if node_of(chosen[0].config).rank == 0:
+        report = write_report(staged)
+        print(json.dumps(report.content) if as_json else _result(staged, report.text()))
+    return 0
+
+
+def _result(staged: StagedRun, tables: str) -> str:
+    """The tables, and where report and last model are."""
+    return f"{tables}\n\nreport      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
+
+
+def _named(stage: Stage, action: Callable[[], Any]) -> Any:
+    """The result of an action, whose `UserError` names the stage."""
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(f"stages.{stage.name}: {error}") from None
+
+
+def _check_stage(stage: Stage) -> None:
+    """What can be checked of a stage without its data."""
+    from ms_codegeex.runs.memory_check import check_memory
+    from ms_codegeex.runs.stages import check_resume
+
+    check_resume(stage.config)
+    check_memory(stage.config)
+
+
+def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf) -> int:
+    say(f"nothing is started, prepared or written; the stages would be runs in {output}")
+    for stage in stages:
+        after = f", from the weights of {stage.after}" if stage.after else ""
+        print(f"# stage {stage.name}, {stage.config.steps:,} steps{after}")
+        print(_named(stage, partial(processes_of, stage.config, node_of(stage.config))))
+    return 0
+
+
+def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: NodeOf) -> StagedRun:
+    """The stages with the paths of their datasets, once all datasets and the models they start from are sound."""
+    found: dict[str, tuple[Stage, Path]] = {}
+    notes: list[str | None] = []
+    for stage in staged.stages:
+        if stage.name in staged.chosen:
+            config = _named(stage, partial(resolve_data, stage.config, corpus, quiet, node_of(stage.config).count))
+            stage = replace(stage, config=config)
+            found[stage.name] = stage, _named(stage, partial(check_datasets, config))
+            notes.append(_named(stage, partial(_check_start, staged, stage, found)))
+    for note in dict.fromkeys(filter(None, notes)):
+        say(note)
+    stages = (found[stage.name][0] if stage.name in found else stage for stage in staged.stages)
+    return replace(staged, stages=tuple(stages))
+
+
+def _check_start(staged: StagedRun, stage: Stage, found: Mapping[str, tuple[Stage, Path]]) -> str | None:
+    """Check that the stage can start from the model that it names, or from that of a stage before it; a note if a
+    tokenizer is unknown."""
+    from ms_codegeex.runs.stages import left_by
+    from ms_codegeex.runs.weights import check_following, check_weights
+
+    config, dataset = stage.config, found[stage.name][1]
+    if stage.after in found:
+        before, its_dataset = found[stage.after]
+        return check_following(config, dataset, before.config, its_dataset)
+    if stage.after is not None:
+        weights = str(left_by(staged.stage(stage.after), stage.best))
+        config = replace(config, model=replace(config.model, weights=weights))
+    return check_weights(config, dataset)

@@ -1,0 +1,59 @@
+"""`ms-codegeex tokenizer train`: a tokenizer of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ms_codegeex.host import available_cores
+
+SUMMARY = "train a tokenizer for CodeGeeX2's architecture, whose released one may not be passed on"
+EXAMPLES = """\
+  ms-codegeex tokenizer train --output tokenizer                        # on the installed Python libraries
+  ms-codegeex tokenizer train --input ~/src corpus.jsonl.gz --vocab-size 64000 --output tokenizer
+  ms-codegeex tokenizer train --input ~/src --whitespace-run 1 --language-tags --output tokenizer --json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of this verb."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    summary = "train on text as `prepare` reads it; `prepare --tokenizer DIR` and every model of CodeGeeX2's take it"
+    action = actions.add_parser("train", help=summary, description=summary)
+    action.add_argument(
+        "--input",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)",
+    )
+    action.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to write")
+    action.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help="pieces (default: 32000)")
+    action.add_argument(
+        "--whitespace-run",
+        type=int,
+        default=16,
+        metavar="N",
+        help="runs of 2 to N spaces are one token each; 1: none (default: 16)",
+    )
+    action.add_argument("--language-tags", action="store_true", help="make each language's tag line one token")
+    action.add_argument(
+        "--max-bytes", type=int, default=64_000_000, metavar="N", help="text to read (default: 64 million bytes)"
+    )
+    action.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train and say what came out."""
+    from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
+
+    settings = TokenizerSettings(
+        arguments.vocab_size, arguments.whitespace_run, arguments.language_tags, arguments.max_bytes
+    )
+    tokenizer = train_tokenizer(arguments.input, arguments.output, settings, threads=available_cores())
+    described = {"output": str(arguments.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
+    if arguments.json:
+        print(json.dumps(described))
+    else:
+        print(f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`")

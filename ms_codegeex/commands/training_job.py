@@ -1,0 +1,423 @@
+"""One training run from a checked configuration to its summary: what `train` and `finetune` share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.runs.attempts import Restarts
+    from ms_codegeex.runs.memory_check import Shortage
+    from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import StartingPoint
+
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
+SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
+
+
+def configure_restarts(parser: argparse.ArgumentParser) -> None:
+    """Add `--restarts` and `--min-devices`."""
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default 0)",
+    )
+    parser.add_argument(
+        "--min-devices",
+        type=int,
+        metavar="N",
+        help="with --restarts: after an attempt that gets no further, continue on fewer devices, but at least N",
+    )
+
+
+def restarts_of(arguments: argparse.Namespace) -> Restarts:
+    """What the command line says about restarts."""
+    from ms_codegeex.runs.attempts import Restarts
+
+    return Restarts(arguments.restarts, arguments.min_devices)
+
+
+def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of an option that takes paths, `--corpus a b key=value`, apart from overrides that follow them."""
+    overrides = [word for word in words if OVERRIDE.match(word) and not Path(word).exists()]
+    return [word for word in words if word not in overrides], overrides
+
+
+def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
+    """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
+    from ms_codegeex.data.corpus.prepare import cached_corpus
+    from ms_codegeex.data.corpus.settings import PrepareSettings
+    from ms_codegeex.data.datasets.opening import absolute
+    from ms_codegeex.errors import UserError
+    from ms_codegeex.host import available_cores
+    from ms_codegeex.models.registry import family
+
+    given = "data.blend" if config.data.blend is not None else "data.train" if config.data.train is not None else None
+    if corpus and given:
+        raise UserError(f"--corpus: {given} is given too; choose one of them")
+    if servers > 1 and not given:
+        raise UserError(
+            f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
+            "PATH --output DIR` where all of them can read it, and set data.train=DIR"
+        )
+    if not given:
+        parent = Path(config.output).parent
+        tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
+        directory = cached_corpus(
+            [Path(p) for p in corpus] or None,
+            parent,
+            PrepareSettings(tokenizer=tokenizer),
+            workers=available_cores(),
+            progress=not quiet,
+        )
+        say(f"corpus {directory} (delete it to search and prepare the sources afresh)")
+        config = replace(config, data=replace(config.data, train=str(directory)))
+    return replace(config, data=absolute(config.data))
+
+
+def check_data(config: RunConfig, begins: bool = True) -> None:
+    """Find problems with the dataset, and with the model that a run begins with, once, before every worker does."""
+    from ms_codegeex.runs.weights import check_weights
+
+    directory = check_datasets(config)
+    note = check_weights(config, directory) if begins else None
+    if note:
+        say(note)
+
+
+def check_datasets(config: RunConfig) -> Path:
+    """Find problems with the datasets alone; returns the one whose tokenizer counts."""
+    from ms_codegeex.data.datasets.opening import (
+        check_held_out,
+        held_out_data,
+        rounded_weights,
+        training_data,
+        validation_data,
+    )
+
+    model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
+    for data in (training, validation_data(config), *held_out.values()):
+        data.check_model(model.vocab_size, model.eos_token_id)
+    check_held_out(held_out, Path(training.directory))
+    if note := rounded_weights(config.data):
+        say(note)
+    return Path(training.directory)
+
+
+def train(
+    config: RunConfig,
+    node: Node,
+    corpus: Sequence[str] = (),
+    *,
+    allow_change: Sequence[str] = (),
+    restarts: Restarts,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Check everything that can be checked, then train, export and sample.
+
+    Args:
+        config: the run.
+        node: this server.
+        corpus: files and folders to prepare and train on, instead of a dataset.
+        allow_change: keys and sections that may differ from the checkpoint's.
+        restarts: how to start again after a failure.
+        dry_run: print the processes instead.
+        as_json: print summary.json at the end.
+    """
+    from ms_codegeex.runs.memory_check import check_memory
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    check_restarts(restarts, config, node)
+    config = replace(config, output=str(Path(config.output).absolute()))
+    run_directory = RunDirectory(Path(config.output))
+    check_memory(config)
+    if dry_run:
+        say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
+        print(processes_of(config, node))
+        return 0
+    summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
+    if summary is None:
+        return 0
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        tokens = config.training.tokens
+        longer = f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"
+        _print_summary(summary, run_directory, longer)
+    return 0
+
+
+def processes_of(config: RunConfig, node: Node) -> str:
+    """What would be started on this server, as a shell script. `config.output` is absolute."""
+    from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.supervision import shell_script
+
+    run_directory = RunDirectory(Path(config.output))
+    return shell_script(config, run_directory, node, starting_point(config, run_directory).checkpoint)
+
+
+def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
+    """`UserError` for restarts that make no sense for this run on this server."""
+    from ms_codegeex.errors import UserError
+    from ms_codegeex.runs.fewer_devices import on_fewer_devices
+    from ms_codegeex.runs.memory_check import shortage
+
+    if restarts.max_restarts and (restarts.max_restarts < 0 or node.count > 1):
+        several = "a job of several servers is restarted by its scheduler (--job); leave it out"
+        wrong = f"{restarts.max_restarts} is out of range; give 0 or more"
+        raise UserError(f"--restarts: {several if restarts.max_restarts > 0 else wrong}")
+    least = restarts.min_devices
+    if least is None:
+        return
+    if not restarts.max_restarts:
+        raise UserError("--min-devices: has no effect without --restarts; give both")
+    if node.table is not None:
+        raise UserError(
+            "--min-devices: cannot be combined with --rank-table, which fixes the devices; leave one of the two out"
+        )
+    if on_fewer_devices(config, least) is None:
+        fewer = on_fewer_devices(config)
+        remedy = "leave it out" if fewer is None else f"give {fewer.devices} or less, or leave it out"
+        if least >= config.devices:
+            raise UserError(f"--min-devices: {least} is not fewer than devices: {config.devices}; {remedy}")
+        numbers = f"{least}" if least == config.devices - 1 else f"{least} to {config.devices - 1}"
+        raise UserError(
+            f"--min-devices: no mesh with {numbers} devices fits parallel.tensor {config.parallel.tensor}, "
+            f"parallel.pipeline {config.parallel.pipeline} and training.global_batch {config.training.global_batch}; "
+            f"{remedy}"
+        )
+    fewer = on_fewer_devices(config, least)
+    if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
+        raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
+
+
+def _too_little(config: RunConfig, short: Shortage) -> str:
+    """The memory that is missing, in words."""
+    from ms_codegeex.hardware import GIB
+
+    if config.device == "cpu":
+        processes = f"{config.devices} process{'es' * (config.devices > 1)}"
+        return f"{processes} would need about {short.needed / 1e9:.1f} GB; {short.available / 1e9:.1f} GB are free"
+    devices, each = f"{config.devices} device{'s' * (config.devices > 1)}", " each" * (config.devices > 1)
+    return f"{devices} would need {short.needed / GIB:.1f} GiB{each}; {short.available / GIB:.1f} GiB are usable"
+
+
+def train_once(
+    config: RunConfig,
+    node: Node,
+    corpus: Sequence[str] = (),
+    allow_change: Sequence[str] = (),
+    *,
+    restarts: Restarts,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
+    from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
+    from ms_codegeex.runs.fork_server import fork_server_of
+    from ms_codegeex.runs.gpus import check_gpus
+    from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.opening import held_run
+    from ms_codegeex.runs.rendezvous import meeting
+    from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.stopping import stop_at_once
+    from ms_codegeex.runs.supervision import run_workers
+
+    check_gpus(config, len(node.ranks))
+    signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
+    run_directory = RunDirectory(Path(config.output))
+    if node.rank > 0:
+        _help_out(config, corpus, run_directory, node)
+        return None
+    # a job of several servers is restarted by its scheduler
+    rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
+    may_restart = bool(restarts.max_restarts or rewinds)
+    with held_run(run_directory):
+        with fork_server_of(config, node, run_directory, may_restart) as fork_server:
+            start = starting_point(config, run_directory)
+            config = resolve_data(config, corpus, quiet, node.count)
+            check_data(config, begins=start.checkpoint is None)
+
+            def attempt(number: int) -> None:
+                begin = starting_point(resumed(config, run_directory), run_directory) if number else start
+                _open(config, run_directory, begin, allow_change)
+                with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
+                    run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
+
+            def shrink() -> None:
+                nonlocal config, node
+                if fewer := _fewer(config, restarts.min_devices):
+                    config, node = fewer, resolve_node(fewer)
+
+            with_restarts(run_directory, restarts.max_restarts, rewinds, attempt, shrink)
+        return _finish(config, run_directory)
+
+
+def _fewer(config: RunConfig, least: int | None) -> RunConfig | None:
+    """The configuration of the next attempt if a device may be lost, and says so; None if it stays as it is."""
+    from ms_codegeex.runs.fewer_devices import on_fewer_devices
+    from ms_codegeex.runs.memory_check import shortage
+
+    fewer = on_fewer_devices(config, least) if least else None
+    if fewer is None:
+        return None
+    devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
+    if short := shortage(fewer):
+        say(f"not continuing on {devices} instead of {config.devices} (--min-devices): {_too_little(fewer, short)}")
+        return None
+    say(f"continuing on {devices} instead of {config.devices} (--min-devices)")
+    return fewer
+
+
+def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
+    """Open the run and say from where it continues."""
+    from ms_codegeex.runs.opening import open_run
+    from ms_codegeex.runs.resume import changes_since, is_finished
+
+    checkpoint = start.checkpoint
+    changes = changes_since(config, checkpoint, allow_change) if checkpoint else []
+    open_run(config, run_directory, start, changes)
+    say(f"run directory {run_directory.path}")
+    if checkpoint is None:
+        if config.model.weights is not None:
+            say(f"starting from the weights of {config.model.weights}")
+        return
+    for change in changes:
+        say(f"changed since {checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
+    if is_finished(config, checkpoint):
+        longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
+        say(f"already at step {checkpoint.step}: nothing left to train (more: {longer})")
+
+
+def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirectory, node: Node) -> None:
+    """On a server other than 0, run its workers in the run that server 0 has opened."""
+    from ms_codegeex.runs.opening import join_run
+    from ms_codegeex.runs.rendezvous import meeting
+    from ms_codegeex.runs.supervision import run_workers
+
+    config = resolve_data(config, corpus, True, node.count)
+    check_datasets(config)  # server 0 has checked the model that the run begins with
+    say(f"waiting for server 0 to open {run_directory.path}")
+    with meeting(run_directory, node) as others:
+        join_run(config, run_directory)
+        run_workers(config, run_directory, None, node, others)
+
+
+def say(text: str) -> None:
+    """Tell the user something on standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
+    """Export the checkpoint, sample from the exported model and write summary.json."""
+    from ms_codegeex.errors import UserError
+    from ms_codegeex.files import read_json, write_json
+    from ms_codegeex.runs.history import read_history
+
+    result = read_json(run_directory.result)
+    history = read_history(run_directory.path)
+    log = history.log
+    steps = [record for record in log if not record["compiling"]][-100:] or log[-100:]
+    seconds = sum(record["step_seconds"] for record in steps)
+    rate = sum(record["tokens_per_second"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
+    summary |= {"attempts": len(history.attempts), "goodput": history.goodput}
+    if config.checkpoint.export:
+        write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
+        from ms_codegeex.formats.convert import convert
+        from ms_codegeex.formats.peft import write_peft
+        from ms_codegeex.formats.sources import open_source
+
+        say("exporting the model directory and the PyTorch file …")
+        source = Path(result["checkpoint"])
+        if config.lora.rank:
+            write_peft(open_source(source), run_directory.adapter)
+        for target, key, path in (
+            ("hf", "huggingface", run_directory.huggingface),
+            ("megatron", "pytorch", run_directory.pytorch(config.family)),
+        ):
+            try:
+                summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
+            except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
+                say(f"not exported: {error}")
+        if summary["huggingface"]:
+            say("generating a sample …")
+            try:
+                summary["sample"] = _sample(run_directory.huggingface, config.seed)
+            except UserError as error:  # such as a context shorter than the prompts
+                say(f"no sample: {error}")
+    write_json(run_directory.summary, summary)
+    return summary
+
+
+def _sample(model: Path, seed: int) -> str:
+    """The model's continuation of each of `SAMPLE_PROMPTS`, after Python's tag line, which is not shown."""
+    from ms_codegeex.data.languages import tag_text
+    from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.sampling import SamplingSettings
+
+    generator, tag = Generator(model), tag_text("Python")
+    settings = SamplingSettings(max_new_tokens=48, temperature=0.7, top_p=0.9, seed=seed)
+    texts = (prompt + generator.generate(f"{tag}\n{prompt}", settings) for prompt in SAMPLE_PROMPTS)
+    return "\n\n".join(text.rstrip() for text in texts)
+
+
+def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer: str) -> None:
+    """Print the figures, the sample, where things are and what to try next; `longer`: an override for a longer run."""
+    entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
+    start = summary.get("validation_loss_before")
+    before = "" if start is None else f", {start:.3f} before"
+    if loss is None:
+        print(f"\n{summary['steps']} steps; no validation loss: it is not finite\n")
+    else:
+        print(
+            f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps{before}\n"
+            f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
+            f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
+        )
+    if summary["attempts"] > 1 and summary["goodput"] is not None:
+        print(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
+    if summary["sample"] is not None:
+        print(
+            "how it continues three prompts:\n"
+            + "\n".join(f"  {line}" for line in summary["sample"].splitlines())
+            + "\n"
+        )
+    print("artefacts:")
+    shown = {
+        "checkpoint": summary["checkpoint"],
+        "model directory": summary["huggingface"],
+        "PyTorch file": summary["pytorch"],
+        "adapter (PEFT)": run_directory.adapter,
+        "log": run_directory.log,
+        "loss curve": run_directory.plot,
+        "summary": run_directory.summary,
+    }
+    for name, path in shown.items():
+        if path is not None and Path(path).exists():
+            print(f"  {name:<16} {path}")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
+    program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
+    run, config = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
+    look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
+    print(
+        f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
+        f"  {program} {look}\n"
+        f"  {program} train --config {config} --resume auto {longer}"
+    )

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: the CUDA libraries that MindSpore loads, the driver, and the devices."""

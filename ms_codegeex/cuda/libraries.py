@@ -1,0 +1,172 @@
+"""The CUDA libraries that MindSpore's GPU plugin is linked to, from NVIDIA's packages on PyPI or from the system.
+
+`prepare` makes a process ready to import MindSpore with its GPU back end: no LD_LIBRARY_PATH, no CUDA toolkit. The
+libraries are loaded before the plugin, by their own paths, so that others of the same name, such as those of a newer
+/usr/local/cuda, are not found in their place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_codegeex.cuda.plugin import (
+    DRIVER,
+    RUNTIME,
+    RUNTIME_VERSION,
+    cuda_folder,
+    plugin_directory,
+    plugin_environment,
+)
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.files import user_cache
+
+MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
+INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
+CUDNN_VERSION = "libcudnn.so.8.9"  # MindSpore reads cuDNN's version from this name
+KERNEL_CACHE_BYTES = 4_000_000_000  # of translated kernels; MindSpore sets the same
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library by its soname, and the folder in `nvidia/` to which NVIDIA's package installs it."""
+
+    soname: str
+    folder: str
+
+    @property
+    def package(self) -> str:
+        """NVIDIA's package on PyPI."""
+        return f"nvidia-{self.folder.replace('_', '-')}-cu11"
+
+
+# Each after those that it needs. cuDNN opens its parts by itself, from the folder in which it lies.
+LIBRARIES = (
+    Library(RUNTIME, "cuda_runtime"),
+    Library("libnvrtc.so.11.2", "cuda_nvrtc"),
+    Library("libcublasLt.so.11", "cublas"),
+    Library("libcublas.so.11", "cublas"),
+    Library("libcudnn.so.8", "cudnn"),
+    Library("libcurand.so.10", "curand"),
+    Library("libcufft.so.10", "cufft"),
+    Library("libcusparse.so.11", "cusparse"),
+    Library("libcusolver.so.11", "cusolver"),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A library that was asked for: where it lies, or what is wrong with it."""
+
+    library: Library
+    path: Path | None
+    problem: str = ""
+
+
+def prepare() -> None:
+    """Make this process and those that it starts ready for `device: gpu`. Call it before MindSpore is imported.
+
+    Raises:
+        UserError: a library or the driver is missing, or MindSpore has no GPU back end here.
+        RunFailure: MindSpore has been imported already, without its GPU back end.
+    """
+    plugin_directory("device: gpu", MACHINES)
+    found = load_libraries()
+    check_loaded(found)
+    if problem := load_driver():
+        raise UserError(f"device: gpu: no NVIDIA driver ({problem}); install it, or choose the device cpu")
+    environment = cuda_environment({one.library.soname: one.path for one in found if one.path})
+    if "mindspore" in sys.modules and os.environ.get("CUDA_HOME") != environment["CUDA_HOME"]:
+        raise RunFailure(
+            "device: gpu: MindSpore was imported before the CUDA libraries were loaded; call "
+            "ms_codegeex.cuda.libraries.prepare() first, or start the program with `python -m ms_codegeex.cuda PROGRAM`"
+        )
+    os.environ.update(environment)
+
+
+def check_loaded(found: list[Loaded]) -> None:
+    """`UserError` that names the libraries with a problem and their remedy."""
+    wrong = [one for one in found if one.problem]
+    if wrong:
+        every = len(wrong) == len(found)
+        names = "the CUDA libraries" if every else ", ".join(one.library.soname for one in wrong)
+        raise UserError(f"device: gpu: {names} cannot be loaded ({wrong[0].problem}); run {INSTALL}")
+
+
+def load_libraries() -> list[Loaded]:
+    """Load every library into this process."""
+    return [_load(library) for library in LIBRARIES]
+
+
+def load_driver() -> str:
+    """Load the driver's library; returns what is wrong with it, "" for nothing."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _load(library: Library) -> Loaded:
+    path = _packaged(library)
+    try:
+        ctypes.CDLL(str(path or library.soname))
+    except OSError as error:
+        return Loaded(library, path, str(error))
+    return Loaded(library, path or _mapped(library.soname))
+
+
+def _packaged(library: Library) -> Path | None:
+    """The file of NVIDIA's package, None if it is not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(location) / library.folder / "lib" / library.soname
+        if path.is_file():
+            return path
+    return None
+
+
+def _mapped(soname: str) -> Path | None:
+    """The file from which this process has loaded a library."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            path = Path(line.split(maxsplit=5)[-1].rstrip("\n"))
+            # the file has a longer version in its name: libcublas.so.11.10.1.25
+            if path.name == soname or path.name.startswith(f"{soname}."):
+                return path
+    return None
+
+
+def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Variables for a process that computes on GPUs with the libraries at `paths`, by soname; makes the folder that
+    they name. A cache of translated kernels that the user has chosen stays."""
+    cache = {"CUDA_CACHE_PATH": str(kernel_cache()), "CUDA_CACHE_MAXSIZE": str(KERNEL_CACHE_BYTES)}
+    cache = {name: os.environ.get(name, value) for name, value in cache.items()}
+    return {**plugin_environment(_folder(paths)), **cache}
+
+
+def kernel_cache() -> Path:
+    """Where the driver keeps the machine code that it has translated from PTX."""
+    return Path(os.environ.get("CUDA_CACHE_PATH") or user_cache() / "cuda-kernels")
+
+
+def _folder(paths: Mapping[str, Path]) -> Path:
+    """The CUDA folder with links to the libraries."""
+    key = hashlib.sha256("\0".join(f"{name}={path}" for name, path in sorted(paths.items())).encode()).hexdigest()
+    return cuda_folder(f"cuda-{key[:16]}", "links to the CUDA libraries", lambda folder: _fill(folder, paths))
+
+
+def _fill(directory: Path, paths: Mapping[str, Path]) -> None:
+    libraries = directory / "lib64"
+    libraries.mkdir()
+    versions = {RUNTIME: RUNTIME_VERSION, "libcudnn.so.8": CUDNN_VERSION}
+    for soname, path in paths.items():
+        for name in (soname, f"{soname.partition('.so')[0]}.so", versions.get(soname)):
+            if name:
+                (libraries / name).symlink_to(path)

@@ -1,0 +1,42 @@
+"""Formats of conversations, by which models are tuned and served.
+
+Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The text of a conversation. Each part has `{content}`; `{round}` is the number of the user's message, from 1.
+
+    The prompt ends with the assistant's part up to its content.
+    """
+
+    user: str
+    assistant: str
+    system: str = "{content}\n\n"
+    stop: tuple[str, ...] = ()
+
+    def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
+        """The text before the answer to (role, content) messages, which end with the user's."""
+        text, rounds = "", 0
+        for role, content in messages:
+            rounds += role == "user"
+            text += self._filled(getattr(self, role), content, rounds)
+        return text + self._filled(self.assistant.partition("{content}")[0], "", rounds)
+
+    @staticmethod
+    def _filled(part: str, content: str, rounds: int) -> str:
+        before, _, after = part.partition("{content}")
+        mark = "{round}"
+        return f"{before.replace(mark, str(rounds))}{content}{after.replace(mark, str(rounds))}"
+
+
+TEMPLATES = {
+    "codegeex2": ChatTemplate("[Round {round}]\n\n问\uff1a{content}\n\n", "答\uff1a{content}\n\n"),  # full-width colons
+    "plain": ChatTemplate("User:\n{content}\n\n", "Assistant:\n{content}\n\n", "System:\n{content}\n\n"),
+}

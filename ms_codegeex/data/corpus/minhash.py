@@ -1,0 +1,92 @@
+"""Near duplicates among documents.
+
+The sets of word 5-grams of two near duplicates have an estimated Jaccard similarity of at least the threshold; the
+estimate comes from MinHash signatures (Broder 1997), candidates from locality-sensitive hashing. This file has the
+arithmetic, `duplicates` what is done with it for all documents of a corpus.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+import zlib
+
+import numpy as np
+
+SHINGLE_WORDS = 5
+PERMUTATIONS = 128
+_CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
+_WORD = re.compile(rb"\w+")
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
+
+
+def _shingle_hashes(data: bytes) -> np.ndarray:
+    """Distinct 32-bit hashes of the word 5-grams, sorted; a shorter document is one shingle. Words are ASCII `\\w+`."""
+    known: dict[bytes, int] = {}
+    words = np.array(
+        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in _WORD.findall(data)],
+        dtype=np.uint64,
+    )
+    if not words.size:
+        return np.empty(0, np.uint32)
+    length = min(SHINGLE_WORDS, words.size)
+    count = words.size - length + 1
+    mixed = np.zeros(count, np.uint64)
+    for place in range(length):  # a polynomial in the word hashes: the order of words counts
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[place : place + count]
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIER
+    return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+
+
+@functools.lru_cache(maxsize=1)
+def _permutations() -> tuple[np.ndarray, np.ndarray]:
+    """Factors (odd) and summands, uint32 `[PERMUTATIONS, 1]`: x -> factor * x + summand permutes the 32-bit numbers."""
+    numbers = np.frombuffer(hashlib.shake_128(b"MinHash").digest(8 * PERMUTATIONS), "<u4").astype(np.uint32)
+    factors, summands = numbers.reshape(2, PERMUTATIONS, 1)
+    return factors | np.uint32(1), summands
+
+
+def signature(data: bytes) -> np.ndarray | None:
+    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word; the bytes alone decide."""
+    hashes = _shingle_hashes(data)
+    if not hashes.size:
+        return None
+    factors, summands = _permutations()
+    lowest = np.full(PERMUTATIONS, np.iinfo(np.uint32).max, np.uint32)
+    for start in range(0, hashes.size, _CHUNK):
+        values = hashes[start : start + _CHUNK] * factors
+        values += summands
+        np.minimum(lowest, values.min(axis=1), out=lowest)
+    return lowest
+
+
+def bands_for(threshold: float) -> int:
+    """Into how many bands signatures are divided so that two that agree in a share `threshold` of their places agree
+    in all places of at least one: they differ in at most so many places, and there is one band more."""
+    differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
+    return max(differing + 1, 2)
+
+
+def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
+    """A 64-bit key for each band of each signature: equal bands have equal keys, in different bands they differ.
+
+    Args:
+        signatures: uint32 `[documents, PERMUTATIONS]`.
+        bands: how many; the places that are left over belong to none.
+
+    Returns:
+        uint64 `[documents, bands]`.
+    """
+    rows = PERMUTATIONS // bands
+    values = signatures[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
+    keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), values.shape[:2]).copy()
+    for place in range(rows):
+        keys = (keys ^ (keys >> np.uint64(29))) * _MULTIPLIER + values[:, :, place]
+    return (keys ^ (keys >> np.uint64(32))) * _MULTIPLIER
+
+
+def are_similar(signatures: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
+    """Which rows of two arrays of signatures agree in a share `threshold` of their places, bool `[documents]`."""
+    return np.mean(signatures == others, axis=1) >= threshold

@@ -1,0 +1,316 @@
+"""Files under a URL, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://`, whatever it knows.
+
+Nothing here is a file of this machine. A read that fails is retried; if it keeps failing, the run ends instead of
+leaving out what could not be read, and goes on later. Credentials and addresses are those of fsspec and of the library
+for the URL scheme, in their environment variables and files. What a URL itself says of them is in no text that leaves
+this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from ms_codegeex.errors import UserError
+
+T = TypeVar("T")
+
+PAUSES = (1, 2, 4, 8, 16)  # seconds before a read is retried
+_BUFFER = 8 << 20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may have a slash, which a port has not
+# How file systems name a hash of a file, or when it was written.
+_VERSIONS = (
+    "ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "mtime", "modified", "modify", "modificationTime",
+    "last_modified", "LastModified", "created", "last_commit",
+)  # fmt: skip
+_NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, for URL schemes
+
+
+def open_input(path: Path | RemotePath) -> BinaryIO:
+    """A file of this machine or of a URL, to be read; OSError if it is gone or may not be read."""
+    return path.open() if isinstance(path, RemotePath) else open(path, "rb")
+
+
+def is_url(text: str) -> bool:
+    """Whether this is a URL rather than a path."""
+    return _URL.match(text) is not None
+
+
+def parse_location(text: str) -> Path | RemotePath:
+    """A path of this machine, also for a `file://` URL, or a remote one; `UserError` if the URL names nothing."""
+    if not is_url(text):
+        return Path(text)
+    parts = urlsplit(text)
+    if parts.scheme.lower() == "file":
+        return Path(unquote(parts.path)) if parts.netloc in ("", "localhost") else RemotePath(text)
+    if not _divided(text)[2].strip("/"):
+        raise UserError(f"{text}: names no bucket, host or path after '://'; is a variable empty?")
+    return RemotePath(text.rstrip("/"))
+
+
+@dataclass(frozen=True, repr=False)
+class RemotePath:
+    """A file or directory under a URL, with what is needed of `pathlib`'s interface.
+
+    Only `url` has the user, the password and the query that the URL may contain; as text, all of them are `***`.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        scheme, user, rest, query = _divided(self.url)
+        return f"{scheme}://{user and '***@'}{rest}{query and '?***'}"
+
+    def __repr__(self) -> str:
+        return f"RemotePath(url={str(self)!r})"
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(f"{self.url}/{name}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The URL scheme, then the names in it."""
+        scheme, _, rest, _ = _divided(self.url)
+        return (f"{scheme}://", *(name for name in rest.split("/") if name))
+
+    @property
+    def name(self) -> str:
+        """The last name."""
+        return self.parts[-1]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the last name, with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        """The directory that this is in."""
+        return RemotePath(self.url.removesuffix(f"?{_divided(self.url)[3]}").rpartition("/")[0])
+
+    def relative_to(self, base: RemotePath) -> PurePosixPath:
+        """The names after those of `base`."""
+        return PurePosixPath(*self.parts[len(base.parts) :])
+
+    def is_relative_to(self, other: object) -> bool:
+        """Whether this is in the directory `other`; never in one of this machine."""
+        return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
+
+    def exists(self) -> bool:
+        """Whether it can be found."""
+        filesystem, path = _filesystem(self)
+        with _as_user_errors(self):
+            return bool(_retry(self, lambda: filesystem.exists(path)))
+
+    def read(self, size: int) -> bytes:
+        """The whole file of so many bytes, in one request; errors as those of `open`."""
+        filesystem, path = _filesystem(self)
+        return _retry(self, lambda: _exactly(size, filesystem.cat_file(path)))
+
+    def open(self) -> BinaryIO:
+        """The file, to be read from any place.
+
+        Raises:
+            OSError: it is gone, or reading it is not allowed.
+            UserError: it could not be read, however often.
+        """
+        filesystem, path = _filesystem(self)
+        size = _retry(self, lambda: filesystem.info(path)["size"])
+        return io.BufferedReader(_Ranges(self, filesystem, path, size), _BUFFER)
+
+
+def _divided(url: str) -> tuple[str, str, str, str]:
+    """Scheme, user with password, host with path, and the query, which only `http(s)://` has."""
+    scheme, _, rest = url.partition("://")
+    rest, _, query = rest.partition("?") if scheme.lower() in ("http", "https") else (rest, "", "")
+    found = _USER.match(rest)
+    user = found.group() if found else ""
+    return scheme, user, rest.removeprefix(f"{user}@"), query
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file as ranges of bytes, each of which is fetched for itself."""
+
+    def __init__(self, location: RemotePath, filesystem: Any, path: str, size: int) -> None:
+        self._location, self._filesystem, self._path, self._size = location, filesystem, path, size
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._place, min(self._place + len(buffer), self._size)
+        if start >= end:
+            return 0
+
+        def fetch() -> bytes:
+            return _exactly(end - start, self._filesystem.cat_file(self._path, start=start, end=end))
+
+        buffer[: end - start] = _retry(self._location, fetch)
+        self._place = end
+        return end - start
+
+
+def _filesystem(location: RemotePath) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it; `UserError` if its scheme is unknown."""
+    from fsspec.core import url_to_fs
+
+    scheme = _divided(location.url)[0].lower()
+    if scheme == "file":
+        raise UserError(f"{location}: names another machine; expected three slashes, as in file:///data/sources")
+    try:
+        return url_to_fs(location.url)
+    except ImportError as error:
+        extra = f"pip install 'ms-codegeex[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "install it"
+        raise UserError(
+            f"{location}: {scheme}:// needs a library that is missing ({_line(error, location)}); {extra}"
+        ) from None
+    except ValueError as error:
+        from fsspec import available_protocols
+
+        known = ", ".join(name for name in ("s3", "gs", "hdfs", "hf", "file") if name in available_protocols())
+        raise UserError(
+            f"{location}: {_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
+        ) from None
+    except Exception as error:  # of the library for this URL scheme, such as a missing Hadoop
+        raise UserError(f"{location}: cannot be opened ({_line(error, location)})") from None
+
+
+def _exactly(size: int, data: bytes) -> bytes:
+    if len(data) != size:
+        raise OSError(f"{len(data)} bytes instead of {size}")
+    return data
+
+
+def _line(error: BaseException, location: RemotePath) -> str:
+    return _hidden(" ".join((str(error) or type(error).__name__).split()), location)[:200]
+
+
+def _hidden(text: str, location: RemotePath) -> str:
+    """`text`, in which a library may quote the URL, without its user, password and query."""
+    _, user, _, query = _divided(location.url)
+    secret = {user, *user.split(":", 1), query, *(value for _, value in parse_qsl(query))}
+    secret = {form for item in secret for form in (item, unquote(item), quote(item, safe="")) if form}
+    for item in sorted(secret, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(item)}(?!\w)", "***", text)
+    return text
+
+
+def _retry(location: RemotePath, work: Callable[[], T]) -> T:
+    """The result of `work`, retried where its error may pass; `UserError` if it does not."""
+    for pause in (*PAUSES, None):
+        try:
+            return work()
+        except _NOT_RETRIED as error:
+            kind = next(kind for kind in _NOT_RETRIED if isinstance(error, kind))
+            words = [_hidden(word, location) if isinstance(word, str) else word for word in error.args]
+            raise kind(*words) from None
+        except Exception as error:  # every library for a URL scheme has errors of its own
+            if pause is None or type(error).__name__ == "NoCredentialsError":
+                raise UserError(
+                    f"{location}: could not be reached or read ({type(error).__name__}: {_line(error, location)}); "
+                    "check the address and the credentials, then run the same command again (what is finished is kept)"
+                ) from None
+            time.sleep(pause)
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _as_user_errors(location: RemotePath) -> Iterator[None]:
+    """Errors that no repetition mends, as a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        line = _line(error, location)
+        raise UserError(f"{location}: not found ({line}); give an existing bucket, directory or file") from None
+    except PermissionError as error:
+        line = _line(error, location)
+        raise UserError(f"{location}: access refused ({line}); check the credentials") from None
+    except OSError as error:
+        raise UserError(f"{location}: {_line(error, location)}") from None
+
+
+def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
+    """All files below `root`, or it alone if it is a file: path, size, and a number that changes with the content.
+
+    Raises:
+        UserError: there is nothing, or it may not be listed.
+    """
+    filesystem, path = _filesystem(root)
+    with _as_user_errors(root):
+        found = _retry(root, lambda: filesystem.find(path, detail=True))
+        if not found:
+            _retry(root, lambda: filesystem.ls(path, detail=False))  # it says more than `find` of what is missing
+            raise FileNotFoundError("it is empty")
+    files, base = [], path.rstrip("/")
+    for name, entry in sorted(found.items()):
+        below = name[len(base) :].strip("/")
+        place = RemotePath(f"{root.url}/{below}" if below else root.url)
+        if entry.get("type") == "file" and not name.endswith("/"):
+            files.append((place, int(entry["size"]), _version(entry)))
+    return files
+
+
+def _version(entry: dict[str, Any]) -> int:
+    """A number for a version of a file: from its hash where the store has one, or when it was written."""
+    known = {name: str(entry[name]) for name in _VERSIONS if entry.get(name) is not None}
+    return int.from_bytes(hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:7], "little")
+
+
+def read_json(url: RemotePath) -> Any | None:
+    """The content of a JSON file; None if it is not there, `UserError` if it is no JSON."""
+    filesystem, path = _filesystem(url)
+    with _as_user_errors(url):
+        try:
+            return json.loads(_retry(url, lambda: filesystem.cat_file(path)))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise UserError(f"{url}: is no JSON; look at what is there, and delete it or add --replace") from None
+
+
+def upload(directory: Path, target: RemotePath, last: str) -> None:
+    """Copy the files of a directory to a URL, the file `last` in the end, so that with it everything is there.
+
+    What is there of an earlier one loses its file of that name first. Sizes are checked.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    filesystem, path = _filesystem(target)
+    files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
+    with _as_user_errors(target):
+        if _retry(target, lambda: filesystem.exists(f"{path}/{last}")):
+            _retry(target, lambda: filesystem.rm_file(f"{path}/{last}"))
+        for file in files:
+            _retry(target, lambda file=file: _put(filesystem, file, f"{path}/{file.relative_to(directory)}"))
+
+
+def _put(filesystem: Any, file: Path, target: str) -> None:
+    filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+    filesystem.put_file(str(file), target)
+    filesystem.invalidate_cache()
+    size = filesystem.info(target)["size"]
+    if size != file.stat().st_size:
+        raise OSError(f"{target} has {size} bytes instead of {file.stat().st_size}")

@@ -1,0 +1,143 @@
+"""Work on all documents in stages: tasks that any process on any machine may do, each with one file as its result.
+
+The files lie in one directory that all machines share. They appear whole, so a run that was ended goes on where it
+stopped. Documents are taken in blocks of whole shards. Where documents with equal keys have to meet, each block's rows
+are written in the order of `key % parts`, and a second stage reads one part from the files of all blocks. No task holds
+more than a block or a part, however many documents there are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data.corpus.joining import Documents
+from ms_codegeex.data.corpus.shards import stored_columns
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import shared_files
+
+BLOCK_DOCUMENTS = 1 << 17
+PART_ROWS = 1 << 20
+Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Documents `first` to `end - 1`, which are those of the shards at `paths` (without ending)."""
+
+    number: int
+    first: int
+    end: int
+    paths: tuple[Path, ...]
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of these documents."""
+        return np.concatenate([stored_columns(path)[name] for path in self.paths])
+
+
+def blocks_of(documents: Documents) -> list[Block]:
+    """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
+    blocks: list[Block] = []
+    paths: list[Path] = []
+    first = 0
+    for shard, start, end in documents.parts():
+        if paths and end - first > BLOCK_DOCUMENTS:
+            blocks.append(Block(len(blocks), first, start, tuple(paths)))
+            paths, first = [], start
+        paths.append(shard.path)
+    return [*blocks, Block(len(blocks), first, len(documents), tuple(paths))]
+
+
+def result_path(directory: Path, stage: str, number: int) -> Path:
+    """The file of a task's result: of a block or a part with this number."""
+    return directory / f"{stage}-{number:06d}"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs stages in a directory.
+
+    Attributes:
+        directory: shared by all machines; its name says on what all results depend.
+        mapper: calls a function on every task, somewhere, and returns the results in order.
+        blocks: the documents.
+    """
+
+    directory: Path
+    mapper: Mapper
+    blocks: Sequence[Block]
+
+    def path(self, stage: str, number: int) -> Path:
+        """The result of a task."""
+        return result_path(self.directory, stage, number)
+
+    def by_block(self, stage: str, function: Callable[[Path, Block, Any], None], extra: Callable[[Block], Any]) -> None:
+        """Call `function(result, block, extra(block))` for the blocks that have no result yet."""
+        tasks = (
+            (self.path(stage, b.number), b, extra(b)) for b in self.blocks if not self.path(stage, b.number).exists()
+        )
+        self._run(functools.partial(_call, function), tasks)
+
+    def by_part(
+        self, stage: str, parts: int, function: Callable[[Path, int], None], before: Callable[[], None]
+    ) -> Iterator[np.ndarray]:
+        """Call `function(result, part)` for the parts that have no result yet, after `before()` if there are any;
+        the arrays that the results hold."""
+        missing = [part for part in range(parts) if not self.path(stage, part).exists()]
+        if missing:
+            before()
+            self._run(functools.partial(_call, function), ((self.path(stage, part), part) for part in missing))
+        for part in range(parts):
+            yield np.load(self.path(stage, part), allow_pickle=False)
+
+    def remove(self, stage: str) -> None:
+        """Remove the results of a stage by blocks that is no longer needed."""
+        for block in self.blocks:
+            self.path(stage, block.number).unlink(missing_ok=True)
+
+    def _run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
+        self.directory.mkdir(exist_ok=True)
+        for _ in self.mapper(function, tasks):
+            pass
+
+
+def _call(function: Callable[..., None], task: tuple) -> None:
+    function(*task)
+
+
+def parts_for(rows: int) -> int:
+    """In how many parts so many rows are grouped; it depends on nothing else, so that all engines do the same."""
+    return max(1, -(-rows // PART_ROWS))
+
+
+def write_parted(path: Path, keys: np.ndarray, rows: np.ndarray, parts: int) -> None:
+    """Write `rows` in the order of `keys % parts`, with the place of each part; `keys` are uint64 `[rows]`."""
+    part = (keys % np.uint64(parts)).astype(np.int64)
+    order = np.argsort(part, kind="stable")
+    bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=parts)))).astype("<i8")
+    with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
+        stream.write(memoryview(bounds).cast("B"))
+        stream.write(np.ascontiguousarray(rows[order]).tobytes())
+
+
+def read_part(paths: Iterable[Path], part: int, parts: int, dtype: np.dtype) -> np.ndarray:
+    """The rows of one part from the files that `write_parted` wrote, in the order of the files."""
+    found = []
+    for path in paths:
+        first, last = np.fromfile(path, "<i8", 2, offset=8 * part).tolist()
+        rows = np.fromfile(path, dtype, last - first, offset=8 * (parts + 1) + first * dtype.itemsize)
+        if rows.size != last - first:
+            raise UserError(f"{path}: shorter than when it was written; delete it and run the same command again")
+        found.append(rows)
+    return np.concatenate(found) if found else np.empty(0, dtype)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `by_part` reads it, whole or not at all."""
+    with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
+        np.save(stream, array)

@@ -1,0 +1,1 @@
+"""Filling in the middle: training samples and prompts."""

@@ -1,0 +1,132 @@
+"""The sentinels of a model that was trained for infilling: the setting `infill` in `serving.json` of its directory, and
+in the manifest of a checkpoint.
+
+    {"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259,
+                "order": ["prefix", "suffix", "middle"], "end": ["<|endoftext|>"]}}
+
+A sentinel is an id, or the text of a special token. `order` is that of the parts; each sentinel precedes its text, and
+the answer follows the middle one. `end` is optional: texts that end an answer besides the model's end token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+
+DESCRIPTION = "serving.json"
+PARTS = ("prefix", "suffix", "middle")
+ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """How a model that was trained for infilling is prompted. A sentinel is an id or a special token's text."""
+
+    prefix: str | int
+    suffix: str | int
+    middle: str | int
+    order: tuple[str, ...] = PARTS
+    end: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The sentinels that are ids."""
+        return frozenset(mark for mark in (self.prefix, self.suffix, self.middle) if isinstance(mark, int))
+
+    def to_json(self) -> dict[str, Any]:
+        """The setting `infill`, which `sentinels` reads."""
+        ends = {"end": list(self.end)} if self.end else {}
+        return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
+
+    def prompt(self, tokenizer: Tokenizer, prefix: str, suffix: str, room: int) -> tuple[list[int], bool]:
+        """Ids of the prompt, at most `room`, and whether it was cut: the prefix loses its start and the suffix its end,
+        the longer one first.
+
+        The user's text is taken literally: a sentinel in it is plain text.
+        """
+        marks = {part: self._mark(tokenizer, getattr(self, part)) for part in PARTS}
+        texts = {"prefix": tokenizer.encode(prefix), "suffix": tokenizer.encode_inside(suffix), "middle": []}
+        room -= len(tokenizer.prefix) + sum(map(len, marks.values()))
+        if room < 1:
+            raise UserError("prompt: the model's context holds no more than the sentinels; ask for a shorter answer")
+        shorter = min(len(texts["prefix"]), len(texts["suffix"]), room // 2)
+        length = len(texts["prefix"]) + len(texts["suffix"])
+        texts["prefix"] = texts["prefix"][-max(room - len(texts["suffix"]), shorter, 1) :]
+        texts["suffix"] = texts["suffix"][: room - len(texts["prefix"])]
+        return [*tokenizer.prefix, *arranged(self.order, marks, texts)], length > room
+
+    def check(self, tokenizer: Tokenizer, rows: int, where: str) -> None:
+        """`UserError` if a sentinel that is an id also means something else, or the model's table has no row for it."""
+        for part in PARTS:
+            if isinstance(number := getattr(self, part), int):
+                check_id(number, tokenizer, f"{where}: {part}")
+                if number >= rows:
+                    raise UserError(
+                        f"{where}: {part} is {number}, but the model's table has {rows} rows; give the ids that the "
+                        "model was trained with"
+                    )
+
+    @staticmethod
+    def _mark(tokenizer: Tokenizer, sentinel: str | int) -> list[int]:
+        if isinstance(sentinel, int):
+            return [sentinel]
+        return tokenizer.encode_prompt(sentinel)[len(tokenizer.prefix) :]
+
+
+def arranged(order: Sequence[str], marks: dict[str, list[int]], texts: dict[str, list[int]]) -> list[int]:
+    """The ids of prefix, suffix and middle in an order, each after its mark."""
+    return [token for part in order for token in (*marks[part], *texts[part])]
+
+
+def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
+    """`UserError` if a sentinel's id is one that the tokenizer uses for something else."""
+    if tokenizer.is_unused(number):
+        return
+    meaning = "its end token" if number == tokenizer.eos_id else f"the text {_shown(tokenizer, number)}"
+    raise UserError(
+        f"{where} is {number}, which the {tokenizer.name} tokenizer uses for {meaning}; choose an id that it does not "
+        f"use, such as {', '.join(map(str, tokenizer.sentinels))}"
+    )
+
+
+def _shown(tokenizer: Tokenizer, number: int) -> str:
+    return ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
+
+
+def declared_infill(directory: Path) -> Mapping[str, Any] | None:
+    """The setting `infill` in a model directory, unchecked; None if there is none."""
+    path = Path(directory) / DESCRIPTION
+    content = read_json(path) if path.is_file() else None
+    return content.get("infill") if isinstance(content, dict) else None
+
+
+def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """The file that says how a model is prompted to fill in the middle, for its directory; none if it is not."""
+    if infill is None:
+        return {}
+    return {DESCRIPTION: (json.dumps({"infill": infill}, indent=2) + "\n").encode()}
+
+
+def sentinels(value: Any, where: str) -> Sentinels:
+    """The setting `infill` of the file `where`; a malformed one is a `UserError`."""
+    place = f"{where}: infill"
+    if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end"}:
+        raise UserError(f"{place}: expected an object with {', '.join(PARTS)}, and order and end if they are needed")
+    marks = [value[part] for part in PARTS]
+    order, end = value.get("order", [*PARTS]), value.get("end", [])
+    if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
+        raise UserError(f"{place}: {', '.join(PARTS)} are not texts or ids; give the model's sentinels")
+    if len({*marks}) < len(marks):
+        raise UserError(f"{place}: {', '.join(PARTS)} are not three different sentinels; give the model's")
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] != "middle":
+        raise UserError(f"{place}: order is {order}; give prefix, suffix and middle in the model's order, middle last")
+    if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
+        raise UserError(f"{place}: end is {end}; give a list of texts")
+    return Sentinels(*marks, order=tuple(order), end=tuple(end))

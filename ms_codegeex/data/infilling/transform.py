@@ -1,0 +1,178 @@
+"""Texts rearranged for training to fill in the middle, a pure function of seed and sample (Bavarian et al., 2022).
+
+A text is cut at two random characters into prefix, middle and suffix. Each part is tokenised alone, as it will be when
+the model is asked, and the middle moves to the end:
+
+    psm   <prefix> prefix <suffix> suffix <middle> middle <end>
+    spm   <suffix> suffix <prefix> prefix <middle> middle <end>
+
+The text keeps its number of tokens, so that every sample stays where it is in the dataset: sentinels and divided words
+need a few, for which the suffix loses its end or the prefix its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
+from ms_codegeex.errors import UserError
+
+KEY = "data.infill"
+ENOUGH = 2  # times the tokens that a part loses, it must have had
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """The ids of a text with its middle at its end, int64 `[n]`, and which of them its loss counts, bool `[n]`."""
+
+    ids: np.ndarray
+    counted: np.ndarray
+
+
+class Infilling:
+    """Rearranges texts with one tokenizer.
+
+    Args:
+        rate: share of the texts that are rearranged.
+        mode: psm, spm, or both for half of each.
+        level: context: the parts of documents in a sample; document: whole documents, always in the same way.
+        marks: ids of the sentinels of prefix, suffix and middle.
+        tokenizer: which made the ids.
+        seed: of the choices.
+
+    Raises:
+        UserError: the tokenizer uses one of the marks for something else.
+    """
+
+    def __init__(
+        self, rate: float, mode: str, level: str, marks: tuple[int, int, int], tokenizer: Tokenizer, seed: int
+    ) -> None:
+        for part, number in zip(PARTS, marks, strict=True):
+            check_id(number, tokenizer, f"{KEY}.sentinels: {part}")
+        self.rate, self.level, self.seed = rate, level, seed
+        self.marks = dict(zip(PARTS, marks, strict=True))
+        self.modes = ("psm", "spm") if mode == "both" else (mode,)
+        self._eos, self._prefix = tokenizer.eos_id, np.array(tokenizer.prefix, np.int64)
+        self._encoder, self._decode = CorpusEncoder(tokenizer), text_decoder(tokenizer)
+
+    @property
+    def sentinels(self) -> Sentinels:
+        """How a model that is trained so is prompted: with the suffix first, if it was trained in both orders."""
+        return Sentinels(**self.marks, order=ORDERS[self.modes[-1]])
+
+    def rearrange(
+        self, ids: np.ndarray, place: tuple[int, ...], *, ended: bool = True, prompt: int = 0
+    ) -> Rearranged | None:
+        """A text of as many tokens with its middle at its end, or None if it stays as it is.
+
+        Args:
+            ids: of the text without its end token, int `[n]`.
+            place: numbers that tell this text from all others; with the seed they decide everything.
+            ended: whether the end token follows. If not, it takes the last place.
+            prompt: tokens at the start that belong to the prefix uncut, and that the loss does not count.
+        """
+        generator = np.random.default_rng([self.seed, *place])
+        if generator.random() >= self.rate:
+            return None
+        mode = self.modes[int(generator.integers(len(self.modes)))]
+        cuts = generator.random(2)
+        head = len(self._prefix) if np.array_equal(ids[: len(self._prefix)], self._prefix) else 0
+        head = min(head, prompt)
+        parts = self._parts(ids[prompt:].tolist(), cuts, inside=prompt > head)
+        if parts is None:
+            return None
+        texts = {"prefix": np.concatenate([ids[head:prompt], parts[0]]), "middle": parts[1], "suffix": parts[2]}
+        end = [] if ended else [self._eos]
+        needed = head + len(PARTS) + sum(map(len, texts.values())) + len(end) - len(ids)
+        if not self._shorten(texts, needed):
+            return None
+        asked = max(0, len(texts["prefix"]) - len(parts[0]))  # what is left of the prompt
+        pieces, flags = [ids[:head]], [np.zeros(head, bool)]
+        for part in ORDERS[mode]:
+            pieces += [np.array([self.marks[part]]), texts[part]]
+            flags += [np.array([False]), np.arange(len(texts[part])) >= (asked if part == "prefix" else 0)]
+        pieces, flags = [*pieces, np.array(end)], [*flags, np.ones(len(end), bool)]
+        return Rearranged(np.concatenate(pieces).astype(np.int64), np.concatenate(flags))
+
+    def check_rows(self, rows: int) -> None:
+        """`UserError` if a model's table has no row for a sentinel."""
+        most = max(self.marks.values())
+        if most >= rows:
+            raise UserError(
+                f"model.vocab_size: {rows} rows, none is left for the sentinels of infilling, ids "
+                f"{', '.join(map(str, self.marks.values()))}; set it to {most + 1} or more (with "
+                "model.grow=[vocabulary] if the run starts from a model)"
+            )
+
+    def check(self, ids: np.ndarray, where: str) -> None:
+        """`UserError` if a sentinel occurs in a dataset's text."""
+        for part, number in self.marks.items():
+            if (ids == number).any():
+                raise UserError(
+                    f"{where}: holds id {number}, which marks the {part} for infilling; choose other ids with "
+                    f"{KEY}.sentinels, or prepare the dataset again"
+                )
+
+    def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
+        """Prefix, middle and suffix of a text, tokenised; None for one whose first or last character is incomplete.
+        `inside`: whether another text precedes this one."""
+        try:
+            text = self._decode(ids).decode()
+        except UnicodeDecodeError:
+            return None
+        if "\ufffd" in text:
+            return None
+        first, second = sorted((cuts * (len(text) + 1)).astype(int).tolist())
+        prefix, middle, suffix = (part.encode() for part in (text[:first], text[first:second], text[second:]))
+        begin = self._encoder.encode_inside(prefix) if inside else self._encoder.encode(prefix)
+        return begin, self._encoder.encode_inside(middle), self._encoder.encode_inside(suffix)
+
+    @staticmethod
+    def _shorten(texts: dict[str, np.ndarray], needed: int) -> bool:
+        """Take `needed` tokens from the end of the suffix and the start of the prefix, from one of them if it is long
+        enough; False if they have too few."""
+        suffix, prefix = len(texts["suffix"]), len(texts["prefix"])
+        if not 0 <= ENOUGH * needed <= suffix + prefix:
+            return False
+        first = 0 if suffix < ENOUGH * needed <= prefix else min(suffix, needed)
+        texts["suffix"] = texts["suffix"][: suffix - first]
+        texts["prefix"] = texts["prefix"][needed - first :]
+        return True
+
+
+def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> InfillConfig | None:
+    """The settings for a dataset: the run's, or what its dataset.json records; None if nothing is rearranged."""
+    if config is not None and config.rate is not None:
+        return config if config.rate else None
+    recorded = info.get("infill")
+    if config is None or recorded is None:
+        return None
+    from ms_codegeex.config.validation import validated
+
+    if not isinstance(recorded, dict):
+        raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare the dataset again")
+    found: InfillConfig = validated(InfillConfig, recorded, f"{where}: infill.")
+    return found if found.rate else None
+
+
+def build(config: InfillConfig, tokenizer: Tokenizer, seed: int) -> Infilling:
+    """The transform that the settings describe. `UserError` if they do not fit the tokenizer."""
+    marks = tuple(config.sentinels) if config.sentinels is not None else tokenizer.sentinels
+    if len({*marks}) != len(PARTS) or len(marks) != len(PARTS):
+        raise UserError(f"{KEY}.sentinels: {list(marks)}; give three different ids, for prefix, suffix and middle")
+    return Infilling(config.rate or 0.0, config.mode, config.level, marks, tokenizer, seed)
+
+
+def infill_record(config: InfillConfig | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What dataset.json says of infilling, with the ids of the sentinels; `UserError` if they do not fit."""
+    if config is None:
+        return {}
+    marks = list(build(config, tokenizer, 0).marks.values())
+    return {"infill": {"rate": config.rate, "mode": config.mode, "level": config.level, "sentinels": marks}}

@@ -1,0 +1,31 @@
+"""Where a block of a benchmark's tests ends, so that the witness can be put there."""
+
+from __future__ import annotations
+
+import re
+
+from ms_codegeex.errors import UserError
+
+TOKENS = re.compile(
+    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
+    re.DOTALL,
+)
+# In C++: what the tests call instead of the library's macro, which an answer may redefine; see the witness.
+OUR_ASSERT = """#include<assert.h>
+#undef assert
+void ms_codegeex_test_failed(const char *);
+#define assert(test) (static_cast<bool>(test) ? void(0) : ms_codegeex_test_failed(#test))"""
+
+
+def at_end_of_block(test: str, opening: str, where: str) -> tuple[str, str]:
+    """The tests' text, split before the brace that closes the block that the pattern opens. `where` names the problem
+    in the error message."""
+    start = re.search(opening, test)
+    depth = 1
+    for token in TOKENS.finditer(test, start.end()) if start else ():
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return test[: token.start()], test[token.start() :]
+    raise UserError(
+        f"{where}: no test function in its tests, expected one as in the published files; fetch the file again"
+    )

@@ -1,0 +1,147 @@
+"""EvalPlus's files: HumanEvalPlus.jsonl and MbppPlus.jsonl, also as .gz.
+
+A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_solution`, `base_input` and `plus_input`
+(for each call the list of its arguments) and `atol`, the absolute tolerance.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
+from ms_codegeex.evaluation.task import Problem
+
+STEMS = ("HumanEvalPlus", "MbppPlus")  # of the files; a version may follow
+DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
+WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
+Calls = list[list[Any]]  # the arguments of each call
+Convert = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class EvalPlusProblem:
+    """A row."""
+
+    dataset: str
+    prompt: str
+    entry_point: str
+    canonical_solution: str
+    base: Calls
+    plus: Calls
+    tolerance: float
+
+
+def read_problems(data: Path) -> list[Problem]:
+    """The rows of a file, or of HumanEval+ and MBPP+ in a directory.
+
+    Raises:
+        UserError: there is no such file, a row lacks something, or a `task_id` is there twice.
+    """
+    if data.is_dir():
+        found = (find_file(data, stem, f"{stem}-v*") for stem in STEMS)
+        paths = [path for path in found if path is not None]
+    else:
+        paths = [data]
+    if not paths:
+        raise UserError(f"{data}: no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there; they are at {WHERE}")
+    problems = dict[str, Problem]()
+    for path in paths:
+        for number, row in numbered_rows(path):
+            name = _field(row, "task_id", str, f"{path}:{number}")
+            if name in problems:
+                raise UserError(f"{path}:{number}: task_id {name[:60]} is there twice; give each problem its own")
+            problems[name] = _problem(name, row, f"{path}:{number}")
+    if not problems:
+        raise UserError(f"{paths[0]}: no problems; expected rows with task_id, prompt, entry_point and base_input")
+    return list(problems.values())
+
+
+def _problem(name: str, row: Mapping[str, Any], where: str) -> Problem:
+    dataset = DATASETS.get(name.partition("/")[0])
+    if dataset is None:
+        raise UserError(f"{where}: task_id {name[:60]!r} begins with neither {' nor '.join(DATASETS)}")
+    texts = [_field(row, key, str, where) for key in ("prompt", "entry_point", "canonical_solution")]
+    tolerance = _field(row, "atol", (int, float), where)
+    if isinstance(tolerance, bool) or not 0 <= tolerance <= sys.float_info.max:
+        raise UserError(f"{where}: atol is {tolerance!r}, expected a number of 0 or more")
+    calls = [_calls(row, key, name, where) for key in ("base_input", "plus_input")]
+    if not calls[0]:
+        raise UserError(f"{where}: base_input is empty; expected a list of calls")
+    return Problem(name, {"dataset": dataset}, EvalPlusProblem(dataset, *texts, *calls, float(tolerance)))
+
+
+def _field(row: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
+    value = row.get(key)
+    if not isinstance(value, kind):
+        raise UserError(
+            f"{where}: {key} is {type(value).__name__}; a row has task_id, prompt, entry_point, canonical_solution, "
+            "base_input, plus_input and atol (Hugging Face has another format: see docs/evalplus.md)"
+        )
+    return value
+
+
+def _calls(row: Mapping[str, Any], key: str, name: str, where: str) -> Calls:
+    calls = row.get(key) or []  # an empty object where there are none
+    if not isinstance(calls, list) or not all(isinstance(call, list) for call in calls):
+        raise UserError(f"{where}: {key} is no list of calls; expected a list of arguments for each")
+    try:
+        return [converted(name, call) for call in calls]
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
+
+
+def each(convert: Convert, kind: Convert = list) -> Convert:
+    """A function that converts every item of a list."""
+    return lambda items: kind([convert(item) for item in items])
+
+
+def as_it_is(value: Any) -> Any:
+    """The value."""
+    return value
+
+
+def tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def set_or_dict(value: Any) -> Any:
+    """A list as a set, an empty one as an empty dictionary."""
+    return (set(value) if value else {}) if isinstance(value, list) else value
+
+
+def values_as_tuples(value: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary whose values are lists, as tuples."""
+    return {key: tuple(items) for key, items in value.items()}
+
+
+# JSON has no tuples, sets and complex numbers. By numbers of MBPP: what each argument is; the last one repeats.
+# Source: EvalPlus's release 0.3.1 converts these arguments when it reads the file (`evalplus/data/mbpp.py`).
+TYPES: tuple[tuple[str, Sequence[Convert]], ...] = (
+    ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),
+    ("63 64 70 94 120 237 272 299 400 409 417 438 473 614 780", [each(tuple)]),
+    ("75 413 444 753", [each(tuple), as_it_is]),
+    ("106 750", [as_it_is, tuple, as_it_is]),
+    ("115", [each(set_or_dict)]),
+    ("124", [float, complex]),
+    ("250 307 405 446 617 720 763 808", [tuple, as_it_is]),
+    ("252", [complex]),
+    ("259 401 445", [each(tuple, tuple)]),
+    ("278", [each(lambda item: tuple(item) if isinstance(item, list) else item, tuple)]),
+    ("580 615 791", [tuples]),
+    ("722", [values_as_tuples, as_it_is]),
+)
+CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in numbers.split()}
+
+
+def converted(name: str, arguments: list[Any]) -> list[Any]:
+    """A call's arguments with the types that the problem's function takes."""
+    rules = CONVERTERS.get(name)
+    if rules is None:
+        return arguments
+    return [rules[min(place, len(rules) - 1)](argument) for place, argument in enumerate(arguments)]

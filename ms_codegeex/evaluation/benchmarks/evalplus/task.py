@@ -1,0 +1,181 @@
+"""EvalPlus as a task: functions are called with many arguments, and must return what the canonical solution does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusProblem, read_problems
+from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging import verdicts as judging
+from ms_codegeex.evaluation.judging.python_program import PLACE, Runner
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox.limits import MIB
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.generation import stopping
+
+SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least so many seconds, or so many times the canonical solution's
+MOST = 60.0  # seconds of all calls of one kind
+START = 5.0  # seconds for the interpreter's start and the program's own statements
+REFERENCE = 120.0  # seconds for the canonical solution
+MEMORY = 4096 * MIB
+STOPS = ("\nif __name__", "\ndef main(", "\nprint(", "\n```")
+STOPS_OF = {
+    "humaneval": ("\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "),
+    "mbpp": ('\n"""', "\nassert"),
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the canonical solution returns, as pickles one after the other, and the seconds of each call."""
+
+    values: bytes
+    seconds: Sequence[float]
+
+
+class EvalPlus(Task):
+    """The problems of HumanEval+, MBPP+ or both.
+
+    Args:
+        data: a file, or a directory with one or both.
+        seconds: the least limit of a call.
+        python: the interpreter of the programs; None: the one that runs us.
+    """
+
+    name = "evalplus"
+    modes = ("strict", "published", "base")
+    whole_programs = True
+
+    def __init__(self, data: Path, seconds: float = SECONDS, python: Path | None = None):
+        if not 0 < seconds < float("inf"):
+            raise UserError(f"timeout: {seconds}, expected seconds above 0")
+        self.problems = read_problems(data)
+        self.runner, self.seconds = Runner.open(python), seconds
+        self._expected: dict[tuple[str, str], Expected] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    def samples_per_problem(self, n: int) -> int:
+        """n."""
+        return n
+
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+        """One completion, cut at the first stop word."""
+        words = (*STOPS, *STOPS_OF[problem.data.dataset])
+        prompt = prompt_of(problem.data)
+        answer = complete(prompt, seed=seed, stop=stopping.words(words))
+        return Sample(problem.id, completion_id, prompt, stopping.cut(answer.text, words), answer.finish)
+
+    def reference(self, problem: Problem) -> Sample:
+        """The canonical solution."""
+        return Sample(problem.id, 0, problem.data.prompt, problem.data.canonical_solution, "eos")
+
+    def tools(self) -> Mapping[str, str]:
+        """The versions of the interpreter and of NumPy, which some solutions use."""
+        return self.runner.interpreter.versions(("numpy",))
+
+    def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
+        """Base: right values for the original tests. Strict and published, which are the same: for the additional
+        tests, too. The process must have reached its end."""
+        row: EvalPlusProblem = problem.data
+        program = f"{sample.prompt}{sample.generation}\n"
+        executions, base = self._judge(problem, "base", row.base, program, sandbox)
+        both = base
+        if row.plus and base is Verdict.PASSED:
+            more, both = self._judge(problem, "plus", row.plus, program, sandbox)
+            executions += more
+        verdicts = {"strict": both, "published": both, "base": base}
+        seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
+        return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, executions[-1].code, stderr)
+
+    def _judge(
+        self, problem: Problem, kind: str, calls: Calls, program: str, sandbox: Sandbox
+    ) -> tuple[list[Execution], Verdict]:
+        """The executions of one kind of calls, and the verdict."""
+        expected = self._expect(problem, kind, calls, sandbox)
+        limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
+        files = self._files(calls, limits, problem.data.entry_point, program)
+        secret, checked, wall = judging.witness(), judging.witness(), START + min(MOST, sum(limits))
+        command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
+        comparison = self._comparison(problem, calls, expected, checked, wall)
+        executions = sandbox.run([command, comparison], files, self.runner.readable)
+        report = python_program.read_report(executions[0], secret)
+        if not report.finished or len(executions) < 2:
+            return executions, report.verdict
+        right = _right_calls(executions[1], checked) == len(calls)
+        return executions, Verdict.PASSED if right else Verdict.WRONG
+
+    def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
+        """What the canonical solution returns, computed once."""
+        key = (problem.id, kind)
+        with self._lock:
+            lock = self._locks[problem.id]
+        with lock:
+            if key not in self._expected:
+                self._expected[key] = self._returned(problem, calls, sandbox)
+            return self._expected[key]
+
+    def _returned(self, problem: Problem, calls: Calls, sandbox: Sandbox) -> Expected:
+        row: EvalPlusProblem = problem.data
+        files = self._files(calls, [REFERENCE] * len(calls), row.entry_point, row.prompt + row.canonical_solution)
+        secret = judging.witness()
+        command = self._command("run_calls.py", secret.encode("ascii"), REFERENCE, str(REFERENCE), "report")
+        executions = sandbox.run([command], files, self.runner.readable)
+        report = python_program.read_report(executions[-1], secret)
+        if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
+            lines = python_program.tail(executions).strip().splitlines() or [report.verdict.value]
+            raise RunFailure(
+                f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); "
+                "give --python an interpreter with what it needs, and run the same command again"
+            )
+        return Expected(base64.b64decode(report.printed["values"]), report.printed["seconds"])
+
+    def _files(self, calls: Calls, limits: Sequence[float], entry_point: str, program: str) -> dict[str, bytes]:
+        """The files of a run."""
+        described = pickle.dumps((entry_point, calls, list(limits)), 4)
+        return {"program.py": program.encode("utf-8", "surrogatepass"), "calls": described}
+
+    def _comparison(self, problem: Problem, calls: Calls, expected: Expected, secret: str, wall: float) -> Command:
+        row: EvalPlusProblem = problem.data
+        arguments = b"".join(pickle.dumps(call, 4) for call in calls)
+        given = {
+            "entry_point": row.entry_point,
+            "dataset": row.dataset,
+            "tolerance": row.tolerance,
+            "arguments": base64.b64encode(arguments).decode("ascii"),
+            "expected": base64.b64encode(expected.values).decode("ascii"),
+            "secret": secret,
+        }
+        return self._command("compare_calls.py", json.dumps(given).encode("ascii") + b"\n", wall)
+
+    def _command(self, script: str, stdin: bytes, wall: float, *arguments: str) -> Command:
+        """A command for a script of ours. With -s it ignores modules that programs have installed in their home."""
+        words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{script}", *arguments]
+        limits = ResourceLimits(wall=wall, memory=MEMORY, output=64 * MIB)
+        return Command(words, limits, python_program.ENVIRONMENT, stdin)
+
+
+def _right_calls(execution: Execution, secret: str) -> int:
+    """The number of calls with a right value, -1 if the comparison did not end."""
+    lines = execution.stdout.split(b"\n")
+    if not execution.succeeded or len(lines) != 3 or lines[1] != secret.encode("ascii") or not lines[0].isdigit():
+        return -1
+    return int(lines[0])
+
+
+def prompt_of(row: EvalPlusProblem) -> str:
+    """What the model continues: the prompt without white space around it, and a line break."""
+    return f"{row.prompt.strip()}\n"
+
+
+def build(data: Path, seconds: float = SECONDS, python: Path | None = None) -> EvalPlus:
+    """The task; see `EvalPlus`."""
+    return EvalPlus(Path(data), seconds, python)

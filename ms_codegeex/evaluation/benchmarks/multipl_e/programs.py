@@ -1,0 +1,79 @@
+"""From an answer to a program: prompt, answer, a line break and tests, with the witness after the last test.
+
+The tests are the benchmark's. They begin with the brace that closes the answer's function where that is a stop word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
+from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem
+from ms_codegeex.evaluation.toolchains import Program
+
+CALL = "ms_codegeex_tests_ended"
+CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
+GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"
+GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
+RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
+
+
+def assemble(row: MultiPlEProblem, answer: str, name: str) -> Program:
+    """The program that judges an answer; `name` names the problem in an error message."""
+    return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
+
+
+def python(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests are a file of their own, with the names that the program has defined."""
+    return Program(f"{row.tests}\n", f'{CALL}("%s")', "\n", others={"program.py": text})
+
+
+def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests call an `assert` of ours, in case that the answer has defined another."""
+    head, tail = at_end_of_block(row.tests, CPP_MAIN, name)
+    main = list(re.finditer(CPP_MAIN, head))[-1].start()
+    head = f"{head[:main]}\n{OUR_ASSERT}\nvoid {CALL}(const char *);\n{head[main:]}"
+    return Program(f"{text}{head}", f';\n{CALL}("%s");\n', tail)
+
+
+def java(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """A class of ours calls main and sees it return."""
+    return Program(f"{text}{row.tests}", "", "")
+
+
+def javascript(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests are a function that the witness calls."""
+    return Program(f"{text};ms_codegeex_tests(", '"%s"', f", (console, JSON, Math) => {{\n{row.tests}\n}})\n")
+
+
+def go(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is imported right after the package's name."""
+    head, tail = at_end_of_block(row.tests, GO_TEST, name)
+    text, found = GO_PACKAGE.subn(lambda line: f'{line.group()}import {CALL} "ms_codegeex/witness"\n', text, count=1)
+    if not found:
+        raise UserError(f"{name}: no package in its prompt, expected one as in the published files")
+    return Program(f"{text}{head}", f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n', tail)
+
+
+def rust(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is a crate."""
+    head, tail = at_end_of_block(row.tests, RUST_MAIN, name)
+    return Program(f"{text}{head}", f';\n::{CALL}::tell("%s");\n', f"{tail}\nextern crate {CALL};\n")
+
+
+def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The last line writes the token to the descriptor that the witness reads."""
+    return Program(f"{text}{row.tests}\n", "printf '%s' >&3\n", "")
+
+
+ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {
+    "python": python,
+    "cpp": cpp,
+    "java": java,
+    "js": javascript,
+    "go": go,
+    "rust": rust,
+    "bash": bash,
+}

@@ -1,0 +1,49 @@
+"""What HumanEval-X and MultiPL-E share: each problem's program is judged by the tool chain of its language."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.sandbox import Sandbox
+from ms_codegeex.evaluation.sandbox.home_directories import check_readable
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.toolchains import Program, ToolChain, base
+
+
+class ToolChainTask(Task):
+    """A task whose problems have the label `language`, with a tool chain for each language."""
+
+    def __init__(self, chains: Mapping[str, ToolChain]) -> None:
+        self._chains = chains
+
+    def judge_program(
+        self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
+    ) -> Judgement:
+        """Compile a sample's program and run it for at most `wall` seconds."""
+        done = base.run_and_judge(self._chains[problem.labels["language"]], program, sandbox, wall)
+        return Judgement(
+            sample.task_id,
+            sample.completion_id,
+            done.verdicts,
+            sum(each.seconds for each in done.executions),
+            done.executions[-1].code,
+            done.tail,
+            done.seconds,
+        )
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Prepare the tool chains of these problems; language -> reason for each that does not work."""
+        found = {}
+        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
+            try:
+                self._chains[name].prepare()
+                check_readable(self._chains[name].readable().values())
+            except (UserError, OSError, subprocess.SubprocessError) as error:
+                found[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
+        return found
+
+    def tools(self) -> Mapping[str, str]:
+        """Language -> the tool chain's version."""
+        return {name: chain.found for name, chain in self._chains.items() if chain.found is not None}

@@ -1,0 +1,186 @@
+"""Evaluate infilling: the perplexity of middles that were taken out, and how many greedy answers are exactly them.
+
+A model that was trained for infilling is asked with its sentinels, and by its prefix alone for comparison. Any other
+model is asked by its prefix. The tokens of a middle are the same in both, so their perplexities compare.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.infilling.spans import KINDS, Span, Text, choose_spans, chosen_texts
+from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
+from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
+from ms_codegeex.evaluation.perplexity.scoring import Score
+from ms_codegeex.evaluation.reports import page
+from ms_codegeex.files import atomic_file
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.engine import Generator
+
+COUNT, SEED = 100, 0
+SPANS = "spans.jsonl"
+INFILL, PREFIX = "infill", "prefix"
+MORE = 16  # tokens that an answer may be longer than the middle
+
+
+@dataclass
+class Tally:
+    """What one way of asking gave for the spans of a kind."""
+
+    score: Score = field(default_factory=lambda: Score(0.0, 0))
+    bytes: int = 0
+    spans: int = 0
+    matches: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """Figures for a report."""
+        rate = self.matches / self.spans
+        return {
+            "spans": self.spans,
+            "exact match": rate,
+            "standard error": math.sqrt(rate * (1 - rate) / self.spans),
+            "perplexity": self.score.perplexity,
+            "loss (nats per token)": self.score.nats / self.score.tokens,
+            "bits per byte": self.score.nats / math.log(2) / self.bytes,
+            "tokens": self.score.tokens,
+        }
+
+
+class Asker:
+    """Asks one model for middles, in every way that it can be asked."""
+
+    def __init__(self, generator: Generator):
+        self.generator, self.tokenizer = generator, generator.tokenizer
+        self.ways = (INFILL, PREFIX) if generator.sentinels is not None else (PREFIX,)
+
+    def prompt(self, way: str, prefix: str, suffix: str, room: int) -> list[int]:
+        """Ids of a prompt, at most `room`; what lies farther from the middle is left out."""
+        if way == INFILL:
+            assert self.generator.sentinels is not None
+            return self.generator.sentinels.prompt(self.tokenizer, prefix, suffix, room)[0]
+        ids = [*self.tokenizer.prefix, *self.tokenizer.encode(prefix)] or [self.tokenizer.eos_id]
+        return self.tokenizer.truncate_prompt(ids, room)
+
+    def loss(self, prompt: Sequence[int], middle: Sequence[int]) -> Score:
+        """The negative log-probability of the middle."""
+        found = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
+        return Score(-float(found.astype(np.float64).sum()), len(middle))
+
+    def answer(self, prompt: Sequence[int], most: int) -> str:
+        """The greedy answer of at most so many tokens."""
+        from ms_codegeex.generation.sampling import SamplingSettings
+
+        settings = SamplingSettings(max_new_tokens=most, temperature=0.0)
+        return "".join(self.generator.stream(prompt, settings))
+
+
+def evaluate_infilling(
+    model: LocalModel, data: Path, output: Path, count: int = COUNT, seed: int = SEED
+) -> dict[str, Any]:
+    """Measure `count` spans of each kind, write `evaluation.json`, `spans.jsonl`, `report.json` and `report.html`, and
+    return the report.
+
+    Raises:
+        UserError: there is no text, or none in which a span fits into the model's context.
+    """
+    if not data.exists():
+        raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
+    with sole_writer(output):
+        settings = RecordedSettings(output)
+        settings.settle("task", {"name": "infilling"})
+        generator, identity = model.open()
+        asker = Asker(generator)
+        texts = chosen_texts(_texts(asker, data), count, seed)
+        tallies, rows = _measure(asker, texts, count, seed)
+        if not tallies:
+            raise UserError(f"--data: {data} has no text in which a middle fits into the model's context; give others")
+        for section, values in (
+            ("data", {"path": str(data)}),
+            ("model", identity),
+            ("recipe", {"count": count, "seed": seed, "ways": list(asker.ways)}),
+            ("versions", versions()),
+        ):
+            settings.write(section, values)
+        with atomic_file(output / SPANS) as temporary:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")
+        result = {
+            "format": "ms-codegeex evaluation report",
+            "version": 1,
+            "task": "infilling",
+            "output": str(output),
+            "infill": "trained" if INFILL in asker.ways else "prefix-only",
+            "infilling": {
+                kind: {way: tally.row() for way, tally in ways.items() if tally.spans} for kind, ways in tallies.items()
+            },
+            "settings": {key: value for key, value in settings.values.items() if key != "format"},
+        }
+        page.write(output, result)
+        return result
+
+
+def _texts(asker: Asker, data: Path) -> Iterator[str]:
+    for ids in corpus_documents(asker.generator, [data], []):
+        yield asker.tokenizer.decode(ids)
+
+
+def _measure(
+    asker: Asker, texts: list[Text], count: int, seed: int
+) -> tuple[dict[str, dict[str, Tally]], list[dict[str, Any]]]:
+    """The figures by kind and way, and a row for each span."""
+    from tqdm import tqdm
+
+    by_number = {text.number: text for text in texts}
+    tallies: dict[str, dict[str, Tally]] = {}
+    rows: list[dict[str, Any]] = []
+    with tqdm(desc="spans", unit="span", total=len(KINDS) * count, disable=None) as bar:
+        for kind in KINDS:
+            for span in choose_spans(texts, kind, count, seed):
+                if row := _span(asker, by_number[span.document], span, tallies.setdefault(kind, {})):
+                    rows.append({"kind": kind, **row})
+                bar.update()
+    return {kind: ways for kind, ways in tallies.items() if ways}, rows
+
+
+def _span(asker: Asker, text: Text, span: Span, ways: dict[str, Tally]) -> dict[str, Any] | None:
+    """Ask for one middle in every way; None if it is longer than half of the model's context."""
+    prefix, middle, suffix = text.parts(span)
+    ids = asker.tokenizer.encode_inside(middle)
+    context = asker.generator.seq_length
+    if not ids or len(ids) > context // 2:
+        return None
+    most = min(len(ids) + MORE, context // 2)
+    row: dict[str, Any] = {"document": span.document, "start": span.start, "stop": span.stop, "middle": middle}
+    for way in asker.ways:
+        prompt = asker.prompt(way, prefix, suffix, context - most)
+        score, answer = asker.loss(prompt, ids), asker.answer(prompt, most)
+        match = answer == middle if way == INFILL else answer.startswith(middle)
+        tally = ways.setdefault(way, Tally())
+        tally.score += score
+        tally.bytes += len(middle.encode())
+        tally.spans += 1
+        tally.matches += match
+        row[way] = {"nats": score.nats, "tokens": score.tokens, "answer": answer, "match": match}
+    return row
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """The table for a terminal."""
+    yield f"{'':<12} {'asked by':<9} {'spans':>6} {'exact match':>18} {'perplexity':>12} {'bits per byte':>14}"
+    for kind, ways in report["infilling"].items():
+        for way, found in ways.items():
+            match = f"{100 * found['exact match']:.1f} ± {100 * found['standard error']:.1f} %"
+            yield (
+                f"{kind:<12} {way:<9} {found['spans']:>6} {match:>18} {found['perplexity']:>12.3f} "
+                f"{found['bits per byte']:>14.3f}"
+            )

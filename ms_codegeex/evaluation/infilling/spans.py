@@ -1,0 +1,107 @@
+"""Middles to take out of texts: single lines, several lines, and random spans, as a pure function of texts and seed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+KINDS = ("single-line", "multi-line", "random")
+MOST_LINES = 8
+MOST_CHARACTERS = 256
+_ROUNDS = 16  # over the documents without a new span, after which there are no more
+
+
+@dataclass(frozen=True)
+class Span:
+    """A middle: the characters start..stop-1 of document `document`."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document and its number in the data."""
+
+    number: int
+    text: str
+
+    def parts(self, span: Span) -> tuple[str, str, str]:
+        """Prefix, middle and suffix."""
+        return self.text[: span.start], self.text[span.start : span.stop], self.text[span.stop :]
+
+
+def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[Text]:
+    """At most `count` of the texts, each as likely as any other, in an order of the seed."""
+
+    def keys() -> Iterator[tuple[float, int, str]]:
+        for number, text in enumerate(texts):
+            yield np.random.default_rng([seed, number]).random(), number, text
+
+    return [Text(number, text) for _, number, text in heapq.nsmallest(count, keys())]
+
+
+def choose_spans(texts: list[Text], kind: str, count: int, seed: int) -> list[Span]:
+    """At most `count` different spans of a kind, from each text in turn."""
+    found: dict[Span, None] = {}
+    fruitless, turn = 0, 0
+    while texts and fruitless < _ROUNDS and len(found) < count:
+        before = len(found)
+        for text in texts:
+            generator = np.random.default_rng([seed, KINDS.index(kind), text.number, turn])
+            bounds = _CHOOSERS[kind](text.text, generator)
+            if bounds is not None and len(found) < count:
+                found[Span(text.number, *bounds)] = None
+        turn, fruitless = turn + 1, fruitless + 1 if len(found) == before else 0
+    return list(found)
+
+
+def _lines(text: str) -> list[tuple[int, int]]:
+    """Where each line begins and ends, its line break left out."""
+    bounds, start = [], 0
+    for line in text.split("\n"):
+        bounds.append((start, start + len(line)))
+        start += len(line) + 1
+    return bounds
+
+
+def _filled(text: str) -> list[int]:
+    return [number for number, (start, stop) in enumerate(_lines(text)) if text[start:stop].strip()]
+
+
+def _single(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """A line that is not blank."""
+    filled = _filled(text)
+    return _lines(text)[filled[int(generator.integers(len(filled)))]] if filled else None
+
+
+def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """Two to `MOST_LINES` consecutive lines; the first and the last are not blank."""
+    filled, lines = _filled(text), _lines(text)
+    if len(filled) < 2:
+        return None
+    first = filled[int(generator.integers(len(filled) - 1))]
+    lasts = [number for number in filled if first < number < first + MOST_LINES]
+    if not lasts:
+        return None
+    return lines[first][0], lines[lasts[int(generator.integers(len(lasts)))]][1]
+
+
+def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """Any characters, up to `MOST_CHARACTERS`, that are not all white space."""
+    if not text:
+        return None
+    length = int(generator.integers(1, min(MOST_CHARACTERS, len(text)) + 1))
+    start = int(generator.integers(len(text) - length + 1))
+    return (start, start + length) if text[start : start + length].strip() else None
+
+
+_CHOOSERS: dict[str, Callable[[str, np.random.Generator], tuple[int, int] | None]] = {
+    "single-line": _single,
+    "multi-line": _several,
+    "random": _anything,
+}

@@ -1,0 +1,88 @@
+"""Runs two queries on a database and ends with an AssertionError if their rows differ. Runs in the sandbox.
+
+    check_query.py DATABASE multiset|set
+
+DATABASE is a file, or `-` for the one that schema.sql creates. The queries are in expected.sql and query.sql.
+They may only read. Standard library only, compatible with Python 3.7.
+"""
+# ruff: noqa: B905 (zip has no `strict` before Python 3.10)
+
+import re
+import sqlite3
+import sys
+from collections import Counter
+
+MOST = 1_000_000  # rows of an answer
+ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+
+
+def connect(database):
+    """A connection that only reads."""
+    if database == "-":
+        connection = sqlite3.connect(":memory:")
+        with open("schema.sql", encoding="utf-8") as stream:
+            connection.executescript(stream.read())
+    else:
+        connection = sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True)
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
+    return connection
+
+
+def rows_of(database, path):
+    """The rows that a query returns, with floats rounded to ten digits."""
+    with open(path, encoding="utf-8", errors="surrogatepass") as stream:
+        rows = connect(database).execute(stream.read()).fetchmany(MOST + 1)
+    if len(rows) > MOST:
+        raise MemoryError(f"more than {MOST} rows")
+    return [tuple(float(f"{cell:.10g}") if isinstance(cell, float) else cell for cell in row) for row in rows]
+
+
+def is_ordered(query):
+    """Whether the outermost query is ordered: its last ORDER BY is not inside parentheses."""
+    last = [found.end() for found in re.finditer(r"\border\s+by\b", query, re.IGNORECASE)]
+    return bool(last) and query[last[-1] :].count(")") <= query[last[-1] :].count("(")
+
+
+def contents(column):
+    """The values of a column, each as often as it occurs."""
+    return frozenset(Counter(column).items())
+
+
+def same_rows(expected, found, ordered):
+    """Whether the rows are equal with multiplicity, and in the same order if it matters, for some order of columns."""
+    if len(expected) != len(found) or (expected and len(expected[0]) != len(found[0])):
+        return False
+    if not expected:
+        return True
+    gather = list if ordered else Counter
+    wanted, given = list(zip(*expected)), list(zip(*found))  # columns
+    if Counter(map(contents, wanted)) != Counter(map(contents, given)):
+        return False
+
+    def search(order):
+        """Whether these columns, and others after them, are those expected."""
+        size = len(order)
+        if gather(zip(*wanted[:size])) != gather(zip(*(given[place] for place in order))):
+            return False
+        if size == len(wanted):
+            return True
+        others = {given[place]: place for place in range(len(given)) if place not in order}  # equal columns are one
+        alike = (place for column, place in others.items() if contents(column) == contents(wanted[size]))
+        return any(search((*order, place)) for place in alike)
+
+    return search(())
+
+
+def main():
+    """Compare."""
+    database, rule = sys.argv[1:3]
+    expected, found = rows_of(database, "expected.sql"), rows_of(database, "query.sql")
+    with open("expected.sql", encoding="utf-8") as stream:
+        ordered = is_ordered(stream.read())
+    equal = same_rows(expected, found, ordered) if rule == "multiset" else set(expected) == set(found)
+    assert equal, f"{len(found)} rows, {len(expected)} expected: {found[:3]} instead of {expected[:3]}"
+
+
+if __name__ == "__main__":
+    main()

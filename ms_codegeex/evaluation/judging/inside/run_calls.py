@@ -1,0 +1,80 @@
+"""Call one function of a program with many arguments, and keep what it returns. Runs in the sandbox.
+
+    python run_calls.py SECONDS keep|report
+
+The program is program.py; `calls` is a pickle of the function's name, the arguments of each call and the seconds of
+each. The values go, as plain data (see `plain.py`), into the file `returned`; the report (see `program.py`) has the
+number of calls that returned, and with `report` also their seconds and the content of `returned`. SECONDS are those of
+everything outside of the calls. The first call that does not return is the last one. Nothing here knows the expected
+values. Standard library only, compatible with Python 3.7.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, ItemsView, KeysView
+
+import plain
+from program import Reporter, execute, guarded, seed, time_up
+
+
+class Calls:
+    """The calls as far as they got."""
+
+    def __init__(self, arguments: list, limits: list):
+        self.waiting = list(zip(arguments, limits))  # noqa: B905 (no `strict` before Python 3.10)
+        self.seconds, self.values = [], io.BytesIO()
+
+    def make(self, function: Callable) -> None:
+        """Make them in order. Each value is written at once, since the program may change it later."""
+        for arguments, limit in self.waiting:
+            signal.setitimer(signal.ITIMER_REAL, limit)
+            started = time.perf_counter()
+            value = function(*arguments)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.seconds.append(time.perf_counter() - started)
+            plain.Pickler(self.values, 4).dump(comparable(value))
+
+
+def comparable(value: object) -> object:
+    """The value, as data that equals what it equals: a view of keys or items as a set, a named tuple as a tuple."""
+    if isinstance(value, (KeysView, ItemsView)):
+        return set(value)
+    if isinstance(value, tuple) and type(value) is not tuple:
+        return tuple(value)
+    return value
+
+
+def main(seconds: str, mode: str) -> None:
+    """Run the program, then make the calls."""
+    with open("program.py", encoding="utf-8", errors="surrogatepass") as file:
+        source = file.read()
+    with open("calls", "rb") as file:
+        name, arguments, limits = plain.Unpickler(file).load()
+    reporter, calls = Reporter(), Calls(arguments, limits)
+    # As in the published runner, the program is no `__main__`.
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
+    sys.argv = ["program.py"]
+    seed(source)
+    signal.signal(signal.SIGALRM, time_up)
+    signal.setitimer(signal.ITIMER_REAL, float(seconds))
+    ended = execute(source, module.__dict__, str)
+    if ended is None:
+        ended = guarded(lambda: calls.make(module.__dict__[name]))
+    values = calls.values.getvalue()
+    with open("returned", "wb") as file:
+        file.write(values)
+    found = {"calls": len(calls.seconds)}
+    if mode == "report":
+        found.update(seconds=calls.seconds, values=base64.b64encode(values).decode("ascii"))
+    reporter.write_report(ended, found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,61 @@
+"""A model on this machine that is evaluated, how it runs, and how it is recognised later."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.files import sha256
+from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.engine import Generator
+
+
+def files_identity(path: Path) -> dict[str, Any]:
+    """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory."""
+    if path.is_file():
+        return {"path": str(path), "sha256": sha256(path)}
+    if (path / "manifest.json").is_file():  # has the hash of every tensor
+        return {"path": str(path), "sha256": sha256(path / "manifest.json")}
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model for our own engine; `adapter` is a LoRA adapter on it, the rest as in `Generator`."""
+
+    path: Path
+    adapter: Path | None = None
+    fast: bool = False
+    threads: int | None = None
+    slots: int | None = 1
+
+    def resolved(self) -> LocalModel:
+        """The same model by the paths of its files: of a run, its newest checkpoint now, whatever it saves later."""
+        from ms_codegeex.generation.loading import stored_at
+
+        path, adapter = stored_at(self.path, self.adapter)
+        return replace(self, path=path, adapter=adapter)
+
+    def open(self) -> tuple[Generator, dict[str, Any]]:
+        """Load it; also returns its identity."""
+        from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
+
+        model = self.resolved()
+        adapters = None if model.adapter is None else {DEFAULT_ADAPTER: model.adapter}
+        how = {"threads": self.threads, "slots": self.slots, "fast": self.fast}
+        return Generator(model.path, adapters=adapters, **how), model.identity()
+
+    def identity(self) -> dict[str, Any]:
+        """Paths and hashes of model and adapter, and whether it runs `fast`; without loading it."""
+        model = self.resolved()
+        found = files_identity(model.path)
+        if model.adapter is not None:
+            found["adapter"] = files_identity(model.adapter)
+        return {**found, "fast": True} if self.fast else found

@@ -1,0 +1,333 @@
+"""Compare evaluations of one benchmark: scores on the problems that all of them judged, and whether they differ.
+
+Each evaluation is a directory of `ms-codegeex evaluate`. A problem's rate is the share of its samples that pass. Two
+evaluations are compared problem by problem, so that their problems' difficulty cancels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.reports import estimators
+from ms_codegeex.evaluation.reports.published_rows import PublishedRow
+from ms_codegeex.evaluation.reports.scores import FORMAT, KS, percent
+from ms_codegeex.files import read_json
+
+DRAWS, SEED = 10_000, 0  # of the permutation test
+HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled
+STEP = re.compile(r"step-(\d{8,})")  # a checkpoint's name
+Counts = tuple[int, int]  # samples judged, samples passed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: its name in tables, its directory, and its report."""
+
+    name: str
+    directory: Path
+    report: Mapping[str, Any]
+
+    @property
+    def source(self) -> str | None:
+        """The language that is translated from; None: nothing is translated."""
+        return self.report.get("settings", {}).get("recipe", {}).get("translate_from")
+
+    @property
+    def model(self) -> str:
+        """What was evaluated, as its report names it."""
+        model = self.report.get("settings", {}).get("model", {})
+        return str(model.get("model") or model.get("path") or model.get("samples") or "unknown")
+
+    @property
+    def checkpoint(self) -> tuple[str, int] | None:
+        """The run and the step of the checkpoint that was evaluated; None: it was no checkpoint."""
+        model = self.report.get("settings", {}).get("model", {})
+        path = Path(str(model.get("path", "")))
+        found = STEP.fullmatch(path.name)
+        return (str(path.parent.parent), int(found[1])) if found else None
+
+    def counts(self, mode: str) -> dict[str, Counts]:
+        """Samples judged and passed of each problem, by one mode of judging."""
+        rows = self.report["by_problem"]
+        return {row["task_id"]: (row["samples"], row["passed"][mode]) for row in rows if mode in row["passed"]}
+
+    def labels(self) -> dict[str, Mapping[str, str]]:
+        """The labels of each problem."""
+        return {row["task_id"]: row["labels"] for row in self.report["by_problem"]}
+
+
+def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
+    """Evaluations from `DIR` or `NAME=DIR`; without a name, the directory's, preceded by its parent's if two are alike.
+
+    Raises:
+        UserError: fewer than two, one without verdicts, two of one name, or of different benchmarks.
+    """
+    if len(given) < 2:
+        raise UserError("compare: expected two or more evaluations, such as evaluate compare full int8 --output both")
+    named = [("", word) if Path(word).is_dir() else word.rpartition("=")[::2] for word in given]
+    places = [Path(place).resolve() for _, place in named]
+    names = Counter(place.name for place in places)
+    found = []
+    for (name, given_place), place in zip(named, places, strict=True):
+        own = place.name if names[place.name] == 1 else f"{place.parent.name}/{place.name}"
+        found.append(Evaluation(name or own, Path(given_place), _read(Path(given_place))))
+    if twice := {each.name for each in found if [other.name for other in found].count(each.name) > 1}:
+        raise UserError(f"compare: {min(twice)} is named twice; give NAME=DIR, with another name for each")
+    # MTPB asked turn by turn and as one prompt have the same problems.
+    if len(tasks := {str(each.report["task"]).removesuffix("-single-turn") for each in found}) > 1:
+        raise UserError(f"compare: evaluations of {', '.join(sorted(tasks))}; compare those of one benchmark")
+    return found
+
+
+def _read(place: Path) -> Mapping[str, Any]:
+    path = place / "report.json"
+    if not path.is_file():
+        raise UserError(f"{place}: no report.json; give a directory that `ms-codegeex evaluate` has written")
+    report = read_json(path)
+    known = isinstance(report, dict) and report.get("format") == FORMAT
+    if known and isinstance(report.get("by_problem"), list) and not all(map(_is_row, report["by_problem"])):
+        raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
+    if not known or not isinstance(report.get("by_problem"), list) or not report.get("scores"):
+        raise UserError(
+            f"{path}: has no verdicts of problems; judge its samples with --judge-only, or compare perplexities with "
+            "evaluate perplexity --against"
+        )
+    return report
+
+
+def _is_row(row: object) -> bool:
+    """Whether this is what a report says of a problem."""
+    if not isinstance(row, dict) or not isinstance(row.get("passed"), dict) or not isinstance(row.get("labels"), dict):
+        return False
+    samples, passed = row.get("samples"), row["passed"].values()
+    whole = type(samples) is int and all(type(count) is int for count in passed)
+    return isinstance(row.get("task_id"), str) and whole and all(0 <= count <= samples > 0 for count in passed)
+
+
+def _other_files(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The evaluations whose problems have other texts, or are others, than those of the first."""
+    marks = [each.report.get("settings", {}).get("data", {}).get("problems") for each in evaluations]
+    return [each.name for each, mark in zip(evaluations, marks, strict=True) if mark != marks[0]]
+
+
+def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[PublishedRow] = ()) -> dict[str, Any]:
+    """The content of `comparison.json`."""
+    if known := {row.name for row in published} & {each.name for each in evaluations}:
+        raise UserError(f"--published: {min(known)} is an evaluation's name, too; rename one of them")
+    counts = {each.name: each.counts(mode) for each in evaluations}
+    common = sorted(set.intersection(*(set(found) for found in counts.values())), key=_natural)
+    if not common:
+        raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
+    labels = evaluations[0].labels()
+    cases = "pass_at" not in evaluations[0].report["scores"][mode]["all"]
+    groups = {
+        group: {each.name: _score([counts[each.name][name] for name in members], cases) for each in evaluations}
+        for group, members in _groups(common, labels, counts).items()
+    }
+    return {
+        "format": "ms-codegeex comparison",
+        "version": 1,
+        "task": evaluations[0].report["task"],
+        "mode": mode,
+        "evaluations": {
+            each.name: {
+                "directory": str(each.directory),
+                "model": each.model,
+                "from": each.source,
+                "problems": len(counts[each.name]),
+            }
+            for each in evaluations
+        },
+        "problems": common,
+        "other_files": _other_files(evaluations),
+        "groups": groups,
+        "steps": _steps(evaluations, groups["all"]),
+        "published_rows": {row.name: {"source": row.source, "rates": _by_text(row.rates)} for row in published},
+        "against_published": _against(groups, published),
+        "pairs": _pairs(evaluations, counts, common),
+        "translation": _translation(evaluations, mode),
+        "budget": {each.name: rows for each in evaluations if (rows := each.report.get("budget"))},
+        "published": evaluations[0].report.get("published", []),
+    }
+
+
+def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
+    """If `cases`, a problem's samples answer different questions, and pass@k is meaningless."""
+    score = {
+        "problems": len(pairs),
+        "samples": sum(samples for samples, _ in pairs),
+        "solved": sum(passed > 0 for _, passed in pairs),
+        "pass_rate": estimators.pass_rate(pairs),
+    }
+    return score if cases else {**score, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
+
+
+def _steps(
+    evaluations: Sequence[Evaluation], scores: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Run -> its evaluated checkpoints by step, for each run with several."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in evaluations:
+        if each.checkpoint is not None:
+            run, step = each.checkpoint
+            found.setdefault(run, []).append({"step": step, "name": each.name, **scores[each.name]["pass_rate"]})
+    several = {run: rows for run, rows in found.items() if len({row["step"] for row in rows}) > 1}
+    return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
+
+
+def _by_text(rates: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float]]:
+    return {group: {str(k): rate for k, rate in found.items()} for group, found in rates.items()}
+
+
+def _against(
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]], published: Sequence[PublishedRow]
+) -> list[dict[str, Any]]:
+    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none, and
+    their problems cannot be paired."""
+    found = []
+    for row in published:
+        if absent := row.rates.keys() - groups.keys():
+            raise UserError(f"--published: {row.name} has {min(absent)!r}; the groups here are {', '.join(groups)}")
+        for group, rates in row.rates.items():
+            for k, rate in rates.items():
+                for name, score in groups[group].items():
+                    own = score["pass_rate"] if k == 1 else score.get("pass_at", {}).get(str(k), {})
+                    if "value" in own:
+                        difference = {key: own[key] - rate for key in ("value", "low", "high")}
+                        outside = not own["low"] <= rate <= own["high"]
+                        which = {"evaluation": name, "row": row.name, "group": group, "k": k, "published": rate}
+                        found.append({**which, "difference": difference, "outside": outside})
+    return found
+
+
+def _groups(
+    common: Sequence[str], labels: Mapping[str, Mapping[str, str]], counts: Mapping[str, Mapping[str, Counts]]
+) -> dict[str, list[str]]:
+    """Problems by name of a group: all, each value of each label, and each level of difficulty."""
+    groups: dict[str, list[str]] = {"all": list(common)}
+    by_label: dict[str, dict[str, list[str]]] = {}
+    for name in common:
+        for label, value in labels[name].items():
+            by_label.setdefault(label, {}).setdefault(value, []).append(name)
+    for label, values in by_label.items():
+        if len(values) > 1:
+            groups |= {f"{label}: {value}": values[value] for value in sorted(values, key=_natural)}
+    means = {name: np.mean([found[name][1] / found[name][0] for found in counts.values()]) for name in common}
+    levels = {
+        f"hard (mean rate below {HARD:.0%})": [name for name in common if means[name] < HARD],
+        "medium": [name for name in common if HARD <= means[name] <= EASY],
+        f"easy (above {EASY:.0%})": [name for name in common if means[name] > EASY],
+    }
+    return groups | {level: members for level, members in levels.items() if members}
+
+
+def _natural(value: str) -> list[tuple[int, str]]:
+    """Orders `python/2` before `python/10`."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", value)]
+
+
+def _pairs(
+    evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], common: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every two evaluations of the same direction of translation, the later one minus the earlier one."""
+    found = []
+    for one, other in itertools.combinations(evaluations, 2):
+        if one.source != other.source:
+            continue
+        rates = np.array(
+            [[counts[each.name][name][1] / counts[each.name][name][0] for each in (one, other)] for name in common]
+        )
+        differences = rates[:, 1] - rates[:, 0]
+        low, high = estimators.interval(differences[:, None])[:, 0]
+        found.append(
+            {
+                "from": one.name,
+                "to": other.name,
+                "difference": {"value": float(differences.mean()), "low": float(low), "high": float(high)},
+                "p": permutation_p(differences),
+                "solved_only_before": [name for name, (a, b) in zip(common, rates, strict=True) if a > 0 == b],
+                "solved_only_after": [name for name, (a, b) in zip(common, rates, strict=True) if a == 0 < b],
+            }
+        )
+    for pair, adjusted in zip(found, holm([pair["p"] for pair in found]), strict=True):
+        pair["adjusted_p"] = adjusted
+    return found
+
+
+def permutation_p(differences: np.ndarray) -> float:
+    """Two-sided p of the permutation test that paired differences are as often positive as negative, by flipping their
+    signs: all ways of it if there are fewer than `DRAWS`, otherwise so many random ones."""
+    from scipy import stats
+
+    nonzero = differences[differences != 0]
+    if len(nonzero) < 2:  # either sign has the same sum
+        return 1.0
+    test = stats.permutation_test(
+        (nonzero,), np.mean, permutation_type="samples", vectorized=True, n_resamples=DRAWS, random_state=SEED
+    )
+    return float(test.pvalue)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of p values for having tested all of them, in their order."""
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
+        highest = max(highest, min(1.0, values[place] * (len(values) - rank)))
+        adjusted[place] = highest
+    return adjusted
+
+
+def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores by model, language translated from, and language translated to. Of two evaluations of the same model in
+    the same direction, such as before and after, the second gets a matrix of its own."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for each in evaluations:
+        if each.source is None:
+            continue
+        labels, targets = each.labels(), {}
+        for name, counts in each.counts(mode).items():
+            targets.setdefault(labels[name]["language"], []).append(counts)
+        taken = found.get(each.model, {}).get(each.source, {})
+        model = f"{each.model} ({each.name})" if taken.keys() & targets.keys() else each.model
+        row = found.setdefault(model, {}).setdefault(each.source, {})
+        row |= {language: _score(pairs, False) for language, pairs in sorted(targets.items())}
+    return found
+
+
+def warning(comparison: Mapping[str, Any]) -> str:
+    """That problems of the same name may differ; empty if they do not."""
+    names = ", ".join(comparison["other_files"])
+    first = next(iter(comparison["evaluations"]))
+    return f"the problems of {names} are not all those of {first}: compare only if the texts agree" if names else ""
+
+
+def lines(comparison: Mapping[str, Any]) -> list[str]:
+    """The comparison in a few lines for the user."""
+    found = [f"note: {words}"] if (words := warning(comparison)) else []
+    for name, score in comparison["groups"]["all"].items():
+        rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
+        rates = rates or [f"pass rate {percent(score['pass_rate'])}"]
+        found.append(f"{name}: {', '.join(rates)} of {score['problems']} problems")
+    for pair in comparison["pairs"]:
+        gained, lost = len(pair["solved_only_after"]), len(pair["solved_only_before"])
+        found.append(
+            f"{pair['to']} - {pair['from']}: {percent(pair['difference'])}, p {pair['adjusted_p']:.3g} (of "
+            f"{len(comparison['pairs'])} pairs), solves {gained} more problems and {lost} no longer"
+        )
+    for each in comparison["against_published"]:
+        group = "" if each["group"] == "all" else f" ({each['group']})"
+        side = "outside of" if each["outside"] else "within"
+        found.append(
+            f"{each['evaluation']} - {each['row']}, pass@{each['k']}{group}: {percent(each['difference'])}, published "
+            f"{100 * each['published']:.2f} % is {side} the interval"
+        )
+    return found

@@ -1,0 +1,210 @@
+"""A comparison of evaluations as one HTML page: tables, curves, and every problem's answers to open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.reports.comparison import Evaluation, warning
+from ms_codegeex.evaluation.reports.page import label_of, published_table
+from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.evaluation.rows import current_results, key
+from ms_codegeex.webpage import bars, charts, code, code_style, count, curves, lines, note, page, table, text
+
+MOST_NAMES = 40  # of problems in a cell
+MOST_LINES = 60  # of standard error
+LEXERS = {"js": "javascript"}  # where a language's name is not that of its lexer
+
+
+def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], most: int) -> str:
+    """The page. `most`: distinct answers shown of each problem and evaluation; 0: all."""
+    parts = [
+        ("Evaluations", _evaluations(comparison)),
+        ("Scores on the common problems", _scores(comparison["groups"], comparison["published_rows"])),
+        ("Charts", _charts(comparison["groups"], comparison["published_rows"])),
+        ("Checkpoints of one run", "".join(_steps(*each) for each in comparison["steps"].items())),
+        ("Differences", _pairs(comparison["pairs"])),
+        ("Against published figures", _against(comparison)),
+        ("Translation", "".join(_matrix(*each) for each in comparison["translation"].items())),
+        ("Budget of samples over languages", _budget(comparison["budget"])),
+        ("Published results", "".join(published_table(each) for each in comparison["published"])),
+        ("Problems", _problems(comparison, evaluations, most)),
+    ]
+    return page("Comparison of evaluations", [(title, part) for title, part in parts if part], code_style())
+
+
+def _evaluations(comparison: Mapping[str, Any]) -> str:
+    rows = [
+        [text(name), count(found["problems"]), text(found["model"]), f"<code>{text(found['directory'])}</code>"]
+        for name, found in comparison["evaluations"].items()
+    ]
+    judged = f"{comparison['task']}, judged {comparison['mode']}"
+    words = f"{judged}; {len(comparison['problems'])} problems were judged in all evaluations."
+    differ = warning(comparison)
+    return table(("", "problems judged", "model", "directory"), rows, 1) + note(text(words)) + note(text(differ))
+
+
+def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each evaluation, and each published row with rates, in each group of problems."""
+    first = next(iter(groups["all"].values()))
+    rate = "pass@1" if "pass_at" in first else "pass rate"
+    every = groups["all"].values()
+    ks = [k for k in first.get("pass_at", {}) if k != "1" and all("value" in score["pass_at"][k] for score in every)]
+    rows = []
+    for group, scores in groups.items():
+        for name, score in scores.items():
+            cells = [percent(score["pass_rate"]), *(percent(score["pass_at"][k]) for k in ks)]
+            sizes = [count(score[each]) for each in ("problems", "samples", "solved")]
+            rows.append([f"{text(group)}: {text(name)}", *sizes, *cells])
+        for name, row in published.items():
+            if rates := row["rates"].get(group):
+                cells = [f"{100 * rates[k]:.2f} %" if k in rates else "" for k in ("1", *ks)]
+                rows.append([f"{text(group)}: {text(name)} (published)", "", "", "", *cells])
+    heads = ("", "problems", "samples", "solved", rate, *(f"pass@{k}" for k in ks))
+    small = "In parentheses: 95 % intervals, bootstrapped over problems. Solved: at least one sample passes."
+    return table(heads, rows, len(heads) - 1) + note(small)
+
+
+def _charts(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> str:
+    series = {name: score["curve"] for name, score in groups["all"].items() if "curve" in score}
+    figures = [curves("pass@k", series, "k")]
+    for group, scores in groups.items():
+        rates = [(name, score["pass_rate"]["value"]) for name, score in scores.items()]
+        found = ((name, row["rates"].get(group, {}).get("1")) for name, row in published.items())
+        rates += [(name, rate) for name, rate in found if rate is not None]
+        figures.append(bars(text(group), [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
+    return charts(figures)
+
+
+def _pairs(pairs: Iterable[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            f"{text(pair['to'])} minus {text(pair['from'])}",
+            percent(pair["difference"]),
+            f"{pair['p']:.3g}",
+            f"{pair['adjusted_p']:.3g}",
+            _names(pair["solved_only_after"]),
+            _names(pair["solved_only_before"]),
+        ]
+        for pair in pairs
+    ]
+    small = (
+        "Mean differences in pass rate per problem, with 95 % intervals. p: sign-flip permutation test; adjusted: for "
+        "the number of pairs (Holm). Use the adjusted one: below 0.05, chance is an unlikely explanation."
+    )
+    heads = ("", "difference of the rate", "p", "adjusted_p", "newly solved", "no longer solved")
+    return table(heads, rows, 3) + note(small) if rows else ""
+
+
+def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> str:
+    """A run's evaluated checkpoints, by step."""
+    rows = [[count(point["step"]), text(point["name"]), percent(point)] for point in points]
+    line = {"pass rate": [(point["step"], point["value"]) for point in points]}
+    figure = lines("by step", line, "step", shown=lambda rate: f"{100 * rate:.1f} %")
+    return f"<h3><code>{text(run)}</code></h3>" + table(("step", "", "pass rate"), rows, 0) + charts([figure])
+
+
+def _against(comparison: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{text(each['evaluation'])} minus {text(each['row'])}",
+            text(f"{each['group']}, pass@{each['k']}"),
+            f"{100 * each['published']:.2f} %",
+            percent(each["difference"]),
+            "outside" if each["outside"] else "within",
+        ]
+        for each in comparison["against_published"]
+    ]
+    sources = "; ".join(f"{name}: {row['source']}" for name, row in comparison["published_rows"].items())
+    small = (
+        "The intervals are those of the evaluations: published figures have none, and cannot be paired problem by "
+        "problem. Last column: whether the published figure is within the evaluation's 95 % interval. Published "
+        f"figures are of the whole benchmark; the evaluations, of {len(comparison['problems'])} problems. {sources}."
+    )
+    heads = ("", "figure", "published", "difference", "interval")
+    return table(heads, rows, 2) + note(text(small)) if rows else ""
+
+
+def _names(problems: Sequence[str]) -> str:
+    shown = ", ".join(f"<code>{text(name)}</code>" for name in problems[:MOST_NAMES])
+    more = f" and {len(problems) - MOST_NAMES} more" if len(problems) > MOST_NAMES else ""
+    return f"{count(len(problems))}: {shown}{more}" if problems else "0"
+
+
+def _matrix(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Rows are translated from, columns to."""
+    targets = list(dict.fromkeys(target for row in sources.values() for target in row))
+    rows = [
+        [
+            text(label_of(source)),
+            *(percent(row[target]["pass_rate"]) if target in row else "" for target in targets),
+        ]
+        for source, row in sources.items()
+    ]
+    heads = ("from", *(f"to {label_of(target)}" for target in targets))
+    return f"<h3>{text(model)}: pass@1</h3>" + table(heads, rows, len(targets))
+
+
+def _budget(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for name, entries in found.items():
+        for entry in entries:
+            label = f"{entry['samples']} samples, {entry['strategy']}"
+            rows.setdefault(label, {})[name] = f"{100 * entry['rate']:.2f} %"
+    cells = [[text(label), *(rates.get(name, "") for name in found)] for label, rates in rows.items()]
+    return table(("", *found), cells, len(found)) if cells else ""
+
+
+def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], most: int) -> str:
+    """A line for each problem that opens to the answers of every evaluation."""
+    mode, parts = comparison["mode"], []
+    answers = {each.name: _answers(each) for each in evaluations}
+    counts = {each.name: each.counts(mode) for each in evaluations}
+    labels = evaluations[0].labels()
+    for problem in comparison["problems"]:
+        found = {name: counts[name][problem] for name in counts}
+        rates = ", ".join(f"{text(name)} {passed} of {samples}" for name, (samples, passed) in found.items())
+        language = labels[problem].get("language", "python")
+        lexer = LEXERS.get(language, language)
+        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, most) for name in answers)
+        parts.append(f"<details><summary><code>{text(problem)}</code>: {rates}</summary>{inner}</details>")
+    shown = "All distinct answers" if not most else f"Up to {most} distinct answers of each evaluation"
+    return note(f"{shown}, those that pass first.") + "".join(parts)
+
+
+def _answers(evaluation: Evaluation) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Samples and their verdicts by problem."""
+    samples, results = (
+        read_rows(path) if (path := evaluation.directory / name).is_file() else []
+        for name in ("samples.jsonl", "results.jsonl")
+    )
+    judged = {key(row): row for row in current_results(samples, results)}
+    found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for row in samples:
+        if key(row) in judged:
+            found.setdefault(row["task_id"], []).append((row, dict(judged[key(row)])))
+    return found
+
+
+def _of_one(
+    name: str, answers: Sequence[tuple[dict[str, Any], dict[str, Any]]], mode: str, lexer: str, most: int
+) -> str:
+    """The distinct answers of one evaluation to one problem."""
+    alike: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for sample, result in answers:
+        alike.setdefault((result["verdicts"][mode], sample["generation"]), []).append((sample, result))
+    groups = list(alike.values())
+    groups.sort(key=lambda group: (group[0][1]["verdicts"][mode] != "passed", -len(group)))
+    parts = [f"<h3>{text(name)}</h3>"]
+    for group in groups[: most or None]:
+        sample, result = group[0]
+        times = f", {len(group)} times" if len(group) > 1 else ""
+        parts.append(note(f"{text(result['verdicts'][mode])}{times}, {result['seconds']:.2f} s"))
+        parts.append(f"<pre>{code(sample['generation'], lexer)}</pre>")
+        if result["stderr"].strip():
+            last = "\n".join(result["stderr"].splitlines()[-MOST_LINES:])
+            parts.append(f"<pre>{text(last, keep=chr(10))}</pre>")
+    if most and len(groups) > most:
+        parts.append(note(f"{len(groups) - most} more are not shown."))
+    return "".join(parts)

@@ -1,0 +1,80 @@
+"""Published figures that a user puts next to evaluations, from a YAML or JSON file.
+
+CodeGen-Mono 350M:
+  source: CodeGen (ICLR 2023), table 1
+  pass@1: 12.76                          # per cent; "pass rate" is the same
+  pass@10: 23.11
+  "language: python": {pass@1: 12.76}    # of a group, as the comparison names it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ms_codegeex.errors import UserError
+
+RATE = re.compile(r"pass@([1-9]\d{0,5})|pass rate")
+EXPECTED = "source, pass@1, pass@10, … in per cent, or the name of a group with these"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Rates by name of a group ("all" for the whole benchmark) and k, as shares."""
+
+    name: str
+    source: str
+    rates: Mapping[str, Mapping[int, float]]
+
+
+def read_published(paths: Iterable[Path]) -> list[PublishedRow]:
+    """The rows of the files, in order. Anything that is no row, and a name that is there twice, is a `UserError`."""
+    rows: dict[str, PublishedRow] = {}
+    for path in paths:
+        for name, values in _mapping(path).items():
+            row = _row(str(name), values, f"{path}: {name}")
+            if row.name in rows:
+                raise UserError(f"{path}: {name} is there twice; give each row a name of its own")
+            rows[row.name] = row
+    return list(rows.values())
+
+
+def _mapping(path: Path) -> dict[Any, Any]:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"--published: {path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: found {type(values).__name__}, expected names of rows, each with {EXPECTED}")
+    return values
+
+
+def _row(name: str, values: Any, where: str) -> PublishedRow:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: found {type(values).__name__}, expected {EXPECTED}")
+    source = values.get("source")
+    if not isinstance(source, str) or not source.strip():
+        raise UserError(f"{where}: source is missing; say where the figures are from, such as a paper's table")
+    own = {key: value for key, value in values.items() if key != "source" and not isinstance(value, dict)}
+    groups = {str(key): value for key, value in values.items() if isinstance(value, dict)}
+    rates = {"all": own, **groups} if own else groups
+    if not rates:
+        raise UserError(f"{where}: no rates, expected {EXPECTED}")
+    return PublishedRow(name, source, {group: _rates(found, where) for group, found in rates.items()})
+
+
+def _rates(values: Mapping[Any, Any], where: str) -> dict[int, float]:
+    found = {}
+    for key, value in values.items():
+        match = RATE.fullmatch(str(key))
+        if match is None:
+            raise UserError(f"{where}: {key}: unknown key, expected {EXPECTED}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise UserError(f"{where}: {key} is {value!r}, expected a number from 0 to 100 (per cent)")
+        found[int(match[1] or 1)] = value / 100
+    return found

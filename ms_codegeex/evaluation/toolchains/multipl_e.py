@@ -1,0 +1,131 @@
+"""Tool chains of programs that are one text with their tests, without libraries: those of MultiPL-E."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.cpp import Cpp
+from ms_codegeex.evaluation.toolchains.go import Go
+from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, program_of
+from ms_codegeex.evaluation.toolchains.java import Java
+from ms_codegeex.evaluation.toolchains.javascript import JavaScript
+from ms_codegeex.evaluation.toolchains.rust import Rustc
+
+TUPLES = "javatuples"
+WITNESS = "ms_codegeex_tests_ended"
+
+
+class PlainCpp(Cpp):
+    """`g++ -std=c++17`, with all of the standard library's headers compiled in advance."""
+
+    install = "apt-get install g++"
+    standard = "-std=c++17"
+    headers = ("bits/stdc++.h",)
+    libraries = ()
+
+
+class PlainJava(Java):
+    """`javac`, then `java -ea Problem`, with the library javatuples."""
+
+    install = f"apt-get install default-jdk-headless lib{TUPLES}-java (or name {TUPLES}.jar in CLASSPATH)"
+    main = "Problem"
+    options = ("-ea",)
+
+    def version(self) -> str | None:
+        """As in the base class, and None without javatuples."""
+        return super().version() if self.jars() else None
+
+    def jars(self) -> list[Path]:
+        """Javatuples, where CLASSPATH names it or where Debian puts it."""
+        named = (Path(part) for part in os.environ.get("CLASSPATH", "").split(os.pathsep) if TUPLES in part)
+        places = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
+        return [next(place.resolve() for place in places if place.is_file())] if any(map(Path.is_file, places)) else []
+
+    def readable(self) -> dict[str, Path]:
+        """As in the base class, with javatuples."""
+        return {**super().readable(), **outside_system(*self.jars())}
+
+
+class PlainJavaScript(JavaScript):
+    """`node test.js`: exit status 0."""
+
+    def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """The original rule, exit status 0."""
+        verdict = ToolChain.published(self, plan, executions, witness)
+        syntax = verdict is Verdict.ERROR and b"\nSyntaxError: " in executions[-1].stderr
+        return Verdict.COMPILE_ERROR if syntax else verdict
+
+    failed_assertion = (b"AssertionError",)
+
+
+class PlainGo(Go):
+    """`go test` with the standard library alone."""
+
+    install = "apt-get install golang-go"
+    libraries = ()
+    failed_assertion = (b": expected '",)
+
+
+class PlainRust(Rustc):
+    """`rustc` of one file, without crates and in its default edition, 2015."""
+
+    install = "apt-get install rustc"
+    sources = ("witness.rs",)
+
+    def version(self) -> str | None:
+        """The version of rustc, None without it."""
+        return output_of(self.root / "bin/rustc", "--version") if self.root else None
+
+    def make(self, cache: Path) -> None:
+        """Compile the witness."""
+        shutil.copy(INSIDE / "witness.rs", cache)
+        words = [self._compiler, "--edition", "2021", "--crate-type", "rlib", "--crate-name", WITNESS, "witness.rs"]
+        self.run_tool(words, cache, PATH=self._path)
+
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile, then run."""
+        words = [self._compiler, "-A", "warnings", "-C", "debuginfo=0", "main.rs", "-o", "main"]
+        words += ["--extern", f"{WITNESS}={self.inside}/lib{WITNESS}.rlib"]
+        build = Command(words, self.limits(seconds.compile), {"PATH": self._path})
+        run = Command(["./main"], self.limits(seconds.run), {}, challenge)
+        return RunPlan([build, run], program.files("main.rs", token), compiling=1)
+
+
+class Bash(ToolChain):
+    """`bash`: exit status 0. A test that fails writes nothing."""
+
+    language = "bash"
+    install = "apt-get install bash"
+    sources = ("witness.sh",)
+    failed_assertion = ()
+    no_memory = (b"cannot allocate",)
+
+    def version(self) -> str | None:
+        """Bash's version."""
+        found = program_of("bash")
+        return output_of(found, "--version") if found else None
+
+    def make(self, cache: Path) -> None:
+        """Copy the witness."""
+        shutil.copy(INSIDE / "witness.sh", cache)
+
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Run the program in the witness."""
+        words = [str(program_of("bash")), f"{self.inside}/witness.sh"]
+        run = Command(words, self.limits(seconds.run), {"LC_ALL": "C.UTF-8"}, challenge + b"\n")
+        return RunPlan([run], program.files("program.sh", token))
+
+    def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        """As in the base class; status 1 without a message is a test that failed."""
+        verdict = super().named(verdict, executions)
+        last = executions[-1]
+        if verdict is not Verdict.ERROR or last.end is not End.EXITED:
+            return verdict
+        if b"syntax error" in last.stderr:
+            return Verdict.COMPILE_ERROR
+        return Verdict.WRONG if last.code == 1 and not last.stderr else verdict

@@ -1,0 +1,359 @@
+"""Write checkpoints: each rank writes its slices and their hashes, rank 0 publishes them with a manifest.
+
+A checkpoint is written under a temporary name and renamed when it is complete, so a killed run never leaves a
+half-written one. Ranks agree through files in the folder of the checkpoints, which they share, because a thread must
+not take part in the engine's communication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, sync, write_json, written_back
+from ms_codegeex.formats.checkpoint import FORMATS, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
+from ms_codegeex.formats.chunks import rows_per_chunk
+from ms_codegeex.formats.safetensors_file import write_safetensors
+from ms_codegeex.formats.slices import check_coverage
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array
+
+POLL_SECONDS = (0.005, 0.5)  # between two looks for the files of other ranks: at first, and at most
+LOOKS = 8  # at the files of other ranks, while the patience lasts
+SLICE_SYNC_SECONDS = 0.05  # the disk writes while the rest is hashed; 300 MB take 0.2 s
+PATIENCE = 1800.0  # seconds without a sign of another rank; a dead one ends the run long before
+PACKAGES = ("ms-codegeex", "mindspore", "numpy", "safetensors", "xxhash")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`.
+
+    `dtype` is needed only for bfloat16 in memory, whose bits are held as uint16.
+    """
+
+    global_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    array: np.ndarray | LazyTensor
+    dtype: str | None = None
+
+    @property
+    def tensor(self) -> LazyTensor:
+        """The part, to be loaded."""
+        return self.array if isinstance(self.array, LazyTensor) else from_array(self.array, self.dtype)
+
+
+def _whole(value: np.ndarray | Slice) -> Slice:
+    return value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
+
+
+def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> dict[str, Any]:
+    """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns what the manifest says of the file."""
+    if not tensors:
+        return {"slices": []}
+    file = f"rank_{rank:05d}.safetensors"
+    slices = {name: _whole(value) for name, value in tensors.items()}
+    (directory / file).touch()
+    with written_back(directory / file, SLICE_SYNC_SECONDS):
+        written = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
+    records = []
+    for name, part in slices.items():
+        dtype, shape = part.tensor.dtype, part.tensor.shape
+        records.append(
+            {
+                "name": name,
+                "dtype": dtype,
+                "global_shape": list(part.global_shape),
+                "file": file,
+                "key": name,
+                "offset": list(part.offset),
+                "shape": list(shape),
+                "rows": rows_per_chunk(shape, NUMPY_DTYPES[dtype].itemsize),
+                "chunks": written.chunks[name],
+            }
+        )
+    return {"file": file, "header": written.header, "slices": records}
+
+
+# -- the ranks of one save ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The files through which the ranks of one save meet. `save` distinguishes it from earlier ones of the step."""
+
+    final: Path
+    save: str
+
+    @property
+    def temporary(self) -> Path:
+        """Where the ranks write."""
+        return self.final.with_name(f".{self.final.name}.{self.save}.tmp")
+
+    @property
+    def failed(self) -> Path:
+        """Rank 0 leaves it if the save has failed."""
+        return failure_file(self.final.parent, int(self.final.name.removeprefix("step-")), self.save)
+
+    def part(self, rank: int) -> Path:
+        """A rank has written its file; this says what is in it."""
+        return self.temporary / f"rank_{rank:05d}.json"
+
+    def rank_failure(self, rank: int) -> Path:
+        """A rank could not write its file."""
+        return self.temporary / f"rank_{rank:05d}.failed"
+
+
+def failure_file(root: Path, step: int, save: str) -> Path:
+    """The file that tells the other ranks that a save has failed, and after which step to try again (`next_try`), once
+    rank 0 knows."""
+    return root / f".{step_name(step)}.{save}.failed"
+
+
+def write_checkpoint(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, np.ndarray | Slice],
+    state: Mapping[str, Any],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    save: str = "0",
+    patience: float = PATIENCE,
+) -> Path:
+    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
+
+    Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
+    `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. Returns when
+    rank 0 has published it. With several ranks, `save` is a name that no other save in `root` has.
+    Raises `UserError`, on every rank, when the disk is full, the slices do not cover their tensors exactly once, or
+    another rank gives no sign for `patience` seconds.
+    """
+    final = Path(root) / step_name(step)
+    names = _Names(final, save)
+    if rank:
+        _write_as_follower(names, rank, tensors, patience)
+        return final
+    try:
+        if world_size == 1:
+            shutil.rmtree(names.temporary, ignore_errors=True)  # what a killed process left
+        names.temporary.mkdir(parents=True, exist_ok=True)
+        parts = [save_slices(names.temporary, 0, tensors), *_other_parts(names, world_size, patience)]
+        _publish(names.temporary, final, {"step": step, "save": save}, state, parts)
+    except (UserError, OSError) as error:
+        failure = _as_user_error(final, error)
+        shutil.rmtree(names.temporary, ignore_errors=True)
+        if world_size > 1:
+            _leave_note(names, failure, patience)
+        raise failure from None
+    return final
+
+
+def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
+    """Tell the other ranks, which wait for it; a full disk may have no room for the note at first."""
+    since = time.monotonic()
+    for _ in _waits():
+        with contextlib.suppress(UserError):
+            return write_json(names.failed, {"message": str(failure)})
+        if time.monotonic() - since > patience:
+            return None
+
+
+def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(
+        f"{path}: could not be written ({error.strerror}); the previous "
+        "checkpoint is unchanged, free some space or set another output"
+    )
+
+
+def _waits() -> Iterator[None]:
+    """Sleeps before each further look, longer and longer."""
+    seconds, most = POLL_SECONDS
+    while True:
+        yield
+        time.sleep(seconds)
+        seconds = min(1.2 * seconds, most)
+
+
+class _Signs:
+    """Whether the ranks of a save still write. Their files are looked at rarely, since there may be many of both."""
+
+    def __init__(self, names: _Names, patience: float) -> None:
+        self.folder, self.patience = names.temporary, patience
+        self.since = self.looked = time.monotonic()
+        self.sizes: dict[str, int] | None = None
+
+    def missing(self) -> bool:
+        """Whether nothing has changed for longer than the patience."""
+        now = time.monotonic()
+        if now - self.looked > self.patience / LOOKS:
+            before, self.sizes, self.looked = self.sizes, self._look(), now
+            self.since = self.since if self.sizes == before else now
+        return now - self.since > self.patience
+
+    def _look(self) -> dict[str, int]:
+        with contextlib.suppress(OSError):  # published or deleted meanwhile
+            return {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
+        return {}
+
+
+def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
+    """What the other ranks wrote, in their order; waits for them."""
+    missing, parts, signs = set(range(1, world_size)), {}, _Signs(names, patience)
+    for _ in _waits():
+        present = {entry.name for entry in os.scandir(names.temporary)}
+        if refused := [rank for rank in missing if names.rank_failure(rank).name in present]:
+            message = read_json(names.rank_failure(refused[0]))["message"]
+            raise UserError(f"{names.final}: rank {refused[0]} did not write its part ({message})")
+        arrived = [rank for rank in missing if names.part(rank).name in present]
+        parts |= {rank: read_json(names.part(rank)) for rank in arrived}
+        missing -= set(arrived)
+        if not missing:
+            break
+        if signs.missing():
+            raise UserError(
+                f"{names.final}: rank {min(missing)} did not write its part, and no rank has written anything for "
+                f"{patience:g} s; see its log"
+            )
+    return [parts[rank] for rank in sorted(parts)]
+
+
+def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarray | Slice], patience: float) -> None:
+    """Write a rank's part and wait until rank 0 has published all, or has given up, which is a `UserError`."""
+    failure, refused = None, True
+    try:
+        if not names.failed.exists():
+            names.temporary.mkdir(parents=True, exist_ok=True)
+            write_json(names.part(rank), save_slices(names.temporary, rank, tensors))
+    except (UserError, OSError) as error:
+        failure, refused = _as_user_error(names.final, error), False
+    signs = _Signs(names, patience)
+    for _ in _waits():
+        if names.failed.exists():
+            shutil.rmtree(names.temporary, ignore_errors=True)  # what this rank wrote after rank 0 had given up
+            raise failure or UserError(f"{names.final}: another rank could not write its part; see the ranks' logs")
+        if not names.temporary.exists() and _published(names):
+            return
+        if signs.missing():  # rank 0 may continue nevertheless, so all files stay
+            raise failure or UserError(
+                f"{names.final}: rank 0 has not published it, and no rank has written anything for {patience:g} s; see "
+                "the ranks' logs"
+            )
+        if not refused:  # a full disk may have no room for the note at first
+            with contextlib.suppress(UserError, OSError):
+                (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)
+                write_json(names.rank_failure(rank), {"message": str(failure)})
+                refused = True
+
+
+def _published(names: _Names) -> bool:
+    with contextlib.suppress(UserError):
+        return read_json(names.final / MANIFEST).get("save") == names.save
+    return False
+
+
+# -- publishing --------------------------------------------------------------------------------------------------------
+
+
+def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable[Mapping[str, Slice]]) -> None:
+    """Write a whole checkpoint to `path` in one process: `ranks` are the slices of ranks 0, 1, ..., which may be lazy.
+
+    One tensor at a time is in memory. Raises `UserError` as `write_checkpoint` does; nothing is left then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        parts = [save_slices(temporary, rank, slices) for rank, slices in enumerate(ranks)]
+        _publish(temporary, path, {"step": step, "save": "0"}, state, parts)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); choose another place") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state as it comes back from a checkpoint: a copy as JSON values."""
+    return json.loads(json.dumps(dict(state), default=_plain))
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
+
+
+def _publish(
+    temporary: Path, final: Path, of: Mapping[str, Any], state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the manifest of the files in `temporary`, and rename the directory to `final`."""
+    if clash := set(state) & set(RESERVED_KEYS):
+        raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
+    manifest = {
+        "format": FORMATS[-1],
+        **of,
+        **plain_state(state),
+        "world_size": len(parts),
+        "versions": dict(_versions()),
+        "tensors": _tensors(parts, final),
+    }
+    files = [part["file"] for part in parts if "file" in part]
+    manifest["files"] = {file: (temporary / file).stat().st_size for file in files}
+    manifest["headers"] = {part["file"]: part["header"] for part in parts if "file" in part}
+    manifest["sha256"] = manifest_digest(manifest)
+    for leftover in temporary.glob("rank_*.json"):
+        leftover.unlink()
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (temporary / MANIFEST).write_text(text, encoding="utf-8")
+    sync(temporary / MANIFEST)
+    sync(temporary)
+    _swap(temporary, final)
+
+
+def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
+    """The tensors of all ranks with their slices, which must cover them."""
+    tensors: dict[str, Any] = {}
+    for rank, part in enumerate(parts):
+        for record in part["slices"]:
+            place = {key: value for key, value in record.items() if key not in ("name", "dtype", "global_shape")}
+            name, dtype, shape = record["name"], record["dtype"], record["global_shape"]
+            tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
+            if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
+                raise UserError(
+                    f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
+                    f"an earlier rank as {tensor['dtype']} {tensor['shape']}"
+                )
+            tensor["slices"].append(place)
+    for name, tensor in tensors.items():
+        check_coverage(name, tensor, str(final))
+    return tensors
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Rename into place. An older checkpoint of the same step waits under a name that `list_checkpoints` recognises."""
+    replaced = final.with_name(f"{final.name}.replaced")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(final, replaced)
+    os.replace(temporary, final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)

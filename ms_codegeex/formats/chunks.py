@@ -1,0 +1,41 @@
+"""Hashes of a tensor's bytes by chunk, so that a window of it is verified without reading the whole tensor.
+
+A chunk is a number of rows (entries of axis 0) of about 8 MiB. The hash is XXH3-128, which runs at the speed of memory.
+It detects accidental damage, not tampering.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import xxhash
+
+CHUNK_BYTES = 8 << 20
+
+
+def rows_per_chunk(shape: Sequence[int], itemsize: int) -> int:
+    """Rows in a chunk of a tensor of `shape`, at least one. A single number counts as one row."""
+    return max(1, CHUNK_BYTES // max(1, math.prod(shape[1:]) * itemsize))
+
+
+def count_chunks(shape: Sequence[int], rows: int) -> int:
+    """Chunks of `rows` rows in a tensor of `shape`; none if it is empty."""
+    if 0 in shape:
+        return 0
+    return -(-shape[0] // rows) if shape else 1
+
+
+def content_hash(data: bytes | memoryview | np.ndarray) -> str:
+    """Hex XXH3-128 of bytes, or of a C-contiguous array's bytes."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """The bytes of each chunk of a C-contiguous array, without a copy."""
+    if array.size:
+        flat = array.reshape(-1).view(np.uint8)
+        size = rows * (flat.size // len(array) if array.ndim else flat.size)
+        for start in range(0, flat.size, size):
+            yield flat[start : start + size]

@@ -1,0 +1,96 @@
+"""Which tensors of two models or checkpoints differ, and by how much; block by block, so large ones take no memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_bfloat16
+
+BLOCK_BYTES = 16 << 20
+FIRST = 3  # differing numbers that are shown
+
+
+@dataclass
+class Difference:
+    """How a tensor differs. `what` is None if only numbers do: `count` of them, at most by `largest` (None if a number
+    that is not finite is among them), and the first ones as index, left and right."""
+
+    name: str
+    what: str | None = None
+    count: int = 0
+    largest: float | None = 0.0
+    first: list[tuple[list[int], float, float]] = field(default_factory=list)
+
+
+def differences(
+    left: Mapping[str, LazyTensor], right: Mapping[str, LazyTensor], progress: Callable[[int], object]
+) -> Iterator[Difference]:
+    """The differing tensors, in the order of `left`. Numbers are compared by their bits. `progress` gets the bytes that
+    were compared."""
+    for name in dict.fromkeys([*left, *right]):
+        a, b = left.get(name), right.get(name)
+        if a is None or b is None:
+            yield Difference(name, f"only in the {'second' if a is None else 'first'}")
+        elif (a.dtype, a.shape) != (b.dtype, b.shape):
+            yield Difference(name, f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}")
+        else:
+            found = Difference(name)
+            for first_row, one, other in _blocks(a, b):
+                _compare(found, first_row, one, other, a.dtype)
+                progress(one.nbytes)
+            if found.count:
+                yield found
+
+
+def _blocks(a: LazyTensor, b: LazyTensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Both tensors by the same rows: the first row's number, and the rows of each."""
+    if not a.shape:
+        yield 0, a.array(), b.array()
+        return
+    readers = [_reader(tensor) for tensor in (a, b)]
+    rows = max(1, BLOCK_BYTES // max(1, a.nbytes // max(1, a.shape[0])))
+    for start in range(0, a.shape[0], rows):
+        yield start, *(read(slice(start, min(start + rows, a.shape[0]))) for read in readers)
+
+
+def _reader(tensor: LazyTensor) -> Callable[[slice], np.ndarray]:
+    if tensor.part is None:
+        whole = tensor.array()
+        return lambda rows: whole[rows]
+    rest = tuple(slice(0, size) for size in tensor.shape[1:])
+    return lambda rows: tensor.part((rows, *rest))
+
+
+def _compare(found: Difference, first_row: int, a: np.ndarray, b: np.ndarray, dtype: str) -> None:
+    bits = f"u{NUMPY_DTYPES[dtype].itemsize}"
+    a, b = (np.ascontiguousarray(array) for array in (a, b))
+    unequal = a.view(bits) != b.view(bits)
+    if not unequal.any():
+        return
+    left, right = (_numbers(array[unequal], dtype) for array in (a, b))
+    found.count += left.size
+    with np.errstate(invalid="ignore"):
+        largest = float(np.abs(left - right).max())
+    known = found.largest is not None and math.isfinite(largest)
+    found.largest = max(found.largest, largest) if known else None
+    for index, one, other in zip(np.argwhere(unequal)[:FIRST], left, right, strict=False):
+        if len(found.first) < FIRST:
+            place = [int(index[0]) + first_row, *map(int, index[1:])] if a.ndim else []
+            found.first.append((place, float(one), float(other)))
+
+
+def _numbers(array: np.ndarray, dtype: str) -> np.ndarray:
+    return (from_bfloat16(array) if dtype == "bfloat16" else array).astype(np.float64)
+
+
+def as_json(found: Difference) -> dict[str, Any]:
+    """A difference as JSON values; numbers that are not finite become None."""
+    if found.what:
+        return {"name": found.name, "what": found.what}
+    first = [[index, *(value if math.isfinite(value) else None for value in pair)] for index, *pair in found.first]
+    return {"name": found.name, "count": found.count, "largest": found.largest, "first": first}

@@ -1,0 +1,257 @@
+"""The model card of an exported directory: README.md in the Hugging Face hub's format, from what the source records.
+
+The same source gives the same bytes: no times, no paths of this machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.datasets.opening import content_hash
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.sources import Source
+from ms_codegeex.nested import flattened
+
+CARD, PLOT = "README.md", "loss.png"
+SUMMARY = "summary.json"  # of a run
+FAMILY_NAMES = {"codegeex": "CodeGeeX", "codegen": "CodeGen", "codegeex2": "CodeGeeX2"}
+_CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$@])")
+_SETTINGS = {  # what the card says of a run's configuration
+    "data.seq_length": "tokens in a sequence",
+    "training.global_batch": "sequences in a batch",
+    "training.precision": "precision",
+    "training.schedule.learning_rate": "learning rate, highest",
+    "training.schedule.end_learning_rate": "learning rate, at the end",
+    "training.schedule.warmup_steps": "warm-up steps",
+    "training.optimizer.beta1": "AdamW beta1",
+    "training.optimizer.beta2": "AdamW beta2",
+    "training.optimizer.weight_decay": "weight decay",
+    "training.dropout": "dropout",
+    "lora.rank": "LoRA rank",
+    "lora.alpha": "LoRA alpha",
+    "seed": "seed",
+}
+_FIGURES = {
+    "validation_loss": "loss, nats per token",
+    "validation_loss_before": "loss before the training",
+    "unigram_entropy": "loss of a table of token frequencies",
+    "shuffled_context_loss": "loss with shuffled contexts",
+}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The records of a checkpoint's run: the manifest, the flat configuration, and summary.json if it is of this
+    checkpoint. `directory`: the run's."""
+
+    directory: Path
+    step: int
+    state: Mapping[str, Any]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the model that the run started from."""
+        weights = self.config.get("model.weights")
+        return _name(Path(weights)) if isinstance(weights, str) else None
+
+
+def card_files(source: Source, adapter: bool = False) -> dict[str, bytes]:
+    """README.md for a model directory of this source, or for its adapters, and the loss plot of its run."""
+    run = _run(source)
+    plot = run.directory / PLOT if run is not None else None
+    files = {PLOT: plot.read_bytes()} if plot is not None and plot.is_file() else {}
+    parts = [_front_matter(source, run, adapter), f"# {_text(_name(source.path))}", _opening(source, run, adapter)]
+    parts += ["## Model", _table("size", "value", _sizes(source))]
+    if run is not None:
+        parts += ["## Training", _table("setting", "value", _training(run))]
+        parts += [f"![loss curve]({PLOT})"] if files else []
+        parts += _data(run)
+        figures = list(_figures(run.summary))
+        parts += ["## Evaluation", _table("on the validation split", "value", figures)] if figures else []
+    parts += ["## Use", _use(source, run, adapter)]
+    parts += ["## Limits", "\n".join(f"- {limit}" for limit in _limits(source, run))]
+    return {CARD: ("\n\n".join(parts) + "\n").encode("utf-8"), **files}
+
+
+def _run(source: Source) -> _Run | None:
+    checkpoint = source.checkpoint
+    if checkpoint is None or source.path.resolve().parent.name != _CHECKPOINTS:
+        return None
+    directory = source.path.resolve().parent.parent
+    try:
+        summary = _part(read_json(directory / SUMMARY))
+    except UserError:
+        summary = {}
+    whole = Path(str(summary.get("checkpoint"))).name == source.path.name
+    config = flattened(checkpoint.state["config"])
+    return _Run(directory, checkpoint.step, checkpoint.state, config, summary if whole else {})
+
+
+def _name(path: Path) -> str:
+    """The name of the model at a path: its run's, its directory's or its file's."""
+    path = path.resolve()
+    if path.parent.name == _CHECKPOINTS:
+        path = path.parent.parent
+    if path.name == _EXPORT:
+        path = path.parent
+    return (path.stem if path.is_file() else path.name) or "model"
+
+
+def _one_line(value: object) -> str:
+    seen = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
+    return "".join(seen)
+
+
+def _text(value: object) -> str:
+    """Any value as one line of text without a meaning in Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", _one_line(value))
+
+
+def _part(tree: object, *keys: str) -> Mapping[str, Any]:
+    """A mapping inside others; empty if anything else is there."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else {}
+
+
+def _table(first: str, second: str, rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join([f"| {first} | {second} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _datasets(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Name and hash of each dataset that the run trains on, and its dataset.json unless it changed or is gone."""
+    for path, digest in sorted(_part(run.state, "datasets").items()):
+        try:
+            info = read_info(Path(path)) if content_hash(Path(path)) == digest else {}
+        except UserError:
+            info = {}
+        yield Path(path).name, str(digest), info
+
+
+def _tokens(info: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens of the training split by language, largest first; "" is text of no known language."""
+    languages = _part(info, "splits", "train", "languages")
+    tokens = {name: _part(counts).get("tokens") for name, counts in languages.items()}
+    counted = {name: number for name, number in tokens.items() if type(number) is int}
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
+    found = {name for _, _, info in _datasets(run) for name in _tokens(info)} if run is not None else set()
+    languages = sorted({_one_line(name) for name in found} - {"", "unknown"})
+    content: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "language": ["code"],
+        "tags": ["code", "ms-codegeex", source.family.name, *(["lora"] if adapter else [])],
+    }
+    if languages:
+        content["programming_language"] = languages
+    if run is not None and run.weights is not None and _HUB_NAME.fullmatch(run.weights):
+        content["base_model"] = run.weights
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1 << 20)}---"
+
+
+def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
+    family = FAMILY_NAMES.get(source.family.name, source.family.name)
+    parameters = sum(tensor.size for tensor in source.tensors.values())
+    kind = f"Adapters (LoRA) for a {family} model" if adapter else f"A {family} language model of code"
+    if run is None:
+        return f"{kind} with {parameters:,} parameters, converted with ms-codegeex. How it was trained is not recorded."
+    begun = "" if run.weights is None else f", from the weights of {_text(run.weights)}"
+    return f"{kind} with {parameters:,} parameters, trained with ms-codegeex{begun}."
+
+
+def _sizes(source: Source) -> Iterator[tuple[str, str]]:
+    yield "family", FAMILY_NAMES.get(source.family.name, source.family.name)
+    for name in FamilyFormats(source.family).sizes.fields:
+        yield _text(name), _text(source.fields[name])
+
+
+def _training(run: _Run) -> Iterator[tuple[str, str]]:
+    if run.weights is not None:
+        yield "started from", _text(run.weights)
+    yield "steps", f"{run.step:,}"
+    for key, name in (("tokens", "tokens trained on"), ("samples", "sequences")):
+        if type(run.state.get(key)) is int:
+            yield name, f"{run.state[key]:,}"
+    adapted = bool(run.config.get("lora.rank"))
+    for key, name in _SETTINGS.items():
+        if run.config.get(key) is not None and (adapted or not key.startswith("lora.")):
+            yield name, _text(run.config[key])
+    if tokenizer := _part(run.state, "tokenizer"):
+        yield "tokenizer", f"{_text(Path(str(tokenizer.get('name'))).name)}, {_text(tokenizer.get('fingerprint'))}"
+
+
+def _data(run: _Run) -> list[str]:
+    parts = []
+    for name, digest, info in _datasets(run):
+        rows = [(_text(language or "other"), f"{tokens:,}") for language, tokens in _tokens(info).items()]
+        licences = _part(info, "settings").get("licences")
+        known = ", ".join(map(str, licences)) if isinstance(licences, list) else ""
+        only = f", only files under {_text(known)}" if known else ""
+        words = f"**{_text(name)}**, content hash {_text(digest)}{only}"
+        parts += [f"{words}.", *([_table("language", "tokens", rows)] if rows else [])]
+    return ["## Data", *parts] if parts else []
+
+
+def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, name in _FIGURES.items():
+        value = summary.get(key)
+        if isinstance(value, int | float):
+            yield name, f"{value:.4f}"
+    loss = summary.get("validation_loss")
+    if isinstance(loss, int | float) and loss < 100:
+        yield "perplexity", f"{math.exp(loss):.2f}"
+
+
+def _use(source: Source, run: _Run | None, adapter: bool) -> str:
+    """How to load it; for `DIR` the reader writes this directory's path."""
+    if adapter:
+        base = "the model that it was trained on" if run is None or run.weights is None else _text(run.weights)
+        return (
+            f"`BASE` is the directory of {base}, `DIR` this one.\n\n```python\n"
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+            'base = AutoModelForCausalLM.from_pretrained("BASE", trust_remote_code=True)\n'
+            'model = PeftModel.from_pretrained(base, "DIR")\n```'
+        )
+    formats = source.family.weights.FORMATS
+    auto_map = formats.sizes.written(source.config).get("auto_map", {})
+    modules = sorted({f"{name.partition('.')[0]}.py" for name in auto_map.values()})
+    foreign = [name for name in modules if name not in formats.classes]
+    copied = f"Copy {' and '.join(foreign)} of the release into it first. " if foreign else ""
+    trust = ", trust_remote_code=True" if modules else ""
+    classes = {"model": "AutoModelForCausalLM"}
+    if source.save_tokenizer is not None:
+        classes["tokenizer"] = "AutoTokenizer"
+    lines = (f'{name} = {auto}.from_pretrained("DIR"{trust})' for name, auto in classes.items())
+    return (
+        f"`DIR` is this directory. {copied}With transformers:\n\n```python\n"
+        f"from transformers import {', '.join(classes.values())}\n\n" + "\n".join(lines) + "\n```\n\n"
+        'With ms-codegeex:\n\n```bash\nms-codegeex generate --model DIR --language Python --prompt "import os"\n```'
+    )
+
+
+def _limits(source: Source, run: _Run | None) -> Iterator[str]:
+    parameters = sum(tensor.size for tensor in source.tensors.values())
+    yield f"It sees at most {source.fields['max_position_embeddings']:,} tokens, prompt and answer together."
+    tokens = None if run is None else run.state.get("tokens")
+    if type(tokens) is int and run is not None and run.weights is None:
+        yield f"The run saw {tokens / parameters:.2g} tokens for each parameter."
+    yield "Its answers may be wrong or insecure and may repeat training data: review and test them."
+    yield "Results on programming tasks are not recorded here."
+    yield "Licences of weights and data are not recorded here; add `license` to the front matter."

@@ -1,0 +1,186 @@
+"""Adapters in the layout that PEFT reads: `adapter_config.json` and `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.data.infilling.sentinels import description_files
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import atomic_directory, read_json, write_json
+from ms_codegeex.formats.adapters import Adapters
+from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.layout import pack, packed_shape, unpack
+from ms_codegeex.formats.model_card import card_files
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.tensors import LazyTensor, from_array
+from ms_codegeex.models.foreign import Entry
+from ms_codegeex.models.parameters import LORA_A, LORA_B
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# what changes the product of an adapter, and the value with which it does not
+PLAIN = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None}
+
+
+def write_peft(source: Source, path: Path) -> None:
+    """Write a source's adapters as a directory for PEFT, whole or not at all. `UserError` if it has none."""
+    adapters, formats = source.adapters, FamilyFormats(source.family)
+    if adapters is None:
+        raise UserError(f"{source.path}: holds no adapters; give a run that trained some (lora.rank)")
+    entries = formats.entries(formats.layout("huggingface"), source.config)
+    tensors, kinds = {}, dict[str, int]()
+    for module, (a, b) in _modules(entries, adapters.tensors, source.config.parameter_shapes()).items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = from_array(a)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = from_array(b)
+        kinds[module.rpartition(".")[2]] = len(a)
+    others = {kind: rank for kind, rank in kinds.items() if rank != adapters.rank}
+    base = adapters.fingerprint or ""
+    metadata = {"format": "pt", "base": base, "rank": str(adapters.rank), "targets": " ".join(adapters.targets)}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(adapters.base),
+        "r": adapters.rank,
+        "lora_alpha": adapters.alpha,
+        "rank_pattern": others,
+        "alpha_pattern": {kind: adapters.alpha * rank / adapters.rank for kind, rank in others.items()},
+        "target_modules": sorted(kinds),
+        "lora_dropout": adapters.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with atomic_directory(path) as directory:
+        write_json(directory / CONFIG, config)
+        write_safetensors(directory / TENSORS, tensors, metadata)
+        for name, content in (card_files(source, adapter=True) | description_files(source.infill)).items():
+            (directory / name).write_bytes(content)
+
+
+def _modules(
+    entries: Iterable[Entry], adapters: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The module of the Hugging Face layout of each adapter, and its factors A [k rank, in] and B [out, k rank], FP32.
+
+    k of our layers are parts of one module: A has their A one below the other, and B their B each in its own rows and
+    columns. `shapes`: of our parameters.
+    """
+    found = {}
+    for entry in entries:
+        layers = [name.removesuffix(".weight") for name in entry.ours]
+        adapted = [layer for layer in layers if f"{layer}.{LORA_A}" in adapters]
+        if not adapted or not str(entry.foreign).endswith(".weight"):
+            continue
+        first = [adapters[f"{layer}.{LORA_A}"].float32() for layer in adapted]
+        ends = np.cumsum([0, *map(len, first)])
+        second = [np.zeros((shapes[name][0], ends[-1]), np.float32) for name in entry.ours]
+        for place, layer in enumerate(adapted):
+            second[layers.index(layer)][:, ends[place] : ends[place + 1]] = adapters[f"{layer}.{LORA_B}"].float32()
+        module = str(entry.foreign).removesuffix(".weight")
+        found[module] = np.concatenate(first), pack(entry.packing, second)
+    return found
+
+
+def read_peft(path: Path, base: Source) -> Adapters:
+    """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later.
+
+    What another program trained on a module that fuses k of our layers becomes k adapters with the same A.
+    `UserError` for what is no plain LoRA, and for modules that the model does not have.
+    """
+    config, file = read_json(path / CONFIG), SafetensorsFile(path / TENSORS)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG}: expected an object; give adapters that PEFT wrote")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or not all(type(x) in (int, float) and x > 0 for x in (rank, alpha)):
+        raise UserError(f"{path / CONFIG}: expected peft_type LORA with r and lora_alpha above 0; give such adapters")
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(type(x) in (int, float) and x > 0 for x in pattern.values()):
+            raise UserError(f"{path / CONFIG}: {key}: found {pattern!r}, expected numbers above 0 by module")
+    for key, value in PLAIN.items():
+        if (config.get(key) or value) != value:
+            raise UserError(f"{path / CONFIG}: {key} is {config[key]}; only adapters with {key} {value} can be read")
+    formats = FamilyFormats(base.family)
+    entries = formats.entries(formats.layout("huggingface"), base.config)
+    modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
+    shapes, tensors = base.config.parameter_shapes(), {}
+    for name in file.names:
+        module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.names:
+            continue
+        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.names:
+            raise UserError(f"{path / TENSORS}: {name} is no factor of an adapter of {base.path}; give their model")
+        a, b = file.lazy(name), file.lazy(name.replace("lora_A", "lora_B"))
+        whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
+        if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
+            raise UserError(
+                f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}, but that matrix of "
+                f"{base.path} is {list(whole)}; give the model that the adapters were trained on"
+            )
+        factor = _scale(config, module) / (alpha / rank)
+        tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)
+    place = Path(str(config.get("base_model_name_or_path")))
+    recorded = file.metadata.get("base") or None
+    return Adapters(place, tensors, rank, float(alpha), float(config.get("lora_dropout") or 0.0), recorded)
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """A summary of the adapters in a directory in PEFT's layout, for a list."""
+    config, file = read_json(path / CONFIG), SafetensorsFile(path / TENSORS)
+    return {
+        "path": str(path),
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "modules": sorted(config.get("target_modules") or []),
+        "parameters": sum(math.prod(file.shape(name)) for name in file.names),
+        "bytes": (path / TENSORS).stat().st_size,
+        "model": config.get("base_model_name_or_path"),
+        "fingerprint": file.metadata.get("base"),
+    }
+
+
+def _scale(config: Mapping[str, Any], module: str) -> float:
+    """alpha / rank of a module; the keys of the patterns are ends of its name."""
+
+    def of_module(patterns: str, usual: str) -> float:
+        for key, value in (config.get(patterns) or {}).items():
+            if module == key or module.endswith(f".{key}"):
+                return value
+        return config[usual]
+
+    rank = of_module("rank_pattern", "r")
+    return of_module("alpha_pattern", "lora_alpha") / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _ours(
+    entry: Entry,
+    a: LazyTensor,
+    b: LazyTensor,
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+    factor: float,
+) -> dict[str, LazyTensor]:
+    """The adapters of our layers in a module, `factor` in their B; the inverse of `_modules` for what it made."""
+    layers, targets = [name.removesuffix(".weight") for name in entry.ours], metadata.get("targets", "").split()
+    made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets]
+    each = a.shape[0] // len(made_here) if made_here else a.shape[0]
+    found: dict[str, LazyTensor] = {}
+    for number, layer in enumerate(made_here or layers):
+        own = slice(number * each, (number + 1) * each) if made_here else slice(None)
+
+        def first(own: slice = own) -> np.ndarray:
+            return a.float32()[own]
+
+        def second(own: slice = own, place: int = layers.index(layer)) -> np.ndarray:
+            parts = unpack(entry.packing, b.float32(), [(shapes[name][0], b.shape[1]) for name in entry.ours])
+            return np.float32(factor) * parts[place][:, own]
+
+        found[f"{layer}.{LORA_A}"] = LazyTensor("float32", (each, a.shape[1]), first)
+        found[f"{layer}.{LORA_B}"] = LazyTensor("float32", (shapes[f"{layer}.weight"][0], each), second)
+    return found

@@ -1,0 +1,108 @@
+"""The process of one device (`devices.py`): `python -m ms_codegeex.generation.device_process ANSWERS`.
+
+It reads its job and the passes from standard input and writes its answers to the file descriptor ANSWERS. Without
+arguments it is MindSpore's scheduler, through which the processes find each other.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import communication
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.generation.adapters import load_adapters
+from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.messages import receive, send
+from ms_codegeex.generation.network import LocalNetwork
+from ms_codegeex.generation.rows import Rows, Sizes
+from ms_codegeex.generation.shares import Meeting, Share
+
+
+def _end_with_input() -> None:
+    """End this process, whatever it is doing, when the other end of its standard input is closed."""
+    poll = select.poll()
+    poll.register(0, 0)  # no events but the hang-up
+    poll.poll()
+    os._exit(1)
+
+
+def load(job: dict[str, Any]) -> LocalNetwork:
+    """Build the network of this device."""
+    rank, ranks, target = job["rank"], job["ranks"], job["target"]
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device(target, *([] if target == "CPU" else [rank]))
+    memory = None
+    if job["compiled"]:
+        file, size = job["memory"]
+        memory = np.frombuffer(mmap.mmap(file, size), np.uint8)
+    else:
+        communication.init()
+        if (found := communication.get_rank()) != rank:
+            raise RunFailure(f"generation: device {rank} became rank {found} of MindSpore's communication")
+    model = load_model(Path(job["model"]), job["bits"])
+    adapters = load_adapters({name: Path(path) for name, path in job["adapters"].items()}, model)
+    network = LocalNetwork(
+        model.family.model,
+        model.config,
+        model.weights,
+        Sizes(**job["sizes"]),
+        Meeting(Share(model.config, rank, ranks), memory),
+        adapters,
+    )
+    if network.compiled != job["compiled"]:
+        raise RunFailure(f"generation: device {rank} could not load the compiled operators")
+    return network
+
+
+def serve(network: LocalNetwork, rank: int, answers: Any) -> None:
+    """Run the requested passes until the input ends. Only the first process answers."""
+    # in place of the sampling settings, which only the first process gets
+    unread = [np.zeros((1, 6)), np.zeros((1, 1, 3)), np.zeros(1, np.int32)]
+    while True:
+        head, arrays = receive(sys.stdin.buffer)
+        if head["do"] == "copy":
+            network.copy(*head["slots"], head["length"])
+            found = []
+        else:
+            passed, wanted, adapters, *chosen = arrays
+            rows = Rows(passed, wanted, *(chosen or unread), adapters)
+            found = [network.choose(rows) if head["do"] == "choose" else network.score(rows)]
+        if rank == 0:
+            send(answers, {}, found)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the process until its input ends."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    if not arguments:
+        communication.init()
+        threading.Event().wait()
+    with open(int(arguments[0]), "wb") as answers:
+        try:
+            job, _ = receive(sys.stdin.buffer)
+            network = load(job)
+            send(answers, {})
+            serve(network, job["rank"], answers)
+        except (UserError, RunFailure) as error:
+            send(answers, {"error": str(error), "user": isinstance(error, UserError)})
+        except EOFError:
+            pass
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)  # MindSpore would first wait for processes that have ended

@@ -1,0 +1,131 @@
+"""A family's network as the engine runs it: passes of rows, by the compiled operators or by MindSpore's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.adapters import Adapter
+from ms_codegeex.generation.rows import Rows, Sizes
+from ms_codegeex.generation.shares import Meeting, SharedWeights
+from ms_codegeex.generation.weights import Weights
+from ms_codegeex.models.causal import Build
+
+
+class Network(Protocol):
+    """The interface of a network to the engine."""
+
+    sizes: Sizes
+    vocab_size: int
+    compiled: bool
+
+    def choose(self, rows: Rows) -> np.ndarray:
+        """Choose the tokens after the wanted rows: [n, 1 + k, 2], as `choice.unpack` reads them."""
+
+    def score(self, rows: Rows) -> np.ndarray:
+        """Compute the logits of the wanted rows, FP32 [n, V]."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the keys and values of a slot's first `length` positions to another slot."""
+
+
+class Pass(nn.Cell):
+    """One pass of rows through a network, to the logits of some of them or to the tokens that follow."""
+
+    def __init__(self, model: nn.Cell, head: nn.Cell, choice: nn.Cell | None):
+        super().__init__(auto_prefix=False)
+        self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
+
+    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """The tensors of `Rows` -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
+        logits = self.head(self.gather(self.model(rows, rows), wanted, 0))
+        return logits if self.choice is None else self.choice(logits, settings, edits, places)
+
+
+class LocalNetwork:
+    """A network in this process: a whole model or one device's share of it. `modules` is the family's `model.py`; rows
+    give the number of one of `adapters`, the first being 1."""
+
+    def __init__(
+        self,
+        modules: Any,
+        config: Any,
+        weights: Weights,
+        sizes: Sizes,
+        meeting: Meeting | None = None,
+        adapters: Sequence[Adapter] = (),
+    ):
+        self.sizes, self.vocab_size = sizes, config.vocab_size
+        with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
+            network = modules.Logits(config, Build(seq_length=sizes.capacity, reset_at_eos=False))
+        model, library = network.model, compiled_library(sizes.threads)
+        self.compiled = library is not None
+        _check(weights, self.compiled, sizes)
+        if meeting is not None:
+            weights = SharedWeights(weights, meeting.share)
+            adapters = [adapter.part(weights) for adapter in adapters]
+        if library is not None:
+            from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
+
+            cells, choice = KernelCells(library, model, weights, sizes, meeting, adapters), KernelChoice(library)
+        else:
+            from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
+
+            cells, choice = CompositeCells(model, weights, sizes, meeting, adapters), CompositeChoice(draws=True)
+        self._cells = cells
+        self._numbers = ms.float64 if self.compiled else ms.float32
+        self._scoring = Pass(model, cells.head, None)
+        if meeting is not None and meeting.share.rank:  # only the first device's choices are read
+            self._choosing = self._drawing = self._scoring
+        else:
+            self._choosing = self._drawing = Pass(model, cells.head, choice)
+            if not self.compiled:  # drawing sorts the vocabulary, which greedy choices do not need
+                self._choosing = Pass(model, cells.head, CompositeChoice(draws=False))
+        for network in (self._scoring, self._choosing, self._drawing):
+            network.set_train(False)
+
+    def choose(self, rows: Rows) -> np.ndarray:
+        """As in `Network`."""
+        draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, 4] < 0)).any()
+        return self._run(self._drawing if draws else self._choosing, rows)
+
+    def score(self, rows: Rows) -> np.ndarray:
+        """As in `Network`."""
+        return self._run(self._scoring, rows)
+
+    def _run(self, network: nn.Cell, rows: Rows) -> np.ndarray:
+        self._cells.use_adapters(rows.adapters)
+        numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
+        return network(Tensor(rows.rows), Tensor(rows.wanted), *numbers, Tensor(rows.places)).asnumpy()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """As in `Network`."""
+        self._cells.copy(source, target, length)
+
+
+def _check(weights: Weights, compiled: bool, sizes: Sizes) -> None:
+    if sizes.cache_bits not in (32, 16):
+        raise UserError(f"cache bits: {sizes.cache_bits}; choose 32 or 16")
+    if sizes.fast and weights.bits not in (8, 4):
+        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
+    if not compiled and sizes.fast:
+        raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
+
+
+def compiled_library(threads: int) -> Any:
+    """The compiled operators, or None where they cannot be used."""
+    if threads < 1 or ms.get_context("device_target") != "CPU":
+        return None
+    from ms_codegeex.generation.kernels.compiling import library_path
+    from ms_codegeex.generation.kernels.library import Library
+
+    path = library_path()
+    try:
+        return None if path is None else Library(path, threads)
+    except OSError:  # such as a cache on a noexec mount, or a library from another machine
+        return None

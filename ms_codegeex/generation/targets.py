@@ -1,0 +1,58 @@
+"""The kind of device that computes."""
+
+from __future__ import annotations
+
+import logging
+
+import mindspore as ms
+
+from ms_codegeex.cuda.driver import Driver, query_driver_in_subprocess
+from ms_codegeex.errors import UserError
+from ms_codegeex.host import available_memory
+
+TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
+
+
+def use_device(name: str, count: int = 1) -> None:
+    """Compute on devices of this kind, a key of `TARGETS`. `UserError` if MindSpore finds none, or fewer GPUs than
+    `count`. A process that is to use GPUs is prepared before it imports MindSpore (`cuda.libraries.prepare`)."""
+    target = TARGETS[name]
+    if ms.get_context("device_target") == target == "CPU":
+        return
+    logging.disable(logging.CRITICAL)  # MindSpore says at length which libraries it has looked for
+    try:
+        found = ms.hal.is_available(target)
+    finally:
+        logging.disable(logging.NOTSET)
+    if not found:
+        raise UserError(
+            f"--device: MindSpore finds no {name} here; run `ms-codegeex doctor` for details, or use --device cpu"
+        )
+    if name == "gpu":
+        _check_gpus(query_driver_in_subprocess(), count)
+    ms.set_device(target)
+
+
+def _check_gpus(driver: Driver, count: int) -> None:
+    driver.check()
+    found = len(driver.gpus)
+    if not found:
+        raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
+    if count > found:
+        raise UserError(f"--devices: {count}, but {found} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {found}")
+
+
+def check_memory(needed: int) -> None:
+    """`UserError` if the GPU that computes has less than `needed` bytes free."""
+    if ms.get_context("device_target") == "GPU" and (free := free_memory()) is not None and needed > free:
+        raise UserError(
+            f"--device: the model and its cache need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of the GPU are free; "
+            "give fewer slots, --devices N, or --device cpu"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that a model can have where it computes: of a GPU the free ones of the first, otherwise the host's."""
+    if ms.get_context("device_target") != "GPU":
+        return available_memory()
+    return next((gpu.free for gpu in query_driver_in_subprocess().gpus), None)

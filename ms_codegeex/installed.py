@@ -1,0 +1,40 @@
+"""Where MindSpore is installed, without importing it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_codegeex.errors import UserError
+
+
+def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequence[str], advice: str) -> Path:
+    """MindSpore's folder.
+
+    Args:
+        purpose: begins error messages.
+        machines: on which the purpose works.
+        required: files of the wheel that it needs.
+        advice: what a wheel without one of them lacks, and what to do.
+
+    Raises:
+        UserError: this machine is none of `machines` under Linux, or MindSpore or a required file is missing.
+    """
+    if sys.platform != "linux" or platform.machine() not in machines:
+        raise UserError(
+            f"{purpose}: needs Linux on {' or '.join(machines)}, this is {sys.platform} on {platform.machine()}; "
+            "use such a machine or a container"
+        )
+    spec = importlib.util.find_spec("mindspore")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{purpose}: MindSpore is not installed; run `pip install -r requirements.txt`")
+    directory = Path(spec.submodule_search_locations[0])
+    for file in required:
+        if not (directory / file).is_file():
+            version = importlib.metadata.version("mindspore")
+            raise UserError(f"{directory / file}: missing, MindSpore {version} {advice}")
+    return directory

@@ -1,0 +1,138 @@
+"""A ladder's page and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.files import atomic_file
+from ms_codegeex.webpage import note, page, settings, table, text
+
+
+def write_report(directory: Path, found: Mapping[str, Any]) -> None:
+    """Write ladder.html and ladder.png next to ladder.json."""
+    with atomic_file(directory / "ladder.html") as temporary:
+        temporary.write_text(report(found), encoding="utf-8")
+    draw(found, directory / "ladder.png")
+
+
+def named(found: Mapping[str, Any], value: Any) -> str:
+    """A value of the varied setting, for people."""
+    key = found["settings"]["vary"]["key"]
+    return "all runs" if key is None else f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The page."""
+    runs = [
+        (
+            f"{r['parameters']:,}",
+            f"{r['tokens']:,}",
+            f"{r['flops']:.2e}",
+            str(r["seed"]),
+            text(named(found, r["value"])),
+            "diverged" if r["loss"] is None else f"{r['loss']:.4f}",
+            text(r["directory"]),
+        )
+        for r in found["runs"]
+    ]
+    heads = ("parameters", "tokens", "FLOPs", "seed", "setting", "validation loss", "run")
+    sections = [
+        ("Runs", table(heads, runs)),
+        *((f"Law: {text(named(found, x['value']))}", _law(x)) for x in found["laws"]),
+    ]
+    if found["comparisons"]:
+        sections.append(("Comparison", _comparison(found)))
+    sections.append(("Settings", settings(found["settings"])))
+    return page("Ladder", sections)
+
+
+def _law(found: Mapping[str, Any]) -> str:
+    if found["law"] is None:
+        return note(f"No law was fitted: {text(found['reason'])}.")
+    law = found["law"]
+    lines = note(
+        f"L(N, D) = {law['e']:.3f} + {law['a']:.4g} / N^{law['alpha']:.3f} + {law['b']:.4g} / D^{law['beta']:.3f}; "
+        f"root mean square error {found['error']:.4f} nats. 90 % intervals: E {_interval(found['e_interval'])}, "
+        f"alpha {_interval(found['alpha_interval'])}, beta {_interval(found['beta_interval'])}."
+    )
+    if found["undetermined"]:
+        lines += note(
+            f"The runs do not determine {' and '.join(found['undetermined'])}, which ended at a limit of its range: do "
+            "not trust the forecasts. Train more tokens, or sizes further apart."
+        )
+    held = found["held_out"]
+    if held:
+        inside = held["low"] <= held["measured"] <= held["high"]
+        lines += note(
+            f"Without its largest runs ({held['parameters']:,} parameters, {held['tokens']:,} tokens) the law "
+            f"forecasts {held['forecast']:.3f} ({held['low']:.3f} to {held['high']:.3f}) for them; measured "
+            f"{held['measured']:.3f}, {'inside' if inside else 'outside'} the interval."
+        )
+    rows = [
+        (
+            f"{x['times']:.0f} x",
+            f"{x['parameters']:.3g}",
+            f"{x['tokens']:.3g}",
+            f"{x['loss']:.3f}",
+            f"{x['low']:.3f} to {x['high']:.3f}",
+        )
+        for x in found["forecasts"]
+    ]
+    heads = ("compute of the largest run", "best size", "tokens", "forecast loss", "90 % interval")
+    return lines + table(heads, rows, numeric=4)
+
+
+def _interval(pair: Any) -> str:
+    return f"{pair[0]:.2f} to {pair[1]:.2f}"
+
+
+def _comparison(found: Mapping[str, Any]) -> str:
+    values = found["settings"]["vary"]["values"]
+    rows = []
+    for row in found["comparisons"]:
+        losses = ["diverged" if x is None else f"{x:.4f}" for x in row["losses"]]
+        best = "" if row["best"] is None else text(named(found, values[row["best"]]))
+        rows.append([f"{row['parameters']:,}", f"{row['tokens']:,}", *losses, best, verdict(row)])
+    heads = ("parameters", "tokens", *(named(found, value) for value in values), "best", "against the first")
+    return table(heads, rows) + note("Noise: two standard errors of the difference, from the spread of the seeds.")
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """The difference of the best value from the first one in words."""
+    if row["best"] is None or row["difference"] is None:
+        return "not comparable"
+    if row["best"] == 0:
+        return "the first is best"
+    if row["noise"] is None:
+        return f"{row['difference']:+.4f}, one seed: noise unknown"
+    side = "beyond" if -row["difference"] > row["noise"] else "within"
+    return f"{row['difference']:+.4f}, {side} noise {row['noise']:.4f}"
+
+
+def draw(found: Mapping[str, Any], picture: Path) -> None:
+    """Draw the losses of all runs over their compute, and each law's lowest loss with its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, law in enumerate(found["laws"]):
+        colour = f"C{number}"
+        points = [(6 * r["parameters"] * r["tokens"], r["loss"]) for r in found["runs"] if r["value"] == law["value"]]
+        good = [point for point in points if point[1] is not None]
+        if good:
+            axes.plot(*zip(*good, strict=True), "o", color=colour, label=named(found, law["value"]))
+        if law["law"]:
+            flops = [x["flops"] for x in law["frontier"]]
+            axes.plot(flops, [x["loss"] for x in law["frontier"]], color=colour, lw=1)
+            bounds = [[x[side] for x in law["frontier"]] for side in ("low", "high")]
+            axes.fill_between(flops, *bounds, color=colour, alpha=0.2)
+    axes.set(xscale="log", xlabel="6 x parameters x tokens (FLOPs)", ylabel="validation loss (nats per token)")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,0 +1,106 @@
+"""The runs of a ladder: one for every size, number of tokens, seed and value of the varied setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
+from ms_codegeex.config.values import merged, parse_overrides, read_yaml
+from ms_codegeex.errors import UserError
+from ms_codegeex.shipped import find_config
+
+WARM_UP = 10  # one step in so many warms up
+QUIET = {"checkpoint": {"every": 0, "keep": 1, "resume": "auto", "export": False}, "logging": {"tensorboard": False}}
+
+
+@dataclass(frozen=True)
+class Varied:
+    """One setting of a run, with the values that are compared."""
+
+    key: str | None = None  # dotted, such as data.reset_at_eos; None: nothing is varied
+    values: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LadderSettings:
+    """A ladder's YAML file."""
+
+    run: str  # YAML file of the runs, or a shipped name
+    tokens: list[Positive]  # each is a run of its own, whose schedule ends there
+    sizes: list[dict[str, Any]]  # fields of the model's configuration
+    output: str = "runs/ladder"
+    seeds: list[Natural] = field(default_factory=lambda: [1])
+    vary: Varied = field(default_factory=Varied)
+    settings: dict[str, Any] = field(default_factory=dict)  # what else of the runs differs from `run`
+
+
+LadderSettings.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One run of a ladder."""
+
+    config: RunConfig
+    size: int  # its place in the list of sizes
+    tokens: int
+    seed: int
+    value: Any  # of the varied setting
+
+    @property
+    def directory(self) -> Path:
+        """Its run directory: another configuration has another one, so that a finished run is never mistaken."""
+        return Path(self.config.output)
+
+
+def load_ladder(path: Path | None, overrides: Sequence[str]) -> tuple[LadderSettings, list[Rung]]:
+    """A ladder from a YAML file and overrides of its keys, checked with every run in it."""
+    values = merged(read_yaml(path) if path else {}, parse_overrides(overrides))
+    for key in ("run", "tokens", "sizes"):
+        if not values.get(key):
+            raise UserError(f"{key}: missing; a ladder needs run, tokens and sizes (docs/ladder.md has an example)")
+    if isinstance(values["run"], str) and path and (path.parent / values["run"]).is_file():
+        values["run"] = str(path.parent / values["run"])
+    check_tree(LadderSettings, {key: value for key, value in values.items() if key != "settings"})
+    settings = validated(LadderSettings, values)
+    if (settings.vary.key is None) != (not settings.vary.values):
+        raise UserError("vary: give both key and values, such as vary={key: data.reset_at_eos, values: [true, false]}")
+    return settings, rungs(settings)
+
+
+def rungs(settings: LadderSettings) -> list[Rung]:
+    """All runs, the smallest first."""
+    common = merged(read_yaml(find_config(settings.run, option="run")), merged(QUIET, settings.settings))
+    found = [
+        _rung(common, settings, size, tokens, seed, value)
+        for tokens in sorted(settings.tokens)
+        for size in range(len(settings.sizes))
+        for value in settings.vary.values or [None]
+        for seed in settings.seeds
+    ]
+    return sorted(found, key=lambda x: x.config.model.sizes.flops_per_token(x.config.seq_length) * x.tokens)
+
+
+def _rung(common: Mapping[str, Any], settings: LadderSettings, size: int, tokens: int, seed: int, value: Any) -> Rung:
+    key = settings.vary.key
+    values = merged(common, {"model": settings.sizes[size], "seed": seed, "devices": common.get("devices") or 1})
+    if key is not None:
+        values = merged(values, parse_overrides([f"{key}={json.dumps(value)}"]))
+    first = build_run_config(merged(values, {"training": {"steps": 1, "tokens": None}, "output": "none"}))
+    steps = max(2, round(tokens / (first.training.global_batch * first.seq_length)))
+    schedule = {"decay_steps": steps, "warmup_steps": max(1, steps // WARM_UP)}
+    length = {"steps": steps, "tokens": None, "evaluate_every": 0, "schedule": schedule}
+    values = merged(values, {"training": length, "output": "none"})
+    whole = build_run_config(values)
+    digest = hashlib.sha256(json.dumps(whole.to_dict(), sort_keys=True).encode()).hexdigest()
+    name = f"{whole.model.sizes.parameter_count()}-{tokens}-seed{seed}-{digest[:8]}"
+    output = Path(settings.output).absolute() / "runs" / name
+    return Rung(build_run_config({**values, "output": str(output)}), size, tokens, seed, value)

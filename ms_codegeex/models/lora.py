@@ -1,0 +1,81 @@
+"""Low-rank adapters on linear layers (LoRA, Hu et al. 2021): y = W x + b + (alpha / rank) B A drop(x), W and b frozen.
+
+A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.layers import Dropout, Linear, typed
+from ms_codegeex.models.losses import ChunkedCrossEntropy
+from ms_codegeex.models.parameters import LORA_A, LORA_B
+
+DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of the families' networks
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What adapters look like: on which layers (`targets`, parts of their names), their rank, alpha, and the dropout of
+    their inputs, a function of `seed` and of the sample."""
+
+    targets: Sequence[str]
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    seed: int = 0
+
+
+class LoraLinear(nn.Cell):
+    """A linear layer with an adapter."""
+
+    computed_in_dtype = ("cast_a", "down", "cast_b", "up", "multiply", "add")
+    constants = ("scale",)
+
+    def __init__(self, base: Linear, name: str, settings: Adaptation, seq_length: int):
+        super().__init__(auto_prefix=False)
+        self.base, self.scale, self.dtype = base, settings.alpha / settings.rank, base.dtype
+        out, into = base.weight.shape
+        self.a = Parameter(initializer("zeros", [settings.rank, into], ms.float32), name=f"{name}.{LORA_A}")
+        self.b = Parameter(initializer("zeros", [out, settings.rank], ms.float32), name=f"{name}.{LORA_B}")
+        site = DROPOUT_SITES + zlib.crc32(name.encode())
+        self.dropout = Dropout(settings.dropout, (seq_length, into), site, settings.seed)
+        self.cast_a, self.down = ops.Cast(), ops.MatMul(transpose_b=True)
+        self.cast_b, self.up = ops.Cast(), ops.MatMul(transpose_b=True)
+        self.multiply, self.add = ops.Mul(), ops.Add()
+
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out]"""
+        low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
+        low = self.multiply(low, typed(self.scale, low))  # of the narrow tensor
+        return self.add(self.base(x), self.up(low, self.cast_b(self.b, self.dtype)))
+
+
+def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:
+    """Put adapters into a network and freeze all else. Names of parameters stay."""
+    wanted = sizes.adapted_layers(settings.targets)
+    names = [(parameter, parameter.name) for parameter in network.get_parameters()]
+    for parameter, _ in names:
+        parameter.requires_grad = False
+    places = [
+        (parent, attribute, cell)
+        for _, parent in network.cells_and_names()
+        for attribute, cell in parent.name_cells().items()
+        if isinstance(cell, Linear) and cell.weight.name.removesuffix(".weight") in wanted
+    ]
+    for parent, attribute, cell in places:
+        adapter = LoraLinear(cell, cell.weight.name.removesuffix(".weight"), settings, seq_length)
+        names += [(adapter.a, adapter.a.name), (adapter.b, adapter.b.name)]
+        setattr(parent, attribute, adapter)
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, ChunkedCrossEntropy):
+            cell.freeze()
+    for parameter, name in names:  # a cell that is set gives its parameters a prefix
+        parameter.name = name

@@ -1,0 +1,115 @@
+"""The Ascend back end in simulation: which kernels it launches, and the stream of each.
+
+At simulation level 1 the engine continues after the front end: optimisation, kernel selection, assignment of streams
+and events. Then it creates kernels, which the stub libraries do not provide, so the process crashes. By then it has
+written the graph with its streams, which is all that is read here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.processes import python_process, run_reporting
+from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.rehearsal.checks import PlanCheck
+from ms_codegeex.rehearsal.compile_mode import CompileMode
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
+from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES
+
+WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
+DUMP = "hwopt_d_after_stream_assign"
+NODE = re.compile(r"^\s+%\d+\([^=]*\) = (?:PrimFunc_)?(\w+)\(.*?\bstream_id: U32\((\d+)\)")
+RANKS = re.compile(r"\bgroup_rank_ids: \(([\d, ]*)\)")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A node of the graph that the back end launches."""
+
+    op: str
+    stream: int
+    ranks: tuple[int, ...] = ()  # of a collective
+
+
+def read_kernels(lines: Iterable[str]) -> list[Kernel]:
+    """The kernels of a dumped graph."""
+    found = []
+    for line in lines:
+        if match := NODE.match(line):
+            ranks = RANKS.search(line) if match[1] in COLLECTIVES else None
+            members = tuple(int(rank) for rank in ranks[1].split(",") if rank.strip()) if ranks else ()
+            found.append(Kernel(match[1], int(match[2]), members))
+    return found
+
+
+def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kernel]:
+    """Compile `rank` as far as the stubs allow, and read its kernels. `inline`: as in `CompileMode`.
+
+    Raises `RunFailure` if the process died before streams were assigned.
+    """
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-backend-") as folder:
+        job = RehearsalJob(Path(folder) / "job", config, 1)
+        job.directory.mkdir()
+        job.write()
+        mode = CompileMode(inline=inline, target="ascend", backend=True)
+        words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), mode.to_word())
+        environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **level_environment()}
+        failure: RunFailure | None = None
+        try:
+            run_reporting(python_process("back end", words, job.directory, environment), lambda line: None)
+        except RunFailure as error:  # it always dies; what counts is how far it came
+            failure = error
+        dumps = sorted(job.directory.rglob(f"{DUMP}*.ir"))
+        kernels = [kernel for dump in dumps for kernel in read_kernels(dump.read_text("utf-8", "replace").splitlines())]
+    if not kernels:
+        raise RunFailure(f"back end: no streams were assigned ({failure or 'nothing was written'})")
+    return kernels
+
+
+def level_environment() -> dict[str, str]:
+    """Variables with which the engine continues after the front end."""
+    return {"MS_SIMULATION_LEVEL": "1"}
+
+
+def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[PlanCheck]:
+    """The streams against those of the timeline: one for computation, one for each set of ranks; and the collectives
+    against `listed`, those of the front end's graph."""
+    streams: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    for kernel in kernels:
+        streams[kernel.ranks].add(kernel.stream)
+    groups = {ranks: found for ranks, found in streams.items() if len(ranks) > 1}
+    distinct = {stream for found in groups.values() for stream in found}
+    computing = {kernel.stream for kernel in kernels if kernel.op not in COLLECTIVES}
+    calls: Counter[str] = Counter()
+    for x in listed:
+        if len(x["ranks"]) > 1:
+            calls[x["op"]] += x["calls"]
+    found = Counter(kernel.op for kernel in kernels if len(kernel.ranks) > 1)
+    one_each = f"{len(groups)} groups on {len(groups)} streams"
+    apart = all(len(x) == 1 for x in groups.values())
+    return [
+        PlanCheck("back end, computation", "1 stream", _streams(len(computing))),
+        PlanCheck(
+            "back end, collectives",
+            one_each,
+            f"{len(groups)} groups on {len(distinct)} streams" + ("" if apart else ", some groups on several"),
+        ),
+        PlanCheck("back end, collectives apart from computation", "0 shared", f"{len(distinct & computing)} shared"),
+        PlanCheck("back end, kernels of collectives", _counted(calls), _counted(found)),
+    ]
+
+
+def _streams(count: int) -> str:
+    return f"{count} stream" + ("s" if count != 1 else "")
+
+
+def _counted(calls: Counter[str]) -> str:
+    return ", ".join(f"{calls[op]} {op}" for op in COLLECTIVES if calls[op])

@@ -1,0 +1,130 @@
+"""Empty CANN libraries, so that MindSpore's Ascend plugin loads for simulation on a machine without an NPU.
+
+As for the GPU (`stubs.py`), functions that return 0 suffice to partition a graph. Their names are read from the plugin:
+symbols that it wants and MindSpore does not define, and names that it looks up when it runs. A few functions answer
+more: the name of the chip, handles that must not be null, and the device's memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+from ms_codegeex.files import cached_folder
+from ms_codegeex.installed import mindspore_directory
+from ms_codegeex.rehearsal import stubs
+from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, undefined_symbols
+
+PLUGIN = "lib/plugin/libmindspore_ascend.so.2"
+PARTS = (
+    PLUGIN,
+    "lib/plugin/libmindspore_ops_ascend.so",
+    "lib/plugin/ascend/libmindspore_ascend_res_manager.so",
+    "lib/plugin/ascend/libd_collective.so",
+    "lib/plugin/ascend/libmindspore_graph_ir.so",
+    "lib/plugin/ascend/libhccl_plugin.so",
+)
+MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "libshmem.so")
+LIBRARIES = (
+    "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
+    "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
+    "libhcom_graph_adaptor.so"
+)
+HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
+SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
+HCCL_VERSION = "8.0.0"
+# C functions that answer more than 0. A handle is any address; an `Operator` is returned in memory of the caller.
+ANSWERS = {
+    "aclrtGetSocName": 'const char *aclrtGetSocName(void) { return "Ascend910B1"; }',
+    "aclrtGetMemInfo": "int aclrtGetMemInfo(int k, long *f, long *t) { *f = *t = 60l << 30; return 0; }",
+    "aclrtGetDeviceCount": "int aclrtGetDeviceCount(unsigned *n) { *n = 8; return 0; }",
+}
+BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
+HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc)")
+
+
+def loader_environment() -> dict[str, str]:
+    """Variables with which a new process finds the stub libraries and the plugin's own. The plugin asks for the
+    simulation level as soon as the engine is imported."""
+    libraries, before = stub_folder() / HOME / "lib64", os.environ.get("LD_LIBRARY_PATH", "")
+    own = plugin_directory() / "lib"
+    paths = [libraries, own, own / "plugin", own / "plugin" / "ascend", *filter(None, before.split(os.pathsep))]
+    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0"}
+
+
+def plugin_directory() -> Path:
+    """Where MindSpore is installed, with its Ascend plugin; otherwise `UserError`."""
+    advice = "came without the Ascend plugin; leave --target ascend out"
+    return mindspore_directory("rehearsal", MACHINES, (PLUGIN,), advice)
+
+
+def python_folder() -> Path:
+    """The folder with the Python package `hccl` that MindSpore imports; for `sys.path`."""
+    return stub_folder() / "python"
+
+
+def stub_folder() -> Path:
+    """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
+    processes at once."""
+    directory = plugin_directory()
+    return cached_folder(f"ascend-{_fingerprint(directory)}", "the stub CANN libraries", partial(build, directory))
+
+
+def _fingerprint(directory: Path) -> str:
+    """A name that changes with MindSpore, the machine and the code that makes the folder."""
+    code = b"".join(Path(module).read_bytes() for module in (__file__, stubs.__file__))
+    digest = hashlib.sha256(code)
+    size = (directory / PLUGIN).stat().st_size
+    digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {size}".encode())
+    return digest.hexdigest()[:16]
+
+
+def wanted_names(directory: Path) -> list[str]:
+    """CANN's functions that the plugin is linked to or looks up by name."""
+    parts = [directory / part for part in PARTS]
+    parts += [path for name in MORE_PARTS for path in directory.glob(f"lib/plugin/ascend/**/{name}")]
+    found: set[str] = set()
+    for part in parts:
+        found |= {name for name in undefined_symbols(part).get("", ()) if SYMBOL.match(name)}
+    for part in PARTS:
+        found |= {name.decode() for name in LOOKED_UP.findall((directory / part).read_bytes())}
+    return sorted(found)
+
+
+def source_of(names: list[str]) -> str:
+    """C code that defines them."""
+    lines = ["static char memory[256];"]
+    for name in names:
+        if name in ANSWERS:
+            lines.append(ANSWERS[name])
+        elif BY_VALUE.match(name):
+            lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = 0; return result; }}")
+        elif HANDLES.match(name):
+            lines.append(f"int {name}(void **handle) {{ *handle = memory; return 0; }}")
+        else:
+            lines.append(f"long {name}(void) {{ return 0; }}")
+    return "\n".join(lines) + "\n"
+
+
+def build(directory: Path, folder: Path) -> None:
+    """Make `folder/cann/lib64/*` and `folder/python/hccl`."""
+    source, library = folder / "cann.c", folder / "cann.so"
+    source.write_text(source_of(wanted_names(directory)))
+    compile_library(source, library, "the stub CANN libraries")
+    libraries = folder / HOME / "lib64"
+    libraries.mkdir(parents=True)
+    for name in LIBRARIES.split():
+        shutil.copy(library, libraries / name)
+    library.unlink()
+    package = folder / "python" / "hccl"
+    (package / "manage").mkdir(parents=True)
+    for path in (package / "__init__.py", package / "manage" / "__init__.py"):
+        path.write_text("")
+    (package / "sys_version.py").write_text(f'__sys_version__ = "{HCCL_VERSION}"\n')

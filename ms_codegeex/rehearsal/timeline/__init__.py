@@ -1,0 +1,1 @@
+"""The timeline of a training step, simulated from compiled graphs."""

@@ -1,0 +1,153 @@
+"""Which operators run as one kernel, and which messages are sent as one.
+
+Graph-kernel fusion is modelled by one rule: an element-wise operator joins the kernel that has all of its users, and a
+matmul joins the element-wise kernel that alone uses its result. The device's code generator may do more or less.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ms_codegeex.rehearsal.timeline.operators import Operator
+
+ELEMENT_WISE = frozenset(
+    {
+        "Abs",
+        "Add",
+        "AddN",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "BroadcastTo",
+        "Cast",
+        "Cos",
+        "Div",
+        "Divs",
+        "Equal",
+        "Exp",
+        "FastGeLU",
+        "FastGeLUGrad",
+        "FloorDiv",
+        "GeLU",
+        "GeLUGrad",
+        "Greater",
+        "GreaterEqual",
+        "IsFinite",
+        "LeftShift",
+        "Less",
+        "LessScalar",
+        "Log",
+        "LogicalAnd",
+        "LogicalNot",
+        "Maximum",
+        "Minimum",
+        "Mul",
+        "Muls",
+        "Neg",
+        "OneHot",
+        "Ones",
+        "OnesLike",
+        "Pow",
+        "ReLU",
+        "RealDiv",
+        "Reciprocal",
+        "RightShift",
+        "Rsqrt",
+        "Select",
+        "SiLU",
+        "Sigmoid",
+        "SigmoidGrad",
+        "Sin",
+        "Sqrt",
+        "Square",
+        "Sub",
+        "Subs",
+        "Tanh",
+        "Tile",
+        "Zeros",
+        "ZerosLike",
+    }
+)
+FUSIBLE_MATMULS = ("MatMul", "BatchMatMul", "Dense")
+REDUCTIONS = frozenset({"ReduceSum", "ReduceMax", "ReduceMean", "SumExt", "Softmax", "SoftmaxBackward", "L2Loss"})
+
+
+def users_of(operators: Sequence[Operator]) -> list[list[int]]:
+    """For each operator those that wait for it."""
+    users: list[list[int]] = [[] for _ in operators]
+    for number, operator in enumerate(operators):
+        for wait in operator.waits:
+            users[wait].append(number)
+    return users
+
+
+def kernels(operators: Sequence[Operator]) -> list[int]:
+    """For each operator the number of the last operator of its kernel; its own if it is not fused.
+
+    A kernel's operators have no way out of the kernel but through its end, so fusing never makes a circle.
+    """
+    users, root = users_of(operators), list(range(len(operators)))
+    with_matmul: set[int] = set()  # kernels
+    for number in range(len(operators) - 1, -1, -1):
+        operator = operators[number]
+        fusible = operator.op in ELEMENT_WISE or operator.op in FUSIBLE_MATMULS
+        fusible = fusible or operator.op in ("Reshape", "ExpandDims")
+        found = {root[user] for user in users[number]}
+        if not fusible or operator.message or len(found) != 1:
+            continue
+        (target,) = found
+        if not _takes(operators[target], operator, has_matmul=target in with_matmul):
+            continue
+        root[number] = target
+        if operator.op in FUSIBLE_MATMULS:
+            with_matmul.add(target)
+    return root
+
+
+def _takes(target: Operator, operator: Operator, has_matmul: bool) -> bool:
+    """Whether the kernel that ends with `target` can begin with `operator`."""
+    if operator.op in FUSIBLE_MATMULS:
+        return not has_matmul and target.op in ELEMENT_WISE and target.outputs[:1] and _size(target) == _size(operator)
+    return target.op in ELEMENT_WISE or target.op in REDUCTIONS
+
+
+def _size(operator: Operator) -> int:
+    size = 1
+    for axis in operator.outputs[0].shape if operator.outputs else ():
+        size *= axis
+    return size
+
+
+def buckets(operators: Sequence[Operator]) -> list[list[int]]:
+    """Messages that are sent as one: equal operation, group and fusion number above 0, none waiting for another.
+
+    The back end fuses the same way. Buckets whose members wait for one another stay apart.
+    """
+    found: dict[tuple, list[int]] = defaultdict(list)
+    for number, operator in enumerate(operators):
+        if operator.message and operator.message.fusion:
+            found[operator.op, operator.message.ranks, operator.message.fusion].append(number)
+    chosen = [members for members in found.values() if len(members) > 1]
+    return [members for i, members in enumerate(chosen) if not _entangled(operators, chosen, i)]
+
+
+def _entangled(operators: Sequence[Operator], chosen: Sequence[Sequence[int]], index: int) -> bool:
+    """Whether a member of this bucket waits for another one, directly or through other buckets."""
+    bucket_of = {member: number for number, members in enumerate(chosen) for member in members}
+    after = set(chosen[index])
+    reached = [False] * len(operators)
+    entered: set[int] = set()
+    changed = True
+    while changed:
+        changed = False
+        for number, operator in enumerate(operators):
+            if reached[number]:
+                continue
+            if any(reached[wait] or wait in after for wait in operator.waits) or bucket_of.get(number) in entered:
+                if bucket_of.get(number) == index:
+                    return True
+                reached[number] = changed = True
+                if number in bucket_of:
+                    entered.add(bucket_of[number])
+    return False

@@ -1,0 +1,129 @@
+"""Memory of one rank over a simulated step: when each tensor exists, how much there is at most, and what holds it.
+
+A tensor exists from the start of the operator that writes it to the end of the last one that reads it, also under
+another name (Reshape, Load, Depend, an item of a tuple) or changed in place. Parameters exist all the time. Workspaces
+of kernels, fragmentation and the communication library's buffers are not in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, Operator, Program
+from ms_codegeex.rehearsal.timeline.tasks import Span, Task
+
+NO_DATA = frozenset({"UpdateState", "Entry", "Join", "Switch", "Partial"})
+STATE = {"optimizer": "moments", "accu_grads": "accumulated gradients"}
+ENGINE_NAMES = re.compile(r"^(Gradients/|recompute_)?(?:[^/]*Default/)?")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor with the time in which it exists, in seconds of the step."""
+
+    bytes: int
+    start: float
+    end: float
+    held_by: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes over time as (seconds, bytes from then on), and what holds the most of them at the peak."""
+
+    parameters: int
+    peak: int
+    peak_at: float
+    curve: tuple[tuple[float, int], ...]
+    holders: tuple[tuple[str, int, int], ...]  # name, tensors, bytes; the largest first
+
+
+def label(operator: Operator) -> str:
+    """The operator with its place in the model, the same for all blocks."""
+    match = ENGINE_NAMES.match(operator.scope)
+    phase = {"Gradients/": "backward ", "recompute_": "recomputed "}.get(match.group(1) if match else None, "")
+    parts = [x.rpartition("-")[0] or x for x in operator.scope[match.end() if match else 0 :].split("/")[:-1]]
+    parts = [x for x in parts if not x.isdecimal() and x not in ("network", "model", "blocks")]
+    return f"{phase}{operator.op} {'/'.join(parts[-3:])}".strip()
+
+
+def owner_of(program: Program) -> list[int | str | None]:
+    """For each operator the operator, or the parameter, whose memory its result is; None if it has no result."""
+    owners: list[int | str | None] = []
+    for number, operator in enumerate(program.operators):
+        if operator.op in NO_DATA:
+            owners.append(None)
+        elif operator.op in ALIASES or operator.op in IN_PLACE:
+            source = operator.reads[0] if operator.reads else None
+            owners.append(owners[source] if isinstance(source, int) else source)
+        else:
+            owners.append(number)
+    return owners
+
+
+def buffers(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> list[Buffer]:
+    """Every tensor that a step makes. What a fused kernel makes and uses itself has no memory."""
+    owners, users = owner_of(program), defaultdict(list)
+    internal = _inside_kernels(program, tasks)
+    for number, operator in enumerate(program.operators):
+        if operator.op in NO_DATA or operator.op in ALIASES:
+            continue
+        for source in operator.reads:
+            if isinstance(source, int) and isinstance(owners[source], int):
+                kernel = tasks[number].kernel
+                users[owners[source]].append(number if kernel is None else kernel)
+    found = []
+    for number, operator in enumerate(program.operators):
+        size = sum(x.bytes for x in operator.outputs)
+        if owners[number] != number or not size or number in internal:
+            continue
+        start = _start(number, tasks, spans)
+        end = max((spans[user].end for user in users[number]), default=spans[number].end)
+        found.append(Buffer(size, start, max(end, spans[number].end), label(operator)))
+    return found
+
+
+def _inside_kernels(program: Program, tasks: Sequence[Task]) -> set[int]:
+    """Operators whose task is part of another one's kernel: they take no time although they move data."""
+    return {
+        number
+        for number, (operator, task) in enumerate(zip(program.operators, tasks, strict=True))
+        if not task.stream and operator.op not in ALIASES and operator.message is None
+    }
+
+
+def _start(number: int, tasks: Sequence[Task], spans: Sequence[Span]) -> float:
+    """A member of a bucket starts with the message that carries it."""
+    task = tasks[number]
+    carrier = task.waits[0] if len(task.waits) == 1 and task.waits[0] > number else number
+    return spans[carrier].start
+
+
+def memory(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> Memory:
+    """Memory over the step and at its peak."""
+    listed = buffers(program, tasks, spans)
+    resident = sum(program.parameters.values())
+    changes: dict[float, int] = defaultdict(int)
+    for buffer in listed:
+        changes[buffer.start] += buffer.bytes
+        changes[buffer.end] -= buffer.bytes
+    curve, held = [], resident
+    for time in sorted(changes):
+        held += changes[time]
+        curve.append((time, held))
+    peak_at, peak = max(curve, key=lambda point: point[1], default=(0.0, resident))
+    return Memory(resident, peak, peak_at, tuple(curve), _holders(program, listed, peak_at))
+
+
+def _holders(program: Program, listed: Sequence[Buffer], time: float) -> tuple[tuple[str, int, int], ...]:
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    sizes = [(STATE.get(name.partition(".")[0], "weights"), size) for name, size in program.parameters.items()]
+    sizes += [(x.held_by, x.bytes) for x in listed if x.start <= time < x.end]
+    for name, size in sizes:
+        sums[name][0] += 1
+        sums[name][1] += size
+    ordered = sorted(sums.items(), key=lambda item: (-item[1][1], item[0]))
+    return tuple((name, count, size) for name, (count, size) in ordered)

@@ -1,0 +1,148 @@
+"""A timeline as text, as JSON values and as a Chrome trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ms_codegeex.hardware import GIB
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
+from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
+from ms_codegeex.tables import table
+
+MICROSECOND = 1e-6
+HOLDERS = 8
+
+
+def text(timeline: Timeline) -> str:
+    """Step, MFU, exposed messages, memory and the plan's figures, as tables."""
+    plan, micro = timeline.plan, timeline.config.accumulation
+    lines = [
+        f"timeline of {micro} micro-batch{'es' if micro > 1 else ''} on {plan.chip.name}: {timeline.seconds:.4f} s",
+        f"  on one stream, with nothing overlapping, {timeline.serial_seconds:.4f} s; the plan's roofline "
+        f"{plan.time.total:.4f} s",
+    ]
+    if timeline.run.accumulation > micro:
+        lines.append(
+            f"  with the run's {timeline.run.accumulation} micro-batches {timeline.run_seconds:.4f} s: each additional "
+            f"one adds {timeline.period:.4f} s"
+        )
+    factor = plan.factor.value
+    lines.append(
+        f"  MFU {timeline.mfu:.1%}; with the plan's factor of {factor:.3f} for what no operator shows, "
+        f"{timeline.run_seconds * factor:.3f} s and {timeline.mfu / factor:.1%}"
+    )
+    return "\n".join([*lines, "", _stages(timeline), "", _comparisons(timeline), "", _memory(timeline)])
+
+
+def _stages(timeline: Timeline) -> str:
+    names = sorted({name for rank in timeline.ranks for name in rank.exposed(timeline.seconds)} - {WAITING})
+    rows = []
+    for rank in timeline.ranks:
+        exposed = rank.exposed(timeline.seconds)
+        shown = [exposed.get(name, 0.0) for name in names]
+        shares = [
+            f"{seconds / timeline.seconds:.1%}" for seconds in (rank.computing, *shown, exposed.get(WAITING, 0.0))
+        ]
+        kernels = sum(task.stream == COMPUTE for task in rank.tasks)
+        rows.append((f"{rank.program.rank}", f"{rank.program.stage}", *shares, f"{kernels:,}"))
+    header = ("rank", "stage", "computing", *(f"exposed, {name}" for name in names), "bubble", "kernels")
+    return f"where the step goes, share of {timeline.seconds:.4f} s\n{table(header, rows)}"
+
+
+def _comparisons(timeline: Timeline) -> str:
+    rows, reasons = [], {}
+    for rank in timeline.ranks:
+        for x in timeline.comparison(rank):
+            if x.planned or x.found:
+                off = f"{x.error:+.1%}" if x.planned else "-"
+                rows.append((f"{rank.program.rank}", x.kind, f"{x.planned:.4f}", f"{x.found:.4f}", off))
+            if x.differs and x.reason:
+                reasons[x.kind] = x.reason
+    text = table(("rank", "kind", "plan", "graph", ""), rows, 2)
+    notes = [f"  {kind}: {reason}" for kind, reason in reasons.items()]
+    return "\n".join([f"work of a step against the plan, seconds\n{text}", *notes])
+
+
+def _memory(timeline: Timeline) -> str:
+    rows = []
+    for rank in timeline.ranks:
+        found, planned = rank.memory, timeline.plan.memory[rank.program.stage].total
+        rows.append((f"{rank.program.rank}", "peak", "", f"{found.peak / GIB:.2f}", f"at {found.peak_at:.4f} s"))
+        rows.append((f"{rank.program.rank}", "the plan", "", f"{planned / GIB:.2f}", ""))
+        for name, count, size in found.holders[:HOLDERS]:
+            rows.append((f"{rank.program.rank}", f"  {name}", f"{count:,}", f"{size / GIB:.2f}", ""))
+    return "memory at its peak and what holds it\n" + table(("rank", "", "tensors", "GiB", ""), rows, 2)
+
+
+def to_json(timeline: Timeline) -> dict[str, Any]:
+    """The figures as plain values."""
+    return {
+        "seconds": timeline.seconds,
+        "serial_seconds": timeline.serial_seconds,
+        "micro_batches": timeline.config.accumulation,
+        "run_micro_batches": timeline.run.accumulation,
+        "run_seconds": timeline.run_seconds,
+        "mfu": timeline.mfu,
+        "outside_roofline": timeline.plan.factor.value,
+        "roofline_seconds": timeline.plan.time.total,
+        "ranks": [_rank_to_json(timeline, rank) for rank in timeline.ranks],
+    }
+
+
+def _rank_to_json(timeline: Timeline, rank: RankTimeline) -> dict[str, Any]:
+    exposed, found = rank.exposed(timeline.seconds), rank.memory
+    return {
+        "rank": rank.program.rank,
+        "stage": rank.program.stage,
+        "computing": rank.computing,
+        "bubble": exposed.pop(WAITING, 0.0),
+        "exposed": exposed,
+        "work": [
+            {"kind": x.kind, "planned": x.planned, "found": x.found, "reason": x.reason}
+            for x in timeline.comparison(rank)
+        ],
+        "peak_bytes": found.peak,
+        "peak_at": found.peak_at,
+        "parameter_bytes": found.parameters,
+        "holders": [{"name": name, "tensors": count, "bytes": size} for name, count, size in found.holders],
+    }
+
+
+def trace(timeline: Timeline) -> dict[str, Any]:
+    """The timeline in Chrome's trace format (chrome://tracing, Perfetto): a process for each rank, a row for each
+    stream, memory as a counter. Times are microseconds."""
+    events: list[dict[str, Any]] = []
+    for rank in timeline.ranks:
+        number = rank.program.rank
+        events.append(_named("process_name", number, 0, f"rank {number}, stage {rank.program.stage}"))
+        for row, stream in enumerate(streams(rank)):
+            events.append(_named("thread_name", number, row, stream))
+            for task, span in zip(rank.tasks, rank.spans, strict=True):
+                if task.stream == stream:
+                    events.append(
+                        {
+                            "ph": "X",
+                            "pid": number,
+                            "tid": row,
+                            "name": task.name,
+                            "cat": task.kind,
+                            "ts": span.start / MICROSECOND,
+                            "dur": (span.end - span.start) / MICROSECOND,
+                            "args": {} if task.micro is None else {"micro_batch": task.micro},
+                        }
+                    )
+        for time, held in rank.memory.curve:
+            events.append(
+                {"ph": "C", "pid": number, "name": "memory, GiB", "ts": time / MICROSECOND, "args": {"": held / GIB}}
+            )
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _named(what: str, rank: int, row: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "pid": rank, "tid": row, "name": what, "args": {"name": name}}
+
+
+def streams(rank: RankTimeline) -> list[str]:
+    """The rank's streams, computation first."""
+    found = {task.stream for task in rank.tasks} - {"", COMPUTE}
+    return [COMPUTE, *sorted(found)]

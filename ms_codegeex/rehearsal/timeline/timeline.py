@@ -1,0 +1,218 @@
+"""The timeline of a step: every rank's tasks with their times, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.fusions import fused_kernels
+from ms_codegeex.planning.communication import PlannedCollective, group_ranks
+from ms_codegeex.planning.planner import Plan, make_plan
+from ms_codegeex.planning.roofline import collective_seconds
+from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, RECEIVED, VECTOR, Machine, group_of, tasks_of
+from ms_codegeex.rehearsal.timeline.lifetimes import Memory, memory
+from ms_codegeex.rehearsal.timeline.operators import Program
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Span, Task, serial, simulate
+
+TOLERANCE = 0.03
+WAITING = "waiting for other stages"
+
+
+@dataclass(frozen=True)
+class RankTimeline:
+    """One rank: its tasks, and when they ran."""
+
+    program: Program
+    tasks: Sequence[Task]
+    spans: Sequence[Span]
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the step to the end of the last task."""
+        return max((span.end for span in self.spans), default=0.0)
+
+    @cached_property
+    def work(self) -> dict[str, float]:
+        """Seconds of all tasks by kind, whether they overlap or not."""
+        sums: dict[str, float] = defaultdict(float)
+        for task in self.tasks:
+            if task.stream:
+                sums[task.kind] += task.seconds
+        return dict(sums)
+
+    @property
+    def computing(self) -> float:
+        """Seconds in which the computation stream works."""
+        return sum(task.seconds for task in self.tasks if task.stream == COMPUTE)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Bytes over time."""
+        return memory(self.program, self.tasks, self.spans)
+
+    def busy(self, stream: str) -> list[Span]:
+        """When a stream works, in order."""
+        pairs = zip(self.tasks, self.spans, strict=True)
+        return sorted((s for task, s in pairs if task.stream == stream and s.end > s.start), key=lambda s: s.start)
+
+    def exposed(self, step: float) -> dict[str, float]:
+        """Seconds of the step in which the computation stream stands still: for each group while one of its messages
+        travels (the earliest in the program, if several do), and otherwise waiting for another rank."""
+        idle = gaps(self.busy(COMPUTE), step)
+        pairs = zip(self.tasks, self.spans, strict=True)
+        moving = [(span, task.stream) for task, span in pairs if task.stream not in ("", COMPUTE)]
+        sums: dict[str, float] = defaultdict(float)
+        for stream, seconds in _attributed(idle, moving):
+            sums[stream or WAITING] += seconds
+        return dict(sums)
+
+
+def gaps(busy: Sequence[Span], end: float) -> list[Span]:
+    """The times from 0 to `end` outside the given ones, which are in order and do not overlap."""
+    found, before = [], 0.0
+    for span in busy:
+        if span.start > before:
+            found.append(Span(before, span.start))
+        before = max(before, span.end)
+    return found + ([Span(before, end)] if end > before else [])
+
+
+def _attributed(idle: Sequence[Span], moving: Sequence[tuple[Span, str]]) -> list[tuple[str, float]]:
+    """Parts of the idle times with the stream of the message that travels then, "" if none does."""
+    found = []
+    ordered = sorted(enumerate(moving), key=lambda item: item[1][0].start)
+    for gap in idle:
+        inside = [(n, s, stream) for n, (s, stream) in ordered if s.start < gap.end and s.end > gap.start]
+        points = {gap.start, gap.end}
+        points |= {p for _, s, _ in inside for p in (s.start, s.end) if gap.start < p < gap.end}
+        times = sorted(points)
+        for start, end in pairwise(times):
+            active = [(n, stream) for n, s, stream in inside if s.start <= start and s.end >= end]
+            found.append((min(active)[1] if active else "", end - start))
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of one kind of work of a rank: by the plan and in its graph."""
+
+    kind: str
+    planned: float
+    found: float
+    reason: str = ""
+
+    @property
+    def error(self) -> float:
+        """How much more the graph has, as a share of the plan; infinite if the plan has nothing."""
+        return self.found / self.planned - 1 if self.planned else math.inf
+
+    @property
+    def differs(self) -> bool:
+        """Whether they differ by more than `TOLERANCE`."""
+        return bool(self.planned or self.found) and abs(self.error) > TOLERANCE
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A simulated step of `config`, whose number of micro-batches is that of the graphs; `run` is the configuration
+    that was asked for."""
+
+    config: RunConfig
+    run: RunConfig
+    ranks: Sequence[RankTimeline]
+    serial_seconds: float  # the same tasks with nothing overlapping
+
+    @property
+    def seconds(self) -> float:
+        """The step as compiled."""
+        return max(rank.end for rank in self.ranks)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of what was compiled."""
+        return make_plan(self.config)
+
+    @property
+    def period(self) -> float:
+        """Seconds that one more micro-batch adds: the slowest rank's own work of one, with exposed messages."""
+        if self.config.accumulation == 1:
+            return 0.0
+        return max(map(self._own_micro_batch, self.ranks))
+
+    def _own_micro_batch(self, rank: RankTimeline) -> float:
+        inside = [i for i, x in enumerate(rank.tasks) if x.micro is not None and x.stream not in ("", "pipeline")]
+        compute = sum(rank.tasks[i].seconds for i in inside if rank.tasks[i].stream == COMPUTE)
+        spans = [rank.spans[i] for i in inside if rank.tasks[i].stream == COMPUTE]
+        idle = gaps(sorted(spans, key=lambda s: s.start), max((s.end for s in spans), default=0.0))
+        moving = [(rank.spans[i], rank.tasks[i].stream) for i in inside if rank.tasks[i].stream != COMPUTE]
+        exposed = sum(seconds for stream, seconds in _attributed(idle, moving) if stream)
+        return (compute + exposed) / self.config.accumulation
+
+    @property
+    def run_seconds(self) -> float:
+        """The step of the run: further micro-batches take `period` each."""
+        return self.seconds + (self.run.accumulation - self.config.accumulation) * self.period
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation of the run's step, before the plan's factor for what no operator shows."""
+        return make_plan(self.run).mfu_of(self.run_seconds)
+
+    def comparison(self, rank: RankTimeline) -> list[Comparison]:
+        """The plan's seconds of this rank's work next to those of its graph, by kind."""
+        plan, stage, micro = self.plan, rank.program.stage, self.config.accumulation
+        time = plan.time.stages[stage]
+        planned = {
+            MATMUL: micro * (time.work.matmul_forward + time.work.matmul_backward + time.work.matmul_recompute),
+            VECTOR: micro * (time.work.vector_forward + time.work.vector_backward + time.work.vector_recompute),
+            OPTIMIZER: time.update,
+        }
+        for collective in plan.collectives:
+            if collective.stage == stage:
+                kind = f"collectives, {self._stream(collective)}"
+                seconds = collective_seconds(self.config, plan.chip, collective)
+                planned[kind] = planned.get(kind, 0.0) + seconds
+        planned.setdefault(RECEIVED, 0.0)
+        kinds = [*planned, *(kind for kind in rank.work if kind not in planned)]
+        return [Comparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), _reason(kind)) for kind in kinds]
+
+    def _stream(self, planned: PlannedCollective) -> str:
+        """The group's name in the graph, where groups with the same members are one."""
+        if planned.op == "Send":
+            return "pipeline"
+        members = group_ranks(self.config.mesh, planned.group, planned.stage)
+        return group_of(self.config.mesh, members, members[0])
+
+
+BUCKETS = "latency: the plan starts a message for each bucket of the largest number, the graph for those it has"
+REASONS = {
+    MATMUL: "includes the element-wise work that is fused into matmuls",
+    VECTOR: "the graph's kernels, fused by one rule; some of this work is fused into matmuls and counted there",
+    OPTIMIZER: "the graph's kernels; the plan counts bytes for each parameter",
+    RECEIVED: "the plan counts it at the stage that sends",
+}
+
+
+def _reason(kind: str) -> str:
+    """Why plan and graph may differ in this kind of work."""
+    return REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
+
+
+def make_timeline(config: RunConfig, run: RunConfig, programs: Sequence[Program]) -> Timeline:
+    """Simulate a step of these ranks, one of each stage.
+
+    Other ranks are taken to be as fast as the one of their stage: a message waits only for simulated ranks.
+    """
+    chip = hardware_of(config)
+    fused = "graph_kernel" in fused_kernels(config, chip.fused)
+    machine = Machine(chip, config.mesh, config.parallel.server_devices, fused)
+    tasks = [tasks_of(program, machine) for program in programs]
+    alone = max(span.end for spans in simulate(serial(tasks)) for span in spans)
+    ranks = zip(programs, tasks, simulate(tasks), strict=True)
+    return Timeline(config, run, [RankTimeline(*each) for each in ranks], alone)

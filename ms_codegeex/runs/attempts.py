@@ -1,0 +1,124 @@
+"""The attempts of a run: how each ended, and when the next one begins. Imports no engine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.records import read_log, read_steps
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stopping import Stopped
+
+MOST_SECONDS = 60.0  # between two attempts
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How a run starts again after a failure: at most `max_restarts` times, with `min_devices` devices or more (None:
+    with all of its own)."""
+
+    max_restarts: int = 0
+    min_devices: int | None = None
+
+
+def with_restarts(
+    run: RunDirectory,
+    restarts: int,
+    rewinds: int,
+    attempt: Callable[[int], None],
+    shrink: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `attempt` with 0, 1, … until one does not fail.
+
+    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint. Other
+    failures are followed by `restarts` attempts in all, but not those that would come back: the user's mistakes, and
+    numbers that are not finite. After an attempt that ends at the same step as the one before and has saved nothing
+    there is a pause, which doubles each time, and `shrink` is called: a device may be lost.
+    """
+    idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; returns to one checkpoint
+    step = _reached(run, _last_step(run))
+    for number in itertools.count():
+        before, checkpoint = step, _newest(run)
+        try:
+            return attempt(number)
+        except NotFinite:
+            raise
+        except Rewind as back:
+            if not rewinds:
+                raise
+            gone_back = gone_back + 1 if _newest(run) == checkpoint else 1
+            if gone_back > rewinds:
+                raise RunFailure(f"{back}; the run has gone back {rewinds} times in a row (faults.most)") from None
+            _say(f"{back}\nthe run goes back to its newest good checkpoint")
+        except RunFailure as failure:
+            failed += 1
+            if failed > restarts:
+                raise
+            step = _reached(run, before)
+            idle = idle + 1 if (step, _newest(run)) == (before, checkpoint) else 0
+            _say(f"{failure}\nthe run starts again from its newest good checkpoint (restart {failed} of {restarts})")
+            if idle:
+                shrink()
+            time.sleep(min(2.0**idle, MOST_SECONDS) if idle else 0.0)
+
+
+@contextlib.contextmanager
+def recorded_end(run: RunDirectory) -> Iterator[None]:
+    """Write the end of the attempt, and its reason, into events.jsonl. After a SIGKILL there is none."""
+    content = {"reason": "interrupted"}
+    try:
+        yield
+        content = {"reason": "finished"}
+    except Stopped as stop:
+        content = {"reason": "stopped", "signal": stop.name}
+        raise
+    except NotFinite as error:
+        content = {"reason": "not finite", "message": str(error)}
+        raise
+    except Rewind:
+        content = {"reason": "rewind"}
+        raise
+    except (RunFailure, UserError) as error:
+        content = {"reason": "failed", "message": str(error).splitlines()[0]}
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            run.add_event("end", step=_last_step(run), **content)
+
+
+def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """The configuration of a later attempt: it continues from the run's own checkpoints once there are any."""
+    if not list_checkpoints(run.checkpoints):
+        return config
+    return replace(config, checkpoint=replace(config.checkpoint, resume="auto"))
+
+
+def _last_step(run: RunDirectory) -> int:
+    """The newest logged step; after a restart it may be below the one before."""
+    log = read_log(run.log)
+    return log[-1]["step"] if log else 0
+
+
+def _reached(run: RunDirectory, before: int) -> int:
+    """The last step of the attempt, logged or not; `before` if it has made none."""
+    if not run.progress.exists():
+        return _last_step(run)
+    steps = read_steps(run.progress)
+    return steps[-1] if steps else before
+
+
+def _newest(run: RunDirectory) -> Path | None:
+    checkpoints = list_checkpoints(run.checkpoints)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,111 @@
+"""Background saving: a copy of the state in memory of its own, and one save at a time in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.formats.checkpoint_writing import Slice
+from ms_codegeex.host import available_cores
+
+ALIGNMENT = 64  # bytes
+PART_BYTES = 4 << 20  # that one thread copies at once
+COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
+
+
+def saves_in_background(background: bool, every: int, keep_best: bool) -> bool:
+    """Whether a run saves while its next steps compute, which needs memory for a copy of the state. One that saves only
+    at its end does not."""
+    return background and (every > 0 or keep_best)
+
+
+class HostCopy:
+    """A copy of the state: the engine's arrays are live, so later steps would change what is written.
+
+    Its memory is allocated and touched once; the first touch takes many times as long as a copy into it. It is one
+    piece, which the system can map with large pages.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+        self.shares: list[list[tuple[str, slice]]] = []  # of each thread: tensors, and the bytes of them
+        self.threads = ThreadPoolExecutor(COPYING_THREADS, "copy")
+        self.ready = False
+
+    def reserve(self, slices: Mapping[str, Slice]) -> None:
+        """Allocate and touch memory for these slices."""
+        ends = np.cumsum([-(-part.array.nbytes // ALIGNMENT) * ALIGNMENT for part in slices.values()], dtype=np.int64)
+        memory = np.empty(int(ends[-1]) if slices else 0, np.uint8)
+        memory.fill(0)
+        for (name, part), piece in zip(slices.items(), np.split(memory, ends[:-1]), strict=False):
+            array = part.array
+            self.buffers[name] = piece[: array.nbytes].view(array.dtype).reshape(array.shape)
+        parts = [
+            (name, slice(start, min(start + PART_BYTES, part.array.nbytes)))
+            for name, part in slices.items()
+            for start in range(0, part.array.nbytes, PART_BYTES)
+        ]
+        threads = min(COPYING_THREADS, available_cores())
+        self.shares = [parts[number::threads] for number in range(threads)]
+        self.ready = True
+
+    def snapshot(self, slices: Mapping[str, Slice]) -> dict[str, Slice]:
+        """The same slices with their present content, in memory of their own."""
+        if not self.ready:
+            self.reserve(slices)
+
+        def copy(share: list[tuple[str, slice]]) -> None:
+            for name, part in share:
+                np.copyto(_bytes(self.buffers[name])[part], _bytes(slices[name].array)[part])
+
+        list(self.threads.map(copy, self.shares))
+        return {name: replace(part, array=self.buffers[name]) for name, part in slices.items()}
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was published, and what went wrong after that."""
+
+    path: Path
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PendingSave:
+    """A save that has begun.
+
+    `save`: its name among the ranks. `finite`: how many finite steps this job had done. `best`: the checkpoint with the
+    lowest validation loss, once this one is published.
+    """
+
+    step: int
+    save: str
+    finite: int
+    best: Path | None
+    outcome: Future[Saved]
+
+
+class SerialExecutor:
+    """Runs one piece of work at a time, in a thread, which the end of the process waits for."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+
+    def begin(self, work: Callable[[], Saved], wait: bool) -> Future[Saved]:
+        """Start the work in the thread, or do it now."""
+        if not wait:
+            return self.thread.submit(work)
+        done: Future[Saved] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:  # the future raises it again
+            done.set_exception(error)
+        return done

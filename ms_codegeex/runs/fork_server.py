@@ -1,0 +1,264 @@
+"""A fork server for a run's attempts: it has imported the engine and forks their processes, which start at once.
+
+Importing takes most of the time in which a restarted run does nothing. On a CPU the processes of a run that may start
+again are therefore forked from one that lives as long as the command, or until a source file changes: the engine reads
+the source of a graph from the disk when it compiles it, and what is imported must be the same. An accelerator's driver
+may not be shared in this way, so there every process imports the engine itself. The fork servers of
+`evaluation/sandbox`, which isolate programs, have nothing to do with it.
+
+    python -m ms_codegeex.runs.fork_server RUN_DIRECTORY LAUNCHER_PID
+
+reads one request per line, a JSON object, and answers each with a process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+import ms_codegeex
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.processes import die_with_parent, ending, python_path
+from ms_codegeex.runs.node import Node, engine_environment
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.workers import WorkerSpec, zombie_status
+
+IMPORTED = ("OMP_NUM_THREADS", "GLOG_v", "PYTHONPATH")  # variables that count when the engine is imported
+SET_NAME = 15  # PR_SET_NAME of prctl(2)
+
+
+def _sources(package: Path = Path(ms_codegeex.__file__).parent) -> list[tuple[str, int, int]]:
+    """The source files of the package with their times and sizes, and one of the engine, which changes with it."""
+    engine = importlib.util.find_spec("mindspore")
+    files = [*sorted(package.rglob("*.py")), *([Path(engine.origin)] if engine and engine.origin else [])]
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            found.append((str(file), file.stat().st_mtime_ns, file.stat().st_size))
+    return found
+
+
+@dataclass(frozen=True)
+class ForkedSpec(WorkerSpec):
+    """A process that `server` forks instead of starting its program."""
+
+    server: ForkServer = field(kw_only=True)
+
+    def start(self, output: int | None = None) -> ForkedRank:
+        """Fork it."""
+        return self.server.fork(self)
+
+    def cause(self) -> str:
+        """That the fork server ended before its ranks, if so."""
+        return self.server.loss()
+
+
+class ForkedRank:
+    """A process of the fork server, watched like one of `subprocess`. The server waits for it at the next request, so
+    until then its status can be read and its id is not given to another process."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        self.returncode: int | None = None
+        self._process = psutil.Process(pid)
+
+    def poll(self) -> int | None:
+        """The exit status, -N after signal N; None while it runs."""
+        if self.returncode is None:
+            status = zombie_status(self.pid)
+            # without the fork server, which ends with all it has forked, the id may belong to somebody else
+            self.returncode = status if self._process.is_running() else -signal.SIGKILL
+        return self.returncode
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        while self.poll() is None:
+            time.sleep(0.01)
+
+
+class ForkServer:
+    """The launcher's side; a context that ends the process. `program`: what the interpreter runs there."""
+
+    def __init__(self, run: RunDirectory, program: Sequence[str] = ("-m", "ms_codegeex.runs.fork_server")):
+        self.run, self.program = run, program
+        self.process: subprocess.Popen[str] | None = None
+        self.imported: tuple[Any, ...] = ()  # variables and source files
+        self.errors: IO[str] | None = None
+        self.ranks: list[ForkedRank] = []  # those that the process has not waited for
+
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def warm(self, environment: Mapping[str, str]) -> None:
+        """Begin to import the engine with these variables, unless that has been done and no source file has changed.
+        Returns at once."""
+        environment = {name: environment[name] for name in IMPORTED if name in environment}
+        imported = (environment, _sources())
+        if self.process is not None and self.process.poll() is None and imported == self.imported:
+            return
+        self.end()
+        self.imported = imported
+        # OpenBLAS would start threads, and a process with threads must not be forked
+        variables = {**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, *self.program, str(self.run.path), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=variables,
+            start_new_session=True,
+            preexec_fn=_begin,
+        )
+
+    def forked(self, specs: Sequence[WorkerSpec]) -> list[WorkerSpec]:
+        """The same processes, to be forked: those of one attempt, from the source files as they are now."""
+        self.warm(specs[0].environment)
+        return [
+            ForkedSpec(**{each.name: getattr(spec, each.name) for each in fields(spec)}, server=self) for spec in specs
+        ]
+
+    def fork(self, spec: WorkerSpec) -> ForkedRank:
+        """Start a process. `RunFailure` if the fork server has failed."""
+        if self.process is None or self.process.poll() is not None:
+            self.warm(spec.environment)
+        spec.directory.mkdir(parents=True, exist_ok=True)
+        ended = [rank for rank in self.ranks if rank.poll() is not None]
+        request = {
+            "command": spec.command,
+            "directory": str(spec.directory),
+            "log": str(spec.log),
+            "environment": dict(spec.environment),
+            "name": spec.label.partition(",")[0].partition(" on ")[0],
+            "ended": [rank.pid for rank in ended],
+        }
+        answer = ""
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        if not answer.strip():
+            raise RunFailure(f"{spec.label}: the fork server {self._fate()}")
+        self.ranks = [rank for rank in self.ranks if rank not in ended]
+        self.ranks.append(ForkedRank(int(answer)))
+        return self.ranks[-1]
+
+    def loss(self) -> str:
+        """How the process ended, if it has done so by itself, as part of a message; otherwise empty."""
+        if self.process is None or self.process.poll() is None:
+            return ""
+        return f"the ranks ended with their fork server, which {self._fate()}"
+
+    def _fate(self) -> str:
+        status = self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().strip().splitlines()
+        return ": ".join([ending(status), *lines[-1:]])
+
+    def end(self) -> None:
+        """End the process, and with it all that it has forked."""
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+        self.process, self.ranks = None, []
+
+
+def _begin() -> None:
+    """End with the launcher, and ignore a signal that some schedulers send to every process: the launcher answers it,
+    and the ranks need this process while they save."""
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def fork_server_of(config: RunConfig, node: Node, run: RunDirectory, may_restart: bool) -> Iterator[ForkServer | None]:
+    """A fork server that begins to import the engine now; None if the run does not start again, or not on a CPU under
+    Linux, which ends forked processes with the one that forks."""
+    if not may_restart or config.device != "cpu" or node.count > 1 or sys.platform != "linux":
+        yield None
+        return
+    with ForkServer(run) as server:
+        server.warm(engine_environment(config, node, run.logs))
+        yield server
+
+
+# --- in the process ---
+
+
+def _run_request(request: Mapping[str, Any], server: int, has_threads: bool) -> None:
+    """Be the process that was requested, `python -m MODULE ARGUMENTS…`, until its end."""
+    die_with_parent()
+    if os.getppid() != server:  # it ended before
+        sys.exit(1)
+    os.setsid()
+    with open(os.devnull, "rb") as nothing, open(request["log"], "wb") as log:
+        for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(descriptor.fileno(), target)
+    os.chdir(request["directory"])
+    os.environ.update(request["environment"])
+    if has_threads:
+        os.execv(request["command"][0], request["command"])
+    ctypes.CDLL(None).prctl(SET_NAME, request["name"].encode())
+    sys.argv[1:] = request["command"][3:]
+    runpy.run_module(request["command"][2], run_name="__main__", alter_sys=True)
+
+
+def _import_all() -> None:
+    """What a worker imports, most of it in its functions."""
+    import mindspore.communication  # noqa: F401
+
+    from ms_codegeex.data.datasets import opening  # noqa: F401
+    from ms_codegeex.parallel import context  # noqa: F401
+    from ms_codegeex.runs import callbacks, compile_cache, replicas, saving, weights  # noqa: F401
+    from ms_codegeex.training import trainer  # noqa: F401
+
+
+def main(launcher: int) -> int:
+    """Fork a process per request until the launcher ends or closes the pipe; returns the exit status."""
+    die_with_parent(launcher)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)  # what the engine prints is no answer
+        _import_all()
+        own, has_threads = os.getpid(), psutil.Process().num_threads() > 1
+        while line := sys.stdin.readline():
+            request = json.loads(line)
+            for ended in request["ended"]:  # the launcher knows their statuses
+                with contextlib.suppress(ChildProcessError):  # SIGCHLD may be ignored
+                    os.waitpid(ended, 0)
+            sys.stdout.flush()  # otherwise each fork would print it again
+            if not (process := os.fork()):
+                answers.close()
+                nothing.close()
+                _run_request(request, own, has_threads)
+                return 0
+            print(process, file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[2])))

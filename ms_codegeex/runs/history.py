@@ -1,0 +1,141 @@
+"""The history of a run, from its directory: steps, attempts, faults, and goodput.
+
+Imports no engine and changes nothing, so it may be read while the run is under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.run_directory import RunDirectory
+
+SHOWN_ROWS, SHOWN_TOKENS = 8, 120  # of the batch of a fault
+SILENT_SECONDS = 120.0  # without a sign of life, apart from ten steps
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt: when it began and ended (seconds since 1970), its steps, and why it ended.
+
+    `reason` is that of its `end` event; `running`; or `lost` if the command was killed or is silent.
+    """
+
+    number: int
+    begin: float
+    end: float
+    first_step: int
+    last_step: int
+    reason: str
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """A run as its files show it now. `log`: the lines that hold; `time`: of this reading."""
+
+    path: Path
+    config: RunConfig
+    log: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    attempts: list[Attempt]
+    time: float
+
+    @property
+    def state(self) -> str:
+        """The reason of the last attempt."""
+        return self.attempts[-1].reason if self.attempts else "not started"
+
+    @property
+    def step(self) -> int:
+        """The newest step that holds."""
+        return self.log[-1]["step"] if self.log else 0
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median seconds of a step, without those that compiled."""
+        return _step_seconds(self.log)
+
+    @property
+    def goodput(self) -> float | None:
+        """The time of steps that hold, each at the run's median, over the wall-clock time since the first start."""
+        if not self.attempts or self.step_seconds is None:
+            return None
+        passed = self.attempts[-1].end - self.attempts[0].begin
+        return min(1.0, self.step_seconds * (self.step - self.attempts[0].first_step) / passed) if passed > 0 else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over the last 100 logged steps that did not compile."""
+        rates = [line["tokens_per_second"] for line in self.log if not line["compiling"]][-100:]
+        return statistics.median(rates) if rates else None
+
+    def last(self, key: str) -> float | None:
+        """The newest value of a key of the log that is not null."""
+        return next((line[key] for line in reversed(self.log) if line.get(key) is not None), None)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each event happened."""
+        return Counter(event["event"] for event in self.events)
+
+
+def read_history(path: Path) -> History:
+    """Read a run directory. `UserError` if it is none."""
+    run = RunDirectory(path)
+    if not run.config.is_file():
+        raise UserError(f"{path}: not a run directory (no config.yaml); name the output of a run")
+    now, log, events = time.time(), read_log(run.log), read_events(run.events)
+    alive = max((file.stat().st_mtime for file in (run.progress, run.log, run.events) if file.exists()), default=0.0)
+    return History(path, load_config(run.config), log, events, _attempts(log, events, alive, now), now)
+
+
+def batch_text(history: History, first: int) -> str:
+    """The beginnings of the texts of the batch that starts with this sample. `UserError` if its data is not there."""
+    from ms_codegeex.data.datasets.opening import directories, training_data
+    from ms_codegeex.data.inspection import open_dataset
+
+    tokenizer = open_dataset(Path(directories(history.config.data)[0])).tokenizer()
+    size = history.config.training.global_batch
+    rows = training_data(history.config).training_batch(first, min(size, SHOWN_ROWS)).inputs
+    texts = [tokenizer.decode(row[:SHOWN_TOKENS].tolist()) for row in rows]
+    parts = [f"sample {first + number}:\n{words}" for number, words in enumerate(texts)]
+    return "\n\n".join([*parts, *([f"… and {size - len(rows)} more"] if size > len(rows) else [])])
+
+
+def _step_seconds(log: Sequence[dict[str, Any]]) -> float | None:
+    seconds = [line["step_seconds"] for line in log if not line["compiling"]]
+    return statistics.median(seconds) if seconds else None
+
+
+def _attempts(
+    log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], alive: float, now: float
+) -> list[Attempt]:
+    """`alive`: when the run wrote something last."""
+    starts = [event for event in events if event["event"] == "start"]
+    silent = now - alive > max(SILENT_SECONDS, 10 * (_step_seconds(log) or 0.0))
+    found = []
+    for start, following in itertools.zip_longest(starts, starts[1:]):
+        number = start["attempt"]
+        own = [event for event in events if event["attempt"] == number]
+        steps = [line["step"] for line in log if line.get("attempt", 1) == number]
+        end = next((event for event in own if event["event"] == "end"), None)
+        if end is not None:
+            until, reason = end["time"], end["reason"]
+        elif following is not None:
+            until, reason = own[-1]["time"], "lost"
+        else:
+            until, reason = (alive, "lost") if silent else (now, "running")
+        last = max([*steps, *(event.get("step") or 0 for event in own)])
+        message = end.get("message") or end.get("signal") if end else None
+        found.append(Attempt(number, start["time"], until, start["step"], last, reason, message))
+    return found

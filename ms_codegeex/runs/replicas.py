@@ -1,0 +1,85 @@
+"""Comparing the copies of weights and moments that ranks hold, which finds silent data corruption.
+
+Copies are equal to the bit, because all ranks apply the same sums to them. Every `every` steps each rank
+writes the hashes of what it holds. Rank 0 compares them after the next step; by then every rank has written its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from ms_codegeex.errors import Corrupted, UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
+
+
+class ReplicaCheck(Callback):
+    """Every rank has one.
+
+    Args:
+        folder: for the hashes; the ranks share it.
+        every: steps between two comparisons.
+        ranks: how many there are.
+        start: the step that this attempt continues from, at which all copies were read from one checkpoint.
+    """
+
+    def __init__(self, folder: Path, every: int, ranks: int, start: int):
+        self.folder, self.every, self.ranks = folder, every, ranks
+        self.equal, self.left = start, 0  # the last step with equal copies; the step of the hashes left since then
+
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Leave the hashes, or compare those of the step before. `Corrupted` if copies differ."""
+        if self.left and trainer.rank == 0:
+            self._compare(trainer)
+        self.left = 0
+        if record.step % self.every == 0:
+            with contextlib.suppress(UserError), trainer.pause():  # a full disk
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(self._file(record.step, trainer.rank), hashes(trainer))
+                self.left = record.step
+
+    def _file(self, step: int, rank: int) -> Path:
+        return self.folder / f"step-{step:08d}-rank-{rank:05d}.json"
+
+    def _compare(self, trainer: Trainer) -> None:
+        files = [self._file(self.left, rank) for rank in range(self.ranks)]
+        if not all(file.exists() for file in files):  # a disk was full
+            return
+        difference = first_difference([read_json(file) for file in files])
+        if difference is not None:
+            trainer.event("corrupted", hashes_of=self.left, difference=difference)
+            raise Corrupted(
+                f"{difference} after step {self.left}; copies were equal after step {self.equal}. Memory or arithmetic "
+                f"of a device is at fault: test it before it trains again. Resume with --resume auto",
+                self.equal,
+            )
+        self.equal = self.left
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def hashes(trainer: Trainer) -> dict[str, str]:
+    """Hashes of the weights and moments of this rank, by name and the slice of the whole tensor that it holds."""
+    place, found = trainer.placement, {}
+    for name, parameter in trainer.state_tensors().items():
+        window = place.window(name)
+        part = "" if window is None else str([[axis.start, axis.stop] for axis in window])
+        content = memoryview(parameter.asnumpy()).cast("B")
+        found[place.stored_name(name) + part] = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return found
+
+
+def first_difference(found: list[dict[str, str]]) -> str | None:
+    """The first tensor, by name, of which a rank has other bits than the other holders, in words; None if all agree."""
+    for name in sorted({name for rank in found for name in rank}):
+        holders = {rank: held[name] for rank, held in enumerate(found) if name in held}
+        counts = Counter(holders.values()).most_common()
+        if len(counts) > 1:
+            most = counts[0][1] > counts[1][1]
+            odd = [rank for rank, value in holders.items() if not most or value != counts[0][0]]
+            ranks = " and ".join(map(str, odd))
+            return f"{name}: rank {ranks} has other bits than the rest" if most else f"{name}: ranks {ranks} differ"
+    return None

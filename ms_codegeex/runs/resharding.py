@@ -1,0 +1,133 @@
+"""A checkpoint of any mesh as the ranks of another mesh would write it, streamed tensor by tensor.
+
+Every command reads the checkpoints of any mesh; this is for ranks that should find their part in one file, for one file
+with whole tensors, and for files of MindSpore's own distributed runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.config.model import ModelConfig, model_config
+from ms_codegeex.config.sections import LoraConfig
+from ms_codegeex.config.validation import validated
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint_writing import Slice
+from ms_codegeex.formats.sources import is_checkpoint, open_source
+from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.mesh import Mesh
+from ms_codegeex.parallel.placement import MOMENTS
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is at `path`: tensors by our names, their model, and the state of the run. Numbers are read later."""
+
+    path: Path
+    tensors: Mapping[str, LazyTensor]
+    model: ModelConfig
+    lora: LoraConfig
+    step: int
+    state: Mapping[str, Any]
+
+    @property
+    def shared_vocabulary(self) -> bool:
+        """Whether a run shares the vocabulary among the ranks of its tensor group (`parallel.vocabulary`)."""
+        return (self.state["config"].get("parallel") or {}).get("vocabulary", True)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Contents:
+    """A checkpoint, or the newest sound one of a run, with its optimizer state; or the weights of any other model that
+    `open_source` reads, such as MindSpore's rank files with their strategy; `known` are sizes that those do not record.
+    `UserError` if it is none of these."""
+    path = Path(path)
+    if is_checkpoint(path):
+        return _of_checkpoint(resolve(path))
+    source = open_source(path, known)
+    model = model_config({"family": source.family.name, **source.fields})
+    state = {"config": {"model": model.to_dict()}, "infill": source.infill}
+    return Contents(source.path, source.tensors, model, LoraConfig(), 0, state)
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
+    config = checkpoint.state.get("config")
+    parts = [config.get(part) or {} for part in ("model", "lora", "parallel")] if isinstance(config, dict) else []
+    if not parts or not parts[0] or not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{checkpoint.path}: does not say of which model it is; give a checkpoint of a run")
+    model = model_config({**config["model"], "weights": None, "grow": [], "fresh": []})
+    lora = validated(LoraConfig, config.get("lora") or {}, "lora.")
+    tensors = {name: checkpoint.lazy(name) for name in checkpoint.names}
+    return Contents(checkpoint.path, tensors, model, lora, checkpoint.step, checkpoint.state)
+
+
+def rank_slices(
+    contents: Contents, mesh: Mesh, progress: Callable[[int], object] = lambda size: None
+) -> Iterator[dict[str, Slice]]:
+    """What each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when it is read.
+
+    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's.
+    """
+    layouts = _layouts(contents, mesh)
+    for rank in range(mesh.world):
+        slices = {}
+        for name, tensor in contents.tensors.items():
+            layout = layouts[name]
+            if layout.saved_by(mesh, rank):
+                window = layout.window(mesh, rank)
+                part = _followed(tensor.window(window), progress)
+                slices[name] = Slice(tensor.shape, tuple(axis.start for axis in window), part)
+        yield slices
+
+
+def _followed(tensor: LazyTensor, progress: Callable[[int], object]) -> LazyTensor:
+    def load() -> np.ndarray:
+        array = tensor.array()
+        progress(array.nbytes)
+        return array
+
+    return replace(tensor, load=load, part=None)
+
+
+def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
+    """Where each tensor lies, moments as their weights."""
+    model = contents.model.sizes
+    if mesh.pipeline > model.attention_layers:
+        raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")
+    if mesh.data % mesh.optimizer_shard:
+        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}")
+    known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, contents.shared_vocabulary)}
+    found = {}
+    for name, tensor in contents.tensors.items():
+        prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
+        layout = known.get(name.removeprefix(prefix))
+        if layout is None or layout.shape != tensor.shape:
+            expected = "no such tensor" if layout is None else f"{list(layout.shape)}"
+            raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}")
+        _check_parts(layout, mesh)
+        found[name] = layout
+    return found
+
+
+def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
+    """`UserError` unless the ranks hold equal parts."""
+    rows, axis = layout.shape[0], layout.tensor_axis
+    if axis is not None and layout.shape[axis] % mesh.tensor:
+        raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, which is {list(layout.shape)}")
+    rows //= mesh.tensor if axis == 0 else 1
+    if layout.optimizer_sharded and rows % mesh.optimizer_shard:
+        raise UserError(
+            f"--optimizer-shard {mesh.optimizer_shard}: does not divide the {rows} rows of {layout.name} on a device"
+        )

@@ -1,0 +1,151 @@
+"""The model that a run starts from: `model.weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.model import GROWABLE, ModelConfig
+from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.adapter_files import open_adapters
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.source_tokenizer import source_tokenizer
+from ms_codegeex.formats.sources import Source, open_source
+from ms_codegeex.formats.tensors import LazyTensor
+
+UNCHECKED = ("init_std",)  # says nothing about trained weights
+OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
+
+
+def absolute_weights(config: RunConfig) -> RunConfig:
+    """The configuration with the absolute paths of `model.weights` and `lora.weights`."""
+    model, lora = (
+        section if section.weights is None else replace(section, weights=str(Path(section.weights).absolute()))
+        for section in (config.model, config.lora)
+    )
+    return replace(config, model=model, lora=lora)
+
+
+def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTensor]:
+    """The tensors that a run starts from, by our names, without those of `model.fresh`; none without `model.weights`.
+    Numbers are read later. Those of `lora.weights` only if it `begins`; later its checkpoint has them.
+
+    Raises:
+        UserError: there is no model, its family or a size differs from the run's and may not grow, or adapters have no
+            model, or those to start from are others.
+    """
+    if config.model.weights is not None:
+        source, fresh = _fitting_source(config.model), config.model.fresh_parameters
+        tensors = {name: tensor for name, tensor in source.tensors.items() if name not in fresh}
+        return {**tensors, **(_starting_adapters(config, source) if begins else {})}
+    if config.lora.rank or config.lora.weights:
+        raise UserError("lora.rank: model.weights is missing; name the model that the adapters are for")
+    return {}
+
+
+def infill_of(config: RunConfig, checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
+    """The sentinels of the model that a run starts or continues from; None if it cannot fill in the middle."""
+    if checkpoint is not None:
+        return checkpoint.state.get("infill")
+    return None if config.model.weights is None else _fitting_source(config.model).infill
+
+
+def check_weights(config: RunConfig, dataset: Path) -> str | None:
+    """Check `model.weights` before any worker starts. Returns a note for the user if the model or the dataset does not
+    say which tokenizer it has.
+
+    Raises:
+        UserError: as for `weights_of`, or the dataset's ids do not mean what they mean to the model.
+    """
+    if config.model.weights is None:
+        weights_of(config)
+        return None
+    _starting_adapters(config, source := _fitting_source(config.model))
+    theirs = None if source.save_tokenizer is None else source_tokenizer(source)
+    return _check_tokenizers(config.model, str(source.path), theirs, dataset)
+
+
+def check_following(config: RunConfig, dataset: Path, before: RunConfig, its_dataset: Path) -> str | None:
+    """`check_weights` for a stage that starts from the model of stage `before`, which need not be trained yet."""
+    where = f"stage {before.stage}"
+    _check_sizes(config.model, where, before.family, before.model.sizes)
+    record = read_info(its_dataset).get("tokenizer")
+    theirs = recorded_tokenizer(record, its_dataset / TOKENIZER_DIRECTORY, its_dataset) if record else None
+    return _check_tokenizers(config.model, where, theirs, dataset)
+
+
+def _check_tokenizers(model: ModelConfig, where: str, theirs: Tokenizer | None, dataset: Path) -> str | None:
+    """Compare the tokenizer of the model at `where` with the dataset's; a note if either is unknown."""
+    if model.fresh_vocabulary:
+        return None
+    record = read_info(dataset).get("tokenizer") or {}
+    if theirs is None or not record:
+        which = where if theirs is None else dataset
+        return f"{which} does not say which tokenizer it has, so those of model and dataset were not compared"
+    if theirs.fingerprint == record.get("fingerprint"):
+        return None
+    if "vocabulary" not in model.grow:
+        raise UserError(
+            f"model.weights: {where} has another tokenizer than {dataset}; prepare the dataset with the model's, "
+            "or set model.grow=[vocabulary] if the dataset's only has more tokens"
+        )
+    ours = recorded_tokenizer(record, dataset / TOKENIZER_DIRECTORY, dataset)
+    odd = other_token(theirs, ours)
+    if odd is None and ours.vocab_size < theirs.vocab_size:
+        odd = ours.vocab_size
+    if odd is not None:
+        raise UserError(
+            f"model.weights: token {odd} of {where} is another one in the tokenizer of {dataset}; prepare the "
+            "dataset with the model's tokenizer, or with one that only adds tokens to it"
+        )
+    return None
+
+
+def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTensor]:
+    """The tensors of `lora.weights`, which must be those that the run trains."""
+    lora = config.lora
+    if lora.weights is None:
+        return {}
+    found = open_adapters(Path(lora.weights), source)
+    wanted = config.model.sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
+    if {name: tensor.shape for name, tensor in found.tensors.items()} != wanted or found.alpha != lora.alpha:
+        raise UserError(
+            f"lora.weights: {lora.weights} has rank {found.rank}, alpha {found.alpha:g} and targets "
+            f"{', '.join(found.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+        )
+    return found.tensors
+
+
+def _fitting_source(model: ModelConfig) -> Source:
+    source = open_source(Path(str(model.weights)))
+    _check_sizes(model, str(source.path), source.family.name, source.config)
+    return source
+
+
+def _check_sizes(model: ModelConfig, where: str, family: str, theirs_config: Any) -> None:
+    """`UserError` unless a model of these sizes can start from the one at `where`."""
+    if family != model.family:
+        raise UserError(
+            f"model.weights: {where} is a {family} model, the run's is {model.family}; set model.family={family} and "
+            "its preset"
+        )
+    ours, theirs = model.sizes.parameter_shapes(), theirs_config.parameter_shapes()
+    growing = {GROWABLE[name] for name in model.grow}
+    free = (*UNCHECKED, *(OF_THE_VOCABULARY if model.fresh_vocabulary else ()))
+    for field in fields(theirs_config):
+        here, there = getattr(model.sizes, field.name), getattr(theirs_config, field.name)
+        if here == there or field.name in free or (field.name in growing and here > there):
+            continue
+        remedy = f"set model.{field.name}={there}"
+        for name, size in GROWABLE.items():
+            if size == field.name and here > there:
+                remedy += f", or model.grow=[{name}]"
+        odd = next((name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)), None)
+        tensor = f" (tensor {odd} is {theirs.get(odd)}, not {ours.get(odd)})" if odd else ""
+        raise UserError(f"model.weights: {where} has {field.name} {there}, the run's model {here}{tensor}; {remedy}")

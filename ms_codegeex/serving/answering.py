@@ -1,0 +1,106 @@
+"""Text of an answer from its tokens, as they come: whole characters, up to a stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
+from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.stopping import Ending, Rule
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text ready to send, the tokens that came with it, and with the last piece why the answer ended.
+
+    `tokens` are all that the model chose, including those of a stop text, so their number is the usage. `offsets` are
+    the places in the answer's text where they begin and end; a character that a token only begins counts. `finish`:
+    "stop" or "length".
+    """
+
+    text: str
+    tokens: tuple[Chosen, ...] = ()
+    finish: str | None = None
+    offsets: tuple[tuple[int, int], ...] = ()
+
+
+class TextFilter(Protocol):
+    """Takes a text in pieces and gives what can be sent of it. Once it has `ended`, it gives nothing more."""
+
+    ended: bool
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece."""
+
+    def rest(self) -> str:
+        """The text that still waits at the end."""
+
+
+class AnswerText:
+    """Takes tokens, gives pieces. `finish` says why the answer ended: by `settings.stop`, a rule, a filter, or by the
+    engine."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        rule: Rule | None = None,
+        through: TextFilter | None = None,
+    ):
+        self.finish: str | None = None
+        self.count = 0  # tokens
+        self._decoded, self._ending, self._filter = Continuation(tokenizer, ids), Ending(settings.stop, rule), through
+        self._length = 0  # characters decoded
+        self._said: list[str] = []
+        self._tokens: list[Chosen] = []
+        self._offsets: list[tuple[int, int]] = []
+
+    def feed(self, chosen: Chosen) -> None:
+        """Take the next token. After the end, tokens are ignored."""
+        if self.finish is not None:
+            return
+        text = self._decoded.feed(chosen.token)
+        self.count += 1
+        self._tokens.append(chosen)
+        begin, self._length = self._length, self._length + len(text)
+        self._offsets.append((begin, self._length + self._decoded.within_character))
+        if text:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        text = self._ending.feed(text)
+        if self._filter is not None:
+            text = self._filter.feed(text)
+        if text:
+            self._said.append(text)
+        if self._ending.ended or (self._filter is not None and self._filter.ended):
+            self._finish("stop")
+
+    def _finish(self, finish: str) -> None:
+        if self._filter is not None:
+            self._said.append(self._filter.rest())
+        self.finish = finish
+
+    def end(self, finish: str) -> None:
+        """Note that no token follows."""
+        if self.finish is None and (rest := self._decoded.rest()):
+            self._say(rest)
+        if self.finish is None:
+            rest = self._ending.rest()
+            self._said.append(rest if self._filter is None else self._filter.feed(rest))
+            self._finish(finish)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._said) or self.finish is not None
+
+    def take(self) -> Piece:
+        """Everything since the last call."""
+        piece = Piece("".join(self._said), tuple(self._tokens), self.finish, tuple(self._offsets))
+        self._said, self._tokens, self._offsets = [], [], []
+        return piece

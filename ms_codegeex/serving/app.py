@@ -1,0 +1,80 @@
+"""The application: its routes, errors and request guards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+import ms_codegeex
+from ms_codegeex.errors import UserError
+from ms_codegeex.serving import errors
+from ms_codegeex.serving.access_log import AccessLog
+from ms_codegeex.serving.backend import Backend
+from ms_codegeex.serving.body_limit import BodyLimit
+from ms_codegeex.serving.demo import router as demo
+from ms_codegeex.serving.demo.examples import load_examples
+from ms_codegeex.serving.guards import Guard, Recording, check_origins
+from ms_codegeex.serving.keys import Keys
+from ms_codegeex.serving.metrics import Metrics
+from ms_codegeex.serving.routes import chat, completions, infill, models, status, tasks, tokens
+from ms_codegeex.serving.schemas import ErrorAnswer
+from ms_codegeex.serving.settings import ServeSettings
+
+
+def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
+    """The application that answers from `backend`."""
+    app = FastAPI(
+        title="ms-codegeex",
+        version=ms_codegeex.__version__,
+        redirect_slashes=False,  # behind a proxy, the new address would be wrong
+        description=f"{backend.model.name}: completions for code, in the shape of OpenAI's API.",
+        responses={
+            "4XX": {"model": ErrorAnswer, "description": "a request that is wrong, not allowed, or one too many"},
+            "5XX": {"model": ErrorAnswer, "description": "the server cannot answer at present"},
+        },
+    )
+    errors.install(app)
+    keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
+    check_origins(settings.cors, keys is not None)
+    metrics = Metrics(backend)
+    for module in (models, completions, chat, tasks, infill, tokens):
+        app.include_router(module.router(backend))
+    if settings.demo:
+        app.include_router(demo.router(load_examples(settings.example_path)))
+    app.include_router(status.router(backend, metrics))
+    log = None
+    if settings.access_log is not None:
+        log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)
+    # the middleware that is added last is the outermost
+    app.add_middleware(BodyLimit, most=settings.max_body)
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        requests_per_minute=settings.requests_per_minute,
+        origins=settings.cors,
+        demo=settings.demo,
+    )
+    if settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(Recording, metrics=metrics, log=log)
+    app.state.reload = partial(_reload, [one for one in (keys and keys.reload, log and log.reopen) if one])
+    return app
+
+
+def _reload(reloads: Sequence[Callable[[], object]]) -> None:
+    """Handle SIGHUP: read the keys and open the access log again. An invalid file changes nothing."""
+    for reload in reloads:
+        try:
+            reload()
+        except UserError as error:
+            print(f"SIGHUP: {error}; the old one stays in use", file=sys.stderr, flush=True)

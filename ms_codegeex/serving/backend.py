@@ -1,0 +1,327 @@
+"""The backend: answers that wait, answers that are computed, and their text. Everything runs in one event loop.
+
+A backend hands prompts to an engine and takes its tokens. `engine.EngineBackend` does so with a process; tests have
+one with made-up text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
+from ms_codegeex.serving.errors import ApiError, busy, unavailable
+from ms_codegeex.serving.model import ServedModel, with_adapter
+from ms_codegeex.serving.settings import ServeSettings
+
+__all__ = ["Answer", "Backend", "Counters", "Piece"]
+
+AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
+
+
+@dataclass
+class Counters:
+    """Numbers since the start. `reused`: tokens of prompts that a slot held already."""
+
+    answers: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reused_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
+    steps: int = 0
+    restarts: int = 0
+
+
+class Answer(AsyncIterator[Piece]):
+    """An answer in pieces: iterate over it and close it, or ask for `whole`. Made by `Backend.answer`."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        rule: Rule | None,
+        client: str,
+        through: TextFilter | None,
+        prompt_scores: bool,
+        prompt_only: bool,
+    ):
+        self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
+        self.prompt_scores, self.prompt_only = prompt_scores, prompt_only
+        self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if asked for
+        self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
+        self.began, self.first_token_at = time.monotonic(), 0.0
+        self.error: ApiError | None = None
+        self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
+        self._backend, self._event = backend, asyncio.Event()
+        self._told_end, self._wants_all = False, False
+        self._deadline = asyncio.get_running_loop().call_later(
+            backend.settings.deadline, backend.fail, self, deadline_exceeded(backend.settings.deadline)
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete."""
+        return self.error is not None or self.text.finish is not None
+
+    @property
+    def news(self) -> bool:
+        """Whether `take` has something to return."""
+        return self.error is not None or self.text.waiting
+
+    def take(self) -> Piece:
+        """All text since the last call; `ApiError` if the answer failed."""
+        self._event.clear()
+        self._told_end = self.ended
+        if self.error is not None:
+            raise self.error
+        return self.text.take()
+
+    async def __anext__(self) -> Piece:
+        if self._told_end:
+            raise StopAsyncIteration
+        while not self.news:
+            await self._event.wait()
+            self._event.clear()
+        return self.take()
+
+    async def whole(self) -> Piece:
+        """Wait for the end and return the whole answer."""
+        self._wants_all = True
+        while not self.ended:
+            await self._event.wait()
+            self._event.clear()
+        return self.take()
+
+    async def aclose(self) -> None:
+        """Cancel the rest."""
+        self.close()
+
+    def close(self) -> None:
+        """Cancel the rest. The slot is free within a step."""
+        self._backend.leave(self)
+
+    def tell(self) -> None:
+        """Wake the reader."""
+        if self.ended or not self._wants_all:
+            self._event.set()
+        if self.on_news is not None:
+            self.on_news()
+
+    def settle(self) -> None:
+        """Note the end of the answer, for whatever reason."""
+        self._deadline.cancel()
+        self.tell()
+
+
+def deadline_exceeded(seconds: float) -> ApiError:
+    """The error of a request that took too long."""
+    return unavailable(f"the request took longer than the server's limit of {seconds:g} s", "deadline_exceeded", 5)
+
+
+class Waiting:
+    """Answers that wait for a slot; the clients take turns."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[Answer]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, answer: Answer) -> None:
+        """Add an answer after the client's others."""
+        self._clients.setdefault(answer.client, deque()).append(answer)
+        self._count += 1
+
+    def next(self) -> Answer:
+        """Remove and return the first answer of the client whose turn it is."""
+        client, answers = self._clients.popitem(last=False)
+        answer = answers.popleft()
+        if answers:
+            self._clients[client] = answers
+        self._count -= 1
+        return answer
+
+    def remove(self, answer: Answer) -> bool:
+        """Remove an answer. Returns whether it was waiting."""
+        answers = self._clients.get(answer.client, deque())
+        if answer not in answers:
+            return False
+        answers.remove(answer)
+        if not answers:
+            del self._clients[answer.client]
+        self._count -= 1
+        return True
+
+    def clear(self) -> list[Answer]:
+        """Remove and return all answers."""
+        found = [answer for answers in self._clients.values() for answer in answers]
+        self._clients.clear()
+        self._count = 0
+        return found
+
+
+class Backend(ABC):
+    """Answers from a model and its adapters, `slots` at once; `models` by their names. `ready`: it can answer;
+    `draining`: it takes no new work."""
+
+    def __init__(self, model: ServedModel, settings: ServeSettings, slots: int = 1):
+        self.model, self.settings, self.slots = model, settings, slots
+        adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
+        self.models = {each.name: each for each in (model, *adapters)}
+        self.engine_ready, self.draining = False, False
+        self.counters = Counters()
+        self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
+        self.numbers = iter(range(1, 1 << 62))
+        self._waiting, self._active = Waiting(), dict[int, Answer]()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered."""
+        return self.engine_ready and not self.draining
+
+    @property
+    def queued(self) -> int:
+        """Number of answers that wait for a slot."""
+        return len(self._waiting) + max(0, len(self._active) - self.slots)
+
+    @property
+    def active(self) -> int:
+        """Number of answers that are computed."""
+        return min(len(self._active), self.slots)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is under way."""
+        return not self._active and not len(self._waiting)
+
+    def check_room(self, count: int = 1) -> None:
+        """`ApiError` unless `count` answers may be asked for now."""
+        if self.draining:
+            raise unavailable("the server is shutting down", "shutting_down")
+        if not self.engine_ready:
+            raise unavailable("the model is being loaded; try again later", "loading", 5)
+        most = self.slots + self.settings.max_queue
+        if count > most:
+            raise ApiError(400, f"n: {count} answers at once, the server takes {most}; ask for fewer", param="n")
+        if len(self._active) + len(self._waiting) + count > most:
+            raise busy(self.settings.max_queue)
+
+    def answer(
+        self,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        *,
+        rule: Rule | None = None,
+        client: str = "",
+        through: TextFilter | None = None,
+        prompt_scores: bool = False,
+        prompt_only: bool = False,
+    ) -> Answer:
+        """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it when it is not
+        read to its end. `ApiError` if there is no room.
+
+        The text goes `through` a filter of its own. With `prompt_scores`, `Answer.scored` is there with the first
+        piece. With `prompt_only`, the prompt is computed and the answer is empty. Of clients, one takes its turn after
+        the other.
+        """
+        self.check_room()
+        if not 0 < len(ids) < self.model.context:
+            raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
+        answer = Answer(self, ids, settings, rule, client, through, prompt_scores, prompt_only)
+        self.counters.answers += 1
+        self.counters.prompt_tokens += len(ids)
+        self._waiting.add(answer)
+        self._dispatch()
+        return answer
+
+    def _dispatch(self) -> None:
+        while len(self._waiting) and self.engine_ready and len(self._active) < self.slots + AHEAD:
+            answer = self._waiting.next()
+            self._active[answer.number] = answer
+            self._begin(answer)
+
+    def feed(self, number: int, tokens: Sequence[Chosen], finish: str | None) -> None:
+        """Take the tokens that a step gave an answer, and the engine's reason if it has ended."""
+        answer = self._active.get(number)
+        if answer is None:  # cancelled meanwhile
+            return
+        if tokens and not answer.first_token_at:
+            answer.first_token_at = time.monotonic()
+            for observe in self.first_token_observers:
+                observe(answer.first_token_at - answer.began)
+        if answer.prompt_only:
+            tokens, finish = (), finish and "length"
+            answer.text.end("length")
+        for chosen in tokens:
+            if answer.text.finish is None:
+                self.counters.completion_tokens += 1
+                answer.text.feed(chosen)
+        if finish is not None:
+            answer.text.end("length" if finish == "length" else "stop")
+        if answer.text.finish is not None:
+            del self._active[number]
+            if finish is None:
+                self._cancel(answer)
+            answer.settle()
+            self._dispatch()
+        elif answer.text.waiting:
+            answer.tell()
+
+    def feed_prompt(self, number: int, scored: Sequence[Chosen]) -> None:
+        """The ids of a prompt but the first, with their log-probabilities."""
+        if number in self._active:
+            self._active[number].scored = scored
+
+    def feed_error(self, number: int, message: str) -> None:
+        """End an answer that the engine could not compute."""
+        if (answer := self._active.pop(number, None)) is not None:
+            self.fail(answer, ApiError(500, message, "server_error", code="engine_error"))
+            self._dispatch()
+
+    def fail(self, answer: Answer, error: ApiError) -> None:
+        """End an answer with an error."""
+        if not answer.ended:
+            self.counters.failed += 1
+            answer.error = error
+            self._forget(answer)
+            answer.settle()
+
+    def fail_all(self, error: ApiError) -> None:
+        """End all answers with an error; the engine has none of them any more."""
+        left = [*self._active.values(), *self._waiting.clear()]
+        self._active.clear()
+        for answer in left:
+            self.fail(answer, error)
+
+    def leave(self, answer: Answer) -> None:
+        """Cancel an answer whose client has left."""
+        if not answer.ended:
+            self.counters.cancelled += 1
+            answer.text.end("stop")
+            self._forget(answer)
+            answer.settle()
+
+    def _forget(self, answer: Answer) -> None:
+        if not self._waiting.remove(answer) and self._active.pop(answer.number, None) is not None:
+            self._cancel(answer)
+            self._dispatch()
+
+    @abstractmethod
+    def _begin(self, answer: Answer) -> None:
+        """Send an answer's prompt to the engine."""
+
+    @abstractmethod
+    def _cancel(self, answer: Answer) -> None:
+        """Let the engine drop an answer."""

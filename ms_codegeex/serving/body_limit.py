@@ -1,0 +1,75 @@
+"""Limits on request bodies: 413 for one that is too long, 408 for one that does not arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ms_codegeex.serving.errors import ApiError
+
+BODY_SECONDS = 30.0  # for the next part of a body
+DRAIN_SECONDS = 5.0  # so long a body is read and dropped after its 413
+
+
+class BodyLimit:
+    """At most `most` bytes, each part within `seconds`.
+
+    Many clients read no answer before they have sent their body, and a connection that is closed in the meantime takes
+    the answer with it. So after a 413 the rest of the body is read for a while.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS):
+        self.app, self.most, self.seconds = app, most, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is short enough."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.most:
+            return await self._too_long().response()(scope, receive, self._draining(receive, send))
+        count, more = 0, True
+
+        async def counted() -> Message:
+            nonlocal count, more
+            if not more:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.seconds)
+            except asyncio.TimeoutError:
+                raise HTTPException(408, f"no more of the body came within {self.seconds:g} s") from None
+            more = message.get("more_body", False)
+            count += len(message.get("body", b""))
+            if count > self.most:
+                raise HTTPException(413, self._too_long().message)
+            return message
+
+        draining = self._draining(receive, send)
+
+        async def sending(message: Message) -> None:
+            await (draining if count > self.most and more else send)(message)
+
+        return await self.app(scope, counted, sending)
+
+    def _draining(self, receive: Receive, send: Send) -> Send:
+        """Sends a response, and reads on before its end."""
+
+        async def drain() -> None:
+            while (await receive()).get("more_body", False):  # until the end, or the client is gone
+                pass
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(drain(), DRAIN_SECONDS)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        return sending
+
+    def _too_long(self) -> ApiError:
+        return ApiError(413, f"the body is longer than the {self.most} bytes that this server takes")

@@ -1,0 +1,208 @@
+"""The engine's process on the side of the server: its start, its messages, its restart when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.processes import ending, python_path
+from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.errors import unavailable
+from ms_codegeex.serving.messages import PIECE, Unpacker, chosen_from, packed, settings_values
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.settings import ServeSettings
+
+RESTARTS = 5  # in a row, without an answer in between
+PINGS = 10  # without an answer, and the process hangs
+END_SECONDS = 5.0  # for a process whose connection has ended
+
+
+class EngineProcess:
+    """One process and the connection to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], writer: asyncio.StreamWriter, reader: asyncio.StreamReader):
+        self.process, self.writer, self.reader, self._unpacker = process, writer, reader, Unpacker()
+
+    @classmethod
+    async def start(cls, options: dict[str, Any]) -> EngineProcess:
+        """Start a process and tell it which model to load."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = [sys.executable, "-m", "ms_codegeex.serving.worker", str(theirs.fileno()), str(os.getpid())]
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env={"GLOG_v": "3", **os.environ, "PYTHONPATH": python_path()},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the server, which lets answers end
+            )
+        ours.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        engine = cls(process, writer, reader)
+        engine.send(options)
+        return engine
+
+    def send(self, value: Any) -> None:
+        """Send a message. Does nothing if the process has ended."""
+        self.writer.write(packed(value))
+
+    async def receive(self) -> list[Any]:
+        """Wait for the next messages. None come at the end of the process."""
+        while data := await self._read():
+            if found := self._unpacker.feed(data):
+                return found
+        return []
+
+    async def _read(self) -> bytes:
+        try:
+            return await self.reader.read(PIECE)
+        except ConnectionError:
+            return b""
+
+    async def status(self) -> int | None:
+        """The exit status of a process whose connection has ended, as happens a little before; None if it goes on."""
+        deadline = time.monotonic() + END_SECONDS
+        while (status := self.process.poll()) is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return status
+
+    async def end(self) -> int:
+        """Kill the process and return its exit status."""
+        self.writer.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        return await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
+
+
+class EngineBackend(Backend):
+    """Answers from a `Generator` in a separate process. `run` keeps one going."""
+
+    def __init__(self, model: ServedModel, settings: ServeSettings):
+        super().__init__(model, settings)
+        self.engine: EngineProcess | None = None
+        self._loaded = False  # set after the first start
+        self._messages = 0  # of all engines
+        self._before = (0, 0, 0, 0)  # totals of engines that have ended
+
+    def options(self) -> dict[str, Any]:
+        """Options of the `Generator`."""
+        settings = self.settings
+        return {
+            "model": str(settings.model),
+            "slots": settings.max_concurrency,
+            "threads": settings.threads,
+            "speculate": settings.speculate,
+            "fast": settings.fast,
+            "cache_bits": settings.cache_bits,
+            "bits": settings.bits,
+            "device": settings.device,
+            "devices": settings.devices,
+            "adapters": {name: str(path) for name, path in settings.adapter},
+        }
+
+    async def run(self) -> None:
+        """Keep an engine going until this is cancelled. `UserError` and `RunFailure`: it cannot be."""
+        failures = 0
+        while True:
+            answered = self.counters.completion_tokens
+            try:
+                status = await self._serve()
+            finally:
+                self.engine_ready = False
+            if not self._loaded:
+                raise RunFailure(f"the engine {ending(status)} before the model was loaded; its messages are above")
+            failures = 1 if self.counters.completion_tokens > answered else failures + 1
+            if failures > RESTARTS:
+                raise RunFailure(f"the engine {ending(status)} {failures} times in a row; its messages are above")
+            self.counters.restarts += 1
+            pause = 2 ** (failures - 1) - 1
+            print(f"the engine {ending(status)}; it is started again in {pause:g} s", file=sys.stderr, flush=True)
+            await asyncio.sleep(pause)
+
+    async def _serve(self) -> int | None:
+        """One process from its start to its end; its exit status, None if it had to be ended."""
+        self.engine = await EngineProcess.start(self.options())
+        try:
+            first, *rest = await self.engine.receive() or [None]
+            if first is not None and self._hello(first):
+                await self._listen(rest)
+            self._lost()
+            return await self.engine.status()
+        finally:
+            self._lost()
+            engine, self.engine = self.engine, None
+            await asyncio.shield(engine.end())
+
+    async def _listen(self, first: list[Any]) -> None:
+        """Take these messages and all further ones, until the process ends."""
+        watch, messages = asyncio.ensure_future(self._watch(self.engine)), first
+        try:
+            while True:
+                self._messages += len(messages)
+                for message in filter(None, messages):  # the answer to a ping is empty
+                    self._took(message)
+                if not (messages := await self.engine.receive()):
+                    return
+        finally:
+            watch.cancel()
+
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Kill a process that sends nothing for `hang` seconds, although it is asked to. Time in which this process is
+        stopped too hardly counts."""
+        silent = 0
+        while silent < PINGS:
+            before = self._messages
+            engine.send(["ping"])
+            await asyncio.sleep(self.settings.hang / PINGS)
+            silent = silent + 1 if self._messages == before else 0
+        print(f"the engine hangs: no message for {self.settings.hang:g} s", file=sys.stderr, flush=True)
+        engine.process.kill()
+
+    def _lost(self) -> None:
+        self.engine_ready = False
+        self.fail_all(unavailable("the engine has ended and is started again; try again", "engine_lost"))
+
+    def _hello(self, first: dict[str, Any]) -> bool:
+        """Whether the model was loaded. The first time, an error is the end."""
+        if "error" in first:
+            if not self._loaded:
+                raise (UserError if first["status"] == 2 else RunFailure)(first["error"])
+            print(first["error"], file=sys.stderr, flush=True)
+            return False
+        self.slots, self.engine_ready, self._loaded = first["slots"], True, True
+        counters = self.counters
+        self._before = counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens, counters.steps
+        return True
+
+    def _took(self, message: list[Any]) -> None:
+        news, totals = message
+        counters = self.counters
+        counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens, counters.steps = (
+            before + now for before, now in zip(self._before, totals, strict=True)
+        )
+        for number, tokens, finish, *more in news:
+            if finish == "error":
+                self.feed_error(number, more[0])
+                continue
+            if more:
+                self.feed_prompt(number, [chosen_from(values) for values in more[0]])
+            self.feed(number, [chosen_from(values) for values in tokens], finish)
+
+    def _begin(self, answer: Answer) -> None:
+        scores = answer.settings.log_probabilities if answer.prompt_scores else None
+        self._tell(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
+
+    def _cancel(self, answer: Answer) -> None:
+        self._tell(["cancel", answer.number])
+
+    def _tell(self, value: Any) -> None:
+        if self.engine is not None:
+            self.engine.send(value)

@@ -1,0 +1,120 @@
+"""Errors in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ms_codegeex.errors import UserError
+
+INVALID = "invalid_request_error"
+LONGEST = 2000  # characters of a message
+RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
+
+
+class ApiError(Exception):
+    """An error response."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = INVALID,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ):
+        super().__init__(message)
+        message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"  # a client's input may be in it
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole response."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def busy(most: int) -> ApiError:
+    """The error for a full queue: 429."""
+    return ApiError(
+        429,
+        f"the queue is full: {most} answers wait; try again later",
+        "rate_limit_error",
+        code="queue_full",
+        retry_after=1,
+    )
+
+
+def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
+    """The error for a server that cannot answer at present: 503."""
+    return ApiError(503, message, "server_error", code=code, retry_after=retry_after)
+
+
+def failed() -> ApiError:
+    """A mistake of the server."""
+    return ApiError(500, "the server failed; its log says why", "server_error")
+
+
+def of_user_error(error: UserError) -> ApiError:
+    """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
+    name, _, rest = str(error).partition(":")
+    if not name.isidentifier():
+        return ApiError(400, str(error))
+    name = RENAMED.get(name, name)
+    return ApiError(400, f"{name}:{rest}", param=name)
+
+
+def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
+    """The error for a body that does not fit the route's schema: the first that pydantic reports."""
+    if not errors:
+        return ApiError(400, "the body is not what this route expects")
+    first = errors[0]
+    if first.get("type") == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
+    place = [str(part) for part in first.get("loc", ()) if part != "body"]
+    param = place[0] if place else None
+    return ApiError(400, f"{'.'.join(place[:1]) or 'body'}: {first.get('msg', 'is wrong')}", param=param)
+
+
+def install(app: FastAPI) -> None:
+    """Give all errors of `app` this format."""
+
+    async def api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def user_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UserError)
+        return of_user_error(error).response()
+
+    async def validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        kind = request.headers.get("content-type", "nothing")
+        if isinstance(error.body, bytes) and "json" not in kind:
+            return ApiError(400, f"the body is declared as {kind}; send Content-Type: application/json").response()
+        return of_validation(list(error.errors())).response()
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = error.detail
+        if error.status_code in (404, 405):
+            message = f"{request.method} {request.url.path}: {error.detail.lower()}"
+        response = ApiError(error.status_code, message).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(UserError, user_error)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)

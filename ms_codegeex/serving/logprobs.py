@@ -1,0 +1,135 @@
+"""Log-probabilities in the formats of OpenAI's completions and chats."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.base import Continuation
+from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.serving.answering import Piece
+from ms_codegeex.serving.schemas import LogProbabilities
+
+LEAST = -9999.0  # JSON has no infinity
+
+
+def token_bytes(tokenizer: Tokenizer, number: int, most: int | None = None) -> bytes:
+    """A token's bytes, or those of its first `most` characters, if it has so many whole ones at its beginning."""
+    data = tokenizer.token_bytes(number)
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)  # without half a character at the end
+        if most is not None and len(text) >= most:
+            return text[:most].encode()
+    return data
+
+
+def token_text(tokenizer: Tokenizer, number: int, most: int | None = None) -> str:
+    """A token as text, at most `most` characters of it; bytes that are no text as `bytes:\\xe4`, as OpenAI's API shows
+    them."""
+    data = token_bytes(tokenizer, number, most)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+class SentToken(NamedTuple):
+    """A token, the place in the answer's text where it begins, and how many of its characters were sent if not all."""
+
+    chosen: Chosen
+    place: int
+    most: int | None = None
+
+
+class SentTokens:
+    """The tokens of the text that has been sent; those of a stop text or of a text that was trimmed never are."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._held: list[tuple[Chosen, tuple[int, int]]] = []
+
+    def feed(self, piece: Piece) -> list[SentToken]:
+        """Those that this piece completes. The last of an answer may be cut off."""
+        self._sent += len(piece.text)
+        self._held += zip(piece.tokens, piece.offsets, strict=True)
+        ready = list[SentToken]()
+        for chosen, (begin, end) in self._held:
+            if begin >= self._sent or (end > self._sent and piece.finish is None):
+                break  # more of its text may follow
+            ready.append(SentToken(chosen, begin, self._sent - begin if end > self._sent else None))
+        del self._held[: len(ready)]
+        return ready
+
+
+class Report:
+    """Collects tokens and reports those whose text has been sent."""
+
+    def __init__(self, tokenizer: Tokenizer, best: int, start: int = 0):
+        """`start`: characters in front of the answer, an echoed prompt's."""
+        self._tokenizer, self._best, self._start, self._tokens = tokenizer, best, start, SentTokens()
+
+    def feed(self, piece: Piece) -> LogProbabilities:
+        """The report on the tokens whose text this piece completes."""
+        ready = self._tokens.feed(piece)
+        found = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
+        if ready and ready[-1].most is not None:
+            found.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].most)
+        return found
+
+    def prompt(self, ids: Sequence[int], scored: Sequence[Chosen]) -> LogProbabilities:
+        """The report on an echoed prompt; `scored` are all its ids but the first."""
+        text, offsets, length = Continuation(self._tokenizer), [], 0
+        for number in ids:
+            offsets.append(length)
+            length += len(text.feed(number))
+        found = self._described(scored, offsets[1:])
+        return LogProbabilities(
+            tokens=[token_text(self._tokenizer, ids[0]), *found.tokens],
+            token_logprobs=[None, *found.token_logprobs],
+            top_logprobs=None if found.top_logprobs is None else [None, *found.top_logprobs],
+            text_offset=[0, *found.text_offset],
+        )
+
+    def _described(self, tokens: Sequence[Chosen], offsets: Sequence[int]) -> LogProbabilities:
+        return LogProbabilities(
+            tokens=[token_text(self._tokenizer, chosen.token) for chosen in tokens],
+            token_logprobs=[max(chosen.score, LEAST) for chosen in tokens],
+            top_logprobs=[self._top(chosen) for chosen in tokens] if self._best else None,
+            text_offset=list(offsets),
+        )
+
+    def _top(self, chosen: Chosen) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
+            found.setdefault(token_text(self._tokenizer, number), max(score, LEAST))
+        return found
+
+
+def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilities:
+    """Two reports in a row."""
+    tops = first.top_logprobs, second.top_logprobs
+    return LogProbabilities(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=None if None in tops else [*(tops[0] or []), *(tops[1] or [])],
+        text_offset=first.text_offset + second.text_offset,
+    )
+
+
+def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) -> dict[str, Any]:
+    """Log-probabilities in the format of OpenAI's chats."""
+
+    def entry(number: int, score: float, most: int | None = None) -> dict[str, Any]:
+        data = token_bytes(tokenizer, number, most)
+        return {"token": data.decode("utf-8", "replace"), "logprob": max(score, LEAST), "bytes": list(data)}
+
+    return {
+        "content": [
+            {**entry(chosen.token, chosen.score, most), "top_logprobs": [entry(*pair) for pair in chosen.best]}
+            for chosen, _, most in tokens
+        ],
+        "refusal": None,
+    }

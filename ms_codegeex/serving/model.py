@@ -1,0 +1,161 @@
+"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights.
+
+A model directory may say in `serving.json` what its model was tuned for:
+
+    {"chat": "codegeex2"}                             a format of `data.conversations`, or
+    {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
+    {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
+
+Without it, a model continues text and nothing else. An adapter may have such a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.languages import SCHEMES, tag_line
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.generation.loading import adapter_infill, load_model
+
+SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
+PREFIX_ONLY, TRAINED = "prefix-only", "trained"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
+    `context` counts tokens of prompt and answer; ids are below `allowed`."""
+
+    name: str
+    family: str
+    tokenizer: Tokenizer
+    context: int
+    allowed: int
+    chat: ChatTemplate | None = None
+    sentinels: Sentinels | None = None
+    parent: str | None = None
+
+    @property
+    def adapter(self) -> str:
+        """The adapter's name for the engine; empty for the model alone."""
+        return self.name if self.parent is not None else ""
+
+    @property
+    def infill(self) -> str:
+        """How a suffix is treated: "trained" or "prefix-only"."""
+        return PREFIX_ONLY if self.sentinels is None else TRAINED
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Names of the languages that requests may name: those of the family's tag lines, else CodeGeeX's."""
+        return tuple(language.name for language in SCHEMES["codegeex2" if self.family == "codegeex2" else "codegeex"])
+
+    def tagged(self, prompt: str, language: str | None) -> str:
+        """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""
+        if language is None:
+            return prompt
+        try:
+            return tag_line(self.family, language) + prompt
+        except UserError as error:
+            raise UserError(f"language: {error}") from None
+
+    def encode(
+        self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+    ) -> list[int]:
+        """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start; without, an
+        error says that `field` is too long and what to do, the `remedy`."""
+        most = self.most_characters
+        if len(prompt) > most:
+            if room is None:
+                raise PromptTooLong(
+                    f"{field}: {len(prompt)} characters are more than the model's context of {self.context} tokens can "
+                    f"hold; {remedy}"
+                )
+            prompt = prompt[-most:]  # encoding all of it would take seconds
+        return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """Ids of a text; those of the start of a document if it is empty."""
+        return ids or [self.tokenizer.eos_id]
+
+    @cached_property
+    def most_characters(self) -> int:
+        """The length of the longest text that can fit into the context."""
+        sizes = (len(self.tokenizer.token_bytes(number)) for number in range(self.tokenizer.vocab_size))
+        return self.context * max(sizes)
+
+    def checked(
+        self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+    ) -> list[int]:
+        """The same for ids that a client gave."""
+        if not ids:
+            raise UserError("prompt: empty; give some text, for example '# language: Python'")
+        if wrong := [number for number in ids if not 0 <= number < self.allowed]:
+            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
+        if room is not None:
+            return self.tokenizer.truncate_prompt(ids, self.context - room)
+        if len(ids) >= self.context:
+            raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
+        return list(ids)
+
+
+def open_model(path: Path, name: str = "", bits: int | None = None) -> ServedModel:
+    """The model at `path`, by the name of its directory unless another is given. `UserError` if it cannot be opened."""
+    model = load_model(path, bits)
+    return ServedModel(
+        name or Path(path).resolve().name,
+        model.family.name,
+        model.tokenizer,
+        model.config.max_position_embeddings,
+        min(model.tokenizer.vocab_size, model.config.vocab_size),
+        _chat(_described(Path(path) / DESCRIPTION).get("chat"), Path(path) / DESCRIPTION),
+        model.sentinels,
+    )
+
+
+def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
+    """The model with an adapter, which may say itself what it was tuned for."""
+    where, infill = path / DESCRIPTION, adapter_infill(path)
+    chat = _chat(_described(where).get("chat"), where)
+    return replace(
+        model,
+        name=name,
+        parent=model.name,
+        chat=chat or model.chat,
+        sentinels=model.sentinels if infill is None else sentinels(infill, str(where if where.is_file() else path)),
+    )
+
+
+def _described(path: Path) -> Mapping[str, Any]:
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
+        raise UserError(f"{path}: expected a JSON object with chat and infill, or one of them")
+    return content
+
+
+def _chat(value: Any, where: Path) -> ChatTemplate | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in TEMPLATES:
+        return TEMPLATES[value]
+    stop = value.get("stop", []) if isinstance(value, dict) else None
+    texts = {key: text for key, text in value.items() if key != "stop"} if isinstance(value, dict) else {}
+    if (
+        not {"user", "assistant"} <= set(texts) <= {"user", "assistant", "system"}
+        or not all(isinstance(text, str) and "{content}" in text for text in texts.values())
+        or not isinstance(stop, list)
+        or not all(isinstance(text, str) and text for text in stop)
+    ):
+        raise UserError(
+            f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or user, assistant and system with "
+            "{content} in each, and a list stop"
+        )
+    return ChatTemplate(**texts, stop=tuple(stop))

@@ -1,0 +1,272 @@
+"""Prompts of the assistant tasks, and where their answers end.
+
+The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Where one
+was published, its form is used; each function says what its source is. Examples are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ms_codegeex.data.finetuning.examples import translation_name, translation_prompt
+from ms_codegeex.data.languages import Language, find_language, tag_line
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
+
+_TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
+_TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
+QUOTES = "'''"
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """A prompt, and how its continuation becomes the answer.
+
+    The answer is `opening`, then the continuation up to the first text of `stop`, to where `rule` ends it or, with
+    `comment`, to the end of the comment that the prompt has begun, then `closing`.
+    """
+
+    text: str
+    stop: tuple[str, ...] = ()
+    rule: Rule | None = None
+    opening: str = ""
+    closing: str = ""
+    comment: Comment | None = None
+
+
+@dataclass(frozen=True)
+class Comment:
+    """The comment that a prompt has begun: its sign, and the sign that closes it (empty: it ends with a line).
+    `bare`: the answer is its text without signs."""
+
+    sign: str
+    closer: str = ""
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """The user's code, its language, the family of the model, and the language of the explanations: "en" or "zh"."""
+
+    code: str
+    language: Language
+    family: str
+    locale: str = "en"
+    comment: Comment = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = _TAG.fullmatch(self.language.tag)
+        assert found is not None, self.language
+        object.__setattr__(self, "comment", Comment(found[1], found[3] or "", bare=True))
+        object.__setattr__(self, "code", self.code.strip("\n").rstrip())
+        if not self.code:
+            raise UserError("code: empty; give some code")
+
+    @property
+    def tag(self) -> str:
+        """The family's tag line with its newline; empty if it has none."""
+        return tag_line(self.family, self.language.name)
+
+    def remark(self, english: str, chinese: str) -> str:
+        """A comment in the user's language."""
+        text = chinese if self.locale == "zh" else english
+        return " ".join(part for part in (self.comment.sign, text, self.comment.closer) if part)
+
+
+def translation(source: str, target: str, code: str) -> TaskPrompt:
+    """Code in another language. Published: CodeGeeX's translation prompt, without a tag line."""
+    if not code.strip():
+        raise UserError("code: empty; give some code")
+    names = [find_language(name).name for name in (source, target)]
+    ends = dict.fromkeys([*names, *_TRANSLATED])
+    stop = ("\ncode translation", *(f"\n{translation_name(name)}:\n" for name in ends))
+    return TaskPrompt(translation_prompt(*names, code.strip("\n")), stop)
+
+
+def commented(source: Source) -> TaskPrompt:
+    """The code with a comment on each line. Published for Python: the explanation template of CodeGeeX's extension
+    for VS Code (an example, the code, the example with comments under a heading, the heading, the code's first line).
+    Ours: the same for other languages and in Chinese, and without an example where we have none."""
+    heading = source.remark("Explain the code line by line", "逐行解释代码")
+    example = EXAMPLES.get(source.language.name)
+    parts = [source.code]
+    if example is not None:
+        parts = [example.code, source.code, f"{heading}\n{example.commented(source.comment.sign, source.locale)}"]
+    lines = [line for line in source.code.split("\n") if line.strip()]
+    opening = lines[0] if len(lines) > 1 else ""
+    text = f"{source.tag}\n" + "\n\n".join([*parts, heading]) + f"\n{opening}"
+    return TaskPrompt(text, (f"\n{heading}",), repeated(lines[bool(opening) :]), opening)
+
+
+def documented(source: Source) -> TaskPrompt:
+    """The code with a description of it. Published for Python: the docstring template of CodeGeeX's extension for VS
+    Code (an example with its docstring, then the code). Ours: the code is begun again up to where the docstring
+    starts; elsewhere the description is a comment in front of the code."""
+    if source.language.name == "Python":
+        return _docstring(source)
+    heading = source.remark("The same with a description", "加上说明")
+    example, parts = EXAMPLES.get(source.language.name), []
+    if source.comment.sign == "//":
+        opening, ending, comment = "/**\n", "*/", Comment("", "*/")
+        described = f"/**\n * {SUMMARY[source.locale]}\n */"
+    else:
+        comment = Comment(source.comment.sign, source.comment.closer)
+        opening, ending = comment.sign, comment.closer
+        described = source.remark(SUMMARY["en"], SUMMARY["zh"])
+    if example is not None:
+        parts = [example.code, f"{heading}\n{described}\n{example.code}"]
+    text = source.tag + "\n\n".join([*parts, source.code, f"{heading}\n{opening}"])
+    return TaskPrompt(text, (), None, opening, f"{ending}\n{source.code}", comment)
+
+
+def _docstring(source: Source) -> TaskPrompt:
+    example = EXAMPLES["Python"]
+    first, _, body = example.code.partition("\n")
+    shown = f"{first}\n    {QUOTES}\n    {SUMMARY[source.locale]}\n    {QUOTES}\n{body}"
+    lines = source.code.split("\n")
+    count = _signature(lines)
+    margin = lines[count - 1][: len(lines[count - 1]) - len(lines[count - 1].lstrip())] if count else ""
+    indent = _indent(lines[count:]) or f"{margin}    " if count else ""
+    opening = "".join(f"{line}\n" for line in lines[:count]) + f"{indent}{QUOTES}"
+    text = source.tag + "\n\n".join([shown, source.code, opening])
+    return TaskPrompt(text, (QUOTES,), None, opening, "\n".join([QUOTES, *lines[count:]]))
+
+
+def _signature(lines: list[str]) -> int:
+    """How many lines the header of the first function or class takes, decorators included; 0: there is none."""
+    begun = False
+    for count, line in enumerate(lines, 1):
+        begun = begun or re.match(r"\s*(async\s+def|def|class)\b", line) is not None
+        if begun and line.rstrip().endswith(":"):
+            return count
+        if not begun and line.strip() and not line.lstrip().startswith(("@", "#")):
+            return 0
+    return 0
+
+
+def _indent(lines: list[str]) -> str:
+    line = next((line for line in lines if line.strip()), "")
+    return line[: len(line) - len(line.lstrip())]
+
+
+def explained(source: Source) -> TaskPrompt:
+    """What the code does, in words: the text of a comment after it. Ours: what the extension calls an explanation are
+    comments on each line."""
+    sign, closer = source.comment.sign, source.comment.closer
+    question = "上面代码的作用:" if source.locale == "zh" else "What the code above does:"
+    heading = f"{sign} {question}\n" + ("" if closer else f"{sign} ")
+    example = EXAMPLES.get(source.language.name)
+    parts = [] if example is None else [example.code, f"{heading}{SUMMARY[source.locale]}{closer}"]
+    text = source.tag + "\n\n".join([*parts, source.code, heading])
+    return TaskPrompt(text.rstrip(" "), comment=source.comment)
+
+
+def fixed(source: Source) -> TaskPrompt:
+    """The code without its mistake. Ours: nothing was published."""
+    wrong = source.remark("This code has a mistake", "这段代码有错误")
+    right = source.remark("The same code without the mistake", "改正后的代码")
+    example = EXAMPLES.get(source.language.name)
+    parts = [] if example is None else [f"{wrong}\n{example.faulty}", f"{right}\n{example.code}"]
+    text = source.tag + "\n\n".join([*parts, f"{wrong}\n{source.code}", f"{right}\n"])
+    return TaskPrompt(text, (f"\n{wrong}", f"\n{right}", f"\n\n{wrong}", f"\n\n{right}"))
+
+
+def sql(source: Source) -> TaskPrompt:
+    """An SQL statement from a request in words. Published: an example of CodeGeeX2's demo, the request in comments
+    below the tag line."""
+    request = "\n".join(f"-- {line.strip()}" for line in source.code.split("\n") if line.strip())
+    return TaskPrompt(f"{source.tag}{request}\n", ("\n--", "\n\n"))
+
+
+TASKS: dict[str, tuple[str, Callable[[Source], TaskPrompt]]] = {
+    "explain": ("explanation", explained),
+    "comment": ("comments", commented),
+    "document": ("documentation", documented),
+    "fix": ("fix", fixed),
+    "sql": ("sql", sql),
+}
+"""By route: the last part of the answer's `object`, and the prompt. Translation takes two languages."""
+
+
+def repeated(lines: list[str]) -> Rule:
+    """The answer has repeated the code, with additions: its last line has come, whole, as often as the code has it."""
+    last = lines[-1].strip() if lines else ""
+    count = sum(line.strip() == last for line in lines)
+
+    def scan() -> Callable[[str], int | None]:
+        line, seen = "", 0
+
+        def each(piece: str) -> int | None:
+            nonlocal line, seen
+            for place, character in enumerate(piece, 1):
+                if character != "\n":
+                    line += character
+                    continue
+                seen += line.strip() == last
+                line = ""
+                if seen == count:
+                    return place
+            return None
+
+        return each
+
+    return Rule(lambda text: scan()(text) is not None, scan, dropped=1)
+
+
+class CommentText:
+    """A `TextFilter`: the text of a comment that a prompt has begun. `ended`: the comment is over."""
+
+    def __init__(self, comment: Comment):
+        self.ended = False
+        self._comment, self._held = comment, ""
+        self._begun = False
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece."""
+        if self.ended:
+            return ""
+        self._held += piece
+        return self._closed() if self._comment.closer else self._lines()
+
+    def rest(self) -> str:
+        """The text that still waits at the end."""
+        held, self._held = self._held, ""
+        return held if self._comment.closer and not self.ended else ""  # in lines, only the start of another one waits
+
+    def _closed(self) -> str:
+        closer, text = self._comment.closer, self._held
+        place = text.find(closer)
+        self.ended = place >= 0
+        kept = 0
+        if not self.ended:
+            kept = next((n for n in range(len(closer) - 1, 0, -1) if text.endswith(closer[:n])), 0)
+            place = len(text) - kept
+        self._held = text[place : place + kept]
+        return self._bared(text[:place])
+
+    def _bared(self, text: str) -> str:
+        if self._begun or not self._comment.bare:
+            return text
+        text = text.lstrip()
+        self._begun = bool(text)
+        return text
+
+    def _lines(self) -> str:
+        """Lines that start with the sign; a line that does not is the end."""
+        sign, said = self._comment.sign, ""
+        while True:
+            line, newline, rest = self._held.partition("\n")
+            said, self._held = said + self._bared(line), newline + rest
+            if not newline:
+                return said
+            if len(rest) <= len(sign) and f"{sign} ".startswith(rest):
+                return said  # the next characters decide
+            if not rest.startswith(sign):
+                self.ended, self._held = True, ""
+                return said
+            text = rest[len(sign) :]
+            said += "\n" if self._comment.bare else f"\n{sign}"
+            self._held = text[1:] if self._comment.bare and text.startswith(" ") else text

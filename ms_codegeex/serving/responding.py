@@ -1,0 +1,177 @@
+"""Shared code of the generating routes: request the answers, and send them whole or in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
+from ms_codegeex.serving.guards import record_of
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.requests import client_of, seeded
+from ms_codegeex.serving.schemas import Sampling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
+
+    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
+    and `prompt_only` as in `Backend.answer`.
+    """
+
+    model: ServedModel
+    prompts: Sequence[list[int]]
+    settings: SamplingSettings
+    count: int = 1
+    rules: Sequence[Rule | None] = ()
+    through: Callable[[], TextFilter] | None = None
+    prompt_scores: bool = False
+    prompt_only: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of all answers."""
+        return len(self.prompts) * self.count
+
+
+@contextmanager
+def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answer]]:
+    """All answers of a plan, or an `ApiError` and none. Those to a prompt follow each other. At the end they are closed
+    and noted in the request's record."""
+    backend.check_room(plan.size)
+    client, answers = client_of(request), list[Answer]()
+    try:
+        for place, ids in enumerate(plan.prompts):
+            for number in range(plan.count):
+                answers.append(
+                    backend.answer(
+                        ids,
+                        seeded(plan.settings, number),
+                        rule=plan.rules[place] if plan.rules else None,
+                        client=client,
+                        through=plan.through() if plan.through else None,
+                        prompt_scores=plan.prompt_scores,
+                        prompt_only=plan.prompt_only,
+                    )
+                )
+        yield answers
+    finally:
+        for answer in answers:
+            answer.close()
+        record = record_of(request.scope)
+        record.prompts, record.completion_tokens = plan.prompts, sum(answer.text.count for answer in answers)
+        record.first_token = min((answer.first_token_at for answer in answers if answer.first_token_at), default=None)
+
+
+async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
+    """The pieces of several answers as they come, with the answer's number."""
+    changed, left = asyncio.Event(), dict(enumerate(answers))
+    for answer in answers:
+        answer.on_news = changed.set
+    while left:
+        changed.clear()
+        ready = [(number, answer) for number, answer in left.items() if answer.news]
+        for number, answer in ready:
+            piece = answer.take()
+            if piece.finish is not None:
+                del left[number]
+            yield number, piece
+        if not ready:
+            await changed.wait()
+
+
+class Responder:
+    """Puts the answers of one request into the shape of its route: a subclass says how a choice looks.
+
+    `kind` is the field `object`, `prefix` begins the id. `extra` are further fields of the response.
+    """
+
+    kind, event_kind, prefix = "", "", ""
+
+    def __init__(self, plan: Plan, backend: Backend, **extra: Any):
+        self.plan, self.backend = plan, backend
+        self.head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": plan.model.name,
+            **extra,
+        }
+
+    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A whole answer as an entry of `choices`; `number` is its place in the plan, `index` that in the response."""
+        raise NotImplementedError
+
+    def delta(self, answer: Answer, piece: Piece, number: int) -> dict[str, Any]:
+        """A piece of a streamed answer as an entry of `choices`."""
+        return self.choice(answer, piece, number, number)
+
+    def opening(self, number: int) -> dict[str, Any] | None:
+        """A choice of an event before the first piece of an answer."""
+
+    def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
+        """The numbers of the answers that are given, in their order."""
+        return range(len(pieces))
+
+    def usage(self, completion: int) -> dict[str, int]:
+        """The usage of the whole request."""
+        prompt = sum(map(len, self.plan.prompts))
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The response that is not streamed."""
+        pieces = [await answer.whole() for answer in answers]
+        choices = [
+            self.choice(answers[number], pieces[number], number, index)
+            for index, number in enumerate(self.selected(pieces))
+        ]
+        return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
+
+    async def events(self, answers: Sequence[Answer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The events of a streamed response."""
+        head = {**self.head, "object": self.event_kind or self.kind}
+        completion, tail, opened = 0, {"usage": None} if with_usage else {}, set[int]()
+        async for number, piece in merged(answers):
+            completion += len(piece.tokens)
+            if number not in opened:
+                opened.add(number)
+                if (choice := self.opening(number)) is not None:
+                    yield event({**head, "choices": [choice], **tail})
+            yield event({**head, "choices": [self.delta(answers[number], piece, number)], **tail})
+        if with_usage:
+            yield event({**head, "choices": [], "usage": self.usage(completion)})
+        yield DONE
+
+
+async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
+    """Ask for the answers and send them, streamed or not, as long as the client is there."""
+    plan, backend = responder.plan, responder.backend
+    if not body.stream:
+
+        async def work() -> dict[str, Any]:
+            with begun(plan, backend, request) as answers:
+                return await responder.whole(answers)
+
+        return JSONResponse(await while_connected(request, work))
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        with begun(plan, backend, request) as answers:
+            async for data in responder.events(answers, with_usage):
+                yield data
+
+    return EventStream(events())

@@ -1,0 +1,153 @@
+"""The route `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.serving.answering import Piece
+from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.filters import Filters
+from ms_codegeex.serving.infilling import infill_filters, infill_prompt
+from ms_codegeex.serving.logprobs import Report, joined
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.requests import block_rule, prepared, sampling_settings
+from ms_codegeex.serving.responding import Plan, Responder, respond
+from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.schemas import Completion, CompletionRequest
+
+MAX_TOKENS = 128
+MOST_PROMPTS = 128
+
+
+def planned(body: CompletionRequest, backend: Backend) -> Plan:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model, count = chosen_model(backend, body.model), body.n or 1
+    if body.best_of is not None:
+        if body.best_of < count:
+            raise UserError(f"best_of: {body.best_of} is less than n, {count}; draw as many or more")
+        if body.stream and body.best_of > count:
+            raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
+        count = body.best_of
+    most = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if body.truncate_prompt and most >= model.context:
+        raise UserError(f"max_tokens: {most} leave no room for a prompt, the model's context is {model.context} tokens")
+    prompts, rules, stop = [], list[Rule | None](), ()
+    for prompt in given_prompts("" if body.prompt is None else body.prompt):
+        if body.suffix is not None and model.sentinels is not None:
+            ids, stop = _between(prompt, body.suffix, body, model, most)
+            prompts.append(ids)
+        else:
+            prompts.append(_ids(prompt, body, model, most))
+        if body.stop_at:
+            text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+            rules.append(block_rule(text, body.language))
+    return Plan(
+        model,
+        prompts,
+        sampling_settings(body, model, max(most, 1), log_probabilities=body.logprobs or 0, stop=stop),
+        count,
+        rules,
+        through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
+        prompt_scores=bool(body.echo) and body.logprobs is not None,
+        prompt_only=most == 0,
+    )
+
+
+def given_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[Any]:
+    """The field `prompt` as a list of texts and lists of ids."""
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    if not 1 <= len(prompt) <= MOST_PROMPTS:
+        raise UserError(f"prompt: {len(prompt)} prompts; give 1 to {MOST_PROMPTS}")
+    return prompt
+
+
+def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, most: int) -> list[int]:
+    room = max(most, 1) if body.truncate_prompt else None
+    if isinstance(prompt, str):
+        return model.encode(model.tagged(prompt, body.language), room=room)
+    if body.language is not None:
+        prompt = [*model.tokenizer.encode_prompt(model.tagged("", body.language)), *prompt]
+    return model.checked(prompt, room=room)
+
+
+def _between(
+    prompt: str | list[int], suffix: str, body: CompletionRequest, model: ServedModel, most: int
+) -> tuple[list[int], tuple[str, ...]]:
+    """Ids of a prompt with sentinels, and the texts that end its answer."""
+    prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
+    room = max(most, 1) if body.truncate_prompt else 1
+    ids, cut, end = infill_prompt(model, prefix, suffix, model.context - room)
+    if cut and not body.truncate_prompt:
+        raise PromptTooLong(
+            f"prompt: it is longer than the model's context, {model.context} tokens, with the suffix; shorten them, or "
+            'send "truncate_prompt": true to drop their ends'
+        )
+    return ids, end
+
+
+class CompletionResponder(Responder):
+    """Answers in the format of OpenAI's completions."""
+
+    kind, prefix = "text_completion", "cmpl"
+
+    def __init__(self, plan: Plan, backend: Backend, body: CompletionRequest):
+        super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
+        self.kept = body.n or 1
+        decode, tokenizer = backend.model.tokenizer.decode, backend.model.tokenizer
+        self._echoed = [decode(ids) if body.echo else "" for ids in plan.prompts]
+        self._first = set(range(plan.size))  # answers of which nothing has been sent
+        self._reports = [
+            None if body.logprobs is None else Report(tokenizer, body.logprobs, len(self._echo(number)))
+            for number in range(plan.size)
+        ]
+
+    def _echo(self, number: int) -> str:
+        return self._echoed[number // self.plan.count]
+
+    def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
+        """Of `best_of` answers to a prompt, the `n` whose tokens are the likeliest on average."""
+        if self.kept == self.plan.count:
+            return range(len(pieces))
+        found: list[int] = []
+        for first in range(0, len(pieces), self.plan.count):
+            group = range(first, first + self.plan.count)
+            found += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
+        return found
+
+    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A whole answer, or a piece of one."""
+        text, report, reported = piece.text, self._reports[number], None
+        if report is not None:
+            reported = report.feed(piece)
+        if number in self._first:
+            self._first.remove(number)
+            text = self._echo(number) + text
+            if reported is not None and self.plan.prompt_scores:
+                reported = joined(report.prompt(answer.ids, answer.scored), reported)
+        logprobs = None if reported is None else reported.model_dump()
+        return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": piece.finish}
+
+
+def mean_score(piece: Piece) -> float:
+    """An answer's log-probability per token."""
+    return sum(chosen.score for chosen in piece.tokens) / max(len(piece.tokens), 1)
+
+
+def router(backend: Backend) -> APIRouter:
+    """The route."""
+    found = APIRouter()
+
+    @found.post("/v1/completions", response_model=Completion)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a prompt."""
+        plan = await prepared(request, lambda: planned(body, backend))
+        return await respond(CompletionResponder(plan, backend, body), body, request)
+
+    return found

@@ -1,0 +1,263 @@
+"""`POST /infill`, in llama.cpp's format: what llama.vscode and llama.vim send."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.events import event
+from ms_codegeex.serving.filters import Filters, Indented, Lasting
+from ms_codegeex.serving.infilling import infill_filters, infill_prompt, joined_files
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.requests import prepared, sampling_settings
+from ms_codegeex.serving.responding import Plan, Responder, merged, respond
+from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling
+
+MAX_TOKENS = 128
+MOST_FILES = 1024
+
+
+class ExtraFile(Body):
+    """Another file that may help."""
+
+    text: str
+    filename: str | None = None
+
+
+class InfillRequest(Body):
+    """`POST /infill`; samplers that this server does not have are ignored, as are fields about slots and caches."""
+
+    model: str | None = Field(None, description="the name of an adapter or of the model")
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MOST_FILES)
+    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
+    n_predict: int | None = Field(None, ge=-1, description="0: only read the prompt; -1: as many as fit (default 128)")
+    n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
+    n_cmpl: int | None = Field(None, ge=1, le=16, description="number of answers (default 1)")
+    temperature: float | None = Field(None, description="default 0: always the likeliest token")
+    top_k: int | None = None
+    top_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Annotated[Listed[Listed[float | int]] | dict[str, float] | None, Few] = None
+    seed: int | None = Field(None, description="-1: another one each time")
+    stop: Listed[str] | None = None
+    stream: bool | None = None
+    return_tokens: bool | None = None
+    response_fields: Listed[str] | None = Field(
+        None, max_length=64, description="answer with these only, by names or paths such as timings/prompt_n"
+    )
+    t_max_predict_ms: int | None = Field(
+        None, ge=-1, lt=1 << 63, description="end after so long, once there is a whole line"
+    )
+
+
+class Timings(BaseModel):
+    """Durations and speeds."""
+
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class InfillAnswer(BaseModel):
+    """The answer, and the last event of a streamed one."""
+
+    index: int
+    content: str
+    tokens: list[int]
+    stop: Literal[True] = True
+    id_slot: int = -1
+    model: str
+    tokens_predicted: int
+    tokens_evaluated: int
+    tokens_cached: int
+    generation_settings: dict[str, Any]
+    prompt: str
+    has_new_line: bool
+    truncated: bool
+    stop_type: Literal["eos", "limit", "word"]
+    stopping_word: str = ""
+    timings: Timings
+    infill: str
+
+
+def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Sequence[str]) -> SamplingSettings:
+    """Sampling settings from llama.cpp's fields."""
+    bias = body.logit_bias
+    if isinstance(bias, list):
+        if any(len(pair) != 2 or not isinstance(pair[0], int) for pair in bias):
+            raise UserError("logit_bias: expected pairs of a token's id and a number")
+        bias = {str(number): value for number, value in bias}
+    given = Sampling(
+        temperature=body.temperature or 0.0,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repeat_penalty,
+        logit_bias=bias,
+        seed=None if body.seed is not None and body.seed < 0 else body.seed,
+        stop=body.stop,
+    )
+    try:
+        return sampling_settings(given, model, max_tokens, stop=stop)
+    except UserError as error:
+        raise UserError(str(error).replace("repetition_penalty:", "repeat_penalty:", 1)) from None
+
+
+def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The fields at these paths, such as `timings/prompt_n`, by their whole paths. Missing fields are left out."""
+    found = {}
+    for path in paths:
+        value: Any = answer
+        for name in path.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            found[path] = value
+    return found
+
+
+@dataclass
+class Progress:
+    """An answer so far."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish: str = "stop"
+
+    def taken(self, piece: Piece) -> Progress:
+        """Add the next piece and return self."""
+        self.text += piece.text
+        self.tokens += [chosen.token for chosen in piece.tokens]
+        self.finish = piece.finish or self.finish
+        return self
+
+
+class InfillResponder(Responder):
+    """Puts the answers of one request into llama.cpp's format."""
+
+    def __init__(self, body: InfillRequest, backend: Backend):
+        self.body = body
+        # with one model, llama.cpp's server takes any name
+        self.model = chosen_model(backend, body.model if len(backend.models) > 1 else None)
+        self.began = time.monotonic()
+        prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
+        prefix = joined_files([one.text for one in body.input_extra or ()], prefix)
+        context, wanted = self.model.context, MAX_TOKENS if body.n_predict is None else body.n_predict
+        filling = not 0 <= wanted < context  # as many as fit, and half of the context for the prompt
+        room = max(1, context // 2 if filling else context - max(wanted, 1))
+        self.ids, self.truncated, end = infill_prompt(self.model, prefix, suffix, room)
+        most = context - len(self.ids) if filling else min(max(wanted, 1), context - len(self.ids))
+        settings = sampling(body, self.model, most, end)
+
+        def through() -> TextFilter:
+            filters: list[TextFilter] = []
+            if body.t_max_predict_ms is not None and body.t_max_predict_ms > 0:
+                filters.append(Lasting(body.t_max_predict_ms))
+            if body.n_indent:
+                filters.append(Indented(body.n_indent))
+            return Filters(*filters, *infill_filters(self.model, suffix))
+
+        super().__init__(
+            Plan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0), backend
+        )
+
+    async def whole(self, answers: Sequence[Answer]) -> Any:
+        """The answer, or a list of several."""
+        found = []
+        for number, answer in enumerate(answers):
+            piece = await answer.whole()
+            one, fields = self.answer(number, Progress().taken(piece), answer).model_dump(), self.body.response_fields
+            found.append(selected(one, fields) if fields else one)
+        return found if len(found) > 1 else found[0]
+
+    async def events(self, answers: Sequence[Answer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The events of a streamed response."""
+        found = [Progress() for _ in answers]
+        async for number, piece in merged(answers):
+            found[number].taken(piece)
+            if piece.text:
+                ids = [chosen.token for chosen in piece.tokens]
+                yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
+            if piece.finish:
+                last = self.answer(number, found[number], answers[number]).model_dump()
+                yield event({**last, "content": "", "tokens": []})
+
+    def answer(self, number: int, found: Progress, answer: Answer) -> InfillAnswer:
+        """One answer that has ended."""
+        settings = answer.settings
+        return InfillAnswer(
+            index=number,
+            content=found.text,
+            tokens=found.tokens if self.body.return_tokens else [],
+            model=self.model.name,
+            tokens_predicted=len(found.tokens),
+            tokens_evaluated=len(self.ids),
+            tokens_cached=len(self.ids) + len(found.tokens),
+            generation_settings={
+                "n_predict": 0 if self.plan.prompt_only else settings.max_new_tokens,
+                "temperature": settings.temperature,
+                "top_k": settings.top_k,
+                "top_p": settings.top_p,
+                "repeat_penalty": settings.repetition_penalty,
+                "presence_penalty": settings.presence_penalty,
+                "frequency_penalty": settings.frequency_penalty,
+                "seed": settings.seed,
+                "stop": list(settings.stop),
+                "n_ctx": self.model.context,
+                "stream": bool(self.body.stream),
+            },
+            prompt=self.model.tokenizer.decode(self.ids),
+            has_new_line="\n" in found.text,
+            truncated=self.truncated,
+            stop_type="limit" if found.finish == "length" else "eos",
+            timings=self._timings(answer, len(found.tokens)),
+            infill=self.model.infill,
+        )
+
+    def _timings(self, answer: Answer, count: int) -> Timings:
+        now = time.monotonic()
+        first = answer.first_token_at or now
+        prompt, predicted = max(first - self.began, 1e-6), max(now - first, 1e-6)
+        return Timings(
+            prompt_n=len(self.ids),
+            prompt_ms=1000 * prompt,
+            prompt_per_token_ms=1000 * prompt / len(self.ids),
+            prompt_per_second=len(self.ids) / prompt,
+            predicted_n=count,
+            predicted_ms=1000 * predicted,
+            predicted_per_token_ms=1000 * predicted / max(count, 1),
+            predicted_per_second=count / predicted,
+        )
+
+
+def router(backend: Backend) -> APIRouter:
+    """The route."""
+    found = APIRouter(tags=["infill"])
+
+    @found.post("/infill", response_model=InfillAnswer | list[InfillAnswer] | dict[str, Any])
+    async def infill(body: InfillRequest, request: Request) -> Response:
+        """The text between a prefix and a suffix; a list if several were asked for."""
+        responder = await prepared(request, lambda: InfillResponder(body, backend))
+        return await respond(responder, Sampling(stream=body.stream), request)
+
+    return found

@@ -1,0 +1,54 @@
+"""`/health`, `/ready`, `/metrics` and `/props`: for probes, Prometheus and clients of llama.cpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+import ms_codegeex
+from ms_codegeex.serving.backend import Backend
+from ms_codegeex.serving.metrics import Metrics
+
+
+def router(backend: Backend, metrics: Metrics) -> APIRouter:
+    """The routes."""
+    found = APIRouter(tags=["status"])
+
+    @found.head("/health", include_in_schema=False)
+    @found.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process lives: 200 as long as it does. Needs no key."""
+        return {"status": "ok"}
+
+    @found.head("/ready", include_in_schema=False)
+    @found.get("/ready", responses={503: {"description": "loading or draining"}})
+    async def ready() -> JSONResponse:
+        """Whether a request would be answered: 200 or 503. Needs no key."""
+        status = "ready" if backend.ready else "draining" if backend.draining else "loading"
+        return JSONResponse({"status": status}, 200 if backend.ready else 503)
+
+    @found.get("/metrics", response_class=Response)
+    async def measured() -> Response:
+        """Measurements in Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @found.get("/props")
+    async def props() -> dict[str, Any]:
+        """Properties of the server, as clients of llama.cpp expect them."""
+        model = backend.model
+        return {
+            "default_generation_settings": {"n_ctx": model.context, "params": {}},
+            "total_slots": backend.slots,
+            "model_alias": model.name,
+            "model_path": model.name,  # not its path on this machine
+            "chat_template": "",
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"ms-codegeex {ms_codegeex.__version__}",
+            "is_sleeping": False,
+            "infill": model.infill,
+        }
+
+    return found

@@ -1,0 +1,170 @@
+"""`POST /v1/code/...`: translation, explanation, comments, documentation, fixes, SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.errors import UserError
+from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.filters import Filters, Framed
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.prompts import TASKS, CommentText, Source, TaskPrompt, translation
+from ms_codegeex.serving.requests import prepared, sampling_settings
+from ms_codegeex.serving.responding import Plan, Responder, respond
+from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.schemas import Generated, Sampling
+
+MAX_TOKENS = 512
+SUMMARIES = {
+    "explain": "What the code does, in words.",
+    "comment": "The code with a comment on each line.",
+    "document": "The code with a description of it: a docstring or a comment.",
+    "fix": "The code without its mistake.",
+}
+
+
+class Task(Sampling):
+    """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
+
+    code: str = Field(description="the code; of an SQL statement, what it should do, in words")
+    max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
+
+
+class TaskRequest(Task):
+    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
+
+    language: str = Field(description="the code's language")
+    locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
+
+
+class SqlRequest(Task):
+    """`POST /v1/code/sql`"""
+
+    language: str | None = None
+    locale: Literal["en", "zh"] | None = None
+
+
+class TranslationRequest(Task):
+    """`POST /v1/code/translate`"""
+
+    source_language: str = Field(description="the code's language")
+    target_language: str = Field(description="the language of the answer")
+
+
+class TaskChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class TaskAnswer(Generated):
+    """The answer, and each event of a streamed one."""
+
+    object: str
+    choices: list[TaskChoice]
+
+
+def planned(prompt: TaskPrompt, body: Task, model: ServedModel) -> Plan:
+    """The plan of a task's answers."""
+    ids = model.tokenizer.encode_prompt(prompt.text[: model.most_characters + 1])  # more would take seconds
+    room = model.context - len(ids)
+    if room < 1:
+        raise UserError(
+            f"code: {len(ids)} tokens or more with the task's prompt, the model's context is {model.context}; send less"
+        )
+    greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
+    settings = sampling_settings(greedy, model, min(body.max_tokens or MAX_TOKENS, room), stop=prompt.stop)
+
+    def through() -> TextFilter:
+        inner = CommentText(prompt.comment) if prompt.comment else Filters()
+        return Framed(prompt.opening, prompt.closing, inner)
+
+    return Plan(model, [ids], settings, body.n or 1, [prompt.rule], through)
+
+
+class TaskResponder(Responder):
+    """Answers in the format of the tasks."""
+
+    prefix = "code"
+
+    def __init__(self, kind: str, plan: Plan, backend: Backend):
+        self.kind = f"code.{kind}"
+        super().__init__(plan, backend)
+
+    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A whole answer, or a piece of one."""
+        return {"index": index, "text": piece.text, "finish_reason": piece.finish}
+
+
+async def answered(
+    kind: str, prompt: Callable[[], TaskPrompt], body: Task, request: Request, backend: Backend
+) -> Response:
+    """The response to a task, whose prompt is made where long ones hold up nobody."""
+    model = chosen_model(backend, body.model)
+
+    def work() -> Plan:
+        if len(body.code) > model.most_characters:
+            raise UserError(
+                f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
+                "hold; send less"
+            )
+        return planned(prompt(), body, model)
+
+    plan = await prepared(request, work)
+    return await respond(TaskResponder(kind, plan, backend), body, request)
+
+
+def _source(body: Task, language: str, locale: str | None, backend: Backend) -> Source:
+    try:
+        known = find_language(language)
+    except UserError as error:
+        raise UserError(f"language: {error}") from None
+    return Source(body.code, known, backend.model.family, locale or "en")
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    found = APIRouter(prefix="/v1/code", tags=["tasks"])
+
+    @found.post("/translate", response_model=TaskAnswer)
+    async def translate(body: TranslationRequest, request: Request) -> Response:
+        """The code in another language."""
+        for name in ("source_language", "target_language"):
+            try:
+                find_language(getattr(body, name))
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+        prompt = partial(translation, body.source_language, body.target_language, body.code)
+        return await answered("translation", prompt, body, request, backend)
+
+    @found.post("/sql", response_model=TaskAnswer)
+    async def sql(body: SqlRequest, request: Request) -> Response:
+        """An SQL statement."""
+        kind, prompt = TASKS["sql"]
+        return await answered(kind, lambda: prompt(_source(body, "SQL", body.locale, backend)), body, request, backend)
+
+    for name in ("explain", "comment", "document", "fix"):
+        found.post(f"/{name}", response_model=TaskAnswer, name=name)(_of_code(name, backend))
+    return found
+
+
+def _of_code(name: str, backend: Backend) -> Callable[[TaskRequest, Request], Awaitable[Response]]:
+    kind, prompt = TASKS[name]
+
+    async def of_code(body: TaskRequest, request: Request) -> Response:
+        return await answered(
+            kind, lambda: prompt(_source(body, body.language, body.locale, backend)), body, request, backend
+        )
+
+    of_code.__doc__ = SUMMARIES[name]
+    return of_code

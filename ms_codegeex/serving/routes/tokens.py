@@ -1,0 +1,82 @@
+"""`POST /tokenize` and `POST /detokenize`, in llama.cpp's format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.serving.backend import Backend
+from ms_codegeex.serving.schemas import Body, Ids
+
+
+class TokenizeRequest(Body):
+    """Text to encode."""
+
+    content: str
+    add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
+    parse_special: bool | None = Field(None, description="names of special tokens stand for them (default: yes)")
+    with_pieces: bool | None = Field(None, description="give each token's text, or bytes if it is none (default: no)")
+
+
+class DetokenizeRequest(Body):
+    """Ids to decode."""
+
+    tokens: Ids
+
+
+class Tokens(BaseModel):
+    """The ids, with their texts if these were asked for."""
+
+    tokens: list[int] | list[dict[str, Any]]
+
+
+class Content(BaseModel):
+    """The text."""
+
+    content: str
+
+
+def _response(tokens: Iterable[Any]) -> Response:
+    """One token after the other: within one call of `json.dumps` no other thread would run."""
+    return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}]}}', media_type="application/json")
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    found, tokenizer = APIRouter(tags=["tokens"]), backend.model.tokenizer
+
+    def piece(number: int) -> str | list[int]:
+        data = tokenizer.token_bytes(number)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return list(data)
+
+    # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not hold up the answers
+    @found.post("/tokenize", response_model=Tokens)
+    def tokenize(body: TokenizeRequest) -> Response:
+        """The ids of a text that is not longer than any prompt."""
+        if len(body.content) > backend.model.most_characters:
+            raise UserError(f"content: {len(body.content)} characters; give {backend.model.most_characters} at most")
+        if body.parse_special is False:
+            ids = tokenizer.encode(body.content)
+        else:
+            ids = tokenizer.encode_prompt(body.content)[len(tokenizer.prefix) :]
+        if body.add_special:
+            ids = [*tokenizer.prefix, *ids]
+        if body.with_pieces:
+            return _response({"id": number, "piece": piece(number)} for number in ids)
+        return _response(ids)
+
+    @found.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> Content:
+        """The text of ids."""
+        return Content(content=tokenizer.decode(body.tokens))
+
+    return found

@@ -1,0 +1,209 @@
+"""Bodies of requests and responses: those of OpenAI's API, with our extensions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic_core import PydanticCustomError
+
+Item = TypeVar("Item")
+
+
+class First(FailFast):
+    """Stop at the first wrong item: a million errors would cost a thousand times what the items cost."""
+
+    __hash__ = object.__hash__  # members of a union have to have one
+
+
+Listed = Annotated[list[Item], First()]
+MOST_IDS = 1 << 17  # of a prompt; longer than the context of any model here
+Ids = Annotated[Listed[int], Field(max_length=MOST_IDS)]
+MOST_BIASES = 300
+MOST_MESSAGES = 4096
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, (dict, list)) and len(value) > MOST_BIASES:
+        raise PydanticCustomError("too_long", f"{len(value)} entries; give {MOST_BIASES} at most")
+    return value
+
+
+Few = BeforeValidator(_few)  # for a logit bias, before anything looks at the entries
+
+
+class Body(BaseModel):
+    """A request's JSON object: types are exact, unknown fields are ignored, null stands for a field's absence."""
+
+    # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), str_max_length=1 << 40)
+
+
+class StreamOptions(Body):
+    """Options of a streamed answer."""
+
+    include_usage: bool | None = Field(None, description="send a last event with the usage")
+
+
+class Sampling(Body):
+    """How an answer is chosen; shared by all routes that generate."""
+
+    model: str | None = Field(None, description="the name in /v1/models; may be left out")
+    temperature: float | None = Field(None, description="0 is greedy (default 1)")
+    top_p: float | None = Field(None, description="default 1: off")
+    top_k: int | None = Field(None, description="default 0: off")
+    n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
+    stop: str | Listed[str] | None = Field(None, description="texts before which an answer ends")
+    seed: int | None = Field(None, description="equal seeds give equal text (default: another one each time)")
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = Field(None, description="default 1: off")
+    logit_bias: Annotated[dict[str, float] | None, Few] = Field(
+        None, description="numbers that are added to the logits, by token id"
+    )
+    stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class CompletionRequest(Sampling):
+    """`POST /v1/completions`"""
+
+    prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
+        None, description="text, ids, or a list of either (default: the start of a document)"
+    )
+    suffix: str | None = Field(None, description="the text after the gap")
+    max_tokens: int | None = Field(None, ge=0, description="most new tokens (default 128)")
+    best_of: int | None = Field(None, ge=1, le=128, description="draw so many, answer with the n likeliest")
+    logprobs: int | None = Field(None, ge=0, le=256, description="report so many likeliest tokens with each token")
+    echo: bool | None = Field(None, description="begin the text with the prompt")
+    language: str | None = Field(None, description="put this language's tag line in front of the prompt")
+    truncate_prompt: bool | None = Field(None, description="drop the start of a prompt that is too long")
+    stop_at: Literal["block"] | None = Field(None, description="end with the block that the prompt began")
+
+
+class ContentPart(Body):
+    """A part of a message; one of type "text" has a text."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Listed[ContentPart] | None = None
+
+
+class ChatRequest(Sampling):
+    """`POST /v1/chat/completions`"""
+
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_tokens: int | None = Field(None, ge=1, description="most new tokens (default 512)")
+    max_completion_tokens: int | None = Field(None, ge=1, description="the same")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class ErrorValues(BaseModel):
+    """The error."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="the field that is wrong, if it is one")
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error response."""
+
+    error: ErrorValues
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class LogProbabilities(BaseModel):
+    """Log-probabilities of a completion, in OpenAI's older format; the first token of an echoed prompt has none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One answer."""
+
+    text: str
+    index: int
+    logprobs: LogProbabilities | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Generated(BaseModel):
+    """Fields that the answers of all generating routes have."""
+
+    id: str
+    created: int
+    model: str
+    usage: Usage | None = None
+
+
+class Completion(Generated):
+    """Answer of `/v1/completions`, and each event of a streamed one."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+    infill: str | None = None
+
+
+class ChatAnswer(BaseModel):
+    """The assistant's message."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ChatAnswer
+    logprobs: dict[str, Any] | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatCompletion(Generated):
+    """Answer of `/v1/chat/completions`; a streamed one has `delta` in place of `message`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ServedModelObject(BaseModel):
+    """An entry of `/v1/models`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "ms-codegeex"
+    family: str
+    context_length: int
+    infill: str
+    chat: bool
+    languages: list[str]
+    parent: str | None = Field(None, description="of an adapter: the model that it is on")
+
+
+class ModelList(BaseModel):
+    """Answer of `/v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModelObject]

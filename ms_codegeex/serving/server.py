@@ -1,0 +1,139 @@
+"""The life of the server: its socket, signals and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.serving.app import create_app
+from ms_codegeex.serving.connections import Connection
+from ms_codegeex.serving.engine import EngineBackend
+from ms_codegeex.serving.errors import unavailable
+from ms_codegeex.serving.memory import return_large_blocks
+from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving.settings import ServeSettings
+
+KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
+BACKLOG = 2048
+LAST_SECONDS = 2  # to write the last responses after all answers have ended
+POLL_SECONDS = 0.02
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers, because `Stopping` handles signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Install no signal handlers."""
+        yield
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; `UserError` if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None
+    # asyncio sets this only if a socket names its protocol; without it an answer waits 40 ms for the client's ACK
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of the server."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if it cannot be done."""
+    model = open_model(settings.model, settings.name, settings.bits)
+    if model.name in (name for name, _ in settings.adapter):
+        raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
+    return_large_blocks()
+    with bound(settings.host, settings.port) as listening:
+        asyncio.run(_serve(EngineBackend(model, settings), listening))
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+
+
+async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
+    app = create_app(backend.settings, backend)
+    config = configured(app)
+    server = Server(config)
+    stopping = Stopping(server)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)
+    engine, http = asyncio.ensure_future(backend.run()), asyncio.ensure_future(server.serve(sockets=[listening]))
+    helpers = [asyncio.ensure_future(stopping.first.wait()), asyncio.ensure_future(_announce(backend, listening))]
+    try:
+        await asyncio.wait({engine, http, helpers[0]}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.first.is_set():
+            config.timeout_graceful_shutdown = await _drain(backend, stopping.second)
+    finally:
+        backend.draining = True
+        backend.fail_all(unavailable("the server is shutting down", "shutting_down"))
+        server.should_exit = True
+        await asyncio.wait({http})  # the last responses are being written
+        for task in (engine, *helpers):
+            task.cancel()
+        await asyncio.wait({engine, *helpers})
+    if not engine.cancelled():
+        engine.result()
+    http.result()
+
+
+class Stopping:
+    """Handles SIGTERM and SIGINT: the first signal starts a shutdown, the second ends at once."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.server, self.first, self.second = server, asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked)
+
+    def _asked(self) -> None:
+        if self.first.is_set():
+            self.second.set()
+            self.server.force_exit = True
+        self.first.set()
+
+
+async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
+    while not backend.ready:
+        await asyncio.sleep(POLL_SECONDS)
+    print(f"serving {backend.model.name} at {address(listening)}", flush=True)
+
+
+async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
+    """Refuse new work and wait for the answers under way. Returns the seconds left for slow readers."""
+    backend.draining = True
+    seconds = backend.settings.grace
+    print(f"ending: answers under way have {seconds:g} s", file=sys.stderr, flush=True)
+    deadline = time.monotonic() + seconds
+    while not backend.idle and not at_once.is_set() and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+    return LAST_SECONDS if at_once.is_set() else max(LAST_SECONDS, math.ceil(deadline - time.monotonic()))

@@ -1,0 +1,120 @@
+"""The engine's process: `python -m ms_codegeex.serving.worker DESCRIPTOR PARENT`.
+
+One thread: it reads the server's messages before each step of the scheduler and sends all new tokens after it. A
+request that is cancelled takes part in no further step. The process ends with the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.cuda.libraries import prepare
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.processes import die_with_parent
+from ms_codegeex.serving.messages import Unpacker, packed, receive, settings_from
+
+
+class Worker:
+    """A `Generator` and the requests of one connection."""
+
+    def __init__(self, connection: socket.socket, unpacker: Unpacker, generator: Any):
+        self.connection, self.unpacker, self.generator = connection, unpacker, generator
+        self.scheduler = generator.scheduler
+        self.requests: dict[int, Any] = {}
+
+    def run(self) -> None:
+        """Work until the server is gone."""
+        self._send({"slots": self.generator.slots})
+        cold = self.generator.engine.pass_sizes()
+        while self._listen(wait=not (self.requests or cold)):
+            if self.requests:
+                self.scheduler.step()
+                self._report()
+            elif cold:  # nobody waits: compile what the first requests would wait for
+                self.generator.engine.compile(cold.pop(0))
+
+    def _listen(self, wait: bool) -> bool:
+        """Read the messages that have arrived; False at the end of the connection."""
+        while select.select([self.connection], [], [], None if wait else 0)[0]:
+            wait = False
+            messages = receive(self.connection, self.unpacker)
+            if messages is None:
+                return False
+            for message in messages:
+                getattr(self, f"_{message[0]}")(*message[1:])
+        return True
+
+    def _begin(self, number: int, ids: list[int], settings: dict[str, Any], prompt_best: int | None) -> None:
+        try:
+            self.requests[number] = self.generator.submit(ids, settings_from(settings), prompt_best)
+        except UserError as error:
+            self._send([[[number, [], "error", str(error)]], self._totals()])
+
+    def _cancel(self, number: int) -> None:
+        if number in self.requests:
+            self.requests.pop(number).cancel()
+
+    def _ping(self) -> None:
+        self._send([])
+
+    def _report(self) -> None:
+        """Send the results of the last step."""
+        news: list[list[Any]] = []
+        for number, request in list(self.requests.items()):
+            tokens = request.new()
+            if not tokens and not request.ended:
+                continue
+            news.append([number, tokens, request.finish if request.ended else None])
+            if request.error is not None:
+                news[-1].append(str(request.error))
+            elif request.prompt_best is not None:
+                news[-1].append(request.scored)
+                request.prompt_best = None
+            if request.ended:
+                del self.requests[number]
+        if news:
+            self._send([news, self._totals()])
+
+    def _totals(self) -> list[int]:
+        return [self.scheduler.guessed, self.scheduler.accepted, self.scheduler.reused, self.scheduler.passes]
+
+    def _send(self, value: Any) -> None:
+        self.connection.sendall(packed(value))
+
+
+def _loaded(model: str, adapters: dict[str, str], **options: Any) -> Any:
+    if options.get("device") == "gpu":
+        prepare()
+    from ms_codegeex.generation.engine import Generator
+
+    return Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
+
+
+def main(descriptor: int, parent: int) -> int:
+    """Serve one connection. The first message names the model."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
+    os.dup2(2, 1)
+    connection, unpacker = socket.socket(fileno=descriptor), Unpacker()
+    options = receive(connection, unpacker)
+    if not options:
+        return 1
+    try:
+        worker = Worker(connection, unpacker, _loaded(**options[0]))
+    except (UserError, RunFailure) as error:
+        connection.sendall(packed({"error": str(error), "status": 2 if isinstance(error, UserError) else 1}))
+        return 1
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server is gone
+        worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

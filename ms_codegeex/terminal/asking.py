@@ -1,0 +1,65 @@
+"""Requests of the terminal to a model, on a server or in this process, and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ms_codegeex.generation.sampling import SamplingSettings
+
+LOCALES = ("en", "zh")
+TASKS = ("explain", "comment", "document", "fix")  # in addition to "translate"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text to continue.
+
+    `language`: the language whose tag line precedes the text; empty for none. `suffix`: the text after the gap. `cut`:
+    drop the start of a text that is too long instead of refusing it. `block`: end the answer with the block that the
+    text began.
+    """
+
+    text: str
+    language: str = ""
+    suffix: str | None = None
+    cut: bool = False
+    block: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task on code: "translate" (into the language `target`) or one of `TASKS`. `locale` is the language of comments
+    and explanations."""
+
+    name: str
+    code: str
+    language: str
+    target: str = ""
+    locale: str = "en"
+
+
+class Piece(NamedTuple):
+    """The next part of answer `index`. The last one has the reason for the end, "stop" or "length"."""
+
+    index: int
+    text: str
+    finish: str | None = None
+
+
+class Model(Protocol):
+    """A model that answers. `chat`: it is tuned for conversations; otherwise it only continues text. Closing the
+    iterator of an answer cancels the answer."""
+
+    name: str
+    chat: bool
+
+    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
+        """Continue a text."""
+
+    def perform(self, task: Task, settings: SamplingSettings) -> Iterator[Piece]:
+        """Answer an assistant task."""
+
+    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[Piece]:
+        """Answer the last of (role, content) messages. Only for a model with `chat`."""

@@ -1,0 +1,120 @@
+"""Output of an answer while it comes. On a terminal each complete line is coloured; elsewhere the bare text is written.
+
+A model can write anything, so control characters are spelled out on a terminal and have no effect.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.text import Text
+
+THEME = "ansi_dark"  # the terminal's own colours
+TAB = 4
+
+
+class Printer(Protocol):
+    """Writes the pieces of one text."""
+
+    def feed(self, piece: str) -> None:
+        """Write the next piece."""
+
+    def end(self) -> None:
+        """End the text. On a terminal the cursor moves to a new line."""
+
+
+def printer(console: Console, language: str = "", before: str = "", echoed: bool = False) -> Printer:
+    """A printer for code in `language` (empty: no colours) that continues the text `before`, which may be shown
+    already."""
+    return CodePrinter(console, language, before, echoed) if console.is_terminal else PlainPrinter(console)
+
+
+class PlainPrinter:
+    """Writes the bare text, for files and pipes."""
+
+    def __init__(self, console: Console):
+        self._file = console.file
+
+    def feed(self, piece: str) -> None:
+        """Write the next piece."""
+        self._file.write(piece)
+        self._file.flush()
+
+    def end(self) -> None:
+        """End the text; nothing is added to it."""
+
+
+class CodePrinter:
+    """Writes to a terminal: the pieces as they come, and then each complete line again in colour in the same place."""
+
+    def __init__(self, console: Console, language: str = "", before: str = "", echoed: bool = False):
+        self._console, self._lexer = console, _lexer(language)
+        self._before = visible(before).expandtabs(TAB)  # the text before the current line
+        self._column = cell_len(self._before.rpartition("\n")[2]) if echoed else 0  # where the current line begins
+        self._line = self._shown = ""  # the current line, and the part of it on the screen
+
+    def feed(self, piece: str) -> None:
+        """Write the next piece."""
+        *lines, last = visible(piece).split("\n")
+        for part in lines:
+            self._add(part)
+            self._colour()
+            self._write("\n")
+            self._before += f"{self._shown}\n"
+            self._column, self._line, self._shown = 0, "", ""
+        self._add(last)
+        self._console.file.flush()
+
+    def end(self) -> None:
+        """Colour the last line."""
+        if self._line:
+            self._colour()
+            self._write("\n")
+        self._console.file.flush()
+
+    def _add(self, part: str) -> None:
+        self._line += part
+        display = self._line.expandtabs(TAB)
+        self._write(display[len(self._shown) :])
+        self._shown = display
+
+    def _colour(self) -> None:
+        width, height = self._console.size
+        rows = [max(cells - 1, 0) // width for cells in (self._column + 1, self._column + cell_len(self._shown))]
+        up = rows[1] - rows[0]
+        if self._lexer is None or not self._shown.strip() or up >= height - 1:
+            return  # the beginning has scrolled off the screen
+        coloured = self._lexer.highlight(self._before + self._shown)
+        line = coloured[len(self._before) : len(self._before) + len(self._shown)]
+        if line.plain != self._shown:
+            return  # the lexer has changed the text
+        self._write((f"\x1b[{up}A" if up else "") + f"\x1b[{self._column % width + 1}G")
+        self._console.print(line, end="", soft_wrap=True, highlight=False)
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+
+
+def visible(text: str) -> str:
+    """The text with control characters and invisible characters spelled out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _lexer(language: str) -> Syntax | None:
+    from pygments.lexers import find_lexer_class_by_name
+    from pygments.util import ClassNotFound
+
+    name = {"Cuda": "cuda", "Shell": "bash", "TeX": "tex"}.get(language, language.lower())
+    try:
+        find_lexer_class_by_name(name)
+    except ClassNotFound:
+        return None
+    return Syntax("", name, theme=THEME, background_color="default")
+
+
+def dim(text: str) -> Text:
+    """Dimmed text, for words about an answer."""
+    return Text(text, style="dim")

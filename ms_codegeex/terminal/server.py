@@ -1,0 +1,127 @@
+"""Answers from a server with OpenAI's API. The assistant tasks and some fields are extensions of `serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.terminal.asking import Piece, Prompt, Task
+
+if TYPE_CHECKING:
+    import openai
+
+SILENCE_SECONDS = 600.0  # without a piece of an answer
+RETRIES = 2  # before an answer has begun, after the pause that the server asks for
+
+
+class RemoteModel:
+    """A model of the server at `url`: the one called `name`, or the only one but for adapters. `UserError` if there is
+    none."""
+
+    def __init__(self, url: str, key: str | None = None, name: str | None = None):
+        import openai
+
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"--url: {url} is no address of a server; expected http(s)://HOST[:PORT]")
+        self.url = url.rstrip("/")
+        base = self.url if self.url.endswith("/v1") else f"{self.url}/v1"
+        self._client = openai.OpenAI(base_url=base, api_key=key or "none", max_retries=RETRIES, timeout=SILENCE_SECONDS)
+        with self._errors():
+            known = {model.id: model for model in self._client.models.list().data}
+        bases = [each.id for each in known.values() if getattr(each, "parent", None) is None]  # the others are adapters
+        if name is None and len(bases) == 1:
+            (name,) = bases
+        if name not in known:
+            raise UserError(f"--name: {name or 'missing'}; {self.url} has {', '.join(known) or 'no models'}")
+        self.name = name
+        self.chat = bool(getattr(known[self.name], "chat", False))
+
+    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
+        """Continue a text."""
+        extra = {"language": prompt.language or None, "truncate_prompt": prompt.cut or None}
+        return self._stream(
+            "/completions",
+            {"prompt": prompt.text, "suffix": prompt.suffix, "stop_at": "block" if prompt.block else None, **extra},
+            settings,
+        )
+
+    def perform(self, task: Task, settings: SamplingSettings) -> Iterator[Piece]:
+        """Answer an assistant task."""
+        if task.name == "translate":
+            body = {"source_language": task.language, "target_language": task.target}
+        else:
+            body = {"language": task.language, "locale": task.locale}
+        return self._stream(f"/code/{task.name}", {"code": task.code, **body}, settings)
+
+    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[Piece]:
+        """Answer the last of (role, content) messages."""
+        body = {"messages": [{"role": role, "content": content} for role, content in messages]}
+        return self._stream("/chat/completions", body, settings)
+
+    def _stream(self, path: str, body: dict[str, Any], settings: SamplingSettings) -> Iterator[Piece]:
+        import openai
+        from openai.types import Completion
+
+        sent = {"model": self.name, "stream": True, **_fields(settings), **body}
+        sent = {key: value for key, value in sent.items() if value is not None}
+        with self._errors():
+            # `post` also serves the fields and routes of `serve` that the client does not know
+            events = self._client.post(
+                path, cast_to=Completion, body=sent, stream=True, stream_cls=openai.Stream[Completion]
+            )
+            with events:
+                for event in events:
+                    for choice in event.choices:
+                        delta = getattr(choice, "delta", None)
+                        text = choice.text if delta is None else delta.get("content")
+                        yield Piece(choice.index, text or "", choice.finish_reason)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate the client's errors: into a `UserError` if the user can mend it, else into a `RunFailure`."""
+        import httpx
+        import openai
+
+        try:
+            yield
+        except openai.AuthenticationError as error:
+            raise UserError(f"--api-key-file: {self.url}: {_reason(error)}") from None
+        except openai.APITimeoutError:
+            raise RunFailure(f"{self.url} was silent for {SILENCE_SECONDS:g} s") from None
+        except openai.APIConnectionError as error:
+            raise UserError(
+                f"--url: {self.url} cannot be reached ({error.__cause__ or error}); start a server with "
+                "`ms-codegeex serve --model DIR`, or give --model DIR"
+            ) from None
+        except openai.APIStatusError as error:
+            kind = UserError if error.status_code < 500 and error.status_code != 429 else RunFailure
+            raise kind(f"{self.url}: {_reason(error)}") from None
+        except (openai.APIError, httpx.HTTPError) as error:
+            raise RunFailure(f"{self.url}: the answer broke off ({error})") from None
+
+
+def _fields(settings: SamplingSettings) -> dict[str, Any]:
+    """The fields that differ from the defaults of OpenAI's API. Other servers refuse fields that they do not know."""
+    ours = {"top_k": (settings.top_k, 0), "repetition_penalty": (settings.repetition_penalty, 1.0)}
+    theirs = {
+        "presence_penalty": (settings.presence_penalty, 0.0),
+        "frequency_penalty": (settings.frequency_penalty, 0.0),
+        "n": (settings.n, 1),
+        "stop": (list(settings.stop), []),
+    }
+    return {
+        "max_tokens": settings.max_new_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "seed": settings.seed,
+        **{key: value for key, (value, usual) in {**ours, **theirs}.items() if value != usual},
+    }
+
+
+def _reason(error: openai.APIStatusError) -> str:
+    """The server's own message, if there is one."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)

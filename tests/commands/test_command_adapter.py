@@ -1,0 +1,111 @@
+"""`ms-codegeex adapter`: adapters of every family, merged into their model and taken out again."""
+
+import json
+
+import mindspore as ms
+import numpy as np
+import pytest
+import small_models
+from conftest import command_here
+from networks import assign, every_logit
+
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.models.causal import Build
+from ms_codegeex.models.lora import Adaptation, add_adapters
+from ms_codegeex.models.registry import family
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("adapters")
+
+
+SLOW = [pytest.param(name, marks=[] if name == "codegen" else pytest.mark.slow) for name in small_models.FAMILIES]
+
+
+@pytest.fixture(scope="module", params=SLOW)
+def tuned(request, root):
+    """The family, a base model, and a run with adapters."""
+    name = request.param
+    small_models.save_run(root / f"{name}-run", name, small_models.parameters(name))
+    base = root / f"{name}-base"
+    convert(root / f"{name}-run", "hf", base, progress=False)
+    return name, base, small_models.save_adapters(root / f"{name}-tuned", name, base)
+
+
+def adapter(*words):
+    result = command_here("adapter", *words)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def logits(name, tensors, lora=None):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    sizes = small_models.config(name)
+    network = family(name).model.Logits(sizes, Build(seq_length=6))
+    if lora is not None:
+        add_adapters(network, sizes, lora, 6)
+    assign(network, tensors)
+    ids = np.random.default_rng(4).integers(0, sizes.vocab_size, (2, 6))
+    return every_logit(network.set_train(False), ids)
+
+
+def test_the_merged_model_has_the_logits_of_model_and_adapters(tuned, root):
+    name, base, run = tuned
+    adapter("merge", "--model", base, "--adapter", run, "--output", root / f"{name}-merged")
+    arrays = {key: tensor.float32() for key, tensor in open_source(base).tensors.items()}
+    source = open_source(run)
+    arrays |= {key: tensor.float32() for key, tensor in source.adapters.tensors.items()}
+    expected = logits(name, arrays, Adaptation(["attention", "feed_forward"], 2, 6.0))
+    merged = open_source(root / f"{name}-merged")
+    found = logits(name, {key: tensor.float32() for key, tensor in merged.tensors.items()})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(found - logits(name, {k: t.float32() for k, t in open_source(base).tensors.items()})).max() > 0.1
+    # PyTorch's files have the same numbers
+    convert(root / f"{name}-merged", "megatron", root / f"{name}.pt", progress=False)
+    for key, tensor in open_source(root / f"{name}.pt").tensors.items():
+        np.testing.assert_array_equal(tensor.float32(), merged.tensors[key].float32(), err_msg=key)
+
+
+def test_what_is_taken_out_again_leaves_the_model(tuned, root):
+    """To the rounding of two additions."""
+    name, base, run = tuned
+    write_peft(open_source(run), root / f"{name}-peft")
+    again, merged = root / f"{name}-again", root / f"{name}-merged-2"
+    adapter("merge", "--model", base, "--adapter", root / f"{name}-peft", "--output", merged)
+    words = ("--model", merged, "--adapter", root / f"{name}-peft", "--output", again, "--json")
+    assert json.loads(adapter("unmerge", *words))["layers"] == len(open_source(run).adapters.layers)
+    before, after = open_source(base).tensors, open_source(again).tensors
+    for key, tensor in before.items():
+        expected = tensor.float32()
+        np.testing.assert_allclose(after[key].float32(), expected, atol=3e-7 * np.abs(expected).max(), err_msg=key)
+
+
+def test_adapters_are_listed(tuned, root):
+    name, base, run = tuned
+    write_peft(open_source(run), root / "listed" / name)
+    (row,) = json.loads(adapter("list", root / "listed" / name, "--json"))["adapters"]
+    assert (row["rank"], row["alpha"], row["model"]) == (2, 6.0, str(base))
+    assert f"{root / 'listed' / name}: rank 2, alpha 6, " in adapter("list", root / "listed")
+
+
+def test_mistakes_are_one_line(root, tmp_path):
+    name = "codegen"
+    small_models.save_run(tmp_path / "model", name, small_models.parameters(name))
+    small_models.save_run(tmp_path / "other", name, small_models.parameters(name, seed=8))
+    run = small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "model")
+    cases = [
+        (("list", tmp_path / "model"), "holds no adapters in PEFT's layout"),
+        (("merge", "--model", tmp_path / "other", "--adapter", run), "adapters of another model than"),
+        (("merge", "--model", run, "--adapter", run), "holds adapters itself"),
+        (("merge", "--model", tmp_path / "model", "--adapter", tmp_path / "other"), "holds no adapters"),
+        (("unmerge", "--model", tmp_path / "model", "--adapter", tmp_path / "none"), "no such directory"),
+    ]
+    for words, message in cases:
+        output = () if words[0] == "list" else ("--output", tmp_path / "made")
+        result = command_here("adapter", *words, *output)
+        assert result.returncode == 2
+        assert result.stderr.count("\n") == 1 and message in result.stderr
+        assert not (tmp_path / "made").exists()

@@ -1,0 +1,93 @@
+"""`ms-codegeex finetune` as a user runs it."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import small_models
+from conftest import command, command_here
+
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.models.registry import family
+from ms_codegeex.runs.records import read_log
+from ms_codegeex.training.initialise import initial_weight
+
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}
+QUICK = ("training.global_batch=4", "training.evaluate_samples=8", "logging.plots=false", "logging.tensorboard=false")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Prompts whose answer depends on their word."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    words = ["red", "green", "blue", "black"]
+    rows = [{"prompt": f"{n} {words[n % 4]}:", "completion": f" {words[(n + 1) % 4]}"} for n in range(200)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A run directory of a small model with CodeGeeX's tokenizer."""
+    sizes = family("codegeex").config.build_config("tiny", SIZES)
+    arrays = {name: initial_weight(name, shape, 0.02, 1) for name, shape in sizes.parameter_shapes().items()}
+    return small_models.save_run(tmp_path_factory.mktemp("model") / "run", "codegeex", arrays, **asdict(sizes))
+
+
+def finetune(model, data, tmp_path, *arguments):
+    words = (f"output={tmp_path / 'tuned'}", "devices=1", *QUICK, *arguments)
+    return command("finetune", "--model", model, "--data", data, *words)
+
+
+def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
+    words = ("training.evaluate_every=5", "training.schedule.learning_rate=1e-2", "--epochs", "6")
+    result = finetune(model, pairs, tmp_path, *words, "checkpoint.export=false")
+    assert result.returncode == 0, result.stderr
+    assert f"starting from the weights of {list_checkpoints(model / 'checkpoints')[-1]}" in result.stderr
+    (dataset,) = tmp_path.glob("tuning-*")
+    described = json.loads((dataset / "dataset.json").read_text())
+    assert (described["task"], described["kind"]) == ("completion", "finetune")
+    losses = [r["validation_loss"] for r in read_log(tmp_path / "tuned/log.jsonl") if r["validation_loss"] is not None]
+    assert min(losses) < losses[0] - 0.5
+    summary = json.loads((tmp_path / "tuned/summary.json").read_text())
+    assert summary["validation_loss"] == min(losses)
+    assert summary["validation_loss_before"] > losses[0] and ", " in result.stdout and " before" in result.stdout
+    state = Checkpoint(summary["checkpoint"]).state
+    assert state["config"]["model"]["hidden_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--epochs", "0"), "--epochs: 0.0 is out of range"),
+        (("--config", "codegeex_tiny"), "codegeex_tiny: model: --model names the model; remove the section"),
+        (("model.hidden_size=32",), "has hidden_size 16, the run's model 32"),
+        (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--data", "training.steps=3"), "--data: training.steps=3 is an override; name files"),
+        (("--task", "chat"), "no example is left"),
+        (("--model", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, arguments, message):
+    words = ("--model", model, "--data", pairs, f"output={tmp_path / 'tuned'}", "devices=1", *QUICK, *arguments)
+    result = command_here("finetune", *words)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_equal_data_is_prepared_once(model, pairs, tmp_path):
+    from ms_codegeex.commands.finetune import _prepared
+    from ms_codegeex.config import load_config
+    from ms_codegeex.formats.sources import open_source
+
+    config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
+    source = open_source(model)
+    first = _prepared([str(pairs)], None, source, config, quiet=True)
+    made = (first / "dataset.json").stat().st_mtime_ns
+    (copy := tmp_path / "other.jsonl").write_bytes(pairs.read_bytes())
+    assert _prepared([str(copy)], "completion", source, config, quiet=True) == first
+    assert (first / "dataset.json").stat().st_mtime_ns == made
+    copy.write_text(copy.read_text().replace("red", "grey"))
+    assert _prepared([str(copy)], None, source, config, quiet=True) != first

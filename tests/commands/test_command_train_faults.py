@@ -1,0 +1,147 @@
+"""Faults of a rank in real runs of two workers: the run notices, names the rank, starts again and ends as one without
+them."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, command_here, small_run, write_config
+
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.run_directory import RunDirectory
+
+COMMAND = """
+import sys
+from ms_codegeex import cli
+from ms_codegeex.runs import hangs, node
+node.WORKER, hangs.LEAST_SECONDS = "bad_worker", 8.0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from ms_codegeex.runs import worker
+from ms_codegeex.training.trainer import Trainer
+
+def flip(trainer):
+    trainer.state_tensors()["final_norm.weight"].asnumpy().view("uint32")[3] ^= 1
+
+def sleep(trainer):
+    time.sleep(600)
+
+def lose(trainer):
+    Path(__file__).with_name("once").unlink()
+    os._exit(1)
+
+def step(self, *arguments):
+    record, once = whole(self, *arguments), Path(__file__).with_name("once")
+    if self.rank == 1 and record.step == 7 and not once.exists():
+        once.touch()
+        {fault}(self)
+    return record
+
+whole, Trainer._step = Trainer._step, step
+sys.exit(worker.main())
+"""
+
+
+def train(folder, values, fault=None, options=("--restarts", "1")):
+    """The finished run, and what the command printed."""
+    folder.mkdir()
+    (folder / "command.py").write_text(COMMAND)
+    (folder / "bad_worker.py").write_text(WORKER.format(fault=fault))
+    if fault is None:
+        (folder / "once").touch()
+    config = write_config(folder / "run.yaml", {**values, "output": str(folder / "run")})
+    result = subprocess.run(
+        [sys.executable, folder / "command.py", "train", "--config", config, *options],
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    return RunDirectory(folder / "run"), result.stderr
+
+
+def values_of(dataset):
+    values = small_run(dataset, "")
+    values["devices"] = 2
+    values["training"].update(steps=14, dropout=0.1)
+    values["checkpoint"].update(every=2, keep=20)
+    values["faults"] = {"replicas": 2}
+    return values
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("unbroken") / "a", values_of(dataset))[0]
+
+
+def check_equal(run, unbroken):
+    losses = [[(line["step"], line["loss"]) for line in read_log(each.log)] for each in (run, unbroken)]
+    assert losses[0] == losses[1]
+    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
+    for name in a.names:
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+
+
+@pytest.mark.slow  # two workers, twice
+def test_a_flipped_bit_in_a_copy_is_found_and_the_run_goes_back(dataset, tmp_path, unbroken):
+    run, errors = train(tmp_path / "b", values_of(dataset), "flip")
+    assert ": ranks 0 and 1 differ after step 8; copies were equal after step 6" in errors
+    check_equal(run, unbroken)
+    kinds = [event["event"] for event in read_events(run.events) if event["event"] in ("start", "corrupted", "end")]
+    assert kinds == ["start", "corrupted", "end", "start", "end"]
+    assert [e["step"] for e in read_events(run.events) if e["event"] == "start"] == [0, 6]
+    assert any(path.name.startswith("doubtful-step-00000008") for path in run.checkpoints.iterdir())
+
+
+@pytest.mark.slow  # two workers, twice, and a hang
+def test_a_rank_that_sleeps_is_named_and_the_run_starts_again(dataset, tmp_path, unbroken):
+    run, errors = train(tmp_path / "c", values_of(dataset), "sleep")
+    assert (
+        "no step has ended for" in errors and "the others wait for rank 1, which is in sleep (bad_worker.py" in errors
+    )
+    check_equal(run, unbroken)
+    stacks = (run.logs / "attempt-0001" / "worker_1.log").read_text()
+    assert "most recent call first" in stacks
+
+
+@pytest.mark.slow  # two workers twice, then one
+def test_a_run_that_has_lost_a_device_continues_on_fewer(dataset, tmp_path, unbroken):
+    options = ("--restarts", "4", "--min-devices", "1")
+    run, errors = train(tmp_path / "d", values_of(dataset), "lose", options)  # rank 1 never gets beyond step 7
+    assert "continuing on 1 device instead of 2 (--min-devices)" in errors
+    assert "devices from 2 to 1" in errors and run.read_config().devices == 1
+    ends = [event["reason"] for event in read_events(run.events) if event["event"] == "end"]
+    assert ends[-1] == "finished" and set(ends[:-1]) == {"failed"} and len(ends) >= 3
+    lines = read_log(run.log)
+    assert [line["step"] for line in lines] == list(range(1, 15))
+    np.testing.assert_allclose([x["loss"] for x in lines], [x["loss"] for x in read_log(unbroken.log)], rtol=1e-6)
+    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
+    for name in a.names:
+        np.testing.assert_allclose(a.tensor(name), b.tensor(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options,reason",
+    [
+        (("--restarts", "-1"), "--restarts: -1 is out of range; give 0 or more"),
+        (("--min-devices", "1"), "--min-devices: has no effect without --restarts; give both"),
+        (
+            ("--restarts", "1", "--min-devices", "3"),
+            "--min-devices: no mesh with 3 devices fits parallel.tensor 1",
+        ),
+        (("--restarts", "1", "--min-devices", "4"), "4 is not fewer than devices: 4; give 2 or less, or leave it out"),
+    ],
+)
+def test_invalid_restart_options_are_refused(dataset, tmp_path, options, reason):
+    config = write_config(tmp_path / "run.yaml", {**small_run(dataset, tmp_path / "run"), "devices": 4})
+    result = command_here("train", "--config", config, *options)
+    assert result.returncode == 2 and reason in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,217 @@
+"""The processes of `ms-codegeex train`: they end together, whatever ends first, and do not disturb other jobs."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, command, small_run, write_config
+from run_processes import processes_of, ranks_of
+
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.run_directory import RunDirectory
+
+LONG = 50_000  # steps: minutes, when a test needs a moment
+
+
+def start(tmp_path, values, name="run.yaml", *options):
+    """The command in the background."""
+    config = str(write_config(tmp_path / name, values))
+    return subprocess.Popen(
+        [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", config, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def wait_until(condition, seconds=600):
+    """Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.1)
+
+
+def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
+    second = command("train", "--config", tmp_path / "run.yaml")
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=600)
+    assert second.returncode == 2 and "another job is running" in second.stderr
+
+
+@pytest.mark.slow  # that of restarts kills one too
+def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_until(lambda: read_log(log) or job.poll() is not None)
+    ranks = ranks_of(tmp_path / "run")
+    assert sorted(ranks) == [0, 1]
+    ranks[1].kill()
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 1
+    assert "a worker ended before its work was done" in errors and "rank 1 was killed by SIGKILL" in errors
+    # we saw it, not the scheduler by its heartbeat
+    assert "the scheduler says" not in errors and "timed out" not in (tmp_path / "run/logs/scheduler.log").read_text()
+    assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.slow  # until a step counts as a hang: a minute
+def test_a_stopped_worker_is_a_hang_and_is_named(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_until(lambda: len(read_log(log)) > 10 or job.poll() is not None)
+    ranks_of(tmp_path / "run")[1].suspend()
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 1
+    assert "no step has ended for" in errors and "stopped (by SIGSTOP or a debugger): rank 1;" in errors
+    assert "most recent call first" in (tmp_path / "run" / "logs" / "worker_0.log").read_text()
+    assert not processes_of(tmp_path / "run")
+
+
+def test_sigterm_saves_the_run_and_is_not_a_success(dataset, tmp_path):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: read_log(tmp_path / "run" / "log.jsonl") or job.poll() is not None)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in errors
+    assert not processes_of(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    last, (saved,) = read_log(run.log)[-1]["step"], list_checkpoints(run.checkpoints)
+    assert Checkpoint(saved).step == last and Checkpoint(saved).verify()
+    events = read_events(run.events)
+    assert [event["event"] for event in events] == ["start", "compiled", "saving", "saved", "end"]
+    assert (events[-1]["reason"], events[-1]["signal"], events[-1]["step"]) == ("stopped", "SIGTERM", last)
+
+
+@pytest.mark.slow  # three times two workers: half a minute
+def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_happened(dataset, tmp_path):
+    run, unbroken = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "unbroken")
+    values = small_run(dataset, run.path)
+    values["devices"] = 2
+    values["training"].update(steps=12, dropout=0.1)
+    values["checkpoint"].update(every=2, keep=20)
+    job = start(tmp_path, values, "run.yaml", "--restarts", "2")
+    wait_until(lambda: list_checkpoints(run.checkpoints) or job.poll() is not None)
+    ranks_of(run.path)[1].kill()
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 0, errors
+    assert "starts again from its newest good checkpoint (restart 1 of 2)" in errors
+    ends = [event["reason"] for event in read_events(run.events) if event["event"] == "end"]
+    assert ends == ["failed", "finished"]
+    assert (run.logs / "attempt-0001" / "worker_1.log").exists()
+    job = start(tmp_path, {**values, "output": str(unbroken.path)}, "unbroken.yaml")
+    job.communicate(timeout=600)
+    assert job.returncode == 0
+    losses = [[(line["step"], line["loss"]) for line in read_log(each.log)] for each in (run, unbroken)]
+    assert losses[0] == losses[1]
+    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
+    for name in a.names:
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
+    values = small_run(dataset, tmp_path / "run")
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
+    job.send_signal(number)
+    job.communicate(timeout=600)
+    assert job.returncode == status
+    wait_until(lambda: not processes_of(tmp_path / "run"))  # the scheduler too
+
+
+@pytest.mark.slow  # four workers on the cores of two: half a minute
+def test_two_jobs_at_once_do_not_collide(dataset, tmp_path):
+    jobs = []
+    for name in ("a", "b"):
+        values = small_run(dataset, tmp_path / name)
+        values["devices"] = 2
+        values["training"].update(steps=3)
+        jobs.append(start(tmp_path, values, f"{name}.yaml"))
+    results = [job.communicate(timeout=400) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], results
+    a, b = (read_log(tmp_path / name / "log.jsonl") for name in "ab")
+    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+MOUNTED = """
+import ctypes, os, sys
+
+libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments):
+        sys.exit(f"mount: {name}: {os.strerror(ctypes.get_errno())}")
+
+call("unshare", 0x10000000 | 0x00020000)  # CLONE_NEWUSER | CLONE_NEWNS
+for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    with open(f"/proc/self/{file}", "w") as stream:
+        stream.write(text)
+call("mount", b"none", sys.argv[1].encode(), b"tmpfs", 0, b"size=16m")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.slow  # a run of two processes; the log's own test is in tests/runs
+def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
+    """On a file system of 16 MiB of its own, that is filled while the run goes on and emptied again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    values = small_run(dataset, run)
+    values["training"].update(steps=LONG)
+    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(tmp_path / "run.yaml", values)]
+    job = subprocess.Popen(
+        [sys.executable, "-c", MOUNTED, str(run), *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    inside = Path(f"/proc/{job.pid}/root{run}")
+    lines = []
+    try:
+        wait_until(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
+        if job.poll() is not None and "mount" in (text := job.stderr.read()):
+            pytest.skip(f"this machine refuses a file system of one's own: {text.strip()}")
+        with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        while "is full; the log waits for room" not in (line := job.stderr.readline()):
+            lines.append(line)
+            assert line, lines
+        files = inside / "log.jsonl", inside / "logs" / "progress.jsonl"
+        wait_until(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
+        filled = len(read_log(inside / "log.jsonl"))
+        (inside / "filler").unlink()
+        wait_until(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
+        steps = [line["step"] for line in read_log(inside / "log.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+    finally:
+        job.send_signal(signal.SIGTERM)
+        _, rest = job.communicate(timeout=60)
+    printed = "".join(lines) + rest  # either warning may be the first
+    assert "log.jsonl: could not be written (No space left on device)" in printed and "Traceback" not in printed

@@ -1,0 +1,46 @@
+"""`python compiled_for_gpu.py OVERRIDES…`: compile a train step for a GPU and print COMPILED, or MISSING and what is.
+
+MindSpore selects a kernel for every operator. With the word `untyped` the network's constants stay numbers. Runs with
+CUDA from `host_runtime.c`; the graph is not executed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from ms_codegeex.config import load_config
+from ms_codegeex.training import build
+
+ROWS, LENGTH = 4, 32
+
+
+def main(words: list[str]) -> None:
+    """Compile and say so."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("GPU")
+    if "untyped" in words:
+        words.remove("untyped")
+        build.type_constants = lambda network: None
+    common = ["model.preset=tiny", "model.num_layers=1", "device=gpu", "devices=1", "training.steps=1"]
+    common += [f"training.global_batch={ROWS}", f"data.seq_length={LENGTH}"]
+    step = build.build(load_config(None, [*common, *words])).step
+    step.set_train(True)
+    ids = Tensor(np.zeros((ROWS, LENGTH), np.int32))
+    try:
+        step.compile(ids, ids, Tensor(np.ones((ROWS, LENGTH), np.float32)), Tensor(np.zeros(ROWS, np.int32)))
+        print("COMPILED", flush=True)
+    except (RuntimeError, TypeError) as error:
+        reasons = re.findall(r"Select GPU operator.*|.*does not support.*", str(error))
+        got = re.findall(r"but get (.*)", str(error))
+        print("MISSING", *reasons[:1], *got[:1], flush=True)
+    os._exit(0)  # MindSpore would launch kernels at its end
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,46 @@
+"""NVIDIA's packages and driver without a GPU: empty libraries of the right names, a driver that reports devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.cuda.libraries import LIBRARIES
+from ms_codegeex.rehearsal.stubs import compilers
+
+DRIVER_SOURCE = Path(__file__).with_name("driver.c")
+
+
+def compile_library(source: Path, library: Path) -> None:
+    """Compile a shared library whose soname is its file name; skips the test without a C compiler."""
+    commands = compilers()
+    if not commands:
+        pytest.skip("no C compiler")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    words = [*commands[0], "-w", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library), str(source)]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def fake_packages(directory: Path) -> Path:
+    """A folder for PYTHONPATH with an empty library in the place of each of NVIDIA's."""
+    empty = directory / "empty.c"
+    empty.write_text("int nothing(void) { return 0; }\n")
+    for library in LIBRARIES:
+        compile_library(empty, directory / "nvidia" / library.folder / "lib" / library.soname)
+    return directory
+
+
+def fake_driver(directory: Path) -> Path:
+    """A folder for LD_LIBRARY_PATH with the driver of driver.c."""
+    compile_library(DRIVER_SOURCE, directory / "libcuda.so.1")
+    return directory
+
+
+def environment_with(packages: Path | None = None, driver: Path | None = None, **settings: str) -> dict[str, str]:
+    """All variables of a process that finds these libraries, and no driver of this machine's by LD_LIBRARY_PATH."""
+    root = str(Path(__file__).resolve().parents[2])
+    python_path = os.pathsep.join(filter(None, [root, str(packages) if packages else ""]))
+    return {**os.environ, "PYTHONPATH": python_path, "LD_LIBRARY_PATH": str(driver or ""), **settings}

@@ -1,0 +1,86 @@
+"""Tokenizers trained on the user's text: every character survives, equal requests give equal bytes."""
+
+import json
+
+import pytest
+from conftest import ROOT, command, command_here
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
+from ms_codegeex.errors import UserError
+
+SOURCES = ROOT / "ms_codegeex" / "config"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory that the command writes."""
+    output = tmp_path_factory.mktemp("trained") / "tokenizer"
+    words = ("--input", SOURCES, "--vocab-size", 900, "--whitespace-run", 8, "--language-tags", "--json")
+    result = command("tokenizer", "train", *words, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["vocab_size"] == 905
+    return output
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=60))
+def test_every_text_survives(trained, text):
+    tokenizer = load_tokenizer(trained)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_runs_of_spaces_and_tag_lines_are_one_token(trained):
+    tokenizer = load_tokenizer(trained)
+    pieces = [tokenizer.token_bytes(i) for i in tokenizer.encode("# language: Python\n        return x\n")]
+    assert b"# language: Python" in pieces and b"        " in pieces
+    assert not any(piece.strip() and b"\n" in piece for piece in pieces)  # lines end with a token of their own
+
+
+def test_code_is_shorter_than_its_bytes(trained):
+    text = (SOURCES / "run.py").read_text()
+    assert len(load_tokenizer(trained).encode(text)) < 0.5 * len(text.encode())
+
+
+def test_equal_text_gives_equal_bytes(trained, tmp_path):
+    settings = TokenizerSettings(900, 8, True)
+    train_tokenizer([SOURCES], tmp_path / "again", settings, threads=2)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_corpus_is_prepared_with_it(trained, tmp_path):
+    words = ("--input", SOURCES, "--tokenizer", trained, "--output", tmp_path / "corpus", "--workers", 1)
+    result = command("prepare", *words)
+    assert result.returncode == 0, result.stderr
+    described = json.loads((tmp_path / "corpus" / "dataset.json").read_text())
+    assert described["tokenizer"]["fingerprint"] == load_tokenizer(trained).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--vocab-size", "100"), "vocab_size: 100 is out of range; give 512 or more"),
+        (("--whitespace-run", "0"), "whitespace_run: 0 is out of range; give 1 (none) to 64"),
+        (("--max-bytes", "0"), "max_bytes: 0 is out of range"),
+        (("--vocab-size", "90000"), "--vocab-size: 90000 pieces cannot be made of"),
+        (("--input", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, words, message):
+    result = command_here("tokenizer", "train", "--input", SOURCES, "--output", tmp_path / "tokenizer", *words)
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_nothing_is_replaced(trained):
+    with pytest.raises(UserError, match="exists; choose another directory"):
+        train_tokenizer([SOURCES], trained, TokenizerSettings(900))
+
+
+def test_no_text_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="--input: no text in there"):
+        train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900))

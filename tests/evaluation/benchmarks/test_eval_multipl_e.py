@@ -1,0 +1,151 @@
+"""MultiPL-E's files, and its rules in every language, with a problem of our own."""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import ROOT
+from multipl_e_rows import ANSWERS, ROWS, write
+
+from ms_codegeex.cli import main
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks import multipl_e
+from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
+from ms_codegeex.evaluation.toolchains.multipl_e import PlainJava, PlainRust
+
+SLOW = ("java", "go", "cpp", "rust")  # tool chains that take seconds to prepare or to compile
+
+
+@pytest.mark.parametrize(
+    "language", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ROWS]
+)
+def test_verdicts(tmp_path, sandbox, language):
+    """In the user's cache directory, where prepared tool chains stay for the next session."""
+    task = multipl_e.build(write(tmp_path / "m.jsonl"), [language])
+    if PLAIN_TOOL_CHAINS[language]().found is None:
+        pytest.skip(f"needs {PLAIN_TOOL_CHAINS[language].install}")
+    (problem,) = task.problems
+
+    def judged(answer):
+        found = task.judge(problem, Sample(problem.id, 0, problem.data.prompt, answer, "stop"), sandbox)
+        return (found.verdicts["published"].value, found.verdicts["strict"].value), found.stderr
+
+    assert task.prepare(task.problems) == {} and set(task.tools()) == {language}
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(ANSWERS[language], pool.map(judged, ANSWERS[language]), strict=True))
+    expected = ANSWERS[language]
+    assert {answer: each for answer, each in found.items() if each[0] != expected[answer]} == {}
+
+
+def test_answers_end_at_the_problems_stop_words(tmp_path):
+    task = multipl_e.build(write(tmp_path / "m.jsonl", "js", "rust"))
+    text = "  return [a, b];\n}\nfunction more() {}\n"
+    kept = []
+    for problem in task.problems:
+
+        def complete(prompt, *, seed, stop, max_new_tokens=None, problem=problem):
+            assert prompt == problem.data.prompt and stop(text) and not stop("  return [a")
+            return Completion(text, "stop")
+
+        kept.append(task.produce(problem, 0, 0, complete).generation)
+    assert kept == ["  return [a, b];\n}", "  return [a, b];"]
+    assert [(p.id, p.labels["language"], p.labels["benchmark"]) for p in task.problems] == [
+        ("js/HumanEval_900_swapped", "js", "humaneval"), ("rust/HumanEval_900_swapped", "rust", "humaneval"),
+    ]  # fmt: skip
+
+
+def test_the_published_layouts_are_read_alike(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    expected = multipl_e.build(write(tmp_path / "m.jsonl")).problems
+    rows = list(ROWS.values())
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    assert multipl_e.build(tmp_path / "list.json").problems == expected
+    for row in rows:
+        place = tmp_path / "hub" / f"humaneval-{row['language']}"
+        place.mkdir(parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist([row]), place / "test-00000-of-00001.parquet")
+    found = multipl_e.build(tmp_path / "hub").problems
+    assert sorted(found, key=lambda p: p.id) == sorted(expected, key=lambda p: p.id)
+    assert [p.id for p in multipl_e.build(tmp_path / "hub", ["go"]).problems] == ["go/HumanEval_900_swapped"]
+
+
+def test_languages_without_a_tool_chain_are_left_out_only_by_name(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.jsonl", "js", "rust")
+    with open(path, "a") as stream:
+        stream.write(json.dumps({**ROWS["js"], "language": "lua"}) + "\n")
+    with pytest.raises(UserError, match=r"no tool chain for lua; leave them out .*: --language js rust$"):
+        multipl_e.build(path)
+    task = multipl_e.build(path, ["js", "rust"])
+    monkeypatch.setattr(PlainRust, "version", lambda self: None)
+    with pytest.raises(UserError, match=r"missing on this machine: rust: apt-get install rustc, or .*--language js$"):
+        task.missing()
+    assert multipl_e.build(path, ["js"]).missing() == {}
+    with pytest.raises(UserError, match=r"has no problems in cpp; it has js, rust"):
+        multipl_e.build(path, ["cpp"])
+
+
+def test_javatuples_is_found_where_classpath_says(tmp_path, monkeypatch):
+    (tmp_path / "javatuples-1.2.jar").touch()
+    monkeypatch.setenv("CLASSPATH", f"/nowhere/other.jar:/nowhere/javatuples.jar:{tmp_path / 'javatuples-1.2.jar'}")
+    assert PlainJava(tmp_path).jars() == [tmp_path / "javatuples-1.2.jar"]
+
+
+def test_the_page_has_every_installing_line():
+    page = (ROOT / "docs" / "multipl-e.md").read_text()
+    assert [name for name, kind in PLAIN_TOOL_CHAINS.items() if f"`{kind.install}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": None}, r"problem 0: prompt is NoneType; a row has name"),
+        ({"stop_tokens": "x"}, "stop_tokens is no list of texts"),
+        ({"stop_tokens": [""]}, "stop_tokens is no list of texts"),
+        ({"tests": "}"}, "rust/HumanEval_900_swapped: no test function in its tests"),
+        ({"language": "lua"}, "no problems in python, cpp"),
+    ],
+)
+def test_damage_is_reported(tmp_path, change, message):
+    (tmp_path / "m.jsonl").write_text(json.dumps({**ROWS["rust"], **change}) + "\n")
+    with pytest.raises(UserError, match=message):
+        multipl_e.build(tmp_path / "m.jsonl")
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(UserError, match=r"no \*\.jsonl, .* there"):
+        multipl_e.build(tmp_path)
+    for name, content, message in (
+        ("m.json", "{}", "expected a list of objects"),
+        ("m.json", "{", "not readable as JSON"),
+        ("m.parquet", "x", "not readable as Parquet"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=message):
+            multipl_e.build(tmp_path / name)
+    twice = write(tmp_path / "twice" / "a.jsonl", "js").parent
+    write(twice / "b.jsonl", "js")
+    with pytest.raises(UserError, match="js/HumanEval_900_swapped is there twice"):
+        multipl_e.build(twice)
+
+
+def test_the_command_judges_samples_from_elsewhere(tmp_path, sandbox, capsys):
+    data = write(tmp_path / "m.jsonl", "js", "bash")
+    samples = [
+        {"task_id": f"{name}/HumanEval_900_swapped", "completion": answer}
+        for name in ("js", "bash")
+        for answer in list(ANSWERS[name])[:2]
+    ]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    words = ["evaluate", "multipl-e", "--data", data, "--samples", tmp_path / "s.jsonl", "--output", tmp_path / "o"]
+    if any(PLAIN_TOOL_CHAINS[name]().found is None for name in ("js", "bash")):
+        pytest.skip("needs Node.js and bash")
+    assert main([str(word) for word in [*words, "--json"]]) == 0
+    report = json.loads(capsys.readouterr().out)
+    by = report["scores"]["strict"]["by"]["language"]
+    assert {name: by[name]["pass_rate"]["value"] for name in by} == {"js": 0.5, "bash": 0.5}
+    assert main([*map(str, words), "--python", sys.executable]) == 2
+    assert "--python: multipl-e takes" in capsys.readouterr().err

@@ -1,0 +1,280 @@
+"""Comparisons of evaluations: their figures are recomputed here, and the command is run as a user runs it."""
+
+import itertools
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_task import Doubling
+from scipy import stats
+
+from ms_codegeex.cli import main
+from ms_codegeex.evaluation.jsonl import encode
+from ms_codegeex.evaluation.reports import scores
+from ms_codegeex.evaluation.reports.comparison import compare, holm, permutation_p, read_evaluations
+from ms_codegeex.evaluation.rows import fingerprint, sample_from
+from ms_codegeex.evaluation.task import Problem
+
+BEFORE = {"python/0": "ffff", "python/1": "pfff", "cpp/0": "ffff", "cpp/1": "pppf", "cpp/2": "pppp"}
+AFTER = {"python/0": "ppff", "python/1": "pppf", "cpp/0": "ffff", "cpp/1": "ffff", "cpp/2": "pppp", "python/2": "pppp"}
+
+
+def write_evaluation(directory, verdicts, text="x = 1", task=None, **settings):
+    """An evaluation's directory: a letter for each sample, p if it passes."""
+    task = task or Doubling()
+    samples, results = [], []
+    for name, letters in verdicts.items():
+        for number, letter in enumerate(letters):
+            row = {"task_id": name, "completion_id": number, "prompt": "", "finish": "eos", "extra": {}}
+            samples.append({**row, "generation": f"{text}  # {letter}"})
+            verdict = "passed" if letter == "p" else "wrong"
+            result = {key: row[key] for key in ("task_id", "completion_id", "extra")}
+            judged = {"verdicts": {"strict": verdict, "published": "passed"}, "seconds": 0.5, "exit_code": 0}
+            error = "" if letter == "p" else "Traceback <b>"
+            results.append({**result, **judged, "stderr": error, "sample": fingerprint(sample_from(samples[-1]))})
+    directory.mkdir(parents=True)
+    (directory / "samples.jsonl").write_bytes(b"".join(map(encode, samples)))
+    (directory / "results.jsonl").write_bytes(b"".join(map(encode, results)))
+    report = scores.build(task, task.problems, samples, results) | {"settings": settings}
+    (directory / "report.json").write_text(json.dumps(report))
+    return directory
+
+
+@pytest.fixture
+def both(tmp_path):
+    return [str(write_evaluation(tmp_path / name, verdicts)) for name, verdicts in (("a", BEFORE), ("b", AFTER))]
+
+
+def rates(verdicts):
+    return {name: letters.count("p") / len(letters) for name, letters in verdicts.items()}
+
+
+def test_scores_are_those_of_the_common_problems(both):
+    found = compare(read_evaluations(both), "strict")
+    assert found["problems"] == sorted(BEFORE)
+    for name, verdicts in (("a", BEFORE), ("b", AFTER)):
+        own = [rates(verdicts)[problem] for problem in BEFORE]
+        assert found["groups"]["all"][name]["pass_rate"]["value"] == pytest.approx(np.mean(own))
+        cpp = [rates(verdicts)[problem] for problem in BEFORE if problem.startswith("cpp")]
+        assert found["groups"]["language: cpp"][name]["pass_rate"]["value"] == pytest.approx(np.mean(cpp))
+    easy = found["groups"]["easy (above 70%)"]["a"]
+    assert (easy["problems"], easy["solved"]) == (1, 1) and found["groups"]["medium"]["a"]["problems"] == 2
+
+
+def test_pairs_list_newly_solved_and_lost_problems(both):
+    (pair,) = compare(read_evaluations(both), "strict")["pairs"]
+    assert (pair["from"], pair["to"]) == ("a", "b")
+    assert pair["solved_only_after"] == ["python/0"] and pair["solved_only_before"] == ["cpp/1"]
+    differences = [rates(AFTER)[name] - rates(BEFORE)[name] for name in sorted(BEFORE)]
+    assert pair["difference"]["value"] == pytest.approx(np.mean(differences))
+    assert pair["difference"]["low"] < pair["difference"]["value"] < pair["difference"]["high"]
+    signs = list(itertools.product((-1, 1), repeat=3))
+    nonzero = [each for each in differences if each]
+    sums = [abs(np.dot(each, nonzero)) for each in signs]
+    assert pair["p"] == pytest.approx(np.mean([each >= abs(sum(nonzero)) - 1e-12 for each in sums]))
+
+
+def test_the_permutation_test_of_single_samples_is_the_sign_test():
+    for gained, lost in ((0, 0), (1, 0), (5, 0), (7, 3), (30, 10), (60, 20)):
+        differences = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 50)
+        exact = stats.binomtest(gained, gained + lost).pvalue if gained else 1.0
+        assert permutation_p(differences) == pytest.approx(exact, abs=0.012), (gained, lost)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_translations_are_a_matrix_and_compared_within_a_direction(tmp_path):
+    class From(Doubling):
+        def __init__(self, source):
+            super().__init__()
+            self.problems = [Problem(p.id, {**p.labels, "source": source}, p.data) for p in self.problems]
+
+    places = []
+    for model in ("m1", "m2"):
+        for source in ("java", "go"):
+            settings = {"recipe": {"translate_from": source}, "model": {"path": model}}
+            letters = BEFORE if source == "java" else AFTER
+            places.append(str(write_evaluation(tmp_path / f"{model}-{source}", letters, task=From(source), **settings)))
+    found = compare(read_evaluations(places), "strict")
+    assert list(found["translation"]) == ["m1", "m2"] and list(found["translation"]["m1"]) == ["java", "go"]
+    python = [rates(AFTER)[name] for name in AFTER if name.startswith("python")]
+    assert found["translation"]["m2"]["go"]["python"]["pass_rate"]["value"] == pytest.approx(np.mean(python))
+    twice = compare(read_evaluations([places[0], f"again={places[0]}"]), "strict")["translation"]
+    assert list(twice) == ["m1", "m1 (again)"]
+    assert {(pair["from"], pair["to"]) for pair in found["pairs"]} == {("m1-java", "m2-java"), ("m1-go", "m2-go")}
+
+
+def test_the_command_writes_a_page_that_has_everything_and_escapes_it(both, tmp_path, capsys):
+    hostile = write_evaluation(tmp_path / "c", AFTER, text="print('<script>')\n\u202e")
+    words = ["evaluate", "compare", *both, f"<i>={hostile}", "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "b - a: " in printed and "solves 1 more problems and 1 no longer" in printed
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert len(found["pairs"]) == 3
+    page = (tmp_path / "out/comparison.html").read_text()
+    for expected in ("&lt;i&gt;", "\\u202e", "Traceback &lt;b&gt;", "newly solved", "3 times", 'class="mi"'):
+        assert expected in page, expected
+    assert "<script" not in page and "\u202e" not in page and "http://" not in page.replace("http://www.w3.org", "")
+    tree = ElementTree.fromstring(page.split("\n", 1)[1])
+    assert len(list(tree.iter("details"))) == len(BEFORE)
+    main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out) == found
+    assert main(words) == 0 and (tmp_path / "out/comparison.html").read_text() == page
+
+
+ROWS = """
+Big model:
+  source: Somebody (2024), table 3
+  pass@1: 35.0
+  pass@10: 90
+  "language: cpp": {pass rate: 20}
+Small model: {source: the same table, pass@1: 99.5, pass@4: 60.0}
+"""
+
+
+def test_published_rows_are_set_against_each_evaluation(both, tmp_path, capsys):
+    path = tmp_path / "rows.yaml"
+    path.write_text(ROWS)
+    words = ["evaluate", "compare", *both, "--published", str(path), "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "out/comparison.json").read_text())
+    assert found["published_rows"]["Big model"]["rates"]["language: cpp"] == {"1": 0.2}
+    by = {(each["evaluation"], each["row"], each["group"], each["k"]): each for each in found["against_published"]}
+    # with four samples of a problem there is no pass@10, and pass@4 is not shown
+    assert set(by) == {
+        (name, row, group, 1)
+        for name in ("a", "b")
+        for row, group in (("Big model", "all"), ("Big model", "language: cpp"), ("Small model", "all"))
+    }
+    for name, verdicts in (("a", BEFORE), ("b", AFTER)):
+        mean = np.mean([rates(verdicts)[problem] for problem in BEFORE])
+        assert by[name, "Big model", "all", 1]["difference"]["value"] == pytest.approx(mean - 0.35)
+        cpp = np.mean([rates(verdicts)[problem] for problem in BEFORE if problem.startswith("cpp")])
+        assert by[name, "Big model", "language: cpp", 1]["difference"]["value"] == pytest.approx(cpp - 0.2)
+        assert not by[name, "Big model", "all", 1]["outside"] and by[name, "Small model", "all", 1]["outside"]
+    assert "a - Big model, pass@1: " in printed and "published 99.50 % is outside of the interval" in printed
+    page = (tmp_path / "out/comparison.html").read_text()
+    for expected in ("all: Big model (published)", "35.00 %", "b minus Small model", "Somebody (2024), table 3"):
+        assert expected in page, expected
+
+
+def test_checkpoints_of_one_run_are_a_line_by_step(tmp_path, capsys):
+    checkpoints = {"late": ("runs/one", 200), "early": ("runs/one", 100), "other": ("runs/two", 100)}
+    places = [
+        str(
+            write_evaluation(
+                tmp_path / name,
+                AFTER if name == "late" else BEFORE,
+                model={"path": f"{run}/checkpoints/step-{step:08d}"},
+            )
+        )
+        for name, (run, step) in checkpoints.items()
+    ]
+    assert main(["evaluate", "compare", *places, "--output", str(tmp_path / "out")]) == 0
+    steps = json.loads((tmp_path / "out/comparison.json").read_text())["steps"]
+    assert {run: [(row["step"], row["name"]) for row in rows] for run, rows in steps.items()} == {
+        "runs/one": [(100, "early"), (200, "late")]
+    }
+    common = [rates(AFTER)[problem] for problem in BEFORE]
+    assert steps["runs/one"][1]["value"] == pytest.approx(np.mean(common))
+    assert "Checkpoints of one run" in (tmp_path / "out/comparison.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("[1]", "found list, expected names of rows"),
+        ("{", "cannot be read"),
+        ("a: 3", "a: found int, expected source, pass@1"),
+        ("m: {pass@1: 3}", "m: source is missing; say where"),
+        ("m: {source: x}", "m: no rates"),
+        ("m: {source: x, pass@0: 3}", "pass@0: unknown key"),
+        ("m: {source: x, pass@1: 101}", "pass@1 is 101, expected a number from 0 to 100"),
+        ("m: {source: x, pass@1: yes}", "pass@1 is True"),
+        ("a: {source: x, pass@1: 3}", "a is an evaluation's name, too"),
+        (
+            "m: {source: x, 'language: rust': {pass@1: 3}}",
+            "m has 'language: rust'; the groups here are all, language: cpp",
+        ),
+    ],
+)
+def test_refused_published_rows(both, tmp_path, capsys, text, reason):
+    (tmp_path / "rows.yaml").write_text(text)
+    words = ["evaluate", "compare", *both, "--published", str(tmp_path / "rows.yaml"), "--output", str(tmp_path / "o")]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert reason in message and message.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_other_problems_of_the_same_names_are_noted(tmp_path, capsys):
+    places = [
+        str(write_evaluation(tmp_path / name, BEFORE, data={"problems": mark}))
+        for name, mark in (("lr=1", "x"), ("b", "y"))
+    ]
+    assert main(["evaluate", "compare", *places, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("note: the problems of b are not all those of lr=1")
+    assert "not all those of lr=1" in (tmp_path / "out/comparison.html").read_text()
+
+
+def test_the_number_of_answers_shown(tmp_path):
+    many = {name: "p" * 9 for name in BEFORE}
+    places = [str(write_evaluation(tmp_path / name, many)) for name in ("a", "b")]
+    for place in map(Path, places):  # nine different answers
+        rows = [json.loads(line) for line in (place / "samples.jsonl").read_text().splitlines()]
+        results = [json.loads(line) for line in (place / "results.jsonl").read_text().splitlines()]
+        for row, result in zip(rows, results, strict=True):
+            row["generation"] = f"answer_{row['completion_id']}"
+            result["sample"] = fingerprint(sample_from(row))
+        (place / "samples.jsonl").write_bytes(b"".join(map(encode, rows)))
+        (place / "results.jsonl").write_bytes(b"".join(map(encode, results)))
+    for most, last in (("2", 1), ("0", 8)):
+        assert main(["evaluate", "compare", *places, "--output", str(tmp_path / "out"), "--most-answers", most]) == 0
+        page = (tmp_path / "out/comparison.html").read_text()
+        assert f"answer_{last}<" in page and f"answer_{last + 1}<" not in page
+        assert ("7 more are not shown" in page) == (most == "2")
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["a"], "expected two or more"),
+        (["a", "missing"], "missing: no report.json"),
+        (["a", "a"], "is named twice"),
+        (["x=a", "x=b"], "x is named twice"),
+        (["a", "other"], "evaluations of "),
+        (["a", "empty"], "no problem was judged"),
+        (["a", "perplexity"], "has no verdicts"),
+        (["a", "damaged"], "by_problem is damaged"),
+        (["a", "b", "--most-answers", "-1"], "--most-answers: -1 is out of range"),
+    ],
+)
+def test_refusals(both, tmp_path, monkeypatch, capsys, words, reason):
+    other = Doubling()
+    other.name = "another"
+    write_evaluation(tmp_path / "other", BEFORE, task=other)
+    write_evaluation(tmp_path / "empty", {"python/2": "p"})
+    (tmp_path / "perplexity").mkdir()
+    (tmp_path / "perplexity/report.json").write_text(json.dumps({"format": scores.FORMAT, "task": "perplexity"}))
+    damaged = json.loads((tmp_path / "a/report.json").read_text())
+    damaged["by_problem"][1]["samples"] = 0
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/report.json").write_text(json.dumps(damaged))
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "compare", *words, "--output", "out"]) == 2
+    message = capsys.readouterr().err
+    assert reason in message and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_tasks_need_data_and_take_no_directories(capsys, tmp_path):
+    assert main(["evaluate", "humaneval", "--model", "m", "--output", str(tmp_path / "o")]) == 2
+    assert "--data: missing" in capsys.readouterr().err
+    assert main(["evaluate", "humaneval", "a", "--data", "d", "--model", "m", "--output", str(tmp_path / "o")]) == 2
+    assert "only `evaluate compare` takes directories" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+"""Faults injected into checkpoints of several ranks: the read of the part concerned finds every one of them."""
+
+import json
+
+import numpy as np
+import pytest
+from checkpoint_faults import FAULTS, ROWS, silent_faults, write_pair
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats import checkpoint_writing as module
+from ms_codegeex.formats import chunks, safetensors_file
+from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
+from ms_codegeex.formats.checkpoint_folder import newest_sound, outcome
+from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
+from ms_codegeex.runs.resharding import open_contents
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of a few rows, so that small tensors have several; nothing is synced, which takes most of the time."""
+    for owner in (module, safetensors_file):
+        monkeypatch.setattr(owner, "rows_per_chunk", lambda shape, itemsize: ROWS)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def test_faults_are_detected_and_sound_checkpoints_load(tmp_path, small_chunks):
+    assert silent_faults(tmp_path, np.random.default_rng(1), rounds=25) == ([], 0)
+
+
+@pytest.mark.slow  # a minute or two
+def test_of_five_thousand_faults_none_is_read(tmp_path, small_chunks):
+    assert silent_faults(tmp_path, np.random.default_rng(2), rounds=5000 // len(FAULTS)) == ([], 0)
+
+
+def test_only_a_read_of_the_damaged_chunk_fails(tmp_path, small_chunks):
+    generator = np.random.default_rng(3)
+    first, _ = write_pair(tmp_path, generator)
+    path = tmp_path / "step-00000001"
+    record = next(part for part in Checkpoint(path).slices("table") if part["shape"][0] > ROWS)
+    file, (rows, columns) = path / record["file"], record["shape"]
+    data, content = (
+        bytearray(file.read_bytes()),
+        np.ascontiguousarray(
+            first["table"][tuple(slice(o, o + n) for o, n in zip(record["offset"], record["shape"], strict=True))]
+        ),
+    )
+    place = bytes(data).index(content.tobytes())
+    row = ROWS + 1
+    data[place + (row * columns) * 4 + 2] ^= 16
+    file.write_bytes(data)
+    start = record["offset"][0]
+    inside = (record["offset"][1], record["offset"][1] + columns)
+    for number in range(rows):
+        window = [(start + number, start + number + 1), inside]
+        if ROWS <= number < 2 * ROWS:
+            with pytest.raises(UserError, match=f"{file.name}: tensor table at offset .* is damaged"):
+                Checkpoint(path).tensor("table", window)
+        else:
+            Checkpoint(path).tensor("table", window)
+    with pytest.raises(UserError, match="is damaged"):
+        Checkpoint(path).verify()
+
+
+def as_format_1(path):
+    """What version 0.1 wrote before: SHA-256 of slices, no headers."""
+    import hashlib
+
+    from ms_codegeex.formats.safetensors_file import SafetensorsFile
+
+    manifest = json.loads((path / "manifest.json").read_text())
+    for tensor in manifest["tensors"].values():
+        for record in tensor["slices"]:
+            del record["rows"], record["chunks"]
+            array = SafetensorsFile(path / record["file"]).tensor(record["key"])
+            record["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+    del manifest["headers"], manifest["versions"], manifest["save"]
+    manifest["format"] = 1
+    manifest["sha256"] = manifest_digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_format_1_is_read_and_verified(tmp_path, small_chunks):
+    values, _ = write_pair(tmp_path, np.random.default_rng(4))
+    path = tmp_path / "step-00000001"
+    as_format_1(path)
+    checkpoint = Checkpoint(path)
+    assert checkpoint.verify() == sum(array.nbytes for array in values.values()) and checkpoint.state == {"samples": 1}
+    for name, array in values.items():
+        assert checkpoint.tensor(name).tobytes() == array.tobytes()
+    assert checkpoint.tensor("table", [(3, 9), (2, 5)]).tobytes() == values["table"][3:9, 2:5].tobytes()
+    record = checkpoint.slices("matrix")[0]
+    data = bytearray((path / record["file"]).read_bytes())
+    data[-1] ^= 1
+    (path / record["file"]).write_bytes(data)
+    with pytest.raises(UserError, match="is damaged"):
+        Checkpoint(path).verify()
+
+
+@pytest.mark.parametrize("change", ["a file that is not listed", "too few chunks", "no rows", "no header"])
+def test_manifests_that_do_not_fit_themselves_are_refused(tmp_path, change):
+    path = tmp_path / "made"
+    write_ranks(path, 1, {}, [{"w": Slice((4, 2), (0, 0), np.ones((4, 2)))}])
+    manifest = json.loads((path / "manifest.json").read_text())
+    (record,) = manifest["tensors"]["w"]["slices"]
+    if change == "a file that is not listed":
+        record["file"] = "../../secret"
+    elif change == "too few chunks":
+        record["chunks"] = []
+    elif change == "no rows":
+        record["rows"] = 0
+    else:
+        manifest["headers"] = {}
+    manifest["sha256"] = manifest_digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
+        Checkpoint(path)
+
+
+def test_chunks_are_whole_rows_of_about_eight_mebibytes():
+    assert (
+        chunks.rows_per_chunk((52_224, 5120), 4) * 5120 * 4
+        <= 8 << 20
+        < (chunks.rows_per_chunk((9, 5120), 4) + 1) * 20480
+    )
+    assert chunks.rows_per_chunk((), 4) * 4 <= 8 << 20 and chunks.rows_per_chunk((3, 1 << 24), 4) == 1
+    assert [chunks.count_chunks(shape, 5) for shape in ((), (0, 3), (3, 0), (5,), (6,))] == [1, 0, 0, 1, 2]
+
+
+DELETED = object()
+ODD = [  # a place in the manifest, and what is there
+    (("format",), True),
+    (("step",), "x"),
+    (("step",), -1),
+    (("files",), ["a"]),
+    (("files", "rank_00000.safetensors"), "x"),
+    (("tensors",), []),
+    (("tensors", "w", "dtype"), "float8"),
+    (("tensors", "w", "dtype"), ["float32"]),
+    (("tensors", "w", "shape"), [1.5, 4]),
+    (("tensors", "empty", "shape"), [0, 10**40]),
+    (("tensors", "w", "slices"), {"a": 1}),
+    (("tensors", "w", "slices", 0), "x"),
+    (("tensors", "w", "slices", 0, "key"), DELETED),
+    (("tensors", "w", "slices", 0, "key"), [1]),
+    (("tensors", "w", "slices", 0, "file"), {}),
+    (("tensors", "w", "slices", 0, "offset"), None),
+    (("tensors", "w", "slices", 0, "chunks"), "x"),
+    (("tensors", "w", "slices", 0, "chunks"), [1]),
+    (("tensors", "w", "slices", 0, "rows"), 1.0),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A checkpoint with an empty tensor, and the text of its manifest."""
+    tensors = {"w": np.ones((3, 4), np.float32), "empty": np.zeros((0, 3), np.float32)}
+    path = write_checkpoint(tmp_path_factory.mktemp("odd"), 1, tensors, {"config": {"model": {"family": "codegeex"}}})
+    return path, (path / "manifest.json").read_text()
+
+
+def rewrite(whole, place, value):
+    path, text = whole
+    manifest = inside = json.loads(text)
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    if value is DELETED:
+        del inside[place[-1]]
+    manifest["sha256"] = manifest_digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.mark.parametrize("place,value", ODD)
+def test_a_manifest_with_a_fitting_hash_and_a_wrong_type_is_a_user_error(whole, place, value):
+    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
+        Checkpoint(rewrite(whole, place, value))
+
+
+def test_a_tensor_larger_than_its_file_is_refused_before_memory_is_taken(whole):
+    path = rewrite(whole, ("tensors", "w"), json.loads(whole[1])["tensors"]["w"] | {"shape": [10**6, 10**6]})
+    with pytest.raises(UserError):
+        Checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "value", [5, {"model": 5}, {"model": {"family": "codegeex"}, "lora": [1]}, {"model": {"a": 1}, "parallel": 5}]
+)
+def test_a_configuration_of_a_wrong_type_is_a_user_error(whole, value):
+    with pytest.raises(UserError, match="does not say of which model it is"):
+        open_contents(rewrite(whole, ("config",), value))
+
+
+def test_an_outcome_of_a_wrong_type_counts_as_none(whole):
+    path, text = whole
+    (path / "manifest.json").write_text(text)
+    digest = json.loads(text)["sha256"]
+    for odd in ({"outcome": "doubtful"}, {"outcome": "good", "step": 1, "failures": "x"}, {"outcome": [], "step": 1}):
+        (path / "outcome.json").write_text(json.dumps({"manifest": digest, **odd}))
+        assert outcome(path) is None and newest_sound(path.parent).step == 1
+    (path / "outcome.json").write_text("5")
+    assert outcome(path) is None

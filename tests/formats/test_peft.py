@@ -1,0 +1,163 @@
+"""Adapters that we train, loaded by PEFT into transformers' model, and adapters of other programs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import small_models
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
+from ms_codegeex.formats.adapter_files import open_adapters
+from ms_codegeex.formats.adapters import merged
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.tensors import from_array
+
+RANK, ALPHA = 2, 6.0
+
+
+@pytest.fixture(params=small_models.FAMILIES)
+def tuned(request, tmp_path):
+    """The family, a model directory, and a run with adapters on it."""
+    name = request.param
+    small_models.save_run(tmp_path / "run", name, small_models.parameters(name))
+    convert(tmp_path / "run", "hf", tmp_path / "base", progress=False)
+    small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "base", RANK, ALPHA)
+    return name, tmp_path / "base", tmp_path / "tuned"
+
+
+def test_the_product_of_the_factors_is_the_difference_of_the_weights(tuned, tmp_path):
+    """In the Hugging Face layout, whatever is fused there."""
+    _, base, run = tuned
+    convert(run, "hf", tmp_path / "merged", progress=False)
+    write_peft(open_source(run), tmp_path / "adapter")
+    file, config = SafetensorsFile(tmp_path / "adapter" / "adapter_model.safetensors"), None
+    config = read_json(tmp_path / "adapter" / "adapter_config.json")
+    before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
+    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in file.names}
+    for name in before.names:
+        difference = after.view(name).astype(np.float64) - before.view(name)
+        module, expected = name.removesuffix(".weight"), np.zeros(difference.shape)
+        if module in modules and name.endswith(".weight"):
+            a, b = (file.view(f"base_model.model.{module}.lora_{kind}.weight").astype(np.float64) for kind in "AB")
+            kind = module.rpartition(".")[2]
+            rank, alpha = config["rank_pattern"].get(kind, RANK), config["alpha_pattern"].get(kind, ALPHA)
+            assert len(a) == rank and alpha / rank == ALPHA / RANK and kind in config["target_modules"]
+            expected = alpha / rank * b @ a
+            assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(difference, expected, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("tuned", ["codegen", "codegeex"], indirect=True)  # transformers has no class for the third
+def test_peft_gives_the_logits_of_the_merged_model(tuned, tmp_path, monkeypatch):
+    _, base, run = tuned
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    convert(run, "hf", tmp_path / "merged", progress=False)
+    write_peft(open_source(run), tmp_path / "adapter")
+    ids = torch.tensor([[1, 2, 3, 4, 7, 9, 11]])
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+
+    def load(directory):
+        return transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True).eval()
+
+    merged = load(tmp_path / "merged")
+    adapted = peft.PeftModel.from_pretrained(load(base), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        expected, found = merged(ids).logits, adapted(ids).logits
+        plain = load(base)(ids).logits
+    assert (expected - plain).abs().max() > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_written_is_read_back(tuned, tmp_path):
+    _, base, run = tuned
+    model = open_source(base)
+    expected = open_adapters(run, model)
+    write_peft(open_source(run), tmp_path / "adapter")
+    found = open_adapters(tmp_path / "adapter", model)
+    assert (found.rank, found.alpha, found.targets) == (RANK, ALPHA, expected.targets)
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        np.testing.assert_array_equal(found.tensors[name].float32(), tensor.float32(), err_msg=name)
+
+
+def write_foreign(path, arrays, **config):
+    path.mkdir()
+    prefix = "base_model.model.transformer.h.0."
+    tensors = {f"{prefix}{name}.weight": from_array(array.astype(np.float32)) for name, array in arrays.items()}
+    write_safetensors(path / "adapter_model.safetensors", tensors)
+    write_json(path / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config})
+    return path
+
+
+@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+def test_what_another_program_wrote_is_read(tuned, tmp_path):
+    """One A for a module that is three layers of ours, and patterns of rank and alpha."""
+    _, base, _ = tuned
+    model, rng = open_source(base), np.random.default_rng(2)
+    hidden = model.config.hidden_size
+    arrays = {
+        "attn.qkv_proj.lora_A": rng.standard_normal((3, hidden)),
+        "attn.qkv_proj.lora_B": rng.standard_normal((3 * hidden, 3)),
+        "attn.out_proj.lora_A": rng.standard_normal((4, hidden)),
+        "attn.out_proj.lora_B": rng.standard_normal((hidden, 4)),
+    }
+    place = write_foreign(
+        tmp_path / "adapter", arrays, r=3, lora_alpha=6, rank_pattern={"out_proj": 4}, use_rslora=True
+    )
+    combined = dataclasses.replace(model, tensors=merged(model.tensors, open_adapters(place, model), "it"))
+    convert(combined, "hf", tmp_path / "merged", progress=False)
+    before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
+    for module, scale in (("attn.qkv_proj", 6 / math.sqrt(3)), ("attn.out_proj", 6 / 2)):
+        name = f"transformer.h.0.{module}.weight"
+        expected = before.view(name) + scale * arrays[f"{module}.lora_B"] @ arrays[f"{module}.lora_A"]
+        np.testing.assert_allclose(after.view(name), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+@pytest.mark.parametrize(
+    ("shapes", "config", "message"),
+    [
+        ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True; only adapters with use_dora False"),
+        ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
+        ({"attn.nothing": (2, 64)}, {}, "is no factor of an adapter of .*base; give their model"),
+        ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_one_line(tuned, tmp_path, shapes, config, message):
+    _, base, _ = tuned
+    arrays = {}
+    for module, (rank, size) in shapes.items():
+        arrays |= {f"{module}.lora_A": np.ones((rank, size)), f"{module}.lora_B": np.ones((size, rank))}
+    place = write_foreign(tmp_path / "adapter", arrays, **config)
+    with pytest.raises(UserError, match=message) as error:
+        open_adapters(place, open_source(base))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+def test_adapters_of_another_model_are_named(tuned, tmp_path):
+    _, base, run = tuned
+    write_peft(open_source(run), tmp_path / "adapter")
+    other = small_models.save_run(tmp_path / "other", "codegen", small_models.parameters("codegen", seed=9))
+    for place in (run, tmp_path / "adapter"):
+        with pytest.raises(UserError, match=rf"{place}.*: adapters of another model than .*; give theirs, which was"):
+            open_adapters(place, open_source(other))
+    with pytest.raises(UserError, match="holds adapters itself; give the model that they are for"):
+        open_adapters(run, open_source(run))
+    with pytest.raises(UserError, match="nowhere: no such directory"):
+        open_adapters(tmp_path / "nowhere", open_source(base))
+    with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
+        open_adapters(other, open_source(base))
+
+
+def test_a_model_without_adapters_is_named(tmp_path):
+    run = small_models.save_run(tmp_path / "run", "codegen", small_models.parameters("codegen"))
+    with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
+        write_peft(open_source(run), tmp_path / "adapter")

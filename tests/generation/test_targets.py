@@ -1,0 +1,62 @@
+"""The choice of the kind of device."""
+
+import mindspore as ms
+import pytest
+from conftest import command
+
+from ms_codegeex.cuda.driver import Driver, Gpu
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation import targets
+
+GPU = Gpu("H200", (9, 0), 4 * 10**9, 2 * 10**9)
+
+
+@pytest.mark.parametrize("name", ["gpu", pytest.param("ascend", marks=pytest.mark.slow)])
+def test_a_device_that_is_absent_is_one_line(name, tmp_path):
+    if ms.hal.is_available(targets.TARGETS[name]):
+        pytest.skip("this machine has one")
+    result = command("generate", "--model", tmp_path, "--prompt", "x", "--device", name)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    if name == "gpu":
+        assert "device: gpu: " in line and ("ms-codegeex[gpu]" in line or "no NVIDIA driver" in line)
+    else:
+        assert f"--device: MindSpore finds no {name} here" in line and "doctor" in line
+
+
+def test_a_device_that_is_there_is_chosen(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(ms, "set_device", chosen.append)
+    monkeypatch.setattr(ms.hal, "is_available", lambda target: target != "GPU")
+    targets.use_device("cpu")  # it is already
+    targets.use_device("ascend")
+    assert chosen == ["Ascend"]
+    with pytest.raises(UserError, match="no gpu here"):
+        targets.use_device("gpu")
+
+
+@pytest.mark.parametrize(
+    "driver,count,message",
+    [
+        (Driver("12.2", problem="no device"), 1, "--device: no device; .*or use --device cpu"),
+        (Driver("12.2", (GPU, GPU)), 3, "--devices: 3, but 2 GPUs are here"),
+        (Driver("11.7", (GPU,)), 1, "supports CUDA 11.7, but 11.8 is required; install driver 520 or newer"),
+    ],
+    ids=["none", "too few", "old driver"],
+)
+def test_too_few_gpus_are_one_line(monkeypatch, driver, count, message):
+    monkeypatch.setattr(ms.hal, "is_available", lambda target: True)
+    monkeypatch.setattr(ms, "set_device", lambda *_: pytest.fail("chosen"))
+    monkeypatch.setattr(targets, "query_driver_in_subprocess", lambda: driver)
+    with pytest.raises(UserError, match=message):
+        targets.use_device("gpu", count)
+
+
+def test_a_model_must_fit_into_what_is_free_of_the_gpu(monkeypatch):
+    monkeypatch.setattr(targets, "query_driver_in_subprocess", lambda: Driver("12.2", (GPU,)))
+    targets.check_memory(10**15)  # of a CPU's memory other parts take care
+    monkeypatch.setattr(ms, "get_context", lambda name: "GPU")
+    assert targets.free_memory() == GPU.free
+    targets.check_memory(GPU.free)
+    with pytest.raises(UserError, match=r"need 3.0 GB, 2.0 GB of the GPU are free"):
+        targets.check_memory(3 * 10**9)

@@ -1,0 +1,122 @@
+"""The search for a plan: blocks that recompute by a budget, and the YAML it ends with."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex import cli
+from ms_codegeex.config import load_config
+from ms_codegeex.config.run import RunConfig
+from ms_codegeex.config.sections import OverlapConfig
+from ms_codegeex.errors import UserError
+from ms_codegeex.parallel.sharding import recompute_of_blocks
+from ms_codegeex.planning.planner import change, make_plan
+from ms_codegeex.planning.search import keys_of, search, yaml_of
+
+BASE = ROOT / "configs" / "codegeex_13b.yaml"
+# Few meshes, on which neither recomputing nothing nor recomputing everything is best.
+KEYS = ["devices=8", "training.global_batch=8", "training.micro_batch=2", "parallel.tensor=2", "parallel.pipeline=4"]
+KEYS += ["parallel.hardware=ascend910b", "parallel.optimizer_shard=1"]
+
+
+def test_each_stage_recomputes_in_its_first_blocks():
+    config = load_config(BASE, [*KEYS, "model.num_layers=7", "training.recompute_blocks=[2,1,0,2]"])
+    full, cheap = "full", "selective"
+    assert recompute_of_blocks(config) == (full, full, full, cheap, cheap, cheap, full, full)  # top query layer: last
+    none = change(config, training__recompute="selective")
+    assert recompute_of_blocks(none)[2:4] == ("selective", "none")
+    assert recompute_of_blocks(change(config, training__recompute_blocks=None)) == (full,) * 8
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["training.recompute=none"], r"^training\.recompute_blocks: \[2, 1, 0, 2\], but training\.recompute is none"),
+        (["parallel.pipeline=2"], r"^training\.recompute_blocks: 4 numbers for the stages of parallel\.pipeline 2"),
+        (["training.recompute_blocks=[2,1,0,99]"], r"99\], but the stages have \[10, 10, 10, 10\] blocks"),
+    ],
+)
+def test_blocks_that_cannot_recompute_are_refused(keys, message):
+    with pytest.raises(UserError, match=message):
+        load_config(BASE, [*KEYS, "training.recompute_blocks=[2,1,0,2]", *keys])
+
+
+def test_more_blocks_that_recompute_take_more_time_and_less_memory():
+    plans = [make_plan(load_config(BASE, [*KEYS, f"training.recompute_blocks=[{n},0,0,0]"])) for n in (0, 4, 10)]
+    for less, more in pairwise(plans):
+        assert less.time.stages[0].micro_batch < more.time.stages[0].micro_batch
+        assert less.executed_flops < more.executed_flops
+        assert less.memory[0].activations > more.memory[0].activations
+        assert less.memory[1] == more.memory[1]
+    ends = make_plan(load_config(BASE, KEYS)), make_plan(load_config(BASE, [*KEYS, "training.recompute=selective"]))
+    every = make_plan(load_config(BASE, [*KEYS, "training.recompute_blocks=[10,10,10,10]"]))
+    assert every.time == ends[0].time and every.memory == ends[0].memory
+    nothing = make_plan(load_config(BASE, [*KEYS, "training.recompute_blocks=[0,0,0,0]"]))
+    assert nothing.time == ends[1].time and nothing.memory == ends[1].memory
+
+
+@pytest.fixture(scope="module")
+def found():
+    return search(load_config(BASE, [*KEYS, "training.dropout=0"]))
+
+
+def test_plans_recompute_in_as_few_blocks_as_memory_allows(found):
+    best = next(plan for plan in found.ranked if plan.config.training.recompute_blocks)
+    blocks = best.config.training.recompute_blocks
+    assert best.fits and any(blocks)
+    for stage in [i for i, count in enumerate(blocks) if count]:
+        fewer = [n - (i == stage) for i, n in enumerate(blocks)]
+        less = make_plan(change(best.config, training__recompute_blocks=fewer))
+        assert less.time.stages[stage].micro_batch < best.time.stages[stage].micro_batch
+        assert not less.fits, stage
+    assert {plan.config.parallel.sequence for plan in found.ranked} == {False, True}
+    assert all(plan.fits for plan in found.ranked)
+
+
+def test_the_yaml_of_a_plan_is_that_plan(found, tmp_path):
+    for number, plan in enumerate([found.ranked[0], found.ranked[len(found.ranked) // 2]]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml_of(plan, "codegeex_13b", {"training": {"global_batch": 8, "dropout": 0}}))
+        loaded = make_plan(load_config(path))
+        assert (loaded.time, loaded.memory, loaded.mfu) == (plan.time, plan.memory, plan.mfu)
+        words = keys_of(plan, load_config(BASE, [*KEYS, "training.dropout=0"])).split()
+        given = make_plan(load_config(BASE, [*KEYS, "training.dropout=0", *words]))
+        assert given.time == plan.time and given.memory == plan.memory
+
+
+def test_overlap_is_written_as_the_search_has_changed_it(tmp_path):
+    """With tensor 1 there is nothing to overlap."""
+    base = load_config(BASE, [*KEYS, "parallel.overlap.parts=2", "training.dropout=0"])
+    mesh = {
+        "parallel__tensor": 1,
+        "parallel__pipeline": 1,
+        "parallel__overlap": OverlapConfig(),
+        "training__micro_batch": 1,
+    }
+    plan = make_plan(change(base, **mesh, training__recompute="full"))
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml_of(plan, str(BASE), {"parallel": {"overlap": {"parts": 2}}, "training": {"dropout": 0}}))
+    assert load_config(path).parallel.overlap == OverlapConfig()
+    assert "parallel.overlap.parts=1" in keys_of(plan, base)
+
+
+def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ms_codegeex.planning.search.search", lambda *arguments, **settings: found)
+    written = tmp_path / "best.yaml"
+    keys = ["training.global_batch=8", "training.dropout=0"]
+    assert cli.main(["plan", "--config", str(BASE), "--search", "--write", str(written), *KEYS, *keys]) == 0
+    config = load_config(written)
+    assert isinstance(config, RunConfig)
+    expected = found.ranked[0]
+    plan = make_plan(replace(config, output=expected.config.output))
+    assert (plan.time, plan.memory) == (expected.time, expected.memory)
+    assert config.training.dropout == 0 and config.model.to_dict() == expected.config.model.to_dict()
+    capsys.readouterr()
+    for words, message in (
+        (["--write", str(written)], "--write: writes what --search finds"),
+        (["--search", "--write", str(tmp_path / "no" / "best.yaml")], "is not a folder"),
+    ):
+        assert cli.main(["plan", "--config", str(BASE), *words, *KEYS, *keys]) == 2
+        assert message in capsys.readouterr().err

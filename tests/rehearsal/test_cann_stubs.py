@@ -1,0 +1,87 @@
+"""The stub CANN libraries: every name that the Ascend plugin wants, and MindSpore partitions for Ascend with them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ms_codegeex.cuda import plugin as cuda_plugin
+from ms_codegeex.errors import UserError
+from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.rehearsal.stubs import compile_library, rank_environment
+
+LOAD = """
+import sys
+sys.path.append({folder!r})
+import mindspore as ms
+ms.set_context(device_target="Ascend")
+from mindspore.communication import get_group_size, get_rank, init
+init()
+print("loaded", get_rank(), get_group_size())
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> ctypes.CDLL:
+    """A library of a few of the functions."""
+    folder, create = tmp_path_factory.mktemp("cann"), "_ZN2ge15OperatorFactory14CreateOperatorEPKcS2_"
+    names = ["aclrtGetSocName", "aclrtGetMemInfo", "aclrtGetDeviceCount", "aclrtCreateStream", "aclInit", create]
+    (folder / "some.c").write_text(cann_stubs.source_of(names))
+    compile_library(folder / "some.c", folder / "some.so", "stubs")
+    return ctypes.CDLL(str(folder / "some.so"))
+
+
+def test_functions_answer_what_the_plugin_needs(library):
+    library.aclrtGetSocName.restype = ctypes.c_char_p
+    assert library.aclrtGetSocName() == b"Ascend910B1" and library.aclInit(None) == 0
+    stream, count, free, total = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_long(), ctypes.c_long()
+    assert library.aclrtCreateStream(ctypes.byref(stream)) == 0 and stream.value
+    assert library.aclrtGetDeviceCount(ctypes.byref(count)) == 0 and count.value == 8
+    assert library.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
+    assert free.value == total.value == 60 * 2**30
+
+
+def test_an_operator_is_returned_empty_in_the_memory_of_the_caller(library):
+    result = (ctypes.c_void_p * 2)(1, 1)
+    library._ZN2ge15OperatorFactory14CreateOperatorEPKcS2_(result)
+    assert list(result) == [None, None]
+
+
+def test_names_are_those_of_cann_only():
+    wanted = ("aclrtMalloc", "HcclAllReduce", "_ZN2ge5ShapeC1Ev", "_ZNK2ge6Tensor7GetSizeEv", "rtGetSocVersion")
+    assert all(cann_stubs.SYMBOL.match(name) for name in wanted)
+    assert not any(cann_stubs.SYMBOL.match(name) for name in ("_ZN9mindspore3AddEv", "malloc", "_ZNSt6vectorIiE"))
+    data = b"\0aclnnAddGetWorkspaceSize\0acl_format\0xaclnnMul\0HcclSend\0aclnn is text\0"
+    assert cann_stubs.LOOKED_UP.findall(data) == [b"aclnnAddGetWorkspaceSize", b"HcclSend"]
+
+
+def test_a_wheel_without_the_ascend_plugin_is_refused(monkeypatch):
+    monkeypatch.setattr(cann_stubs, "PLUGIN", "lib/plugin/libmindspore_ascend.so.99")
+    with pytest.raises(UserError, match=r"libmindspore_ascend.so.99: missing, .* leave --target ascend out"):
+        cann_stubs.stub_folder()
+
+
+def test_the_gpu_plugin_is_not_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cuda_plugin, "PLUGIN", "lib/plugin/libmindspore_gpu.so.99")
+    monkeypatch.setattr(cann_stubs, "build", lambda directory, folder: (folder / "filled").touch())
+    assert [path.name for path in cann_stubs.stub_folder().iterdir()] == ["filled"]
+
+
+@pytest.mark.slow  # reads 150 MB of the plugin's libraries, compiles a library, imports the engine: half a minute
+def test_the_plugin_loads_as_the_given_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    environment = {**os.environ, **cann_stubs.loader_environment(), **rank_environment(5, 16)}
+    code = LOAD.format(folder=str(cann_stubs.python_folder()))
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert "loaded 5 16" in result.stdout, result.stdout + result.stderr
+    names = cann_stubs.wanted_names(cann_stubs.plugin_directory())
+    built = ctypes.CDLL(str(Path(cann_stubs.stub_folder()) / cann_stubs.HOME / "lib64" / "libascendcl.so"))
+    assert len(names) > 900 and all(hasattr(built, name) for name in names)

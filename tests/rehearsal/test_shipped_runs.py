@@ -1,0 +1,78 @@
+"""Every configuration of a run in `configs/`: parsed, planned, shrunk and, shrunk, compiled; stage by stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+
+import pytest
+
+from ms_codegeex.config import build_run_config, load_runs
+from ms_codegeex.mesh import Mesh
+from ms_codegeex.planning.planner import make_plan
+from ms_codegeex.planning.report import heading
+from ms_codegeex.rehearsal.compile import compile_ranks
+from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
+from ms_codegeex.shipped import find_config, shipped_names
+
+TWO = Mesh(data=2)  # for runs on one device: the engine partitions nothing there
+
+
+def runs(name):
+    """The runs of a file, one for each stage."""
+    return load_runs(find_config(name))
+
+
+def small(config):
+    mesh = small_mesh(config.mesh)
+    return shrunk(config, mesh if mesh.world > 1 else TWO)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_it_is_parsed_and_planned(name):
+    found = runs(name)
+    assert found
+    for config in found:
+        assert config.steps > 0
+        assert build_run_config(config.to_dict()) == config
+        plan = make_plan(config)
+        assert all(stage.total > 0 for stage in plan.memory)
+        assert 0 < plan.step_seconds < math.inf and 0 < plan.mfu < 1
+        assert config.training.precision in heading(plan)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_it_keeps_its_plan_when_it_is_shrunk(name):
+    for config in runs(name):
+        tiny, mesh = small(config), config.mesh
+        assert tiny.family == config.family and tiny.training.recompute == config.training.recompute
+        assert tiny.model.sizes.parameter_count() < 500_000 and tiny.mesh.world <= 16
+        for axis in ("tensor", "pipeline", "optimizer_shard"):
+            assert (getattr(tiny.mesh, axis) > 1) == (getattr(mesh, axis) > 1), axis
+        assert (tiny.lora.rank > 0) == (config.lora.rank > 0)
+
+
+@cache
+def problems_of(values):
+    config = build_run_config(json.loads(values))
+    return compile_ranks(config, [0, config.devices - 1]).problems  # the first and the last stage and shard
+
+
+def essence(config):
+    """What a compiled graph depends on, as JSON: files that differ in data and schedule alone are compiled once."""
+    values = small(config).to_dict()
+    for section in ("data", "checkpoint", "logging"):
+        values.pop(section)
+    values["data"] = {"seq_length": 16, "reset_at_eos": config.data.reset_at_eos}
+    values["output"], values["seed"] = "none", 1
+    values["model"].pop("weights", None)
+    values["training"].update(evaluate_every=0, patience=0, schedule={})
+    return json.dumps(values, sort_keys=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_names())
+def test_its_shrunk_graphs_are_the_planned_ones(name):
+    for config in runs(name):
+        assert problems_of(essence(config)) == []

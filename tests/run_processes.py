@@ -1,0 +1,33 @@
+"""The processes of a run, found by what they show to others."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+
+
+def processes_of(output: Path) -> list[psutil.Process]:
+    """All processes that name the run directory or something in it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()  # empty for a zombie
+            if any(word == str(output) or word.startswith(f"{output}/") for word in words):
+                found.append(process)
+    return found
+
+
+def ranks_of(output: Path) -> dict[int, psutil.Process]:
+    """The workers by rank, the scheduler not among them. A forked one has a title and its fork server's command line,
+    any other one a command line and variables of its own."""
+    found = {}
+    for process in processes_of(output):
+        with contextlib.suppress(psutil.Error):
+            words, title = process.cmdline(), process.name()
+            if title.startswith("rank "):
+                found[int(title.removeprefix("rank "))] = process
+            elif "ms_codegeex.runs.worker" in words and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
+                found[int(seen.get("RANK_ID", "0"))] = process
+    return found

@@ -1,0 +1,109 @@
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, small_run
+
+from ms_codegeex.commands import training_job
+from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.hardware import GIB
+from ms_codegeex.runs import memory_check
+from ms_codegeex.runs.attempts import Restarts
+from ms_codegeex.runs.fewer_devices import on_fewer_devices
+from ms_codegeex.runs.memory_check import Shortage
+from ms_codegeex.runs.node import resolve_node
+
+SIZES = {"hidden_size": 1024, "num_layers": 3, "num_heads": 8, "intermediate_size": 4096, "eos_token_id": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [{}, {"rank": 8, "targets": ["attention", "feed_forward"]}], ids=["full", "LoRA"])
+def test_the_plan_is_within_15_percent_of_the_peak(dataset, tmp_path, lora):
+    """69 million parameters, in a separate process. The baseline is the process with the engine loaded."""
+    values = small_run(dataset, tmp_path / "run")
+    model = {"preset": "tiny", "vocab_size": 16384, "max_position_embeddings": 1024, "weights": str(tmp_path / "model")}
+    values["model"] = {"family": "codegeex", **SIZES, **model}
+    values["data"]["seq_length"] = 256
+    values["training"] |= {"steps": 2, "global_batch": 2, "loss_chunk": None, "evaluate_samples": 2}
+    values["lora"] = lora
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, str(ROOT / "tests" / "runs" / "measured_run.py"), json.dumps(values)]
+    for _ in range(2):  # the first makes the model
+        environment = {**os.environ, "PYTHONPATH": paths}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
+        assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters"), [("codegeex", "12,873"), ("codegen", "356,712"), ("codegeex2", "6,243")]
+)
+def test_a_model_too_large_for_the_memory_is_named_by_its_size(monkeypatch, family, parameters):
+    """Whatever the family's default preset is, none has been named here."""
+    config = build_run_config({"model": {"family": family}, "training": {"steps": 1}})
+    monkeypatch.setattr(memory_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    with pytest.raises(UserError, match=rf"model.preset: {parameters},\d\d\d.* parameters .* 1\.0 GB are free"):
+        memory_check.check_memory(config)
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint": {"every": 5}}, {"training": {"patience": 2, "evaluate_every": 5}}])
+def test_a_run_that_saves_in_the_background_needs_a_copy(dataset, tmp_path, changes):
+    values = small_run(dataset, tmp_path / "run")
+    for section, keys in changes.items():
+        values[section] |= keys
+    needed = []
+    for background in (False, True):
+        values["checkpoint"]["background"] = background
+        needed.append(memory_check.required_memory(build_run_config(values)))
+    assert needed[0] < needed[1]
+
+
+def large(*overrides):
+    """2.6 billion parameters on eight Ascend 910, replicas with shards of the optimizer's state."""
+    words = [
+        "data.train=unused",
+        "parallel.tensor=1",
+        "parallel.optimizer_shard=8",
+        "training.micro_batch=1",
+        *overrides,
+    ]
+    return load_config(ROOT / "configs" / "codegeex_2.6b_8.yaml", words)
+
+
+def test_fewer_devices_may_have_too_little_memory():
+    """Each then holds a larger shard."""
+    config = large()
+    assert memory_check.shortage(config) is None
+    short = memory_check.shortage(on_fewer_devices(config))
+    assert short.available == 30 * GIB < short.needed < 40 * GIB
+    shared = large("parallel.tensor=2", "parallel.optimizer_shard=4", "training.micro_batch=2")
+    assert memory_check.shortage(on_fewer_devices(shared)) is None
+
+
+def test_what_is_free_counts_on_a_cpu(dataset, tmp_path, monkeypatch):
+    config = build_run_config({**small_run(dataset, tmp_path / "run"), "devices": 2})
+    assert memory_check.shortage(config) is None
+    monkeypatch.setattr(memory_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 10**8))
+    assert memory_check.shortage(config) == Shortage(memory_check.required_memory(config), 5 * 10**8)
+    assert training_job._fewer(config, 1).devices == 1  # one process fits
+
+
+def test_a_run_does_not_continue_where_it_does_not_fit(dataset, tmp_path, monkeypatch, capsys):
+    config = build_run_config({**small_run(dataset, tmp_path / "run"), "devices": 2})
+    monkeypatch.setattr(memory_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
+    assert training_job._fewer(config, 1) is None
+    assert capsys.readouterr().err.splitlines() == [
+        "not continuing on 1 device instead of 2 (--min-devices): 1 process would need about 0.5 GB; 0.1 GB are free"
+    ]
+
+
+def test_devices_that_cannot_hold_the_run_are_refused_at_the_start():
+    config = large()
+    words = r"^--min-devices: 4 devices would need 3\d\.\d GiB each; 30\.0 GiB are usable; leave it out$"
+    with pytest.raises(UserError, match=words):
+        training_job.check_restarts(Restarts(1, 4), config, resolve_node(config))

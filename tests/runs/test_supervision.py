@@ -1,0 +1,71 @@
+"""The end of a run's workers, with stand-ins that need no engine."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.errors import Corrupted, NotFinite, Rewind, UserError
+from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, outcome
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.runs import supervision
+from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker_error import leave_error, save_under_way
+from ms_codegeex.runs.workers import WorkerSpec
+
+PUBLISHES = """
+import os, time
+time.sleep(0.3)
+os.rename("{source}", "{target}")
+with open("{events}", "a") as events:
+    events.write('{{"event": "saved", "step": 4}}\\n')
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.logs.mkdir(parents=True)
+    directory.checkpoints.mkdir()
+    directory.add_event("start")
+    return directory
+
+
+def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp_path, monkeypatch):
+    source = write_checkpoint(tmp_path / "elsewhere", 4, {"w": np.zeros(2)}, {})
+    target = run.checkpoints / source.name
+    programs = (PUBLISHES.format(source=source, target=target, events=run.events), "raise SystemExit(2)")
+
+    def stand_ins(*_):
+        logs = [run.logs / f"worker_{rank}.log" for rank in (0, 1)]
+        return [
+            WorkerSpec(
+                "", (sys.executable, "-S", "-c", text), run.logs, log, {"RANK_ID": str(rank)}, worker_logs=(log,)
+            )
+            for rank, (text, log) in enumerate(zip(programs, logs, strict=True))
+        ]
+
+    monkeypatch.setattr(supervision, "node_processes", stand_ins)
+    run.add_event("saving", step=4)
+    leave_error(run, NotFinite("loss nan", 5), 0)
+    with pytest.raises(NotFinite, match="loss nan"):
+        supervision.run_workers(RunConfig(), run, None, Node(0, 1, range(2), (0, 1)))
+    assert [(path.name, outcome(path)) for path in list_checkpoints(run.checkpoints)] == [(source.name, DOUBTFUL)]
+
+
+@pytest.mark.parametrize(
+    "error,waits",
+    [(NotFinite("", 3), True), (Rewind(""), True), (Corrupted("", 3), True), (UserError("of one rank"), False)],
+)
+def test_a_save_is_waited_for_if_all_ranks_end_alike(run, error, waits):
+    leave_error(run, error, 0)
+    assert not save_under_way(run)
+    run.add_event("saving", step=4)
+    assert save_under_way(run) == waits
+    for after in ("saved", "save failed", "start"):
+        run.add_event("saving", step=4)
+        run.add_event(after)
+        assert not save_under_way(run)

@@ -1,0 +1,226 @@
+"""`/v1/completions` in OpenAI's shape, without an engine."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from asking import ask, connected, events, running
+from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving.schemas import MOST_IDS
+
+PATH = "/v1/completions"
+
+
+def post(body, make=FakeBackend):
+    return ask("POST", PATH, make, json={"prompt": "def add(first, second):\n", **body})
+
+
+def test_a_completion_has_openais_fields():
+    response = post({"max_tokens": 4, "temperature": 0})
+    assert response.status_code == 200
+    body = response.json()
+    assert body["object"] == "text_completion" and body["model"] == "fake" and body["id"].startswith("cmpl-")
+    (choice,) = body["choices"]
+    assert TEXT.startswith(choice["text"]) and choice["text"] and choice["index"] == 0
+    assert choice["finish_reason"] == "length" and choice["logprobs"] is None
+    assert body["usage"]["completion_tokens"] == 4
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 4
+
+
+def test_streamed_pieces_are_the_whole_answer():
+    found = events(post({"stream": True, "stream_options": {"include_usage": True}}))
+    *parts, last = found
+    assert "".join(part["choices"][0]["text"] for part in parts) == TEXT
+    assert parts[-1]["choices"][0]["finish_reason"] == "stop" and len(parts) > 5
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] > 5
+    assert all("�" not in part["choices"][0]["text"] for part in parts)
+
+
+def test_a_stop_text_that_ends_an_answer_frees_its_slot():
+    (answer,) = given({"stop": "second"})
+    assert answer._backend.dropped == [answer]
+    (answer,) = given({})
+    assert not answer._backend.dropped
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_in_it():
+    body = post({"stop": ["\n\n\ndef"]}).json()
+    assert body["choices"][0]["text"] == TEXT[: TEXT.index("\n\n\ndef")]
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+TRIMMED = {
+    "stop": ({"stop": "cond"}, "    return first + se"),
+    "stop between characters": ({"stop": "和"}, "    return first + second  # "),
+    "block": ({"stop_at": "block", "language": "Python"}, TEXT[: TEXT.index("def other")]),
+    "suffix": ({"suffix": " + second  # 和\n\n\ndef other():\n    pass\n", "max_tokens": 100}, "    return first"),
+    "suffix within a token": ({"suffix": ":\n    pass\n"}, TEXT[: TEXT.index(":\n    pass")]),
+}
+
+
+@pytest.mark.parametrize("case", TRIMMED)
+def test_tokens_of_log_probabilities_end_where_the_text_does(case):
+    fields, text = TRIMMED[case]
+    (choice,) = post({**fields, "logprobs": 1}).json()["choices"]
+    shown = "".join(choice["logprobs"]["tokens"]).replace("bytes:", "")
+    assert choice["text"] == text and shown == text.replace(" 和", r"\x20\xe5\x92\x8c")
+    pieces = [event["choices"][0] for event in events(post({**fields, "logprobs": 1, "stream": True}))]
+    assert "".join(piece["text"] for piece in pieces) == text
+    for name, values in choice["logprobs"].items():
+        assert [value for piece in pieces for value in piece["logprobs"][name]] == values, name
+
+
+@pytest.mark.parametrize("prompt", ["", None])
+def test_without_a_prompt_a_document_begins(prompt):
+    backends = []
+    response = ask("POST", PATH, lambda: backends.append(FakeBackend()) or backends[0], json={"prompt": prompt})
+    assert response.status_code == 200 and response.json()["usage"]["prompt_tokens"] == 1
+    assert backends[0].asked[0].ids == [backends[0].model.tokenizer.eos_id]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": [1] * (MOST_IDS + 1)}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [999999]}, "prompt"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"language": "Klingon"}, "language"),
+        ({"stop_at": "page"}, "stop_at"),
+    ],
+)
+def test_a_wrong_field_is_a_400_that_names_it(body, param):
+    response = post(body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error" and error["param"] == param and param in error["message"]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers_or_cut():
+    prompt = "x = 1\n" * 300
+    error = post({"prompt": prompt}).json()["error"]
+    assert "256" in error["message"] and any(int(word) > 256 for word in error["message"].split() if word.isdigit())
+    body = post({"prompt": prompt, "truncate_prompt": True, "max_tokens": 10}).json()
+    assert body["usage"]["prompt_tokens"] == 246
+
+
+def test_another_model_is_unknown():
+    response = post({"model": "gpt"})
+    assert response.status_code == 404 and response.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_come_back():
+    async def fill():
+        backend = FakeBackend(fake_settings(max_queue=1), slots=1)
+        backend.paused = True
+        async with connected(backend) as client:
+            first = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x"})) for _ in range(2)]
+            while len(backend._active) + len(backend._waiting) < 2:
+                await asyncio.sleep(0.01)
+            refused = await client.post(PATH, json={"prompt": "x"})
+            backend.paused = False
+            return refused, [response.status_code for response in await asyncio.gather(*first)]
+
+    refused, served = running(fill())
+    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["error"]["type"] == "rate_limit_error" and served == [200, 200]
+
+
+def test_models_health_and_ready():
+    (model,) = ask("GET", "/v1/models").json()["data"]
+    assert (model["id"], model["context_length"], model["infill"], model["chat"]) == ("fake", 256, "prefix-only", False)
+    assert "Python" in model["languages"] and model["owned_by"] == "ms-codegeex"
+    assert ask("GET", "/health").status_code == ask("GET", "/ready").status_code == 200
+    assert ask("GET", "/nothing").json()["error"]["type"] == "invalid_request_error"
+
+
+def given(body):
+    """The answers that the engine is asked for."""
+    backends = []
+
+    def make():
+        backends.append(FakeBackend(slots=8))
+        return backends[-1]
+
+    assert post(body, make).status_code == 200
+    (backend,) = backends
+    return backend.asked
+
+
+def test_settings_reach_the_engine_under_their_names():
+    body = {
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.75,
+        "top_k": 7,
+        "seed": -1,
+        "n": 2,
+        "presence_penalty": 1,
+        "frequency_penalty": 0.5,
+        "repetition_penalty": 1.25,
+        "logit_bias": {"5": -100, "6": 2.5},
+        "logprobs": 3,
+        "stop": "end",
+    }
+    first, second = given(body)
+    wanted = SamplingSettings(
+        9, 0.5, 7, 0.75, 2**64 - 1, 1.25, 0.5, 1.0, {5: -100.0, 6: 2.5}, log_probabilities=3, stop=("end",)
+    )
+    assert first.settings == wanted and second.settings == replace(wanted, seed=0)
+
+
+def test_defaults_are_openais_and_a_seed_is_drawn_for_each_request():
+    one, two = (given({"temperature": None, "n": None})[0].settings for _ in range(2))
+    assert (one.temperature, one.top_p, one.top_k, one.max_new_tokens) == (1.0, 1.0, 0, 128)
+    assert one.seed != two.seed and one == replace(two, seed=one.seed)
+
+
+def test_a_language_adds_its_tag_line_to_text_and_to_ids():
+    decode = fake_model().tokenizer.decode
+    assert decode(given({"language": "c++"})[0].ids) == "// language: C++\ndef add(first, second):\n"
+    ids = fake_model().tokenizer.encode("x = 1")
+    assert decode(given({"language": "Python", "prompt": ids})[0].ids) == "# language: Python\nx = 1"
+
+
+def test_codegen_has_seen_no_tag_lines():
+    model = fake_model(family="codegen")
+    assert model.tagged("x = 1", "Python") == "x = 1"
+    with pytest.raises(UserError, match="language: "):
+        model.tagged("x = 1", "Klingon")
+
+
+def test_a_block_ends_where_its_language_says():
+    body = post({"language": "Python", "stop_at": "block"}).json()
+    assert body["choices"][0]["text"] == TEXT[: TEXT.index("def other")]
+    body = post({"prompt": "# language: Python\ndef f():\n", "stop_at": "block"}).json()
+    assert body["choices"][0]["text"] == TEXT[: TEXT.index("def other")]
+    assert post({"stop_at": "block"}).json()["error"]["param"] == "stop_at"
+
+
+def test_no_tokens_echo_the_prompt():
+    body = post({"max_tokens": 0, "echo": True}).json()
+    assert body["choices"][0] == {
+        "text": "def add(first, second):\n",
+        "index": 0,
+        "logprobs": None,
+        "finish_reason": "length",
+    }
+    assert body["usage"]["completion_tokens"] == 0
+
+
+def test_an_answer_as_long_as_the_context_leaves_no_room_for_a_prompt():
+    for most in (256, 400, 10**300):
+        body = {"prompt": "x", "max_tokens": most, "truncate_prompt": True}
+        error = ask("POST", "/v1/completions", json=body).json()["error"]
+        assert error["param"] == "max_tokens" and "256" in error["message"]
+    body = {"prompt": "x = 1\n" * 300, "max_tokens": 255, "truncate_prompt": True}
+    assert ask("POST", "/v1/completions", json=body).status_code == 200

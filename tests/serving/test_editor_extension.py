@@ -1,0 +1,79 @@
+"""The VS Code extension in editors/vscode as far as it goes without an editor: its own tests, its types, its names."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.data.languages import find_language
+
+EXTENSION = ROOT / "editors" / "vscode"
+SOURCES = sorted((EXTENSION / "src").rglob("*.js"))
+MANIFEST = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))
+
+
+def node_version() -> int:
+    """The major version of Node, 0 if there is none."""
+    if not shutil.which("node"):
+        return 0
+    found = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=60).stdout
+    return int(re.match(r"v(\d+)", found)[1])
+
+
+def test_its_logic():
+    if node_version() < 20:
+        pytest.skip("needs Node 20 or later")
+    files = sorted(map(str, (EXTENSION / "test").glob("*.test.js")))
+    result = subprocess.run(["node", "--test", *files], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout
+    assert int(re.search(r"^# pass (\d+)", result.stdout, re.M)[1]) >= 70
+
+
+@pytest.mark.slow
+def test_its_types():
+    if not (EXTENSION / "node_modules" / ".bin" / "tsc").exists():
+        pytest.skip("its tools are not installed: cd editors/vscode && npm ci --ignore-scripts")
+    result = subprocess.run(["npm", "run", "check"], cwd=EXTENSION, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout
+
+
+def test_its_languages_are_ours():
+    names = json.loads((EXTENSION / "src" / "logic" / "languages.json").read_text(encoding="utf-8"))
+    assert {name: find_language(name).name for name in names.values()} == {name: name for name in names.values()}
+
+
+def test_every_command_and_setting_that_the_manifest_names_exists():
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    contributed = MANIFEST["contributes"]
+    commands = {entry["command"].removeprefix("msCodegeex.") for entry in contributed["commands"]}
+    registered = re.search(r"const commands = \{\n(.*?)\n  \};", text, re.S)[1]
+    assert set(re.findall(r"^    (\w+): ", registered, re.M)) == commands
+    named = {entry["command"] for entry in (*contributed["keybindings"], *contributed["menus"]["commandPalette"])}
+    assert {name.removeprefix("msCodegeex.") for name in named} <= commands
+    settings = {name.removeprefix("msCodegeex.") for name in contributed["configuration"]["properties"]}
+    assert set(re.findall(r"get\('(\w+)'\)", text)) == settings
+
+
+def test_it_has_no_telemetry_and_no_dependency():
+    """The only address is that of the setting, the only request is the client's."""
+    assert "dependencies" not in MANIFEST
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"https?://", text), path
+        if path.name != "client.js":
+            assert not re.search(r"\bfetch\(|XMLHttpRequest|require\('(?:node:)?(?:https?|net)'\)", text), path
+
+
+def test_where_code_goes_is_no_folders_choice():
+    assert MANIFEST["contributes"]["configuration"]["properties"]["msCodegeex.server"]["scope"] == "application"
+
+
+def test_the_lock_file_names_no_machine():
+    lock = json.loads((EXTENSION / "package-lock.json").read_text(encoding="utf-8"))
+    for name, package in lock["packages"].items():
+        address = package.get("resolved", "https://registry.npmjs.org/")
+        assert address.startswith("https://registry.npmjs.org/"), name
+        assert not name or "integrity" in package, name

@@ -1,0 +1,242 @@
+"""The VS Code extension, packaged, in a real VS Code against our server: what a user sees is what the server said."""
+
+import contextlib
+import subprocess
+import time
+
+import pytest
+from code_server import Editor, browser_page, code_server, missing
+from conftest import ROOT
+from fake_backend import FakeBackend
+from over_http import served as served_over_http
+from recited_model import save_recited
+from served import served
+
+pytestmark = [pytest.mark.slow]
+EXTENSION = ROOT / "editors" / "vscode"
+PROMPT, ANSWER = "def total(values):", "\n    return sum(x ** 2 for item in group)"
+EXPLAINED = "import os.path"
+KEY = "a-key-of-the-tests-0123456789"
+QUICK = {"msCodegeex.delay": 50}
+
+
+ANSWERS = {  # by the end of the prompt; several take turns
+    "import os": ["\nimport sys\n\nprint(os, sys)\n"],
+    "first = ": ["1\n\n", "max(1, 2)\n\n", "1 + 1\n\n"],
+    "print(remembered": [" + 1)\n\n"],
+    "Python:\n": ["value = 1\n\n"],
+    "print(": ['"hello")\n\n'],
+    "explain": [" The name `os` is imported.\n# It is not used.\n\n"],
+}
+
+
+class Scripted(FakeBackend):
+    """Answers with `ANSWERS`."""
+
+    def _begin(self, answer):
+        prompt = self.model.tokenizer.decode(answer.ids)
+        end = "explain" if EXPLAINED in prompt and not prompt.endswith(EXPLAINED) else prompt
+        found = next((texts for known, texts in ANSWERS.items() if end.endswith(known)), ["\n\n"])
+        self.texts.append(found[sum(other.ids == answer.ids for other in self.asked) % len(found)])
+        super()._begin(answer)
+
+
+@pytest.fixture(scope="module")
+def vsix(tmp_path_factory):
+    """The extension as users install it."""
+    if reason := missing():
+        pytest.skip(reason)
+    if not (EXTENSION / "node_modules").exists():
+        pytest.skip("the extension's tools are not installed: cd editors/vscode && npm ci --ignore-scripts")
+    file = tmp_path_factory.mktemp("vsix") / "extension.vsix"
+    command = ["npm", "run", "package", "--", "--out", str(file)]
+    result = subprocess.run(command, cwd=EXTENSION, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return file
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Our application with made-up answers."""
+    with served_over_http(lambda: Scripted(slots=3)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(vsix):
+    """A browser's page."""
+    with browser_page() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def visual_studio(vsix, server, tmp_path_factory):
+    """VS Code's address and its open folder."""
+    directory = tmp_path_factory.mktemp("code-server")
+    with code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}) as address:
+        yield address, directory / "work"
+
+
+@pytest.fixture
+def editor(visual_studio, page, request):
+    """An empty Python file of this test."""
+    address, folder = visual_studio
+    editor = Editor(page, folder / f"{request.node.name}.py")
+    editor.file.write_text("")
+    editor.open(address)
+    return editor
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_suggestion_is_shown_and_tab_accepts_it(editor, server):
+    asked = len(server.backend.asked)
+    editor.type("import os")
+    editor.ghost_text("import sys")
+    editor.press("Tab")
+    editor.save("import os\nimport sys")  # the paragraph, not what follows it
+    prompts = [server.backend.model.tokenizer.decode(answer.ids) for answer in server.backend.asked[asked:]]
+    assert "# language: Python\nimport os" in prompts
+
+
+def test_typing_along_a_suggestion_asks_nobody(editor, server):
+    editor.type("import os")
+    editor.ghost_text("import sys")
+    asked = len(server.backend.asked)
+    editor.press("Enter")
+    editor.type("import s")
+    editor.ghost_text("ys")
+    assert len(server.backend.asked) == asked
+    editor.press("Tab")
+    editor.save("import os\nimport sys")
+
+
+def test_a_bracket_that_the_editor_has_closed_is_not_doubled(editor):
+    editor.type("print(")
+    editor.ghost_text('"hello"')
+    editor.press("Tab")
+    editor.save('print("hello")')
+
+
+def test_a_suggestion_continues_the_chosen_entry_of_the_list_of_words(editor):
+    editor.type("remembered = 1\nprint(rem")
+    editor.press("Control+Space")
+    editor.page.locator(".suggest-widget .monaco-list-row.focused", has_text="remembered").wait_for()
+    editor.ghost_text("+ 1")
+    editor.press("Tab")  # the entry
+    editor.ghost_text("+ 1")
+    editor.press("Tab")
+    editor.save("remembered = 1\nprint(remembered + 1)")
+
+
+def test_typing_on_cancels_at_the_server(editor, server):
+    backend = server.backend
+    backend.paused, cancelled, asked = True, backend.counters.cancelled, len(backend.asked)
+    try:
+        editor.type("import o")
+        wait_until(lambda: len(backend.asked) > asked)
+        first = backend.asked[asked]
+        editor.type("s")
+        wait_until(lambda: backend.counters.cancelled > cancelled)
+        assert first.number not in backend._tasks
+    finally:
+        backend.paused = False
+    editor.ghost_text("import sys")
+
+
+def test_the_status_bar_turns_suggestions_off_and_on(editor, server):
+    def click(then):
+        editor.page.locator(".statusbar-item a", has_text="CodeGeeX").click()
+        editor.page.locator(f"[aria-label='CodeGeeX: {then}']").first.wait_for()
+        editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+
+    click("off")
+    asked = len(server.backend.asked)
+    editor.type("import os")
+    editor.save("import os")
+    assert len(server.backend.asked) == asked
+    click("on")
+    editor.press("Backspace")
+    editor.type("s")
+    editor.ghost_text("import sys")
+
+
+def test_candidates_are_shown_side_by_side_and_enter_inserts_one(editor):
+    editor.type("first = ")
+    editor.press("Control+Enter")
+    panel = editor.frame("button[aria-label='Insert candidate 3']")
+    texts = panel.locator("button").all_inner_texts()
+    assert texts == ["max(1, 2)", "1 + 1", "1"]
+    panel.locator("button:focus", has_text="max").wait_for()
+    editor.press("ArrowRight")
+    panel.locator("button:focus", has_text="1 + 1").wait_for()
+    editor.press("Enter")
+    editor.save("first = 1 + 1")
+
+
+def test_a_click_inserts_a_candidate(editor):
+    editor.type("first = ")
+    editor.press("Control+Enter")
+    editor.frame("button").locator("button", has_text="max(1, 2)").click()
+    editor.save("first = max(1, 2)")
+
+
+def test_an_explanation_opens_next_to_the_code(editor):
+    editor.type(EXPLAINED)
+    editor.press("Control+a")
+    editor.press("Alt+t")
+    editor.page.locator(".tab", has_text="Explanation").wait_for()
+    editor.page.locator(".view-line", has_text="The name `os` is imported.").wait_for()
+    editor.page.locator(".view-line", has_text="It is not used.").wait_for()
+    editor.save(EXPLAINED)  # unchanged, and the keyboard is still in it
+
+
+def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
+    editor.type("val value = 1")
+    editor.press("Control+a")
+    editor.press("Control+Alt+t")
+    editor.page.locator(".quick-input-list .monaco-list-row").first.wait_for()
+    editor.type("Kotlin")
+    editor.press("Enter")
+    editor.page.locator(".quick-input-title", has_text="from Kotlin to").wait_for()
+    editor.press("Enter")  # Python, the first
+    editor.page.locator(".tab", has_text="Translation").wait_for()
+    editor.page.locator(".notification-list-item a", has_text="Insert Below").click()
+    editor.save("val value = 1\nvalue = 1")
+
+
+def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_told_once(vsix, page, tmp_path):
+    model = save_recited(tmp_path / "model", PROMPT, ANSWER)
+    directory, keys = tmp_path / "vscode", tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text(f"me {KEY}\n")
+    with contextlib.ExitStack() as stack:
+        with served(model, tmp_path / "serve.log", "--api-key-file", keys) as server:
+            address = stack.enter_context(code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}))
+            editor = Editor(page, directory / "work" / "a.py")
+            editor.file.write_text("")
+            editor.open(address)
+            editor.type("def total(")
+            page.locator(".notification-list-item a", has_text="Set API Key").click()
+            page.locator(".quick-input-box input[type=password]").wait_for()
+            editor.type(KEY)
+            editor.press("Enter")
+            page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+            editor.press("Control+a")
+            editor.type(PROMPT)
+            editor.ghost_text(ANSWER)
+            editor.press("Tab")
+            editor.save(PROMPT + ANSWER)
+            assert server.end() == 0
+        shown = page.locator(".notification-list-item", has_text="no server answers at")
+        for _ in range(3):
+            editor.press("Enter")
+            editor.type("x = 1")
+            shown.first.wait_for()
+        page.locator(".statusbar-item.warning-kind", has_text="CodeGeeX").wait_for()
+        assert shown.count() == 1

@@ -1,0 +1,172 @@
+"""Trimming what an answer repeats of the suffix, and the prompts of models with sentinels."""
+
+from functools import cache
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.errors import UserError
+from ms_codegeex.serving.infilling import Trimming, joined_files, overlap, trimmed
+
+TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
+PIECES = st.lists(TEXT, max_size=8)
+
+
+def kept(answer: str, suffix: str) -> str:
+    return answer[: len(answer) - overlap(answer, suffix)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix", "expected"),
+    [
+        ("x = 1\n}\n", "\n}\n", "x = 1"),  # the brace that closes the prefix's block
+        ("g(x))", ")", "g(x)"),  # both brackets, the second one is the suffix's
+        ("g(x)", ")", "g(x)"),  # its own bracket stays
+        ('name")', '")', "name"),
+        ("a, b) {\n    return a;\n}\n", ") {\n    return a;\n}\n", "a, b"),  # several lines
+        ("a, b) {\n    ret", ") {\n    return a;\n}\n", "a, b"),  # the beginning of them
+        ("total", "\ntotal += 1", "total"),  # the suffix's word is on another line
+        ("before", "rest", "before"),  # no start inside a word
+        ("urn x", "urn x", ""),  # the prefix ended inside a word
+        ("f()\n    return x", "\n\n    return x", "f()"),  # blank lines do not matter
+        ("f()\n        return x", "\n    return x", "f()\n        return x"),  # indentation does: an inner block
+        ("f()\n\n\n", "\n\ndef g():", "f()"),  # only white space at the seam
+        ("f()\n", ")", "f()\n"),  # it stays where the suffix has none
+        ("a) b", ")", "a) b"),  # not at the end
+        ("x", "", "x"),
+        ("", ")", ""),
+    ],
+)
+def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
+    assert kept(answer, suffix) == expected
+    assert "".join(trimmed(answer, suffix)) == expected
+
+
+@settings(max_examples=400, deadline=None)
+@given(PIECES, TEXT)
+@example(["a ", "a", " b"], "a a b")
+@example(["ab", "ab", "a"], "ababb")
+@example(["x\n", "\n", "  ", "a"], "\n  a b")
+def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
+    answer = "".join(pieces)
+    result = "".join(trimmed(pieces, suffix))
+    assert result == kept(answer, suffix)
+    gone = answer[len(result) :]
+    assert answer.startswith(result) and suffix.lstrip().startswith(gone.strip())
+    assert not gone.strip() or gone.strip() == suffix.lstrip()[: len(gone.strip())]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(alphabet="=; ", max_size=6), max_size=6), st.text(alphabet="=;", max_size=6))
+@example(["==", "=;"], "==;")
+def test_repetitions_in_the_suffix_itself(pieces, suffix):
+    """Where the start of the suffix comes again in it, a repetition may begin within one that has failed."""
+    assert "".join(trimmed(pieces, suffix)) == kept("".join(pieces), suffix)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="xyz \n", max_size=12), st.text(alphabet="ab;=", min_size=1, max_size=12), st.data())
+def test_whole_lines_of_the_suffix_are_found(answer, line, data):
+    """An answer that goes on with a beginning of the suffix, whose line breaks and words it cannot have by itself."""
+    suffix = f"\n{line}\n{line}"
+    shown = data.draw(st.integers(2, len(suffix)))
+    result = kept(f"{answer}{suffix[:shown]}", suffix)
+    assert result == answer.rstrip()
+
+
+@given(PIECES, TEXT)
+def test_what_cannot_be_trimmed_is_not_held_back(pieces, suffix):
+    trimming, said = Trimming(suffix), ""
+    for place, piece in enumerate(pieces):
+        said += trimming.feed(piece)
+        text = "".join(pieces[: place + 1])
+        assert text.startswith(said)
+        held = text[len(said) :].strip()
+        assert suffix.lstrip().startswith(held)
+
+
+def test_a_long_suffix_is_read_only_as_far_as_needed():
+    trimming = Trimming("\n" + "a" * 1_000_000)
+    assert trimming.feed("b a") + trimming.rest() == "b a"
+    assert len(trimming._fallback) < 10
+
+
+SENTINELS = Sentinels("<P>", "<S>", "<M>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return cached_tokenizer()
+
+
+@cache
+def cached_tokenizer():
+    return load_tokenizer("codegen-multi")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [(("prefix", "suffix", "middle"), "<P>a = <S>\nb<M>"), (("suffix", "prefix", "middle"), "<S>\nb<P>a = <M>")],
+)
+def test_sentinels_stand_in_the_models_order(tokenizer, order, expected):
+    ids, _ = Sentinels("<P>", "<S>", "<M>", order).prompt(tokenizer, "a = ", "\nb", 100)
+    assert tokenizer.decode(ids) == expected
+
+
+def test_a_special_token_in_the_users_text_is_text(tokenizer):
+    end = "<|endoftext|>"
+    ids, _ = Sentinels(end, "<S>", "<M>").prompt(tokenizer, f"a{end}", "", 100)
+    assert ids.count(tokenizer.eos_id) == 1 and tokenizer.decode(ids) == f"{end}a{end}<S><M>"
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(20, 60))
+def test_a_prompt_fits_and_keeps_what_is_next_to_the_gap(prefix, suffix, room):
+    tokenizer = cached_tokenizer()
+    before, after = "".join(f" p{n}" for n in range(prefix)), "".join(f" s{n}" for n in range(suffix))
+    ids, cut = SENTINELS.prompt(tokenizer, before, after, room)
+    text = tokenizer.decode(ids)
+    assert len(ids) <= room
+    left, _, right = text.removeprefix("<P>").removesuffix("<M>").partition("<S>")
+    assert before.endswith(left) and after.startswith(right)
+    assert cut == (sum(len(tokenizer.encode(part)) for part in ("<P>", before, "<S>", after, "<M>")) > room)
+    assert cut == ((left, right) != (before, after))
+    assert bool(left) >= bool(before) and bool(right) >= bool(after)
+
+
+def test_no_room_for_sentinels(tokenizer):
+    with pytest.raises(UserError, match="shorter answer"):
+        SENTINELS.prompt(tokenizer, "a", "b", 5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {"prefix": "<P>", "suffix": "<S>"},
+        {"prefix": "<P>", "suffix": "<P>", "middle": "<M>"},
+        {"prefix": "", "suffix": "<S>", "middle": "<M>"},
+        {"prefix": -1, "suffix": "<S>", "middle": "<M>"},
+        {"prefix": True, "suffix": "<S>", "middle": "<M>"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["middle", "prefix", "suffix"]},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["prefix", "middle"]},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": "psm"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "end": "x"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "more": 1},
+    ],
+)
+def test_a_malformed_setting_is_refused(value):
+    with pytest.raises(UserError, match=r"serving\.json: infill"):
+        sentinels(value, "serving.json")
+
+
+def test_a_sound_setting():
+    value = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["suffix", "prefix", "middle"], "end": ["<E>"]}
+    found = sentinels(value, "serving.json")
+    assert found == Sentinels("<P>", "<S>", "<M>", ("suffix", "prefix", "middle"), ("<E>",))
+
+
+def test_other_files_come_before_the_prefix():
+    assert joined_files(["int a;\n", " \n"], "int main") == "int a;\n\nint main"

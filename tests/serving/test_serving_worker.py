@@ -1,0 +1,249 @@
+"""The engine's process, without a model: what it reads between two steps and what it sends after each."""
+
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+from asking import running
+from fake_backend import fake_model, fake_settings
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.slots import shared
+from ms_codegeex.serving import engine
+from ms_codegeex.serving.engine import EngineBackend, EngineProcess
+from ms_codegeex.serving.messages import Unpacker, chosen_from, packed, settings_from, settings_values
+from ms_codegeex.serving.worker import Worker
+
+CONTEXT, BROKEN = 50, 90
+
+
+class CountingEngine:
+    """After each id comes the next number. `between` is called before each pass with its number, from 1."""
+
+    slots, chunk = 2, 8
+
+    def __init__(self, between):
+        self.between, self.passes, self.cached = between, [], [[] for _ in range(self.slots)]
+
+    def pass_sizes(self):
+        return [1, 2]
+
+    def compile(self, rows):
+        self.passes.append(rows)
+        self.between(len(self.passes))
+
+    def clear(self, slot, adapter):
+        self.cached[slot] = []
+
+    def common(self, slot, ids, adapter):
+        return shared(self.cached[slot], ids)
+
+    def keep(self, slot, ids, adapter):
+        del self.cached[slot][shared(self.cached[slot], ids[:-1]) :]
+        return len(self.cached[slot])
+
+    def copy(self, source, target, length):
+        self.cached[target] = self.cached[source][:length]
+
+    def advance(self, parts):
+        self.passes.append({part.slot: list(part.ids) for part in parts})
+        self.between(len(self.passes))
+        found = []
+        for part in parts:
+            self.cached[part.slot] += part.ids
+            row = zip(part.ids[len(part.ids) - len(part.choices) :], part.choices, strict=True)
+            found.append(
+                [Chosen(choice.given if choice.given >= 0 else last + 1, self.score(last)) for last, choice in row]
+            )
+        return found
+
+    @staticmethod
+    def score(last):
+        return float("nan") if last + 1 == BROKEN else -last / 8
+
+
+class Counting:
+    """In place of a `Generator`."""
+
+    slots = 2
+
+    def __init__(self, between):
+        self.engine = CountingEngine(between)
+        self.scheduler = Scheduler(self.engine)
+
+    def submit(self, ids, settings, prompt_best=None):
+        if 0 in ids:
+            raise UserError("prompt: token id 0 has no token")
+        request = Request(ids, settings, CONTEXT, prompt_best=prompt_best)
+        self.scheduler.submit(request)
+        return request
+
+
+def played(before, at):
+    """All messages of a worker that finds the messages `before`, and those of `at[k]` during pass k; None closes the
+    connection. Also its passes."""
+    ours, theirs = socket.socketpair()
+
+    def between(number):
+        for message in at.get(number, []):
+            if message is None:
+                ours.shutdown(socket.SHUT_WR)
+            else:
+                ours.sendall(packed(message))
+
+    with ours, theirs:
+        for message in before:
+            ours.sendall(packed(message))
+        generator = Counting(between)
+        Worker(theirs, Unpacker(), generator).run()
+        theirs.close()
+        data = b""
+        while part := ours.recv(1 << 16):
+            data += part
+    first, *rest = Unpacker().feed(data)
+    assert first == {"slots": 2}
+    return rest, generator.engine.passes
+
+
+def begin(number, ids, prompt_best=None, **settings):
+    return ["begin", number, ids, settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings})), prompt_best]
+
+
+def news(messages, number):
+    """(tokens, finish, further) of each message about a request."""
+    return [
+        ([values[0] for values in tokens], finish, *more)
+        for entries, _ in messages
+        for one, tokens, finish, *more in entries
+        if one == number
+    ]
+
+
+def test_each_step_sends_all_new_tokens_in_one_message():
+    messages, _ = played([begin(1, [10]), begin(2, [20, 21], max_new_tokens=3)], {5: [None]})
+    assert news(messages, 1)[:4] == [([token], None) for token in (11, 12, 13, 14)]
+    assert news(messages, 2) == [([22], None), ([23], None), ([24], "length")]
+    assert [len(entries) for entries, _ in messages][:3] == [2, 2, 2]
+
+
+def test_a_cancelled_request_takes_part_in_no_further_step():
+    messages, passes = played([begin(1, [10]), begin(2, [20])], {3: [["cancel", 1]], 6: [None]})
+    assert [list(one.values()) for one in passes[:3]] == [[[10], [20]], [[11], [21]], [[12], [22]]]
+    assert [list(one.values()) for one in passes[3:6]] == [[[23]], [[24]], [[25]]]
+    assert len(news(messages, 1)) == 3
+
+
+def test_a_request_that_comes_between_two_steps_is_in_the_next():
+    messages, passes = played([begin(1, [10])], {2: [begin(2, [30, 31])], 4: [None]})
+    assert sorted(passes[2].values()) == [[12], [30, 31]] and news(messages, 2)[0] == ([32], None)
+
+
+def test_errors_are_of_one_request():
+    asked = [begin(1, [0]), begin(2, [BROKEN - 3]), begin(3, [20])]
+    messages, _ = played(asked, {8: [None]})
+    assert news(messages, 1) == [([], "error", "prompt: token id 0 has no token")]
+    *sound, last = news(messages, 2)
+    assert sound == [([BROKEN - 2], None), ([BROKEN - 1], None)]
+    assert last[:2] == ([], "error") and "not finite" in last[2]
+    assert len(news(messages, 3)) == 8
+
+
+def test_ids_of_a_prompt_come_with_the_first_token():
+    messages, _ = played([begin(1, [*range(20, 40)], 0, max_new_tokens=2)], {4: [None]})
+    first, second = news(messages, 1)
+    assert first[:2] == ([40], None) and second == ([41], "length")
+    assert [(token, score) for token, score, _ in first[2]] == [(place, -(place - 1) / 8) for place in range(21, 40)]
+
+
+def test_passes_are_counted_and_messages_are_not():
+    asked = [begin(1, [*range(20, 40)], max_new_tokens=2), begin(2, [0])]
+    messages, passes = played(asked, {4: [None]})
+    assert [totals[-1] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
+
+
+def test_graphs_are_made_while_nobody_waits():
+    short = [begin(number, [10 * number], max_new_tokens=1) for number in (1, 2, 3)]
+    _, passes = played(short[:1], {1: [short[1]], 3: [short[2]], 5: [None]})
+    assert [one if isinstance(one, int) else [*one.values()] for one in passes] == [[[10]], [[20]], 1, [[30]], 2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 16])
+def test_messages_arrive_whole_in_any_pieces(size):
+    values = [[], "和\n", [1, None, {"a": [-0.5]}], "x" * 3000, 0]
+    data, unpacker, found = b"".join(map(packed, values)), Unpacker(), []
+    for first in range(0, len(data), size):
+        found += unpacker.feed(data[first : first + size])
+    assert found == values
+
+
+def test_settings_and_tokens_survive_the_way():
+    settings = SamplingSettings(7, 0.5, 3, 0.25, 2**64 - 1, 1.5, -0.5, 0.75, {5: -100.0}, 4)
+    (back,) = Unpacker().feed(packed(settings_values(settings)))
+    assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
+    chosen = Chosen(3, -0.1, ((3, -0.1), (9, float("-inf"))))
+    (back,) = Unpacker().feed(packed(chosen))
+    assert chosen_from(back) == chosen
+
+
+def test_counts_of_an_engine_that_has_ended_are_kept():
+    backend = EngineBackend(fake_model(), fake_settings())
+    backend._hello({"slots": 3})
+    backend._took([[], [5, 4, 30, 2]])
+    backend._took([[], [7, 5, 31, 9]])
+    backend._hello({"slots": 3})
+    backend._took([[], [1, 1, 2, 4]])
+    counters = backend.counters
+    assert (counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens) == (8, 6, 33)
+    assert counters.steps == 13 and backend.slots == 3
+
+
+def test_a_ping_is_answered_between_passes():
+    messages, passes = played([["ping"], begin(1, [5], max_new_tokens=3)], {2: [["ping"]], 3: [None]})
+    assert [place for place, message in enumerate(messages) if not message] == [0, 3] and len(passes) == 3
+
+
+class LostEngine:
+    """In place of an `EngineProcess`: its connection ends at once, its process does not."""
+
+    def __init__(self, backend):
+        self.backend, self.messages, self.states = backend, [[{"slots": 1}], []], []
+
+    async def receive(self):
+        return self.messages.pop(0)
+
+    async def status(self):
+        self.states.append((self.backend.ready, self.backend.idle))
+
+    async def end(self):
+        self.states.append("end")
+
+
+def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
+    async def serve():
+        backend = EngineBackend(fake_model(), fake_settings())
+        lost = LostEngine(backend)
+
+        async def start(options):
+            return lost
+
+        monkeypatch.setattr(EngineProcess, "start", start)
+        assert await backend._serve() is None
+        return lost.states
+
+    assert running(serve()) == [(False, True), "end"]
+
+
+def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkeypatch):
+    monkeypatch.setattr(engine, "END_SECONDS", 0.0)
+
+    async def ended():
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with process:
+            return await EngineProcess(process, None, None).status()
+
+    assert running(ended()) is None

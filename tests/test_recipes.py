@@ -1,0 +1,63 @@
+"""docs/recipes.md is what its script writes from configs/recipes, whose files are the plans that it names."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config.fusions import check_kernels
+from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("recipes_script", ROOT / "docs" / "recipes.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_the_page_is_current(script, capsys):
+    assert script.main(["--check"]) == 0, capsys.readouterr().out
+    assert (
+        f"times {OUTSIDE_ROOFLINE:.3f}" in script.page()
+        and f"| {OUTSIDE_ROOFLINE:.3f} |" in (ROOT / "docs" / "plan.md").read_text()
+    )
+
+
+def test_every_file_is_a_plan_of_its_name_that_fits(script):
+    listed = {recipe.file: recipe for recipe in script.recipes()}
+    files = set(script.FOLDER.glob("*.yaml"))
+    assert files <= set(listed) and len(files) > 0.8 * len(listed)
+    for file in files:
+        recipe = listed[file]
+        plan = recipe.plan()
+        assert plan.fits and plan.config.devices == recipe.devices and plan.chip.name == recipe.hardware
+        check_kernels(plan.config)
+
+
+def test_device_hours_are_hours_times_devices(script):
+    rows = re.findall(r"\| \[([\d,]+) x (\S+)\]\(\S+\) \|.*\| ([\d,]+) \| ([\d,]+) \|$", script.page(), re.MULTILINE)
+    for devices, _, hours, device_hours in rows:
+        numbers = [int(x.replace(",", "")) for x in (devices, hours, device_hours)]
+        assert numbers[0] * numbers[1] == pytest.approx(numbers[2], rel=0.02)
+    assert len(rows) > 15
+
+
+def test_a_page_that_differs_is_seen(script, tmp_path, capsys):
+    (tmp_path / "recipes.md").write_text(script.page().replace("device-hours", "hours"))
+    assert script.main(["--check"], tmp_path) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+def test_a_recipe_that_was_not_searched_is_not_called_infeasible(script, monkeypatch):
+    missing = [recipe for recipe in script.recipes() if not recipe.file.exists()]
+    assert {recipe.file.stem for recipe in missing} == set(script.NOTHING_FITS)
+    assert all(recipe.plan() is None for recipe in missing)
+    monkeypatch.setattr(script, "NOTHING_FITS", ())
+    with pytest.raises(SystemExit, match=f"--only {missing[0].file.stem};"):
+        script.page()

@@ -1,0 +1,88 @@
+"""The commands of docs/training-recipes.md, on small models and the little text that a test has."""
+
+import re
+import shlex
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command, command_here
+
+PAGE = (ROOT / "docs" / "training-recipes.md").read_text("utf-8")
+LINES = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.splitlines()
+]
+SMALL = shlex.split("""
+    devices=1 device=cpu training.steps=2 training.global_batch=2 training.micro_batch=null training.precision=fp32
+    training.evaluate_samples=4 training.recompute=none data.seq_length=32 model.hidden_size=16 model.num_layers=1
+    model.num_heads=4 model.intermediate_size=32 model.rotary_dim=4 parallel.hardware=null checkpoint.export=false
+""")
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if re.search(" plan | --job | --dry-run", line)])
+def test_commands_that_train_nothing(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command_here(*shlex.split(line)[1:])
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_line_is_run_by_a_test():
+    known = re.compile(" plan | --job | --dry-run|^ms-codegeex (prepare|train)|^python benchmarks/stages.py --output")
+    assert len(LINES) > 8 and all(known.search(line) for line in LINES)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A directory with sources of Python and C++, and text, by the names that the page uses."""
+    library = Path(shlex.__file__).parent
+    for name, packages in (
+        ("BIGPYTHON", ("json", "email")),
+        ("BIGQUERY", ("logging", "html")),
+        ("src", ("json", "csv.py")),
+    ):
+        for package in packages:
+            (tmp_path / name).mkdir(exist_ok=True)
+            copy = shutil.copytree if (library / package).is_dir() else shutil.copy
+            copy(library / package, tmp_path / name / package)
+    (tmp_path / "PILE").mkdir()
+    for page in sorted((ROOT / "docs").glob("*.md"))[:8]:
+        shutil.copy(page, tmp_path / "PILE" / page.with_suffix(".txt").name)
+    return tmp_path
+
+
+def run(line, home, *further):
+    words = [str(home / "src") if word == "~/src" else word for word in shlex.split(line)[1:]]
+    result = command(*words, *further, cwd=home)
+    assert result.returncode == 0, f"{line}\n{result.stderr}"
+    return result
+
+
+@pytest.mark.slow  # four runs with workers
+def test_from_nl_to_mono_and_on(home):
+    prepared = [line for line in LINES if " prepare " in line]
+    for line in prepared[:3]:
+        run(line, home)
+    whole, one = [line for line in LINES if "--resume auto" in line or "stage=" in line]
+    output = run(whole, home, *SMALL).stdout
+    assert re.search(r"mono +multi +2", output) and re.search(r"after +English +six languages +Python", output)
+    assert "already finished" in run(one, home, "--resume", "auto", *SMALL).stderr
+    model = home / "runs" / "codegen_350m" / "mono"
+    (prepare,) = prepared[3:]
+    run(prepare.replace("MODEL", str(model / "tokenizer") if (model / "tokenizer").is_dir() else "codegen-mono"), home)
+    (further,) = [line for line in LINES if "--from MODEL" in line]
+    result = run(further.replace("MODEL", str(model)), home, *SMALL)
+    assert "starting from the weights of " in result.stderr
+
+
+@pytest.mark.slow  # three runs with workers
+def test_stages_that_branch(home):
+    (block,) = re.findall(r"```yaml\n(base: .*?)```", PAGE, re.DOTALL)
+    (home / "branches.yaml").write_text(textwrap.dedent(block))
+    for name, source in (("c++", "BIGQUERY"), ("python", "BIGPYTHON")):
+        run(f"ms-codegeex prepare --input {source} --output data/{name}", home)
+    output = run("ms-codegeex train --config branches.yaml", home, *SMALL).stdout
+    assert re.search(r"python +multi +2", output) and re.search(r"c\+\+ +multi +2", output)

@@ -1,0 +1,259 @@
+"""Adapters: which parameters are trained and saved, and the merged model."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from conftest import small_run
+from mindspore import Tensor
+
+from ms_codegeex.config import build_run_config
+from ms_codegeex.data.datasets.opening import training_data, validation_data
+from ms_codegeex.errors import UserError
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.models.layers import Linear, SampleKeys
+from ms_codegeex.models.lora import Adaptation, LoraLinear
+from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.training.optimizer import learning_rate
+from ms_codegeex.training.trainer import Callback, Trainer
+
+FAMILIES = {
+    "codegeex": {},
+    "codegen": {"preset": "tiny", "rotary_dim": 4},
+    "codegeex2": {"preset": "tiny", "num_kv_groups": 1, "rotary_dim": 4},
+}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.losses = []
+
+    def step(self, trainer, record):
+        self.losses.append(record.loss)
+
+
+def make(values, *callbacks):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    config = build_run_config(values)
+    data, validation = training_data(config), validation_data(config)
+    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
+
+
+def run_values(dataset, root, family):
+    values = small_run(dataset, root / "run")
+    values["model"] |= {"family": family, **FAMILIES[family]}
+    values["training"]["steps"] = 3
+    return values
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name == "codegen" else pytest.mark.slow) for name in FAMILIES],
+)
+def runs(request, dataset, tmp_path_factory):
+    """A model, and adapters on it: values, trainer, and the checkpoints' folders."""
+    root = tmp_path_factory.mktemp(request.param)
+    values = run_values(dataset, root, request.param)
+    base = make(values, Checkpoints(root / "base" / "checkpoints", 0, 1))
+    base.run()
+    values["model"]["weights"] = str(root / "base")
+    values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention", "feed_forward.down"]}
+    trainer = make(values, Checkpoints(root / "tuned" / "checkpoints", 0, 1))
+    before = trainer.evaluate()
+    trainer.run()
+    return values, base, before, trainer, root
+
+
+def test_a_model_with_new_adapters_is_the_model(runs):
+    _, base, before, _, _ = runs
+    assert before == pytest.approx(base.evaluate(), rel=1e-6)
+
+
+def test_only_the_adapters_change_and_are_saved(runs):
+    _, _, _, trainer, root = runs
+    source = open_source(root / "base")
+    layers = source.config.adapted_layers(["attention", "feed_forward.down"])
+    assert len(layers) >= 5 and "blocks.0.attention.query" in layers and "blocks.0.feed_forward.up" not in layers
+    saved = Checkpoint(list_checkpoints(root / "tuned" / "checkpoints")[-1])
+    kinds = ("lora_a", "lora_b")
+    names = {
+        f"{prefix}{layer}.{kind}"
+        for layer in layers
+        for kind in kinds
+        for prefix in ("", "optimizer.m.", "optimizer.v.")
+    }
+    assert set(saved.names) == names
+    parameters = {p.name: p for p in trainer.train_step.get_parameters()}
+    for name, tensor in source.tensors.items():
+        np.testing.assert_array_equal(parameters[name].asnumpy(), tensor.float32(), err_msg=name)
+    assert all(np.abs(saved.tensor(f"{layer}.lora_b")).max() > 0 for layer in layers)
+
+
+def test_the_merged_model_is_what_was_trained(runs):
+    values, _, before, trainer, root = runs
+    source = open_source(root / "tuned")
+    base = open_source(root / "base")
+    saved = Checkpoint(source.path)
+    for name, tensor in source.tensors.items():
+        expected, layer = base.tensors[name].float32().astype(np.float64), name.removesuffix(".weight")
+        if f"{layer}.lora_a" in saved.names:
+            a, b = (saved.tensor(f"{layer}.{kind}").astype(np.float64) for kind in ("lora_a", "lora_b"))
+            expected = expected + 3.0 * b @ a
+        np.testing.assert_allclose(tensor.float32(), expected, rtol=1e-6, atol=1e-7, err_msg=name)
+    plain = {**values, "lora": {}, "model": {**values["model"], "weights": str(root / "tuned")}}
+    after = make(plain).evaluate()
+    assert after == pytest.approx(trainer.evaluate(), rel=1e-5)
+    assert after < before
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path):
+    values = run_values(dataset, tmp_path, "codegen")
+    base = make(values, Checkpoints(tmp_path / "base" / "checkpoints", 0, 1))
+    base.run()
+    values["model"]["weights"] = str(tmp_path / "base")
+    values["lora"] = {"rank": 1, "dropout": 0.3}
+    values["training"]["steps"] = 4
+    whole = make(values, Checkpoints(tmp_path / "tuned" / "checkpoints", 2, 2))
+    whole.run()
+    resumed = make(values)
+    resumed.restore(Checkpoint(list_checkpoints(tmp_path / "tuned" / "checkpoints")[0]))
+    assert resumed.progress.step == 2
+    resumed.run()
+    for name, parameter in whole.state_tensors().items():
+        np.testing.assert_array_equal(resumed.state_tensors()[name].asnumpy(), parameter.asnumpy(), err_msg=name)
+    (tmp_path / "base").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"holds adapters for the model at .*, which is gone"):
+        open_source(tmp_path / "tuned")
+    make(
+        values | {"seed": 9, "lora": {}, "model": {**values["model"], "weights": None}},
+        Checkpoints(tmp_path / "base" / "checkpoints", 0, 1),
+    ).run()
+    with pytest.raises(UserError, match="another one is there now"):
+        open_source(tmp_path / "tuned")
+    with pytest.raises(UserError, match="its adapters belong to another model"):
+        make(values).restore(Checkpoint(list_checkpoints(tmp_path / "tuned" / "checkpoints")[0]))
+
+
+def test_training_continues_from_adapters(runs, tmp_path):
+    """From those of a run, and from the directory that it exports."""
+    values, _, _, trainer, root = runs
+    values = {**values, "seed": 7}
+    write_peft(open_source(root / "tuned"), tmp_path / "adapter")
+    for place in (root / "tuned", tmp_path / "adapter"):
+        values["lora"] = {**values["lora"], "weights": str(place)}
+        assert make(values).evaluate() == pytest.approx(trainer.evaluate(), rel=1e-6)
+    for change in ({"rank": 3}, {"alpha": 2.0}, {"targets": ["attention"]}, {"rank": 0}):
+        with pytest.raises(UserError, match=r"lora.weights: .* has rank 2, alpha 6 and targets attention.key, "):
+            make({**values, "lora": {**values["lora"], **change}})
+
+
+@pytest.mark.slow
+def test_twenty_steps_have_the_losses_of_peft(dataset, tmp_path):
+    """PEFT on transformers' model, torch's AdamW, the same batches and the same beginning."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    values = run_values(dataset, tmp_path, "codegen")
+    values["model"]["num_heads"] = 4  # transformers' layout has four groups of heads
+    values["data"]["reset_at_eos"] = False
+    values["training"].update(steps=20, clip_norm=0.0)
+    make(values, Checkpoints(tmp_path / "base" / "checkpoints", 0, 1)).run()
+    convert(tmp_path / "base", "hf", tmp_path / "hf", progress=False)
+    values["model"]["weights"] = str(tmp_path / "base")
+    values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention.output", "feed_forward"]}
+    values["seed"] = 11
+    trainer = make(values, keep := Losses())
+    modules = {"attention.output": "attn.out_proj", "feed_forward.up": "mlp.fc_in", "feed_forward.down": "mlp.fc_out"}
+    model = transformers.CodeGenForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")
+    config = peft.LoraConfig(
+        r=2, lora_alpha=6.0, target_modules=[name.rpartition(".")[2] for name in modules.values()], lora_dropout=0.0
+    )
+    model = peft.get_peft_model(model, config).train()
+    twins = {}
+    adapters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trainer.state_tensors().items():
+        if name.startswith("optimizer."):
+            continue
+        layer, _, kind = name.removeprefix("blocks.0.").rpartition(".")
+        theirs = f"base_model.model.transformer.h.0.{modules[layer]}.lora_{kind[-1].upper()}.default.weight"
+        with torch.no_grad():
+            twins[name] = adapters.pop(theirs)
+            twins[name].copy_(torch.from_numpy(parameter.asnumpy()))
+    assert not adapters  # each has its twin
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1
+    )
+    expected = []
+    for step in range(20):
+        batch = trainer.data.training_batch(4 * step, 4)
+        inputs, labels = (torch.from_numpy(a.astype(np.int64)) for a in (batch.inputs, batch.labels))
+        mask = torch.from_numpy(batch.loss_mask)
+        logits = model(inputs).logits
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss = (nll.view(mask.shape) * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = float(learning_rate(step, trainer.config.training.schedule))
+        optimizer.step()
+        expected.append(loss.item())
+    trainer.run()
+    np.testing.assert_allclose(keep.losses, expected, rtol=1e-5)
+    for name, twin in twins.items():
+        found = trainer.state_tensors()[name].asnumpy()
+        np.testing.assert_allclose(found, twin.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+        assert np.abs(found).max() > 0.01
+
+
+@pytest.mark.slow
+def test_dropout_acts_on_the_input_of_the_adapter_alone():
+    """With identities as factors, the output is x + scale * drop(x)."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    x = np.random.default_rng(0).uniform(1, 2, (2 * 50, 40)).astype(np.float32)
+
+    def outputs(name="blocks.0.attention.query", seed=1, samples=(5, 6), training=True):
+        layer = LoraLinear(Linear(40, 40, 0.0, ms.float32, bias=False), name, Adaptation([], 40, 80.0, 0.25, seed), 50)
+        for parameter in (layer.base.weight, layer.a, layer.b):
+            parameter.set_data(Tensor(np.eye(40, dtype=np.float32)))
+        keys = SampleKeys()(Tensor(np.array(samples, np.int32)))
+        return layer.set_train(training)(Tensor(x), keys).asnumpy()
+
+    found = outputs()
+    kept = found > 1.5 * x
+    np.testing.assert_allclose(found, np.where(kept, x + 2 * x / 0.75, x), rtol=1e-5)
+    assert 0.22 < 1 - kept.mean() < 0.28
+    np.testing.assert_array_equal(outputs(), found)
+    for other in (outputs(name="blocks.0.attention.key"), outputs(seed=2), outputs(samples=(7, 8))):
+        assert 0.2 < ((other > 1.5 * x) != kept).mean() < 0.6
+    np.testing.assert_array_equal(outputs(samples=(6, 5))[:50] > 1.5 * x[:50], kept[50:])
+    np.testing.assert_allclose(outputs(training=False), 3 * x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": {"dropout": 1.0}}, "lora.dropout: found 1"),
+        ({"lora": {"rank": -1}}, "lora.rank: found -1"),
+        ({"lora": {"alpha": 0}}, "lora.alpha: found 0"),
+        ({"lora": {"ranks": 4}}, "lora.ranks: unknown key; did you mean 'rank'"),
+    ],
+)
+def test_mistakes_in_the_section_are_named(changes, message):
+    with pytest.raises(UserError) as error:
+        build_run_config({"training": {"steps": 1}, **changes})
+    assert message in str(error.value)
+
+
+def test_adapters_need_a_model():
+    with pytest.raises(UserError, match=r"lora.rank: model\.weights is missing"):
+        weights_of(build_run_config({"training": {"steps": 1}, "lora": {"rank": 4}}))
+
+
+def test_a_layer_that_does_not_exist_is_named():
+    sizes = build_run_config({"training": {"steps": 1}, "model": {"preset": "tiny"}}).model.sizes
+    with pytest.raises(UserError, match=r"lora.targets: no linear layer is named atention; known are attention\.query"):
+        sizes.adapted_layers(["atention"])
