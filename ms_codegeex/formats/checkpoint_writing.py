@@ -152,19 +152,23 @@ def write_checkpoint(
         _publish(names.temporary, final, {"step": step, "save": save}, state, parts)
     except (UserError, OSError) as error:
         failure = _as_user_error(final, error)
-        shutil.rmtree(names.temporary, ignore_errors=True)
         if world_size > 1:
             _leave_note(names, failure, patience)
+        shutil.rmtree(names.temporary, ignore_errors=True)
         raise failure from None
     return final
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the other ranks, which wait for it; a full disk may have no room for the note at first."""
+    """Tell the other ranks, which wait for it, before the files that they write to are deleted.
+
+    A full disk may have room for the note only after the deletion.
+    """
     since = time.monotonic()
     for _ in _waits():
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
+        shutil.rmtree(names.temporary, ignore_errors=True)
         if time.monotonic() - since > patience:
             return None
 
@@ -238,7 +242,8 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
             names.temporary.mkdir(parents=True, exist_ok=True)
             write_json(names.part(rank), save_slices(names.temporary, rank, tensors))
     except (UserError, OSError) as error:
-        failure, refused = _as_user_error(names.final, error), False
+        if not names.failed.exists():  # else it is because rank 0 has deleted the directory
+            failure, refused = _as_user_error(names.final, error), False
     signs = _Signs(names, patience)
     for _ in _waits():
         if names.failed.exists():

@@ -178,6 +178,28 @@ def test_a_rank_that_cannot_write_stops_the_checkpoint_but_not_the_others(tmp_pa
     assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["step-00000001"]
 
 
+def test_a_rank_whose_directory_is_deleted_while_it_writes_names_the_other_rank(tmp_path, monkeypatch):
+    save, gone = module.save_slices, threading.Event()
+    delete = module.shutil.rmtree
+
+    def deleted(path, **options):
+        delete(path, **options)
+        gone.set()
+
+    def slices(directory, rank, tensors):
+        if rank == 1:
+            raise OSError(28, "No space left on device", str(directory))
+        if rank == 2:
+            assert gone.wait(60)
+        return save(directory, rank, tensors)
+
+    monkeypatch.setattr(module, "save_slices", slices)
+    monkeypatch.setattr(module.shutil, "rmtree", deleted)
+    errors = on_ranks(tmp_path, 2, [TENSORS, {}, TENSORS])
+    assert "No space left" in str(errors[1])
+    assert "another rank could not write its part" in str(errors[2])
+
+
 class Killed(BaseException):
     pass
 
