@@ -17,6 +17,7 @@ afterwards), and torch.distributed.checkpoint.async_save of the same arrays, in 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import os
 import shutil
@@ -24,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,8 +83,8 @@ class State:
 class Fitting:
     """A hash that matches whatever it is compared with: loading without verification."""
 
-    def __init__(self, data: object):
-        pass
+    def __init__(self, parts: Iterable[object]):
+        collections.deque(parts, maxlen=0)  # reads them
 
     def __ne__(self, other: object) -> bool:
         return False
@@ -95,11 +96,11 @@ class Fitting:
 @contextlib.contextmanager
 def unverified() -> Iterator[None]:
     """Load without hashing chunks."""
-    original, reading.content_hash = reading.content_hash, Fitting
+    original, reading.content_hash_of_parts = reading.content_hash_of_parts, Fitting
     try:
         yield
     finally:
-        reading.content_hash = original
+        reading.content_hash_of_parts = original
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.formats.chunks import content_hash, count_chunks
+from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, read_bytes
@@ -231,8 +231,8 @@ class Checkpoint:
 
         def read(number: int, into: np.ndarray) -> None:
             data = into.reshape(-1).view(np.uint8)
-            read_bytes(file.path, first + number * size, data)
-            if content_hash(data) != record["chunks"][number]:
+            found = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
+            if found != record["chunks"][number]:
                 raise self._damaged(name, record)
 
         return read

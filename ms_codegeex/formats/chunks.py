@@ -7,7 +7,7 @@ It detects accidental damage, not tampering.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -30,6 +30,14 @@ def count_chunks(shape: Sequence[int], rows: int) -> int:
 def content_hash(data: bytes | memoryview | np.ndarray) -> str:
     """Hex XXH3-128 of bytes, or of a C-contiguous array's bytes."""
     return xxhash.xxh3_128_hexdigest(data)
+
+
+def content_hash_of_parts(parts: Iterable[np.ndarray]) -> str:
+    """The `content_hash` of these parts in a row."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from isal import isal_zlib
 from ms_codegeex.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
+READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 
 # dtype name -> how NumPy holds it (always little-endian, as every file format here stores it)
 NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType(
@@ -138,16 +139,20 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
-def read_bytes(path: Path, start: int, into: np.ndarray) -> None:
-    """Fill an array of bytes from a file: faster than through a memory map where all of it is needed. `UserError`."""
+def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]:
+    """Fill an array of bytes from a file: faster than through a memory map where all of it is needed.
+
+    Yields each part as soon as it is read, while it is in the processor's cache. `UserError` if the file is too short.
+    """
     try:
         with open(path, "rb", buffering=0) as stream:
             stream.seek(start)
             done = 0
-            while done < into.size:  # one call reads 2 GiB at most
-                count = stream.readinto(into[done:])
+            while done < into.size:
+                count = stream.readinto(into[done : done + READ_BYTES])
                 if not count:
                     raise OSError("it is shorter")
+                yield into[done : done + count]
                 done += count
     except OSError as error:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ms_codegeex.host import available_cores
 
 ALIGNMENT = 64  # bytes
 PART_BYTES = 4 << 20  # that one thread copies at once
+HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
 COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
 
 
@@ -93,6 +95,11 @@ class PendingSave:
     outcome: Future[Saved]
 
 
+def _after_a_moment(work: Callable[[], Saved]) -> Saved:
+    time.sleep(HEAD_START_SECONDS)
+    return work()
+
+
 class SerialExecutor:
     """Runs one piece of work at a time, in a thread, which the end of the process waits for."""
 
@@ -102,7 +109,7 @@ class SerialExecutor:
     def begin(self, work: Callable[[], Saved], wait: bool) -> Future[Saved]:
         """Start the work in the thread, or do it now."""
         if not wait:
-            return self.thread.submit(work)
+            return self.thread.submit(_after_a_moment, work)
         done: Future[Saved] = Future()
         try:
             done.set_result(work())
