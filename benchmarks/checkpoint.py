@@ -7,11 +7,11 @@
 The state is weights and moments of a CodeGeeX preset as MindSpore parameters. In each round all candidates take turns,
 in an order that rotates; each has the disk to itself, and the files of the round before are removed first.
 
-Blocked: from the end of a step to the next one, while a thread saves. The limit is one copy of as many
-bytes between two buffers that were touched before. Save: until the checkpoint is published, synced. Load: opened, every
-tensor read and verified, from the page cache. Their limits are one file of as many bytes, written in blocks and
-synced, or read into fresh memory. Peers: mindspore.save_checkpoint and load_checkpoint (the file is synced
-afterwards), and torch.distributed.checkpoint.async_save of the same arrays, in one process, whose files it syncs.
+Blocked: the time between the end of a step and the start of the next, while a thread saves. Its limit is one copy of
+as many bytes between two buffers that are already in memory. Save: until the checkpoint is synced and published. Load:
+open it, read and verify every tensor, from the page cache. Their limits are one file of as many bytes, written in
+blocks and synced, or read into fresh memory. Peers: mindspore.save_checkpoint and load_checkpoint (the file is synced
+afterwards), and torch.distributed.checkpoint.async_save of the same arrays in one process (it syncs its files).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def sync(path: Path) -> None:
 
 
 class Measured:
-    """Every candidate: an action that is timed, and what it needs before."""
+    """Every candidate: the action that is timed, and the preparation before it."""
 
     def __init__(self, state: State, folder: Path):
         self.state, self.folder = state, folder

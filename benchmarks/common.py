@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they run, how a result is said."""
+"""What the benchmarks share: a description of the machine, and the format of results."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def spread(values: Sequence[float]) -> str:
 
 
 def print_command() -> None:
-    """The command line, so that a pasted result says how it was made."""
+    """Print the command line, so that a pasted result shows how it was produced."""
     print("$ python " + " ".join([str(Path(sys.argv[0])), *sys.argv[1:]]))

@@ -5,10 +5,10 @@
     python benchmarks/convert.py --quick                  # a tiny model, to see that it works
 
 The peer reads the source's files and writes as many bytes to another file, in blocks, and syncs it as `convert` does.
-Both take turns, and turns in beginning; sources are in the page cache. Before each, such a file is written and removed:
-memory that a virtual machine has to ask its host for is several times slower to fill, and would fall to one of the two.
-The `.ckpt` source has no checksum, as MindSpore saves it. Memory is what the process has of its own (RssAnon, without
-pages of mapped files), sampled in a round that is not timed, above what it had after its imports.
+Both take turns, and take turns in going first; sources are in the page cache. Before each, such a file is written and
+removed: memory that a virtual machine has to request from its host is several times slower to fill, and only one side
+would pay for it. The `.ckpt` source has no checksum, as MindSpore saves it. Memory is the process's own (RssAnon,
+without pages of mapped files), sampled in a round that is not timed, minus what it had after its imports.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def seconds(work: Callable[[Path], object], target: Path) -> tuple[float, float]
 
 
 def anonymous() -> int:
-    """Bytes of memory that this process has of its own."""
+    """Bytes of this process's own memory."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -129,7 +129,7 @@ def measure(
 ) -> tuple[list[float], int]:
     """Print seconds; return the ratios of each round, and the peak memory in bytes.
 
-    `heads` is the number of heads, which MindSpore's file does not tell.
+    `heads` is the number of heads, which MindSpore's file does not record.
     """
     target = directory / {"hf": "out", "megatron": "out.pt", "mindspore": "out.ckpt"}[to]
 
@@ -154,7 +154,7 @@ def measure(
 
 
 def main() -> int:
-    """Parse arguments, make the models, measure; exit status 1 when a bound is not kept."""
+    """Parse arguments, make the models, measure; exit status 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, help="where to write, about three times the model (default: TMPDIR)")
     parser.add_argument("--gigabytes", type=float, default=2.0)

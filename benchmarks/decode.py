@@ -9,7 +9,7 @@ milliseconds a step for 1 and 8 sequences after prompts of 64 tokens, seconds to
 how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
 Engines: ours-32, ours-16 (FP16 weights), ours-8, ours-4 (groups of 64), ours-8-fast and ours-4-fast (activations
 rounded too), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32, -int8.
-Models are kept in --models for the next time.
+Models are kept in --models for later runs.
 """
 
 from __future__ import annotations

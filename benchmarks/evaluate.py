@@ -5,7 +5,7 @@
     python benchmarks/evaluate.py --data benchmarks --quick                  # to check that it works
 
 - Programs per second: the same problems through the same judge, as many at once as there are cores, once in the sandbox
-  and once as plain processes (in a directory of their own, with the same commands, inputs and time limits). The two
+  and once as plain processes (in a separate directory, with the same commands, inputs and time limits). The two
   alternate; a ratio compares one round. A ratio of 1 means that the sandbox costs nothing.
 - All references of one language: the time of the whole check, from opening the sandbox to the last verdict, divided by
   that of a perfect scheduler: the sum of all compile and run times, measured one after the other without a sandbox,

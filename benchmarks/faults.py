@@ -1,11 +1,11 @@
-"""Kills the processes of a run again and again, and compares what it leaves with a run that nobody disturbed.
+"""Kills the processes of a run again and again, and compares its results with those of an undisturbed run.
 
     python benchmarks/faults.py                          # 30 kills in FP32 and 30 in FP16: half an hour on two cores
-    python benchmarks/faults.py --every 60 --minutes 15  # one kill a minute; the run has to reach its end alone
+    python benchmarks/faults.py --every 60 --minutes 15  # one kill a minute; the run has to finish without help
 
 Two workers train a very small model with dropout and accumulation. SIGKILL hits a worker after a random step, a worker
 during a save, a worker while it starts, or the command itself; only the command is then started again from outside.
-Losses, weights and moments must be equal to the bit, and every checkpoint that was announced must be there and sound.
+Losses, weights and moments must be equal bit for bit, and every announced checkpoint must be there and sound.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Job:
 
 
 def kill_once(job: Job, kind: str, step: int, chance: random.Random) -> bool:
-    """One kill after this step of the run, or as its `kind` says; whether it ended an attempt. The run may be too quick
-    for it."""
+    """Kill once after this step of the run, or as `kind` says. Return whether that ended an attempt: the run may have
+    been too quick for it."""
     if kind == "starting":
         job.wait(job.workers)
         time.sleep(chance.uniform(0.0, 5.0))
@@ -164,7 +164,7 @@ def kill_once(job: Job, kind: str, step: int, chance: random.Random) -> bool:
 
 
 def compare(broken: Job, unbroken: Job) -> dict[str, Any]:
-    """What the two runs have left; ends with an error if anything differs or is lost."""
+    """Compare what the two runs left; ends with an error if anything differs or is lost."""
     from ms_codegeex.formats.checkpoint import Checkpoint, step_name
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.history import read_history
@@ -248,7 +248,7 @@ def kills(arguments: argparse.Namespace, precision: str, dataset: Path, scratch:
 
 def regular(arguments: argparse.Namespace, dataset: Path, scratch: Path) -> dict[str, Any]:
     """Kill a worker every `arguments.every` seconds for `arguments.minutes`; the run continues and ends by itself. A
-    short run before it says how many steps take as long."""
+    short run beforehand shows how many steps take that long."""
     from ms_codegeex.runs.history import read_history
 
     trial = Job(values_of(dataset, scratch / "trial", "fp32", 300, 100, arguments.micro_batches), 0)

@@ -284,7 +284,7 @@ def write_section(path: Path, lines: list[str]) -> None:
 
 
 def obstacle(device: str) -> str:
-    """Why nothing can be measured here, "" for nothing."""
+    """Why nothing can be measured here; "" if there is no obstacle."""
     from ms_codegeex.cuda.libraries import check_loaded
     from ms_codegeex.cuda.probe import probe_gpu_backend
     from ms_codegeex.errors import RunFailure, UserError

@@ -2,8 +2,9 @@
 
     python benchmarks/launch.py                 # 5 rounds: about 6 minutes on two cores
 
-The job is a very small model on two workers, so that starting is what is measured. The peer runs the same workers under
-msrun alone, on a port known to be free. The limit for the start is one Python process that only imports MindSpore.
+The job is a very small model on two workers, so nearly all of the time goes into starting. The peer runs the same
+workers under msrun alone, on a port known to be free. The limit for the start is one Python process that only imports
+MindSpore.
 """
 
 from __future__ import annotations

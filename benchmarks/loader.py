@@ -5,15 +5,15 @@
     python benchmarks/loader.py --quick          # few steps, a small peer: to see that it works
 
 Wait: a real training run (preset tiny, 16 sequences of 256 tokens, one process) on a blend of two synthetic corpora in
-the page cache; the share of the steps' time in which a step waits for its batch, without the first two, which compile.
-`data.workers=0` reads a batch when its step begins, as a loader does that does not read ahead.
+the page cache. The result is the share of the steps' time in which a step waits for its batch. The first two steps,
+which compile, do not count. `data.workers=0` reads a batch when its step begins, like a loader that does not read ahead.
 
-Start-up: from the end of the imports to the first batch, in the middle of a run of 10^9 samples, each in a process of
-its own. `repeated` is a corpus of 10^4 sequences that is gone over again and again, `huge` one of 10^9 sequences (a
-sparse file of 256 GB), `blend` 0.7 of the latter and 0.3 of the former. The peer is what Megatron-LM does then: an
-array with the number of every sample of the run (uint32), shuffled by numpy.random.RandomState; its two other indices
-(documents, samples) are left out, and so are the files in which it keeps them for the next start. Memory is the
-highest resident size meanwhile above that before.
+Start-up: from the end of the imports to the first batch, in the middle of a run of 10^9 samples, each in a separate
+process. `repeated` is a corpus of 10^4 sequences that is read again and again, `huge` one of 10^9 sequences (a sparse
+file of 256 GB), `blend` 0.7 of the latter and 0.3 of the former. The peer does the same as Megatron-LM at its start: it
+makes an array with the number of every sample of the run (uint32) and shuffles it with numpy.random.RandomState. Its
+two other indices (documents, samples) are left out, and so are the files in which it keeps them for the next start.
+Memory is the peak resident size during start-up minus the size before it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def highest_size() -> int:
 
 def start(case: str, directory: Path, samples: int) -> None:
     """One start-up; prints its seconds and bytes as JSON."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size is that of now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the current size
     before, began = highest_size(), time.perf_counter()
     if case == "peer":
         numbers = np.arange(samples, dtype=np.uint32)
@@ -111,7 +111,7 @@ def started(case: str, directory: Path, samples: int) -> dict[str, float]:
 
 
 def measure_start(directory: Path, peer_samples: int, rounds: int, quick: bool) -> bool:
-    """Print seconds and memory of every case; whether ours keep their bounds."""
+    """Print seconds and memory of every case; return whether ours stay within their bounds."""
     write_corpus(directory / "repeated", 10**4 * LENGTH + 1, 0)
     write_huge(directory / "huge", SAMPLES)
     sizes = {case: peer_samples if case == "peer" else SAMPLES for case in CASES}
@@ -139,7 +139,7 @@ def measure_start(directory: Path, peer_samples: int, rounds: int, quick: bool) 
 
 
 def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float, float, float]:
-    """A short run; percent of its time in which steps waited, seconds of a step, seconds to read a batch alone."""
+    """Run briefly; percent of the time in which steps waited, seconds of a step, seconds to read a batch alone."""
     import mindspore as ms
 
     from ms_codegeex.config import build_run_config
@@ -180,7 +180,7 @@ def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float
 
 
 def measure_wait(directory: Path, steps: int, quick: bool) -> bool:
-    """Print the wait with and without reading ahead; whether the default keeps its bound."""
+    """Print the wait with and without reading ahead; return whether the default stays within its bound."""
     for seed, name in enumerate("ab"):
         write_corpus(directory / name, 10**5 if quick else 10**7, seed)
     print(f"\nwait for data in a training run of {steps} steps")
@@ -198,7 +198,7 @@ def measure_wait(directory: Path, steps: int, quick: bool) -> bool:
 
 
 def main() -> int:
-    """Parse arguments, measure; exit status 1 when a bound is not kept."""
+    """Parse arguments, measure; exit status 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=float, default=1e8, metavar="N", help="samples the peer shuffles (default: 1e8)")
     parser.add_argument("--steps", type=int, default=40)

@@ -1,4 +1,4 @@
-"""What `benchmarks/prepare.py` compares with, run by an interpreter that has these packages:
+"""The peers of `benchmarks/prepare.py`, run by an interpreter that has these packages:
 
     PYTHON benchmarks/prepare_peers.py datasets|datatrove TOKENIZER.json INPUT OUTPUT PROCESSES
 

@@ -8,10 +8,10 @@ The documents are made of lines of the running interpreter's libraries, about 1.
 repository, in files of 32 MB. One of ten repeats an earlier one, one of ten is an earlier one with two lines changed.
 Near duplicates are looked for.
 
-Other work on the machine lengthens the time; MB per second of the processors hardly change. They count all processes,
-as far as they have been seen. Memory is what the system says of a process at most (VmHWM), looked up twice a second: of
-the command's own process, and of the largest of its workers. With Ray, a cluster of nodes with one core each is started
-on this machine; its own processes are not counted. All engines must give the same bytes.
+Other work on the machine lengthens the time, but hardly changes MB per CPU second. CPU seconds count all processes that
+were seen. Memory is a process's peak as the system reports it (VmHWM), read twice a second: of the command's own
+process, and of the largest of its workers. With Ray, a cluster of nodes with one core each is started on this machine;
+its own processes are not counted. All engines must give the same bytes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def write_input(directory: Path, size: int) -> int:
 
 
 def used(process: psutil.Process) -> float:
-    """Seconds that a process has had of the processors; 0 if it is gone."""
+    """CPU seconds that a process has used; 0 if it is gone."""
     with contextlib.suppress(psutil.Error):
         times = process.cpu_times()
         return times.user + times.system
@@ -117,7 +117,7 @@ def workers_of(process: psutil.Process, with_ray: bool) -> list[psutil.Process]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, seconds of the processors, and peaks of the command's process and its largest worker in bytes."""
+    """Seconds, CPU seconds, and the peaks in bytes of the command's process and of its largest worker."""
 
     seconds: float
     processors: float

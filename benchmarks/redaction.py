@@ -4,13 +4,13 @@
     python benchmarks/redaction.py --input ~/src --list     # every replacement in sources without planted text too
     python benchmarks/redaction.py --quick                  # few sources, to see that it works
 
-Recall: each format of `PLANTED` is drawn at random `--each` times, put into a line of the kind that it occurs in, and
-the line between two lines of a source file. It is found if the secret is gone from the redacted text. Nothing here is a
-real secret: all of it is drawn from a seeded generator.
+Recall: each format of `PLANTED` is drawn at random `--each` times and put into a line of the kind that it occurs in.
+The line is planted between two lines of a source file. A secret counts as found if it is gone from the redacted text.
+Nothing here is a real secret: all of it is drawn from a seeded generator.
 
 Precision: `NEAR_MISSES`, expressions and identifiers that look similar, are planted in the same way; one that changes
-is a false alarm. Replacements in the sources themselves are counted apart, because nobody has judged them; `--list`
-prints them.
+is a false alarm. Replacements in the sources themselves are counted separately, because nobody has judged them;
+`--list` prints them.
 
 Speed: one process over the sources, the median of five rounds.
 """

@@ -3,10 +3,10 @@
     python benchmarks/restart.py                # 5 rounds: about 5 minutes on two cores
     python benchmarks/restart.py --rounds 1
 
-Two workers train a very small model, so that starting is what is measured. A round has two runs with `--restarts`, one
-without the compile cache and one with an empty one, in an order that alternates. In each, one worker gets SIGKILL after
-a checkpoint. Cold: from the command to the end of the first step. Restart: from the kill to the end of the next
-attempt's first step.
+Two workers train a very small model, so nearly all of the time goes into starting. A round has two runs with
+`--restarts`, one without the compile cache and one with an empty cache, in alternating order. In each, one worker gets
+SIGKILL after a checkpoint. Cold: from the command to the end of the first step. Restart: from the kill to the end of
+the next attempt's first step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS = {  # of a restart: names, and the events at which they end
 
 
 def parts_of(events: list[dict[str, Any]], killed: float) -> dict[str, float]:
-    """Seconds of each part of the restart after `killed`; without the compile cache two of them are one."""
+    """Seconds of each part of the restart after `killed`; without the compile cache, two parts are measured as one."""
     parts, before = {}, killed
     for name, event in PARTS.items():
         found = next((e["time"] for e in events if e["event"] == event and e["time"] > before), None)

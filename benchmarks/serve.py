@@ -7,12 +7,13 @@
 
 The bare engine is a `Generator` in a separate process whose requests come from as many threads as there are clients.
 Both sides get the same prompts, as ids, and take turns; a ratio compares one round. All answers are greedy and
-streamed, and have to be equal. At last, clients that leave in the middle of an answer and clients that read slowly are
-mixed with others. The clients are one process that does little more than read; it shares the cores with the server.
+streamed, and have to be equal. In the last measurement, clients that leave in the middle of an answer and clients that
+read slowly are mixed with others. All clients are one process that does little more than read; it shares the cores with
+the server.
 
 The peer is `transformers serve`. It needs torch, transformers and accelerate (the tests' environment and
 `pip install --no-deps accelerate`) and a directory that transformers reads. It gets the same prompts as text, takes its
-turn in each round, and generates exactly --new tokens, greedy. It answers each request in a thread of its own, because
+turn in each round, and generates exactly --new tokens, greedy. It answers each request in a separate thread, because
 its continuous batching does not run on a CPU (transformers 4.57.1 does not know how much memory there is, and CodeGen's
 attention has no paged form). It sends text at the end of a word, so its first text comes after its first token.
 llama.cpp and vLLM have no CodeGen of their own.
@@ -126,7 +127,7 @@ class Load:
 
     async def run(self, clients: int, given: list[list[int]], leaving: int = 0, slow: int = 0) -> float:
         """Seconds until the ordinary clients have their answers. The first `leaving` clients go away at some event;
-        the next `slow` take their time. These two go on until the others are done."""
+        the next `slow` read slowly. Both kinds continue until the others are done."""
         waiting = list(enumerate(given))[::-1]
         odd = [asyncio.ensure_future(self._odd(number, given, number < leaving)) for number in range(leaving + slow)]
 

@@ -3,7 +3,7 @@
     python benchmarks/stages.py                        # about 6 minutes on 2 cores; everything goes to runs/miniature
     python benchmarks/stages.py --output DIR --seeds 1 2 3 --input ~/src training.steps=400
 
-English is what the machine has to read: docstrings of Python's library, licences, descriptions of packages, manuals.
+The English text is what the machine has: docstrings of Python's library, licences, descriptions of packages, manuals.
 C++, JavaScript, Go and Python are sources of the machine, all languages with at least 50 kB, and at most 3 MB of each.
 Documents of a folder are either trained on or held out. `configs/codegen_miniature.yaml` is trained from English to
 all languages to Python, once for each seed. The verdict: how much lower the loss on held-out Python is after the last

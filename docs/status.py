@@ -27,7 +27,7 @@ SECTIONS = {"## What runs where": ("device", "devices"), "## Status": ("capabili
 
 @dataclass(frozen=True)
 class Check:
-    """How one would verify a part on devices: what to do, what to see."""
+    """How to verify a part on devices: what to do, what to see."""
 
     part: str
     do: str
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table of README: its name, what is tested, what is not and in which way (one of `MARKS`)."""
+    """A row of a table in README: its name, what is tested, and each unverified part with one of `MARKS`."""
 
     name: str
     state: str
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def text(self) -> str:
-        """State and what is not verified, as README has it."""
+        """State and unverified parts, as README shows them."""
         return "; ".join([self.state, *(f"{what} **{mark}**" for what, mark in self.unverified.items())])
 
 
@@ -73,7 +73,7 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def readme(text: str, tables: dict[str, list[Row]]) -> str:
-    """README with both tables as the status has them."""
+    """README with both tables made from the status."""
     for heading, (column, key) in SECTIONS.items():
         pattern = re.compile(rf"(?<={re.escape(heading)}\n\n)\|.*?\n(?=\n)", re.DOTALL)
         if not pattern.search(text):
@@ -86,7 +86,7 @@ def readme(text: str, tables: dict[str, list[Row]]) -> str:
 def unverified_page(tables: dict[str, list[Row]]) -> str:
     """docs/unverified.md."""
     rows = [row for key in tables for row in tables[key]]
-    # links of README start at the root, this page lies in docs/: they are left out
+    # README's links start at the root, but this page is in docs/, so they are left out
     open_items = [
         (re.sub(r" \(\[docs/.*?\)\)", "", row.name), what, mark)
         for row in rows
@@ -97,20 +97,20 @@ def unverified_page(tables: dict[str, list[Row]]) -> str:
     borrowed = [chip.name for chip in DEVICES.values() if outside_roofline(chip).measured_on != chip.name]
     return f"""# What is not verified
 
-Made from `docs/status.yaml` by `python docs/status.py`, as are the tables of the README; change it there.
+Generated from `docs/status.yaml` by `python docs/status.py`, as are the tables in the README. Edit that file instead.
 
 {table(("of", "what", "state"), *open_items)}
 
 ## How to verify it on devices
 
-These parts have not run on an Ascend device, a GPU or a real network. On this side they are covered by tests with
-stand-in processes, by two `msrun` launchers on one machine, and by the rehearsal. What would verify each of them:
+These parts have not run on an Ascend device, a GPU or a real network. On a CPU they are covered by tests with
+stand-in processes, by two `msrun` launchers on one machine, and by the rehearsal. To verify each of them:
 
 {table(("part", "command", "what to see"), *checks)}
 
 ## Figures of devices that no source settles
 
-`plan --sources` prints each with what it rests on. {" and ".join(borrowed)} have no measured factor
+`plan --sources` prints the source of each. {" and ".join(borrowed)} have no measured factor
 between roofline and step either ([plan.md](plan.md)).
 
 {table(("device", "uncertain"), *figures)}
@@ -118,7 +118,7 @@ between roofline and step either ([plan.md](plan.md)).
 
 
 def pages(root: Path = ROOT) -> dict[Path, str]:
-    """What README and the list should read."""
+    """The text that README and docs/unverified.md should have."""
     tables = read_status(root / "docs" / "status.yaml")
     path = root / "README.md"
     return {

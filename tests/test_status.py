@@ -77,7 +77,7 @@ def test_the_list_has_the_devices_figures_without_a_source():
     for name, chip in DEVICES.items():
         row = re.search(rf"^\| {name} \| (.*) \|$", page, re.MULTILINE)[1]
         assert set(row.split(", ")) == {f"`{figure}`" for figure in chip.uncertain}
-    borrowers = re.search(r"rests on\. (.*) have no measured factor", page)[1]
+    borrowers = re.search(r"source of each\. (.*) have no measured factor", page)[1]
     assert set(borrowers.split(" and ")) == DEVICES.keys() - FACTORS
 
 
