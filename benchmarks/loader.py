@@ -6,7 +6,7 @@
 
 Wait: a real training run (preset tiny, 16 sequences of 256 tokens, one process) on a blend of two synthetic corpora in
 the page cache. The result is the share of the steps' time in which a step waits for its batch. The first two steps,
-which compile, do not count. `data.workers=0` reads a batch when its step begins, like a loader that does not read ahead.
+which compile, do not count. `data.workers=0` reads a batch when its step begins, like a loader without prefetching.
 
 Start-up: from the end of the imports to the first batch, in the middle of a run of 10^9 samples, each in a separate
 process. `repeated` is a corpus of 10^4 sequences that is read again and again, `huge` one of 10^9 sequences (a sparse
