@@ -1,4 +1,4 @@
-"""Formats of conversations, by which models are tuned and served.
+"""Formats of conversations, in which models are tuned and served.
 
 Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours.
 """

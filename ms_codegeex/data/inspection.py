@@ -27,7 +27,7 @@ from ms_codegeex.files import read_json, sha256
 REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
 _TYPES = {"vocab_size": int, "eos_id": int, "tokenizer": dict, "splits": dict, "files": dict}
 _OF_EXAMPLES = {"task": str, "seq_length": int}
-_ROWS = 4096  # of the table of documents, compared at a time by the deep check
+_ROWS = 4096  # rows of the table of documents that the deep check compares at a time
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     """Decode every document of a split and compare its hash with the recorded one.
 
     Yields:
-        Numbers of bytes decoded and of documents that cannot be compared, per batch. Text whose U+2581 the tokenizer
-        turned into spaces cannot be compared.
+        Numbers of bytes decoded and of documents that cannot be compared, per batch. Text in which the tokenizer turned
+        U+2581 into spaces cannot be compared.
 
     Raises:
-        UserError: hashes are not recorded, or a document is not what it was; it names the first.
+        UserError: hashes are not recorded, or a document has changed; it names the first.
     """
     prefix = dataset.directory / split
     table = read_documents(prefix)
@@ -217,7 +217,7 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
 
     Args:
         number: global number of the sample, from 0; epochs follow each other.
-        seq_length: what the run trains with; None: the dataset's, or 2048.
+        seq_length: the run's; None: the dataset's, or 2048.
 
     Returns:
         `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and

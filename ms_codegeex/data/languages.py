@@ -16,7 +16,7 @@ from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
 from ms_codegeex.errors import UserError
 
 HEAD_BYTES = 16_384
-"""How much of a file `detect` looks at: the first declaration comes after the licence header, which may be long."""
+"""The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ LANGUAGES: tuple[Language, ...] = (
 ALL_LANGUAGES: tuple[Language, ...] = (*LANGUAGES, *(Language(*row) for row in FURTHER))
 """The 96 languages of CodeGeeX2; the first 23 are `LANGUAGES`."""
 
-PLACE = "{language}"  # stands for a language's name in a tag line of one's own
+PLACE = "{language}"  # the placeholder for a language's name in a custom tag line
 SCHEMES: dict[str, tuple[Language, ...]] = {"codegeex": LANGUAGES, "codegeex2": ALL_LANGUAGES, "none": ALL_LANGUAGES}
 """The languages that have a tag line, by scheme; `none`: all, without tag lines."""
 
@@ -189,7 +189,7 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
     """The tag line of a canonical name, without its newline.
 
     Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen. A scheme
-    may also be a line with `{language}` in it, which stands for the name.
+    may also be a line with the placeholder `{language}` for the name.
     """
     check_scheme(scheme)
     if not language or scheme == "none":
@@ -201,8 +201,8 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
 
 
 def tag_line(family: str, language: str) -> str:
-    """The tag line, with its newline, that a family's models have seen before text of a language; empty if they have
-    seen none, such as CodeGen's. `UserError` for an unknown language."""
+    """The tag line, with its newline, that a family's models have seen before text of a language. Empty if they have
+    seen none, like CodeGen's models. `UserError` for an unknown language."""
     tag = tag_text(find_language(language).name, family if family in SCHEMES else "none")
     return f"{tag}\n" if tag else ""
 
@@ -229,7 +229,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     """The language of a file, or None if it is not one of the 96.
 
     Args:
-        path: file name; only its last part is looked at.
+        path: file name; only its last part counts.
         head: the first bytes of the file (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines.
     """
     path = PurePath(path)

@@ -1,4 +1,4 @@
-"""Training a tokenizer for CodeGeeX2's architecture, whose released one may not be passed on.
+"""Trains a tokenizer for CodeGeeX2's architecture; its released tokenizer may not be redistributed.
 
 It is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
 end of text, every character survives (identity normalisation, bytes as a last resort).
@@ -26,11 +26,11 @@ LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What decides the tokenizer, apart from its text.
+    """The settings that decide the tokenizer, apart from its text.
 
     Attributes:
         vocab_size: pieces of the SentencePiece model; five command tokens are added to them.
-        whitespace_run: runs of 2 to so many spaces are one token each; 1: none.
+        whitespace_run: runs of 2 to this many spaces are one token each; 1: none.
         language_tags: each language's tag line is one token.
         max_bytes: of text to read.
     """
@@ -111,7 +111,7 @@ def train_tokenizer(
 
 
 class _Lines:
-    """The lines of texts, counted. A line keeps its indentation; its end is a token of its own."""
+    """The lines of texts, counted. A line keeps its indentation; its end is a separate token."""
 
     def __init__(self, texts: Iterator[str]):
         self._texts, self.count = texts, 0

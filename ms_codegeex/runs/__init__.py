@@ -1,1 +1,1 @@
-"""Who starts, watches and records a run: processes, rendezvous, job files, rank tables, the run directory."""
+"""Starts, watches and records a run: processes, rendezvous, job files, rank tables, the run directory."""

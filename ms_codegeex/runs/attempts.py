@@ -22,8 +22,8 @@ MOST_SECONDS = 60.0  # between two attempts
 
 @dataclass(frozen=True)
 class Restarts:
-    """How a run starts again after a failure: at most `max_restarts` times, with `min_devices` devices or more (None:
-    with all of its own)."""
+    """How a run starts again after a failure: at most `max_restarts` times, on at least `min_devices` devices (None: on
+    all of its devices)."""
 
     max_restarts: int = 0
     min_devices: int | None = None
@@ -38,10 +38,10 @@ def with_restarts(
 ) -> None:
     """Call `attempt` with 0, 1, … until one does not fail.
 
-    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint. Other
-    failures are followed by `restarts` attempts in all, but not those that would come back: the user's mistakes, and
-    numbers that are not finite. After an attempt that ends at the same step as the one before and has saved nothing
-    there is a pause, which doubles each time, and `shrink` is called: a device may be lost.
+    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint. After
+    other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes, numbers that are
+    not finite) end the run. If an attempt ends at the same step as the previous one and has saved nothing, there is a
+    pause, which doubles each time, and `shrink` is called: a device may be lost.
     """
     idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; returns to one checkpoint
     step = _reached(run, _last_step(run))
@@ -102,7 +102,7 @@ def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:
 
 
 def _last_step(run: RunDirectory) -> int:
-    """The newest logged step; after a restart it may be below the one before."""
+    """The newest logged step; after a restart it may be below that of the previous attempt."""
     log = read_log(run.log)
     return log[-1]["step"] if log else 0
 

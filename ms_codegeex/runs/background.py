@@ -1,4 +1,4 @@
-"""Background saving: a copy of the state in memory of its own, and one save at a time in a thread."""
+"""Background saving: a separate copy of the state in memory, and one save at a time in a thread."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
 
 
 def saves_in_background(background: bool, every: int, keep_best: bool) -> bool:
-    """Whether a run saves while its next steps compute, which needs memory for a copy of the state. One that saves only
-    at its end does not."""
+    """Whether a run saves while its next steps compute, which needs memory for a copy of the state. A run that saves
+    only at its end does not."""
     return background and (every > 0 or keep_best)
 
 
@@ -56,7 +56,7 @@ class HostCopy:
         self.ready = True
 
     def snapshot(self, slices: Mapping[str, Slice]) -> dict[str, Slice]:
-        """The same slices with their present content, in memory of their own."""
+        """The same slices with their present content, in separate memory."""
         if not self.ready:
             self.reserve(slices)
 
@@ -74,7 +74,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was published, and what went wrong after that."""
+    """A checkpoint that was published, and a problem that occurred after that."""
 
     path: Path
     problem: str | None = None
@@ -101,7 +101,7 @@ def _after_a_moment(work: Callable[[], Saved]) -> Saved:
 
 
 class SerialExecutor:
-    """Runs one piece of work at a time, in a thread, which the end of the process waits for."""
+    """Runs one piece of work at a time in a thread. The process does not end before it."""
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, "checkpoint")

@@ -53,7 +53,7 @@ class JsonLog(Callback):
         self.progress.write(json.dumps(event))
 
     def status(self, text: str) -> None:
-        """Show what begins now."""
+        """Show the phase that begins now."""
         self._event({"event": "status", "text": text, "time": time.time()})
 
     def pause(self, begins: bool) -> None:
@@ -188,7 +188,7 @@ class LossPlot(Callback):
             self.every_seconds = max(self.every_seconds, DRAWING_SHARE * (self.drawn - began))  # a log grows
 
     def end(self, trainer: Trainer) -> None:
-        """Draw the whole curve, unless there is little time."""
+        """Draw the complete curve, unless there is little time."""
         if not trainer.stopped:
             self._draw(trainer)
 

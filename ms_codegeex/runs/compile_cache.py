@@ -1,9 +1,9 @@
-"""MindSpore's compile cache, used only for graphs of which nothing has changed.
+"""MindSpore's compile cache, used only for graphs whose inputs have not changed.
 
-The engine checks little of what a graph was compiled from: after a change of the learning rate, the mesh or our
-sources it silently takes the old graph (MindSpore 2.9). It also numbers graphs in the order in which a process compiles
-them. So each rank has a folder of its own, named by a digest of all that shapes its graphs, and only the training
-graphs are kept, which `Trainer.compile` always compiles in the same order.
+The engine checks few of a graph's inputs: after a change to the learning rate, the mesh or our sources it silently
+takes the old graph (MindSpore 2.9). It also numbers graphs in the order in which a process compiles them. So each rank
+has a separate folder, named by a digest of everything that affects its graphs. Only the training graphs are kept, which
+`Trainer.compile` always compiles in the same order.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HASHES = "hashes.json"
 
 
 def graph_inputs(config: RunConfig, sources: Path | None = None) -> dict[str, Any]:
-    """All that shapes the graphs of a run: its settings, but for those that only say what is written where; the source
-    files of this package (or of `sources`); versions; the kind of processor."""
+    """Everything that affects the graphs of a run: its settings, except those for its output; the source files of this
+    package (or of `sources`); versions; the kind of processor."""
     settings: Mapping[str, Any] = config.to_dict()
     root = sources or Path(ms_codegeex.__file__).parent
     return {
@@ -52,9 +52,10 @@ def digest(inputs: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def compile_cache(config: RunConfig, run: RunDirectory, rank: int) -> Iterator[bool]:
-    """Read what is compiled in the block from the cache of the run, or keep it there. Yields whether it is read.
+    """Read the graphs compiled in the block from the cache of the run, or keep them there. Yields whether they are
+    read.
 
-    A folder whose files are not those that were written is made again. Rank 0 deletes the folders of other digests.
+    A folder is made again if its files have changed. Rank 0 deletes the folders of other digests.
     """
     name = digest(graph_inputs(config))
     folder = run.compile_cache / name / f"rank_{rank}"
@@ -82,7 +83,7 @@ def compile_cache(config: RunConfig, run: RunDirectory, rank: int) -> Iterator[b
 
 
 def _intact(folder: Path) -> bool:
-    """Whether a folder holds what was written to it."""
+    """Whether the files in a folder are unchanged."""
     if not (folder / HASHES).is_file():
         return False
     with contextlib.suppress(OSError, UserError):
@@ -92,7 +93,7 @@ def _intact(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _engine_cache(folder: Path) -> Iterator[None]:
-    """Make the engine look into the folder before it compiles, and write there what it has compiled."""
+    """Make the engine look for graphs in the folder before it compiles, and write compiled graphs there."""
     import mindspore as ms
 
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))

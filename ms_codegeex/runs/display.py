@@ -65,7 +65,7 @@ class Display:
         return events
 
     def status(self, text: str) -> None:
-        """Show that something that takes a while begins."""
+        """Show the beginning of something that takes a while."""
         self.waiting = (text, time.monotonic())
         if not self.terminal:
             print(f"{text} …", file=sys.stderr, flush=True)

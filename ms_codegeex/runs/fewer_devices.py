@@ -1,4 +1,4 @@
-"""Continuing on fewer devices: which mesh a run has after it has lost some. Imports no engine."""
+"""Continuing on fewer devices: the mesh of a run after it has lost some. Imports no engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def on_fewer_devices(config: RunConfig, least: int = 1) -> RunConfig | None:
 
 
 def _resized(config: RunConfig, replicas: int, micro_batch: int) -> RunConfig | None:
-    """The configuration with so many replicas; None if a rule forbids it."""
+    """The configuration with this number of replicas; None if a rule forbids it."""
     values, parallel = config.to_dict(), config.parallel
     values["devices"] = replicas * parallel.tensor * parallel.pipeline
     values["training"]["micro_batch"] = micro_batch

@@ -1,10 +1,10 @@
 """A fork server for a run's attempts: it has imported the engine and forks their processes, which start at once.
 
-Importing takes most of the time in which a restarted run does nothing. On a CPU the processes of a run that may start
-again are therefore forked from one that lives as long as the command, or until a source file changes: the engine reads
-the source of a graph from the disk when it compiles it, and what is imported must be the same. An accelerator's driver
-may not be shared in this way, so there every process imports the engine itself. The fork servers of
-`evaluation/sandbox`, which isolate programs, have nothing to do with it.
+Importing takes most of the idle time of a restarted run. So on a CPU, the processes of a run that may start again are
+forked from a process that lives as long as the command, or until a source file changes. It must not outlive a change:
+the engine reads a graph's source from the disk when it compiles it, and the imported code must be the same. An
+accelerator's driver may not be shared in this way, so there every process imports the engine itself. The fork servers
+of `evaluation/sandbox`, which isolate programs, are unrelated.
 
     python -m ms_codegeex.runs.fork_server RUN_DIRECTORY LAUNCHER_PID
 
@@ -65,7 +65,7 @@ class ForkedSpec(WorkerSpec):
         return self.server.fork(self)
 
     def cause(self) -> str:
-        """That the fork server ended before its ranks, if so."""
+        """A message if the fork server ended before its ranks."""
         return self.server.loss()
 
 
@@ -109,8 +109,8 @@ class ForkServer:
         self.end()
 
     def warm(self, environment: Mapping[str, str]) -> None:
-        """Begin to import the engine with these variables, unless that has been done and no source file has changed.
-        Returns at once."""
+        """Begin to import the engine with these variables, unless it is already imported and no source file has
+        changed. Returns at once."""
         environment = {name: environment[name] for name in IMPORTED if name in environment}
         imported = (environment, _sources())
         if self.process is not None and self.process.poll() is None and imported == self.imported:
@@ -176,7 +176,7 @@ class ForkServer:
         return ": ".join([ending(status), *lines[-1:]])
 
     def end(self) -> None:
-        """End the process, and with it all that it has forked."""
+        """End the process, and with it all processes that it has forked."""
         if self.process is None:
             return
         with contextlib.suppress(OSError):
@@ -229,7 +229,7 @@ def _run_request(request: Mapping[str, Any], server: int, has_threads: bool) -> 
 
 
 def _import_all() -> None:
-    """What a worker imports, most of it in its functions."""
+    """Import the modules of a worker, most of which it imports in functions."""
     import mindspore.communication  # noqa: F401
 
     from ms_codegeex.data.datasets import opening  # noqa: F401

@@ -40,7 +40,7 @@ def check_gpus(config: RunConfig, local: int) -> None:
 
 
 def check_precision(config: RunConfig) -> None:
-    """`UserError` for BF16, for which MindSpore 2.9 has no kernels on a GPU: its addition, for example."""
+    """`UserError` for BF16: MindSpore 2.9 lacks kernels for it on a GPU, for example addition."""
     if config.training.precision == "bf16":
         raise UserError(
             "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
@@ -48,7 +48,7 @@ def check_precision(config: RunConfig) -> None:
 
 
 def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:
-    """Compare what the plan says of the largest stage with what is free; the plan has not been checked on a GPU."""
+    """Compare the plan's memory of the largest stage with the free memory; the plan has not been checked on a GPU."""
     needed = max(stage.total for stage in stage_memory(config, running_on(config)))
     for number, gpu in enumerate(gpus):
         if gpu.free is not None and needed > gpu.free:

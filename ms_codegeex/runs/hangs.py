@@ -1,4 +1,4 @@
-"""Noticing that a run hangs, and finding the rank that the others wait for. Imports no engine.
+"""Detects that a run hangs, and finds the rank that the others wait for. Imports no engine.
 
 The engine notices a lost process by itself, after MS_NODE_TIMEOUT, but not a rank that is alive and does nothing. Here
 a step is a hang when it takes many times the median. Every worker then writes the stacks of its threads into its log.
@@ -29,7 +29,7 @@ _FRAME = re.compile(r'File "(.*)", line (\d+) in (.*)')
 
 
 class HangWatch:
-    """Follows the events of rank 0. Compiling, evaluating and saving may take as long as they like.
+    """Follows the events of rank 0. Compiling, evaluating and saving have no time limit.
 
     Args:
         multiple: of the median step; 0: a hang is never noticed.
@@ -90,7 +90,7 @@ class Frame:
 
     @property
     def in_engine(self) -> bool:
-        """Whether MindSpore's code runs there: the rank computes, or waits for another one."""
+        """Whether MindSpore's code runs at this line: the rank computes, or waits for another one."""
         return "/mindspore/" in self.path
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """The history of a run, from its directory: steps, attempts, faults, and goodput.
 
-Imports no engine and changes nothing, so it may be read while the run is under way.
+Imports no engine and changes nothing, so it may be read during the run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class History:
-    """A run as its files show it now. `log`: the lines that hold; `time`: of this reading."""
+    """A run as its files show it now. `log`: the lines that are still valid; `time`: when the files were read."""
 
     path: Path
     config: RunConfig
@@ -57,7 +57,7 @@ class History:
 
     @property
     def step(self) -> int:
-        """The newest step that holds."""
+        """The newest step that is still valid."""
         return self.log[-1]["step"] if self.log else 0
 
     @property
@@ -67,7 +67,7 @@ class History:
 
     @property
     def goodput(self) -> float | None:
-        """The time of steps that hold, each at the run's median, over the wall-clock time since the first start."""
+        """The time of valid steps, each at the run's median, divided by the wall-clock time since the first start."""
         if not self.attempts or self.step_seconds is None:
             return None
         passed = self.attempts[-1].end - self.attempts[0].begin
@@ -100,7 +100,7 @@ def read_history(path: Path) -> History:
 
 
 def batch_text(history: History, first: int) -> str:
-    """The beginnings of the texts of the batch that starts with this sample. `UserError` if its data is not there."""
+    """The beginnings of the texts of the batch that starts with this sample. `UserError` if its data is missing."""
     from ms_codegeex.data.datasets.opening import directories, training_data
     from ms_codegeex.data.inspection import open_dataset
 
@@ -120,7 +120,7 @@ def _step_seconds(log: Sequence[dict[str, Any]]) -> float | None:
 def _attempts(
     log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], alive: float, now: float
 ) -> list[Attempt]:
-    """`alive`: when the run wrote something last."""
+    """`alive`: the time of the run's last output."""
     starts = [event for event in events if event["event"] == "start"]
     silent = now - alive > max(SILENT_SECONDS, 10 * (_step_seconds(log) or 0.0))
     found = []

@@ -1,7 +1,7 @@
 """Job files for Slurm and for Kubernetes with Volcano, made from a run's configuration.
 
 A job file asks for as many servers as the configuration needs and runs `ascend_scripts/run_distributed.sh` on each.
-The operator fills in what depends on the site: image, volume, queue, partition.
+The operator fills in the site's settings: image, volume, queue, partition.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
 
 
 def _command(config: RunConfig, arguments: list[str], servers: int, rank: str, master: str | None) -> str:
-    """The command that every server runs; `rank` and `master` are shell expressions, `master` is None with a rank
+    """The command that every server runs. `rank` and `master` are shell expressions; `master` is None with a rank
     table."""
     line = " ".join(map(shlex.quote, ["bash", "ascend_scripts/run_distributed.sh", *arguments]))
     line += f" --resume {_resume(config)}"
@@ -102,7 +102,7 @@ def _resume(config: RunConfig) -> str:
 
 
 def _termination_seconds(config: RunConfig) -> int:
-    """From the signal to the end of a job: time to save."""
+    """Seconds from the signal to the end of a job: time to save."""
     return math.ceil(config.checkpoint.grace) + SPARE_SECONDS
 
 

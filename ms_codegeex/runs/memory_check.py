@@ -16,7 +16,7 @@ from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
 
 PROCESS = 450_000_000  # bytes of a process with the engine loaded
-TRAINED = 21  # of a trained weight: itself, gradient, two moments, and what the update keeps
+TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
 FROZEN = 8.4  # of a frozen weight: itself, and a copy in the graph
@@ -27,8 +27,8 @@ def required_memory(config: RunConfig) -> int:
     """Bytes of host memory that the CPU processes of a run need, roughly.
 
     Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (docs/finetune.md has them).
-    MindSpore's broadcast kernels keep buffers of their own and little is reused, so an activation costs several times
-    its size.
+    MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
+    size.
     """
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0
@@ -52,16 +52,16 @@ def _kept(config: RunConfig) -> float:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Bytes that a run needs and bytes that there are: on a CPU of this machine for all processes, otherwise of each
-    device."""
+    """Bytes that a run needs and bytes that exist: on a CPU those of this machine for all processes, otherwise those of
+    each device."""
 
     needed: int
     available: int
 
 
 def shortage(config: RunConfig) -> Shortage | None:
-    """What is too little for a run; None if it fits. On a CPU what is free now counts, otherwise the plan and the
-    memory of the device, if it is known."""
+    """The reason why a run does not fit into memory; None if it fits. On a CPU, the memory that is free now counts;
+    otherwise the plan and the device's memory, if it is known."""
     if config.device == "cpu":
         needed, available = required_memory(config), psutil.virtual_memory().available
     elif config.parallel.hardware is None:

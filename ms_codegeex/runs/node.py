@@ -26,7 +26,7 @@ from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
 LOCAL = "127.0.0.1"
-NODE_SECONDS = "600"  # so long may a rank do something that others wait for, such as a slow save
+NODE_SECONDS = "600"  # how long others wait for a rank, for example during a slow save
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
 RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
@@ -50,7 +50,7 @@ class Node:
 
     @property
     def needs_port(self) -> bool:
-        """Whether the processes meet at a local port that has yet to be chosen."""
+        """Whether the processes meet at a local port that is not chosen yet."""
         return self.table is None and self.master is None and len(self.ranks) > 1
 
 
@@ -232,8 +232,8 @@ def node_processes(
 def _own_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
 ) -> list[WorkerSpec]:
-    """One process per rank, and the scheduler through which they meet if there are several: what msrun would start,
-    without the seconds in which msrun imports the engine for itself."""
+    """One process per rank, and the scheduler through which they meet if there are several. msrun would start the same,
+    but would first spend seconds on importing the engine."""
     shared, words = engine_environment(config, node, run.logs), (sys.executable, *command)
     specs, size = [], str(config.devices)
     if config.devices > 1:

@@ -1,4 +1,4 @@
-"""Opening a run directory: one job at a time holds it, writes what is known before training starts, or joins it."""
+"""Opens a run directory: one job at a time holds it, writes the files known before training starts, or joins it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """HCCL rank tables (version 1.0): which rank runs on which device of which server.
 
-They are read, made from `hccn.conf` files or address lists, merged and checked here. A problem is a `UserError` that
-gives its place in the JSON file; the communication library's own messages do not.
+This module reads them, makes them from `hccn.conf` files or address lists, merges and checks them. A problem is a
+`UserError` that gives its place in the JSON file, unlike the messages of the communication library.
 """
 
 from __future__ import annotations
@@ -347,5 +347,5 @@ def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:
-    """Write the table as JSON, whole or not at all."""
+    """Write the table as JSON, atomically."""
     write_json(path, table.to_json())

@@ -1,4 +1,4 @@
-"""Reading log.jsonl and events.jsonl. Both are only ever appended to, over all attempts of a run.
+"""Reads log.jsonl and events.jsonl. All attempts of a run append to both.
 
 Imports no engine.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl that hold, by step: each replaces earlier ones of its step and of later steps, which are
-    from before a restart or a rewind."""
+    """The valid lines of a log.jsonl, by step. Each line replaces earlier lines of its step and of later steps, which
+    are from before a restart or a rewind."""
     records: list[dict[str, Any]] = []
     for record in _lines(path, "step"):
         while records and records[-1]["step"] >= record["step"]:
@@ -31,7 +31,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[int]:
-    """The steps that the events for the display tell of."""
+    """The steps in the events for the display."""
     return [event["step"] for event in _lines(path, "event") if event["event"] == "step"]
 
 

@@ -1,8 +1,9 @@
 """How the servers of one job find and watch each other: through small files in the run directory that they share.
 
-Server 0 opens the run and names the checkpoint; the others join it. Each server keeps counting in its own file: if a
-file stops changing, its server is dead, and a file left by an earlier job never changes. So no clocks are compared and
-no locks are needed. Server 0 watches all others, which watch only server 0: one failure ends every server in seconds.
+Server 0 opens the run and names the checkpoint; the others join it. Each server keeps incrementing a counter in its own
+file. If a file stops changing, its server is dead; a file left by an earlier job never changes. So no clocks are
+compared and no locks are needed. Server 0 watches all others, and they watch only server 0: one failure ends every
+server in seconds.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Rendezvous:
             self.done()
 
     def done(self) -> None:
-        """Report that this server's workers have done their part."""
+        """Report that this server's workers have finished their part."""
         self.state = "done"
         self._write()
 

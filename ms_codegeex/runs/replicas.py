@@ -1,7 +1,7 @@
-"""Comparing the copies of weights and moments that ranks hold, which finds silent data corruption.
+"""Compares the copies of weights and moments that ranks hold, which finds silent data corruption.
 
-Copies are equal to the bit, because all ranks apply the same sums to them. Every `every` steps each rank
-writes the hashes of what it holds. Rank 0 compares them after the next step; by then every rank has written its own.
+Copies are equal bit for bit, because all ranks apply the same sums to them. Every `every` steps each rank writes the
+hashes of its copies. Rank 0 compares them after the next step; by then every rank has written its own.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ReplicaCheck(Callback):
 
 
 def hashes(trainer: Trainer) -> dict[str, str]:
-    """Hashes of the weights and moments of this rank, by name and the slice of the whole tensor that it holds."""
+    """Hashes of the weights and moments of this rank, by name and the slice of the full tensor that it holds."""
     place, found = trainer.placement, {}
     for name, parameter in trainer.state_tensors().items():
         window = place.window(name)
@@ -73,7 +73,7 @@ def hashes(trainer: Trainer) -> dict[str, str]:
 
 
 def first_difference(found: list[dict[str, str]]) -> str | None:
-    """The first tensor, by name, of which a rank has other bits than the other holders, in words; None if all agree."""
+    """Describes the first tensor, by name, of which a rank's bits differ from the other holders'; None if all agree."""
     for name in sorted({name for rank in found for name in rank}):
         holders = {rank: held[name] for rank, held in enumerate(found) if name in held}
         counts = Counter(holders.values()).most_common()

@@ -1,7 +1,7 @@
 """A checkpoint of any mesh as the ranks of another mesh would write it, streamed tensor by tensor.
 
-Every command reads the checkpoints of any mesh; this is for ranks that should find their part in one file, for one file
-with whole tensors, and for files of MindSpore's own distributed runs.
+Every command reads the checkpoints of any mesh. This module is for ranks that should find their part in one file, for
+one file with complete tensors, and for files of MindSpore's own distributed runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
 
 @dataclass(frozen=True)
 class Contents:
-    """What is at `path`: tensors by our names, their model, and the state of the run. Numbers are read later."""
+    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later."""
 
     path: Path
     tensors: Mapping[str, LazyTensor]
@@ -76,7 +76,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
 def rank_slices(
     contents: Contents, mesh: Mesh, progress: Callable[[int], object] = lambda size: None
 ) -> Iterator[dict[str, Slice]]:
-    """What each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when it is read.
+    """The slices that each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when read.
 
     Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's.
     """
@@ -102,7 +102,7 @@ def _followed(tensor: LazyTensor, progress: Callable[[int], object]) -> LazyTens
 
 
 def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
-    """Where each tensor lies, moments as their weights."""
+    """The layout of each tensor; moments have that of their weights."""
     model = contents.model.sizes
     if mesh.pipeline > model.attention_layers:
         raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")

@@ -1,8 +1,8 @@
 """Which settings may change when a run resumes from a checkpoint.
 
-A run that resumes with other settings is another run: it looks like one curve but cannot be reproduced. So a change of
-anything that decides the weights is refused unless `--allow-change KEY` names it. How the same numbers are computed and
-what else is written may change. Both kinds of change are recorded in the run's events.
+A run that resumes with other settings is a different run: it looks like one curve but cannot be reproduced. So a change
+of anything that affects the weights is refused unless `--allow-change KEY` names it. Settings that only affect how the
+same numbers are computed, or what else is written, may change. Both kinds of change are recorded in the run's events.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _covers(section: str, key: str) -> bool:
 
 
 def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
-    """`UserError` for an `--allow-change` that names no key or section whose change is ever refused."""
+    """`UserError` for an `--allow-change` that does not name a key or section with refused changes."""
     known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
     for key in allowed:
         if key not in known:
@@ -144,7 +144,7 @@ def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     """A change if the samples before the checkpoint's position differ. Only the content of a dataset counts, not its
-    path; stages of a blend that begin at the position or later may differ, and a `data.train` may become the first
+    path. Stages of a blend that begin at the position or later may differ, and a `data.train` may become the first
     stage of a blend."""
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
@@ -165,7 +165,7 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
 
 
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
-    """`UserError` if token ids would stand for other texts; no option allows that."""
+    """`UserError` if token ids would have other meanings; no option allows that."""
     if recorded := checkpoint.state.get("tokenizer"):
         found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *found}):

@@ -78,7 +78,7 @@ class RunDirectory:
 
     @property
     def is_exported(self) -> bool:
-        """Whether the run has ended, its exports included: there is a summary, and no longer a provisional one."""
+        """Whether the run has ended, including its exports: there is a summary, and it is no longer provisional."""
         return self.summary.is_file() and not read_json(self.summary).get("exporting")
 
     @property
@@ -117,7 +117,7 @@ def event_line(event: str, content: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with None for each number that is not finite, for which JSON has no word."""
+    """A JSON value with None for each number that is not finite, which JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -32,7 +32,7 @@ UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
 
 @dataclass(frozen=True)
 class Writers:
-    """The ranks that write a checkpoint. `job` is alike on all of them and on no other job in the same folder."""
+    """The ranks that write a checkpoint. `job` is the same on all of them and unique among jobs in the folder."""
 
     count: int = 1
     job: str = "0"
@@ -51,7 +51,7 @@ class Checkpoints(Callback):
         keep: how many of the newest to keep.
         restored: the checkpoint that the run continues from.
         writers: the ranks that write; by default only rank 0.
-        keep_every: keep the checkpoints of steps that this divides; 0: of none.
+        keep_every: keep the checkpoints of steps that this divides; 0: none.
         keep_best: also save and keep the checkpoint with the lowest validation loss.
         background: let the next steps compute while a copy of the state is written.
     """
@@ -176,7 +176,7 @@ class Checkpoints(Callback):
     # -- a save ------------------------------------------------------------------------------------------------------
 
     def _save(self, trainer: Trainer) -> None:
-        """Begin to save; without `background` also wait for the end. One that fails does not end the run."""
+        """Begin to save; without `background` also wait for the end. A failed save does not end the run."""
         with trainer.pause():
             if self.pending is not None and not self._finish_save(trainer):
                 return
@@ -217,7 +217,7 @@ class Checkpoints(Callback):
         return Saved(path, self._prune(best))
 
     def _poll(self, trainer: Trainer) -> None:
-        """Whether a save has ended meanwhile, and after which step to try again if it has failed."""
+        """Whether a save has ended since, and after which step to try again if it has failed."""
         if self.pending is not None and self.pending.outcome.done():
             self._finish_save(trainer)
         waiting = self.pending or self.failed

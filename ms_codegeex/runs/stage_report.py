@@ -23,14 +23,14 @@ PLOT = "loss.png"
 
 @dataclass(frozen=True)
 class StageReport:
-    """The content of stages.json: the output, and for each stage where it is, how far it has come and its losses in
-    nats per token. `held_out` are the losses on `data.held_out` by name, `held_out_before` those of the model that the
-    stage started from."""
+    """The content of stages.json: the output, and for each stage its directory, its progress and its losses in nats per
+    token. `held_out` are the losses on `data.held_out` by name, `held_out_before` those of the model that the stage
+    started from."""
 
     content: Mapping[str, Any]
 
     def text(self) -> str:
-        """Two tables: the stages, and the held-out loss of each after each."""
+        """Two tables: the stages, and the loss on each held-out dataset after each stage."""
         blocks = [table(HEADS, [_row(stage) for stage in self.content["stages"]], left=2)]
         if rows := list(_held_out_rows(self.content["stages"])):
             names = list(rows[0][1])

@@ -45,8 +45,8 @@ class Progress:
     """Which stages are finished, and from which checkpoint the next one starts.
 
     Raises:
-        UserError: a stage was trained with other settings than those given, or from a model of another stage that has
-            to be trained further.
+        UserError: a stage was trained with settings other than those given, or from a stage that still has to be
+            trained further.
     """
 
     def __init__(self, staged: StagedRun, allow_change: Sequence[str] = ()):
@@ -60,7 +60,7 @@ class Progress:
                 self.finished.add(stage.name)
 
     def begun(self, stage: Stage, server: int = 0) -> RunConfig:
-        """The stage's configuration with the weights of the finished stage that it starts from. Other servers than 0
+        """The stage's configuration with the weights of the finished stage that it starts from. Servers other than 0
         wait until server 0 has finished that stage: it still exports when their workers have ended."""
         if stage.after is None:
             return stage.config

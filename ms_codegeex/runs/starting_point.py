@@ -15,7 +15,7 @@ from ms_codegeex.runs.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The checkpoint to start from, None for a new run, and the later checkpoints to pass over, each with the reason:
+    """The checkpoint to start from (None for a new run), and the later checkpoints to skip, each with the reason:
     `damaged` or `doubtful`."""
 
     checkpoint: Checkpoint | None = None
@@ -25,8 +25,8 @@ class StartingPoint:
 def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     """Choose the checkpoint to continue from, once for all workers, and verify its hashes. Changes nothing.
 
-    Prints on standard error why later checkpoints are passed over. `UserError` if the output already holds a run and
-    `checkpoint.resume` is not set, if it holds no sound checkpoint, or if it holds a later one than the one given.
+    Prints on standard error why later checkpoints are skipped. `UserError` if the output already holds a run and
+    `checkpoint.resume` is not set, if it holds no sound checkpoint, or if it holds a later one than the given one.
     """
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:

@@ -1,6 +1,6 @@
-"""Stopping a run by a signal: its ranks end after the same step and save it.
+"""Stops a run on a signal: its ranks end after the same step and save it.
 
-The launcher that gets SIGTERM or SIGUSR1 leaves a request. Rank 0 sees it after a step and announces the next
+When the launcher gets SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the next
 step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement.
 
 Imports no engine.
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """The run was stopped by a signal. Exit status 128 + its number, as a shell has it: not the status of success."""
+    """The run was stopped by a signal. The exit status is 128 + its number, as in a shell, and never that of success."""
 
     def __init__(self, name: str):
         super().__init__(128 + signal.Signals[name])
@@ -32,7 +32,7 @@ class Stopped(SystemExit):
 
 
 def stop_at_once(number: int, _frame: object) -> None:
-    """A handler for signals: end as after a stop, without one."""
+    """A signal handler that ends the process as after a stop, but without saving."""
     raise Stopped(signal.Signals(number).name)
 
 
@@ -41,7 +41,7 @@ class StopRequest:
 
     Args:
         run: the run directory.
-        grace: seconds for the workers to save; a second signal, or its end, ends them at once.
+        grace: seconds for the workers to save; when they have passed, or at a second signal, the workers are ended.
     """
 
     def __init__(self, run: RunDirectory, grace: float):
@@ -53,8 +53,8 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Handle the signals in the block.
 
-        If this server or another one has got one, the block ends with `Stopped`, and a failure meanwhile is only
-        printed: it must not start the run again.
+        If this server or another one has received a signal, the block ends with `Stopped`. A failure in the meantime
+        is only printed, because it must not start the run again.
         """
         handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:

@@ -1,4 +1,4 @@
-"""Supervising the workers of this server: start them, show their progress, and end all when one fails.
+"""Supervises the workers of this server: starts them, shows their progress, and ends all when one fails.
 
 Imports no engine.
 """
@@ -32,7 +32,7 @@ DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a lo
 
 
 def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:
-    """What follows the run directory on a worker's command line."""
+    """The arguments after the run directory on a worker's command line."""
     return [launcher, *([str(Path(checkpoint).absolute())] if checkpoint else [])]
 
 
@@ -54,8 +54,8 @@ def run_workers(
 ) -> None:
     """Run this server's workers to their end; `fork_server` forks them, otherwise each is started on its own.
 
-    If a worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log; any
-    other exception, Ctrl-C too, also ends all. After SIGTERM or SIGUSR1 they save first, and `Stopped` is raised.
+    If a worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log. Any
+    other exception, including Ctrl-C, also ends all. After SIGTERM or SIGUSR1 they save first, and `Stopped` is raised.
     """
     display, count = Display(run.progress, config.steps, stage=config.stage), len(node.ranks)
     stop = StopRequest(run, config.checkpoint.grace)
@@ -87,13 +87,13 @@ def _watch(
     stop: StopRequest,
     hang: HangWatch,
 ) -> None:
-    """Return when all workers have done their part; `UserError` or `RunFailure` when one has failed or hangs, `Stopped`
-    when a signal has left them no more time."""
+    """Return when all workers have finished their part. `UserError` or `RunFailure` if one has failed or hangs,
+    `Stopped` if the time after a signal has passed."""
     finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run)
     # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None
     while True:
-        if len(workers.workers) < count:  # looking for processes costs more than looking at known ones
+        if len(workers.workers) < count:  # searching for processes costs more than checking known ones
             workers.refresh()
         ended, launcher_ended = workers.ended(), workers.launcher_ended()
         # read after `ended`: a worker leaves its mark before it ends

@@ -34,11 +34,12 @@ def absolute_weights(config: RunConfig) -> RunConfig:
 
 def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTensor]:
     """The tensors that a run starts from, by our names, without those of `model.fresh`; none without `model.weights`.
-    Numbers are read later. Those of `lora.weights` only if it `begins`; later its checkpoint has them.
+    Numbers are read later. The tensors of `lora.weights` are included only if the run `begins`; later its checkpoint
+    has them.
 
     Raises:
-        UserError: there is no model, its family or a size differs from the run's and may not grow, or adapters have no
-            model, or those to start from are others.
+        UserError: there is no model, its family or a size differs from the run's and may not grow, adapters have no
+            model, or the adapters to start from do not match.
     """
     if config.model.weights is not None:
         source, fresh = _fitting_source(config.model), config.model.fresh_parameters
@@ -58,10 +59,10 @@ def infill_of(config: RunConfig, checkpoint: Checkpoint | None) -> Mapping[str, 
 
 def check_weights(config: RunConfig, dataset: Path) -> str | None:
     """Check `model.weights` before any worker starts. Returns a note for the user if the model or the dataset does not
-    say which tokenizer it has.
+    record its tokenizer.
 
     Raises:
-        UserError: as for `weights_of`, or the dataset's ids do not mean what they mean to the model.
+        UserError: as for `weights_of`, or the dataset's ids have other meanings for the model.
     """
     if config.model.weights is None:
         weights_of(config)

@@ -40,9 +40,9 @@ def measure_matmul_peak(
 ) -> float:
     """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU.
 
-    The best over `seconds`, since other programs only slow it down; measured after a barrier because the ranks of one
-    machine share its cores. With `at_once` above 1, so many products are started before one waits for the last of
-    them, and no result is copied from the device, which would take longer than the product.
+    The result is the best over `seconds`, since other programs only slow it down. It is measured after a barrier,
+    because the ranks of one machine share its cores. With `at_once` above 1, that many products are started before the
+    rank waits for the last of them. No result is copied from the device, which would take longer than the product.
     """
     import mindspore as ms
     import numpy as np
@@ -97,8 +97,8 @@ def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:
 
 
 def _on_this_device(config: RunConfig) -> RunConfig:
-    """The configuration with the Ascend that was found and its fused kernels checked again. Also sets in the engine
-    what depends on both: the memory limit that the plan assumes, and graph-kernel fusion."""
+    """The configuration with the Ascend that was found, after checking its fused kernels again. Also sets the engine's
+    options that depend on both: the memory limit that the plan assumes, and graph-kernel fusion."""
     import mindspore as ms
 
     from ms_codegeex.config.chosen_hardware import driver_hardware, running_on
@@ -134,8 +134,8 @@ def _matmul_peak(config: RunConfig) -> float:
 def _kept_peak(config: RunConfig, run: RunDirectory, rank: int, launcher: str | None) -> float:
     """The same, measured once for all attempts of a command.
 
-    All ranks measure or none does, since they meet while they measure: rank 0 writes the file only afterwards. File
-    systems of several servers may show it to some ranks alone, so there each attempt measures.
+    Either all ranks measure or none does, since they synchronise while measuring; so rank 0 writes the file only
+    afterwards. On several servers, the file system may show it only to some ranks, so there each attempt measures.
     """
     if launcher is None or config.device == "ascend" or run.servers.is_dir():
         return _matmul_peak(config)
@@ -166,7 +166,7 @@ def _any_rank(answer: bool) -> bool:
 
 
 def _job_name(config: RunConfig, rank: int) -> str:
-    """A random name for the saves of this job, alike on all ranks that write."""
+    """A random name for the saves of this job, the same on all ranks that write."""
     import mindspore as ms
     from mindspore import Tensor, ops
 
@@ -178,7 +178,7 @@ def _job_name(config: RunConfig, rank: int) -> str:
 
 
 def _callbacks(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Checkpoint | None) -> list[Callback]:
-    """What observes the run on this rank, in the order of their calls."""
+    """The callbacks of this rank, in the order of their calls."""
     from ms_codegeex.runs.callbacks import EventLog, JsonLog, LossPlot, StopOnRequest, TensorBoard
     from ms_codegeex.runs.replicas import ReplicaCheck
     from ms_codegeex.runs.saving import Checkpoints, Writers
@@ -255,7 +255,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
 
 
 def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequences]) -> dict[str, Any]:
-    """The figures of the finished run; its losses are those of the best checkpoint if it keeps that. Every rank
+    """The figures of the finished run; the losses are those of the best checkpoint if the run keeps it. Every rank
     evaluates."""
     config, last = trainer.config, trainer.progress.step
     best = trainer.progress.best if config.training.patience else None
@@ -286,7 +286,7 @@ def _wait_for_save(run: RunDirectory) -> None:
 
 
 def main() -> int:
-    """Exit status 0 when this rank has done its part; otherwise 2, with a one-line error left for the launcher."""
+    """Exit status 0 if this rank has finished its part; otherwise 2, with a one-line error left for the launcher."""
     faulthandler.register(STACKS, all_threads=True)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to every process; the launcher answers it
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)

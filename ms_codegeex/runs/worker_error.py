@@ -1,4 +1,4 @@
-"""`logs/error.json`: the one-line error that a worker leaves for its launcher, and what it says of checkpoints."""
+"""`logs/error.json`: the one-line error that a worker leaves for its launcher, and its effect on checkpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def save_under_way(run: RunDirectory) -> bool:
 
 
 def mark_doubtful_checkpoints(run: RunDirectory) -> None:
-    """If the last job ended because a step was not finite or copies differed, mark the checkpoints that this makes
+    """If the last job ended because a step was not finite or copies differed, mark the checkpoints concerned as
     doubtful."""
     with contextlib.suppress(UserError):  # there is no error
         error = read_json(run.error)

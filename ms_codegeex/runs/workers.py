@@ -36,7 +36,7 @@ class WorkerSpec(ProcessSpec):
         return self.worker_logs == (self.log,)
 
     def cause(self) -> str:
-        """What outside the process ended it, in words; empty if nothing is known."""
+        """What ended the process from outside, in words; empty if nothing is known."""
         return ""
 
 
@@ -113,8 +113,8 @@ class Workers(ProcessGroup):
         return ended
 
     def failure(self) -> str:
-        """What is known of a failure, for an error message: what ended all ranks, otherwise the rank that failed first
-        and how it ended; the scheduler's own line, and the end of that rank's log."""
+        """The known facts about a failure, for an error message: the event that ended all ranks, or else the rank that
+        failed first and how it ended; the scheduler's own line, and the end of that rank's log."""
         lost, report = self._scheduler_line()
         at_fault = self._at_fault(lost)
         causes = dict.fromkeys(filter(None, (spec.cause() for spec in self.specs)))
@@ -126,8 +126,8 @@ class Workers(ProcessGroup):
         return "; ".join([*parts, self._quoted_log({self.ranks[pid] for pid in at_fault})])
 
     def _at_fault(self, lost: str | None) -> list[int]:
-        """Process ids of the workers to blame. The scheduler knows best (`lost`), then msrun, which kills all others
-        once it has seen one end; then what was seen here."""
+        """Process ids of the workers to blame. The scheduler's report (`lost`) comes first. Next comes msrun's, which
+        kills all others once it has seen one end; last, the ends seen here."""
         if lost is not None:
             return [pid for pid, rank in self.ranks.items() if rank == lost]
         for spec in self.specs:

@@ -27,8 +27,8 @@ ENDINGS = {
 """Endings of the files that hold records, and their kinds."""
 
 PART_BYTES = 32 << 20
-"""`.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores; compressed
-ones where their format allows it."""
+"""`.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores. Compressed
+files are split only where their format allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
@@ -41,8 +41,8 @@ class ArchivePart:
     """A piece of an archive.
 
     Attributes:
-        span: lines: byte range. A line belongs to the part in which it starts; in compressed files a part skips its
-            first line, which the previous part reads. parquet: row groups [a, b). None: everything.
+        span: for lines, a byte range. A line belongs to the part in which it starts; in compressed files a part skips
+            its first line, which the previous part reads. For parquet, row groups [a, b). None: everything.
         first: for parquet, the rows before it.
         bytes: size of this part of the file.
     """
@@ -103,14 +103,14 @@ def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES)
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
-    """Bounds of parts of at least `part_bytes`, of which the last may be smaller; empty if there are none, or if it
-    would take thousands of requests to find them."""
+    """Bounds of parts of at least `part_bytes` (the last one may be smaller). Empty if there are none, or if finding
+    them would take thousands of requests."""
     if isinstance(path, RemotePath):
         return []
     try:
         with open(path, "rb") as stream:
             found = frame_bounds(stream, name)
-    except OSError:  # whoever reads the file reports it
+    except OSError:  # reported when the file is read
         return []
     bounds = [0]
     for bound in found or ():
@@ -213,7 +213,7 @@ def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
 
 
 def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:
-    """Lines that start in those bytes of `blocks` that the budget covers, then the reason if they ended early."""
+    """Lines that start in the bytes of `blocks` that the budget covers; last, the reason if `blocks` ended early."""
     pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
     size = start = 0  # of that line: bytes so far, and its offset
     broken = None
@@ -326,12 +326,12 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
-    """Yield the rows of a part with their numbers in the file, from 0; each is a tuple in the order of the columns.
+    """Yield the rows of a part with their numbers in the file, from 0. A row is a tuple in the order of the columns.
 
     Args:
         path: a `.parquet` file.
         part: from `row_parts`.
-        columns: chooses among the names in the file; no other column is read.
+        columns: chooses from the names in the file; no other column is read.
         batch_rows: rows held in memory at once, in addition to what pyarrow holds of a row group.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.

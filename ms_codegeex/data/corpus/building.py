@@ -70,13 +70,13 @@ class Request:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """What the search found.
+    """The results of the search.
 
     Attributes:
         units: to read.
         size: `files` and `bytes` of everything that was found.
-        sampled: the same for what is read of it; None where `max_bytes` is applied to documents later.
-        tally: what has been left out so far.
+        sampled: the same for the sample that is read; None if `max_bytes` is applied to documents later.
+        tally: counts of what has been left out so far.
     """
 
     units: list[Unit]
@@ -87,8 +87,8 @@ class FoundInput:
 
 @contextlib.contextmanager
 def ready_workers(workers: int, tokenizer: str, ray: str | None) -> Iterator[Callable]:
-    """`open_mapper` with processes that load the tokenizer while this one is busy with other things; or `map` on the
-    Ray cluster at the address `ray`."""
+    """`open_mapper` with processes that load the tokenizer while this one does other work; or `map` on the Ray cluster
+    at the address `ray`."""
     with open_mapper(workers, functools.partial(_load_early, tokenizer)) if ray is None else open_ray(ray) as mapper:
         yield mapper
 
@@ -132,7 +132,7 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
 
 
 def _read_shards(found: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
-    """The finished shards, in order; what they left out is added to `tally`."""
+    """The finished shards, in order; their counts of left-out input are added to `tally`."""
     for path, lines in zip(paths, lines_before(found.units, paths), strict=True):
         shard = read_shard(path).moved(lines)
         tally.merge(shard.tally)
@@ -195,7 +195,7 @@ def _sample_files(
 
 
 def _stop(request: Request, tally: Tally) -> None:
-    """With `on_error` stop, broken input is a `UserError`."""
+    """Raise a `UserError` for broken input if `on_error` is `stop`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
         raise UserError(f"{one_line(source)}: {problem}; fix it, or leave such input out with --on-error skip")
@@ -226,7 +226,7 @@ def _make_shards(
 
 
 def _packages(names: Sequence[str]) -> dict[str, Any]:
-    """Their number, and the first of them: a large corpus has hundreds of thousands."""
+    """Their number and the first few: a large corpus has hundreds of thousands."""
     return {"package_count": len(names), "packages": list(names[:MOST_PACKAGES])}
 
 
@@ -247,7 +247,7 @@ def _report(request: Request, found: FoundInput, documents: Documents, placed: n
 def _describe(
     request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
 ) -> dict[str, Any]:
-    """The content of dataset.json, for the finished files in `directory`; no times or host names either."""
+    """The content of dataset.json, for the finished files in `directory`. It, too, has no times or host names."""
     tokenizer, tally = request.tokenizer, found.tally
     left_out = {
         reason: {"files": entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
@@ -282,7 +282,7 @@ def _describe(
 
 
 def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]:
-    """How many of the documents that are kept lost a licence header, and the size of those headers."""
+    """The number of kept documents from which a licence header was removed, and the size of those headers."""
     count, size = documents.count_and_sum("licence_bytes", kept)
     return {"documents": count, "bytes": int(size)}
 

@@ -1,4 +1,4 @@
-"""A dataset from documents that arrive one by one as ids and are split by a hash of their text."""
+"""Writes a dataset from documents that arrive one by one as ids, and splits them by a hash of their text."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DatasetWriter:
         Args:
             ids: `[size]`, the last one is the end token.
             mask: `[size]`, 0 or 1; None if the writer is not masked.
-            text: what the ids decode to; its hash is recorded.
+            text: the decoded ids; its hash is recorded.
             source, language: for the table of documents.
             key: documents with the same key go to the same split; empty: the text.
         """
@@ -77,7 +77,7 @@ class DatasetWriter:
         self._hashes.append(int.from_bytes(hashlib.sha256(key or text).digest()[:8], "little"))
 
     def write(self, validation_share: float) -> dict[str, Any]:
-        """Write both splits; what dataset.json says of each."""
+        """Write both splits; return the entry of each in dataset.json."""
         self._tokens.flush()
         self._stack.close()
         names = self._rows.names()
@@ -96,7 +96,7 @@ class DatasetWriter:
 
 
 def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Which documents are for validation, bool: those with a low hash. No split is empty if hashes differ."""
+    """Whether each document is for validation: those with a low hash are. No split is empty if hashes differ."""
     chosen = hashes < np.uint64(int(share * _HASHES))
     if share and chosen.all():
         return hashes < hashes.max()

@@ -1,14 +1,14 @@
-"""Which documents repeat others, found in stages whose memory does not grow with the number of documents.
+"""Finds documents that repeat others, in stages whose memory does not grow with the number of documents.
 
 Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: in the order of the
-input, a document is dropped if it is similar to one that is kept. No two documents that are kept are similar, so that
-no split of them puts a repetition of the training data into validation.
+input, a document is dropped if it is similar to one that is kept. No two kept documents are similar, so no split of
+them puts a repetition of the training data into validation.
 
-The order of the input would make that a task for one process. But whether a document is kept depends on few others:
-those that share a band with it. So there are rounds. In each, the first document of a group that shares a band is
-compared with the others of the group. A document that is the first in all of its groups is kept, and whatever is
-similar to it is dropped; the next round has the rest. It is small after `ROUNDS` rounds, and all of its pairs are
-compared.
+Processing documents in the order of the input would need a single process. But whether a document is kept depends only
+on the few documents that share a band with it. So there are rounds. In each, the first document of a group that shares
+a band is compared with the others of the group. A document that is the first in all of its groups is kept, and every
+document similar to it is dropped. The next round has the rest. After `ROUNDS` rounds the rest is small, and all of its
+pairs are compared.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Duplicates:
 
     Attributes:
         dropped: bool `[documents]`.
-        examples: the first of them, each with its representative: a document that is kept in its place.
+        examples: the first dropped documents, each with its representative: the document that is kept instead.
     """
 
     dropped: np.ndarray
     examples: dict[int, int] = field(default_factory=dict)
 
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
-        """Drop `numbers`; `representatives` are the documents that are kept in their place."""
+        """Drop `numbers`; `representatives` are the documents that are kept instead."""
         self.dropped[numbers] = True
         smallest = np.unique(numbers)[:EXAMPLES].tolist()
         for number in smallest:
@@ -68,13 +68,13 @@ class Duplicates:
 
 
 def directory_name(shards: Sequence[Path], threshold: float) -> str:
-    """The name of the directory of the stages' files, which depend on the shards and the threshold alone."""
+    """The name of the directory for the stages' files, which depend only on the shards and the threshold."""
     decisive = {"version": VERSION, "shards": [path.name for path in shards], "threshold": threshold}
     return f"duplicates-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:40]}"
 
 
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
-    """What to drop, by reason: `exact duplicate`, and with a threshold above 0 `near duplicate`.
+    """Documents to drop, by reason: `exact duplicate`, and with a threshold above 0 `near duplicate`.
 
     Args:
         documents: of finished shards.
@@ -90,7 +90,7 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
 
 
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
-    """Documents whose hash an earlier one has."""
+    """Documents with the same hash as an earlier one."""
     parts, found = parts_for(len(documents)), Duplicates(np.zeros(len(documents), bool))
     reduce = functools.partial(_reduce_exact, stages.directory, len(stages.blocks), parts)
 
@@ -133,7 +133,7 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_near(documents: Documents, left_out: np.ndarray, threshold: float, stages: Stages) -> Duplicates:
-    """Documents that are similar to one that is kept; those `left_out`, bool `[documents]`, count as not there."""
+    """Documents that are similar to a kept one. Documents `left_out`, bool `[documents]`, are ignored."""
     near, undecided = Duplicates(np.zeros(len(documents), bool)), ~left_out
     for number in range(ROUNDS):
         blocked = np.zeros(len(documents), bool)
@@ -162,7 +162,7 @@ def _by_bands(
     stages: Stages,
     reducer: Callable[[_Plan, Path, int], None],
 ) -> Iterator[np.ndarray]:
-    """What `reducer`, one of the two below, finds among documents that are `undecided`; an array for each part."""
+    """The results of `reducer`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)
     parts = parts_for(int(np.count_nonzero(undecided)) * bands)
     plan = _Plan(stages.directory, tuple(block.first for block in stages.blocks), name, parts, threshold)
@@ -177,7 +177,7 @@ def _by_bands(
 
 
 def _write_signatures(path: Path, block: Block, _: None) -> None:
-    """Signatures of a block in a file of their own, in which any of them is found by its number."""
+    """Signatures of a block in a separate file, in which each can be found by its number."""
     save_array(path, block.column("signature"))
 
 
@@ -194,7 +194,7 @@ def _write_bands(bands: int, parts: int, path: Path, block: Block, chosen: np.nd
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the parts of one round have in common; `firsts` are the first documents of the blocks."""
+    """The data that the parts of one round share; `firsts` are the first documents of the blocks."""
 
     directory: Path
     firsts: Sequence[int]
@@ -203,7 +203,7 @@ class _Plan:
     threshold: float
 
     def bands(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of the bands in one part and the documents that have them, in the order of both."""
+        """Keys of the bands in one part and the documents that have them, sorted by both."""
         rows = read_part(_paths(self.directory, f"bands{self.name}", len(self.firsts)), part, self.parts, BAND)
         rows = rows[np.lexsort((rows["number"], rows["key"]))]
         return rows["key"], rows["number"]
@@ -231,7 +231,7 @@ class _Plan:
 
 
 def compare_with_first(plan: _Plan, path: Path, part: int) -> None:
-    """Compare the first document that has a band of one part with each other one that has it.
+    """For each band of one part, compare the first document that has it with every other one.
 
     Writes int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, else 0.
     """
@@ -244,9 +244,9 @@ def compare_with_first(plan: _Plan, path: Path, part: int) -> None:
 
 
 def compare_all(plan: _Plan, path: Path, part: int) -> None:
-    """Compare each two documents that share a band of one part.
+    """Compare all pairs of documents that share a band of one part.
 
-    Writes int64 `[pairs, 2]`: those that are similar, the earlier one first.
+    Writes int64 `[pairs, 2]`: the similar pairs, the earlier document first.
     """
     keys, numbers = plan.bands(part)
     found = [np.empty((0, 2), np.int64)]
@@ -261,5 +261,5 @@ def compare_all(plan: _Plan, path: Path, part: int) -> None:
 
 
 def _distinct(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """Each pair once; of two bands of one document that have one key, none."""
+    """Each pair once, without pairs of a document with itself (two of its bands may have equal keys)."""
     return np.unique(np.stack([earlier, later], axis=1)[earlier != later], axis=0)

@@ -1,4 +1,4 @@
-"""What a record of an archive says: its text, language, licence and group, by the names of its fields."""
+"""Reads text, language, licence and group of a record of an archive, by the names of its fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a record gives no text: fields as in `Rejected`, and the text as far as there is one."""
+    """Why a record gives no text: fields as in `Rejected`, and the text if there is one."""
 
     reason: str
     detail: str = ""
@@ -47,12 +47,12 @@ class Fields:
         self._group = _names(reading.group_field, GROUP)
         self._licences = frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
-        # Of the languages that were not asked for, only those that CodeGeeX was trained on count as known.
+        # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {language.name for language in LANGUAGES}
         self._all_text, self._redact = reading.all_text, reading.redact
 
     def needed(self, present: Iterable[str]) -> list[str]:
-        """The fields among those present that are needed; nothing else has to be read."""
+        """The present fields that are needed; nothing else has to be read."""
         present = list(present)
         groups = [self._text, self._language, self._path, self._group]
         groups += [self._licence] if self._licences else []

@@ -22,7 +22,7 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _SEPARATORS = bytes(range(28, 32))  # file, group, record and unit separators, white space to Python
-_GENERATED_HEAD = 1000  # further down the words are about something else
+_GENERATED_HEAD = 1000  # further down, the words have other meanings
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | No
     """Why a text with these bytes is dropped, or None when it is kept. Its size is not judged here.
 
     Args:
-        data: what would be kept.
+        data: the text that would be kept.
         rules: when to drop it.
         whole: the text with its licence header, which may say that a program wrote it; None: `data`.
 
@@ -107,10 +107,10 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | No
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick look clears a text of everything but `generated`; False means that it does not tell.
+    """Whether a quick check shows that a text passes all rules but `generated`; False means that it does not know.
 
-    Only ASCII letters and newlines are counted, and bytes as visible characters, which errs against the text. Nearly
-    all source code passes, and the exact count costs several times as much.
+    It counts only ASCII letters and newlines, and takes every byte for a visible character, so it errs towards False.
+    Nearly all source code passes, and the exact count costs several times as much.
     """
     if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
         return False
@@ -133,7 +133,7 @@ def _is_utf8(data: bytes) -> bool:
 
 @functools.cache
 def _letter_constants() -> tuple[np.uint8, ...]:
-    """With Python's numbers, NumPy takes half as long again for a text of a few kilobytes."""
+    """Plain Python numbers: NumPy would take 1.5 times as long for a text of a few kilobytes."""
     import numpy as np
 
     return tuple(map(np.uint8, (0x20, 0x61, 26, 0x0A)))

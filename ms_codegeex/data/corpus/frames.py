@@ -1,8 +1,7 @@
-"""Where a large compressed file can be divided: it is a sequence of independently compressed frames (.zst) or blocks
-(.gz).
+"""Finds where a large compressed file can be divided: between independently compressed frames (.zst) or blocks (.gz).
 
 Their lengths are in their headers, so nothing is unpacked. The frames are those of RFC 8878, the blocks those that
-`bgzip` writes (the SAM specification, section 4.1). Members of other `.gz` files do not say how long they are, and a
+`bgzip` writes (the SAM specification, section 4.1). Members of other `.gz` files do not record their length, and a
 `.zst` file that was written in one go is one frame.
 """
 
@@ -20,8 +19,8 @@ _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip wri
 
 
 def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
-    """Where the frames or blocks of a compressed file start, and its size in the end; None where it is not a sequence
-    of whole ones.
+    """Offsets at which the frames or blocks of a compressed file start, and last the file's size; None if the file is
+    not a sequence of complete ones.
 
     Args:
         stream: the file, at its beginning.
@@ -43,7 +42,7 @@ def _read(stream: BinaryIO, form: str) -> tuple:
 
 
 def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
-    """Where each frame ends; until something else follows."""
+    """The end of each frame, up to the first data that is not a frame."""
     while (magic := _magic(stream)) is not None:
         if magic in _SKIPPABLE:
             stream.seek(_read(stream, "<I")[0], os.SEEK_CUR)
@@ -79,7 +78,7 @@ def _skip_frame(stream: BinaryIO) -> bool:
 
 
 def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
-    """Where each block of `bgzip` ends; until something else follows."""
+    """The end of each block of `bgzip`, up to the first data that is not one."""
     while data := stream.read(_GZIP_BLOCK.size):
         magic, extra, name, length, rest = _GZIP_BLOCK.unpack(data)
         if magic != b"\x1f\x8b\x08\x04" or (name, length) != (b"BC", 2) or extra < 6 or rest < _GZIP_BLOCK.size:

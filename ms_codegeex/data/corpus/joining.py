@@ -19,7 +19,7 @@ class Documents:
         shards: where they are.
         starts: int64 `[shards + 1]`, the number of the first document of each shard.
         languages: names; `language` int32 `[documents]` holds indices into it.
-        groups: names; `group` int32 `[documents]` holds indices into it, -1 where a document is its own group.
+        groups: names; `group` int32 `[documents]` holds indices into it, or -1 if a document is its own group.
         bytes: int64 `[documents]`.
         tokens: int32 `[documents]`.
     """
@@ -55,7 +55,7 @@ class Documents:
                 yield from itertools.compress(shard.sources(), chosen[start:end].tolist())
 
     def count_and_sum(self, name: str, chosen: np.ndarray) -> tuple[int, np.ndarray]:
-        """How many of the documents with `chosen`, bool `[documents]`, have something in a column, and its sum."""
+        """The number of documents with `chosen`, bool `[documents]`, and a non-zero value in a column, and its sum."""
         count, total = 0, np.zeros((), np.int64)
         for shard, start, end in self.parts():
             values = shard.columns[name][chosen[start:end]]

@@ -1,11 +1,11 @@
-"""Licence headers: the comments at the top of a source file that say who owns it and on which terms.
+"""Licence headers: the comments at the top of a source file that state its owner and terms of use.
 
 A header is a comment above the first line of code that holds a copyright notice or the words of a licence. It is
-removed as a whole, with the blank lines after it. Everything else stays, to the byte: the `#!` line, an XML
+removed completely, with the blank lines after it. Everything else stays, byte for byte: the `#!` line, an XML
 declaration, a doctype, PHP's opening tag, lines that are directives for an editor, a compiler or a checker,
 documentation comments such as Rust's `//!`, docstrings, and all other comments.
 
-If it is not certain that only a comment would be removed, nothing is.
+Nothing is removed unless it is certain to be only a comment.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _OPENING = re.compile(
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
     re.IGNORECASE,
 )
-# What follows the opening of a directive for an editor, a compiler or a checker, which only looks like a comment.
+# Text after a comment's opening that makes it a directive for an editor, a compiler or a checker.
 _DIRECTIVE = (
     rb"[^\n]{0,60}?(?:-\*-|\b(?:file|en)?coding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|"
     rb"flake8:|ruff:|noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|"
@@ -110,7 +110,7 @@ _LICENCE = re.compile(
     rb"\bsubject to the (?:terms|conditions) (?:of|and)\b|\bterms and conditions of the\b",
     re.IGNORECASE,
 )
-# Line ends that only some languages recognise, continued lines, and unusual ends of a comment: better keep it.
+# Line ends that only some languages recognise, continued lines, and unusual ends of a comment: keep the comment.
 _DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>")
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
@@ -156,7 +156,7 @@ def _patterns(language: str) -> _Patterns | None:
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
-    """`data` without its licence headers, `data` itself where it has none.
+    """`data` without its licence headers; `data` itself if it has none.
 
     Args:
         data: a source file, UTF-8.
@@ -192,7 +192,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
 
 
 def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
-    """End of the last line of the comment at `place`; None if there is no comment, or that line holds code, too."""
+    """End of the last line of the comment at `place`; None if there is no comment or that line also holds code."""
     run = patterns.run.match(data, place)
     if run:
         return run.end()

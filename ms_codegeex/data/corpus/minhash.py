@@ -1,8 +1,8 @@
 """Near duplicates among documents.
 
-The sets of word 5-grams of two near duplicates have an estimated Jaccard similarity of at least the threshold; the
-estimate comes from MinHash signatures (Broder 1997), candidates from locality-sensitive hashing. This file has the
-arithmetic, `duplicates` what is done with it for all documents of a corpus.
+Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams is at least the
+threshold. The estimate comes from MinHash signatures (Broder 1997), candidates from locality-sensitive hashing. This
+file has the arithmetic; `duplicates` applies it to all documents of a corpus.
 """
 
 from __future__ import annotations
@@ -63,18 +63,20 @@ def signature(data: bytes) -> np.ndarray | None:
 
 
 def bands_for(threshold: float) -> int:
-    """Into how many bands signatures are divided so that two that agree in a share `threshold` of their places agree
-    in all places of at least one: they differ in at most so many places, and there is one band more."""
+    """The number of bands into which signatures are divided. Two signatures that agree in a share `threshold` of their
+    places must agree completely in at least one band, so there is one band more than places in which they may differ.
+    """
     differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
     return max(differing + 1, 2)
 
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
-    """A 64-bit key for each band of each signature: equal bands have equal keys, in different bands they differ.
+    """A 64-bit key for each band of each signature. Equal values in one band give equal keys; the number of the band is
+    part of the key.
 
     Args:
         signatures: uint32 `[documents, PERMUTATIONS]`.
-        bands: how many; the places that are left over belong to none.
+        bands: number of bands; places that are left over belong to none.
 
     Returns:
         uint64 `[documents, bands]`.

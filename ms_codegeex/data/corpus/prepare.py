@@ -2,12 +2,12 @@
 
 A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
 `ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
-`report.json` and `report.html` on what was taken and what was not, and `dataset.json`. A document is its language's tag
-line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that was given as a
-directory is copied to `tokenizer/`.
+`report.json` and `report.html`, which say what was taken and what was not, and `dataset.json`. A document is its
+language's tag line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that
+was given as a directory is copied to `tokenizer/`.
 
 The input is read once, in units of a few megabytes. Worker processes make a shard of each unit (`shards`) in a work
-directory next to the output (`workspace`), where finished ones survive a killed run. Selection works on columns of
+directory next to the output (`workspace`), where finished shards survive a killed run. Selection works on columns of
 numbers for all documents (`selection`); then the shards' ids are copied to the dataset in runs (`writing`). Order and
 bytes depend only on the input and the settings.
 """
@@ -53,14 +53,14 @@ ALREADY = "already prepared from the same inputs with the same settings; --repla
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a dataset is prepared, which does not affect its content.
+    """Options that do not affect the content of a dataset.
 
     Attributes:
         workers: processes, at least 1.
         progress: report on standard error.
         replace: write even if the output holds a dataset.
-        ray: the address of a Ray cluster, or `auto` for the one of this machine, whose nodes do the work in place of
-            `workers`; None: processes on this machine.
+        ray: the address of a Ray cluster, or `auto` for this machine's cluster; its nodes do the work instead of
+            `workers`. None: processes on this machine.
     """
 
     workers: int
@@ -107,10 +107,10 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 
 def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict[str, Any] | None:
-    """The description of a dataset that is there already and matches `key`; None if one may be written.
+    """The description of an existing dataset that matches `key`; None if one may be written.
 
     Raises:
-        UserError: there is another one, and it is not to be replaced.
+        UserError: there is another dataset, and it must not be replaced.
     """
     if isinstance(output, RemotePath):
         description, kind = None if replace else read_remote_json(output / DATASET_JSON), "URL"
@@ -131,7 +131,8 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 
 
 def _check_places(roots: Sequence[Root], output: Path) -> None:
-    """The output and its work directory are removed and renamed: they need a name, and no input may lie in them."""
+    """Check the output and its work directory, which are removed and renamed: they need a name, and must not contain
+    any input."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for place in (output.resolve(), work_path(output).resolve()):
@@ -148,7 +149,7 @@ def prepare_dataset(
     settings: PrepareSettings,
     options: RunOptions,
 ) -> dict[str, Any]:
-    """Write a dataset directory, whole or not at all, and return what its `dataset.json` says.
+    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
     An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
     them. A second process with the same `output` waits for the first.
@@ -156,8 +157,8 @@ def prepare_dataset(
     Args:
         inputs: files, directories and URLs of sources and archives; None: the running interpreter's libraries.
         output: the directory to write. A dataset from the same inputs and settings is reused.
-        settings: what decides the content.
-        options: how it is done.
+        settings: they decide the content.
+        options: they do not affect the content.
 
     Returns:
         The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
@@ -185,7 +186,7 @@ def _prepare(
     key: str,
     options: RunOptions,
 ) -> tuple[dict[str, Any], bool]:
-    """The content of dataset.json, after the dataset was made; and whether another process made it meanwhile."""
+    """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
     from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
         Request,
         build,
@@ -211,7 +212,7 @@ def _prepare(
 
 
 def _result(description: dict[str, Any], output: str, cached: bool, seconds: float) -> dict[str, Any]:
-    """What `prepare_dataset` returns; the rate is over the bytes that were read, 0 where nothing was."""
+    """The result of `prepare_dataset`; the rate is that of the bytes read, or 0 if nothing was read."""
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     speed = {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
     return {**description, "output": output, "cached": cached, **speed}
@@ -224,12 +225,12 @@ def prepare_remote(
     work: Path,
     options: RunOptions,
 ) -> dict[str, Any]:
-    """`prepare_dataset` for an output under a URL: made in the directory `work`, then copied, `dataset.json` last.
+    """`prepare_dataset` for an output at a URL: made in the directory `work`, then copied, `dataset.json` last.
 
-    Without `dataset.json` there is no dataset at the URL. If the copying fails, the same call copies again.
+    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again.
 
     Args:
-        work: of this machine; it has room for the dataset and the finished shards. The dataset is removed in the end.
+        work: a local directory with room for the dataset and the finished shards. The dataset is removed at the end.
     """
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     known = already_prepared(output, key, options.replace)

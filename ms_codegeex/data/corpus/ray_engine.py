@@ -1,5 +1,5 @@
-"""The stages of `prepare` on the nodes of a Ray cluster. They share a file system; other nodes repeat the unfinished
-tasks of a lost one.
+"""The stages of `prepare` on the nodes of a Ray cluster. The nodes share a file system. If a node is lost, others
+repeat its unfinished tasks.
 
 Ray runs and repeats the tasks. All data go through the shared directory, none through Ray.
 """
@@ -86,7 +86,7 @@ def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
 
 
 def _get(reference: Any) -> Any:
-    """The result of a task, or its error without Ray's account of it."""
+    """The result of a task, or its error without Ray's wrapping."""
     ray = _ray()
     try:
         return ray.get(reference)
@@ -100,14 +100,15 @@ def _get(reference: Any) -> Any:
 
 
 def check_nodes(work: Path, inputs: Sequence[Path | RemotePath]) -> int:
-    """Check that every node has this version of the program and of Python and sees the same files; how many nodes.
+    """Check that every node has this version of the program and of Python and sees the same files; return the number
+    of nodes.
 
     Args:
-        work: the directory that all of them write to.
-        inputs: places that all of them read.
+        work: the directory that all nodes write to.
+        inputs: places that all nodes read.
 
     Raises:
-        UserError: names the first node that does not, and what it lacks.
+        UserError: names the first node that fails the check, and what it lacks.
     """
     ray = _ray()
     probe = work / f"probe-{secrets.token_hex(8)}"
@@ -127,7 +128,7 @@ def check_nodes(work: Path, inputs: Sequence[Path | RemotePath]) -> int:
 
 
 def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[str, str, list[str]]:
-    """Versions, and which of the paths are not there."""
+    """Versions, and the paths that do not exist."""
     return __version__, platform.python_version(), [str(path) for path in paths if not path.exists()]
 
 

@@ -46,8 +46,8 @@ class Document:
             part's first line), `label/x.parquet:17` for row 17 of the file (from 0).
         data: UTF-8, after redaction.
         language: canonical name, or empty if it is unknown and that is allowed.
-        group: what the split keeps together: the package of a file, the repository of a record, else `source`.
-        redacted: what kinds of text were replaced, and how often.
+        group: documents of a group stay in one split: the package of a file, the repository of a record, else `source`.
+        redacted: the kinds of text that were replaced, and how often.
         licence_bytes: size of the licence headers that were left out.
     """
 
@@ -64,10 +64,10 @@ class Rejected:
     """Input that gives no document, and why.
 
     Attributes:
-        source: as in `Document`; the identity of a file where no single line or row is meant.
+        source: as in `Document`; the identity of a file if no single line or row is meant.
         reason: short, from a fixed set.
-        bytes: size of what is lost, as far as known.
-        detail: one more line, for example where the JSON is invalid.
+        bytes: size of the lost input, as far as known.
+        detail: one more line, for example the place at which the JSON is invalid.
         problem: the input is broken; otherwise a rule rejected it.
         excerpt: first characters of the text, at most 200.
     """
@@ -111,11 +111,11 @@ def find_units(
 ) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
     """Everything to read below `roots` as units, in an order that depends only on the names.
 
-    The directory `leave_out` is not searched. Source files come first, then archives. Only files whose name does not
-    decide their language are opened, for their first bytes.
+    The directory `leave_out` is not searched. Source files come first, then archives. A file is opened, for its first
+    bytes, only if its name does not decide its language.
 
     Returns:
-        The units, what was rejected while searching, and how much was found: `files` and `bytes`.
+        The units, the files rejected while searching, and the amount found: `files` and `bytes`.
     """
     found = search(roots, reading.languages, reading.all_text, leave_out)
     rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in found.skipped]
@@ -170,9 +170,9 @@ def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
 
 
 def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
-    """Yield the documents of a unit in order, and what is rejected. Broken input is reported, never raised.
+    """Yield the documents of a unit in order, and the rejected input. Broken input is reported, never raised.
 
-    Returns the number of lines it has of a `.jsonl` file, from which the numbering of the next part continues.
+    Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
     """
     if unit.path is None:
         for file in unit.files:
@@ -198,7 +198,7 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
 
 
 def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
-    """What a file holds, or None if that is more than `limit` bytes; and its size."""
+    """The content of a file, or None if it has more than `limit` bytes; and its size."""
     if isinstance(file.path, RemotePath):
         return (None, file.size) if file.size > limit else (file.path.read(file.size), file.size)
     return _local_content(file.path, limit)
@@ -214,7 +214,7 @@ def _local_content(path: Path, limit: int) -> tuple[bytes | None, int]:
         pieces = [os.read(descriptor, size + 1)]
         if len(pieces[0]) == size:
             return pieces[0], size
-        while pieces[-1]:  # it changes meanwhile, or comes in parts
+        while pieces[-1]:  # the file changes meanwhile, or is read in parts
             pieces.append(os.read(descriptor, _BLOCK))
         return b"".join(pieces), size
     finally:

@@ -2,7 +2,7 @@
 
 Secrets are tokens of known formats (`secret_formats`), private keys, values that look random and are assigned to a name
 such as `password`, credentials in headers and passwords in URLs. RE2 looks for all formats in one pass, in time linear
-in the text; most texts have none.
+in the length of the text; most texts have none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 _ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
-# What follows must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
+# The text after it must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
 _DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
 _FILES = frozenset((b"py", b"rs", b"sh", b"pl", b"md", b"zip", b"mov"))  # top-level domains too
 # Kotlin's and Swift's `this@Outer.field` and `return@label`, and the operands of Python's matrix product.
@@ -57,7 +57,7 @@ _Hit = tuple[int, int, str]
 
 
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds of what was found, with their counts.
+    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds that were found, with their counts.
 
     Kinds are `email`, `private key`, `password`, `credential`, and the kinds of `FORMATS`. The result is valid UTF-8.
     """

@@ -16,8 +16,8 @@ class SecretFormat:
     Attributes:
         kind: name in reports.
         start: literal text at its beginning.
-        rest: regular expression of what follows. Its group 1, if there is one, is what is replaced; otherwise all is.
-            `NOT_LONGER` is the only assertion in it.
+        rest: regular expression of the text that follows. If it has a group 1, only that is replaced; otherwise all of
+            it is. `NOT_LONGER` is the only assertion in it.
     """
 
     kind: str

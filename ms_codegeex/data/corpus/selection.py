@@ -1,4 +1,4 @@
-"""Which documents a dataset gets, decided over all of them at once: without duplicates, the sample, the split.
+"""Selects the documents of a dataset, over all of them at once: drops duplicates, samples, splits.
 
 This needs only the columns of `joining`, not the texts.
 """
@@ -22,14 +22,14 @@ DROPPED, TRAIN, VALIDATION = -1, 0, 1
 def select(
     documents: Documents, settings: PrepareSettings, duplicates: Mapping[str, Duplicates], sampling: bool, tally: Tally
 ) -> tuple[np.ndarray, str]:
-    """Place every document; what is dropped is counted in `tally`.
+    """Place every document; dropped ones are counted in `tally`.
 
     Args:
         documents: all of them.
         settings: how to decide.
-        duplicates: what to drop of them, by reason.
+        duplicates: documents to drop, by reason.
         sampling: whether `max_bytes` still has to be applied.
-        tally: what has been left out so far.
+        tally: counts of what has been left out so far.
 
     Returns:
         `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,
@@ -84,7 +84,7 @@ def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, t
     keys, numbers = _hash_keys(settings.seed, documents.sources()), np.flatnonzero(kept)
     waiting = numbers[np.argsort(keys[numbers], kind="stable")]
     left, left_out = settings.max_bytes, kept.copy()
-    while waiting.size:  # take what fits up to the first that is too large, then without all that are
+    while waiting.size:  # take documents up to the first that does not fit, then drop all that do not fit
         sums = np.cumsum(documents.bytes[waiting])
         count = int(np.searchsorted(sums, left, side="right"))
         left_out[waiting[:count]] = False
@@ -95,8 +95,8 @@ def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, t
 
 
 def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
-    """The decision depends on what a document's group is called and how large each group is, so no group is torn;
-    except that a single group, with no documents beside it, is split by document."""
+    """Place the kept documents by the hash of their group's name and by the size of each group, so no group is divided.
+    If all documents are in one group, they are placed one by one."""
     numbers = np.flatnonzero(kept)
     if settings.validation_share and numbers.size == 1:
         name = one_line(documents.source(int(numbers[0])))

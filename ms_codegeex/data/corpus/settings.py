@@ -1,4 +1,4 @@
-"""What decides the content of a dataset, apart from its sources."""
+"""The settings that decide the content of a dataset, apart from its sources."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Reading:
         text_field: of a record; None: the first of `text`, `code`, `content` that is set.
         language_field: None: the first of `language`, `lang`, `programming_language`.
         licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
-        licences: allowed for records, in any case; a record must name at least one, and only these. Empty: any. Source
-            files are not concerned.
-        path_field: its extension decides the language where no field names it; None: the first of `path`,
+        licences: allowed for records, in upper or lower case; a record must name at least one, and only these. Empty:
+            any. Source files are not checked.
+        path_field: its extension decides the language if no field names it; None: the first of `path`,
             `max_stars_repo_path`, `file_name`.
         group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
         redact: of `email`, `secrets`.
@@ -71,14 +71,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How sources become documents, and which of them a dataset gets.
+    """How sources become documents, and which of these a dataset gets.
 
     Attributes:
         reading: what is read, and when a text is dropped.
         tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2`, `none`, or a
             line with `{language}` in it.
         validation_share: share of bytes for validation, 0 <= share < 1.
-        seed: chooses the sample and what goes to validation.
+        seed: chooses the sample and the validation split.
         max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
         tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.

@@ -1,7 +1,7 @@
-"""Shards: what a worker makes of one unit of input, the ids and columns of its documents in two files.
+"""Shards: a worker's output for one unit of input, the ids and columns of its documents in two files.
 
-`NAME.bin` holds the ids of all documents, concatenated, `NAME.npz` the columns and what was rejected. The .npz appears
-last and whole; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
+`NAME.bin` holds the concatenated ids of all documents, `NAME.npz` the columns and the rejected input. The .npz appears
+last, in one step; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
 power failure, after which their checksums show the damage.
 """
 
@@ -77,7 +77,7 @@ class TokenFile:
         self.checksum = 0
 
     def add(self, ids: np.ndarray) -> int:
-        """Append a document and its end token; return how many ids that is."""
+        """Append a document and its end token; return the number of ids."""
         count = ids.size + 1
         if self._used + count > self._buffer.size:
             self.flush()
@@ -114,7 +114,7 @@ class DocumentRows:
         return len(self._sources)
 
     def add(self, document: Document, tokens: int) -> None:
-        """Append a document of so many ids, its end token included."""
+        """Append a document of so many ids, including its end token."""
         self._sources.append(document.source.encode())
         language = self._languages.setdefault(document.language, len(self._languages))
         own = document.group == document.source

@@ -62,7 +62,7 @@ def default_roots() -> list[Root]:
 def user_roots(inputs: Sequence[Path | RemotePath | str]) -> list[Root]:
     """Roots for given files, directories and URLs, labelled by their names; a missing path is a `UserError`.
 
-    A URL is not looked at, and labels its files by its last name, of an archive by the one before.
+    A URL is not accessed. It labels its files by its last name; for an archive, by the name before that.
     """
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
@@ -72,7 +72,7 @@ def user_roots(inputs: Sequence[Path | RemotePath | str]) -> list[Root]:
 
 
 def _base(path: Path | RemotePath) -> Path | RemotePath:
-    """The directory that names of files begin with."""
+    """The directory with which the names of files begin."""
     if isinstance(path, RemotePath):
         return path if archive_kind(path.name) is None or len(path.parts) < 3 else path.parent
     return path if path.is_dir() else path.parent
@@ -95,7 +95,7 @@ def _existing(given: Path | str) -> Path:
 
 
 def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
-    """A label for each directory: its name, preceded by as many parents' as make it unlike the others'.
+    """A label for each directory: its name, preceded by as many parents' names as make it unique.
 
     Their order does not matter, so that the same inputs give the same bytes.
     """
@@ -136,7 +136,7 @@ class FoundSources:
     Attributes:
         sources: source files; `language` is empty if it is unknown, where such files were asked for.
         archives: files of records; `language` is empty.
-        skipped: identity and reason for what could not be read or is not followed.
+        skipped: identity and reason for everything that could not be read or is not followed.
     """
 
     sources: list[SourceFile]
@@ -210,7 +210,7 @@ class _Search:
         return True
 
     def _search_remote(self, root: Root) -> None:
-        """Take the files below a URL; which directories they are in follows from their names."""
+        """Take the files below a URL; their names show their directories."""
         entered = {self.base: True}
 
         def enters(folder: RemotePath) -> bool:
@@ -311,7 +311,7 @@ def _ordered(found: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
 
 
 def hash_key(seed: int, text: str) -> bytes:
-    """What decides the order in which names are chosen by chance."""
+    """The hash by which names are ordered for a random choice."""
     return hashlib.sha256(f"{seed}:{text}".encode()).digest()
 
 

@@ -1,9 +1,9 @@
 """Work on all documents in stages: tasks that any process on any machine may do, each with one file as its result.
 
-The files lie in one directory that all machines share. They appear whole, so a run that was ended goes on where it
-stopped. Documents are taken in blocks of whole shards. Where documents with equal keys have to meet, each block's rows
-are written in the order of `key % parts`, and a second stage reads one part from the files of all blocks. No task holds
-more than a block or a part, however many documents there are.
+The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
+where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
+each block's rows are written in the order of `key % parts`, and a second stage reads one part from the files of all
+blocks. No task holds more than a block or a part, however many documents there are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Block:
-    """Documents `first` to `end - 1`, which are those of the shards at `paths` (without ending)."""
+    """Documents `first` to `end - 1`: those of the shards at `paths` (without ending)."""
 
     number: int
     first: int
@@ -54,7 +54,7 @@ def blocks_of(documents: Documents) -> list[Block]:
 
 
 def result_path(directory: Path, stage: str, number: int) -> Path:
-    """The file of a task's result: of a block or a part with this number."""
+    """The file of a task's result, for a block or a part with this number."""
     return directory / f"{stage}-{number:06d}"
 
 
@@ -63,8 +63,8 @@ class Stages:
     """Runs stages in a directory.
 
     Attributes:
-        directory: shared by all machines; its name says on what all results depend.
-        mapper: calls a function on every task, somewhere, and returns the results in order.
+        directory: shared by all machines; its name identifies everything that the results depend on.
+        mapper: calls a function on every task, in any process, and returns the results in order.
         blocks: the documents.
     """
 
@@ -86,8 +86,8 @@ class Stages:
     def by_part(
         self, stage: str, parts: int, function: Callable[[Path, int], None], before: Callable[[], None]
     ) -> Iterator[np.ndarray]:
-        """Call `function(result, part)` for the parts that have no result yet, after `before()` if there are any;
-        the arrays that the results hold."""
+        """Call `function(result, part)` for the parts that have no result yet, after `before()` if there are any.
+        Return the arrays of all results."""
         missing = [part for part in range(parts) if not self.path(stage, part).exists()]
         if missing:
             before()
@@ -111,12 +111,12 @@ def _call(function: Callable[..., None], task: tuple) -> None:
 
 
 def parts_for(rows: int) -> int:
-    """In how many parts so many rows are grouped; it depends on nothing else, so that all engines do the same."""
+    """The number of parts for so many rows. It depends on nothing else, so that all engines do the same."""
     return max(1, -(-rows // PART_ROWS))
 
 
 def write_parted(path: Path, keys: np.ndarray, rows: np.ndarray, parts: int) -> None:
-    """Write `rows` in the order of `keys % parts`, with the place of each part; `keys` are uint64 `[rows]`."""
+    """Write `rows` in the order of `keys % parts`, with the position of each part; `keys` are uint64 `[rows]`."""
     part = (keys % np.uint64(parts)).astype(np.int64)
     order = np.argsort(part, kind="stable")
     bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=parts)))).astype("<i8")
@@ -138,6 +138,6 @@ def read_part(paths: Iterable[Path], part: int, parts: int, dtype: np.dtype) -> 
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as `by_part` reads it, whole or not at all."""
+    """Write an array as `by_part` reads it, atomically."""
     with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
         np.save(stream, array)

@@ -1,4 +1,4 @@
-"""Counts of what did not become a document, by reason, with the first examples."""
+"""Counts of input that did not become a document, by reason, with the first examples."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """What was left out. The same input in the same order gives the same counts and examples.
+    """Counts of left-out input. The same input in the same order gives the same counts and examples.
 
     Attributes:
-        dropped: reason -> `documents`, `bytes` and up to three `examples`, for what a rule or the selection left out.
+        dropped: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule or selection.
         problems: the same for broken input.
-        first: the source of the first broken input and what is wrong with it, or None.
+        first: the source of the first broken input and its problem, or None.
     """
 
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)

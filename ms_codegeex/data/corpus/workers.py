@@ -57,7 +57,7 @@ class ProgressBar:
 
 
 def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
-    """Leave interrupts to the parent; end at once when the other end of `stop` closes: the parent did it, or died."""
+    """Leave interrupts to the parent; end at once when the other end of `stop` closes, by the parent or its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -78,8 +78,8 @@ def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
         try:
             pool.submit(_nothing)
         except OSError:
-            # Either the system starts no more processes, or a worker died and the pool closed the queues that this one
-            # was given. In the second case a second attempt raises BrokenProcessPool.
+            # Either the system cannot start more processes, or a worker died and the pool closed the queues of this
+            # one. In the second case a second attempt raises BrokenProcessPool.
             pool.submit(_nothing)
             raise
 
@@ -130,7 +130,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
             _start_all(pool, workers)
         yield pool.map
     except BrokenProcessPool:
-        stop.close()  # the pool waits for a worker started while another died, and that one would not end
+        stop.close()  # otherwise the pool waits for a worker that was started while another died and does not end
         raise UserError(
             f"one of {workers} worker processes was ended from outside, as systems do when memory is short; run the "
             "same command again, with fewer --workers if that is the reason (what is finished is kept)"

@@ -53,7 +53,7 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
 
 
 def sweep(path: Path, keep: Collection[str]) -> None:
-    """Remove what is in a work directory under names that are not in `keep`: what is old or half-written."""
+    """Remove the entries of a work directory with names that are not in `keep`: old or half-written ones."""
     names = frozenset(keep)
     for entry in path.iterdir():
         if entry.name in names:

@@ -1,4 +1,4 @@
-"""The files of a dataset, from shards and the decision where each document goes.
+"""Writes the files of a dataset, from shards and each document's split.
 
 Ids are copied in runs, at the speed of the disk.
 """
@@ -35,9 +35,9 @@ def write_splits(directory: Path, documents: Documents, placed: np.ndarray, dtyp
     """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` of masked shards.
 
     Args:
-        directory: where to.
+        directory: the directory to write.
         documents: all documents.
-        placed: for each the number of its split in `SPLITS`, -1 where it is left out; int8 `[documents]`.
+        placed: for each, the number of its split in `SPLITS`, or -1 if it is left out; int8 `[documents]`.
         dtype: of ids, that of the shards.
     """
     masked = any(shard.mask_path is not None for shard in documents.shards)
@@ -114,7 +114,7 @@ def language_counts(documents: Documents, chosen: np.ndarray) -> dict[str, dict[
 
 
 def describe_splits(documents: Documents, placed: np.ndarray) -> dict[str, dict[str, Any]]:
-    """What dataset.json says of each split: its counts, by language too."""
+    """The entry of each split in dataset.json: its counts, in total and by language."""
     return {
         split: {**counts(documents, placed == number), "languages": language_counts(documents, placed == number)}
         for number, split in enumerate(SPLITS)
@@ -127,8 +127,8 @@ def groups_of(documents: Documents, chosen: np.ndarray) -> list[str]:
 
 
 def length_histogram(tokens: np.ndarray) -> dict[str, list[int]]:
-    """How many documents have how many tokens: `documents[i]` of them at least `edges[i]` and less than
-    `edges[i + 1]`. `tokens` are int64 `[documents]`."""
+    """A histogram of lengths: `documents[i]` documents have at least `edges[i]` and less than `edges[i + 1]` tokens.
+    `tokens` are int64 `[documents]`."""
     edges = [0, 16]
     while edges[-1] <= tokens.max(initial=0):
         edges.append(2 * edges[-1])
@@ -147,10 +147,10 @@ def write_report(
     """Write report.json and report.html. They hold no times or host names, so equal requests give equal bytes.
 
     Args:
-        found: how much the input was: `files`, `documents`, `bytes`.
-        tally: what was left out.
+        found: the amount of input: `files`, `documents`, `bytes`.
+        tally: counts of what was left out.
         settings: all of them.
-        extra: what only some datasets have to say.
+        extra: entries that only some datasets have.
     """
     kept = placed >= 0
     report = {

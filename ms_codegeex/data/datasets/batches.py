@@ -75,7 +75,7 @@ class Sequences(ABC):
         eos: id that ends documents.
         tokens: all ids of the split, read-only.
         size: sequences per epoch.
-        infilling: moves the middle of some documents to their end as they are read; None: no document's.
+        infilling: moves the middle of some documents to their end as they are read; None: no text is rearranged.
     """
 
     size: int
@@ -171,9 +171,9 @@ def read_info(directory: Path) -> dict[str, Any]:
 class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    There is no padding; documents are separated by eos. The loss counts a position iff its input is not eos: what
-    follows an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position, also
-    the first token of a document (CodeGen release).
+    There is no padding; documents are separated by eos. The loss counts a position iff its input is not eos: the token
+    after an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position,
+    including the first token of a document (CodeGen release).
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class PackedSequences(Sequences):
                 ids[:] = found.ids
 
     def _take_rearranged(self, row: np.ndarray, start: int, bounds: np.ndarray) -> None:
-        """Rearrange the documents that a row has parts of, each as a whole, and take the parts; in place."""
+        """Rearrange the documents of which a row has parts, each completely, and take the parts; in place."""
         assert self.infilling is not None
         stop = start + len(row)
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
@@ -292,7 +292,7 @@ def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
 
 
 def unigram_entropy(sequences: Sequences) -> float:
-    """Entropy in nats of the labels in the loss, over the whole split: the loss of a table of frequencies."""
+    """Entropy in nats of the labels in the loss, over the entire split: the loss of a table of frequencies."""
     counts = sequences.label_counts()
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

@@ -1,9 +1,10 @@
 """Mixtures of corpora with a schedule over steps: the corpus of any sample number in O(1), without drift.
 
-A stage repeats a table of one period. Weights are made whole numbers without a common divisor; the period is their sum.
-In the table each corpus's k-th place lies in the window that keeps its count within one of its share (the quota method:
-Balinski and Young 1975, Tijdeman 1980): of those whose window is open, the one whose window closes first. These are
-unit jobs on one machine, for which the earliest deadline is optimal, and some order is known to exist.
+A stage repeats a table of one period. Weights are converted to integers without a common divisor; the period is their
+sum. Each corpus's k-th place in the table lies in the window that keeps its count within one of its share (the quota
+method: Balinski and Young 1975, Tijdeman 1980). Among the corpora with an open window, the one whose window closes
+first gets the place. These are unit jobs on one machine: earliest deadline first is optimal, and a valid order is known
+to exist.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from ms_codegeex.errors import UserError
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
-    """Which of `weights` has its turn at each place of a period, int64 [sum of the weights].
+    """The index into `weights` for each place of a period, int64 [sum of the weights].
 
-    Of the first n places, number i has weights[i] · n / sum, with a difference of less than one.
+    Of the first n places, index i has weights[i] · n / sum, with a difference of less than one.
     """
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
@@ -47,7 +48,7 @@ def quota_order(weights: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Table:
-    """One stage: its first sample, and for each place of a period the corpus and how often that had a turn before."""
+    """One stage: its first sample, and for each place of a period the corpus and its number of earlier places."""
 
     first: int
     turns: np.ndarray  # [period], numbers of corpora
@@ -146,7 +147,7 @@ def mixed_before(
         samples: how many.
         data: the `data` section of the configuration; a `train` is a single stage.
         global_batch: sequences per step.
-        contents: what represents a directory in the text, such as a hash of its content; None: its path.
+        contents: the text that represents a directory, such as a hash of its content; None: its path.
     """
     contents = contents or {}
 

@@ -1,4 +1,4 @@
-"""A dataset directory as a whole: what it holds by name, and whether one may be written to a place."""
+"""A dataset directory: its files by name, and checks before one is written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_output(output: Path, replace: bool) -> None:
 
 
 def _is_ours(entry: Path) -> bool:
-    """Whether an entry of a dataset directory was put there by this package."""
+    """Whether this package wrote an entry of a dataset directory."""
     if entry.name != TOKENIZER_DIRECTORY or not entry.is_dir():
         return entry.name in (*DATA_FILES, *MASKS, *TABLES, *REPORTS, DATASET_JSON)
     in_dataset = (entry.parent / DATASET_JSON).is_file()

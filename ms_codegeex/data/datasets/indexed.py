@@ -74,8 +74,8 @@ class IndexedWriter:
         self._sizes.append(values.size)
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
-        """Append documents of `sizes` ids each, int64 `[documents]`, which `ids` holds concatenated in the
-        writer's dtype (else ValueError). They are not looked at: another writer has checked them."""
+        """Append documents of `sizes` ids each, int64 `[documents]`. `ids` holds them concatenated in the writer's
+        dtype (else ValueError). The ids are not checked: another writer has done that."""
         if ids.dtype != self.dtype or ids.size != sizes.sum():
             raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
         self._stream.write(memoryview(ids).cast("B"))
@@ -160,7 +160,7 @@ class IndexedDataset:
         return _damaged(self._index_path, problem)
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
-        """Document boundaries in ids, int64 `[documents + 1]`, once everything fits together."""
+        """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
         if sizes.size and sizes.min() <= 0:
             raise self._bad(f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
         bounds = np.concatenate(([0], np.cumsum(sizes)))
@@ -178,9 +178,9 @@ class IndexedDataset:
 
 
 def open_tokens(prefix: Path | str) -> np.ndarray:
-    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory a document and more to check.
+    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory per document, more to check.
 
-    What is checked: the header, the last document, and the sizes of both files (`UserError`).
+    Only the header, the last document and the sizes of both files are checked (`UserError`).
     """
     index_path, data_path = _files(Path(prefix))
     dtype, sequences, _ = _read_header(index_path)
@@ -197,7 +197,7 @@ def open_tokens(prefix: Path | str) -> np.ndarray:
 
 
 def _files(prefix: Path) -> tuple[Path, Path]:
-    """Paths of index and ids, which are there."""
+    """Paths of index and ids; both exist."""
     paths = _file(prefix, ".idx"), _file(prefix, ".bin")
     for path in paths:
         if not path.is_file():
@@ -216,7 +216,7 @@ def _damaged(path: Path, problem: str) -> UserError:
 
 
 def _read_header(path: Path) -> tuple[np.dtype, int, int]:
-    """Data type, sequences, and documents + 1 of an index that has the length that follows from them."""
+    """Data type, sequences, and documents + 1 of an index, after checking its length against them."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         data = stream.read(_HEADER.size)

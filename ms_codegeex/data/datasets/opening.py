@@ -20,7 +20,7 @@ from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import sha256
 
-SAMPLES, BLOCK = 64, 1 << 16  # hashed at every start, as hashing a whole file would take too long
+SAMPLES, BLOCK = 64, 1 << 16  # hashed at every start; hashing the entire file would take too long
 
 if TYPE_CHECKING:
     from ms_codegeex.config import DataConfig, RunConfig
@@ -37,9 +37,9 @@ def open_sequences(
     loss_after_eos: bool = False,
     infill: InfillConfig | None = None,
 ) -> Sequences:
-    """One split of a dataset directory, of the kind that its dataset.json says.
+    """One split of a dataset directory, of the kind that its dataset.json names.
 
-    `infill`: how texts are rearranged for infilling; without a rate, as dataset.json says; None: not at all.
+    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all.
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
@@ -68,7 +68,7 @@ def open_sequences(
 
 
 def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
-    """What rearranges the texts of a dataset; None if nothing does."""
+    """The transform that rearranges the texts of a dataset; None if there is none."""
     settings = chosen(config, info, f"{directory}/dataset.json")
     if settings is None:
         return None
@@ -84,7 +84,7 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
 def absolute(data: DataConfig) -> DataConfig:
     """`data` with absolute paths; `UserError` if a directory to train on is not a dataset, or is named twice."""
 
-    spelled: dict[Path, str] = {}  # a directory is one corpus, however its path is written
+    spelled: dict[Path, str] = {}  # different spellings of a path name one corpus
 
     def checked(name: str, key: str) -> str:
         directory = Path(name).absolute()
@@ -174,7 +174,7 @@ def _opened(data: DataConfig, directory: str, split: str, seq_length: int, seed:
 
 
 def training_data(config: RunConfig) -> Sequences | Blend:
-    """What a run trains on; `UserError` if a dataset is missing or damaged, or two of them do not match."""
+    """The training data of a run; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data, seq_length = config.data, config.seq_length
     corpora = {
         name: _opened(data, name, "train", seq_length, stream_seed(config.seed, number))
@@ -186,8 +186,8 @@ def training_data(config: RunConfig) -> Sequences | Blend:
 
 
 def validation_data(config: RunConfig) -> Sequences:
-    """What a run is evaluated on: `data.validation`, or the validation split of `data.train` or, of a blend, of the
-    first corpus of the last stage."""
+    """The evaluation data of a run: `data.validation`, or else the validation split of `data.train` or, for a blend, of
+    the first corpus of the last stage."""
     data = config.data
     last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
     directory = data.validation or str(last)
@@ -206,8 +206,8 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
 
 
 def check_held_out(held_out: Mapping[str, Sequences], trained: Path) -> None:
-    """`UserError` for a held-out dataset whose ids mean something else than those of the dataset `trained`. One
-    tokenizer may have more tokens than the other; what records no tokenizer is not compared."""
+    """`UserError` for a held-out dataset whose ids have other meanings than those of the dataset `trained`. One
+    tokenizer may have more tokens than the other; datasets that record no tokenizer are not compared."""
     record = read_info(trained).get("tokenizer")
     for name, data in held_out.items():
         if not record or not data.info.get("tokenizer"):

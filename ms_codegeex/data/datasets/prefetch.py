@@ -17,7 +17,7 @@ def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int)
     """Yield an iterator over `read(position)` for all positions, in their order.
 
     Args:
-        read: called in `workers` threads, or, for 0 workers, in the caller's when a result is asked for.
+        read: called in `workers` threads, or, with 0 workers, in the caller's when a result is requested.
         positions: what to read, possibly endless.
         workers: number of concurrent reads; at most twice as many results are ready or being read.
 

@@ -29,7 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _licence_section(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Its title and content; nothing for fine-tuning data, whose texts keep their headers."""
+    """The section's title and content; nothing for fine-tuning data, because its texts keep their headers."""
     found = report.get("licences_stripped")
     return [] if found is None else [("Licence headers left out", _licences(found))]
 

@@ -33,7 +33,7 @@ TURNS = {  # who may speak after whom
 
 
 class BadRecord(Exception):
-    """A record that gives no example: a short `reason`, and a `detail` that says what and where."""
+    """A record that gives no example: a short `reason`, and a `detail` with the problem and its place."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -65,7 +65,7 @@ def parse(line: bytes) -> Mapping[str, Any]:
 
 
 def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]], list[Example]]:
-    """What turns a record of `task` into its examples; it raises `BadRecord`.
+    """A function that turns a record of `task` into its examples; it raises `BadRecord`.
 
     Args:
         task: completion, chat or translation.
@@ -98,7 +98,7 @@ def _string(record: Mapping[str, Any], name: str) -> str:
 
 
 def _field(record: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of the fields `names` that is there."""
+    """The first of the fields `names` that exists."""
     found = next((name for name in names if name in record), None)
     if found is None:
         raise BadRecord("missing field", " or ".join(names))
@@ -128,7 +128,7 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
 
 
 def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
-    """An example for each of the assistant's messages, with all that was said before as its prompt.
+    """An example for each of the assistant's messages, with all earlier messages as its prompt.
 
     One row for the whole conversation would need an end token after each answer, but an end token inside a row ends the
     document: attention restarts after it.

@@ -3,8 +3,8 @@
 Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `.bin`: 1 for the answer's tokens and its
 end token, 0 for the prompt. No row is longer than `seq_length`.
 
-Prompt and answer are tokenised separately: when the model answers, its prompt has been tokenised alone. Ids that span
-the border, which tokenising both together could give, never occur then.
+Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. Tokenising both
+together could give ids that span the border, which never occur when the model answers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _EXCERPT = 200  # characters
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """What decides the content of a fine-tuning dataset, apart from its input.
+    """The settings that decide the content of a fine-tuning dataset, apart from its input.
 
     Attributes:
         task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
@@ -143,7 +143,7 @@ class _Unit:
 
 @dataclass
 class _InputCounts:
-    """What was in the input."""
+    """Counts of the input."""
 
     files: int = 0
     documents: int = 0
@@ -152,7 +152,7 @@ class _InputCounts:
 
 
 class _Work:
-    """The way from the lines of the files to the writer."""
+    """Turns the lines of the files into examples for the writer."""
 
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
@@ -227,12 +227,12 @@ def prepare_finetune(
     *,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory, whole or not at all, and return what its `dataset.json` says.
+    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
     Args:
         inputs: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are searched for them.
         output: the directory to write.
-        settings: what decides the content. The result is a pure function of them and the input.
+        settings: the result is a pure function of them and the input.
         progress: a bar on standard error.
         replace: write even if `output` holds a dataset.
 

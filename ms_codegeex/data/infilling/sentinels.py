@@ -1,4 +1,4 @@
-"""The sentinels of a model that was trained for infilling: the setting `infill` in `serving.json` of its directory, and
+"""The sentinels of a model that was trained for infilling: the setting `infill` in its directory's `serving.json`, and
 in the manifest of a checkpoint.
 
     {"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259,
@@ -46,8 +46,8 @@ class Sentinels:
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
 
     def prompt(self, tokenizer: Tokenizer, prefix: str, suffix: str, room: int) -> tuple[list[int], bool]:
-        """Ids of the prompt, at most `room`, and whether it was cut: the prefix loses its start and the suffix its end,
-        the longer one first.
+        """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
+        its end, the longer one first.
 
         The user's text is taken literally: a sentinel in it is plain text.
         """
@@ -108,7 +108,7 @@ def declared_infill(directory: Path) -> Mapping[str, Any] | None:
 
 
 def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The file that says how a model is prompted to fill in the middle, for its directory; none if it is not."""
+    """The file for a model's directory that says how to prompt it for infilling; none if it was not trained for it."""
     if infill is None:
         return {}
     return {DESCRIPTION: (json.dumps({"infill": infill}, indent=2) + "\n").encode()}

@@ -1,13 +1,13 @@
 """Texts rearranged for training to fill in the middle, a pure function of seed and sample (Bavarian et al., 2022).
 
-A text is cut at two random characters into prefix, middle and suffix. Each part is tokenised alone, as it will be when
-the model is asked, and the middle moves to the end:
+A text is split at two random characters into prefix, middle and suffix. Each part is tokenised alone, as in the prompts
+of the trained model, and the middle moves to the end:
 
     psm   <prefix> prefix <suffix> suffix <middle> middle <end>
     spm   <suffix> suffix <prefix> prefix <middle> middle <end>
 
-The text keeps its number of tokens, so that every sample stays where it is in the dataset: sentinels and divided words
-need a few, for which the suffix loses its end or the prefix its start.
+The text keeps its number of tokens, so that every sample stays where it is in the dataset. Sentinels and split words
+need a few tokens; to make room, the suffix loses its end or the prefix its start.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.errors import UserError
 
 KEY = "data.infill"
-ENOUGH = 2  # times the tokens that a part loses, it must have had
+ENOUGH = 2  # a part must have this many times the tokens that it loses
 
 
 @dataclass(frozen=True)
 class Rearranged:
-    """The ids of a text with its middle at its end, int64 `[n]`, and which of them its loss counts, bool `[n]`."""
+    """The ids of a text with its middle at its end, int64 `[n]`, and whether the loss counts each, bool `[n]`."""
 
     ids: np.ndarray
     counted: np.ndarray
@@ -64,7 +64,7 @@ class Infilling:
 
     @property
     def sentinels(self) -> Sentinels:
-        """How a model that is trained so is prompted: with the suffix first, if it was trained in both orders."""
+        """How to prompt a model trained with this: with the suffix first, if it was trained in both orders."""
         return Sentinels(**self.marks, order=ORDERS[self.modes[-1]])
 
     def rearrange(
@@ -74,9 +74,9 @@ class Infilling:
 
         Args:
             ids: of the text without its end token, int `[n]`.
-            place: numbers that tell this text from all others; with the seed they decide everything.
+            place: numbers that identify this text; with the seed they decide everything.
             ended: whether the end token follows. If not, it takes the last place.
-            prompt: tokens at the start that belong to the prefix uncut, and that the loss does not count.
+            prompt: tokens at the start that stay in the prefix, and that the loss does not count.
         """
         generator = np.random.default_rng([self.seed, *place])
         if generator.random() >= self.rate:
@@ -136,7 +136,7 @@ class Infilling:
 
     @staticmethod
     def _shorten(texts: dict[str, np.ndarray], needed: int) -> bool:
-        """Take `needed` tokens from the end of the suffix and the start of the prefix, from one of them if it is long
+        """Take `needed` tokens from the end of the suffix and the start of the prefix, or from one if it is long
         enough; False if they have too few."""
         suffix, prefix = len(texts["suffix"]), len(texts["prefix"])
         if not 0 <= ENOUGH * needed <= suffix + prefix:
@@ -171,7 +171,7 @@ def build(config: InfillConfig, tokenizer: Tokenizer, seed: int) -> Infilling:
 
 
 def infill_record(config: InfillConfig | None, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What dataset.json says of infilling, with the ids of the sentinels; `UserError` if they do not fit."""
+    """The entry for infilling in dataset.json, with the ids of the sentinels; `UserError` if they do not fit."""
     if config is None:
         return {}
     marks = list(build(config, tokenizer, 0).marks.values())

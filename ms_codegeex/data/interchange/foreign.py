@@ -102,7 +102,7 @@ def import_documents(
 def export_triplet(
     dataset: Path, output: Path, split: str = "train", seq_length: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Write a split of a fine-tuning dataset as a triplet into a new directory, whole or not at all.
+    """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all.
 
     Args:
         dataset: a fine-tuning dataset directory.
@@ -152,7 +152,7 @@ def export_triplet(
 def import_triplet(
     prefix: Path, output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory from a triplet, whole or not at all.
+    """Write a fine-tuning dataset directory from a triplet, completely or not at all.
 
     Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
     token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
@@ -188,7 +188,7 @@ def import_triplet(
 
 
 def _example(row: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask of a row's real tokens; a `UserError` where its three parts contradict each other."""
+    """Ids and mask of a row's real tokens; a `UserError` if its three parts contradict each other."""
     ids, attention, labels = row
     size = int(np.count_nonzero(attention))
     if not size or not (attention[:size] == 1).all():

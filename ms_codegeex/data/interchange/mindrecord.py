@@ -29,10 +29,10 @@ def export_mindrecord(
     seed: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Write the packed sequences of a split as MindRecord files into a new directory, whole or not at all.
+    """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
 
     Args:
-        dataset: a dataset directory of documents; fine-tuning examples are refused, MindRecord has no mask.
+        dataset: a dataset directory of documents; fine-tuning examples are refused because MindRecord has no mask.
         output: directory for `SPLIT-00000-of-00004.mindrecord` and so on. Each file is independent and the first rows
             are in the first, so give a reader all of them, in order.
         seq_length: rows have one token more; neighbours share their border token, as in training.
@@ -94,7 +94,7 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
 
     for path in paths:
         try:
-            # a list: given a name alone, it would read the sibling files, too
+            # a list: given a single name, it would also read the sibling files
             reader = FileReader([str(path)], columns=[COLUMN])
         except RuntimeError as error:
             raise UserError(
@@ -121,7 +121,7 @@ def _line(error: Exception) -> str:
 def import_mindrecord(
     inputs: Sequence[Path], output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a dataset directory from MindRecord files, whole or not at all.
+    """Write a dataset directory from MindRecord files, completely or not at all.
 
     A row is split into documents after each end token. A document that ends with its row gets one, so a document that
     continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.

@@ -49,7 +49,7 @@ class Tokenizer(ABC):
         return self.vocab_size, self.vocab_size + 1, self.vocab_size + 2
 
     def is_unused(self, number: int) -> bool:
-        """Whether an id stands for nothing that `encode` gives, nor for the end token or a part of the prefix."""
+        """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Tokenizer(ABC):
         """The tokenizer in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
 
     def description(self) -> dict[str, Any]:
-        """What datasets and checkpoints record: name, fingerprint, parameters."""
+        """The record in datasets and checkpoints: name, fingerprint, parameters."""
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -86,7 +86,7 @@ class Tokenizer(ABC):
     def continuation(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
 
-        Joined, the pieces are the decoded whole without the text of `before`.
+        Joined, the pieces are the decoded text without the text of `before`.
         """
         text = Continuation(self, before)
         for number in ids:
@@ -133,11 +133,11 @@ class Continuation:
 
     @property
     def within_character(self) -> bool:
-        """Whether the next id goes on with a character that the last one began."""
+        """Whether the next id continues a character that the last one began."""
         return bool(self._decoder.getstate()[0])
 
     def rest(self) -> str:
-        """What stands for a character that was not completed."""
+        """The replacement for a character that was not completed."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -1,8 +1,8 @@
 """CodeGeeX2's tokenizer, which is ChatGLM2's: a SentencePiece model that the user supplies, and five command tokens.
 
 Source: the released tokenizer and its configuration. The SentencePiece model keeps every character (identity
-normalisation, byte fallback), writes a space as U+2581 and puts one more space before each text. So decoding parts and
-joining them is not decoding the whole: the first token's marker is removed from the whole text, and only there.
+normalisation, byte fallback), writes a space as U+2581 and puts one more space before each text. So decoding a text is
+not the same as joining its decoded parts: the first token's marker is removed only at the start of the text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ms_codegeex.files import atomic_file, write_json
 MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model
 SPACE = "\u2581"  # SentencePiece's marker of a space
-_PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # what normalisation would change
+_PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # characters that normalisation would change
 
 
 class CodeGeeX2Tokenizer(Tokenizer):

@@ -1,4 +1,4 @@
-"""Corpora to ids and back, fast.
+"""Fast encoding and decoding of corpora.
 
 `gigatoken` agrees with the tokenizers here id for id at tens of times their speed.
 """
@@ -34,7 +34,7 @@ class CorpusEncoder:
     """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`.
 
     Args:
-        tokenizer: any. One that `gigatoken` cannot load, or would encode differently, does the work itself.
+        tokenizer: any tokenizer. If `gigatoken` cannot load it, or would encode differently, it does the work itself.
 
     Attributes:
         is_fast: whether `gigatoken` does the work.

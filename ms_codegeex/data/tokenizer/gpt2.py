@@ -62,7 +62,7 @@ def _bundled_files() -> tuple[Path, Path]:
 
 
 def _read_tables(vocab_path: Path, merges_path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Both tables, proven equal in content to GPT-2's."""
+    """Both tables, after checking that they equal GPT-2's."""
     vocab = read_json(vocab_path)
     ordered = sorted(vocab, key=lambda token: vocab[token]) if _is_vocabulary(vocab) else []
     if [vocab[token] for token in ordered] != list(range(EOS_ID + 1)) or _digest(ordered) != VOCAB_SHA256:
@@ -207,7 +207,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
-        """`<|extratoken_1..3|>`, which stand for no run of spaces, whatever `max_len` is."""
+        """`<|extratoken_1..3|>`, which never stand for a run of spaces, whatever `max_len` is."""
         return EOS_ID + 1, EOS_ID + 2, EOS_ID + 3
 
     def is_unused(self, number: int) -> bool:
@@ -315,8 +315,8 @@ class CodeGenTokenizer(ByteLevelTokenizer):
     def load(cls, directory: Path | str) -> CodeGenTokenizer:
         """The tokenizer in a directory of a released model, of transformers or of `save`.
 
-        Whether it is that of nl or of multi and mono is what the directory's own lists of added tokens say; lists that
-        contradict each other, or are neither, are a `UserError`, as is a missing or damaged file.
+        The directory's own lists of added tokens show whether it belongs to nl or to multi and mono. Lists that
+        contradict each other or match neither are a `UserError`, and so is a missing or damaged file.
         """
         directory = Path(directory)
         check_files(directory, (*TABLES, CONFIG))
@@ -343,7 +343,7 @@ def whitespace_tokens() -> dict[str, int]:
 
 
 def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:
-    """By file, for each that lists them, the tokens added to GPT-2's with their ids."""
+    """For each file that lists them, the tokens added to GPT-2's, with their ids."""
     readers: dict[str, Callable[[Any], dict[str, int] | None]] = {
         ADDED: dict,
         CONFIG: _from_decoder,

@@ -23,7 +23,7 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
     """The tokenizer with which `owner` was made.
 
     Args:
-        record: what `owner` holds of `Tokenizer.description()`.
+        record: the `Tokenizer.description()` that `owner` holds.
         files: directory with the tokenizer's files; need not exist if the name is enough.
         owner: dataset or checkpoint, for messages.
 
@@ -57,7 +57,7 @@ def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str
 
     Args:
         checkpoint: `RUN/checkpoints/step-…`; the tokenizer's files are looked for in `RUN/tokenizer`.
-        state: the checkpoint's manifest. Without `tokenizer` in it, the files or the family decide.
+        state: the checkpoint's manifest. If it has no `tokenizer`, the files or the family decide.
         family: name of the model's family.
 
     Raises:
