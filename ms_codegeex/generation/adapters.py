@@ -55,6 +55,6 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
 
 
 def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LowRank | None] | None:
-    """What each adapter adds to the product with this matrix; None if none adds anything."""
+    """Each adapter's addition to the product with this matrix; None if none adds anything."""
     found = [adapter.matrices.get(name) for adapter in adapters]
     return found if any(each is not None for each in found) else None

@@ -1,4 +1,4 @@
-"""Whole answers: text up to where it ends, ids, log-probabilities; several of one prompt."""
+"""Complete answers: text up to its end, ids, log-probabilities; several answers to one prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` ends before a stop text; `tokens` are all that were chosen but eos. `finish`: "eos", "stop" or "length".
+    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
     `score`: of a beam, else None."""
 
     text: str

@@ -1,10 +1,10 @@
-"""Beam search: the likeliest answers to a prompt, several of which are followed at once.
+"""Beam search: finds the likeliest answers to a prompt by following several at once.
 
 Each step ranks the 2 * `beams` likeliest continuations by one token. Of the first `beams`, those that end with eos are
-finished; the first `beams` of the others go on. At the limit the first `beams` are finished. The score of an answer is
-its log-probability / length ** length_penalty, eos counted; the `beams` best finished answers are kept. The search ends
-when there are that many and the likeliest unfinished one, scored with its present length, is no better than the worst
-of them. This is the default of transformers (`early_stopping=False`).
+finished; the first `beams` of the others continue. At the limit the first `beams` are finished. The score of an answer
+is its log-probability / length ** length_penalty, including eos. The `beams` best finished answers are kept. The search
+ends when there are that many and the likeliest unfinished one, scored with its present length, is no better than the
+worst of them. This is the default of transformers (`early_stopping=False`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float
 
 @dataclass(frozen=True)
 class Beam:
-    """An answer, or the beginning of one: `tokens`, eos with them, and the logarithm of their probability."""
+    """An answer, or the beginning of one: `tokens`, including eos, and the logarithm of their probability."""
 
     tokens: tuple[Chosen, ...] = ()
     total: float = 0.0
@@ -67,8 +67,8 @@ def search(
 def next_tokens(
     engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int, adapter: int = 0
 ) -> list[Sequence[tuple[int, float]]]:
-    """The `count` likeliest tokens after each sequence, computed in these slots of an engine; any number of them will
-    do, and as many as there are sequences are best."""
+    """The `count` likeliest tokens after each sequence, computed in these slots of an engine. Any number of slots
+    works; one per sequence is best."""
     result: list[Sequence[tuple[int, float]]] = []
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]

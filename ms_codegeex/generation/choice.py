@@ -1,7 +1,7 @@
 """How the token after a row is chosen, and the inputs of the graph's choice operator.
 
 Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then come
-temperature, top-k and top-p. Log-probabilities are those of the logits as they are.
+temperature, top-k and top-p. Log-probabilities are those of the unedited logits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TokenChoice:
 
 
 class Chosen(NamedTuple):
-    """A token and its log-probability; the likeliest tokens with theirs, as many as were asked for."""
+    """A token and its log-probability; the likeliest tokens with theirs, as many as were requested."""
 
     token: int
     score: float
@@ -47,12 +47,12 @@ class Chosen(NamedTuple):
 
 
 def uniform(seed: int, place: int) -> float:
-    """The number in [0, 1) that draws token `place` of an answer. It depends on these two numbers only."""
+    """The number in [0, 1) that draws token `place` of an answer. It depends only on these two numbers."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=place)).random())
 
 
 def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
-    """float64 [a, 3] for `TokenChoice.edits`: what the penalties and the bias do to the token after `output`."""
+    """float64 [a, 3] for `TokenChoice.edits`: the effect of penalties and bias on the token after `output`."""
     if not settings.edited:
         return np.zeros((0, 3))
     bias = np.array(sorted(settings.logit_bias.items()), np.float64).reshape(-1, 2)

@@ -1,6 +1,6 @@
-"""The engine's cells from MindSpore's own operators, for devices and machines that the compiled ones do not serve.
+"""The engine's cells from MindSpore's own operators, for devices and machines without the compiled ones.
 
-Products and norms are the model's. A pass is of several sequences with one row each, or of one sequence.
+Products and norms are the model's. A pass has several sequences with one row each, or one sequence.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ class CompositeCopy(nn.Cell):
 
 
 class CompositeLinear(nn.Cell):
-    """A linear layer and what the adapters of its rows add. All adapters' factors lie side by side; each row takes part
-    in the products with those of its own. `chosen` int32 [`MOST_ROWS`] has the numbers of the rows' adapters."""
+    """A linear layer and the additions of its rows' adapters. All adapters' factors are concatenated; each row keeps
+    the products with its own. `chosen` int32 [`MOST_ROWS`] has the numbers of the rows' adapters."""
 
     def __init__(self, base: Linear, factors: Sequence[LowRank | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
@@ -156,8 +156,8 @@ class CompositeHead(nn.Cell):
 
 
 class AddRanks(nn.Cell):
-    """A residual and the sum of what all devices have. All of them must reduce in the same order, also where two sums
-    do not depend on each other: each waits for the residual."""
+    """A residual and the sum of all devices' results. All devices must reduce in the same order, even if two sums do
+    not depend on each other, so each sum waits for the residual."""
 
     def __init__(self):
         super().__init__(auto_prefix=False)
@@ -169,7 +169,7 @@ class AddRanks(nn.Cell):
 
 
 class GatheredHead(nn.Cell):
-    """Logits of all devices side by side."""
+    """The concatenated logits of all devices."""
 
     def __init__(self, head: nn.Cell, share: Share):
         super().__init__(auto_prefix=False)
@@ -238,7 +238,7 @@ class CompositeChoice(nn.Cell):
         sums = ops.cumsum(weights, 1)
         passed = ops.sum(ops.cast(sums <= uniform * sums[:, -1:], ms.float32), 1, True)
         heaviest = ops.max(ops.select(weights > 0, ids + ops.zeros_like(weights), ops.zeros_like(weights)), 1, True)[0]
-        return ops.minimum(passed, heaviest)  # a number that rounds to 1 draws the last id that is left
+        return ops.minimum(passed, heaviest)  # a number that rounds to 1 draws the last remaining id
 
 
 class CompositeCells:
@@ -286,7 +286,7 @@ class CompositeCells:
             self._chosen.set_data(Tensor(np.pad(numbers, (0, MOST_ROWS - len(numbers)))))
 
     def _share(self, model: nn.Cell, share: Share) -> SharedRows:
-        """Let the network meet the other devices; returns its word table."""
+        """Connect the network to the other devices; returns its word table."""
         for _, block in model.cells_and_names():
             if hasattr(block, "add_feed_forward"):
                 block.add_attention = block.add_feed_forward = AddRanks()

@@ -37,7 +37,7 @@ CUDA = "ms_codegeex.cuda"  # runs a program with the libraries of GPUs loaded
 
 class Devices:
     """A network of `count` processes, with the methods of `network.Network`. After a failure or an interrupted pass it
-    cannot be used any more: load the model again."""
+    can no longer be used: load the model again."""
 
     def __init__(self, model: LoadedModel, sizes: Sizes, count: int, adapters: Mapping[str, Path] | None = None):
         """Start the processes and wait until all have loaded their weights. `UserError` if the model cannot be shared
@@ -137,7 +137,7 @@ class _Processes:
                 os.close(memory)
 
     def _start_scheduler(self, ranks: int) -> list[dict[str, str]]:
-        """Start MindSpore's scheduler. Returns the environment of each process, by which it finds the others."""
+        """Start MindSpore's scheduler. Returns the environment with which each process finds the others."""
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             port = chosen.getsockname()[1]

@@ -34,7 +34,7 @@ FORBIDDEN = -1e6  # added to a logit
 
 
 def affordable_slots(each: int, weights: int) -> int:
-    """How many slots of `each` bytes half of the memory that `weights` leave holds: 1 to `MOST_SLOTS`."""
+    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MOST_SLOTS`."""
     memory = free_memory()
     return MOST_SLOTS if memory is None else max(1, min(MOST_SLOTS, (memory - weights) // 2 // each))
 
@@ -172,7 +172,7 @@ class Generator:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
-        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may ask. `UserError` for ids
+        """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may call this. `UserError` for ids
         without a token, and for a bias of one."""
         request = self.submit(ids, settings)
         self.scheduler.start()
@@ -207,12 +207,12 @@ class Generator:
             raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def _without_marks(self, settings: SamplingSettings) -> SamplingSettings:
-        """The settings that also forbid sentinels: they belong into prompts."""
+        """The settings that also forbid sentinels: these belong only in prompts."""
         forbidden = {number: FORBIDDEN for number in sorted(self._marks) if number < self.engine.allowed}
         return replace(settings, logit_bias={**forbidden, **settings.logit_bias}) if forbidden else settings
 
     def speculated(self) -> dict[str, int]:
-        """How many tokens were guessed, and how many of them were right; nothing without speculation."""
+        """The number of guessed tokens, and of right ones; nothing without speculation."""
         if self.speculation is None:
             return {}
         return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
@@ -239,5 +239,5 @@ class Generator:
         return until(pieces, Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
-        """The whole continuation, without the prompt."""
+        """The complete continuation, without the prompt."""
         return "".join(self.stream(self.encode(prompt), settings))

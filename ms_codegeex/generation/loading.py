@@ -1,4 +1,4 @@
-"""Opening a model for generation, whatever it is stored as."""
+"""Opens a model for generation, in any of the formats in which it may be stored."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ QUANTISED = "quantised"  # kind of the source of such a model
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model at `path`: its family, its sizes, and its weights, which are read when they are asked for. `source` is
-    what adapters belong to; of a quantised model it has only the shapes of the weights."""
+    """A model at `path`: its family, its sizes, and its weights, which are read on demand. `source` is the model that
+    adapters belong to; for a quantised model it has only the shapes of the weights."""
 
     path: Path
     family: Family
@@ -40,17 +40,17 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that it was trained with; `UserError` if nothing says which."""
+        """The tokenizer that it was trained with; `UserError` if it is not recorded."""
         return self.find_tokenizer()
 
     @cached_property
     def sentinels(self) -> Sentinels | None:
-        """How it is prompted to fill in the middle; None if it was not trained for that, a `UserError` if what it says
+        """How to prompt it to fill in the middle; None if it was not trained for that. `UserError` if its declaration
         is malformed or does not fit its tokenizer."""
         return self.sentinels_in(self.source.infill, self.path)
 
     def sentinels_in(self, infill: Mapping[str, Any] | None, place: Path) -> Sentinels | None:
-        """The same of what an adapter or the model at `place` declares."""
+        """The same for the declaration of an adapter or the model at `place`."""
         if infill is None:
             return None
         where = str(place / DESCRIPTION if (place / DESCRIPTION).is_file() else place)
@@ -60,7 +60,7 @@ class LoadedModel:
 
 
 def adapter_infill(path: Path) -> Mapping[str, Any] | None:
-    """What an adapter declares about filling in the middle: its directory, or the checkpoint that holds it."""
+    """An adapter's declaration about infilling, from its directory or the checkpoint that holds it."""
     if (path / DESCRIPTION).is_file() or (path / CONFIG).is_file():
         return declared_infill(path)
     return resolve(path).state.get("infill")

@@ -1,7 +1,7 @@
 """Weights as FP32, 16-bit, 8-bit or 4-bit numbers, in NumPy.
 
-16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: a number stands for itself times its scale. 8 bits: -127
-to 127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row.
+16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: the value is the number times its scale. 8 bits: -127 to
+127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Quantised:
     group: int = 0
 
     def float32(self) -> np.ndarray:
-        """The numbers that it stands for."""
+        """The values that it represents."""
         if self.values.dtype == np.uint16:
             return (self.values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         if self.scales is None:
@@ -47,7 +47,7 @@ class Quantised:
         return n, k
 
     def part(self, rows: slice, columns: slice) -> Quantised:
-        """Some rows and columns, in memory of their own. `UserError` if columns of 4 bits begin or end within 32."""
+        """A copy of some rows and columns. `UserError` if columns of 4 bits do not begin and end at multiples of 32."""
         values = np.array(self.values[rows, columns], order="C")
         if self.scales is None or self.bits == 8:
             return Quantised(values, self.bits, None if self.scales is None else self.scales[rows].copy())
@@ -65,7 +65,7 @@ class Quantised:
 
 @dataclass(frozen=True)
 class LowRank:
-    """What an adapter adds to the product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
+    """An adapter's addition to the product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
 
     a: np.ndarray
     b: np.ndarray
@@ -98,7 +98,7 @@ def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
 
 
 def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
-    """A matrix FP32 [n, k] rounded to `bits` (32: as it is; 16: FP16)."""
+    """A matrix FP32 [n, k] rounded to `bits` (32: unchanged; 16: FP16)."""
     check_bits(bits, group)
     if bits >= 16:
         return Quantised(np.ascontiguousarray(weight, np.float32 if bits == 32 else np.float16), bits)
@@ -110,14 +110,14 @@ def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
 
 
 def stored(tensor: LazyTensor) -> Quantised:
-    """A matrix [n, k] as it is stored, if as 16-bit numbers; else in FP32."""
+    """A matrix [n, k] unchanged if it is stored as 16-bit numbers; else in FP32."""
     half = tensor.dtype in ("float16", "bfloat16")
     return Quantised(tensor.array(), 16) if half else Quantised(tensor.float32(), 32)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What the kernels read: rows and columns padded with zeros, `data` aligned to 64 bytes."""
+    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes."""
 
     n: int
     k: int
@@ -138,7 +138,7 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Bytes that it takes."""
         return self.data.nbytes + self.scales.nbytes
 
 

@@ -1,4 +1,4 @@
-"""A family's network as the engine runs it: passes of rows, by the compiled operators or by MindSpore's own."""
+"""A family's network as the engine runs it: passes of rows, with the compiled operators or MindSpore's own."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Pass(nn.Cell):
 
 
 class LocalNetwork:
-    """A network in this process: a whole model or one device's share of it. `modules` is the family's `model.py`; rows
-    give the number of one of `adapters`, the first being 1."""
+    """A network in this process: a complete model or one device's share of it. `modules` is the family's `model.py`;
+    rows give the number of one of `adapters`, starting from 1."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def _whole(halves: np.ndarray, k: int) -> np.ndarray:
 
 
 def _stored(name: str, shape: tuple[int, ...], bits: int, group: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The dtype and shape of each tensor that stands for a quantised matrix."""
+    """The dtype and shape of each tensor that represents a quantised matrix."""
     n, k = shape
     if bits == 8:
         return {name: ("int8", (n, k)), name + SCALES: ("float32", (n,))}
@@ -54,7 +54,7 @@ def _stored(name: str, shape: tuple[int, ...], bits: int, group: int) -> dict[st
 
 
 def _lazy(name: str, tensor: LazyTensor, bits: int, group: int) -> dict[str, LazyTensor]:
-    """A matrix's tensors; each is computed when it is written, because scales and numbers lie apart in the file."""
+    """A matrix's tensors; each is computed when it is written, because scales and numbers are apart in the file."""
 
     def values() -> np.ndarray:
         found = quantise(tensor.float32(), bits, group).values
@@ -66,10 +66,10 @@ def _lazy(name: str, tensor: LazyTensor, bits: int, group: int) -> dict[str, Laz
 
 
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
-    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, which appears whole or not at all.
+    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all.
 
-    Returns what was written, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a quantised
-    model to `replace`, or if nobody knows the model's tokenizer.
+    Returns a description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not
+    a quantised model to `replace`, or if the model's tokenizer is unknown.
     """
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")

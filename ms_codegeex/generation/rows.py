@@ -1,7 +1,7 @@
-"""Rows: what a pass of the engine is made of. A row is a token (id, slot, position); a slot is a sequence's cache.
+"""Rows, of which a pass of the engine consists. A row is a token (id, slot, position); a slot is a sequence's cache.
 
 A pass is int32 [3, s, c]: ids, slots and positions of c rows of each of s sequences. It goes through a family's network
-in the place of the ids. Padding rows are at position `capacity`, where no sequence reads.
+instead of the ids. Padding rows are at position `capacity`, where no sequence reads.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mindspore import Tensor, nn, ops
 class Sizes:
     """`slots` sequences of up to `capacity` positions.
 
-    `threads` > 0 asks for the compiled operators; where they cannot be had, and with 0, MindSpore's own do the work.
-    `fast` rounds the activations in front of 8-bit and 4-bit weights to 8 bits, which only compiled operators can;
-    `cache_bits` 16 keeps keys and values in FP16.
+    `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.
+    `fast` rounds the inputs of 8-bit and 4-bit weights to 8 bits, which only compiled operators can do. `cache_bits` 16
+    keeps keys and values in FP16.
     """
 
     capacity: int
@@ -64,7 +64,7 @@ class WordOfRows(nn.Cell):
 
 
 class SharedRows(nn.Cell):
-    """A table of which this process has the rows from `begin` to `end`; `total` adds what all processes have."""
+    """A table of which this process has the rows from `begin` to `end`; `total` adds the rows of all processes."""
 
     def __init__(self, table: nn.Cell, part: slice, total: nn.Cell):
         super().__init__()
@@ -79,7 +79,7 @@ class SharedRows(nn.Cell):
 
 
 class RowMask(nn.Cell):
-    """In place of a model's mask: which slot and position each row has; positions of padding lie within the tables."""
+    """Replaces a model's mask: the slot and position of each row; positions of padding are within the tables."""
 
     def __init__(self, capacity: int):
         super().__init__()

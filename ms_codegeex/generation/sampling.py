@@ -20,13 +20,13 @@ class SamplingSettings:
 
     Before that, logits are edited: those of tokens in the prompt or the answer are divided by `repetition_penalty`
     (multiplied if they are negative; 1 is off); those of tokens in the answer lose `presence_penalty`, and
-    `frequency_penalty` for each time that they are there; `logit_bias` adds numbers to ids' logits (-100 forbids,
-    in effect). `log_probabilities` likeliest tokens are reported with each new one.
+    `frequency_penalty` for each time that they occur; `logit_bias` adds numbers to ids' logits (-100 effectively
+    forbids). `log_probabilities` likeliest tokens are reported with each new one.
 
     `adapter` names the adapter that computes the answer.
 
-    An answer ends before the first text of `stop`. Of `n` answers, each has the seed after that of the one before. With
-    `beams` above 1, the n best answers of a beam search are given (`beams.py`) and nothing is drawn.
+    An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
+    best answers of a beam search are returned (`beams.py`) and nothing is drawn.
     """
 
     max_new_tokens: int = 128

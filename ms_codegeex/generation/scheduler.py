@@ -1,8 +1,8 @@
 """Continuous batching: requests from any thread share the slots of an engine, which runs in one thread.
 
 A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, first come,
-first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and a
-prompt that begins like any slot's contents is not computed again. The ids of a request do not depend on its company.
+first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
+beginning that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Request:
         prompt_best: int | None = None,
         adapter: int = 0,
     ):
-        """`limit`: of prompt and answer together, as the engine's capacity. With `prompt_best`, the ids of the prompt
-        are reported in `scored` as those of the answer are, with so many likeliest ones. `adapter` is the number of the
-        one that computes the answer, 0 for none."""
+        """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
+        reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
+        that computes the answer, 0 for none."""
         self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
@@ -51,7 +51,7 @@ class Request:
         self.finish, self.cancelled = "", False
         self.guessed = self.accepted = 0
         self.error: BaseException | None = None
-        self.ended = False  # `new` has given all
+        self.ended = False  # `new` has returned all
         self.prompt_best = prompt_best
         self.scored: list[Chosen] = []  # ids of the prompt but the first
         self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
@@ -81,7 +81,7 @@ class Request:
         return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
 
     def prompt_choices(self, begin: int, end: int) -> list[TokenChoice]:
-        """Of the tokens after ids `begin` to `end` of the prompt, as far as anybody wants to know."""
+        """Of the tokens after ids `begin` to `end` of the prompt, if they were requested."""
         last = [self.choice()] if end == len(self.ids) else []
         if self.prompt_best is None:
             return last
@@ -145,7 +145,7 @@ class Scheduler:
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
 
     def submit(self, work: Request | Call) -> None:
-        """Queue it. Somebody must call `step`, or `start` once."""
+        """Queue it. The caller must call `step` repeatedly, or `start` once."""
         with self._lock:
             self._waiting.append(work)
 
@@ -158,7 +158,7 @@ class Scheduler:
         return call.result.result()
 
     def start(self) -> None:
-        """Work in a thread until nothing is left to do, unless one does. It ends soon after the main thread."""
+        """Start a thread, unless one runs, that works until nothing is left. It ends soon after the main thread."""
         with self._lock:
             if not self._running:
                 self._running = True
@@ -198,7 +198,7 @@ class Scheduler:
                 self._deliver(request, part, chosen)
 
     def _left(self, request: Request) -> int:
-        """How many ids are not computed yet."""
+        """The number of ids that are not computed yet."""
         return len(request.ids) - len(self.engine.cached[request.slot])
 
     def _decoding(self) -> list[tuple[Part, Request]]:

@@ -55,7 +55,7 @@ class Share:
         return Heads(heads.stop - heads.start, self.config.head_dim, groups.stop - groups.start)
 
     def part(self, size: str) -> slice:
-        """The device's part of an axis, which is given by the name of its size in the config."""
+        """The device's part of an axis, given by the name of its size in the config."""
         whole = getattr(self.config, size)
         if size == "vocab_size":
             each = self.vocabulary

@@ -1,8 +1,8 @@
 """The decoding engine: sequences in slots, each with cached keys and values, and passes of rows through a network.
 
-A pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. What a
-sequence has in common with what its slot holds is not computed again, and one slot's contents can be copied to another.
-With the compiled operators, the result of a row is the same bit by bit in any pass.
+A pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. The
+beginning that a sequence shares with its slot is not computed again, and one slot's contents can be copied to another.
+With the compiled operators, the result of a row is the same bit for bit in any pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Run = Callable[[Rows], np.ndarray]  # a method of `Network`
 
 @dataclass(frozen=True)
 class Part:
-    """Ids of a slot from position `begin` on, whose earlier ones are cached, and how the tokens after the last
+    """Ids of a slot from position `begin` on (earlier ones are cached), and how the tokens after the last
     `len(choices)` of them are chosen."""
 
     slot: int
@@ -51,28 +51,28 @@ class SlotEngine:
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
 
     def pass_sizes(self) -> list[int]:
-        """The row counts of passes, each of which has a graph of its own: first those of a single answer."""
+        """The row counts of passes, each of which has its own graph: first those of a single answer."""
         most = min(power(self.capacity + 1) // 2, self.chunk)
         sizes = [1 << place for place in range(most.bit_length())]
         return [sizes[0], *(size for size in sizes if size >= LEAST_CHUNK), *(s for s in sizes[1:] if s < LEAST_CHUNK)]
 
     def compile(self, rows: int) -> None:
-        """Make the graph of passes of so many rows. No slot may be in use; the first forgets what it holds."""
+        """Make the graph for passes of this many rows. No slot may be in use; the first one loses its contents."""
         self.clear(0)
         self.advance([Part(0, 0, [0] * rows, [TokenChoice()])])
         self.clear(0)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
-        """Forget what the slot holds. What follows is computed with an adapter."""
+        """Forget the slot's contents. Its next ids are computed with an adapter."""
         self.cached[slot], self.adapter[slot] = [], adapter
 
     def common(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """How many of the first `ids` the slot holds as an adapter computes them."""
+        """The number of the first `ids` that the slot holds, as computed with an adapter."""
         return shared(self.cached[slot], ids) if self.adapter[slot] == adapter else 0
 
     def keep(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """Forget what the slot holds beyond its common beginning with `ids`, which an adapter computes; how many ids
-        that leaves, not all."""
+        """Forget the slot's contents after its common beginning with `ids`, as computed with an adapter. Return the
+        number of ids kept, always fewer than all."""
         if self.adapter[slot] != adapter:
             self.clear(slot, adapter)
         cached, most = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
@@ -133,7 +133,7 @@ class SlotEngine:
         return self._read(self.network.choose, slot, ids[:-1], 0, given)[:, 0, 1].astype(np.float32)
 
     def _read(self, run: Run, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]) -> np.ndarray:
-        """A sequence from `begin` on in chunks; what `run` gives for the last `len(choices)` ids."""
+        """Compute a sequence from `begin` on in chunks; the results of `run` for the last `len(choices)` ids."""
         found, first = [], len(ids) - len(choices)
         while begin < len(ids):
             end = min(begin + self.chunk, len(ids))
@@ -143,7 +143,7 @@ class SlotEngine:
         return np.concatenate([rows for rows in found if len(rows)])
 
     def _advance(self, run: Run, parts: Sequence[Part]) -> list[np.ndarray]:
-        """What `run` gives for each part's choices. The composite cells take rows of one sequence, or one row of
+        """The results of `run` for each part's choices. The composite cells take rows of one sequence, or one row of
         each of several."""
         if self.network.compiled:
             return self._run(run, parts, together=True)
@@ -157,7 +157,7 @@ class SlotEngine:
         return [found[part.slot] for part in parts]
 
     def _run(self, run: Run, parts: Sequence[Part], together: bool) -> list[np.ndarray]:
-        """One pass, as [3, m, 1] or [3, 1, m]. If it is interrupted, what it may have overwritten is forgotten."""
+        """One pass, as [3, m, 1] or [3, 1, m]. If interrupted, drops the contents that it may have overwritten."""
         for part in parts:
             del self.cached[part.slot][part.begin :]
         m = power(sum(len(part.ids) for part in parts))
@@ -183,7 +183,7 @@ class SlotEngine:
 
 
 def shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """The length of the common beginning of two sequences."""
     most = min(len(first), len(second))
     if first[:most] == second[:most]:
         return most

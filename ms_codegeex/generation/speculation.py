@@ -38,7 +38,7 @@ class _Index:
 
 
 class NgramSpeculation(Speculation):
-    """What followed the last ids when they, or as many of them as possible, occurred before in prompt and answer."""
+    """The ids that followed the last ids, or as many of these as possible, earlier in the prompt or answer."""
 
     def __init__(self, most: int = MOST, lengths: Sequence[int] = (4, 3, 2)):
         super().__init__(most)
@@ -60,12 +60,12 @@ class NgramSpeculation(Speculation):
         begin = next((index.after[key] for n in self.lengths if (key := tuple(ids[-n:])) in index.after), None)
         if begin is None or width < 1:
             return []
-        period = ids[begin:]  # repeats itself where the guess goes on beyond what is known
+        period = ids[begin:]  # repeats itself if the guess continues beyond the known ids
         return [period[i % len(period)] for i in range(width)]
 
 
 class DraftSpeculation(Speculation):
-    """A smaller model of the same tokenizer, with as many slots, which chooses with the same numbers."""
+    """A smaller model with the same tokenizer and as many slots, which chooses with the same random numbers."""
 
     def __init__(self, engine: SlotEngine, most: int = FIRST):
         super().__init__(most)

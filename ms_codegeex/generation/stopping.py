@@ -1,8 +1,9 @@
-"""Stop rules: decide when a growing text has ended, reading each character once; and text up to there, as it comes.
+"""Stop rules decide when a growing text has ended, reading each character once. Also gives the text up to there, as it
+comes.
 
-Calling a rule with a whole text says whether it has ended. `scan` returns a function for one growing text: given the
-next piece, it returns the number of characters of that piece after which the text has first ended, None if it goes on.
-Both agree on every prefix of a text, which a test checks.
+Calling a rule with a complete text says whether it has ended. `scan` returns a function for one growing text: given the
+next piece, it returns the number of characters of that piece after which the text has first ended, or None if the text
+continues. Both agree on every prefix of a text, which a test checks.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Rule:
 
 
 def scanner(stop: Stop) -> Scanner:
-    """A scanner for one text. A stop that is not a `Rule` rereads the whole text at every character."""
+    """A scanner for one text. A stop that is not a `Rule` rereads the complete text at every character."""
     if isinstance(stop, Rule):
         return stop.scan()
     text = ""
@@ -157,14 +158,14 @@ def _ruled(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
 
 
 class Ending:
-    """Text in pieces up to the first of some words, or to where a rule ends it. Of a word, nothing comes out."""
+    """Text in pieces up to the first of some words, or to where a rule ends it. No part of such a word is returned."""
 
     def __init__(self, known: Sequence[str] = (), rule: Rule | None = None):
         self.ended, self._known, self._rule, self._held = False, known, rule, ""
         self._scanners = [words(known).scan(), *([rule.scan()] if rule else [])]
 
     def feed(self, piece: str) -> str:
-        """What can be said after the next piece: what may be the beginning of a word waits."""
+        """The text that can be returned after the next piece; a possible beginning of a word is held back."""
         if self.ended:
             return ""
         places = [scan(piece) for scan in self._scanners]
@@ -180,7 +181,7 @@ class Ending:
         return text[: len(text) - max(dropped)]
 
     def rest(self) -> str:
-        """What still waits when nothing follows."""
+        """The text that is still held back when nothing follows."""
         held, self._held = self._held, ""
         return held
 
@@ -194,7 +195,7 @@ class Ending:
 
 
 def until(pieces: Iterable[str], ending: Ending) -> Iterator[str]:
-    """The pieces up to the ending; those that follow are not asked for."""
+    """The pieces up to the ending; later ones are not requested."""
     for piece in pieces:
         if said := ending.feed(piece):
             yield said

@@ -19,7 +19,7 @@ def use_device(name: str, count: int = 1) -> None:
     target = TARGETS[name]
     if ms.get_context("device_target") == target == "CPU":
         return
-    logging.disable(logging.CRITICAL)  # MindSpore says at length which libraries it has looked for
+    logging.disable(logging.CRITICAL)  # MindSpore prints at length which libraries it has looked for
     try:
         found = ms.hal.is_available(target)
     finally:
@@ -52,7 +52,7 @@ def check_memory(needed: int) -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that a model can have where it computes: of a GPU the free ones of the first, otherwise the host's."""
+    """Bytes available to a model on its device: the free ones of the first GPU, otherwise the host's."""
     if ms.get_context("device_target") != "GPU":
         return available_memory()
     return next((gpu.free for gpu in query_driver_in_subprocess().gpus), None)

@@ -1,4 +1,4 @@
-"""A model's weights, as the engine asks for them. Nothing here imports MindSpore."""
+"""A model's weights, as the engine requests them. Nothing here imports MindSpore."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ms_codegeex.generation.matrices import WHOLE, Quantised, quantise, stored
 
 
 class Weights(Protocol):
-    """A model's weights by our names. `bits` are those of its products, or None where nothing was rounded."""
+    """A model's weights by our names. `bits` are those of its products, or None if nothing was rounded."""
 
     bits: int | None
 
@@ -24,8 +24,8 @@ class Weights(Protocol):
 
 
 class TensorWeights:
-    """Weights of a source, read when they are asked for; those named in `products` are rounded to `bits`. FP16 and BF16
-    stay what they are, others become FP32."""
+    """Weights of a source, read on demand; those named in `products` are rounded to `bits`. FP16 and BF16 are kept,
+    other types become FP32."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """The run was stopped by a signal. The exit status is 128 + its number, as in a shell, and never that of success."""
+    """The run was stopped by a signal. The exit status is 128 + its number, as in a shell: never that of success."""
 
     def __init__(self, name: str):
         super().__init__(128 + signal.Signals[name])

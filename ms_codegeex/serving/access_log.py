@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each request, without any text of prompts unless asked for."""
+"""The access log: a line of JSON for each request, without any text of prompts unless requested."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RequestRecord:
 
 
 class AccessLog:
-    """Writes lines to a file, or to standard output if its name is `-`. `decode`: of prompts, whose text is logged."""
+    """Writes lines to a file, or to standard output if its name is `-`. `decode` turns prompts into the logged text."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Text of an answer from its tokens, as they come: whole characters, up to a stop text."""
+"""Text of an answer from its tokens, as they come: complete characters, up to a stop text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Piece:
     """Text ready to send, the tokens that came with it, and with the last piece why the answer ended.
 
     `tokens` are all that the model chose, including those of a stop text, so their number is the usage. `offsets` are
-    the places in the answer's text where they begin and end; a character that a token only begins counts. `finish`:
-    "stop" or "length".
+    the positions in the answer's text at which they begin and end; a character that a token only begins counts.
+    `finish`: "stop" or "length".
     """
 
     text: str
@@ -28,7 +28,7 @@ class Piece:
 
 
 class TextFilter(Protocol):
-    """Takes a text in pieces and gives what can be sent of it. Once it has `ended`, it gives nothing more."""
+    """Takes a text in pieces and returns the part that can be sent. Once it has `ended`, it returns nothing more."""
 
     ended: bool
 
@@ -36,11 +36,11 @@ class TextFilter(Protocol):
         """The text that can be sent after the next piece."""
 
     def rest(self) -> str:
-        """The text that still waits at the end."""
+        """The text that is still held back at the end."""
 
 
 class AnswerText:
-    """Takes tokens, gives pieces. `finish` says why the answer ended: by `settings.stop`, a rule, a filter, or by the
+    """Takes tokens, gives pieces. `finish` says why the answer ended: by `settings.stop`, a rule, a filter or the
     engine."""
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The backend: answers that wait, answers that are computed, and their text. Everything runs in one event loop.
+"""The backend: waiting answers, answers in progress, and their text. Everything runs in one event loop.
 
-A backend hands prompts to an engine and takes its tokens. `engine.EngineBackend` does so with a process; tests have
+A backend passes prompts to an engine and takes its tokens. `engine.EngineBackend` does so with a process; tests have
 one with made-up text.
 """
 
@@ -28,7 +28,7 @@ AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is t
 
 @dataclass
 class Counters:
-    """Numbers since the start. `reused`: tokens of prompts that a slot held already."""
+    """Numbers since the start. `reused`: tokens of prompts that a slot already held."""
 
     answers: int = 0
     cancelled: int = 0
@@ -96,7 +96,7 @@ class Answer(AsyncIterator[Piece]):
         return self.take()
 
     async def whole(self) -> Piece:
-        """Wait for the end and return the whole answer."""
+        """Wait for the end and return the complete answer."""
         self._wants_all = True
         while not self.ended:
             await self._event.wait()
@@ -203,11 +203,11 @@ class Backend(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is under way."""
+        """Whether no answer is in progress."""
         return not self._active and not len(self._waiting)
 
     def check_room(self, count: int = 1) -> None:
-        """`ApiError` unless `count` answers may be asked for now."""
+        """`ApiError` unless `count` answers may be requested now."""
         if self.draining:
             raise unavailable("the server is shutting down", "shutting_down")
         if not self.engine_ready:
@@ -229,12 +229,11 @@ class Backend(ABC):
         prompt_scores: bool = False,
         prompt_only: bool = False,
     ) -> Answer:
-        """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it when it is not
+        """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
-        The text goes `through` a filter of its own. With `prompt_scores`, `Answer.scored` is there with the first
-        piece. With `prompt_only`, the prompt is computed and the answer is empty. Of clients, one takes its turn after
-        the other.
+        The text goes `through` the answer's own filter. With `prompt_scores`, `Answer.scored` is available with the
+        first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns.
         """
         self.check_room()
         if not 0 < len(ids) < self.model.context:
@@ -299,7 +298,7 @@ class Backend(ABC):
             answer.settle()
 
     def fail_all(self, error: ApiError) -> None:
-        """End all answers with an error; the engine has none of them any more."""
+        """End all answers with an error; the engine no longer has any of them."""
         left = [*self._active.values(), *self._waiting.clear()]
         self._active.clear()
         for answer in left:

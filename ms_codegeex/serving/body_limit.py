@@ -17,8 +17,8 @@ DRAIN_SECONDS = 5.0  # so long a body is read and dropped after its 413
 class BodyLimit:
     """At most `most` bytes, each part within `seconds`.
 
-    Many clients read no answer before they have sent their body, and a connection that is closed in the meantime takes
-    the answer with it. So after a 413 the rest of the body is read for a while.
+    Many clients read no answer before they have sent their body, and if the connection is closed in the meantime the
+    answer is lost. So after a 413 the rest of the body is read for a while.
     """
 
     def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS):

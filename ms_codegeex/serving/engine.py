@@ -68,7 +68,7 @@ class EngineProcess:
             return b""
 
     async def status(self) -> int | None:
-        """The exit status of a process whose connection has ended, as happens a little before; None if it goes on."""
+        """The exit status of a process whose connection has just ended; None if the process continues."""
         deadline = time.monotonic() + END_SECONDS
         while (status := self.process.poll()) is None and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
@@ -109,7 +109,7 @@ class EngineBackend(Backend):
         }
 
     async def run(self) -> None:
-        """Keep an engine going until this is cancelled. `UserError` and `RunFailure`: it cannot be."""
+        """Keep an engine running until this is cancelled. `UserError` or `RunFailure` if that fails."""
         failures = 0
         while True:
             answered = self.counters.completion_tokens
@@ -155,8 +155,8 @@ class EngineBackend(Backend):
             watch.cancel()
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill a process that sends nothing for `hang` seconds, although it is asked to. Time in which this process is
-        stopped too hardly counts."""
+        """Kill a process that sends nothing for `hang` seconds, although it is pinged. Time in which this process is
+        stopped as well hardly counts."""
         silent = 0
         while silent < PINGS:
             before = self._messages

@@ -57,7 +57,7 @@ def busy(most: int) -> ApiError:
 
 
 def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
-    """The error for a server that cannot answer at present: 503."""
+    """The error for a server that temporarily cannot answer: 503."""
     return ApiError(503, message, "server_error", code=code, retry_after=retry_after)
 
 

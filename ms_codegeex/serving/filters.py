@@ -1,4 +1,4 @@
-"""Filters of an answer's text: they cut, hold back or change it piece by piece. See `answering.TextFilter`."""
+"""Filters of an answer's text: they end, hold back or change it piece by piece. See `answering.TextFilter`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Filters:
 
 
 class Indented:
-    """Ends a text before the first line after the first that is not blank and has less than `least` white space in
-    front."""
+    """Ends a text before the first line, after its first one, that is not blank and has less than `least` leading white
+    space."""
 
     def __init__(self, least: int):
         self.ended = False

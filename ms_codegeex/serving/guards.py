@@ -37,7 +37,7 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def check_origins(origins: tuple[str, ...], keys: bool) -> None:
-    """`UserError` for an entry of `--cors` that no browser sends, and for one that many pages have without keys."""
+    """`UserError` for an entry of `--cors` that no browser sends, and, without keys, for one that many pages share."""
     for origin in origins:
         parts = urlsplit(origin)
         if origin in ("*", "null") and not keys:  # any page can send null, from a sandboxed frame

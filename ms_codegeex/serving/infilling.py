@@ -17,7 +17,7 @@ OPENING, CLOSING = "([{", ")]}"
 def overlap(answer: str, suffix: str) -> int:
     """Number of characters at the end of `answer` that repeat the start of `suffix`.
 
-    The longest repetition counts. White space after it belongs to it, and so does that before it, if the suffix
+    The longest repetition counts. White space after it belongs to it. White space before it does too, if the suffix
     starts with white space of the same kind: any number of blanks in a line, or line breaks with the same indentation.
     A repetition does not start inside a word of the answer, and holds no bracket that closes one in the rest of the
     answer: in `f(` + `g(x)` + `)`, the answer keeps its bracket.
@@ -41,7 +41,7 @@ def _repeated(text: str, body: str) -> Iterator[int]:
 
 
 def _alike(found: str, lead: str) -> bool:
-    """Whether white space in the answer stands for that in front of the suffix."""
+    """Whether white space in the answer corresponds to that at the start of the suffix."""
     if not lead:
         return True
     if ("\n" in found) != ("\n" in lead):
@@ -102,7 +102,7 @@ class Trimming:
         return self._text[start : self._said]
 
     def rest(self) -> str:
-        """The text that still waits at the end, without the repetition."""
+        """The text that is still held back at the end, without the repetition."""
         start, self._said = self._said, len(self._text)
         return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
 
@@ -141,7 +141,7 @@ def joined_files(texts: Sequence[str], prefix: str) -> str:
 
 
 def infill_prompt(model: ServedModel, prefix: str, suffix: str, room: int) -> tuple[list[int], bool, tuple[str, ...]]:
-    """Ids of the prompt, at most `room`, whether they had to be cut, and texts that end the answer."""
+    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer."""
     most = model.most_characters  # encoding more would take seconds
     shortened = len(prefix) > most
     if model.sentinels is not None:

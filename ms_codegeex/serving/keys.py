@@ -39,19 +39,19 @@ class Key:
 
 
 class Keys:
-    """The keys of a file. `reload` reads it again; a key that is there no longer is refused from then on."""
+    """The keys of a file. `reload` reads it again; a key that has been removed is refused from then on."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._keys = read_keys(self.path)
 
     def reload(self) -> int:
-        """Read the file again and return the number of keys. `UserError`: it is not sound, and the old keys stay."""
+        """Read the file again and return the number of keys. `UserError` if it is invalid; then the old keys stay."""
         self._keys = read_keys(self.path)
         return len(self._keys)
 
     def find(self, text: str) -> Key | None:
-        """The key with this text. The time that it takes does not depend on which key it is, or how much is right."""
+        """The key with this text. The time does not depend on which key it is, or how much of it is right."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         found = None
         for key in self._keys:
@@ -82,7 +82,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def _read(path: Path) -> tuple[os.stat_result, bytes]:
-    """A file's status and content. Nothing that would be waited for, and nothing without an end."""
+    """A file's status and content. Reads nothing that would block, and nothing without an end."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
         status = os.fstat(stream.fileno())
         content = stream.read(MOST + 1) if stat.S_ISREG(status.st_mode) else None

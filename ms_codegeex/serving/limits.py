@@ -1,4 +1,4 @@
-"""Limits on the requests of a key: in a minute, and at once."""
+"""Limits on the requests of a key: per minute, and at once."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Limits:
         self._callers: dict[str, _Caller] = {}  # as many as there are keys
 
     def enter(self, caller: str, requests_per_minute: int | None, concurrent: int | None) -> Refusal | None:
-        """Count a request in, or say why not. One that was counted in has to `leave`. A server without keys has one
-        caller, whose name is empty."""
+        """Admit a request, or return the reason for refusing it. An admitted request has to `leave`. A server without
+        keys has one caller with an empty name."""
         state, now = self._callers.setdefault(caller, _Caller()), self._clock()
         whose = " of this key" if caller else ""
         if concurrent is not None and state.active >= concurrent:
@@ -48,5 +48,5 @@ class Limits:
         return None
 
     def leave(self, caller: str) -> None:
-        """Note the end of a request that was counted in."""
+        """Note the end of an admitted request."""
         self._callers[caller].active -= 1

@@ -17,7 +17,7 @@ LEAST = -9999.0  # JSON has no infinity
 
 
 def token_bytes(tokenizer: Tokenizer, number: int, most: int | None = None) -> bytes:
-    """A token's bytes, or those of its first `most` characters, if it has so many whole ones at its beginning."""
+    """A token's bytes, or those of its first `most` characters, if it begins with that many complete ones."""
     data = tokenizer.token_bytes(number)
     with contextlib.suppress(UnicodeDecodeError):
         text = codecs.getincrementaldecoder("utf-8")().decode(data)  # without half a character at the end
@@ -37,7 +37,7 @@ def token_text(tokenizer: Tokenizer, number: int, most: int | None = None) -> st
 
 
 class SentToken(NamedTuple):
-    """A token, the place in the answer's text where it begins, and how many of its characters were sent if not all."""
+    """A token, the position in the answer's text at which it begins, and the number of characters sent if not all."""
 
     chosen: Chosen
     place: int
@@ -45,14 +45,14 @@ class SentToken(NamedTuple):
 
 
 class SentTokens:
-    """The tokens of the text that has been sent; those of a stop text or of a text that was trimmed never are."""
+    """The tokens of the text that has been sent; those of a stop text or of trimmed text are never among them."""
 
     def __init__(self) -> None:
         self._sent = 0
         self._held: list[tuple[Chosen, tuple[int, int]]] = []
 
     def feed(self, piece: Piece) -> list[SentToken]:
-        """Those that this piece completes. The last of an answer may be cut off."""
+        """Those that this piece completes. An answer's last token may be truncated."""
         self._sent += len(piece.text)
         self._held += zip(piece.tokens, piece.offsets, strict=True)
         ready = list[SentToken]()

@@ -11,10 +11,10 @@ _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
 def return_large_blocks() -> None:
-    """Give the memory of long bodies back to the system as soon as nobody needs it.
+    """Return the memory of long bodies to the system as soon as it is no longer needed.
 
-    By itself, glibc takes blocks of up to 32 MB from its heaps, one for each thread, once such a block has been freed.
-    Smaller ones in between then keep the memory. Other C libraries stay as they are.
+    By default, once a block of up to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread.
+    Smaller blocks in between then keep the memory occupied. Other C libraries are not changed.
     """
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)

@@ -58,7 +58,7 @@ def receive(connection: socket.socket, unpacker: Unpacker) -> list[Any] | None:
 
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:
-    """What the engine needs of the settings: stop texts and the number of answers are the server's business."""
+    """The settings that the engine needs: the server handles stop texts and the number of answers."""
     values = asdict(settings)
     for name in ("stop", "n", "beams", "length_penalty"):
         del values[name]

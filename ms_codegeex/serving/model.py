@@ -1,12 +1,12 @@
 """The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights.
 
-A model directory may say in `serving.json` what its model was tuned for:
+A model directory may say in `serving.json` how its model was tuned:
 
     {"chat": "codegeex2"}                             a format of `data.conversations`, or
     {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
     {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
 
-Without it, a model continues text and nothing else. An adapter may have such a file of its own.
+Without it, a model only continues text. An adapter may have its own such file.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class ServedModel:
     def encode(
         self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
     ) -> list[int]:
-        """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start; without, an
-        error says that `field` is too long and what to do, the `remedy`."""
+        """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
+        an error says that `field` is too long and gives the `remedy`."""
         most = self.most_characters
         if len(prompt) > most:
             if room is None:
@@ -122,7 +122,7 @@ def open_model(path: Path, name: str = "", bits: int | None = None) -> ServedMod
 
 
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
-    """The model with an adapter, which may say itself what it was tuned for."""
+    """The model with an adapter, which may say how it was tuned."""
     where, infill = path / DESCRIPTION, adapter_infill(path)
     chat = _chat(_described(where).get("chat"), where)
     return replace(

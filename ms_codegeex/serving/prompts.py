@@ -1,7 +1,7 @@
 """Prompts of the assistant tasks, and where their answers end.
 
-The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Where one
-was published, its form is used; each function says what its source is. Examples are ours.
+The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Published
+forms are used where they exist; each function names its source. Examples are ours.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def commented(source: Source) -> TaskPrompt:
 
 def documented(source: Source) -> TaskPrompt:
     """The code with a description of it. Published for Python: the docstring template of CodeGeeX's extension for VS
-    Code (an example with its docstring, then the code). Ours: the code is begun again up to where the docstring
-    starts; elsewhere the description is a comment in front of the code."""
+    Code (an example with its docstring, then the code). Ours: the code is repeated up to the place of the docstring;
+    for other languages the description is a comment in front of the code."""
     if source.language.name == "Python":
         return _docstring(source)
     heading = source.remark("The same with a description", "加上说明")
@@ -136,7 +136,7 @@ def _docstring(source: Source) -> TaskPrompt:
 
 
 def _signature(lines: list[str]) -> int:
-    """How many lines the header of the first function or class takes, decorators included; 0: there is none."""
+    """The number of lines in the header of the first function or class, including decorators; 0: there is none."""
     begun = False
     for count, line in enumerate(lines, 1):
         begun = begun or re.match(r"\s*(async\s+def|def|class)\b", line) is not None
@@ -153,8 +153,8 @@ def _indent(lines: list[str]) -> str:
 
 
 def explained(source: Source) -> TaskPrompt:
-    """What the code does, in words: the text of a comment after it. Ours: what the extension calls an explanation are
-    comments on each line."""
+    """What the code does, in words: the text of a comment after it. Ours: the extension's "explanation" writes comments
+    on each line instead."""
     sign, closer = source.comment.sign, source.comment.closer
     question = "上面代码的作用:" if source.locale == "zh" else "What the code above does:"
     heading = f"{sign} {question}\n" + ("" if closer else f"{sign} ")
@@ -192,7 +192,7 @@ TASKS: dict[str, tuple[str, Callable[[Source], TaskPrompt]]] = {
 
 
 def repeated(lines: list[str]) -> Rule:
-    """The answer has repeated the code, with additions: its last line has come, whole, as often as the code has it."""
+    """The answer has repeated the code, with additions: it has the code's last line, complete, as often as the code."""
     last = lines[-1].strip() if lines else ""
     count = sum(line.strip() == last for line in lines)
 
@@ -232,7 +232,7 @@ class CommentText:
         return self._closed() if self._comment.closer else self._lines()
 
     def rest(self) -> str:
-        """The text that still waits at the end."""
+        """The text that is still held back at the end."""
         held, self._held = self._held, ""
         return held if self._comment.closer and not self.ended else ""  # in lines, only the start of another one waits
 

@@ -24,7 +24,7 @@ SEEDS = 1 << 64
 
 
 async def prepared(request: Request, work: Callable[[], Result]) -> Result:
-    """The result of `work`, which encodes what a request sent: in a thread if that is long, as it may take a second."""
+    """The result of `work`, which encodes a request's text: in a thread if the text is long (up to a second)."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) < SHORT_BODY:
         return work()
@@ -32,7 +32,7 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
 
 
 def client_of(request: Request) -> str:
-    """The client by whom the queue takes turns: the key's owner, or the address."""
+    """The client for the queue's turns: the key's owner, or the address."""
     named = getattr(request.state, "client", None)
     return named or (request.client.host if request.client else "")
 
@@ -86,7 +86,7 @@ def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
 
 
 def block_rule(prompt: str, language: str | None) -> Rule:
-    """The rule of `stop_at: "block"` for a prompt, whose tag line says its language if nothing else does."""
+    """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
     tag = prompt.partition("\n")[0]
     name = language or next((known.name for known in LANGUAGES if known.tag == tag), None)
     if name is None:

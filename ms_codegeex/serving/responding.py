@@ -1,4 +1,4 @@
-"""Shared code of the generating routes: request the answers, and send them whole or in pieces."""
+"""Shared code of the generating routes: requests the answers, and sends them complete or in pieces."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Plan:
 
 @contextmanager
 def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answer]]:
-    """All answers of a plan, or an `ApiError` and none. Those to a prompt follow each other. At the end they are closed
-    and noted in the request's record."""
+    """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
+    closed and noted in the request's record."""
     backend.check_room(plan.size)
     client, answers = client_of(request), list[Answer]()
     try:
@@ -95,7 +95,7 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
 
 
 class Responder:
-    """Puts the answers of one request into the shape of its route: a subclass says how a choice looks.
+    """Puts the answers of one request into the format of its route: a subclass formats a choice.
 
     `kind` is the field `object`, `prefix` begins the id. `extra` are further fields of the response.
     """
@@ -113,7 +113,7 @@ class Responder:
         }
 
     def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
-        """A whole answer as an entry of `choices`; `number` is its place in the plan, `index` that in the response."""
+        """A complete answer as an entry of `choices`; `number` counts in the plan, `index` in the response."""
         raise NotImplementedError
 
     def delta(self, answer: Answer, piece: Piece, number: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket; `UserError` if the address cannot be had."""
+    """A listening socket; `UserError` if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
@@ -58,7 +58,7 @@ def address(listening: socket.socket) -> str:
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if it cannot be done."""
+    """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if that is impossible."""
     model = open_model(settings.model, settings.name, settings.bits)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
@@ -129,7 +129,7 @@ async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
 
 
 async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
-    """Refuse new work and wait for the answers under way. Returns the seconds left for slow readers."""
+    """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
     backend.draining = True
     seconds = backend.settings.grace
     print(f"ending: answers under way have {seconds:g} s", file=sys.stderr, flush=True)

@@ -79,7 +79,7 @@ class ServeSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; a name other than localhost can mean any address."""
+    """Whether only this machine can reach an address; a name other than localhost can mean any address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""The compiled operators as cells that take the places of a model's own.
+"""The compiled operators as cells that replace a model's own.
 
-The caches and weights are memory of this process that the operators read; MindSpore never holds a copy. A
-cell's only parameter is the number of its registration (`library.py`).
+The operators read caches and weights in this process's memory; MindSpore never holds a copy. A cell's only parameter is
+the number of its registration (`library.py`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class KernelAddRanks(_Operator):
 
 
 class KernelSumRanks(_Operator):
-    """The sum of what all devices have."""
+    """The sum of all devices' results."""
 
     def __init__(self, library: Library, exchange: Registration):
         super().__init__(library, "sum_ranks", exchange, lambda x, *_: x)
@@ -81,7 +81,7 @@ class KernelSumRanks(_Operator):
 
 
 class KernelGatheredHead(_Operator):
-    """Logits of all devices side by side."""
+    """The concatenated logits of all devices."""
 
     def __init__(self, library: Library, exchange: Registration, head: KernelLinear, vocabulary: int):
         super().__init__(library, "gather_ranks", exchange, lambda x, *_: [x[0], vocabulary])
@@ -93,7 +93,7 @@ class KernelGatheredHead(_Operator):
 
 
 class KernelLookup(_Operator):
-    """Rows of a matrix, as the cell that had them shapes them."""
+    """Rows of a matrix, in the shape that the replaced cell gives them."""
 
     def __init__(self, library: Library, matrix: Registration, k: int, flat: bool):
         shape = (lambda indices, *_: [math.prod(indices), k]) if flat else (lambda indices, *_: [*indices, k])
@@ -151,15 +151,15 @@ class KernelChoice(nn.Cell):
 
 
 class Turned(nn.Cell):
-    """In place of a model's rotary table, which the attention operators have."""
+    """Replaces a model's rotary table, which the attention operators contain."""
 
     def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing that anybody reads."""
+        """A value that nobody reads."""
         return positions, positions
 
 
 class Multiply(nn.Cell):
-    """In place of a gated activation whose gate is activated already."""
+    """Replaces a gated activation whose gate is already activated."""
 
     def __init__(self):
         super().__init__()
@@ -174,8 +174,8 @@ class KernelCells:
     """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
 
     The projections in front of a residual are moved into its addition, activations into the product before them. With
-    a `meeting`, the addition and the head put together what all devices have. The products of layers add what the
-    `adapters` of their rows do.
+    a `meeting`, the addition and the head combine all devices' results. The products of layers include the additions of
+    their rows' `adapters`.
     """
 
     def __init__(

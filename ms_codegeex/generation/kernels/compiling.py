@@ -1,4 +1,4 @@
-"""The operators' library, compiled once for this CPU's level by the compiler that is there."""
+"""The operators' library, compiled once for this CPU's level by an installed compiler."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cxx_compilers() -> list[list[str]]:
 
 
 def level_flags(level: str, zig: bool) -> list[str]:
-    """What tells a compiler of a level; zig spells names with underscores and links no C++ library only if asked."""
+    """The compiler flags of a level. zig spells names with underscores, and links a C++ library unless told not to."""
     names = LEVELS[level]
     if zig:
         return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]
@@ -72,7 +72,7 @@ def _command(level: str, compiler: list[str]) -> list[str]:
 
 
 def library_file(directory: Path, level: str, command: list[str]) -> Path:
-    """Where the library that `command` makes of these sources belongs."""
+    """The place of the library that `command` makes from these sources."""
     digest = hashlib.sha256(repr((platform.machine(), command)).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -80,7 +80,7 @@ def library_file(directory: Path, level: str, command: list[str]) -> Path:
 
 
 def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
-    """The path of the shared library in `directory`, compiled unless it is there; it appears whole or not at all.
+    """The path of the shared library in `directory`, compiled unless it exists; it is written atomically.
 
     Raises `RunFailure` with the compiler's last line if it fails.
     """
@@ -108,7 +108,7 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
 
 
 def built_libraries() -> dict[str, Path | None]:
-    """The compilers that `library_path` tries, in its order, and what each has built for this CPU."""
+    """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
     found: dict[str, Path | None] = {}
     for compiler in cxx_compilers():
         path = library_file(user_cache() / "kernels", cpu_level(), _command(cpu_level(), compiler))

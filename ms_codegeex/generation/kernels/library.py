@@ -1,4 +1,4 @@
-"""The compiled operators, and what they are registered with: memory that is checked here, once.
+"""The compiled operators, and the memory that is registered with them and checked here, once.
 
 An operator gets the number of a registration as an input, never an address. The memory of a registration is kept until
 its `Registration` is gone.
@@ -37,9 +37,9 @@ class Registration:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What adapters add to the products with a matrix: the `factors` of each adapter, None if it adds nothing; and
-    `chosen` int32 [1 + rows], read at each product: how many rows of it have an adapter, then the number of each row's,
-    0 for none."""
+    """The additions of adapters to the products with a matrix: the `factors` of each adapter, None if it adds nothing;
+    and `chosen` int32 [1 + rows], read at each product: the number of rows with an adapter, then the number of each
+    row's adapter, 0 for none."""
 
     factors: Sequence[LowRank | None]
     chosen: np.ndarray
@@ -59,8 +59,8 @@ class AttentionSizes:
 
 
 class Library:
-    """A library made by `compiling.py`. `threads` run what is registered here; the choice of tokens takes those of the
-    latest `Library`."""
+    """A library made by `compiling.py`. `threads` run the operators registered here; the choice of tokens uses those of
+    the latest `Library`."""
 
     def __init__(self, path: Path, threads: int):
         self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
@@ -88,7 +88,7 @@ class Library:
         adapted: Adapted | None = None,
     ) -> Registration:
         """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. `fast` products round
-        activations to 8 bits, for matrices of 8 and 4 bits. What `adapted` adds to the products is not rounded."""
+        activations to 8 bits, for matrices of 8 and 4 bits. The additions of `adapted` are not rounded."""
         rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
         if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
             raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
@@ -177,7 +177,7 @@ def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndar
 
 
 def exchange_bytes(ranks: int) -> int:
-    """Memory for the meetings of so many processes."""
+    """Memory for exchanges between this many processes."""
     return LINE_BYTES * ranks + 2 * ranks * PART_FLOATS * 4
 
 
@@ -188,7 +188,7 @@ def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...], alignment: int = 4) -> None:
-    """`ValueError` for what a kernel would read wrongly."""
+    """`ValueError` for arrays that a kernel would misread."""
     right = array.dtype == dtype and array.shape == shape and array.flags.c_contiguous
     if not right or array.ctypes.data % alignment:
         raise ValueError(f"an array {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed, contiguous")

@@ -1,6 +1,6 @@
 """The routes of the web demo: the page at `/`, its assets, its examples.
 
-A model can write hostile text, which the page shows as text nodes only. As a second defence, the browser may load
+A model can write hostile text, which the page shows only as text nodes. As a second defence, the browser may load
 scripts and styles from this server only, runs no inline scripts, and sends requests to no other server.
 """
 

@@ -1,4 +1,4 @@
-"""`POST /infill`, in llama.cpp's format: what llama.vscode and llama.vim send."""
+"""`POST /infill`, in llama.cpp's format, as llama.vscode and llama.vim send it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
 
 
 def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """The fields at these paths, such as `timings/prompt_n`, by their whole paths. Missing fields are left out."""
+    """The fields at these paths, such as `timings/prompt_n`, by their full paths. Missing fields are left out."""
     found = {}
     for path in paths:
         value: Any = answer
@@ -256,7 +256,7 @@ def router(backend: Backend) -> APIRouter:
 
     @found.post("/infill", response_model=InfillAnswer | list[InfillAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
-        """The text between a prefix and a suffix; a list if several were asked for."""
+        """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: InfillResponder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
 

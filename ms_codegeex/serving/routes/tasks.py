@@ -109,7 +109,7 @@ class TaskResponder(Responder):
 async def answered(
     kind: str, prompt: Callable[[], TaskPrompt], body: Task, request: Request, backend: Backend
 ) -> Response:
-    """The response to a task, whose prompt is made where long ones hold up nobody."""
+    """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
     model = chosen_model(backend, body.model)
 
     def work() -> Plan:

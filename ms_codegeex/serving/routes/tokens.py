@@ -43,7 +43,7 @@ class Content(BaseModel):
 
 
 def _response(tokens: Iterable[Any]) -> Response:
-    """One token after the other: within one call of `json.dumps` no other thread would run."""
+    """One token after the other: during one call of `json.dumps` no other thread would run."""
     return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}]}}', media_type="application/json")
 
 
@@ -58,7 +58,7 @@ def router(backend: Backend) -> APIRouter:
         except UnicodeDecodeError:
             return list(data)
 
-    # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not hold up the answers
+    # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
     @found.post("/tokenize", response_model=Tokens)
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
