@@ -1,4 +1,4 @@
-"""`ms-codegeex adapter`: list adapters, merge them into their model, take them out again."""
+"""`ms-codegeex adapter`: list adapters, merge them into their model, remove them again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ms_codegeex.errors import UserError
 
-SUMMARY = "list adapters (LoRA), merge them into their model, or take them out of it"
+SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
   ms-codegeex adapter merge --model models/codegen --adapter runs/finetune_lora --output models/merged
   ms-codegeex adapter unmerge --model models/merged --adapter runs/finetune_lora/adapter --output models/again"""
@@ -73,7 +73,7 @@ def _short_dtype(dtypes: set[str]) -> str:
 
 
 def _list(directories: list[Path], as_json: bool) -> None:
-    """Print what the adapters say about themselves."""
+    """Print the settings that the adapters record."""
     from ms_codegeex.formats.peft import CONFIG, summary
 
     found = []

@@ -1,4 +1,4 @@
-"""What model directories, checkpoints and runs hold: as plain values, and as lines for people."""
+"""Describes the contents of model directories, checkpoints and runs: as plain values, and as lines for people."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def quantised_lines(model: dict[str, Any]) -> Iterator[str]:
 
 
 def describe_run(directory: Path) -> dict[str, Any]:
-    """What a run trains, how far it is, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
+    """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
     from ms_codegeex.config import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.records import read_log
@@ -206,7 +206,7 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 
 def describe_stages(directory: Path) -> dict[str, Any]:
-    """How far each stage is, and its losses, as they were when the last one ended or was interrupted."""
+    """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
     from ms_codegeex.files import read_json
 
     content = read_json(directory / "stages.json")

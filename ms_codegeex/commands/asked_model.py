@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def opened(arguments: argparse.Namespace, slots: int = 1) -> Model:
-    """The model that was asked for; `slots` answers are computed at once in this process."""
+    """The requested model; `slots` answers are computed at once in this process."""
     _check_unused(arguments)
     if arguments.model is None:
         from ms_codegeex.terminal.server import RemoteModel

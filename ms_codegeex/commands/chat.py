@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     asked_model.configure(parser)
     decoding.configure(parser)
     decoding.configure_stop(parser)
-    parser.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed")
+    parser.add_argument("--no-history", action="store_true", help="neither read nor save the history of entries")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,8 +28,8 @@ EXAMPLES = """\
 ACTIONS = {
     "list": "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
     "verify": "recompute every hash; exit status 1 if one does not match",
-    "reshard": "write the files that the ranks of another mesh would write, optimizer state included",
-    "merge": "write whole tensors into one file",
+    "reshard": "write the files that the ranks of another mesh would write, including the optimizer state",
+    "merge": "write complete tensors into one file",
     "diff": "show which tensors differ and by how much; exit status 1 if any does",
 }
 MOST_RANKS = 65_536
@@ -142,7 +142,7 @@ def _reshard(arguments: argparse.Namespace) -> int:
 
 
 def _check_output(output: Path, contents: Contents) -> None:
-    """`UserError` if a checkpoint cannot be written there, before much is read."""
+    """`UserError` if a checkpoint cannot be written there; called before much is read."""
     from ms_codegeex.formats.checkpoint import NAME, step_name
 
     if output.exists():
@@ -175,7 +175,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
-    """Entries of the state that differ, the step included, by their dotted keys."""
+    """Entries of the state that differ, including the step, by their dotted keys."""
     from ms_codegeex.config.values import flattened
 
     one, other = (dict(flattened({"step": each.step, **_plain(each.state)})) for each in (left, right))

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("prompt", nargs="?", metavar="TEXT", help="text to continue (default: standard input)")
     parser.add_argument("--file", metavar="FILE", help="read the text from a file (- is standard input)")
-    parser.add_argument("--suffix-file", metavar="FILE", help="what follows the answer, which does not repeat it")
+    parser.add_argument("--suffix-file", metavar="FILE", help="text after the answer, which the answer does not repeat")
     parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the text")
     parser.add_argument(
         "--cut-prompt", action="store_true", help="drop the start of a text that is too long instead of refusing it"

@@ -1,4 +1,4 @@
-"""Options that say how tokens are chosen and where an answer ends; several verbs have them."""
+"""Options that several verbs share: how tokens are chosen, and where an answer ends."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for name, metavar, default, text in (
         ("repetition", "F", 1.0, "divide positive logits of tokens in prompt and answer by F, multiply negative ones"),
-        ("frequency", "X", 0.0, "take X off a token's logit for each time that it is in the answer"),
-        ("presence", "X", 0.0, "take X off the logits of tokens in the answer"),
+        ("frequency", "X", 0.0, "subtract X from a token's logit for each time that it is in the answer"),
+        ("presence", "X", 0.0, "subtract X from the logits of tokens in the answer"),
     ):
         parser.add_argument(
             f"--{name}-penalty", type=float, default=default, metavar=metavar, help=f"{text} (default {default:g}: off)"
@@ -45,7 +45,7 @@ def configure_device(parser: argparse.ArgumentParser, *aliases: str) -> None:
     parser.add_argument(
         "--device",
         choices=("cpu", "gpu", "ascend"),
-        help="what computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators",
+        help="device that computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators",
     )
     parser.add_argument(
         "--devices",
@@ -101,7 +101,7 @@ def _unescaped(text: str) -> str:
 
 
 def settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """What `configure` and `configure_stop` ask for. `UserError` for a number that is out of range."""
+    """The settings from the options of `configure` and `configure_stop`. `UserError` for a number out of range."""
     from ms_codegeex.generation.sampling import SamplingSettings
 
     return SamplingSettings(

@@ -222,7 +222,7 @@ def _language(name: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate and say what came out."""
+    """Evaluate and print the result."""
     if arguments.task == evaluate_compare.NAME:
         return evaluate_compare.run(arguments)
     _check(arguments)
@@ -295,7 +295,7 @@ def _infilling(arguments: argparse.Namespace) -> int:
 
 
 def _validity(arguments: argparse.Namespace) -> Any:
-    """What compares the answers of --model and --against; None without --answers."""
+    """The comparison of the answers of --model and --against; None without --answers."""
     if arguments.answers is None:
         return None
     from ms_codegeex.evaluation.benchmarks.registry import build_task
@@ -353,7 +353,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> Any:
-    """The named recipe, or that of the evaluation which is gone on with, or the defaults; with what the flags say."""
+    """The named recipe, or that of the evaluation to be continued, or the defaults; flags replace its values."""
     from ms_codegeex.evaluation.output_directory import RecordedSettings
     from ms_codegeex.evaluation.sampling import recipes
 
@@ -379,7 +379,7 @@ def _references(arguments: argparse.Namespace) -> str:
 
 
 def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
-    """What makes the sampler when it is needed, which for a model takes seconds."""
+    """A function that makes the sampler when it is needed, which for a model takes seconds."""
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
     from ms_codegeex.evaluation.sampling.servers import open_servers
 
@@ -397,7 +397,7 @@ def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:
 
 
 def _model(arguments: argparse.Namespace) -> Any:
-    """What tells the identity of the model that is asked for, without reading it or asking a server."""
+    """A function that gives the identity of the requested model, without reading it or asking a server."""
     if arguments.url:
         return lambda: {"model": arguments.url_model} if arguments.url_model else {}
     if not arguments.model:

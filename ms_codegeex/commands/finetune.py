@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         choices=("completion", "chat", "translation"),
-        help="kind of records (default: what the fields of the first one say)",
+        help="kind of records (default: recognised from the fields of the first one)",
     )
     parser.add_argument(
         "--epochs",
@@ -152,7 +152,7 @@ def _tokenizer(source: Source) -> str:
 
 
 def _with_epochs(config: RunConfig, epochs: float) -> RunConfig:
-    """So many passes over the data; warm-up and decay fit into them."""
+    """This many passes over the data, with warm-up and decay adapted to them."""
     from ms_codegeex.data.datasets.opening import training_data
 
     batch, schedule = config.training.global_batch, config.training.schedule

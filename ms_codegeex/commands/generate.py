@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ID=VALUE",
-        help="add a number to a token's logit; -100 forbids it, in effect; repeatable",
+        help="add a number to a token's logit; -100 effectively forbids it; repeatable",
     )
     _configure_answers(parser)
     parser.add_argument(
@@ -94,7 +94,7 @@ def _configure_answers(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="beam search with N beams; temperature, top-k, top-p and seed play no part (default 1: off)",
+        help="beam search with N beams; temperature, top-k, top-p and seed have no effect (default 1: off)",
     )
     parser.add_argument(
         "--length-penalty",

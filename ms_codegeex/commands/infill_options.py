@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--infill-level",
         choices=("context", "document"),
-        help="cut the parts of documents in each sample, or whole documents (default: context)",
+        help="rearrange the parts of documents in each sample, or complete documents (default: context)",
     )
     group.add_argument(
         "--infill-sentinels",
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def infill_config(arguments: argparse.Namespace) -> InfillConfig | None:
-    """What the options say; None if no rate is given."""
+    """The settings from the options; None if no rate is given."""
     given = {name: getattr(arguments, f"infill_{name}") for name in OTHERS}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.infill_rate is None:

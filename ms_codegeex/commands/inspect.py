@@ -1,4 +1,4 @@
-"""`ms-codegeex inspect`: what a dataset, a model directory, a checkpoint or a run holds, and whether it is sound."""
+"""`ms-codegeex inspect`: shows the content of a dataset, a model directory, a checkpoint or a run, and verifies it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ms_codegeex.errors import UserError
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
 
-SUMMARY = "Show and verify what is in a dataset, a model directory, a checkpoint or a run."
+SUMMARY = "Show and verify the content of a dataset, a model directory, a checkpoint or a run."
 EXAMPLES = """\
   ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
   ms-codegeex inspect corpus --document 3 --split validation
-  ms-codegeex inspect corpus --sample 17 --seq-length 2048  # what training takes as sample 17, and where it is from
+  ms-codegeex inspect corpus --sample 17 --seq-length 2048  # training sample 17, and the documents it comes from
   ms-codegeex inspect corpus --report                       # where the report for a browser is
   ms-codegeex inspect model --json
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _describers() -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
-    """By the file that tells a kind of directory: the kind, what describes it, what makes lines of that."""
+    """By the file that identifies a kind of directory: the kind, its describing function, its printing function."""
     return {
         "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines),
         "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
@@ -151,7 +151,7 @@ def _verify(arguments: argparse.Namespace, dataset: Dataset) -> int:
 
 
 def _deep(dataset: Dataset) -> int:
-    """Decode everything behind a bar; how many documents cannot be compared."""
+    """Decode everything while a bar shows progress; return the number of documents that cannot be compared."""
     from tqdm import tqdm
 
     from ms_codegeex.data.inspection import deep_check

@@ -1,4 +1,4 @@
-"""`ms-codegeex ladder`: train small models and say what a larger one would reach."""
+"""`ms-codegeex ladder`: train small models and forecast the loss of a larger one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ms_codegeex.errors import RunFailure
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
 
-SUMMARY = "train small models of several sizes, fit their losses and forecast a larger one's"
+SUMMARY = "train small models of several sizes, fit their losses and forecast the loss of a larger one"
 EXAMPLES = """  ms-codegeex ladder --config my_ladder.yaml
   ms-codegeex ladder --config my_ladder.yaml --dry-run
   ms-codegeex ladder --config my_ladder.yaml "vary={key: data.reset_at_eos, values: [true, false]}" seeds=[1,2]

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print the present state and end")
     parser.add_argument("--json", action="store_true", help="print the present state as one JSON object and end")
     parser.add_argument("--report", metavar="FILE", help="write a page of curves, attempts and faults and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between looks (default 2)")
+    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default 2)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _names(paths: Sequence[str]) -> dict[str, Path]:
-    """Run directories by the shortest names that tell them apart."""
+    """Run directories by their shortest distinct names."""
     found = {str(Path(path).absolute()): Path(path) for path in paths}
     for parts in (1, 2):
         names = {"/".join(path.absolute().parts[-parts:]): path for path in found.values()}
@@ -74,7 +74,7 @@ def _read(names: Mapping[str, Path]) -> dict[str, History]:
 
 
 def _follow(names: Mapping[str, Path], interval: float) -> None:
-    """Redraw until no run is under way."""
+    """Redraw until no run is in progress."""
     from rich.console import Console
     from rich.live import Live
 

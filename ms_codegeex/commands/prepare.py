@@ -16,7 +16,7 @@ from ms_codegeex.host import available_cores
 
 SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
 EXAMPLES = f"""\
-  ms-codegeex prepare --output corpus                     # the installed Python libraries, 64 MB of them
+  ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
@@ -81,7 +81,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the bytes for validation, split by package or repository (default: 0.05)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling and the split (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the sampling and the split (default: 0)"
+    )
     _configure_choice(parser.add_argument_group("which documents"))
     _configure_records(parser.add_argument_group("records", "by default the usual field names are tried"))
     prepare_finetune.add_arguments(parser)
@@ -225,7 +227,7 @@ def _refuse_urls(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
-    """The `PrepareSettings` that the arguments mean."""
+    """The `PrepareSettings` for the arguments."""
     from ms_codegeex.data.corpus.filters import preset
     from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
     from ms_codegeex.data.languages import canonical_languages

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seq-length",
         type=int,
         metavar="N",
-        help="maximum tokens per example, end token included; rows of --to have one token more",
+        help="maximum tokens per example, including the end token; rows of --to have one token more",
     )
     group.add_argument(
         "--overlong",

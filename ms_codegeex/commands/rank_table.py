@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the configuration")
     for action in (make, merge):
         action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
-        action.add_argument("--replace", action="store_true", help="replace a table that is already there")
+        action.add_argument("--replace", action="store_true", help="replace an existing table")
     for action in (make, merge, check):
         action.add_argument("--json", action="store_true", help="print the result as one JSON object")
 

@@ -1,4 +1,4 @@
-"""`ms-codegeex serve`: a model behind HTTP, in the shape of OpenAI's API."""
+"""`ms-codegeex serve`: a model over HTTP, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -56,16 +56,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=int, default=64, metavar="N", help="answers that wait; more get 429 (default 64)"
     )
     parser.add_argument(
-        "--deadline", type=float, default=600.0, metavar="S", help="most seconds of a request (default 600)"
+        "--deadline", type=float, default=600.0, metavar="S", help="maximum seconds of a request (default 600)"
     )
     parser.add_argument(
-        "--hang", type=float, default=300.0, metavar="S", help="restart an engine that is silent so long (default 300)"
+        "--hang",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="restart an engine after this many silent seconds (default 300)",
     )
     parser.add_argument(
         "--max-body", type=int, default=4 << 20, metavar="BYTES", help="longest body; others get 413 (default 4 MiB)"
     )
     parser.add_argument(
-        "--grace", type=float, default=30.0, metavar="S", help="seconds for answers under way at SIGTERM (default 30)"
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds after SIGTERM for answers in progress (default 30)",
     )
     _configure_guards(parser)
     serve_aliases.configure(parser)
@@ -79,10 +87,14 @@ def _configure_guards(parser: argparse.ArgumentParser) -> None:
         help="a key, or its SHA-256, in each line (docs/serve.md); read again on SIGHUP",
     )
     parser.add_argument(
-        "--requests-per-minute", type=int, metavar="N", help="of each key; more get 429 (default: no limit)"
+        "--requests-per-minute", type=int, metavar="N", help="limit of each key; more get 429 (default: no limit)"
     )
     parser.add_argument(
-        "--cors", nargs="+", default=(), metavar="ORIGIN", help="web pages that may ask (default: none)"
+        "--cors",
+        nargs="+",
+        default=(),
+        metavar="ORIGIN",
+        help="origins of web pages that may send requests (default: none)",
     )
     parser.add_argument(
         "--access-log", metavar="FILE|-", help="a line of JSON for each request; -: on standard output (default: none)"

@@ -1,6 +1,6 @@
-"""The flags of CodeGeeX2's demo and API server, so that their command lines work here or say what to write instead.
+"""The flags of CodeGeeX2's demo and API server, so that their command lines work here, or name what to write instead.
 
-Those with an equal are other names of it: `--model-path` of `--model`, `--quantize` of `--bits`, `--listen` of
+Flags with an equivalent are aliases of it: `--model-path` of `--model`, `--quantize` of `--bits`, `--listen` of
 `--host`, `--n-gpus` of `--devices`. `--cpu` is the default. Each of the others is refused with one line.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 
 _KEYS = "write a key into a file and give --api-key-file FILE"
-_OPERATORS = "leave it out: the engine has compiled operators of its own; --bits 8 or 4 rounds the weights"
+_OPERATORS = "leave it out: the engine has its own compiled operators; --bits 8 or 4 rounds the weights"
 
 REPLACED = {  # flag -> whether a value follows, what replaces it
     "--share": (False, "nothing leaves this machine; --host 0.0.0.0 --api-key-file FILE lets others reach it"),
@@ -45,7 +45,7 @@ class _Replaced(argparse.Action):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that have no equal; --help does not list them."""
+    """Add the flags that have no equivalent; --help does not list them."""
     parser.set_defaults(replaced=[])
     parser.add_argument("--cpu", action="store_true", help=argparse.SUPPRESS)
     for flag, (valued, _) in REPLACED.items():
@@ -55,6 +55,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """`UserError` for the first flag that something else replaces."""
+    """`UserError` for the first flag that has a replacement."""
     for flag in arguments.replaced:
         raise UserError(f"{flag} is a flag of CodeGeeX2's demo: {REPLACED[flag][1]}")

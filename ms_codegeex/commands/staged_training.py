@@ -85,7 +85,7 @@ def train_stages(
 
 
 def _result(staged: StagedRun, tables: str) -> str:
-    """The tables, and where report and last model are."""
+    """The tables, and the paths of the report and the last model."""
     return f"{tables}\n\nreport      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
 
 
@@ -98,7 +98,7 @@ def _named(stage: Stage, action: Callable[[], Any]) -> Any:
 
 
 def _check_stage(stage: Stage) -> None:
-    """What can be checked of a stage without its data."""
+    """Check a stage as far as possible without its data."""
     from ms_codegeex.runs.memory_check import check_memory
     from ms_codegeex.runs.stages import check_resume
 
@@ -132,7 +132,7 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
 
 
 def _check_start(staged: StagedRun, stage: Stage, found: Mapping[str, tuple[Stage, Path]]) -> str | None:
-    """Check that the stage can start from the model that it names, or from that of a stage before it; a note if a
+    """Check that the stage can start from the model that it names, or from that of an earlier stage; return a note if a
     tokenizer is unknown."""
     from ms_codegeex.runs.stages import left_by
     from ms_codegeex.runs.weights import check_following, check_weights

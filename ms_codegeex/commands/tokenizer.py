@@ -1,4 +1,4 @@
-"""`ms-codegeex tokenizer train`: a tokenizer of one's own."""
+"""`ms-codegeex tokenizer train`: train your own tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ms_codegeex.host import available_cores
 
-SUMMARY = "train a tokenizer for CodeGeeX2's architecture, whose released one may not be passed on"
+SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
 EXAMPLES = """\
   ms-codegeex tokenizer train --output tokenizer                        # on the installed Python libraries
   ms-codegeex tokenizer train --input ~/src corpus.jsonl.gz --vocab-size 64000 --output tokenizer
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train and say what came out."""
+    """Train and print the result."""
     from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
 
     settings = TokenizerSettings(

@@ -1,4 +1,4 @@
-"""`ms-codegeex train`: train a model and leave everything in a run directory."""
+"""`ms-codegeex train`: train a model and write everything into a run directory."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or print what would be started."""
+    """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
     from ms_codegeex.commands.training_job import train
     from ms_codegeex.config import load_config, load_stages
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
-    """Print the job file; a `UserError` for an option that has no meaning in one, or stages of unequal sizes."""
+    """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
     from ms_codegeex.errors import UserError
     from ms_codegeex.runs.job_files import job_file, servers_of
 

@@ -1,4 +1,4 @@
-"""One training run from a checked configuration to its summary: what `train` and `finetune` share."""
+"""One training run from a checked configuration to its summary, for `train` and `finetune`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def configure_restarts(parser: argparse.ArgumentParser) -> None:
         "--min-devices",
         type=int,
         metavar="N",
-        help="with --restarts: after an attempt that gets no further, continue on fewer devices, but at least N",
+        help="with --restarts: after an attempt without progress, continue on fewer devices, but at least N",
     )
 
 
 def restarts_of(arguments: argparse.Namespace) -> Restarts:
-    """What the command line says about restarts."""
+    """The restart settings from the command line."""
     from ms_codegeex.runs.attempts import Restarts
 
     return Restarts(arguments.restarts, arguments.min_devices)
@@ -162,7 +162,7 @@ def train(
 
 
 def processes_of(config: RunConfig, node: Node) -> str:
-    """What would be started on this server, as a shell script. `config.output` is absolute."""
+    """Print the processes of this server as a shell script. `config.output` is absolute."""
     from ms_codegeex.runs.run_directory import RunDirectory
     from ms_codegeex.runs.starting_point import starting_point
     from ms_codegeex.runs.supervision import shell_script
@@ -269,7 +269,7 @@ def train_once(
 
 
 def _fewer(config: RunConfig, least: int | None) -> RunConfig | None:
-    """The configuration of the next attempt if a device may be lost, and says so; None if it stays as it is."""
+    """The configuration of the next attempt if a device may be lost (prints a notice); None if it stays the same."""
     from ms_codegeex.runs.fewer_devices import on_fewer_devices
     from ms_codegeex.runs.memory_check import shortage
 
@@ -285,7 +285,7 @@ def _fewer(config: RunConfig, least: int | None) -> RunConfig | None:
 
 
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
-    """Open the run and say from where it continues."""
+    """Open the run and tell the user where it continues."""
     from ms_codegeex.runs.opening import open_run
     from ms_codegeex.runs.resume import changes_since, is_finished
 
@@ -379,7 +379,7 @@ def _sample(model: Path, seed: int) -> str:
 
 
 def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer: str) -> None:
-    """Print the figures, the sample, where things are and what to try next; `longer`: an override for a longer run."""
+    """Print the figures, the sample, the artefacts' paths and what to try next; `longer` overrides the run's length."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
     start = summary.get("validation_loss_before")
     before = "" if start is None else f", {start:.3f} before"

@@ -118,7 +118,7 @@ class RowFile:
             self.rows += rows
 
     def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the whole content, unless it is the same already."""
+        """Replace the entire content, unless it is already the same."""
         rows = [dict(row) for row in rows]
         if rows != self.rows or not self.path.exists():
             with atomic_file(self.path) as temporary:

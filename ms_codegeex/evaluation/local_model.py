@@ -1,4 +1,4 @@
-"""A model on this machine that is evaluated, how it runs, and how it is recognised later."""
+"""A model on this machine that is evaluated: how it runs, and how it is identified later."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LocalModel:
     slots: int | None = 1
 
     def resolved(self) -> LocalModel:
-        """The same model by the paths of its files: of a run, its newest checkpoint now, whatever it saves later."""
+        """The same model by the paths of its files: for a run, its newest checkpoint now, whatever it saves later."""
         from ms_codegeex.generation.loading import stored_at
 
         path, adapter = stored_at(self.path, self.adapter)

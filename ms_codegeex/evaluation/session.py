@@ -93,7 +93,8 @@ class Session:
 
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Do what is asked and not done yet; return the report. What cannot be judged here is reported, never scored."""
+    """Do the requested work that is not done yet; return the report. Problems that cannot be judged here are reported,
+    never scored."""
     with sole_writer(options.output):
         return _evaluate(task, recipe, options)
 
@@ -130,7 +131,7 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:
-    """The first `limit` problems of each language, or of the whole if there are no languages."""
+    """The first `limit` problems of each language, or of all if there are no languages."""
     seen: Counter[str] = Counter()
     for problem in task.problems:
         name = problem.labels.get("language", "")
@@ -152,7 +153,7 @@ def fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def prepare_judging(session: Session, sandbox: Sandbox) -> None:
-    """Leave out the problems for which this machine's tools are missing, then those for which they are unsound."""
+    """Leave out the problems for which this machine's tools are missing, then those for which they do not work."""
     task, options = session.task, session.options
     labels = {value for problem in session.problems for value in problem.labels.values()}
     missing = session.missing = dict(task.missing())

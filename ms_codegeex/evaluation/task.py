@@ -40,7 +40,7 @@ class Complete(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `labels` are what a report groups by, such as {"language": "python"}."""
+    """One problem. A report groups by `labels`, such as {"language": "python"}."""
 
     id: str
     labels: Mapping[str, str]
@@ -81,7 +81,7 @@ class Judgement:
 
 
 class Task(ABC):
-    """A benchmark. `name` is the one on the command line, with what distinguishes variants: "humaneval-x", "mtpb",
+    """A benchmark. `name` is the one on the command line, plus the variant if there are several: "humaneval-x", "mtpb",
     ..."""
 
     name: str

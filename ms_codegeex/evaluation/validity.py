@@ -1,4 +1,4 @@
-"""How many answers of two models to HumanEval-X are valid programs: what quantising costs in syntax.
+"""Counts the answers of two models to HumanEval-X that are valid programs: the effect of quantising on syntax.
 
 An answer is valid unless its verdict is `compile error`. In Python and JavaScript that is a syntax error; in the other
 languages it may be a type error too.
@@ -22,16 +22,16 @@ INVALID = "compile error"
 
 
 def compare_validity(task: Task, recipe: Recipe, options: Options, models: Mapping[str, LocalModel]) -> dict[str, Any]:
-    """For each language and each of `models`: how many answers were judged, are valid and passed; and the languages
-    that were left out, with the reasons.
+    """For each language and each of `models`: the numbers of judged, valid and passed answers; and the languages that
+    were left out, with the reasons.
 
-    Each model has an evaluation of its own in a directory below `options.output`, which an interrupted run continues
-    with. One model is in memory at a time.
+    Each model has a separate evaluation in a directory below `options.output`; an interrupted run continues it. One
+    model is in memory at a time.
     """
     languages: dict[str, dict[str, dict[str, int]]] = {}
     left_out: dict[str, str] = {}
     for name, model in models.items():
-        gc.collect()  # the model before leaves the memory
+        gc.collect()  # release the previous model
         report = evaluate(
             task,
             recipe,

@@ -46,7 +46,7 @@ class HumanEval(Task):
         cut: where a completion ends: "stops" at the first of `stops`, "codegen" by CodeGen's rule, "none" nowhere.
         strip: strip white space from the prompt's end, as some harnesses do; this changes its last tokens.
         timeout: seconds of a program.
-        python: the interpreter of the programs; None: the one that runs us.
+        python: the interpreter of the programs; None: this process's.
     """
 
     name = "humaneval"
@@ -75,7 +75,7 @@ class HumanEval(Task):
         return n
 
     def end(self, text: str) -> int | None:
-        """Where a completion is cut, None if nowhere."""
+        """The position at which a completion is truncated, None if it is not."""
         if self.cut == "codegen":
             return truncation.cut(text)
         places = [text.find(stop) for stop in self.stops] if self.cut == "stops" else []

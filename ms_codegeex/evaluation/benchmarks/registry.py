@@ -13,7 +13,7 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
     """The task that a recipe is for, over the user's data.
 
     `timeout` in seconds is only for tasks whose benchmark leaves it open (None: their default). `python` is the
-    interpreter of the programs in Python and of SQL (None: the one that runs us), but not of HumanEval-X and MultiPL-E.
+    interpreter of the programs in Python and of SQL (None: this process's), but not of HumanEval-X and MultiPL-E.
     """
     if timeout is not None and recipe.task in ("mtpb", "ds1000"):
         raise UserError(f"--timeout: {recipe.task} has the seconds of its benchmark; leave it out")

@@ -1,4 +1,4 @@
-"""What HumanEval-X and MultiPL-E share: each problem's program is judged by the tool chain of its language."""
+"""Shared by HumanEval-X and MultiPL-E: the tool chain of its language judges each problem's program."""
 
 from __future__ import annotations
 

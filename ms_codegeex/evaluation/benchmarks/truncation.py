@@ -14,7 +14,7 @@ ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULT
 
 
 def cut(text: str, limit: int = 1) -> int | None:
-    """Where newly generated text is cut, None if nowhere. Text that follows never changes the place.
+    """The position at which newly generated text is truncated, None if it is not. Later text never changes it.
 
     The first of: the line that starts with `print` and exceeds `limit` such lines, the same for `def`, a line that
     starts with `#` or three quotes, the end-of-text token, three line breaks. The release applies these rules one

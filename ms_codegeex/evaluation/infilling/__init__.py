@@ -1,1 +1,1 @@
-"""How well a model fills in a middle that was taken out of a text."""
+"""How well a model fills in a middle that was removed from a text."""

@@ -1,7 +1,7 @@
-"""Evaluate infilling: the perplexity of middles that were taken out, and how many greedy answers are exactly them.
+"""Evaluate infilling: the perplexity of removed middles, and the share of greedy answers that match them exactly.
 
-A model that was trained for infilling is asked with its sentinels, and by its prefix alone for comparison. Any other
-model is asked by its prefix. The tokens of a middle are the same in both, so their perplexities compare.
+A model that was trained for infilling is prompted with its sentinels, and with the prefix alone for comparison. Any
+other model is prompted with the prefix. A middle has the same tokens in both cases, so the perplexities are comparable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MORE = 16  # tokens that an answer may be longer than the middle
 
 @dataclass
 class Tally:
-    """What one way of asking gave for the spans of a kind."""
+    """The results of one kind of prompt for the spans of a kind."""
 
     score: Score = field(default_factory=lambda: Score(0.0, 0))
     bytes: int = 0
@@ -57,14 +57,14 @@ class Tally:
 
 
 class Asker:
-    """Asks one model for middles, in every way that it can be asked."""
+    """Prompts one model for middles, with every kind of prompt that it supports."""
 
     def __init__(self, generator: Generator):
         self.generator, self.tokenizer = generator, generator.tokenizer
         self.ways = (INFILL, PREFIX) if generator.sentinels is not None else (PREFIX,)
 
     def prompt(self, way: str, prefix: str, suffix: str, room: int) -> list[int]:
-        """Ids of a prompt, at most `room`; what lies farther from the middle is left out."""
+        """Ids of a prompt, at most `room`; text farther from the middle is left out."""
         if way == INFILL:
             assert self.generator.sentinels is not None
             return self.generator.sentinels.prompt(self.tokenizer, prefix, suffix, room)[0]
@@ -77,7 +77,7 @@ class Asker:
         return Score(-float(found.astype(np.float64).sum()), len(middle))
 
     def answer(self, prompt: Sequence[int], most: int) -> str:
-        """The greedy answer of at most so many tokens."""
+        """The greedy answer of at most this many tokens."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
         settings = SamplingSettings(max_new_tokens=most, temperature=0.0)
@@ -137,7 +137,7 @@ def _texts(asker: Asker, data: Path) -> Iterator[str]:
 def _measure(
     asker: Asker, texts: list[Text], count: int, seed: int
 ) -> tuple[dict[str, dict[str, Tally]], list[dict[str, Any]]]:
-    """The figures by kind and way, and a row for each span."""
+    """The figures by kind of span and of prompt, and a row for each span."""
     from tqdm import tqdm
 
     by_number = {text.number: text for text in texts}
@@ -153,7 +153,7 @@ def _measure(
 
 
 def _span(asker: Asker, text: Text, span: Span, ways: dict[str, Tally]) -> dict[str, Any] | None:
-    """Ask for one middle in every way; None if it is longer than half of the model's context."""
+    """Ask for one middle with every kind of prompt; None if it is longer than half of the model's context."""
     prefix, middle, suffix = text.parts(span)
     ids = asker.tokenizer.encode_inside(middle)
     context = asker.generator.seq_length

@@ -1,4 +1,4 @@
-"""Middles to take out of texts: single lines, several lines, and random spans, as a pure function of texts and seed."""
+"""Middles to remove from texts: single lines, several lines, and random spans, as a pure function of texts and seed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def choose_spans(texts: list[Text], kind: str, count: int, seed: int) -> list[Sp
 
 
 def _lines(text: str) -> list[tuple[int, int]]:
-    """Where each line begins and ends, its line break left out."""
+    """The beginning and end of each line, without its line break."""
     bounds, start = [], 0
     for line in text.split("\n"):
         bounds.append((start, start + len(line)))

@@ -1,6 +1,7 @@
-"""How much two models of one tokenizer differ on a corpus, such as a quantised model from the one it was made of.
+"""Measures how much two models with one tokenizer differ on a corpus, such as a quantised model and its original.
 
-One model is in memory at a time: the first one's logits wait in a file. Embedding rows without a token are left out.
+One model is in memory at a time: the first one's logits are kept in a file. Embedding rows without a token are left
+out.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Observed:
 
 @dataclass
 class Difference:
-    """What was seen at all positions together. Errors are those of logits less their mean, which has no effect."""
+    """Sums over all positions. Errors are those of logits minus their mean, because the mean has no effect."""
 
     positions: int = 0
     numbers: int = 0
@@ -122,7 +123,7 @@ class LogitsFile:
 
 @contextmanager
 def logits_file(directory: Path, width: int) -> Iterator[LogitsFile]:
-    """A file in `directory` that is gone afterwards."""
+    """A file in `directory` that disappears afterwards."""
     with tempfile.TemporaryFile(dir=directory) as stream:
         yield LogitsFile(stream, width)
 
@@ -152,7 +153,7 @@ def compare(
 ) -> Comparison:
     """Measure both on `data` in windows that do not overlap, up to `max_tokens` (default `MAX_TOKENS`).
 
-    `directory` is where the first one's logits lie meanwhile. Raises `UserError` for models with different tokenizers.
+    `directory` keeps the first one's logits in the meantime. Raises `UserError` for models with different tokenizers.
     """
     model = open_first()
     window, fingerprint = model.seq_length if window is None else window, model.tokenizer.fingerprint
@@ -161,7 +162,7 @@ def compare(
         observed = Observed(model, file.write)
         one, scored = measure(observed, *how), np.concatenate(observed.scored)
         del model, observed
-        gc.collect()  # the first model leaves the memory before the second one comes
+        gc.collect()  # the first model is released before the second one is loaded
         model, difference = open_second(), Difference()
         if model.tokenizer.fingerprint != fingerprint:
             raise UserError("--against: its tokenizer is not that of --model; give a model with the same one")

@@ -26,8 +26,8 @@ def evaluate_corpus(
 ) -> dict[str, Any]:
     """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report.
 
-    With `against`, another model of the same tokenizer, the report says how much `model` differs from it. What `more()`
-    returns joins a report that is complete without it.
+    With `against`, another model with the same tokenizer, the report says how much `model` differs from it. The result
+    of `more()` is added to a report that is complete without it.
     """
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")

@@ -31,7 +31,7 @@ Segment = tuple[str, bool]  # text, and whether its tokens are scored
 
 def segment_tokens(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[list[int], np.ndarray]:
     """The tokenizer's prefix and the ids of the joined text, and a mask of the scored ids: those that begin in a scored
-    segment. The text is encoded as a whole, as the model reads it."""
+    segment. The text is encoded in one piece, as the model reads it."""
     texts = [text.encode("utf-8", "replace") for text, _ in segments]
     ids = tokenizer.encode(b"".join(texts).decode())  # lone surrogates, which a model may write, are replaced
     sizes = np.array([len(tokenizer.token_bytes(number)) for number in ids], np.int64)
@@ -112,7 +112,7 @@ def measure(task: Task, model: Any, samples: Sequence[Mapping[str, Any]], output
 
 
 def recorded(output: Path) -> dict[str, Score]:
-    """What `perplexity.json` says about the present `samples.jsonl`; nothing if it is about other samples."""
+    """The content of `perplexity.json`, if it belongs to the present `samples.jsonl`; otherwise nothing."""
     if not (output / FILE).exists():
         return {}
     found = read_json(output / FILE)

@@ -43,13 +43,13 @@ class Evaluation:
 
     @property
     def model(self) -> str:
-        """What was evaluated, as its report names it."""
+        """The evaluated model, as the report names it."""
         model = self.report.get("settings", {}).get("model", {})
         return str(model.get("model") or model.get("path") or model.get("samples") or "unknown")
 
     @property
     def checkpoint(self) -> tuple[str, int] | None:
-        """The run and the step of the checkpoint that was evaluated; None: it was no checkpoint."""
+        """The run and the step of the evaluated checkpoint; None if it was not a checkpoint."""
         model = self.report.get("settings", {}).get("model", {})
         path = Path(str(model.get("path", "")))
         found = STEP.fullmatch(path.name)
@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
-    """Evaluations from `DIR` or `NAME=DIR`; without a name, the directory's, preceded by its parent's if two are alike.
+    """Evaluations from `DIR` or `NAME=DIR`; without a name, the directory's, preceded by its parent's if two are equal.
 
     Raises:
         UserError: fewer than two, one without verdicts, two of one name, or of different benchmarks.
@@ -105,7 +105,7 @@ def _read(place: Path) -> Mapping[str, Any]:
 
 
 def _is_row(row: object) -> bool:
-    """Whether this is what a report says of a problem."""
+    """Whether this is a report's entry for a problem."""
     if not isinstance(row, dict) or not isinstance(row.get("passed"), dict) or not isinstance(row.get("labels"), dict):
         return False
     samples, passed = row.get("samples"), row["passed"].values()
@@ -114,7 +114,7 @@ def _is_row(row: object) -> bool:
 
 
 def _other_files(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The evaluations whose problems have other texts, or are others, than those of the first."""
+    """The evaluations with problems or texts that differ from those of the first."""
     marks = [each.report.get("settings", {}).get("data", {}).get("problems") for each in evaluations]
     return [each.name for each, mark in zip(evaluations, marks, strict=True) if mark != marks[0]]
 
@@ -238,7 +238,7 @@ def _natural(value: str) -> list[tuple[int, str]]:
 def _pairs(
     evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], common: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Every two evaluations of the same direction of translation, the later one minus the earlier one."""
+    """Every pair of evaluations of the same direction of translation, the later one minus the earlier one."""
     found = []
     for one, other in itertools.combinations(evaluations, 2):
         if one.source != other.source:
@@ -264,8 +264,8 @@ def _pairs(
 
 
 def permutation_p(differences: np.ndarray) -> float:
-    """Two-sided p of the permutation test that paired differences are as often positive as negative, by flipping their
-    signs: all ways of it if there are fewer than `DRAWS`, otherwise so many random ones."""
+    """Two-sided p of the permutation test that paired differences are as often positive as negative. Signs are flipped
+    in all combinations if there are fewer than `DRAWS`, otherwise in that many random ones."""
     from scipy import stats
 
     nonzero = differences[differences != 0]
@@ -278,7 +278,7 @@ def permutation_p(differences: np.ndarray) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's adjustment of p values for having tested all of them, in their order."""
+    """Holm's adjustment of p values for testing all of them, in their order."""
     adjusted, highest = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
         highest = max(highest, min(1.0, values[place] * (len(values) - rank)))
@@ -287,8 +287,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores by model, language translated from, and language translated to. Of two evaluations of the same model in
-    the same direction, such as before and after, the second gets a matrix of its own."""
+    """Scores by model, language translated from, and language translated to. If a model has two evaluations in the same
+    direction, such as before and after, the second gets a separate matrix."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for each in evaluations:
         if each.source is None:
@@ -304,7 +304,7 @@ def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict
 
 
 def warning(comparison: Mapping[str, Any]) -> str:
-    """That problems of the same name may differ; empty if they do not."""
+    """A warning that problems of the same name may differ; empty if they do not."""
     names = ", ".join(comparison["other_files"])
     first = next(iter(comparison["evaluations"]))
     return f"the problems of {names} are not all those of {first}: compare only if the texts agree" if names else ""

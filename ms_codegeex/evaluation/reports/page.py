@@ -74,7 +74,7 @@ def _score_cells(scores: Mapping[str, Any], pick: Any, ks: Iterable[str]) -> lis
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
-    """A row for the whole, then one for each value of each label; a group of columns for each judging mode."""
+    """A row for all problems, then one for each value of each label; a group of columns for each judging mode."""
     if not scores:
         return ""
     first = next(iter(scores.values()))

@@ -33,7 +33,7 @@ class PublishedRow:
 
 
 def read_published(paths: Iterable[Path]) -> list[PublishedRow]:
-    """The rows of the files, in order. Anything that is no row, and a name that is there twice, is a `UserError`."""
+    """The rows of the files, in order. An invalid row, or a name that occurs twice, is a `UserError`."""
     rows: dict[str, PublishedRow] = {}
     for path in paths:
         for name, values in _mapping(path).items():

@@ -21,8 +21,8 @@ OURS = ("completion_id", "prompt", "generation", "finish", "extra")
 def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterator[Sample]:
     """The samples of these problems in a .jsonl or .jsonl.gz file, numbered in file order.
 
-    Rows have `task_id` and either `completion` (HumanEval's format: judged as it is), `solution` (EvalPlus's: a whole
-    program) or `generation` (the published formats: cleaned up like a model's text). Our own rows are taken over
+    Rows have `task_id` and either `completion` (HumanEval's format: judged unchanged), `solution` (EvalPlus's: a
+    complete program) or `generation` (the published formats: cleaned up like a model's text). Our own rows are kept
     unchanged. A row about an unknown problem is a `UserError`.
     """
     chosen, known = {problem.id: problem for problem in problems}, {problem.id for problem in task.problems}

@@ -29,7 +29,7 @@ class UnreachableServer(UserError):
 
 
 class FailedServer(RunFailure):
-    """A server that fell silent, or answered something that is no answer."""
+    """A server that fell silent, or sent something that is not an answer."""
 
     def __init__(self, reason: str, advice: str = "run the same command again to continue"):
         super().__init__(f"{reason}; {advice}")

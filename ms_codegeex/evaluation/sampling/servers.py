@@ -1,4 +1,4 @@
-"""Several servers with the same model: each request goes to the one with the fewest requests under way."""
+"""Several servers with the same model: each request goes to the one with the fewest requests in progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> S
     """A sampler for one server, or for several of the same model. `make` opens one.
 
     Raises:
-        UserError: an address is there twice, no server can be reached, or they have different models.
+        UserError: an address occurs twice, no server can be reached, or they have different models.
     """
     if len(urls) == 1:
         return make(urls[0])
@@ -47,8 +47,8 @@ def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> S
 
 
 class ManyServers:
-    """At most `concurrency` of each server's requests are under way at a time. A server that fails gets no more, and
-    the others take over what it had; if none is left, the last one's error is raised."""
+    """At most `concurrency` requests to each server are in progress at a time. A server that fails gets no more, and
+    the others take over its requests; if none is left, the last one's error is raised."""
 
     def __init__(self, servers: Sequence[ServerSampler]):
         self._under_way = dict.fromkeys(range(len(servers)), 0)  # of the servers that work
@@ -95,7 +95,7 @@ class ManyServers:
             self._changed.notify()
 
     def _lose(self, number: int, error: ServerFailure) -> None:
-        """Take a server out, and say so unless it was the last one, whose error ends the evaluation."""
+        """Remove a server, and report this unless it was the last one, whose error ends the evaluation."""
         with self._changed:
             if self._under_way.pop(number, None) is None:
                 return

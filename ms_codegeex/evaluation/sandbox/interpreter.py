@@ -53,7 +53,7 @@ class SupervisorInterpreter:
 
 
 def find_interpreter() -> SupervisorInterpreter:
-    """The system's Python, which every user may run, or else the one that runs us."""
+    """The system's Python, which every user may run, or else this process's."""
     path = SYSTEM if suits(SYSTEM) else os.path.realpath(sys.executable)
     sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
     done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)

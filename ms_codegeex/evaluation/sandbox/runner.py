@@ -44,7 +44,7 @@ class Command:
 
 
 class Sandbox:
-    """Runs programs. Safe to share between threads: every program has a sandbox of its own.
+    """Runs programs. Safe to share between threads: every program has its own sandbox.
 
     `layers` says for each layer "active", or "missing: " with its reason and remedy.
     """
@@ -127,7 +127,7 @@ class Sandbox:
         return nullcontext(in_namespaces(self._parts, disk, readable))
 
     def _job(self, workspace: Workspace, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
-        """What the supervisor needs to know."""
+        """The supervisor's job."""
         others = foreign_threads(self._parts.user, workspace.job["alone"])
         described = []
         for command in commands:

@@ -34,7 +34,7 @@ class Origin(Protocol):
         """Whether it has died, other than by what its program did."""
 
     def complaint(self) -> str:
-        """What it reported if the supervisor did not start."""
+        """Its report if the supervisor did not start."""
 
 
 class SupervisorFactory(Protocol):

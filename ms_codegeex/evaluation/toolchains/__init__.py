@@ -1,4 +1,4 @@
-"""Compilers and interpreters of two benchmarks: where they are, how they are called, what is prepared once."""
+"""Compilers and interpreters of two benchmarks: their places, their calls, and the files prepared once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What all tool chains share: finding them, preparing once, making commands, judging the executions.
+"""Shared by all tool chains: finding them, preparing once, making commands, judging the executions.
 
 A program passes `strict` if it has printed its witness, a line of two halves: a token in the call after the last test,
 and a challenge on standard input that our own code reads before the program starts. A program that prints its own
-source knows only the first, a program that prints its input neither.
+source knows only the first; a program that prints its input knows neither.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Program:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is judged, independent of the token."""
+        """A hash of the judged program, independent of the token."""
         others = (part for pair in sorted(self.others.items()) for part in pair)
         text = "\0".join((self.before, self.call, self.after, *self.libraries, *others))
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
@@ -107,18 +107,18 @@ class ToolChain(ABC):
 
     @abstractmethod
     def version(self) -> str | None:
-        """What is installed, in one line; None if something is missing."""
+        """The installed versions, in one line; None if something is missing."""
 
     @abstractmethod
     def make(self, cache: Path) -> None:
-        """Fill an empty directory with what all programs need."""
+        """Fill an empty directory with the files that all programs need."""
 
     @abstractmethod
     def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
         """The commands for one program. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
-        """What the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
+        """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
         return {self.inside: self.cache}
 
     @property

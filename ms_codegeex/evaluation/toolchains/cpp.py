@@ -11,7 +11,7 @@ from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPl
 from ms_codegeex.evaluation.toolchains.installed import output_of, program_of
 
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
-# return whatever a register holds, which may be right.
+# return the content of a register, which may be right by chance.
 FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 LIBRARIES = ("boost/any.hpp", "openssl/md5.h")

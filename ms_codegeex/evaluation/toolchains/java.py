@@ -35,7 +35,7 @@ public class Main {
 
 
 class Java(ToolChain):
-    """`javac Main.java`, then a class of ours calls `Main.main`."""
+    """`javac Main.java`, then one of our classes calls `Main.main`."""
 
     language = "java"
     install = "apt-get install default-jdk-headless"

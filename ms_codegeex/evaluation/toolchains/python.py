@@ -1,4 +1,4 @@
-"""Python: the interpreter that runs us, with its NumPy."""
+"""Python: this process's interpreter, with its NumPy."""
 
 from __future__ import annotations
 

@@ -13,10 +13,9 @@ FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
 def prompt(text: str, mode: str) -> str:
-    """What the model reads: the whole prompt, including its last line break, or the text before the place to insert
-    at.
+    """What the model reads: the full prompt, including its last line break, or the text before the insertion point.
 
-    A model that only continues text cannot use what follows that place.
+    A model that only continues text cannot use the text after that point.
     """
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 

@@ -29,7 +29,7 @@ HIDDEN = (
 class Ds1000Problem:
     """A problem in either format. `test_type` 3 also has a test of the answer's text.
 
-    In the original format, `files` are what the program finds in its directory, and `answers` the files of `ans`:
+    In the original format, `files` are the content of the program's directory, and `answers` the files of `ans`:
     pickles, which must be opened only in a sandbox.
     """
 

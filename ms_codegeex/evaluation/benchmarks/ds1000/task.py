@@ -64,7 +64,7 @@ class Ds1000(Task):
     def _simplified(
         self, ds: Ds1000Problem, answer: str, sandbox: Sandbox
     ) -> tuple[list[Execution], dict[str, Verdict]]:
-        """It passes if there is no exception. The problem's own functions run the answer, in one process."""
+        """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
         program = "\n".join([ds.context, f"code = {answer!r}", *calls, ""])
         secret = judging.witness()
@@ -150,6 +150,6 @@ def build(data: Path, mode: str = "completion", python: Path | None = None) -> D
     Args:
         data: the original ds1000_data directory, or a ds1000.jsonl(.gz) file or its directory.
         mode: "completion" or "insertion".
-        python: the interpreter that has the libraries; None: the one that runs us.
+        python: the interpreter that has the libraries; None: this process's.
     """
     return Ds1000(Path(data), mode, python)

@@ -40,7 +40,7 @@ def read_problems(data: Path) -> list[Problem]:
     """The rows of a file, or of HumanEval+ and MBPP+ in a directory.
 
     Raises:
-        UserError: there is no such file, a row lacks something, or a `task_id` is there twice.
+        UserError: there is no such file, a row lacks something, or a `task_id` occurs twice.
     """
     if data.is_dir():
         found = (find_file(data, stem, f"{stem}-v*") for stem in STEMS)
@@ -120,7 +120,7 @@ def values_as_tuples(value: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(items) for key, items in value.items()}
 
 
-# JSON has no tuples, sets and complex numbers. By numbers of MBPP: what each argument is; the last one repeats.
+# JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument; the last one repeats.
 # Source: EvalPlus's release 0.3.1 converts these arguments when it reads the file (`evalplus/data/mbpp.py`).
 TYPES: tuple[tuple[str, Sequence[Convert]], ...] = (
     ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),

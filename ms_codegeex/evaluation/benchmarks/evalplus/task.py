@@ -1,4 +1,4 @@
-"""EvalPlus as a task: functions are called with many arguments, and must return what the canonical solution does."""
+"""EvalPlus as a task: functions are called with many arguments, and must return the canonical solution's values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOPS_OF = {
 
 @dataclass(frozen=True)
 class Expected:
-    """What the canonical solution returns, as pickles one after the other, and the seconds of each call."""
+    """The values that the canonical solution returns, as consecutive pickles, and the seconds of each call."""
 
     values: bytes
     seconds: Sequence[float]
@@ -47,7 +47,7 @@ class EvalPlus(Task):
     Args:
         data: a file, or a directory with one or both.
         seconds: the least limit of a call.
-        python: the interpreter of the programs; None: the one that runs us.
+        python: the interpreter of the programs; None: this process's.
     """
 
     name = "evalplus"
@@ -68,7 +68,7 @@ class EvalPlus(Task):
         return n
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, cut at the first stop word."""
+        """One completion, truncated at the first stop word."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
         prompt = prompt_of(problem.data)
         answer = complete(prompt, seed=seed, stop=stopping.words(words))
@@ -114,7 +114,7 @@ class EvalPlus(Task):
         return executions, Verdict.PASSED if right else Verdict.WRONG
 
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
-        """What the canonical solution returns, computed once."""
+        """The values that the canonical solution returns, computed once."""
         key = (problem.id, kind)
         with self._lock:
             lock = self._locks[problem.id]
@@ -172,7 +172,7 @@ def _right_calls(execution: Execution, secret: str) -> int:
 
 
 def prompt_of(row: EvalPlusProblem) -> str:
-    """What the model continues: the prompt without white space around it, and a line break."""
+    """The text that the model continues: the prompt, stripped of surrounding white space, and a line break."""
     return f"{row.prompt.strip()}\n"
 
 

@@ -46,7 +46,7 @@ mod tests {
 
 
 # With <cstring>, which the published runner includes, the tests of CPP/23 call the C library's strlen, never the
-# answer's, which takes a std::string. So `published` passes whatever compiles.
+# answer's, which takes a std::string. So `published` passes everything that compiles.
 CPP_23 = re.compile(r"\bstrlen\((\"[^\"]*\")\)")
 
 

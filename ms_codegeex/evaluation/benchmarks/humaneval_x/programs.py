@@ -61,8 +61,8 @@ def assemble(row: HumanEvalXProblem, answer: str) -> Program:
 
 
 def python(row: HumanEvalXProblem, answer: str) -> Program:
-    """The program has 16 imports; NumPy's are added only if NumPy may be used, because they cost more than
-    everything else. The tests are a file of their own."""
+    """The program has 16 imports. NumPy's are added only if NumPy may be used, because they cost more than
+    everything else. The tests are a separate file."""
     answer = answer[: first_unindented(answer)]
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))

@@ -35,7 +35,7 @@ def stop(language: str, rules: str) -> Stop | None:
     return stopping.closed if main is None else stopping.first_of(stopping.closed, stopping.words([main]))
 
 
-# A line starts in the first column, or a stop word is there.
+# A line starts in the first column, or there is a stop word.
 python_stop = stopping.first_of(stopping.unindented, stopping.words(PYTHON_STOPS))
 
 

@@ -43,7 +43,7 @@ class HumanEvalX(ToolChainTask):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Which files were read, by language."""
+        """The files that were read, by language."""
         return {
             name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
             for name, file in self._files.items()
@@ -63,7 +63,7 @@ class HumanEvalX(ToolChainTask):
         return n
 
     def prompt(self, row: HumanEvalXProblem) -> str:
-        """What the model is given."""
+        """The model's prompt."""
         if self._sources is None:
             return prompts.generation(row, self._tag)
         return prompts.translation(self._sources[row.number], row)

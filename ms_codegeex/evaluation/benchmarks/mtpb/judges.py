@@ -88,8 +88,8 @@ def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
     """The value that the program printed last equals the expected one, or looks the same.
 
     Numbers may differ by 1e-6 (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not;
-    dictionary keys are compared as JSON writes them; a bool equals only a bool. Text that is exactly what printing
-    the expected value shows is right, too. Nothing is cast.
+    dictionary keys are compared as JSON writes them; a bool equals only a bool. Text is also right if it is exactly
+    the printed form of the expected value. Nothing is cast.
     """
     shown = (printed or {}).get("strict")
     if not shown:

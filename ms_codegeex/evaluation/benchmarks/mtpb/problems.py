@@ -68,7 +68,7 @@ def read_problems(data: Path) -> list[MtpbProblem]:
 
 
 def provenance(data: Path) -> dict[str, Any]:
-    """What a report says about the file: name, hash, and whether it is the published one."""
+    """The description of the file in a report: name, hash, and whether it is the published one."""
     path = file_of(data)
     digest = sha256(path)
     return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}

@@ -52,10 +52,10 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
 
 
 def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
-    """One turn that combines all prompts, with the tokens, `print` lines and `def` lines of as many turns.
+    """One turn that combines all prompts, with the limits on tokens, `print` lines and `def` lines of all turns.
 
     The release has no such variant. This follows the paper's description and applies the multi-turn rule to the
-    whole.
+    complete text.
     """
     text, count = specification(prompts), len(prompts)
     seed = turn_seed(seed, 0)
@@ -65,7 +65,7 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
 
 
 def multi_turn_program(turns: Sequence[dict[str, Any]]) -> str:
-    """All turns, one after the other: what the release executes."""
+    """All turns, one after the other, as the release executes them."""
     return HISTORY + "".join(f"{comment(turn['prompt'])}{turn['text']}\n\n" for turn in turns)
 
 

@@ -45,8 +45,8 @@ def read_problems(data: Path, languages: Sequence[str] | None) -> list[Problem]:
     """The problems in these languages (None: in all that the data has) of a file, or of all files of a directory.
 
     Raises:
-        UserError: there is no such file, a row lacks something or is there twice, a language has no problems, or the
-            data has languages without a tool chain and `languages` does not choose.
+        UserError: there is no such file, a row lacks something or occurs twice, a language has no problems, or the
+            data has languages without a tool chain and `languages` is not given.
     """
     files = [data] if data.is_file() else _files(data)
     problems, foreign = dict[str, Problem](), set[str]()

@@ -26,12 +26,12 @@ def assemble(row: MultiPlEProblem, answer: str, name: str) -> Program:
 
 
 def python(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The tests are a file of their own, with the names that the program has defined."""
+    """The tests are a separate file, with the names that the program has defined."""
     return Program(f"{row.tests}\n", f'{CALL}("%s")', "\n", others={"program.py": text})
 
 
 def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """The tests call an `assert` of ours, in case that the answer has defined another."""
+    """The tests call our own `assert`, in case the answer has defined another."""
     head, tail = at_end_of_block(row.tests, CPP_MAIN, name)
     main = list(re.finditer(CPP_MAIN, head))[-1].start()
     head = f"{head[:main]}\n{OUR_ASSERT}\nvoid {CALL}(const char *);\n{head[main:]}"
@@ -39,7 +39,7 @@ def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 
 def java(row: MultiPlEProblem, text: str, name: str) -> Program:
-    """A class of ours calls main and sees it return."""
+    """One of our classes calls main and sees it return."""
     return Program(f"{text}{row.tests}", "", "")
 
 

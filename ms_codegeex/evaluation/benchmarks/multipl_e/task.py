@@ -46,7 +46,7 @@ class MultiPlE(ToolChainTask):
         return n
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, cut at the first of the problem's stop words."""
+        """One completion, truncated at the first of the problem's stop words."""
         words = problem.data.stops
         answer = complete(problem.data.prompt, seed=seed, stop=stopping.words(words))
         return Sample(problem.id, completion_id, problem.data.prompt, stopping.cut(answer.text, words), answer.finish)
@@ -63,8 +63,8 @@ class MultiPlE(ToolChainTask):
         return self.judge_program(problem, sample, program, sandbox, wall)
 
     def missing(self) -> Mapping[str, str]:
-        """Nothing: a `UserError` names the languages whose tool chains this machine lacks, because a mean over fewer
-        languages is another score. The user leaves them out by name."""
+        """Nothing. If this machine lacks tool chains, a `UserError` names the languages, because a mean over fewer
+        languages is a different score. The user has to leave them out explicitly."""
         lacking = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
         if lacking:
             rest = " ".join(name for name in self._chains if name not in lacking)

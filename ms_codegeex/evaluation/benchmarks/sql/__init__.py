@@ -1,4 +1,4 @@
-"""Text to SQL: questions about databases, judged by what the queries return."""
+"""Text to SQL: questions about databases, judged by the rows that the queries return."""
 
 from ms_codegeex.evaluation.benchmarks.sql.task import Sql
 

@@ -16,7 +16,7 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Ta
 SECONDS = 30.0  # per query, as in BIRD's runner
 GRACE = 2.0
 BEGIN = "SELECT"
-# A string, which may be unfinished, or what ends a query.
+# A string, which may be unfinished, or the end of a query.
 STRING_OR_END = re.compile(r"'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|(?P<end>;|\n\n|--|```|\n#)")
 PLACE = "/database"  # where a database's directory is seen in the sandbox
 RULES = {"strict": "multiset", "published": "set"}
@@ -88,7 +88,7 @@ class Sql(Task):
 
 
 def end_of_query(text: str) -> int | None:
-    """Where the first statement ends: at a semicolon, blank line, comment or fence outside of strings."""
+    """The end of the first statement: a semicolon, blank line, comment or fence outside of strings."""
     return next((found.start() for found in STRING_OR_END.finditer(text) if found["end"]), None)
 
 
