@@ -70,14 +70,18 @@ os.execv("@python@", ["@python@", *sys.argv[1:]])
 '''
 
 
-def refusing_python(directory: Path, python: str | None = None) -> str:
-    """A Python whose kernel denies namespaces, as in a container with Docker's filter; as the sandbox's if none is
-    named."""
+def refusing_filter() -> bytes:
+    """A seccomp filter under which a process cannot create namespaces, as in a container with Docker's."""
     unshare = MACHINES[platform.machine()].number("unshare")
     assert unshare is not None
     code = [instruction(LOAD, NUMBER), *when(unshare, [refuse(errno.EPERM)]), instruction(RETURN, ALLOW)]
+    return b"".join(code)
+
+
+def refusing_python(directory: Path, python: str | None = None) -> str:
+    """A Python whose kernel denies namespaces; as the sandbox's if none is named."""
     path = directory / "refusing-python"
-    text = REFUSING.replace("@python@", python or find_interpreter().path).replace("@code@", repr(b"".join(code)))
+    text = REFUSING.replace("@python@", python or find_interpreter().path).replace("@code@", repr(refusing_filter()))
     path.write_text(text)
     path.chmod(0o755)
     return str(path)

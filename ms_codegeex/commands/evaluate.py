@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output re
   ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
   ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
+  ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only --judge-engine ray   # on all of a cluster
   ms-codegeex evaluate ds1000 --samples answers.jsonl --data ds1000.jsonl.gz --output ds --json
   ms-codegeex evaluate multipl-e --model model --data MultiPL-E/humaneval-rs --output rust --recipe multipl_e
   ms-codegeex evaluate evalplus --model model --data MbppPlus.jsonl.gz --output mbpp --recipe evalplus
@@ -165,7 +167,22 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
         help="refuse to run programs if a layer of the sandbox is missing, or do with what there is (default: strict)",
     )
     group.add_argument(
-        "--workers", type=int, default=available_cores(), metavar="N", help="programs at once (default: one per core)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="programs at once (default: one per core); with --judge-engine ray on each node",
+    )
+    group.add_argument(
+        "--judge-engine",
+        choices=("pool", "ray"),
+        default="pool",
+        help="judge on this machine, or on the nodes of a Ray cluster, each with its own sandbox and the same files; "
+        "does not affect verdicts (default: pool)",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="the Ray cluster (default: auto, the one that this machine belongs to)",
     )
     group.add_argument(
         "--timeout",
@@ -248,7 +265,8 @@ def run(arguments: argparse.Namespace) -> int:
         references=_references(arguments),
         sandbox=arguments.sandbox,
         timeout=arguments.timeout,
-        workers=arguments.workers,
+        workers=arguments.workers or available_cores(),
+        engine=_engine(arguments, recipe),
         prompt_perplexity=arguments.prompt_perplexity,
     )
     result = session.evaluate(task, recipe, options)
@@ -312,7 +330,7 @@ def _validity(arguments: argparse.Namespace) -> Any:
         references=_references(arguments),
         sandbox=arguments.sandbox,
         timeout=arguments.timeout,
-        workers=arguments.workers,
+        workers=arguments.workers or available_cores(),
     )
     models = {"model": _local_model(arguments), "other": _other_model(arguments)}
     return lambda: {"validity": compare_validity(task, recipe, options, models)}
@@ -333,6 +351,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if arguments.threads is not None and arguments.threads < 0:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
+    if arguments.ray_address is not None and arguments.judge_engine != "ray":
+        raise UserError("--ray-address: is for --judge-engine ray")
+    if arguments.judge_engine == "ray" and (arguments.generate_only or arguments.task in ("perplexity", "infilling")):
+        raise UserError("--judge-engine ray: not for perplexity, infilling and --generate-only; leave it out")
     if (arguments.task in ("perplexity", "infilling") or arguments.prompt_perplexity) and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.against and arguments.task != "perplexity":
@@ -376,6 +398,18 @@ def _references(arguments: argparse.Namespace) -> str:
         return "default"
     sampled = arguments.model or arguments.url or arguments.samples or arguments.judge_only
     return "check" if sampled else "only"
+
+
+def _engine(arguments: argparse.Namespace, recipe: Any) -> Any:
+    """What judges elsewhere; None: this machine judges."""
+    if arguments.judge_engine == "pool":
+        return None
+    from ms_codegeex.evaluation.benchmarks.registry import build_task
+    from ms_codegeex.evaluation.judging.ray_nodes import open_ray_nodes
+
+    python = arguments.python.absolute() if arguments.python else None
+    build = partial(build_task, recipe, arguments.data.absolute(), arguments.timeout, python)
+    return partial(open_ray_nodes, arguments.ray_address or "auto", build, arguments.sandbox, arguments.workers)
 
 
 def _sampler(arguments: argparse.Namespace, recipe: Any) -> Any:

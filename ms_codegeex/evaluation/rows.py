@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import UNREAD, Judgement, Sample, Task
+from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 
 RowKey = tuple[str, int]  # task_id, completion_id
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that record how a text was made; they do not affect its verdict
@@ -89,6 +89,20 @@ def fingerprint(sample: Sample) -> str:
         [sample.task_id, sample.prompt, sample.generation, sample.finish == UNREAD, extra], sort_keys=True
     )
     return hashlib.sha256(program.encode()).hexdigest()[:32]
+
+
+def problems_fingerprint(problems: Sequence[Problem]) -> str:
+    """A hash of the problems' content, independent of the files they came from and of the process."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, set):  # the order of its items differs between processes
+            return f"{{{', '.join(sorted(map(repr, value)))}}}"
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else repr(value)
+
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.data], sort_keys=True, default=plain).encode())
+    return digest.hexdigest()
 
 
 def current_results(

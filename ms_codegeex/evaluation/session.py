@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging import judge, references
+from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine
 from ms_codegeex.evaluation.judging.references import Findings
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity
@@ -23,7 +24,7 @@ from ms_codegeex.evaluation.reports import budget, page, published, scores
 from ms_codegeex.evaluation.sampling import drawing, foreign_samples
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import Sampler
-from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
+from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.task import UNREAD, Problem, Task
 
 GATED = ("humaneval-x",)  # tasks whose references always run first
@@ -44,6 +45,8 @@ class Options:
     sandbox: str = "strict"
     timeout: float | None = None
     workers: int = 1
+    # Called with a hash of the problems and what prints a line; None: this machine judges.
+    engine: Callable[[str, Callable[[str], None]], AbstractContextManager[JudgeEngine]] | None = None
     prompt_perplexity: bool = False
     progress: bool = True
 
@@ -62,6 +65,7 @@ class Session:
     skipped: dict[str, str] = field(default_factory=dict)  # group or problem -> what would help
     refused: dict[str, str] = field(default_factory=dict)  # group -> reason: references fail, or tools do not work
     findings: dict[str, Findings] = field(default_factory=dict)
+    equipment: Equipment | None = None  # None while nothing is judged
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -104,21 +108,23 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     session = Session(task, recipe, options, RecordedSettings(options.output), problems)
     if options.given is None and options.references != "only":
         session.record.compare("recipe", session.settings, growing=("n", "limit"))
-    values = {"name": task.name, "problems": fingerprint(task.problems), "count": len(task.problems)}
+    content = rows.problems_fingerprint(task.problems)
+    values = {"name": task.name, "problems": content, "count": len(task.problems)}
     session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("path",))
-    sandbox = None
     if options.judge or options.references in ("check", "only"):
-        sandbox = open_sandbox(options.sandbox)
-        prepare_judging(session, sandbox)
-    if options.references != "only":
+        with open_engine(session, content) as engine:
+            prepare_judging(session, engine)
+            if options.references != "only":
+                obtain_samples(session)
+                if options.judge:
+                    session.record.settle("judging", {"sandbox": options.sandbox, "timeout": options.timeout})
+                    judge_samples(session, engine)
+    else:
         obtain_samples(session)
-        if options.judge:
-            session.record.settle("judging", {"sandbox": options.sandbox, "timeout": options.timeout})
-            judge_samples(session, sandbox)
-        if options.prompt_perplexity:
-            generator = getattr(session.open_sampler(), "generator", None)
-            samples = session.file(SAMPLES).rows
-            prompt_perplexity.measure(task, generator, samples, options.output, options.progress)
+    if options.prompt_perplexity and options.references != "only":
+        generator = getattr(session.open_sampler(), "generator", None)
+        samples = session.file(SAMPLES).rows
+        prompt_perplexity.measure(task, generator, samples, options.output, options.progress)
     session.record.write("run", {"limit": options.limit, "references": options.references})
     result = finish(session)
     if session.refused:
@@ -128,6 +134,14 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
             "if only references fail"
         )
     return result
+
+
+def open_engine(session: Session, content: str) -> AbstractContextManager[JudgeEngine]:
+    """Where samples are judged; `content` is the problems' fingerprint."""
+    options = session.options
+    if options.engine is not None:
+        return options.engine(content, session.say)
+    return nullcontext(LocalEngine(session.task, open_sandbox(options.sandbox), options.workers))
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:
@@ -140,58 +154,43 @@ def selected(task: Task, limit: int | None) -> Iterator[Problem]:
             yield problem
 
 
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """A hash of the problems' content, independent of the files they came from."""
-
-    def plain(value: Any) -> Any:
-        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else repr(value)
-
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps([problem.id, problem.data], sort_keys=True, default=plain).encode())
-    return digest.hexdigest()
-
-
-def prepare_judging(session: Session, sandbox: Sandbox) -> None:
-    """Leave out the problems for which this machine's tools are missing, then those for which they do not work."""
-    task, options = session.task, session.options
+def prepare_judging(session: Session, engine: JudgeEngine) -> None:
+    """Leave out the problems for which the tools are missing, then those for which they are unsound."""
+    options, place = session.options, engine.place
     labels = {value for problem in session.problems for value in problem.labels.values()}
-    missing = session.missing = dict(task.missing())
+    equipment = session.equipment = engine.equipment()
+    missing = session.missing = dict(equipment.missing)
     for name, line in missing.items():
-        session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on this machine; {line}")
+        session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on {place}; {line}")
     session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
     # single problems that need something that is missing, such as a package
-    alone = {each: why for each, why in task.known_defects().items() if any(name in why for name in missing)}
+    alone = {each: why for each, why in equipment.defects.items() if any(name in why for name in missing)}
     session.skipped |= {problem.id: alone[problem.id] for problem in session.problems if problem.id in alone}
     session.problems = [problem for problem in session.problems if problem.id not in alone]
-    broken = dict(task.prepare(session.problems))
+    broken = dict(engine.prepare(session.problems))
     for name, why in broken.items():
         session.say(f"{name}: left out, its tools do not work; {why}")
     session.drop(broken, session.refused)
     if not session.problems:
-        raise UserError("nothing can be judged on this machine; " + "; ".join([*missing.values(), *broken.values()]))
-    machine = {"tools": dict(task.tools()), "sandbox": describe(sandbox), "timeout": options.timeout}
+        raise UserError(f"nothing can be judged on {place}; " + "; ".join([*missing.values(), *broken.values()]))
+    machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
+    machine |= {"engine": place} if place != HERE else {}
     session.record.write("machine", machine)
     gated = session.recipe.task in GATED
     if options.references in ("check", "only") or (options.references == "default" and gated):
-        check_references(session, sandbox, machine, gated or options.references == "only")
+        check_references(session, engine, machine, gated or options.references == "only")
 
 
-def describe(sandbox: Sandbox) -> dict[str, str]:
-    """Layer of the sandbox -> its state."""
-    return dict(getattr(sandbox, "layers", None) or {})
-
-
-def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed on this machine before. If `binding`, refuse groups that
-    fail."""
+def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str, Any], binding: bool) -> None:
+    """Judge the canonical solutions, unless they passed with the same equipment before. If `binding`, refuse groups
+    that fail."""
     file = session.file(REFERENCES)
     if session.record.values.get("references") != json.loads(json.dumps(machine)):
         file.replace([])
         session.record.write("references", machine)
-    options = session.options
-    found = references.check(session.task, session.problems, sandbox, file, options.workers, options.progress)
-    session.task.calibrate(rows.judgement_from(row) for row in file.rows)
+    defects = known_defects(session)
+    found = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
+    engine.calibrate([rows.judgement_from(row) for row in file.rows])
     for name, findings in found.items():
         for line in references.summary(name, findings):
             session.say(line)
@@ -201,6 +200,11 @@ def check_references(session: Session, sandbox: Sandbox, machine: Mapping[str, A
         if "all" in bad:
             session.refused, session.problems = bad, []
         session.drop(bad, session.refused)
+
+
+def known_defects(session: Session) -> dict[str, str]:
+    """Problem -> why its reference cannot pass where this session judges."""
+    return dict(session.task.known_defects() if session.equipment is None else session.equipment.defects)
 
 
 def obtain_samples(session: Session) -> None:
@@ -237,13 +241,12 @@ def obtain_samples(session: Session) -> None:
         session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
 
 
-def judge_samples(session: Session, sandbox: Sandbox) -> None:
+def judge_samples(session: Session, engine: JudgeEngine) -> None:
     """Judge all samples of the remaining problems."""
     chosen = {problem.id for problem in session.problems}
     samples = [rows.sample_from(row) for row in session.file(SAMPLES).rows if row["task_id"] in chosen]
-    task, options = session.task, session.options
     results = session.file(RESULTS)
-    judge.judge(task, session.problems, sandbox, samples, results, options.workers, options.progress)
+    judge.judge(session.task, session.problems, engine, samples, results, session.options.progress)
 
 
 def finish(session: Session) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def finish(session: Session) -> dict[str, Any]:
         "skipped": session.skipped,
         "refused": session.refused,
         "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},
-        "known_defects": dict(session.task.known_defects()),
+        "known_defects": known_defects(session),
         "published": published.tables(session.recipe) if whole(session, result) else [],
     }
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:

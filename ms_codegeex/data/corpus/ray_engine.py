@@ -8,60 +8,29 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import platform
 import secrets
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex import __version__
+from ms_codegeex import ray_cluster
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.errors import UserError
 
+OPTION = "--engine ray"
 AHEAD = 3  # tasks for each core that are handed to Ray before the first of them is done
-CONNECT_SECONDS = 10
 RETRIES = 20  # of one task, whose nodes are lost
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            f"--engine ray: Ray is not installed ({error}); run `pip install 'ms-codegeex[ray]'` on all nodes, "
-            "or leave the option out"
-        ) from None
-    return ray
+    return ray_cluster.import_ray(OPTION)
 
 
 @contextlib.contextmanager
 def open_ray(address: str) -> Iterator[Callable]:
     """`map` on all cores of a running cluster, in order; UserError if there is none at `address`."""
-    ray = _ray()
-    try:
-        _check_reachable(address)
-        ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--ray-address {address}: no Ray cluster was found ({_first_line(error)}); run `ray start --head` on one "
-            "node and `ray start --address=NODE:6379` on the others, then this command on one of them"
-        ) from None
-    try:
+    with ray_cluster.connected(address, OPTION):
         yield _map
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """OSError if nothing listens at `HOST:PORT`: Ray would try for a minute."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _call(function: Callable[[Any], Any], task: Any) -> Any:
@@ -94,8 +63,8 @@ def _get(reference: Any) -> Any:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"Ray gave up a task after {RETRIES} retries ({_first_line(error)}); run the same command again (what is "
-            "finished is kept), on nodes with more memory if that is the reason"
+            f"Ray gave up a task after {RETRIES} retries ({ray_cluster.first_line(error)}); run the same command again "
+            "(what is finished is kept), on nodes with more memory if that is the reason"
         ) from None
 
 
@@ -114,38 +83,29 @@ def check_nodes(work: Path, inputs: Sequence[Path | RemotePath]) -> int:
     probe = work / f"probe-{secrets.token_hex(8)}"
     probe.touch()
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        paths, answers = [probe, *inputs], []
+        nodes, paths, answers = ray_cluster.live_nodes(ray), [probe, *inputs], []
         for node in nodes:
-            place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            remote = ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node)
-            answers.append(remote.remote(paths))
+            place = ray_cluster.placement(ray, node)
+            answers.append(ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node).remote(paths))
         for node, answer in zip(nodes, answers, strict=True):
-            _check_node(node["NodeManagerAddress"], work, answer)
+            _check_node(node.name, work, answer)
         return len(nodes)
     finally:
         probe.unlink()
 
 
-def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[str, str, list[str]]:
+def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[tuple[str, str], list[str]]:
     """Versions, and the paths that do not exist."""
-    return __version__, platform.python_version(), [str(path) for path in paths if not path.exists()]
+    return ray_cluster.program_version(), [str(path) for path in paths if not path.exists()]
 
 
 def _check_node(name: str, work: Path, answer: Any) -> None:
     ray = _ray()
     try:
-        version, python, missing = ray.get(answer)
+        version, missing = ray.get(answer)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise UserError(
-            f"node {name}: cannot run this program ({_first_line(cause)}); install ms-codegeex {__version__} on it"
-        ) from None
-    if (version, python) != (__version__, platform.python_version()):
-        raise UserError(
-            f"node {name}: has ms-codegeex {version} under Python {python}, this one {__version__} under "
-            f"{platform.python_version()}; install the same on all nodes"
-        )
+        raise ray_cluster.cannot_run(name, error) from None
+    ray_cluster.check_version(name, version)
     if missing:
         place = work if missing[0].startswith(f"{work}/probe-") else missing[0]
         raise UserError(

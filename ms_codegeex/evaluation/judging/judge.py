@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.rows import fingerprint, in_order, judgement_row, key
-from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 from ms_codegeex.evaluation.threads import in_parallel
 
@@ -16,10 +17,9 @@ from ms_codegeex.evaluation.threads import in_parallel
 def judge(
     task: Task,
     problems: Sequence[Problem],
-    sandbox: Sandbox,
+    engine: JudgeEngine,
     samples: Sequence[Sample],
     results: RowFile,
-    workers: int,
     progress: bool,
     name: str = "judged",
 ) -> None:
@@ -46,9 +46,9 @@ def judge(
             reason = str(first.extra.get("reason", ""))
             nothing = Judgement(*key(asdict(first)), dict.fromkeys(task.modes, Verdict.ERROR), 0.0, None, reason)
             return judgement_row(nothing, first)
-        return judgement_row(task.judge(by_id[first.task_id], first, sandbox), first)
+        return judgement_row(engine.judge(by_id[first.task_id], first), first)
 
-    for group, row in in_parallel(waiting, decide, workers, name, progress, len(groups) - len(waiting)):
+    for group, row in in_parallel(waiting, decide, engine.workers, name, progress, len(groups) - len(waiting)):
         results.append(_copy(row, sample) for sample in group)
     results.replace(in_order(results.rows, fingerprints))
 

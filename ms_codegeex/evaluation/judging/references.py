@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.judging.judge import judge
-from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Problem, Task
 
 
@@ -28,13 +29,19 @@ class Findings:
 
 
 def check(
-    task: Task, problems: Sequence[Problem], sandbox: Sandbox, rows: RowFile, workers: int, progress: bool
+    task: Task,
+    problems: Sequence[Problem],
+    engine: JudgeEngine,
+    known: Mapping[str, str],
+    rows: RowFile,
+    progress: bool,
 ) -> dict[str, Findings]:
-    """Group -> findings. Verdicts are kept in `rows` and not computed again."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known` are the problems whose references
+    need not pass, with reasons."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
-    judge(task, problems, sandbox, samples, rows, workers, progress, name="references")
+    judge(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}
-    known, groups = task.known_defects(), {problem.id: group(problem) for problem in problems}
+    groups = {problem.id: group(problem) for problem in problems}
     result: dict[str, dict[str, Any]] = {}
     for row in rows.rows:
         if row["task_id"] not in wanted:

@@ -1,6 +1,5 @@
 """`prepare --engine ray` on clusters that really run: the bytes are those of one process, also if a node is lost."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet
 import pytest
+from ray_clusters import children, cluster, needs_ray
 
 from ms_codegeex.cli import main
 from ms_codegeex.data.corpus.ray_engine import _call
@@ -42,11 +42,6 @@ if __name__ == "__main__":
     sys.exit(main(["prepare", *sys.argv[1:]]))
 """
 OPTIONS = ("--near-duplicates", "0.85", "--validation-share", "0.2")
-
-needs_ray = pytest.mark.skipif(
-    not __import__("importlib.util").util.find_spec("ray"),
-    reason="Ray is not installed: pip install 'ms-codegeex[ray]'",
-)
 
 
 @pytest.fixture(scope="module")
@@ -89,29 +84,6 @@ def content(directory):
 def alone(place):
     """The files of the dataset that one process makes."""
     return prepared(place, place / "alone", "--workers", "1")
-
-
-@contextlib.contextmanager
-def cluster(nodes):
-    """A Ray cluster of nodes with one core each; the cluster, and the nodes that can be lost."""
-    from ray.cluster_utils import Cluster
-
-    arguments, others = {"object_store_memory": 80 << 20, "include_dashboard": False}, set(children())
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **arguments}, shutdown_at_exit=True)
-    try:
-        yield made, [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(nodes - 1)]
-    finally:
-        processes = [process for process in children() if process not in others]
-        made.shutdown()
-        _, alive = psutil.wait_procs(processes, timeout=30)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=30)
-
-
-def children():
-    return psutil.Process().children(recursive=True)
 
 
 def wait_for_workers():

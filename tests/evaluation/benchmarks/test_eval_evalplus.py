@@ -38,6 +38,31 @@ SHARED = {
     "atol": 0,
 }
 
+# The same problem as on Hugging Face. The test is a program, of which only the arguments and the last line are read.
+HUB_TEST = """import numpy as np
+from math import inf
+
+def is_floats(x) -> bool:
+    return isinstance(x, float)
+
+def assertion(out, exp, atol):
+    raise NotImplementedError("no code of this file may run")
+
+inputs = [[(1, 2, 3), (3, 1)], [(), (1,)], [({1, 2}, set(), -inf, 2.5), (1 + 2j, None, 'inf\\n')]]
+results = [(1, 3), (), ()]
+for i, (inp, exp) in enumerate(zip(inputs, results)):
+    assertion(similar_elements(*inp), exp, 0)
+"""
+HUB = {
+    "task_id": 2,
+    "code": SHARED["canonical_solution"],
+    "prompt": "Write a function that returns what two tuples share.",
+    "source_file": "own",
+    "test_imports": [],
+    "test_list": ["assert shared((1, 2), (2,)) == (2,)"],
+    "test": HUB_TEST,
+}
+
 
 @pytest.fixture(scope="module")
 def compare_calls():
@@ -119,6 +144,37 @@ def test_both_files_of_a_directory(tmp_path, sandbox):
     assert set(found.verdicts.values()) == {PASSED}, found.stderr
     lists = "def similar_elements(one, other):\n    return [x for x in one + one if x in other]"
     assert verdicts(task, sandbox, shared, lists) == (PASSED, PASSED, PASSED)
+
+
+def test_the_form_of_hugging_face_is_read_as_evalplus_own(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    (own,) = evalplus.build(write(tmp_path / "own.jsonl", SHARED)).problems
+    (found,) = evalplus.build(write(tmp_path / "hub.jsonl", HUB)).problems
+    place = tmp_path / "mbppplus" / "data"
+    place.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist([HUB]), place / "test-00000-of-00001-d5781c9c51e02795.parquet")
+    assert [problem.data for problem in evalplus.build(tmp_path / "mbppplus").problems] == [found.data]
+    assert (found.id, found.labels, found.data.prompt) == (own.id, own.labels, own.data.prompt)
+    assert (found.data.entry_point, found.data.tolerance, found.data.base) == ("similar_elements", 0.0, own.data.base)
+    assert repr(found.data.plus) == "[[(), (1,)], [({1, 2}, set(), -inf, 2.5), ((1+2j), None, 'inf\\n')]]"
+    reference = write(
+        tmp_path / "crosscheck.jsonl", {**HUB, "test": HUB_TEST.replace("exp, 0)", "ref_func(*inp), 1e-06)")}
+    )
+    assert evalplus.build(reference).problems[0].data.tolerance == 1e-6
+
+
+def test_answers_to_the_form_of_hugging_face(tmp_path, sandbox):
+    task = evalplus.build(
+        write(tmp_path / "hub.jsonl", {**HUB, "test": HUB_TEST.replace("{1, 2}, set(), ", "")}), seconds=30
+    )
+    (problem,) = task.problems
+    assert set(task.judge(problem, task.reference(problem), sandbox).verdicts.values()) == {PASSED}
+    lists = "def similar_elements(one, other):\n    return [x for x in one + one if x in other]"
+    assert verdicts(task, sandbox, problem, lists) == (PASSED, PASSED, PASSED)
+    nonempty = "def similar_elements(one, other):\n    return [x for x in one if x in other] or one"
+    assert verdicts(task, sandbox, problem, nonempty) == (WRONG, WRONG, PASSED)
 
 
 INTERRUPTED = """
@@ -262,6 +318,18 @@ def test_published_samples_are_whole_programs(tmp_path):
         ([{**HALVES, "base_input": []}], "base_input is empty"),
         ([{**SHARED, "base_input": [[1, 2]]}], "base_input has other types than Mbpp/2 takes"),
         ([{"task_id": "Mbpp/2", "prompt": "x", "code": "", "test": ""}], "entry_point is NoneType"),
+        ([{**HUB, "code": None}], r"m\.jsonl:1: code is NoneType; a row on Hugging Face has task_id"),
+        ([{**HUB, "task_id": "2"}], "task_id is str; a row on Hugging Face"),
+        ([{**HUB, "test_list": []}], "test_list is no list of assertions"),
+        ([{**HUB, "test": "assert True"}], "test has another form than MBPP"),
+        ([{**HUB, "test": HUB_TEST.replace("inputs = [", "inputs = [open('x'), ")}], "the inputs of test are no plain"),
+        ([{**HUB, "test": HUB_TEST.replace("inputs = [", "inputs = [3, ")}], "the inputs of test are no list of calls"),
+        (
+            [{**HUB, "test": HUB_TEST.replace("inputs = [", "inputs = [1 +, ")}],
+            "the inputs of test are no plain values",
+        ),
+        ([{**HUB, "test": HUB_TEST.replace("exp, 0", "exp, -1")}], "atol is -1"),
+        ([HUB, SHARED], "task_id Mbpp/2 is there twice"),
     ],
 )
 def test_damage_is_reported(tmp_path, rows, message):

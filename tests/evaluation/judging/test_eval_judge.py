@@ -3,13 +3,14 @@ from fake_task import Doubling, Seeded, samples_of
 
 from ms_codegeex.errors import PromptTooLong
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.evaluation.judging.engines import LocalEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.rows import judgement_from, sample_from
 
 
 def judged(path, samples, task, workers=1):
     rows = [sample_from(row) for row in read_rows(samples)]
-    judge(task, task.problems, None, rows, RowFile(path), workers, progress=False)
+    judge(task, task.problems, LocalEngine(task, None, workers), rows, RowFile(path), progress=False)
     return path.read_bytes()
 
 

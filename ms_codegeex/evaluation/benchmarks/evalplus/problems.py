@@ -1,4 +1,4 @@
-"""EvalPlus's files: HumanEvalPlus.jsonl and MbppPlus.jsonl, also as .gz.
+"""EvalPlus's files: HumanEvalPlus.jsonl and MbppPlus.jsonl, also as .gz; and MBPP+ from Hugging Face (`hub`).
 
 A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_solution`, `base_input` and `plus_input`
 (for each call the list of its arguments) and `atol`, the absolute tolerance.
@@ -7,18 +7,22 @@ A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.benchmarks.evalplus import hub
+from ms_codegeex.evaluation.benchmarks.tables import read_table
 from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
 from ms_codegeex.evaluation.task import Problem
 
 STEMS = ("HumanEvalPlus", "MbppPlus")  # of the files; a version may follow
+HUB = ("test-*.parquet", "*/test-*.parquet", "*/*/test-*.parquet")  # Hugging Face's
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
 WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
+FORM = "task_id, prompt, entry_point, canonical_solution, base_input, plus_input and atol"
 Calls = list[list[Any]]  # the arguments of each call
 Convert = Callable[[Any], Any]
 
@@ -42,26 +46,39 @@ def read_problems(data: Path) -> list[Problem]:
     Raises:
         UserError: there is no such file, a row lacks something, or a `task_id` occurs twice.
     """
-    if data.is_dir():
-        found = (find_file(data, stem, f"{stem}-v*") for stem in STEMS)
-        paths = [path for path in found if path is not None]
-    else:
-        paths = [data]
+    paths = _files(data) if data.is_dir() else [data]
     if not paths:
         raise UserError(f"{data}: no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there; they are at {WHERE}")
     problems = dict[str, Problem]()
     for path in paths:
-        for number, row in numbered_rows(path):
-            name = _field(row, "task_id", str, f"{path}:{number}")
-            if name in problems:
-                raise UserError(f"{path}:{number}: task_id {name[:60]} is there twice; give each problem its own")
-            problems[name] = _problem(name, row, f"{path}:{number}")
+        for where, row in _rows(path):
+            problem = _problem(row, where)
+            if problem.id in problems:
+                raise UserError(f"{where}: task_id {problem.id[:60]} is there twice; give each problem its own")
+            problems[problem.id] = problem
     if not problems:
         raise UserError(f"{paths[0]}: no problems; expected rows with task_id, prompt, entry_point and base_input")
     return list(problems.values())
 
 
-def _problem(name: str, row: Mapping[str, Any], where: str) -> Problem:
+def _files(directory: Path) -> list[Path]:
+    """EvalPlus's own files in a directory, else those of a copy of the data set on Hugging Face."""
+    found = [path for stem in STEMS if (path := find_file(directory, stem, f"{stem}-v*")) is not None]
+    return found or next((paths for pattern in HUB if (paths := sorted(directory.glob(pattern)))), [])
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file, each with its place."""
+    if path.suffix == ".parquet":
+        yield from ((f"{path}: problem {number}", row) for number, row in enumerate(read_table(path, hub.KEYS)))
+    else:
+        yield from ((f"{path}:{number}", row) for number, row in numbered_rows(path))
+
+
+def _problem(row: Mapping[str, Any], where: str) -> Problem:
+    from_hub = hub.is_hub_row(row)
+    row = hub.converted_row(row, where) if from_hub else row
+    name = _field(row, "task_id", str, where)
     dataset = DATASETS.get(name.partition("/")[0])
     if dataset is None:
         raise UserError(f"{where}: task_id {name[:60]!r} begins with neither {' nor '.join(DATASETS)}")
@@ -69,28 +86,36 @@ def _problem(name: str, row: Mapping[str, Any], where: str) -> Problem:
     tolerance = _field(row, "atol", (int, float), where)
     if isinstance(tolerance, bool) or not 0 <= tolerance <= sys.float_info.max:
         raise UserError(f"{where}: atol is {tolerance!r}, expected a number of 0 or more")
-    calls = [_calls(row, key, name, where) for key in ("base_input", "plus_input")]
+    convert = _as_written if from_hub else converted
+    calls = [_calls(row, key, name, convert, where) for key in ("base_input", "plus_input")]
     if not calls[0]:
         raise UserError(f"{where}: base_input is empty; expected a list of calls")
     return Problem(name, {"dataset": dataset}, EvalPlusProblem(dataset, *texts, *calls, float(tolerance)))
+
+
+def _as_written(name: str, arguments: list[Any]) -> list[Any]:
+    """Python's literals have their types already."""
+    return arguments
 
 
 def _field(row: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
     value = row.get(key)
     if not isinstance(value, kind):
         raise UserError(
-            f"{where}: {key} is {type(value).__name__}; a row has task_id, prompt, entry_point, canonical_solution, "
-            "base_input, plus_input and atol (Hugging Face has another format: see docs/evalplus.md)"
+            f"{where}: {key} is {type(value).__name__}; a row has {FORM}, or as MBPP+ on Hugging Face {hub.KEYS} "
+            "(HumanEval+ from there is for `evaluate humaneval`)"
         )
     return value
 
 
-def _calls(row: Mapping[str, Any], key: str, name: str, where: str) -> Calls:
+def _calls(
+    row: Mapping[str, Any], key: str, name: str, convert: Callable[[str, list[Any]], list[Any]], where: str
+) -> Calls:
     calls = row.get(key) or []  # an empty object where there are none
     if not isinstance(calls, list) or not all(isinstance(call, list) for call in calls):
         raise UserError(f"{where}: {key} is no list of calls; expected a list of arguments for each")
     try:
-        return [converted(name, call) for call in calls]
+        return [convert(name, call) for call in calls]
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
 

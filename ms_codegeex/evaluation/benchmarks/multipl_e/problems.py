@@ -6,14 +6,13 @@ are not used.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.benchmarks.tables import read_table
 from ms_codegeex.evaluation.task import Problem
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
 
@@ -51,7 +50,7 @@ def read_problems(data: Path, languages: Sequence[str] | None) -> list[Problem]:
     files = [data] if data.is_file() else _files(data)
     problems, foreign = dict[str, Problem](), set[str]()
     for path in files:
-        for number, row in enumerate(_rows(path)):
+        for number, row in enumerate(read_table(path, KEYS)):
             problem = _problem(row, f"{path}: problem {number}")
             if problem is None:
                 foreign.add(row["language"])
@@ -78,35 +77,6 @@ def _files(directory: Path) -> list[Path]:
     if not found:
         raise UserError(f"{directory}: no {', '.join(PATTERNS)} there; the files are at {WHERE}")
     return found
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-    elif path.suffix == ".json":
-        yield from _list(path)
-    else:
-        yield from read_rows(path)
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not readable as Parquet ({error}); download it again") from None
-
-
-def _list(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); download it again") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects with {KEYS}")
-    return rows
 
 
 def _problem(row: Mapping[str, Any], where: str) -> Problem | None:

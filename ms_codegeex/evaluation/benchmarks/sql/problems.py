@@ -6,22 +6,22 @@ the file, or `schema`, a script that creates the database. `evidence` and `diffi
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.benchmarks.tables import read_table
 from ms_codegeex.evaluation.task import Problem
 
 FILES = ("dev.json", "dev.jsonl", "test.json", "sql.jsonl")  # looked for in a directory, in this order
 FOLDERS = ("database", "dev_databases", "databases", "test_database")
 TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
+KEYS = "question, query and db_id or schema"
 NAME = re.compile(r"[A-Za-z0-9_ .()-]{1,100}")
 
 
@@ -48,7 +48,7 @@ def read_questions(data: Path) -> list[Problem]:
     if path is None:
         raise UserError(f"{data}: none of {', '.join(FILES)}; give the directory or file of Spider, BIRD or your own")
     problems, tables = list[Problem](), dict[Path, str]()
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(read_table(path, KEYS)):
         where = f"{path}: question {number}"
         question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
         script = _text(row, where, "schema") if "schema" in row else ""
@@ -63,28 +63,14 @@ def read_questions(data: Path) -> list[Problem]:
         content = Question(question, evidence if isinstance(evidence, str) else "", query, shown, file, script)
         problems.append(Problem(f"{file.stem if file else 'sql'}/{number}", labels, content))
     if not problems:
-        raise UserError(f"{path}: no questions; expected rows with question, query and db_id or schema")
+        raise UserError(f"{path}: no questions; expected rows with {KEYS}")
     return problems
-
-
-def _rows(path: Path) -> Iterable[Mapping[str, Any]]:
-    if path.suffix != ".json":
-        return read_rows(path)
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects with question, query and db_id")
-    return rows
 
 
 def _text(row: Mapping[str, Any], where: str, *names: str) -> str:
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(
-            f"{where}: {' or '.join(names)} is missing or not text; a row has question, query, db_id or schema"
-        )
+        raise UserError(f"{where}: {' or '.join(names)} is missing or not text; a row has {KEYS}")
     return value
 
 
@@ -101,9 +87,7 @@ def _tables(file: Path) -> str:
     """The statements that created a database's tables. No query of a benchmark runs here."""
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-            rows = connection.execute(
-                "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
-            ).fetchall()
+            rows = connection.execute(TABLES).fetchall()
     except sqlite3.Error as error:
         raise UserError(f"{file}: not an SQLite database ({error}); download it again") from None
     return "\n\n".join(f"{statement};" for (statement,) in rows)

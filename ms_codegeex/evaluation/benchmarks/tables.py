@@ -1,0 +1,45 @@
+"""Files of benchmarks in any of the forms that they are published in: .jsonl, .jsonl.gz, .json (a list), .parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.jsonl import read_rows
+
+
+def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
+    """The rows of a file, whose form its ending tells.
+
+    Args:
+        path: a file; what is neither .json nor .parquet is read as JSONL.
+        keys: what a row has, for error messages.
+
+    Raises:
+        UserError: it cannot be read, or holds something else than objects.
+    """
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    return _list(path, keys) if path.suffix == ".json" else read_rows(path)
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not readable as Parquet ({error}); download it again") from None
+
+
+def _list(path: Path, keys: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); download it again") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of objects with {keys}")
+    return rows

@@ -1,0 +1,218 @@
+"""Judging on several machines, each with its own task, tool chains and sandbox.
+
+What decides a verdict is the same on all of them: they refuse to begin with other problems, tools or tool chains than
+the first one has. A machine that is lost gives its programs back, and others judge them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation.judging.engines import Equipment
+from ms_codegeex.evaluation.rows import problems_fingerprint
+from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+
+MOST = 300  # characters of a difference between two nodes
+
+
+class NodeLost(Exception):
+    """A node does not answer any more. The message says why."""
+
+
+class Node(Protocol):
+    """A machine that a `NodeJudge` runs on."""
+
+    name: str
+    workers: int  # programs at once
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the node's `NodeJudge`.
+
+        Raises:
+            NodeLost: there is no answer; the method may have run or not.
+            Exception: what the method raised.
+        """
+
+
+class NodeJudge:
+    """What runs on a node. `open` comes first; `judge` may then be called by several threads."""
+
+    task: Task
+    sandbox: Sandbox
+
+    def open(self, build: Callable[[], Task], mode: str) -> tuple[str, Equipment]:
+        """Build the task and this machine's sandbox (`mode` as in `open_sandbox`).
+
+        Returns:
+            A hash of the problems, and the equipment.
+
+        Raises:
+            UserError: a layer of the sandbox is missing, or the task's files are not here.
+        """
+        self.sandbox = open_sandbox(mode)
+        self.task = build()
+        self.problems = {problem.id: problem for problem in self.task.problems}
+        return problems_fingerprint(self.task.problems), Equipment.of(self.task, self.sandbox)
+
+    def prepare(self, ids: Sequence[str]) -> dict[str, str]:
+        """See `Task.prepare`, for the problems with these ids."""
+        return dict(self.task.prepare([self.problems[name] for name in ids]))
+
+    def calibrate(self, judgements: Sequence[Judgement]) -> None:
+        """See `Task.calibrate`."""
+        self.task.calibrate(judgements)
+
+    def judge(self, sample: Sample) -> Judgement:
+        """Judge a sample in this machine's sandbox."""
+        return self.task.judge(self.problems[sample.task_id], sample, self.sandbox)
+
+
+class NodesEngine:
+    """A `JudgeEngine` over nodes.
+
+    Args:
+        nodes: at least one, with different names; those that are lost leave this list.
+        build: builds the task on a node, where its files have the same paths.
+        mode: of the sandboxes, as in `open_sandbox`.
+        content: a hash of the problems that `build` must return.
+        say: prints a line for the user.
+        place: what the nodes are, in words.
+
+    Raises:
+        UserError: a node lacks a layer of the sandbox or the task's files, or has other problems or other tools than
+            the first one.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        build: Callable[[], Task],
+        mode: str,
+        content: str,
+        say: Callable[[str], None],
+        place: str,
+    ) -> None:
+        self.nodes, self.place = list(nodes), place
+        self._say, self._turn = say, threading.Condition()
+        self._free = {node.name: node.workers for node in nodes}
+        opened = self._on_all("open", build, mode)
+        for node, (found, _) in opened:
+            if found != content:
+                raise UserError(f"node {node.name}: its --data has other problems than here; copy the same files to it")
+        self._equipment = common([(node, equipment) for node, (_, equipment) in opened])
+        self.workers = sum(node.workers for node in self.nodes)
+
+    def equipment(self) -> Equipment:
+        """See `JudgeEngine`. A layer of the sandbox that some nodes lack is missing, with the name of one of them."""
+        return self._equipment
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """See `JudgeEngine`. UserError if tools work on some nodes and not on others."""
+        found = self._on_all("prepare", [problem.id for problem in problems])
+        check_same("tools", [(node, dict.fromkeys(broken, "broken")) for node, broken in found], "working")
+        return found[0][1]
+
+    def calibrate(self, judgements: Sequence[Judgement]) -> None:
+        """See `JudgeEngine`."""
+        self._on_all("calibrate", list(judgements))
+
+    def judge(self, problem: Problem, sample: Sample) -> Judgement:
+        """See `JudgeEngine`. A sample whose node is lost is judged on another."""
+        while True:
+            node = self._take()
+            try:
+                return called(node, "judge", sample)
+            except NodeLost as lost:
+                self._lose(node, lost)
+            finally:
+                self._give(node)
+
+    def _on_all(self, method: str, *arguments: Any) -> list[tuple[Node, Any]]:
+        """The answers of the nodes that are not lost. All are asked at once."""
+
+        def ask(node: Node) -> Any:
+            try:
+                return called(node, method, *arguments)
+            except NodeLost as lost:
+                self._lose(node, lost)
+
+        nodes = list(self.nodes)
+        with ThreadPoolExecutor(max(1, len(nodes))) as pool:
+            answers = list(zip(nodes, pool.map(ask, nodes), strict=True))
+        with self._turn:
+            self._check_any()
+            return [(node, answer) for node, answer in answers if node in self.nodes]
+
+    def _take(self) -> Node:
+        """The node with the most places for programs; it then has one fewer. Waits for a place."""
+        with self._turn:
+            while True:
+                self._check_any()
+                node = max(self.nodes, key=lambda node: self._free[node.name])
+                if self._free[node.name] > 0:
+                    self._free[node.name] -= 1
+                    return node
+                self._turn.wait()
+
+    def _give(self, node: Node) -> None:
+        with self._turn:
+            self._free[node.name] += 1
+            self._turn.notify()
+
+    def _lose(self, node: Node, lost: NodeLost) -> None:
+        with self._turn:
+            if node not in self.nodes:
+                return
+            self.nodes.remove(node)
+            self._turn.notify_all()
+            left = len(self.nodes)
+        rest = f"its programs are judged on the others, of which {left} {'is' if left == 1 else 'are'} left"
+        self._say(f"node {node.name} was lost ({lost}); {rest}")
+
+    def _check_any(self) -> None:
+        if not self.nodes:
+            raise UserError(
+                "judging: all nodes were lost; run the same command again when they are back (what is judged is kept)"
+            )
+
+
+def common(found: Sequence[tuple[Node, Equipment]]) -> Equipment:
+    """What all nodes have. UserError if tools differ; a layer of the sandbox that a node lacks is missing."""
+    for kind in ("missing", "defects", "tools"):
+        check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in found], "none")
+    first = found[0][1]
+    layers = dict(first.layers)
+    for node, equipment in found:
+        for name, state in equipment.layers.items():
+            if state.startswith("missing: ") and not layers[name].startswith("missing: "):
+                layers[name] = f"{state} (on node {node.name})"
+    return Equipment(first.missing, first.defects, first.tools, layers)
+
+
+def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absent: str) -> None:
+    """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent` stands
+    for what a node does not name."""
+    first, expected = found[0]
+    for node, values in found:
+        if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):
+            here, there = (
+                ", ".join(f"{name}: {each.get(name, absent)}" for name in names)[:MOST] for each in (values, expected)
+            )
+            raise UserError(
+                f"node {node.name}: {kind}: {here}, but on node {first.name} {there}; install the same on all nodes"
+            )
+
+
+def called(node: Node, method: str, *arguments: Any) -> Any:
+    """The answer of a node; an error of ours gets the node's name."""
+    try:
+        return node.call(method, *arguments)
+    except UserError as error:
+        raise UserError(f"node {node.name}: {error}") from None
+    except RunFailure as error:
+        raise RunFailure(f"node {node.name}: {error}") from None

@@ -1,0 +1,115 @@
+"""Judging on the nodes of a Ray cluster: on each an actor with a sandbox, and as many programs at once as it has cores.
+
+Ray starts the actors, carries samples and judgements, and notices when a node is gone; `nodes` does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex import ray_cluster
+from ms_codegeex.errors import UserError
+from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
+from ms_codegeex.evaluation.task import Task
+from ms_codegeex.ray_cluster import ClusterNode
+
+OPTION = "--judge-engine ray"
+PLACE = "the Ray cluster"
+BUSY_SECONDS = 10  # until a line says that nodes are waited for
+
+
+class Actor(NodeJudge):
+    """What Ray runs on a node."""
+
+    def version(self) -> tuple[str, str]:
+        """The first answer of a node."""
+        return ray_cluster.program_version()
+
+
+@dataclass(frozen=True)
+class RayNode:
+    """A node with its actor."""
+
+    ray: Any
+    node: ClusterNode
+    workers: int
+    actor: Any
+
+    @property
+    def name(self) -> str:
+        """The node's."""
+        return self.node.name
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """See `nodes.Node`."""
+        try:
+            return self.ray.get(getattr(self.actor, method).remote(*arguments))
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        except self.ray.exceptions.RayError as error:
+            self.ray.kill(self.actor)  # in case that only its answer was lost
+            raise NodeLost(ray_cluster.first_line(error)) from None
+
+
+@contextlib.contextmanager
+def open_ray_nodes(
+    address: str,
+    build: Callable[[], Task],
+    mode: str,
+    workers: int | None,
+    content: str,
+    say: Callable[[str], None],
+) -> Iterator[NodesEngine]:
+    """An engine over all nodes of a running cluster.
+
+    Args:
+        address: of the cluster, "auto" for that of this machine.
+        workers: programs at once on each node; None: as many as it has cores.
+        build, mode, content, say: see `NodesEngine`.
+
+    Raises:
+        UserError: there is no cluster, or a node of it cannot judge.
+    """
+    with ray_cluster.connected(address, OPTION) as ray:
+        nodes = _started(ray, workers, say)
+        try:
+            engine = NodesEngine(nodes, build, mode, content, say, PLACE)
+            say(f"judging on {len(engine.nodes)} nodes, {engine.workers} programs at once")
+            yield engine
+        finally:
+            for node in nodes:
+                ray.kill(node.actor)
+
+
+def _started(ray: Any, workers: int | None, say: Callable[[str], None]) -> list[RayNode]:
+    """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
+    nodes = []
+    for node in ray_cluster.live_nodes(ray):
+        count = workers or node.cores
+        place = ray_cluster.placement(ray, node)
+        options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": place}
+        nodes.append(RayNode(ray, node, count, ray.remote(**options)(Actor).remote()))
+    if not nodes:
+        raise UserError(f"{OPTION}: no node of the cluster has cores for tasks; add nodes with `ray start`")
+    answers = [node.actor.version.remote() for node in nodes]
+    _, waiting = ray.wait(answers, num_returns=len(answers), timeout=BUSY_SECONDS)
+    if waiting:
+        names = ", ".join(node.name for node, answer in zip(nodes, answers, strict=True) if answer in waiting)
+        say(f"waiting for node {names}, whose cores may be in use; --workers N needs only N of them")
+    return [node for node, answer in zip(nodes, answers, strict=True) if _runs(ray, node, answer, say)]
+
+
+def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> bool:
+    """Whether a node has not been lost meanwhile. UserError if it is there and does not run this program."""
+    try:
+        version = ray.get(answer)
+    except ray.exceptions.RayError as error:
+        if node.node not in ray_cluster.live_nodes(ray):
+            say(f"node {node.name} was lost ({ray_cluster.first_line(error)}) before it began")
+            return False
+        raise ray_cluster.cannot_run(node.name, error) from None
+    ray_cluster.check_version(node.name, version)
+    return True

@@ -1,0 +1,119 @@
+"""A running Ray cluster: how to connect to it, its nodes, and whether they run the same program as this one."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex import __version__
+from ms_codegeex.errors import UserError
+
+CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A live node that runs tasks.
+
+    Attributes:
+        id: Ray's.
+        name: its address, or what `ray start --node-name` says; with a part of the id if another has the same.
+        cores: what Ray may use of it.
+    """
+
+    id: str
+    name: str
+    cores: int
+
+
+def import_ray(option: str) -> Any:
+    """The module `ray`; UserError that names the command line's option if it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"{option}: Ray is not installed ({error}); run `pip install 'ms-codegeex[ray]'` on all nodes, "
+            "or leave the option out"
+        ) from None
+    return ray
+
+
+@contextlib.contextmanager
+def connected(address: str, option: str) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at `address` ("auto": the one of this machine).
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster.
+    """
+    ray = import_ray(option)
+    try:
+        _check_reachable(address)
+        ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--ray-address {address}: no Ray cluster was found ({first_line(error)}); run `ray start --head` on one "
+            "node and `ray start --address=NODE:6379` on the others, then this command on one of them"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """OSError if nothing listens at `HOST:PORT`: Ray would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def first_line(error: object) -> str:
+    """The beginning of Ray's often long account of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def live_nodes(ray: Any) -> list[ClusterNode]:
+    """The nodes with at least one core for tasks, each with a name of its own."""
+    found = [
+        (node["NodeID"], node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    names = Counter(name for _, name, _ in found)
+    return [
+        ClusterNode(key, name if names[name] == 1 else f"{name} ({key[:8]})", cores)
+        for key, name, cores in found
+        if cores
+    ]
+
+
+def placement(ray: Any, node: ClusterNode) -> Any:
+    """What makes `ray.remote` use this node and no other."""
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def program_version() -> tuple[str, str]:
+    """The versions of this program and of Python, which have to be the same on all nodes."""
+    return __version__, platform.python_version()
+
+
+def check_version(name: str, found: tuple[str, str]) -> None:
+    """UserError if the node with this name has other versions than this one."""
+    if found != program_version():
+        raise UserError(
+            f"node {name}: has ms-codegeex {found[0]} under Python {found[1]}, this one {__version__} under "
+            f"{platform.python_version()}; install the same on all nodes"
+        )
+
+
+def cannot_run(name: str, error: BaseException) -> UserError:
+    """The error of a node on which a task of ours does not even begin."""
+    cause = getattr(error, "cause", None) or error
+    return UserError(
+        f"node {name}: cannot run this program ({first_line(cause)}); install ms-codegeex {__version__} on it"
+    )

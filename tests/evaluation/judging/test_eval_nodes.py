@@ -1,0 +1,239 @@
+"""Judging on several nodes, with nodes that are threads of this process: verdicts, lost nodes, unequal nodes."""
+
+import threading
+
+import pytest
+from fake_task import Doubling, Seeded, samples_of
+
+from ms_codegeex.cli import main
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.evaluation import session
+from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.evaluation.judging import nodes
+from ms_codegeex.evaluation.judging.engines import LocalEngine
+from ms_codegeex.evaluation.judging.judge import judge
+from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
+from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
+from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.session import Options, evaluate
+from ms_codegeex.evaluation.task import Problem
+from ms_codegeex.files import read_json
+
+CONTENT = problems_fingerprint(Doubling().problems)
+
+
+class Sandbox:
+    """Stands for one that works; `layers` as in the real one."""
+
+    layers = {"namespaces": "active", "seccomp": "active"}  # noqa: RUF012
+
+
+class Equipped(Doubling):
+    """With a version of a tool, and what calibrates it."""
+
+    def __init__(self, version="1", **options):
+        super().__init__(**options)
+        self.version, self.calibrated, self.unsound = version, [], {}
+
+    def tools(self):
+        return {"tool": self.version}
+
+    def prepare(self, problems):
+        return self.unsound
+
+    def calibrate(self, judgements):
+        self.calibrated = list(judgements)
+        return {}
+
+
+class FakeNode:
+    """Lost when it is asked for verdict number `last`, counted from 0. The first waits for `meeting`."""
+
+    def __init__(self, name, task=None, last=None, workers=2, meeting=None):
+        self.name, self.task, self.last, self.workers, self.meeting = name, task or Equipped(), last, workers, meeting
+        self.judge, self.lock, self.verdicts = NodeJudge(), threading.Lock(), 0
+
+    def call(self, method, *arguments):
+        with self.lock:
+            asked, self.verdicts = self.verdicts, self.verdicts + (method == "judge")
+        if method == "judge" and not asked and self.meeting:
+            self.meeting.wait(60)
+        if method == "judge" and self.last is not None and asked >= self.last:
+            raise NodeLost("its cable was pulled")
+        if method == "open":
+            return self.judge.open(lambda: self.task, arguments[1])
+        return getattr(self.judge, method)(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def _no_sandbox(monkeypatch):
+    monkeypatch.setattr(nodes, "open_sandbox", lambda mode: Sandbox())
+    monkeypatch.setattr(session, "open_sandbox", lambda mode: Sandbox())
+
+
+def engine_of(*members, content=CONTENT, said=None):
+    said = [] if said is None else said
+    return NodesEngine(members, Doubling, "strict", content, said.append, "the nodes")
+
+
+def judged(path, samples, engine):
+    rows = [sample_from(row) for row in read_rows(samples)]
+    judge(Doubling(), Doubling().problems, engine, rows, RowFile(path), progress=False)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def samples(tmp_path):
+    samples_of(tmp_path / "s.jsonl", Seeded(), n=20)
+    return tmp_path / "s.jsonl"
+
+
+@pytest.fixture
+def alone(tmp_path, samples):
+    """The rows that one process makes."""
+    return judged(tmp_path / "alone.jsonl", samples, LocalEngine(Doubling(), None, 2))
+
+
+def test_rows_are_those_of_one_process_and_all_nodes_work(tmp_path, samples, alone):
+    meeting = threading.Barrier(2)
+    members = [FakeNode("a", meeting=meeting), FakeNode("b", meeting=meeting)]
+    assert judged(tmp_path / "r.jsonl", samples, engine_of(*members)) == alone
+    assert sum(node.verdicts for node in members) == len(
+        {row["sample"] for row in read_rows(samples.parent / "r.jsonl")}
+    )
+
+
+def test_the_programs_of_a_lost_node_are_judged_on_the_others(tmp_path, samples, alone):
+    meeting, said = threading.Barrier(2), []
+    members = [FakeNode("a", last=0, meeting=meeting), FakeNode("b", meeting=meeting)]
+    engine = engine_of(*members, said=said)
+    assert judged(tmp_path / "r.jsonl", samples, engine) == alone
+    assert [node.name for node in engine.nodes] == ["b"]
+    assert said == ["node a was lost (its cable was pulled); its programs are judged on the others, of which 1 is left"]
+
+
+def test_when_all_are_lost_what_was_judged_is_kept(tmp_path, samples, alone):
+    with pytest.raises(UserError, match="all nodes were lost; run the same command again"):
+        judged(tmp_path / "r.jsonl", samples, engine_of(FakeNode("a", last=4), FakeNode("b", last=5)))
+    kept = len(read_rows(tmp_path / "r.jsonl"))
+    assert kept >= 9
+    again = FakeNode("a")
+    assert judged(tmp_path / "r.jsonl", samples, engine_of(again)) == alone and again.verdicts <= 120 - kept
+
+
+def refusal(*members, **options):
+    with pytest.raises((UserError, RunFailure)) as caught:
+        engine = engine_of(*members, **options)
+        engine.prepare(Doubling().problems)
+    return str(caught.value)
+
+
+def test_nodes_that_would_judge_differently_are_refused():
+    other = Equipped("2")
+    assert "node b: tools: tool: 2, but on node a tool: 1; install the same on all nodes" in refusal(
+        FakeNode("a"), FakeNode("b", other)
+    )
+    other = Equipped()
+    other.lacking = {"go": "apt-get install go"}
+    assert "node b: missing: go: apt-get install go, but on node a go: none" in refusal(
+        FakeNode("a"), FakeNode("b", other)
+    )
+    other = Equipped()
+    other.unsound = {"cpp": "no compiler"}
+    assert "node b: tools: cpp: broken, but on node a cpp: working" in refusal(FakeNode("a"), FakeNode("b", other))
+    assert "node b: its --data has other problems than here" in refusal(
+        FakeNode("a"), FakeNode("b", Equipped(problems=2))
+    )
+
+
+def test_a_node_without_a_sandbox_is_an_error_with_its_name(monkeypatch):
+    def refuse(mode):
+        raise UserError("sandbox: layers are missing (namespaces: denied)")
+
+    monkeypatch.setattr(nodes, "open_sandbox", refuse)
+    assert refusal(FakeNode("b")) == "node b: sandbox: layers are missing (namespaces: denied)"
+
+
+def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
+    lacking = Sandbox()
+    lacking.layers = {**Sandbox.layers, "seccomp": "missing: old kernel"}
+    found = iter([Sandbox(), lacking])
+    lock = threading.Lock()
+
+    def open_next(mode):
+        with lock:
+            return next(found)
+
+    monkeypatch.setattr(nodes, "open_sandbox", open_next)
+    layers = engine_of(FakeNode("a"), FakeNode("b")).equipment().layers
+    assert layers["namespaces"] == "active" and layers["seccomp"].startswith("missing: old kernel")
+
+
+def test_a_failure_of_a_judge_has_the_nodes_name():
+    class Failing(Equipped):
+        def judge(self, problem, sample, sandbox):
+            raise RunFailure("the reference fails")
+
+    engine = engine_of(FakeNode("b", Failing()))
+    problem = Doubling().problems[0]
+    with pytest.raises(RunFailure, match=r"^node b: the reference fails$"):
+        engine.judge(problem, Doubling().reference(problem))
+
+
+def test_an_evaluation_on_nodes_is_the_same_as_here(tmp_path):
+    members = [FakeNode("a"), FakeNode("b", last=5)]
+    recipe = Recipe("humaneval-x", n=4, temperature=0.8)
+    options = {"sampler": Seeded, "workers": 2, "progress": False}
+    evaluate(Equipped(), recipe, Options(tmp_path / "here", **options))
+
+    def engine(content, say):
+        return _given(NodesEngine(members, Equipped, "strict", content, say, "the nodes"))
+
+    evaluate(Equipped(), recipe, Options(tmp_path / "there", engine=engine, **options))
+    for name in ("samples.jsonl", "results.jsonl", "references.jsonl"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert len(members[0].task.calibrated) == 6  # references, wherever they were judged
+    recorded = read_json(tmp_path / "there" / "evaluation.json")
+    assert recorded["machine"] == {
+        "tools": {"tool": "1"}, "sandbox": Sandbox.layers, "timeout": None, "engine": "the nodes",
+    }  # fmt: skip
+    # and it goes on in either place
+    evaluate(Equipped(), recipe, Options(tmp_path / "there", **options))
+
+
+def _given(engine):
+    import contextlib
+
+    return contextlib.nullcontext(engine)
+
+
+def test_problems_have_the_same_hash_in_every_process():
+    import subprocess
+    import sys
+
+    script = (
+        "from ms_codegeex.evaluation.rows import problems_fingerprint as f\n"
+        "from ms_codegeex.evaluation.task import Problem\n"
+        "print(f([Problem('a', {}, {'x': {'one', 'two', 'three', 'four', 'five'}})]))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed, "PATH": ""}, capture_output=True, text=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1 and len(found.pop().strip()) == 64
+    assert problems_fingerprint([Problem("a", {}, {1})]) != problems_fingerprint([Problem("a", {}, {2})])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--ray-address", "auto", "--judge-only"], "--ray-address: is for --judge-engine ray"),
+        (["--judge-engine", "ray", "--generate-only", "--url", "u"], "--judge-engine ray: not for perplexity"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, capsys, words, line):
+    given = ["evaluate", "humaneval", "--data", str(tmp_path), "--output", str(tmp_path / "o"), *words]
+    assert main(given) == 2
+    assert line in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""`evaluate --judge-engine ray` on clusters that really run: the verdicts are those of this machine's pool, also if a
+node is lost, and no node judges without a sandbox."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import command
+from ray_clusters import cluster, needs_ray
+from strict_sandbox import refusing_filter
+
+from ms_codegeex.cli import main
+from ms_codegeex.evaluation.jsonl import read_rows
+
+PROBLEMS = 12
+ANSWERS = (
+    "    return n + 1\n",
+    "    return n\n",
+    "    return n +\n",
+    "    raise ValueError(n)\n",
+    "    import os\n    os._exit(0)\n",
+)  # right, wrong, no Python, an exception, a forged success
+ENDLESS = "    while True:\n        pass\n"
+SLEEP = "    import time\n    time.sleep(0.2)\n"
+# A process of a node that this module starts with it is denied namespaces.
+SITE = """
+import ctypes
+libc, code = ctypes.CDLL(None, use_errno=True), @code@
+filter = ctypes.create_string_buffer(code, len(code))
+program = (ctypes.c_uint64 * 2)(len(code) // 8, ctypes.addressof(filter))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Problems and samples of our own."""
+    root = tmp_path_factory.mktemp("ray")
+    rows = [
+        {
+            "task_id": f"own/{number}",
+            "prompt": f"def more{number}(n):\n",
+            "test": f"def check(more):\n    assert [more(n) for n in range({number + 2})][-1] == {number + 2}\n",
+            "entry_point": f"more{number}",
+            "canonical_solution": ANSWERS[0],
+        }
+        for number in range(PROBLEMS)
+    ]
+    samples = [{"task_id": row["task_id"], "completion": SLEEP + answer} for row in rows for answer in ANSWERS]
+    samples.append({"task_id": rows[-1]["task_id"], "completion": ENDLESS})
+    for name, content in (("problems", rows), ("samples", samples)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return root
+
+
+def words(place, output, *options):
+    data = ["--data", place / "problems.jsonl", "--samples", place / "samples.jsonl", "--check-references"]
+    return ["evaluate", "humaneval", *data, "--output", place / output, *options]
+
+
+def verdicts(place, output):
+    """The rows without what differs from run to run."""
+    rows = read_rows(place / output / "results.jsonl")
+    return [{name: value for name, value in row.items() if name not in ("seconds", "stderr")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    """The rows of this machine's pool."""
+    assert main([str(word) for word in words(place, "alone")]) == 0
+    found = verdicts(place, "alone")
+    kinds = [row["verdicts"]["strict"] for row in found]
+    assert kinds == [*["passed", "wrong", "compile error", "error", "error"] * PROBLEMS, "timeout"]
+    return found
+
+
+@pytest.mark.slow  # starts a Ray cluster three times: over a minute
+@pytest.mark.strict_sandbox
+@needs_ray
+class TestCluster:
+    def test_two_nodes_find_the_verdicts_of_the_pool(self, place, alone):
+        with cluster(2) as (made, _):
+            done = command(*words(place, "ray", "--judge-engine", "ray", "--ray-address", made.address))
+        assert done.returncode == 0, done.stderr
+        assert "judging on 2 nodes, 2 programs at once" in done.stderr
+        assert verdicts(place, "ray") == alone
+
+    def test_a_lost_node_costs_only_what_it_was_judging(self, place, alone):
+        results = place / "lost" / "results.jsonl"
+        with cluster(2) as (made, (node,)):
+            line = words(place, "lost", "--judge-engine", "ray", "--ray-address", made.address)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ms_codegeex.cli", *map(str, line)], stderr=subprocess.PIPE, text=True
+            )
+            while process.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") >= 10):
+                time.sleep(0.01)
+            assert process.poll() is None, process.stderr.read()
+            made.remove_node(node, allow_graceful=False)
+            _, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error
+        assert error.count("was lost") == 1 and "judged on the others, of which 1 is left" in error
+        assert verdicts(place, "lost") == alone
+
+    def test_a_node_without_a_sandbox_is_named_and_nothing_runs(self, place, tmp_path):
+        (tmp_path / "sitecustomize.py").write_text(SITE.replace("@code@", repr(refusing_filter())))
+        with cluster(2, env_vars={"PYTHONPATH": str(tmp_path)}, node_name="denied") as (made, _):
+            done = command(*words(place, "denied", "--judge-engine", "ray", "--ray-address", made.address))
+        assert done.returncode == 2, done.stderr
+        assert "node denied: sandbox: layers are missing (namespaces: " in done.stderr
+        assert not (place / "denied" / "results.jsonl").exists()
+
+
+@needs_ray
+def test_without_a_cluster_one_line_says_how_to_start_one(place, tmp_path, capsys):
+    line = words(place, tmp_path / "o", "--judge-engine", "ray", "--ray-address", "127.0.0.1:1")
+    assert main([str(word) for word in line]) == 2
+    error = capsys.readouterr().err
+    assert "no Ray cluster was found" in error and "ray start --head" in error
+
+
+def test_without_ray_one_line_says_what_to_install(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([str(word) for word in words(place, tmp_path / "o", "--judge-engine", "ray")]) == 2
+    assert "--judge-engine ray: Ray is not installed" in capsys.readouterr().err
