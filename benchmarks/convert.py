@@ -45,7 +45,7 @@ MEMORY_FACTOR, MEMORY_EXTRA = 3, 300e6  # of the largest tensor, and bytes
 
 
 def sizes(dtype: str, gigabytes: float, quick: bool) -> dict[str, int]:
-    """Fields of a CodeGeeX whose weights take about so many bytes."""
+    """Fields of a CodeGeeX with weights of about this many bytes."""
     from ms_codegeex.models.codegeex.config import build_config
 
     if quick:

@@ -120,7 +120,7 @@ class Job:
             raise SystemExit(f"the run ended with status {self.process.returncode}; see {self.log}")
 
     def stop(self) -> None:
-        """End whatever is left."""
+        """End all remaining processes."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -299,7 +299,7 @@ def compiled_after(job: Job, attempt: int) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the requested benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, help="in each precision")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "fp16"), default=("fp32", "fp16"))

@@ -3,9 +3,9 @@
     python benchmarks/finetune_task.py                   # about 5 minutes on 2 cores, into runs/docstrings
     python benchmarks/finetune_task.py --output DIR --base-steps 200 --steps 40
 
-Files of the library are either for the base model, a CodeGeeX2 with a tokenizer of its own that reads them as plain
-text, or for the task. There `ast` finds the functions with a docstring: what stands before the body is the prompt. A
-LoRA fine-tune of the base and a model of the same sizes from random weights take the same steps on the same pairs; the
+Files of the library are either for the base model, a CodeGeeX2 with its own tokenizer that reads them as plain text, or
+for the task. In the task's files, `ast` finds the functions with a docstring: the text before the body is the prompt. A
+LoRA fine-tune of the base and a model of the same sizes from random weights take the same steps on the same pairs. The
 verdict is their loss on held-out pairs, and the base's.
 """
 

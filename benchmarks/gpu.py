@@ -8,7 +8,7 @@ Each side is a separate process that computes on request, so that only one compu
 round. A step is forward, backward, gradient clipping and AdamW, in FP16 with a loss scale. The peer is CodeGeeX in
 plain PyTorch (tests/twins), eager and under torch.compile; for decoding CodeGen in transformers. The share is of the
 matmul peak that MindSpore reaches in that precision (8192 x 8192 x 8192). Needs a build of PyTorch with CUDA, in an
-environment of its own (--torch-python): its CUDA 12 libraries and MindSpore's CUDA 11 ones share folders.
+separate environment (--torch-python): its CUDA 12 libraries and MindSpore's CUDA 11 ones share folders.
 """
 
 from __future__ import annotations

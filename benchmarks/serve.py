@@ -16,7 +16,7 @@ The peer is `transformers serve`. It needs torch, transformers and accelerate (t
 turn in each round, and generates exactly --new tokens, greedy. It answers each request in a separate thread, because
 its continuous batching does not run on a CPU (transformers 4.57.1 does not know how much memory there is, and CodeGen's
 attention has no paged form). It sends text at the end of a word, so its first text comes after its first token.
-llama.cpp and vLLM have no CodeGen of their own.
+llama.cpp and vLLM do not support CodeGen.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Load:
             )
 
     async def _ask(self, ids: list[int], last: int | None = None, pause: float = 0.0) -> Answered:
-        """One streamed request. With `last`, the connection is closed after so many events."""
+        """One streamed request. With `last`, the connection is closed after that many events."""
         data = json.dumps(self.server.body(ids, self.new)).encode()
         head = f"POST {self.server.path} HTTP/1.1\r\nHost: {self.server.host}\r\nConnection: close\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"

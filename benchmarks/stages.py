@@ -46,7 +46,7 @@ def roots(extra: Sequence[Path]) -> list[Path]:
 
 
 def files(root: Path) -> list[Path]:
-    """Files below a root that may hold text, in an order of their own, which is the same every time."""
+    """Files below a root that may hold text, in a fixed pseudo-random order."""
     wanted = (*PROSE, ".gz", *(ending for endings in LANGUAGES.values() for ending in endings))
     found = []
     for folder, folders, names in os.walk(root):

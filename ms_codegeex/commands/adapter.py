@@ -17,7 +17,7 @@ EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/a
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = "show rank, alpha, targets and model of adapters in PEFT's layout; a folder stands for those in it"
+    listing = "show rank, alpha, targets and model of adapters in PEFT's layout, or of all adapters in a folder"
     action = actions.add_parser("list", help=listing, description=listing)
     action.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="adapters, or a folder with some")
     action.add_argument("--json", action="store_true", help="print one JSON object")

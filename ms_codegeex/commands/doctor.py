@@ -1,4 +1,4 @@
-"""`ms-codegeex doctor`: what this machine can do, and the line that closes each gap."""
+"""`ms-codegeex doctor`: shows what this machine can do, and the line that closes each gap."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Finding:
         area: heading of the report.
         name: what was checked.
         state: "ok"; "missing": a run on a CPU needs it; "optional": only the feature that `fix` or `found` names does.
-        found: what there is, in a few words.
+        found: what was found, in a few words.
         fix: how to close the gap; empty if there is nothing to close.
     """
 
@@ -94,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; the exit status is 0 if all that a CPU user needs is there, otherwise 1."""
+    """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
     checks = [check for area in AREAS for check in _checked(area)]
     missing = [check for check in checks if check.state == "missing"]
     if arguments.json:

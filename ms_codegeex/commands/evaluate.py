@@ -129,7 +129,7 @@ def _configure_recipe(group: argparse._ArgumentGroup) -> None:
         "--limit",
         type=int,
         metavar="N",
-        help="only the first N problems (of each language); infilling: so many spans of each kind",
+        help="only the first N problems (of each language); infilling: number of spans of each kind",
     )
     group.add_argument(
         "--language",
@@ -218,7 +218,7 @@ def _configure_perplexity(group: argparse._ArgumentGroup) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="perplexity: measure about so many (default: all; with --against 4096, whose scores take 0.8 GB of disk)",
+        help="perplexity: measure about N tokens (default: all; with --against 4096, whose scores take 0.8 GB of disk)",
     )
     group.add_argument(
         "--against",

@@ -23,7 +23,7 @@ EXAMPLES = """\
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
   ms-codegeex inspect corpus --document 3 --split validation
   ms-codegeex inspect corpus --sample 17 --seq-length 2048  # training sample 17, and the documents it comes from
-  ms-codegeex inspect corpus --report                       # where the report for a browser is
+  ms-codegeex inspect corpus --report                       # path of the report for a browser
   ms-codegeex inspect model --json
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # every tensor and its hash, all hashes checked

@@ -235,7 +235,7 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])
-    counted = np.append(False, sample.loss_mask > 0)  # the first token is no label
+    counted = np.append(False, sample.loss_mask > 0)  # the first token is not a label
     tokenizer, documents, place = dataset.tokenizer(), [], 0
     for span in sample.documents:
         stop = place + span.stop - span.start

@@ -46,7 +46,7 @@ def flaws(task: Task, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], str]
                 types = " or ".join("null" if kind is type(None) else kind.__name__ for kind in TYPES[name])
                 return f"{name} is {json.dumps(value)[:60] if name in row else 'missing'}, expected {types}"
         if row["task_id"] not in known:
-            return f"task_id {row['task_id'][:60]!r} is no problem of {task.name}"
+            return f"task_id {row['task_id'][:60]!r} is not a problem of {task.name}"
         if row["completion_id"] < 0:
             return f"completion_id is {row['completion_id']}, expected 0 or more"
         return _flaw_of_verdicts(row, task.modes) if "verdicts" in keys else task.flaw(sample_from(row))

@@ -132,7 +132,7 @@ class _Checkpoint:
                 continue
             if name != last:
                 if name in found:
-                    raise UserError(f"{self.path}: tensor {name} is there twice; expected once, save the file again")
+                    raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
                 found[name] = _StoredTensor(kind, dims, [])
             elif (kind, dims) != (found[name].kind, found[name].dims):
                 raise UserError(
@@ -203,7 +203,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out.
 
     `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now: a file of
-    any size takes a moment. Raises `UserError` for a damaged file, a tensor that is there twice, of the wrong size or
+    any size takes a moment. Raises `UserError` for a damaged file, a tensor that occurs twice, of the wrong size or
     an unknown type; a file with a checksum is compared with it when the first tensor is loaded. Without one, changed
     elements and missing tensors at the end of the file go unnoticed, so check the names against the model.
     """

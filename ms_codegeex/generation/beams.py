@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ms_codegeex.generation.choice import Chosen, TokenChoice
 from ms_codegeex.generation.slots import SlotEngine
 
-WORTHWHILE = 16  # so many tokens are computed sooner than a slot is copied
+WORTHWHILE = 16  # computing this many tokens is faster than copying a slot
 Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float]]]]
 """Answers so far -> for each, its likeliest next tokens with their log-probabilities, twice as many as beams"""
 

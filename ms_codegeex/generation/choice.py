@@ -16,7 +16,7 @@ from ms_codegeex.generation.sampling import SamplingSettings
 
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
-WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs a graph of its own
+WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs its own graph
 COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32
 
 

@@ -14,8 +14,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
-ROWS = 32  # a packed matrix has a multiple of so many rows
-MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of so many columns
+ROWS = 32  # a packed matrix has a multiple of this many rows
+MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
 MOST_RANK = 1024  # of an adapter
 _LARGEST = {8: 127, 4: 7}
 WHOLE = slice(None)

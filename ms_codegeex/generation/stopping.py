@@ -145,7 +145,7 @@ def block(language: str, prompt: str) -> Rule:
     a brace closes the innermost open one, or the first that the text opens; strings and comments count too."""
     name = find_language(language).name
     if name == "Python":
-        start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line goes on
+        start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line continues
         return _ruled(lambda: _unindented(start), dropped=1)
     if name not in BRACED:
         raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")

@@ -242,7 +242,7 @@ def main(launcher: int) -> int:
     """Fork a process per request until the launcher ends or closes the pipe; returns the exit status."""
     die_with_parent(launcher)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)  # what the engine prints is no answer
+        os.dup2(nothing.fileno(), 1)  # the engine's output is not an answer
         _import_all()
         own, has_threads = os.getpid(), psutil.Process().num_threads() > 1
         while line := sys.stdin.readline():

@@ -90,7 +90,7 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Read a run directory. `UserError` if it is none."""
+    """Read a run directory. `UserError` if it is not one."""
     run = RunDirectory(path)
     if not run.config.is_file():
         raise UserError(f"{path}: not a run directory (no config.yaml); name the output of a run")

@@ -3,8 +3,8 @@
 A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, a checkpoint
 becomes good once finite steps have followed it, and pruning always keeps the last good one.
 
-Saving continues in the background while the next steps compute. All ranks decide alike: they save after the same steps,
-wait for the previous save, and try again after a failed one at a step that rank 0 announces.
+Saving continues in the background while the next steps compute. All ranks decide in the same way: they save after the
+same steps, wait for the previous save, and try again after a failed one at a step that rank 0 announces.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Workers(ProcessGroup):
 
     def _fate(self, pid: int) -> str:
         if pid in self.stopped:
-            return "was stopped and did not go on (by SIGSTOP or a debugger)"
+            return "was stopped and did not continue (by SIGSTOP or a debugger)"
         if alive(self.workers[pid]):
             return "stopped responding"
         return ending(self.statuses.get(pid))

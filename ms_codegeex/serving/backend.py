@@ -58,7 +58,7 @@ class Answer(AsyncIterator[Piece]):
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.prompt_scores, self.prompt_only = prompt_scores, prompt_only
-        self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if asked for
+        self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
         self.began, self.first_token_at = time.monotonic(), 0.0
         self.error: ApiError | None = None

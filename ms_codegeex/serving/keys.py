@@ -125,7 +125,7 @@ def _check(path: Path, status: os.stat_result, keys: list[Key], plain: bool) -> 
         raise UserError(f"--api-key-file: {path} holds no key; write one into it, one in a line")
     for kind, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
         if len({*values}) < len(values):
-            raise UserError(f"--api-key-file: {path}: a {kind} is there twice; remove one of the lines")
+            raise UserError(f"--api-key-file: {path}: a {kind} occurs twice; remove one of the lines")
     mode = stat.S_IMODE(status.st_mode)
     what = "change" if mode & 0o022 else "read"
     if status.st_uid not in (0, os.geteuid()):

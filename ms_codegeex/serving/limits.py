@@ -36,7 +36,7 @@ class Limits:
         state, now = self._callers.setdefault(caller, _Caller()), self._clock()
         whose = " of this key" if caller else ""
         if concurrent is not None and state.active >= concurrent:
-            return Refusal(f"{state.active} requests{whose} are under way, at most {concurrent} may be", 1)
+            return Refusal(f"{state.active} requests{whose} are in progress, at most {concurrent} may be", 1)
         if requests_per_minute is not None:
             each = 60 / requests_per_minute
             free_at = max(state.free_at, now) + each

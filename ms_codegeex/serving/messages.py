@@ -5,7 +5,7 @@ To the engine, first the options of `Generator`, then
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
     [[[number, tokens, finish], …], [guessed, accepted, reused, passes]]
 A token is [id, log-probability, likeliest tokens]. An answer's first entry has its prompt's tokens as a fourth item if
-they were asked for; when finish is "error", the fourth item says why.
+they were requested; when finish is "error", the fourth item says why.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Sampling(Body):
     top_k: int | None = Field(None, description="default 0: off")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: str | Listed[str] | None = Field(None, description="texts before which an answer ends")
-    seed: int | None = Field(None, description="equal seeds give equal text (default: another one each time)")
+    seed: int | None = Field(None, description="equal seeds give equal text (default: a different one each time)")
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = Field(None, description="default 1: off")
@@ -74,8 +74,8 @@ class CompletionRequest(Sampling):
     )
     suffix: str | None = Field(None, description="the text after the gap")
     max_tokens: int | None = Field(None, ge=0, description="most new tokens (default 128)")
-    best_of: int | None = Field(None, ge=1, le=128, description="draw so many, answer with the n likeliest")
-    logprobs: int | None = Field(None, ge=0, le=256, description="report so many likeliest tokens with each token")
+    best_of: int | None = Field(None, ge=1, le=128, description="draw this many, answer with the n likeliest")
+    logprobs: int | None = Field(None, ge=0, le=256, description="report this many likeliest tokens with each token")
     echo: bool | None = Field(None, description="begin the text with the prompt")
     language: str | None = Field(None, description="put this language's tag line in front of the prompt")
     truncate_prompt: bool | None = Field(None, description="drop the start of a prompt that is too long")
@@ -199,7 +199,7 @@ class ServedModelObject(BaseModel):
     infill: str
     chat: bool
     languages: list[str]
-    parent: str | None = Field(None, description="of an adapter: the model that it is on")
+    parent: str | None = Field(None, description="the model to which an adapter belongs")
 
 
 class ModelList(BaseModel):

@@ -132,7 +132,7 @@ async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
     """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
     backend.draining = True
     seconds = backend.settings.grace
-    print(f"ending: answers under way have {seconds:g} s", file=sys.stderr, flush=True)
+    print(f"ending: answers in progress have {seconds:g} s", file=sys.stderr, flush=True)
     deadline = time.monotonic() + seconds
     while not backend.idle and not at_once.is_set() and time.monotonic() < deadline:
         await asyncio.sleep(POLL_SECONDS)

@@ -102,7 +102,7 @@ class Chat:
         if entry.startswith("/") and words[0][1:].isalpha():
             command = self._commands.get(words[0][1:])
             if command is None:
-                raise UserError(f"{words[0]} is no command; /help shows those that there are")
+                raise UserError(f"{words[0]} is not a command; /help lists the commands")
             command(words[1:])
         elif self.model.chat:
             self._converse(entry)

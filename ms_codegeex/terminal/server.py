@@ -25,7 +25,7 @@ class RemoteModel:
         import openai
 
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"--url: {url} is no address of a server; expected http(s)://HOST[:PORT]")
+            raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]")
         self.url = url.rstrip("/")
         base = self.url if self.url.endswith("/v1") else f"{self.url}/v1"
         self._client = openai.OpenAI(base_url=base, api_key=key or "none", max_retries=RETRIES, timeout=SILENCE_SECONDS)

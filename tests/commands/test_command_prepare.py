@@ -279,5 +279,5 @@ def test_a_directory_called_tokenizer_is_not_deleted(sources, tmp_path, capsys):
     model = write_chatglm(tmp_path / "out/tokenizer")
     command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--tokenizer", str(model)]
     assert main([*command, "--replace", "--workers", "1"]) == 2
-    assert "holds tokenizer, which is no part of a dataset" in capsys.readouterr().err
+    assert "holds tokenizer, which is not part of a dataset" in capsys.readouterr().err
     assert (model / "tokenizer.model").is_file()

@@ -289,7 +289,7 @@ def test_samples_of_others(options, tmp_path):
 @pytest.mark.parametrize(
     "row, words",
     [
-        ({"task_id": "java/1", "completion": ""}, "row 1: task_id 'java/1' is no problem of doubling"),
+        ({"task_id": "java/1", "completion": ""}, "row 1: task_id 'java/1' is not a problem of doubling"),
         ({"task_id": "cpp/1", "solution": ""}, "row 1: none of completion, generation; it has task_id, solution"),
         ({"task_id": "cpp/1", "generation": None}, "row 1: generation: found NoneType"),
     ],

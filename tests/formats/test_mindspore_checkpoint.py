@@ -223,7 +223,7 @@ def test_a_missing_piece_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
-        ([("w", [1], "Int8", b"a"), ("v", [1], "Int8", b"b"), ("w", [1], "Int8", b"a")], "tensor w is there twice"),
+        ([("w", [1], "Int8", b"a"), ("v", [1], "Int8", b"b"), ("w", [1], "Int8", b"a")], "tensor w occurs twice"),
         ([("w", [1], "Int8", b"a"), ("w", [1], "Int8", b"a")], "tensor w has 2 bytes"),
         ([("w", [2], "Int8", b"a"), ("w", [2], "UInt8", b"a")], r"tensor w is Int8 \[2\] in its first piece and UInt8"),
         (

@@ -154,7 +154,7 @@ def test_a_stopped_worker_is_named_with_the_schedulers_line(msrun, tmp_path):
             f"[ERROR] DISTRIBUTED(7) [meta_server_node.cc:548] {line}.\nTraceback\n"
         )
         assert workers.failure().startswith(
-            f"rank 1 was stopped and did not go on (by SIGSTOP or a debugger); the scheduler says: {line}; "
+            f"rank 1 was stopped and did not continue (by SIGSTOP or a debugger); the scheduler says: {line}; "
         )
         by_rank["1"].resume()
         wait_for(lambda: workers.ended() == 1 and not workers.stopped)

@@ -108,8 +108,8 @@ def test_examples_of_a_file_in_the_releases_form(tmp_path):
 @pytest.mark.parametrize(
     "line,words",
     [
-        ("{", ":1 is no JSON"),
-        ("[]", ":1 is no JSON object"),
+        ("{", ":1 is not JSON"),
+        ("[]", ":1 is not a JSON object"),
         ('{"language": "Go"}', ":1 has no text `code`"),
         ('{"code": "x"}', ":1 has no text `language`"),
         ('{"code": "x", "language": "Pyton"}', "did you mean Python"),

@@ -50,8 +50,8 @@ def test_no_key_stays_in_memory(tmp_path):
         (f"me {KEY} concurrent=1e9\n", 0o600, "concurrent is not a whole number"),
         ("me sha256:12\n", 0o600, "64 hexadecimal digits"),
         (f"me {KEY}é\n", 0o600, "visible ASCII"),
-        (f"me {KEY}\nme {OTHER}\n", 0o600, "a name is there twice"),
-        (f"me {KEY}\nyou {KEY}\n", 0o600, "a key is there twice"),
+        (f"me {KEY}\nme {OTHER}\n", 0o600, "a name occurs twice"),
+        (f"me {KEY}\nyou {KEY}\n", 0o600, "a key occurs twice"),
         (f"me {KEY}\n", 0o644, "can read it; run `chmod 600`"),
         (f"me sha256:{'0' * 64}\n", 0o666, "can change it"),
         (f"me {KEY}\n", 0o620, "can change it"),
@@ -153,6 +153,6 @@ def test_a_refused_request_counts_neither_way():
     limits = Limits(clock)
     assert limits.enter("me", 2, 1) is None
     for _ in range(5):
-        assert limits.enter("me", 2, 1).message.startswith("1 requests of this key are under way")
+        assert limits.enter("me", 2, 1).message.startswith("1 requests of this key are in progress")
     limits.leave("me")
     assert limits.enter("me", 2, 1) is None

@@ -72,7 +72,7 @@ def test_a_conversation_with_a_base_model(chat, server, home, tmp_path):
     chat.type(f"/save {target}\n")
     chat.expect("exists; give another name")
     chat.type("/clear\n/save\n/dance\n// not a command\n")
-    for words in ("forgotten", "expected a file", "/dance is no command", "    pass\n> "):
+    for words in ("forgotten", "expected a file", "/dance is not a command", "    pass\n> "):
         chat.expect(words)
     assert asked(server) == "# language: Python\n// not a command"
     chat.type("/quit\n")

@@ -1,9 +1,8 @@
-"""Files under a URL, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://`, whatever it knows.
+"""Files at URLs, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://` and the other schemes it knows.
 
-Nothing here is a file of this machine. A read that fails is retried; if it keeps failing, the run ends instead of
-leaving out what could not be read, and goes on later. Credentials and addresses are those of fsspec and of the library
-for the URL scheme, in their environment variables and files. What a URL itself says of them is in no text that leaves
-this file.
+Nothing here is a local file. A read that fails is retried. If it keeps failing, the run ends instead of leaving out the
+unread data, and can be continued later. Credentials and addresses are those of fsspec and of the library for the URL
+scheme, in their environment variables and files. Credentials in a URL itself are in no text that leaves this file.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ T = TypeVar("T")
 PAUSES = (1, 2, 4, 8, 16)  # seconds before a read is retried
 _BUFFER = 8 << 20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may have a slash, which a port has not
+_USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may contain a slash, a port may not
 # How file systems name a hash of a file, or when it was written.
 _VERSIONS = (
     "ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "mtime", "modified", "modify", "modificationTime",
@@ -38,7 +37,7 @@ EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, for URL schemes
 
 
 def open_input(path: Path | RemotePath) -> BinaryIO:
-    """A file of this machine or of a URL, to be read; OSError if it is gone or may not be read."""
+    """Opens a local file or a file at a URL for reading; OSError if it is gone or may not be read."""
     return path.open() if isinstance(path, RemotePath) else open(path, "rb")
 
 
@@ -48,7 +47,7 @@ def is_url(text: str) -> bool:
 
 
 def parse_location(text: str) -> Path | RemotePath:
-    """A path of this machine, also for a `file://` URL, or a remote one; `UserError` if the URL names nothing."""
+    """A local path (also for a `file://` URL) or a remote one; `UserError` if the URL names nothing."""
     if not is_url(text):
         return Path(text)
     parts = urlsplit(text)
@@ -61,7 +60,7 @@ def parse_location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True, repr=False)
 class RemotePath:
-    """A file or directory under a URL, with what is needed of `pathlib`'s interface.
+    """A file or directory at a URL, with the needed part of `pathlib`'s interface.
 
     Only `url` has the user, the password and the query that the URL may contain; as text, all of them are `***`.
     """
@@ -104,7 +103,7 @@ class RemotePath:
         return PurePosixPath(*self.parts[len(base.parts) :])
 
     def is_relative_to(self, other: object) -> bool:
-        """Whether this is in the directory `other`; never in one of this machine."""
+        """Whether this is in the directory `other`; never in a local one."""
         return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
 
     def exists(self) -> bool:
@@ -114,7 +113,7 @@ class RemotePath:
             return bool(_retry(self, lambda: filesystem.exists(path)))
 
     def read(self, size: int) -> bytes:
-        """The whole file of so many bytes, in one request; errors as those of `open`."""
+        """The complete file of `size` bytes, in one request; errors as for `open`."""
         filesystem, path = _filesystem(self)
         return _retry(self, lambda: _exactly(size, filesystem.cat_file(path)))
 
@@ -123,7 +122,7 @@ class RemotePath:
 
         Raises:
             OSError: it is gone, or reading it is not allowed.
-            UserError: it could not be read, however often.
+            UserError: it could not be read after all attempts.
         """
         filesystem, path = _filesystem(self)
         size = _retry(self, lambda: filesystem.info(path)["size"])
@@ -140,7 +139,7 @@ def _divided(url: str) -> tuple[str, str, str, str]:
 
 
 class _Ranges(io.RawIOBase):
-    """A remote file as ranges of bytes, each of which is fetched for itself."""
+    """A remote file as ranges of bytes, each fetched separately."""
 
     def __init__(self, location: RemotePath, filesystem: Any, path: str, size: int) -> None:
         self._location, self._filesystem, self._path, self._size = location, filesystem, path, size
@@ -218,7 +217,7 @@ def _hidden(text: str, location: RemotePath) -> str:
 
 
 def _retry(location: RemotePath, work: Callable[[], T]) -> T:
-    """The result of `work`, retried where its error may pass; `UserError` if it does not."""
+    """The result of `work`, retried if its error may be temporary; `UserError` if it persists."""
     for pause in (*PAUSES, None):
         try:
             return work()
@@ -226,7 +225,7 @@ def _retry(location: RemotePath, work: Callable[[], T]) -> T:
             kind = next(kind for kind in _NOT_RETRIED if isinstance(error, kind))
             words = [_hidden(word, location) if isinstance(word, str) else word for word in error.args]
             raise kind(*words) from None
-        except Exception as error:  # every library for a URL scheme has errors of its own
+        except Exception as error:  # every library for a URL scheme has its own errors
             if pause is None or type(error).__name__ == "NoCredentialsError":
                 raise UserError(
                     f"{location}: could not be reached or read ({type(error).__name__}: {_line(error, location)}); "
@@ -238,7 +237,7 @@ def _retry(location: RemotePath, work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _as_user_errors(location: RemotePath) -> Iterator[None]:
-    """Errors that no repetition mends, as a `UserError`."""
+    """Errors that persist however often a request is repeated, as a `UserError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -252,7 +251,7 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
 
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
-    """All files below `root`, or it alone if it is a file: path, size, and a number that changes with the content.
+    """All files below `root`, or `root` itself if it is a file: path, size, and a number that changes with the content.
 
     Raises:
         UserError: there is nothing, or it may not be listed.
@@ -261,7 +260,7 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
     with _as_user_errors(root):
         found = _retry(root, lambda: filesystem.find(path, detail=True))
         if not found:
-            _retry(root, lambda: filesystem.ls(path, detail=False))  # it says more than `find` of what is missing
+            _retry(root, lambda: filesystem.ls(path, detail=False))  # its error says more than that of `find`
             raise FileNotFoundError("it is empty")
     files, base = [], path.rstrip("/")
     for name, entry in sorted(found.items()):
@@ -273,13 +272,13 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
 
 
 def _version(entry: dict[str, Any]) -> int:
-    """A number for a version of a file: from its hash where the store has one, or when it was written."""
+    """A number for a version of a file: from its hash if the store has one, or else from its time."""
     known = {name: str(entry[name]) for name in _VERSIONS if entry.get(name) is not None}
     return int.from_bytes(hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:7], "little")
 
 
 def read_json(url: RemotePath) -> Any | None:
-    """The content of a JSON file; None if it is not there, `UserError` if it is no JSON."""
+    """The content of a JSON file; None if it does not exist, `UserError` if it is not JSON."""
     filesystem, path = _filesystem(url)
     with _as_user_errors(url):
         try:
@@ -287,13 +286,13 @@ def read_json(url: RemotePath) -> Any | None:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise UserError(f"{url}: is no JSON; look at what is there, and delete it or add --replace") from None
+            raise UserError(f"{url}: is not JSON; check its content, and delete it or add --replace") from None
 
 
 def upload(directory: Path, target: RemotePath, last: str) -> None:
-    """Copy the files of a directory to a URL, the file `last` in the end, so that with it everything is there.
+    """Copy the files of a directory to a URL, the file `last` at the end, so that it marks a complete copy.
 
-    What is there of an earlier one loses its file of that name first. Sizes are checked.
+    If an earlier copy exists, its file of that name is removed first. Sizes are checked.
 
     Raises:
         UserError: the place cannot be written to.

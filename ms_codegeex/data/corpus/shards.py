@@ -114,7 +114,7 @@ class DocumentRows:
         return len(self._sources)
 
     def add(self, document: Document, tokens: int) -> None:
-        """Append a document of so many ids, including its end token."""
+        """Append a document with this number of ids, including its end token."""
         self._sources.append(document.source.encode())
         language = self._languages.setdefault(document.language, len(self._languages))
         own = document.group == document.source
@@ -221,7 +221,7 @@ def is_sound(path: Path) -> bool:
 
 
 class StoredColumns(Mapping[str, np.ndarray]):
-    """The columns of a finished shard by name, each read from its file when it is asked for."""
+    """The columns of a finished shard by name, each read from its file on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

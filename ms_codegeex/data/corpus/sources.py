@@ -134,7 +134,7 @@ class FoundSources:
     """What a search found, sorted by identity, so that the order of directory listings does not matter.
 
     Attributes:
-        sources: source files; `language` is empty if it is unknown, where such files were asked for.
+        sources: source files; `language` is empty if it is unknown and such files were requested.
         archives: files of records; `language` is empty.
         skipped: identity and reason for everything that could not be read or is not followed.
     """
@@ -239,7 +239,7 @@ class _Search:
             return
         identity, package = _identity(root, self.base, path)
         if archive_kind(path.name) is not None:
-            if not root.installed:  # a package's test data is no corpus
+            if not root.installed:  # a package's test data is not a corpus
                 self.archives[path] = SourceFile(identity, path, package, "", size, modified)
             return
         head = b""

@@ -111,7 +111,7 @@ def _call(function: Callable[..., None], task: tuple) -> None:
 
 
 def parts_for(rows: int) -> int:
-    """The number of parts for so many rows. It depends on nothing else, so that all engines do the same."""
+    """The number of parts for this many rows. It depends on nothing else, so that all engines do the same."""
     return max(1, -(-rows // PART_ROWS))
 
 

@@ -24,7 +24,9 @@ def is_occupied(output: Path) -> bool:
     except OSError as error:  # a name too long, no permission
         raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
     if foreign:
-        raise UserError(f"{output}: holds {foreign[0]}, which is no part of a dataset; give --output another directory")
+        raise UserError(
+            f"{output}: holds {foreign[0]}, which is not part of a dataset; give --output another directory"
+        )
     return bool(entries)
 
 
@@ -34,7 +36,7 @@ def check_output(output: Path, replace: bool) -> None:
         return
     if not (output / DATASET_JSON).is_file():
         first = min(entry.name for entry in output.iterdir())
-        raise UserError(f"{output}: holds {first}, which is no part of a dataset; give --output another directory")
+        raise UserError(f"{output}: holds {first}, which is not part of a dataset; give --output another directory")
     if not replace:
         raise UserError(f"{output}: holds a dataset; add --replace, or give --output another directory")
 

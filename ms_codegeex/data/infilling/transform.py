@@ -70,7 +70,7 @@ class Infilling:
     def rearrange(
         self, ids: np.ndarray, place: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
-        """A text of as many tokens with its middle at its end, or None if it stays as it is.
+        """A text with the same number of tokens and its middle at its end, or None if it stays unchanged.
 
         Args:
             ids: of the text without its end token, int `[n]`.

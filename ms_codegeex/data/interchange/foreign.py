@@ -172,7 +172,7 @@ def import_triplet(
         raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; they are no triplet")
     seq_length = int(parts[0].sizes.max()) - 1
     if seq_length < 2:
-        raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; this is no triplet")
+        raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; this is not a triplet")
 
     def documents() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for number in range(len(parts[0])):
@@ -195,5 +195,5 @@ def _example(row: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray
         raise UserError(f"{source}: attention_mask is not ones and then zeros; only padding on the right is understood")
     mask = labels != IGNORED
     if mask[size:].any() or (labels[mask] != ids[mask]).any():
-        raise UserError(f"{source}: labels are neither -100 nor the token at their place; this is no triplet")
+        raise UserError(f"{source}: labels are neither -100 nor the token at their place; this is not a triplet")
     return ids[:size], mask[:size].astype(np.uint8)

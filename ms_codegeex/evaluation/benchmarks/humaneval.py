@@ -143,7 +143,7 @@ def read_problems(data: Path) -> list[Problem]:
         rest = {name: _text(row, name, f"{data}:{number}", True) for name in ("entry_point", "canonical_solution")}
         name = str(row.get("task_id", number - 1))
         if name in problems:
-            raise UserError(f"{data}:{number}: task_id {name} is there twice; give each problem its own")
+            raise UserError(f"{data}:{number}: task_id {name} occurs twice; give each problem its own")
         problems[name] = Problem(name, {}, HumanEvalProblem(**texts, **rest))
     if not problems:
         raise UserError(f"{data}: no problems; expected rows with task_id, prompt, test and entry_point")

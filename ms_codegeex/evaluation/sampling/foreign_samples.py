@@ -30,7 +30,7 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterato
     for number, row in enumerate(read_rows(path), 1):
         name = row.get("task_id")
         if not isinstance(name, str) or name not in known:
-            raise UserError(f"{path}: row {number}: task_id {name!r} is no problem of {task.name}; check --data")
+            raise UserError(f"{path}: row {number}: task_id {name!r} is not a problem of {task.name}; check --data")
         if name in chosen:
             yield _sample(row, task, chosen[name], count[name], f"{path}: row {number}")
             count[name] += 1

@@ -41,7 +41,7 @@ class Recipe:
     strip: bool = False  # HumanEval: strip white space from the prompt's end
 
     def over(self, **values: Any) -> Recipe:
-        """The recipe with other values; `None` leaves a key as it is."""
+        """The recipe with other values; `None` leaves a key unchanged."""
         given = {key: value for key, value in values.items() if value is not None}
         return build({**asdict(self), **given}) if given else self
 

@@ -114,7 +114,7 @@ class ServerSampler:
 
         self.url, self.recipe, self.concurrency = url.rstrip("/").removesuffix("/completions"), recipe, concurrency
         if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"--url: {url} is no address of a server; expected http(s)://HOST[:PORT]/v1")
+            raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")
         self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
         self.fields = dict(fields or {})
         if recipe.top_k:
@@ -127,7 +127,7 @@ class ServerSampler:
             known = [str.strip(model.id) for model in self._asked(lambda: self.client.models.list().data)]
         except (ValueError, TypeError, AttributeError):
             raise UserError(
-                f"--url: {self.url}/models is no list of models; addresses mostly end in /v1, or give --url-model"
+                f"--url: {self.url}/models is not a list of models; addresses mostly end in /v1, or give --url-model"
             ) from None
         if len(known) != 1:
             raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
@@ -228,7 +228,7 @@ class ServerSampler:
             for chunk in stream:
                 choices = getattr(chunk, "choices", None)
                 if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
-                    raise _Unreadable(f"sends an event that is none of a completion ({str(chunk)[:80]!r})")
+                    raise _Unreadable(f"sends an event that does not belong to a completion ({str(chunk)[:80]!r})")
                 yield from choices
         except UnicodeDecodeError as error:
             raise _Unreadable(f"sends an event that is not UTF-8 ({error.reason})") from None

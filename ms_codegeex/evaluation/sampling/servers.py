@@ -29,7 +29,7 @@ def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> S
     if len(urls) == 1:
         return make(urls[0])
     if len(set(urls)) < len(urls):
-        raise UserError(f"--url: {next(url for url in urls if urls.count(url) > 1)} is there twice; give each once")
+        raise UserError(f"--url: {next(url for url in urls if urls.count(url) > 1)} occurs twice; give each once")
     found, failures = [], dict[str, ServerFailure]()
     for url in urls:
         try:

@@ -176,7 +176,7 @@ def open_sandbox(mode: str = "strict") -> Sandbox:
     In strict mode a missing layer is a `UserError` that gives the reason and the remedy.
     """
     if mode not in MODES:
-        raise UserError(f"sandbox: {mode!r} is no mode; expected one of {', '.join(MODES)}")
+        raise UserError(f"sandbox: {mode!r} is not a mode; expected one of {', '.join(MODES)}")
     sandbox = best(find_layers(), find_interpreter())
     missing = sandbox.missing
     if missing and mode == "strict":

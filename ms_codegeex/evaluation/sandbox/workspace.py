@@ -27,7 +27,7 @@ class Workspace:
     directory: str
     job: dict[str, Any]
     view: bytes = b""  # what the fork server shows, marshalled
-    shown: Sequence[tuple[int, int]] = ()  # device and inode of what is readable, as a path may be replaced
+    shown: Sequence[tuple[int, int]] = ()  # device and inode of the readable paths, as a path may be replaced
     # path in the sandbox -> path on this machine, where they differ
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -36,7 +36,7 @@ class Workspace:
         return os.pathsep.join(map(self._path, text.split(os.pathsep))) if self.names else text
 
     def _path(self, text: str) -> str:
-        """One path; anything else stays as it is."""
+        """One path; anything else stays unchanged."""
         for inside, outside in self.names.items():
             if text == inside or text.startswith(inside + "/"):
                 return outside + text[len(inside) :]

@@ -219,7 +219,7 @@ class Judged:
 
 
 def run_and_judge(chain: ToolChain, program: Program, sandbox: Sandbox, seconds: float) -> Judged:
-    """Compile and run a program with its tests, for at most so many seconds."""
+    """Compile and run a program with its tests, for at most this many seconds."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
     plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, seconds))

@@ -71,6 +71,6 @@ class Go(ToolChain):
     def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
         """Compile and vet, then run the test binary."""
         build = Command([self.go, *BUILD, *program.others], self.limits(seconds.compile), self.environment(self.inside))
-        words = ["./main.test", "-test.paniconexit0"]  # as in `go test`: exiting with status 0 is no success
+        words = ["./main.test", "-test.paniconexit0"]  # as in `go test`: exiting with status 0 is not success
         run = Command(words, self.limits(seconds.run), {}, challenge)
         return RunPlan([build, run], program.files("main_test.go", token), compiling=1)

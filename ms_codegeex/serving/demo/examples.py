@@ -42,9 +42,9 @@ def _example(line: str, where: str) -> Example:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"--example-path: {where} is no JSON ({error}); expected one object in each line") from None
+        raise UserError(f"--example-path: {where} is not JSON ({error}); expected one object in each line") from None
     if not isinstance(row, dict):
-        raise UserError(f"--example-path: {where} is no JSON object; expected one with `code` and `language`")
+        raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")
     code = _text(row, "code", where)
     language = _language(_text(row, "language" if "language" in row else "langauge", where), where)
     task = row.get("task", TASKS[0])

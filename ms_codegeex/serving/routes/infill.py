@@ -53,15 +53,15 @@ class InfillRequest(Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: Annotated[Listed[Listed[float | int]] | dict[str, float] | None, Few] = None
-    seed: int | None = Field(None, description="-1: another one each time")
+    seed: int | None = Field(None, description="-1: a different one each time")
     stop: Listed[str] | None = None
     stream: bool | None = None
     return_tokens: bool | None = None
     response_fields: Listed[str] | None = Field(
-        None, max_length=64, description="answer with these only, by names or paths such as timings/prompt_n"
+        None, max_length=64, description="return only these fields, by names or paths such as timings/prompt_n"
     )
     t_max_predict_ms: int | None = Field(
-        None, ge=-1, lt=1 << 63, description="end after so long, once there is a whole line"
+        None, ge=-1, lt=1 << 63, description="end after this time, once there is a complete line"
     )
 
 

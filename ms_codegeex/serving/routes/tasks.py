@@ -34,7 +34,7 @@ SUMMARIES = {
 class Task(Sampling):
     """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
 
-    code: str = Field(description="the code; of an SQL statement, what it should do, in words")
+    code: str = Field(description="the code; for SQL, a description of the statement in words")
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
 
 

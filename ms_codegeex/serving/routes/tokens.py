@@ -20,8 +20,10 @@ class TokenizeRequest(Body):
 
     content: str
     add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
-    parse_special: bool | None = Field(None, description="names of special tokens stand for them (default: yes)")
-    with_pieces: bool | None = Field(None, description="give each token's text, or bytes if it is none (default: no)")
+    parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
+    with_pieces: bool | None = Field(
+        None, description="also give each token's text, or its bytes if they are not text (default: no)"
+    )
 
 
 class DetokenizeRequest(Body):
@@ -31,7 +33,7 @@ class DetokenizeRequest(Body):
 
 
 class Tokens(BaseModel):
-    """The ids, with their texts if these were asked for."""
+    """The ids, with their texts if these were requested."""
 
     tokens: list[int] | list[dict[str, Any]]
 

@@ -201,7 +201,7 @@ def test_foreign_directories_are_left_alone(sources, tmp_path, replace):
     precious = tmp_path / "home/thesis.tex"
     precious.parent.mkdir()
     precious.write_text("years of work")
-    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no part of a dataset"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which is not part of a dataset"):
         prepare([sources], tmp_path / "home", replace=replace)
     with pytest.raises(UserError, match="is a file"):
         prepare([sources], precious, replace=replace)

@@ -168,7 +168,7 @@ class TestOutput:
         with pytest.raises(UserError, match=r"mine: holds a dataset made from other .*--replace"):
             self.publish(tmp_path)
         memory.pipe("/bucket/corpora/mine/dataset.json", b'{"key": ')
-        with pytest.raises(UserError, match=r"dataset\.json: is no JSON; .*--replace"):
+        with pytest.raises(UserError, match=r"dataset\.json: is not JSON; .*--replace"):
             self.publish(tmp_path)
 
 

@@ -145,7 +145,7 @@ def test_rows_of_other_forms(tmp_path, sandbox):
         ([{"task_id": "a", "test": ""}], r"h\.jsonl:1: prompt is NoneType"),
         ([ROW, {**ROW, "task_id": "b", "test": 1}], r"h\.jsonl:2: test is int"),
         ([{**ROW, "entry_point": ["double"]}], "entry_point is list"),
-        ([ROW, ROW], "task_id T/0 is there twice"),
+        ([ROW, ROW], "task_id T/0 occurs twice"),
         ([], "no problems"),
     ],
 )

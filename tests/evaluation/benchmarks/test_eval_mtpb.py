@@ -102,7 +102,7 @@ def test_another_file_is_read_and_has_no_known_defects(tmp_path):
     [
         ({"prompts": ["Assign {b}"]}, "KeyError 'b'"),
         ({"outputs": [1]}, "1 outputs for 2 inputs"),
-        ({"inputs": []}, "inputs is no list"),
+        ({"inputs": []}, "inputs is not a list"),
         ({"max_gen_length": "9"}, "max_gen_length is 9"),
         ({"prompts": ["Assign {a.b}"]}, "AttributeError"),
     ],
@@ -115,7 +115,7 @@ def test_damage_is_reported(tmp_path, change, message):
 def test_missing_twice_and_empty(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_problems(tmp_path / "m.jsonl")
-    with pytest.raises(UserError, match="id 7 is there twice"):
+    with pytest.raises(UserError, match="id 7 occurs twice"):
         read_problems(write(tmp_path / "m.jsonl", ROW, ROW))
     with pytest.raises(UserError, match="no problems"):
         read_problems(write(tmp_path / "m.jsonl"))

@@ -103,8 +103,8 @@ def test_the_page_has_every_installing_line():
     ("change", "message"),
     [
         ({"prompt": None}, r"problem 0: prompt is NoneType; a row has name"),
-        ({"stop_tokens": "x"}, "stop_tokens is no list of texts"),
-        ({"stop_tokens": [""]}, "stop_tokens is no list of texts"),
+        ({"stop_tokens": "x"}, "stop_tokens is not a list of texts"),
+        ({"stop_tokens": [""]}, "stop_tokens is not a list of texts"),
         ({"tests": "}"}, "rust/HumanEval_900_swapped: no test function in its tests"),
         ({"language": "lua"}, "no problems in python, cpp"),
     ],
@@ -128,7 +128,7 @@ def test_other_files(tmp_path):
             multipl_e.build(tmp_path / name)
     twice = write(tmp_path / "twice" / "a.jsonl", "js").parent
     write(twice / "b.jsonl", "js")
-    with pytest.raises(UserError, match="js/HumanEval_900_swapped is there twice"):
+    with pytest.raises(UserError, match="js/HumanEval_900_swapped occurs twice"):
         multipl_e.build(twice)
 
 

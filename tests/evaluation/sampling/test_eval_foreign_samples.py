@@ -80,7 +80,7 @@ CHANGES = [
     ("completion_id", -1, "completion_id is -1, expected 0 or more"),
     ("completion_id", ..., "completion_id is missing, expected int"),
     ("task_id", ["cpp/1"], 'task_id is ["cpp/1"], expected str'),
-    ("task_id", "java/1", "task_id 'java/1' is no problem of doubling"),
+    ("task_id", "java/1", "task_id 'java/1' is not a problem of doubling"),
     ("extra", ..., "extra is missing, expected dict"),
     ("extra", None, "extra is null, expected dict"),
     ("prompt", ..., "prompt is missing"),
@@ -143,7 +143,10 @@ def test_a_verdict_about_no_sample_is_not_believed(options, row):
 
 
 def test_samples_of_others_are_read_as_carefully(options, tmp_path):
-    for change, words in (({"prompt": 3}, "prompt is 3, expected str"), ({"task_id": ["x"]}, "is no problem of doubl")):
+    for change, words in (
+        ({"prompt": 3}, "prompt is 3, expected str"),
+        ({"task_id": ["x"]}, "is not a problem of doubl"),
+    ):
         path = tmp_path / "given.jsonl"
         path.write_text(json.dumps({**SAMPLE, **change}) + "\n")
         with pytest.raises(UserError, match="row 1: ") as caught:

@@ -120,7 +120,7 @@ def test_servers_that_do_not_fit_together():
     with Server(reply) as one, Server(reply, models=("large",)) as two:
         with pytest.raises(UserError, match=r"different models \(large, small\); see --url-model"):
             opened(one.url, two.url)
-        with pytest.raises(UserError, match="is there twice"):
+        with pytest.raises(UserError, match="occurs twice"):
             opened(one.url, one.url)
         assert opened(one.url, two.url, model="m").identity["model"] == "m"
 

@@ -77,12 +77,16 @@ WHOLE = json.dumps({"choices": [{"text": "x", "index": 0, "finish_reason": "stop
 ANSWERS = {
     "no JSON": (event() + b"data: {oops\n\n", "text/event-stream", r"sends an event that is not JSON"),
     "no UTF-8": (event() + b"data: \xff\xfe\n\n", "text/event-stream", r"sends an event that is not UTF-8"),
-    "a list": (b"data: [1, 2]\n\n", "text/event-stream", r"sends an event that is none of a completion"),
-    "no object": (b'data: {"choices": 3}\n\n', "text/event-stream", r"sends an event that is none of a completion"),
+    "a list": (b"data: [1, 2]\n\n", "text/event-stream", r"sends an event that does not belong to a completion"),
+    "no object": (
+        b'data: {"choices": 3}\n\n',
+        "text/event-stream",
+        r"sends an event that does not belong to a completion",
+    ),
     "a number": (
         b'data: {"choices": [{"text": 7, "index": 0}]}\n\n',
         "text/event-stream",
-        r"sends an event that is none of a completion",
+        r"sends an event that does not belong to a completion",
     ),
     "no choices": (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "text/event-stream", r"sends answers without choices"),
     "broken off": (event() + event(), "text/event-stream", r"breaks off its answers"),

@@ -64,7 +64,7 @@ def test_every_layer_is_active_where_the_kernel_has_it() -> None:
 
 
 def test_an_unknown_mode_is_reported() -> None:
-    with pytest.raises(UserError, match=r"'lax' is no mode; expected one of strict, best-effort"):
+    with pytest.raises(UserError, match=r"'lax' is not a mode; expected one of strict, best-effort"):
         open_sandbox("lax")
 
 

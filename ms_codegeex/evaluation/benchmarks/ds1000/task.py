@@ -110,7 +110,7 @@ class Ds1000(Task):
         return self._judges("compare.py", ds, json.dumps(given).encode("ascii") + b"\n")
 
     def _judges(self, script: str, ds: Ds1000Problem, stdin: bytes = b"") -> Command:
-        """The command for a script of ours. With -s it ignores modules that programs have installed in /tmp,
+        """The command for one of our scripts. With -s it ignores modules that programs have installed in /tmp,
         their home."""
         words = [str(self.runner.interpreter.path), "-s", f"{python_program.PLACE}/{script}", str(ds.cases)]
         return Command(words, self.limits, python_program.ENVIRONMENT, stdin)

@@ -54,7 +54,7 @@ def read_problems(data: Path) -> list[Problem]:
         for where, row in _rows(path):
             problem = _problem(row, where)
             if problem.id in problems:
-                raise UserError(f"{where}: task_id {problem.id[:60]} is there twice; give each problem its own")
+                raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each problem its own")
             problems[problem.id] = problem
     if not problems:
         raise UserError(f"{paths[0]}: no problems; expected rows with task_id, prompt, entry_point and base_input")
@@ -113,7 +113,7 @@ def _calls(
 ) -> Calls:
     calls = row.get(key) or []  # an empty object where there are none
     if not isinstance(calls, list) or not all(isinstance(call, list) for call in calls):
-        raise UserError(f"{where}: {key} is no list of calls; expected a list of arguments for each")
+        raise UserError(f"{where}: {key} is not a list of calls; expected a list of arguments for each")
     try:
         return [convert(name, call) for call in calls]
     except (TypeError, ValueError, AttributeError, IndexError) as error:

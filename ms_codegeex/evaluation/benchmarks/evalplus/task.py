@@ -157,7 +157,7 @@ class EvalPlus(Task):
         return self._command("compare_calls.py", json.dumps(given).encode("ascii") + b"\n", wall)
 
     def _command(self, script: str, stdin: bytes, wall: float, *arguments: str) -> Command:
-        """A command for a script of ours. With -s it ignores modules that programs have installed in their home."""
+        """A command for one of our scripts. With -s it ignores modules that programs have installed in their home."""
         words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{script}", *arguments]
         limits = ResourceLimits(wall=wall, memory=MEMORY, output=64 * MIB)
         return Command(words, limits, python_program.ENVIRONMENT, stdin)

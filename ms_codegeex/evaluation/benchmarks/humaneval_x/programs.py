@@ -87,7 +87,7 @@ def cpp(row: HumanEvalXProblem, answer: str) -> Program:
 
 def java(row: HumanEvalXProblem, answer: str) -> Program:
     """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
-    file. A class of ours calls main and sees it return."""
+    file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
     code = STRINGS.sub('""', row.test)
     names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]

@@ -83,7 +83,7 @@ class HumanEvalX(ToolChainTask):
         return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
-        """The program of a sample, before it gets a secret. Its `fingerprint` tells which samples are the same."""
+        """The program of a sample, before it gets a secret. Equal samples have the same `fingerprint`."""
         return programs.assemble(problem.data, sample.generation)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

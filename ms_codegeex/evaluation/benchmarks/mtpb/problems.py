@@ -59,7 +59,7 @@ def read_problems(data: Path) -> list[MtpbProblem]:
             reason = f"{type(error).__name__} {error}"
             raise UserError(f"{path}: problem {number} is not one of MTPB ({reason}); restore the file") from None
         if problem.id in seen:
-            raise UserError(f"{path}: id {problem.id} is there twice; restore the file")
+            raise UserError(f"{path}: id {problem.id} occurs twice; restore the file")
         seen.add(problem.id)
         problems.append(problem)
     if not problems:
@@ -78,7 +78,7 @@ def _problem(row: Mapping[str, Any]) -> MtpbProblem:
     prompts, inputs, outputs = row["prompts"], row["inputs"], row["outputs"]
     for name, value in (("prompts", prompts), ("inputs", inputs), ("outputs", outputs)):
         if not isinstance(value, list) or not value:
-            raise ValueError(f"{name} is no list, or an empty one")
+            raise ValueError(f"{name} is not a list, or is empty")
     if len(outputs) < len(inputs):
         raise ValueError(f"{len(outputs)} outputs for {len(inputs)} inputs")
     length = row.get("max_gen_length", MAX_GEN_LENGTH)

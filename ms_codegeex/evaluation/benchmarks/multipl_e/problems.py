@@ -56,7 +56,7 @@ def read_problems(data: Path, languages: Sequence[str] | None) -> list[Problem]:
                 foreign.add(row["language"])
                 continue
             if problem.id in problems:
-                raise UserError(f"{path}: problem {number}: {problem.id[:80]} is there twice; give each file once")
+                raise UserError(f"{path}: problem {number}: {problem.id[:80]} occurs twice; give each file once")
             problems[problem.id] = problem
     known = list(dict.fromkeys(problem.labels["language"] for problem in problems.values()))
     if not problems:
@@ -86,7 +86,7 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem | None:
             raise UserError(f"{where}: {key} is {type(row.get(key)).__name__}; a row has {KEYS}")
     stops = row.get("stop_tokens")
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise UserError(f"{where}: stop_tokens is no list of texts; a row has {KEYS}")
+        raise UserError(f"{where}: stop_tokens is not a list of texts; a row has {KEYS}")
     language = LANGUAGES.get(row["language"])
     if language is None:
         return None

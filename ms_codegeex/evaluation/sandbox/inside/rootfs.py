@@ -79,7 +79,7 @@ def restrict_mounts(path: str, flags: int) -> None:
             restricted.add(point)
         os.close(descriptor)
     if top not in restricted:
-        raise RuntimeError(f"{path} cannot be made read-only: it is no mount")
+        raise RuntimeError(f"{path} cannot be made read-only: it is not a mount")
 
 
 def mounts() -> list:
