@@ -168,7 +168,7 @@ def _devices(accelerator: Accelerator) -> Finding:
 
 
 def _output(*words: str) -> str | None:
-    """What a command prints; None if it fails."""
+    """The output of a command; None if it fails."""
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -209,7 +209,7 @@ def _requirements(area: str, name: str, requirements: list[Requirement], extra: 
 
 
 def _wrong(requirement: Requirement) -> str | None:
-    """What is wrong with the installed version of a package; None if it fits."""
+    """The problem with the installed version of a package; None if it fits."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -249,7 +249,7 @@ def engine_checks() -> Iterator[Finding]:
 
 
 def _decoding_operators() -> Finding:
-    """Which compiled operators `generate` and `evaluate` use on this CPU. Builds nothing."""
+    """The compiled operators that `generate` and `evaluate` use on this CPU. Builds nothing."""
     from ms_codegeex.generation.kernels.compiling import built_libraries, cpu_level
 
     name, level = "decoding operators", cpu_level()

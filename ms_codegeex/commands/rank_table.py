@@ -109,7 +109,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 
 
 def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     return {
         "table": str(path),
         "servers": len(table.servers),

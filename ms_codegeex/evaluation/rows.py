@@ -31,7 +31,7 @@ JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "st
 
 
 def key(row: Mapping[str, Any]) -> RowKey:
-    """What identifies a row."""
+    """The key that identifies a row."""
     return row["task_id"], row["completion_id"]
 
 

@@ -33,7 +33,7 @@ REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jso
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation does, in addition to the recipe."""
+    """The options of an evaluation, in addition to the recipe."""
 
     output: Path
     sampler: Callable[[], Sampler] | None = None  # called when the first sample is drawn

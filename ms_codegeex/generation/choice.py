@@ -97,7 +97,7 @@ def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.nd
 
 
 def unpack(out: np.ndarray, choices: Sequence[TokenChoice]) -> list[Chosen]:
-    """What the operator chose, [n, 1 + k, 2], for each of `choices`."""
+    """The operator's choice, [n, 1 + k, 2], for each of `choices`."""
     return [
         Chosen(int(row[0, 0]), float(row[0, 1]), tuple((int(i), float(p)) for i, p in row[1 : 1 + choice.best]))
         for row, choice in zip(out, choices, strict=False)

@@ -67,7 +67,7 @@ def adapter_infill(path: Path) -> Mapping[str, Any] | None:
 
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
-    """Where the files of a model and of a LoRA adapter are: for a run, its newest checkpoint."""
+    """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
     return (
         model if is_quantised(model) else open_source(model).path,
         None if adapter is None else adapters_path(adapter),

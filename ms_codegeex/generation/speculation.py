@@ -12,7 +12,7 @@ MOST, FIRST = 7, 3  # guesses of a pass: with the newest id a power of two
 
 
 class Speculation:
-    """How many tokens to guess: more after a guess that was right, fewer after one that was wrong."""
+    """The number of tokens to guess: more after a right guess, fewer after a wrong one."""
 
     def __init__(self, most: int = MOST):
         self.most = most
@@ -30,7 +30,7 @@ class Speculation:
 
 
 class _Index:
-    """Where n-grams of a growing sequence were last continued."""
+    """The last positions at which n-grams of a growing sequence were continued."""
 
     def __init__(self) -> None:
         self.after: dict[tuple[int, ...], int] = {}

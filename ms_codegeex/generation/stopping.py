@@ -127,7 +127,7 @@ def _unindented(start: str = "") -> Scanner:
 
 
 def first_unindented(text: str) -> int | None:
-    """Where the first line starts that is neither blank nor indented, None if there is none."""
+    """The start of the first line that is neither blank nor indented, None if there is none."""
     position = 0
     for line in text.split("\n"):
         if line.strip() and line[0] not in " \t":

@@ -98,7 +98,7 @@ class Frame:
 
 
 def _innermost(log: Path, start: int) -> Frame | None:
-    """Where the main thread is, by the stacks after `start`; None if there are none."""
+    """The main thread's position, from the stacks after `start`; None if there are none."""
     with log.open("rb") as stream:
         stream.seek(start)
         stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))

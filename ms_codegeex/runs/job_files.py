@@ -60,7 +60,7 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
 
 
 def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
-    """How many servers a job of this configuration asks for. `UserError` if it cannot be one."""
+    """The number of servers that a job of this configuration requests. `UserError` if it cannot run as a job."""
     size = config.parallel.server_devices
     if config.device == "cpu":
         raise UserError("--job: device: cpu trains on one machine, without a job file; set device=ascend")

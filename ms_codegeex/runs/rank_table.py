@@ -59,7 +59,7 @@ class RankTable:
 
     @property
     def world(self) -> int:
-        """How many devices the job has."""
+        """The number of devices of the job."""
         return sum(len(server.devices) for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which settings may change when a run resumes from a checkpoint.
+"""Decides which settings may change when a run resumes from a checkpoint.
 
 A run that resumes with other settings is a different run: it looks like one curve but cannot be reproduced. So a change
 of anything that affects the weights is refused unless `--allow-change KEY` names it. Settings that only affect how the

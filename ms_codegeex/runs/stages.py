@@ -42,7 +42,7 @@ def check_resume(config: RunConfig) -> None:
 
 
 class Progress:
-    """Which stages are finished, and from which checkpoint the next one starts.
+    """The finished stages, and the checkpoint from which the next one starts.
 
     Raises:
         UserError: a stage was trained with settings other than those given, or from a stage that still has to be

@@ -1,4 +1,4 @@
-"""Where a run starts: from scratch or from a checkpoint, and from which one."""
+"""Decides where a run starts: from scratch or from a checkpoint, and from which one."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Workers(ProcessGroup):
                     self._add(process, environment.get("RANK_ID", "?"))
 
     def ended(self) -> int:
-        """How many workers have ended, successfully or not."""
+        """The number of workers that have ended, successfully or not."""
         self.poll()
         return sum(not self._observe(process) for process in self.workers.values())
 
@@ -107,7 +107,7 @@ class Workers(ProcessGroup):
         return all(self.poll())
 
     def poll(self) -> list[bool]:
-        """Which of the processes started here have ended; keeps their exit statuses."""
+        """The processes started here that have ended; keeps their exit statuses."""
         ended = super().poll()
         self.statuses.update({root.pid: root.returncode for root in self.roots if root.returncode is not None})
         return ended

@@ -209,7 +209,7 @@ class _Plan:
         return rows["key"], rows["number"]
 
     def similar(self, pairs: np.ndarray) -> np.ndarray:
-        """Which pairs of documents are similar, bool `[pairs]`."""
+        """Whether each pair of documents is similar, bool `[pairs]`."""
         found = np.zeros(len(pairs), bool)
         for start in range(0, len(pairs), _PAIRS):
             chunk = pairs[start : start + _PAIRS]

@@ -42,12 +42,12 @@ class Documents:
         return self.shards[place], number - int(self.starts[place])
 
     def source(self, number: int) -> str:
-        """Where document `number` comes from."""
+        """The source of document `number`."""
         shard, row = self.place(number)
         return shard.sources()[row]
 
     def sources(self, chosen: np.ndarray | None = None) -> Iterator[str]:
-        """Where each document comes from, in order; or only those with `chosen`, bool `[documents]`."""
+        """The sources of all documents, in order; or only of those with `chosen`, bool `[documents]`."""
         for shard, start, end in self.parts():
             if chosen is None:
                 yield from shard.sources()

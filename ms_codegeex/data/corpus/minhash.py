@@ -90,5 +90,5 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
 
 
 def are_similar(signatures: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
-    """Which rows of two arrays of signatures agree in a share `threshold` of their places, bool `[documents]`."""
+    """Whether the rows of two arrays of signatures agree in a share `threshold` of their places, bool `[documents]`."""
     return np.mean(signatures == others, axis=1) >= threshold

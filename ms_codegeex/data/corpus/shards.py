@@ -277,7 +277,7 @@ class Shard:
         return replace(self, languages=(), groups=(), tally=Tally())
 
     def sources(self) -> list[str]:
-        """Where each document comes from."""
+        """The sources of all documents."""
         data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
         names = [data[start:end].decode() for start, end in itertools.pairwise(starts)]
         return [moved(name, self.lines) for name in names] if self.lines else names

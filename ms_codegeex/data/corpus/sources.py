@@ -131,7 +131,7 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class FoundSources:
-    """What a search found, sorted by identity, so that the order of directory listings does not matter.
+    """The results of a search, sorted by identity, so that the order of directory listings does not matter.
 
     Attributes:
         sources: source files; `language` is empty if it is unknown and such files were requested.

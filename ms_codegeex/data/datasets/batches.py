@@ -236,7 +236,7 @@ class PackedSequences(Sequences):
                 row[begin - start : end - start] = found.ids[begin - low : end - low]
 
     def _document_bounds(self) -> np.ndarray:
-        """Where each document begins in the split, and where the last one ends."""
+        """The position at which each document begins in the split, and the end of the last one."""
         return np.concatenate(([0], np.cumsum(IndexedDataset(self.directory / self.split).sizes)))
 
     def documents_of(self, index: int) -> list[DocumentSpan]:

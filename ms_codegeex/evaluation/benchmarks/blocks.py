@@ -1,4 +1,4 @@
-"""Where a block of a benchmark's tests ends, so that the witness can be put there."""
+"""Finds the end of a block of a benchmark's tests, so that the witness can be put there."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SPLIT = "validation"
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """What was measured. `skipped` counts the files that are not UTF-8 text."""
+    """The measurements. `skipped` counts the files that are not UTF-8 text."""
 
     score: Score
     text_bytes: int

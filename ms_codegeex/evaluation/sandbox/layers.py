@@ -30,8 +30,8 @@ CONTAINER = (
 
 @dataclass
 class Layers:
-    """What sandboxes can be built from. `states` says for each layer "active", or "missing: " with the reason and
-    the remedy."""
+    """The parts from which sandboxes can be built. `states` says for each layer "active", or "missing: " with the
+    reason and the remedy."""
 
     states: dict[str, str] = field(default_factory=dict)
     filter: bytes = b""  # the system call filter, empty for none

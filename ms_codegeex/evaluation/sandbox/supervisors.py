@@ -28,7 +28,7 @@ class ServerLost(RunFailure):
 
 
 class Origin(Protocol):
-    """Where a supervisor comes from."""
+    """The origin of a supervisor."""
 
     def lost(self) -> bool:
         """Whether it has died, other than by what its program did."""
