@@ -96,7 +96,7 @@ def test_servers_that_are_not_there_and_models_that_must_be_chosen():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(UserError, match="cannot be reached"):
         ServerSampler(url, RECIPE)
-    with pytest.raises(UserError, match="no address of a server"):
+    with pytest.raises(UserError, match="not the address of a server"):
         ServerSampler("localhost:8000", RECIPE)
     with (
         Server(lambda body: ("", "stop"), models=("a", "b")) as server,

@@ -107,7 +107,7 @@ def test_what_is_no_answer_is_said_in_a_line(name):
 
 @pytest.mark.parametrize("data", [b"<html></html>", b"[]", b'{"data": 3}', b'{"data": [{}]}'])
 def test_a_list_of_models_that_is_none(data):
-    with server(lambda body: data, "application/json") as url, pytest.raises(UserError, match="no list of models"):
+    with server(lambda body: data, "application/json") as url, pytest.raises(UserError, match="not a list of models"):
         ServerSampler(url, RECIPE)
 
 
