@@ -1,4 +1,4 @@
-"""Files of benchmarks in any of the forms that they are published in: .jsonl, .jsonl.gz, .json (a list), .parquet."""
+"""Reads files of benchmarks in all published formats: .jsonl, .jsonl.gz, .json (a list), .parquet."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ms_codegeex.evaluation.jsonl import read_rows
 
 
 def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
-    """The rows of a file, whose form its ending tells.
+    """The rows of a file; the ending of its name decides the format.
 
     Args:
-        path: a file; what is neither .json nor .parquet is read as JSONL.
-        keys: what a row has, for error messages.
+        path: a file; if it is neither .json nor .parquet, it is read as JSONL.
+        keys: the keys of a row, for error messages.
 
     Raises:
-        UserError: it cannot be read, or holds something else than objects.
+        UserError: it cannot be read, or holds anything other than objects.
     """
     if path.suffix == ".parquet":
         return _parquet(path)

@@ -320,7 +320,7 @@ def test_published_samples_are_whole_programs(tmp_path):
         ([{"task_id": "Mbpp/2", "prompt": "x", "code": "", "test": ""}], "entry_point is NoneType"),
         ([{**HUB, "code": None}], r"m\.jsonl:1: code is NoneType; a row on Hugging Face has task_id"),
         ([{**HUB, "task_id": "2"}], "task_id is str; a row on Hugging Face"),
-        ([{**HUB, "test_list": []}], "test_list is no list of assertions"),
+        ([{**HUB, "test_list": []}], "test_list is not a list of assertions"),
         ([{**HUB, "test": "assert True"}], "test has another form than MBPP"),
         ([{**HUB, "test": HUB_TEST.replace("inputs = [", "inputs = [open('x'), ")}], "the inputs of test are no plain"),
         ([{**HUB, "test": HUB_TEST.replace("inputs = [", "inputs = [3, ")}], "the inputs of test are no list of calls"),
@@ -329,7 +329,7 @@ def test_published_samples_are_whole_programs(tmp_path):
             "the inputs of test are no plain values",
         ),
         ([{**HUB, "test": HUB_TEST.replace("exp, 0", "exp, -1")}], "atol is -1"),
-        ([HUB, SHARED], "task_id Mbpp/2 is there twice"),
+        ([HUB, SHARED], "task_id Mbpp/2 occurs twice"),
     ],
 )
 def test_damage_is_reported(tmp_path, rows, message):

@@ -1,9 +1,9 @@
-"""MBPP+ as it is on Hugging Face (evalplus/mbppplus), made into the problems of EvalPlus's own file.
+"""MBPP+ from Hugging Face (evalplus/mbppplus), converted to the problems of EvalPlus's own file.
 
 A row has `task_id` (a number), `prompt` (the sentence alone), `code` (the canonical solution), `test_list` (MBPP's
 assertions) and `test`: a program whose line `inputs = [...]` holds the arguments of each call, MBPP's first, and whose
-last line is `assertion(NAME(*inp), exp, ATOL)`. EvalPlus's `tools/mbpp/to_original_fmt.py` writes it so, from the file
-that `problems` reads.
+last line is `assertion(NAME(*inp), exp, ATOL)`. EvalPlus's `tools/mbpp/to_original_fmt.py` writes this format from the
+file that `problems` reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def is_hub_row(row: Mapping[str, Any]) -> bool:
 
 
 def converted_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The row as in EvalPlus's own file, but with arguments that have their types already.
+    """The row as in EvalPlus's own file, but with arguments that already have their types.
 
     Raises:
         UserError: something is missing, or `test` has another form.
@@ -39,7 +39,7 @@ def converted_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise UserError(f"{where}: {key} is {type(row.get(key)).__name__}; a row on Hugging Face has {KEYS}")
     tests = row["test_list"]
     if not tests or not all(isinstance(test, str) for test in tests):
-        raise UserError(f"{where}: test_list is no list of assertions; fetch the file again")
+        raise UserError(f"{where}: test_list is not a list of assertions; fetch the file again")
     inputs, name, tolerance = _calls(row["test"], where)
     return {
         "task_id": f"Mbpp/{row['task_id']}",

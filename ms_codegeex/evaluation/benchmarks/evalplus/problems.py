@@ -62,13 +62,13 @@ def read_problems(data: Path) -> list[Problem]:
 
 
 def _files(directory: Path) -> list[Path]:
-    """EvalPlus's own files in a directory, else those of a copy of the data set on Hugging Face."""
+    """EvalPlus's own files in a directory, or else those of a copy of the dataset on Hugging Face."""
     found = [path for stem in STEMS if (path := find_file(directory, stem, f"{stem}-v*")) is not None]
     return found or next((paths for pattern in HUB if (paths := sorted(directory.glob(pattern)))), [])
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, each with its place."""
+    """The rows of a file, each with its position."""
     if path.suffix == ".parquet":
         yield from ((f"{path}: problem {number}", row) for number, row in enumerate(read_table(path, hub.KEYS)))
     else:
@@ -94,7 +94,7 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem:
 
 
 def _as_written(name: str, arguments: list[Any]) -> list[Any]:
-    """Python's literals have their types already."""
+    """Python's literals already have their types."""
     return arguments
 
 
