@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.data.corpus.frames import frame_bounds
-from ms_codegeex.data.corpus.remote import RemotePath
+from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ def read_lines(
     """
     number = 1
     try:
-        with path.open() if isinstance(path, RemotePath) else open(path, "rb") as stream:
+        with open_input(path) as stream:
             for line in _part_lines(stream, path.name.lower(), part, limit):
                 if isinstance(line, Broken) or line.strip():
                     yield number, line
@@ -360,7 +360,7 @@ def read_rows(
 
 
 def _file(path: Path | RemotePath) -> Any:
-    return path.open() if isinstance(path, RemotePath) else path
+    return path.open() if isinstance(path, RemotePath) else path  # pyarrow reads a path without Python's file object
 
 
 def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:

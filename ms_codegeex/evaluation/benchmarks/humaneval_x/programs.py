@@ -97,7 +97,7 @@ def java(row: HumanEvalXProblem, answer: str) -> Program:
     return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": f"{theirs}{row.prompt}{answer}\n"})
 
 
-def javascript(row: HumanEvalXProblem, answer: str) -> Program:
+def js(row: HumanEvalXProblem, answer: str) -> Program:
     """The tests are a function that the witness calls with its own `console`, `JSON` and `Math`; it counts failed
     assertions, which JavaScript only logs. The tests' names are declared after the answer, so the answer cannot use
     them."""
@@ -148,12 +148,7 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
 
 
 ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
-    "python": python,
-    "cpp": cpp,
-    "java": java,
-    "js": javascript,
-    "go": go,
-    "rust": rust,
+    each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
 
 

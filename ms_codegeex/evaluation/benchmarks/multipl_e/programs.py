@@ -43,7 +43,7 @@ def java(row: MultiPlEProblem, text: str, name: str) -> Program:
     return Program(f"{text}{row.tests}", "", "")
 
 
-def javascript(row: MultiPlEProblem, text: str, name: str) -> Program:
+def js(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The tests are a function that the witness calls."""
     return Program(f"{text};ms_codegeex_tests(", '"%s"', f", (console, JSON, Math) => {{\n{row.tests}\n}})\n")
 
@@ -69,11 +69,5 @@ def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 
 ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {
-    "python": python,
-    "cpp": cpp,
-    "java": java,
-    "js": javascript,
-    "go": go,
-    "rust": rust,
-    "bash": bash,
+    each.__name__: each for each in (python, cpp, java, js, go, rust, bash)
 }
