@@ -2,24 +2,29 @@
 
 python docs/recipes.py             # writes the page and the picture from the files
 python docs/recipes.py --search    # searches again first: some minutes
+python docs/recipes.py --simulate codegeex_13b_910b_64   # compiles one rank of each stage, and records the timeline
 python docs/recipes.py --check     # writes nothing; exit status 1 if the page is not what it would write
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ms_codegeex.config import load_config
 from ms_codegeex.config.values import parse_overrides
-from ms_codegeex.files import atomic_file
+from ms_codegeex.files import atomic_file, read_json, write_json
 from ms_codegeex.hardware import GIB
-from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, STEP_SECONDS
+from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, SLOTS_PER_DAY, STEP_SECONDS
 from ms_codegeex.planning.planner import Plan, make_plan
 from ms_codegeex.planning.search import search, yaml_of
+from ms_codegeex.rehearsal.compile import compile_ranks
+from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE, PICTURE = ROOT / "configs" / "recipes", "recipes.md", "images/recipes.png"
@@ -27,6 +32,10 @@ HARDWARE = {"ascend910": "910", "ascend910b": "910B", "a100": "A100"}
 DEVICES = (8, 64, 512, 1536)
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
+# Settings that the timeline of the compiled graphs prefers to the search's, in which nothing overlaps.
+BY_TIMELINE = ("codegeex_13b_910_1536",)
+SIMULATED = ROOT / "docs" / "recipes_simulated.json"
+PAPER = "codegeex_13b"  # the published setting
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,63 @@ def find(recipe: Recipe) -> None:
         temporary.write_text(header + yaml_of(found.ranked[0], f"../{base}", given), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """A step simulated from the compiled graphs, without the factor, and its roofline then. `stages`: of the run's
+    step, seconds of computing, exposed messages by group, and bubble; GiB of the graph at its peak."""
+
+    seconds: float
+    roofline: float
+    stages: list[dict]
+
+    @property
+    def worst(self) -> dict:
+        """The stage that computes longest."""
+        return max(self.stages, key=lambda stage: stage["computing"])
+
+
+def simulate(stem: str) -> None:
+    """Compile one rank of each stage of a recipe, or of the published setting, and record the timeline."""
+    config = load_config(file_of(stem))
+    mesh = config.mesh
+    report = compile_ranks(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=True)
+    if not report.ok:
+        raise SystemExit("\n".join(report.problems))
+    line = make_timeline(report.config, config, report.programs)
+    stages = [{**asdict(line.shares(rank)), "peak_gib": rank.memory.peak / GIB} for rank in line.ranks]
+    found = Simulated(line.run_seconds, line.run_plan.time.total, stages)
+    write_json(SIMULATED, {**_recorded(), stem: asdict(found)})
+
+
+def file_of(stem: str) -> Path:
+    """The YAML of a recipe or of the published setting."""
+    return ROOT / "configs" / "codegeex_13b.yaml" if stem == PAPER else FOLDER / f"{stem}.yaml"
+
+
+def _recorded() -> dict[str, dict]:
+    return read_json(SIMULATED) if SIMULATED.exists() else {}
+
+
+def simulated(stem: str, plan: Plan) -> Simulated | None:
+    """The recorded timeline; None if there is none, or if settings or costs have changed since."""
+    values = _recorded().get(stem)
+    if values is None:
+        return None
+    found = Simulated(**values)
+    if not math.isclose(found.roofline, plan.time.total, rel_tol=1e-6):
+        print(f"{stem}: settings or costs have changed; python docs/recipes.py --simulate {stem}", file=sys.stderr)
+        return None
+    return found
+
+
+def step_of(stem: str, plan: Plan) -> float:
+    """Seconds of a step with the factor: simulated where that was done, else planned."""
+    found = simulated(stem, plan)
+    return found.seconds * plan.factor.value if found else plan.step_seconds
+
+
 HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
-HEADER += ("recomputes", "GiB", "step, s", "MFU", "hours", "device-hours")
+HEADER += ("recomputes", "GiB", "planned step, s", "MFU", "simulated step, s", "MFU", "hours", "device-hours")
 
 
 def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
@@ -138,7 +202,7 @@ def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
     if plan is None:
         return (name, "no plan fits", *[""] * (len(HEADER) - 2))
     config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, recipe)
-    training = config.training
+    training, stem = config.training, recipe.file.stem
     blocks = "" if training.recompute_blocks is None else f" in {', '.join(map(str, training.recompute_blocks))} blocks"
     return (
         f"[{name}](../{recipe.file.relative_to(ROOT)})",
@@ -148,23 +212,36 @@ def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
         f"{config.accumulation} of {config.micro_batch}",
         f"{training.recompute}{blocks}",
         f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
-        f"{plan.step_seconds:.2f}",
-        f"{plan.mfu:.1%}".replace("%", " %"),
+        *_pace(stem, plan),
         f"{hours:,.0f}",
         f"{hours * config.devices:,.0f}",
     )
 
 
+def _pace(stem: str, plan: Plan) -> tuple[str, ...]:
+    """Seconds and MFU, planned and simulated."""
+    cells = (f"{plan.step_seconds:.2f}", _percent(plan.mfu))
+    if simulated(stem, plan) is None:
+        return (*cells, "not simulated", "")
+    step = step_of(stem, plan)
+    return (*cells, f"{step:.2f}", _percent(plan.mfu_of(step)))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
 def hours_of(plan: Plan, recipe: Recipe) -> float:
     """Hours for the tokens of the model's paper."""
-    return recipe.model.tokens / plan.tokens_per_day * 24
+    return recipe.model.tokens / plan.step_tokens * step_of(recipe.file.stem, plan) / 3600
 
 
 def paper_row() -> tuple[str, ...]:
     """The published run of the 13B, and our plan of its setting."""
     plan = make_plan(load_config(ROOT / "configs" / "codegeex_13b.yaml"))
-    hours = MODELS[0].tokens / plan.tokens_per_day * 24
+    hours = MODELS[0].tokens / plan.step_tokens * step_of(PAPER, plan) / 3600
     mesh, cost = plan.config.mesh, max(stage.total for stage in plan.memory) / GIB
+    planned, *cells = _pace(PAPER, plan)
     return (
         "[1,536 x 910, the paper's](../configs/codegeex_13b.yaml)",
         f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
@@ -173,8 +250,8 @@ def paper_row() -> tuple[str, ...]:
         f"1 of {plan.config.micro_batch}",
         "full",
         f"{cost:.1f}",
-        f"{plan.step_seconds:.2f} (published: {STEP_SECONDS:.2f})",
-        f"{plan.mfu:.1%}".replace("%", " %"),
+        f"{planned} (published: {STEP_SECONDS:.2f})",
+        *cells,
         f"{hours:,.0f}",
         f"{hours * plan.config.devices:,.0f}",
     )
@@ -187,7 +264,43 @@ def page() -> str:
         rows = [row(recipe.plan(), recipe) for recipe in recipes() if recipe.model is model]
         rows += [paper_row()] if model is MODELS[0] else []
         blocks.append(f"## {model.name}, {model.tokens / 1e9:,.0f} G tokens\n\n{model.note}\n\n{_table(HEADER, rows)}")
+    blocks[1:1] = [simulated_section()]
     return "\n\n".join(blocks) + "\n"
+
+
+SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
+STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN, "MFU", "MFU with the factor")
+STEP_HEADER += ("G token slots a day", "over the paper's", "GiB of the graph")
+
+
+def simulated_section() -> str:
+    """The recorded timelines of current settings: where the step goes, and what follows."""
+    rows = []
+    for stem in _recorded():
+        plan = make_plan(load_config(file_of(stem)))
+        found = simulated(stem, plan)
+        if found is None:
+            continue
+        parts: Counter[str] = Counter()
+        for group, seconds in found.worst["exposed"].items():
+            parts[group if group in ("tensor", "pipeline") else "weights and gradients"] += seconds
+        parts.update({name: found.worst[name] for name in ("computing", "bubble")})
+        step = step_of(stem, plan)
+        slots = plan.step_tokens * 86400 / step
+        rows.append(
+            (
+                f"[{stem}](../{file_of(stem).relative_to(ROOT)})",
+                f"{found.roofline:.2f}",
+                f"{found.seconds:.2f}",
+                *(_percent(parts[name] / found.seconds) for name in SHOWN),
+                _percent(plan.mfu_of(found.seconds)),
+                _percent(plan.mfu_of(step)),
+                f"{slots / 1e9:.1f}",
+                f"{slots / SLOTS_PER_DAY:.2f} x",
+                f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
+            )
+        )
+    return f"{SIMULATED_TEXT}\n\n{_table(STEP_HEADER, rows)}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -204,12 +317,27 @@ ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
 python docs/recipes.py --search
 ```
 
-`plan --search` found these settings ([plan.md](plan.md)). **All figures are planned: none was simulated from a
-compiled graph, and no device has shown any.** A step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f}, the
-factor that was fitted to the published run on Ascend 910 and is borrowed for 910B and A100. Hours are for the tokens of
-the model's paper, packed without padding. "full in 5, 0" blocks: so many of each stage, its first ones, recompute.
+`plan --search` found these settings ([plan.md](plan.md)), the timeline some of them. **No device has shown any of
+these figures.** A planned step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f}, the factor that was
+fitted to the published run on Ascend 910 and is borrowed for 910B and A100. A simulated step is the timeline of the
+compiled graphs, times the same factor; "not simulated" stands where nobody has done that. Hours are for the tokens of
+the model's paper, packed without padding, by the simulated step where there is one. "full in 5, 0" blocks: so many of
+each stage, its first ones, recompute.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
+
+
+SIMULATED_TEXT = """## Simulated from the compiled graphs
+
+```bash
+ms-codegeex rehearse --config configs/recipes/codegeex_13b_910_1536.yaml --compile --timeline --ranks 0
+python docs/recipes.py --simulate codegeex_13b_910_1536
+```
+
+One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
+allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
+has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
+there. The paper's day has 54.3 G token slots."""
 
 
 def picture(path: Path) -> None:
@@ -229,7 +357,7 @@ def picture(path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xticks(DEVICES, [f"{x:,}" for x in DEVICES])
     axes.set_xlabel("devices")
-    axes.set_ylabel("device-hours, planned")
+    axes.set_ylabel("device-hours, planned or simulated")
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, format="png")
 
@@ -239,6 +367,7 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", action="store_true", help="search every recipe again")
     parser.add_argument("--only", default="", metavar="PREFIX", help="--search: only recipes whose files begin so")
+    parser.add_argument("--simulate", metavar="NAME", nargs="+", default=[], help="record the timelines of recipes")
     parser.add_argument("--check", action="store_true", help="write nothing, only compare the page")
     chosen = parser.parse_args(arguments)
     if chosen.search:
@@ -246,8 +375,13 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
         for recipe in recipes():
             if not recipe.file.name.startswith(chosen.only):
                 continue
+            if recipe.file.stem in BY_TIMELINE:
+                print(f"{recipe.file.name}: chosen by its timeline, not searched", flush=True)
+                continue
             find(recipe)
             print(f"{recipe.file.name}: {'found' if recipe.file.exists() else 'nothing fits'}", flush=True)
+    for stem in chosen.simulate:
+        simulate(stem)
     text = page()
     if chosen.check:
         current = (docs / PAGE).read_text(encoding="utf-8") == text

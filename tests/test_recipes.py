@@ -61,3 +61,40 @@ def test_a_recipe_that_was_not_searched_is_not_called_infeasible(script, monkeyp
     monkeypatch.setattr(script, "NOTHING_FITS", ())
     with pytest.raises(SystemExit, match=f"--only {missing[0].file.stem};"):
         script.page()
+
+
+def test_simulated_steps_decide_the_hours_and_others_say_that_they_are_not_simulated(script):
+    recorded = script._recorded()
+    assert recorded.keys() <= {recipe.file.stem for recipe in script.recipes()} | {script.PAPER}
+    shown = dict(re.findall(r"^\| \[[^]]+\]\(\S+/(\w+)\.yaml\) \| (.*) \|$", script.page(), re.MULTILINE))
+    for recipe in script.recipes():
+        plan, stem = recipe.plan(), recipe.file.stem
+        if plan is None:
+            continue
+        found = script.simulated(stem, plan)
+        assert ("not simulated" in shown[stem]) == (found is None), stem
+        step = (found.seconds if found else plan.time.total) * plan.factor.value
+        tokens = plan.config.training.global_batch * plan.config.seq_length
+        assert script.hours_of(plan, recipe) == pytest.approx(recipe.model.tokens / tokens * step / 3600)
+        for stage in found.stages if found else ():
+            parts = stage["computing"] + sum(stage["exposed"].values()) + stage["bubble"]
+            assert parts == pytest.approx(found.seconds, rel=1e-6)
+
+
+def test_a_timeline_of_other_settings_or_costs_is_not_shown(script, monkeypatch, tmp_path, capsys):
+    stem, values = next(iter(script._recorded().items()))
+    plan = next(recipe for recipe in script.recipes() if recipe.file.stem == stem).plan()
+    assert script.simulated(stem, plan) is not None
+    monkeypatch.setattr(script, "SIMULATED", tmp_path / "other.json")
+    assert script.simulated(stem, plan) is None
+    script.write_json(script.SIMULATED, {stem: {**values, "roofline": 1.001 * values["roofline"]}})
+    assert script.simulated(stem, plan) is None
+    assert f"--simulate {stem}" in capsys.readouterr().err
+
+
+def test_a_search_leaves_what_the_timeline_chose(script, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (chosen,) = script.BY_TIMELINE
+    before = (script.FOLDER / f"{chosen}.yaml").read_bytes()
+    assert script.main(["--search", "--only", chosen], tmp_path) == 0
+    assert "not searched" in capsys.readouterr().out and (script.FOLDER / f"{chosen}.yaml").read_bytes() == before

@@ -121,10 +121,10 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class OverlapConfig:
-    """Which collectives of activations can travel while a device computes, and which a step does without."""
+    """How a step waits less for the tensor-parallel all-reduces (with `parallel.sequence`: gathers and scatters)."""
 
-    parts: Positive = 1  # of a micro-batch, independent of each other: one computes while another's sums travel
-    recompute_collectives: bool = True  # false: recomputation finds the sums of the forward pass kept
+    parts: Positive = 1  # of a micro-batch: one computes during the tensor-parallel all-reduces of another
+    recompute_collectives: bool = True  # false: recomputation reuses the all-reduce results of the forward pass
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 
 def runs_again(setting: str, least: str) -> bool:
-    """Whether the backward pass repeats, under the recomputation `setting`, what `least` is the least setting for; "":
-    nothing does."""
+    """Whether the backward pass repeats an operator.
+
+    Args:
+        setting: what the operator's block recomputes: none, selective or full.
+        least: the cheapest setting that repeats this operator: selective or full; "" if none does.
+    """
     return bool(least) and setting in ("full", least)
 
 

@@ -99,8 +99,14 @@ def time_table(plan: Plan) -> str:
     rows.append(("roofline", f"{total:.3f}", "100.0%"))
     rows.append((f"x {plan.factor.value:.3f} outside the roofline ({_origin(plan)})", f"{plan.step_seconds:.3f}", ""))
     text = table(("time of a step, slowest stage", "seconds", "share"), rows)
-    return f"{text}\n  MFU {plan.mfu:.1%} of {plan.chip.peak(plan.config.training.precision) / 1e12:.0f} TFLOP/s; " + (
+    text += f"\n  MFU {plan.mfu:.1%} of {plan.chip.peak(plan.config.training.precision) / 1e12:.0f} TFLOP/s; " + (
         f"pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else "no pipeline"
+    )
+    if plan.config.mesh.world == 1:
+        return text
+    return (
+        f"{text}\n  Nothing overlaps in this roofline. Only the compiled graph shows which collectives overlap with\n"
+        "  computation: ms-codegeex rehearse --compile --timeline"
     )
 
 

@@ -111,13 +111,15 @@ def model_flops(config: RunConfig) -> int:
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
     """Gradient norm, scaling and AdamW of one device, and the sums of micro-batches' whole gradients: bytes over
     bandwidth."""
-    sums = parameter_sums(config)[stage]
-    own = sums.own_trained
-    whole = sums.shared_trained + own - sums.shared_trained // config.mesh.optimizer_shard
+    held = parameter_sums(config)[stage]
+    own = held.own_trained
+    whole = held.shared_trained + own - held.shared_trained // config.mesh.optimizer_shard
     fused = fused_kernels(config, chip.fused)
     adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
     scaling = 12 if "graph_kernel" in fused else 20
-    summed = (8 + 12 * config.accumulation) * whole if config.accumulation > 1 else 0  # set to zero, added to
+    sums = config.accumulation * config.parallel.overlap.parts  # each part of a micro-batch is added alone
+    # set to zero (compared, cast from a Boolean, assigned: `_zeros` of the train step), added to
+    summed = (18 + 12 * sums) * whole if config.accumulation > 1 else 0
     return (own * (adam + scaling) + summed) / chip.memory_bandwidth
 
 

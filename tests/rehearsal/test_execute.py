@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal.execute import execute
 
 BROKEN = Path(__file__).parent / "broken_worker.py"
@@ -138,13 +140,25 @@ def test_a_plan_trains_as_one_device_does(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["codegeex_13b_910b_64", "codegeex_13b_910b_512", "codegeex_13b_910_1536"])
+def test_simulated_recipes_train_as_one_device_does(name):
+    """The recipes of docs/recipes.md that were simulated, with every axis at two."""
+    config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml")
+    mesh = Mesh(2, min(config.mesh.tensor, 2), min(config.mesh.pipeline, 2), 2)
+    execution = execute(config, mesh)
+    check(execution, fp16=True)
+    executed = execution.config
+    assert executed.parallel.sequence and executed.parallel.overlap == config.parallel.overlap
+    assert executed.training.recompute == config.training.recompute
+    assert (executed.accumulation > 1) == (config.accumulation > 1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_PLANS)
 def test_more_plans_train_as_one_device_does(name):
     devices, parallel, training = SLOW_PLANS[name]
     mesh = None
     if name == "four stages":  # an axis above 2 has to be asked for
-        from ms_codegeex.mesh import Mesh
-
         mesh = Mesh(pipeline=4)
     check(rehearsed(devices, parallel, training, mesh=mesh), fp16="precision" in training)
 

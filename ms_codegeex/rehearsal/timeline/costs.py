@@ -148,8 +148,10 @@ def _updates(operator: Operator) -> bool:
     """Whether it belongs to the sums of gradients, their norm, their scaling or the optimizer."""
     if "optimizer" in operator.scope or operator.op == "L2Loss":
         return True
-    if operator.op in ("Mul", "Muls") and operator.scope.count("/") == 1:  # of the step itself, outside its network
-        return True
+    if operator.scope.count("/") == 1:  # of the step itself, outside its network
+        zeros = operator.op == "Greater" or (operator.op == "Cast" and operator.inputs[0].dtype == "bool")
+        if zeros or operator.op in ("Mul", "Muls"):
+            return True
     return operator.op in IN_PLACE
 
 

@@ -7,6 +7,7 @@ edges into one argument of a call.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class _Flattening:
         if not isinstance(function, _Closure):
             raise RunFailure(f"{node.op_type}: an operator that the timeline does not know")
         arguments = (*function.given, *given)
-        before, self.micro = self.micro, self._micro_batch(node)
+        before, self.micro = self.micro, self._micro_batch_of_call(node, arguments)
         first = self._add(Operator("Entry", self._waits((*waited, *function.given), entry), micro=self.micro))
         result = self._run(self.functions[function.function], arguments, first)
         self.micro = before
@@ -163,6 +164,16 @@ class _Flattening:
         """The one that a node names, or else that of the call that it is part of."""
         named = (mindir.attribute_value(a) for a in (*node.primal_attr, *node.node_attr) if a.name == "micro")
         return next(named, self.micro)
+
+    def _micro_batch_of_call(self, node: NodeProto, arguments: Sequence[Any]) -> int | None:
+        """The one that a call names, or else that of most of its arguments: with gradient accumulation only the slices
+        of the batch are named."""
+        if (named := self._micro_batch(node)) is not None:
+            return named
+        given = (x.operator for x in _flat(arguments) if isinstance(x, _Value) and x.operator is not None)
+        found = Counter(self.operators[number].micro for number in given)
+        found.pop(None, None)
+        return max(found, key=found.__getitem__, default=None)
 
     def _message(self, node: NodeProto) -> Message:
         """Its number counts executed operators: a function that is called twice sends two messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ms_codegeex.hardware import GIB
@@ -26,27 +27,32 @@ def text(timeline: Timeline) -> str:
             f"  with the run's {timeline.run.accumulation} micro-batches {timeline.run_seconds:.4f} s: each additional "
             f"one adds {timeline.period:.4f} s"
         )
-    factor = plan.factor.value
-    lines.append(
-        f"  MFU {timeline.mfu:.1%}; with the plan's factor of {factor:.3f} for what no operator shows, "
-        f"{timeline.run_seconds * factor:.3f} s and {timeline.mfu / factor:.1%}"
+    return "\n".join(
+        [*lines, "", _paces(timeline), "", _stages(timeline), "", _comparisons(timeline), "", _memory(timeline)]
     )
-    return "\n".join([*lines, "", _stages(timeline), "", _comparisons(timeline), "", _memory(timeline)])
+
+
+def _paces(timeline: Timeline) -> str:
+    rows = []
+    for pace in timeline.paces:
+        name = "simulated, with the overlap of its streams" if pace.overlap else "planned, nothing overlaps"
+        name += f", x {pace.factor:.3f} outside the roofline" if pace.factor != 1 else ""
+        rows.append((name, f"{pace.seconds:.3f}", f"{pace.mfu:.1%}", f"{pace.tokens_per_day / 1e9:.2f} G"))
+    return table(("the run's step", "seconds", "MFU", "token slots a day"), rows)
 
 
 def _stages(timeline: Timeline) -> str:
-    names = sorted({name for rank in timeline.ranks for name in rank.exposed(timeline.seconds)} - {WAITING})
+    found = [(rank, timeline.shares(rank)) for rank in timeline.ranks]
+    names, step = sorted({name for _, shares in found for name in shares.exposed}), timeline.run_seconds
     rows = []
-    for rank in timeline.ranks:
-        exposed = rank.exposed(timeline.seconds)
-        shown = [exposed.get(name, 0.0) for name in names]
-        shares = [
-            f"{seconds / timeline.seconds:.1%}" for seconds in (rank.computing, *shown, exposed.get(WAITING, 0.0))
-        ]
+    for rank, shares in found:
+        seconds = (shares.computing, *(shares.exposed.get(name, 0.0) for name in names), shares.bubble)
         kernels = sum(task.stream == COMPUTE for task in rank.tasks)
-        rows.append((f"{rank.program.rank}", f"{rank.program.stage}", *shares, f"{kernels:,}"))
+        rows.append(
+            (f"{rank.program.rank}", f"{rank.program.stage}", *(f"{x / step:.1%}" for x in seconds), f"{kernels:,}")
+        )
     header = ("rank", "stage", "computing", *(f"exposed, {name}" for name in names), "bubble", "kernels")
-    return f"where the step goes, share of {timeline.seconds:.4f} s\n{table(header, rows)}"
+    return f"where the run's step goes, share of {step:.4f} s\n{table(header, rows)}"
 
 
 def _comparisons(timeline: Timeline) -> str:
@@ -85,18 +91,20 @@ def to_json(timeline: Timeline) -> dict[str, Any]:
         "mfu": timeline.mfu,
         "outside_roofline": timeline.plan.factor.value,
         "roofline_seconds": timeline.plan.time.total,
+        "steps": [asdict(pace) for pace in timeline.paces],
         "ranks": [_rank_to_json(timeline, rank) for rank in timeline.ranks],
     }
 
 
 def _rank_to_json(timeline: Timeline, rank: RankTimeline) -> dict[str, Any]:
-    exposed, found = rank.exposed(timeline.seconds), rank.memory
+    exposed, found, shares = rank.exposed(timeline.seconds), rank.memory, timeline.shares(rank)
     return {
         "rank": rank.program.rank,
         "stage": rank.program.stage,
         "computing": rank.computing,
         "bubble": exposed.pop(WAITING, 0.0),
         "exposed": exposed,
+        "run": asdict(shares),
         "work": [
             {"kind": x.kind, "planned": x.planned, "found": x.found, "reason": x.reason}
             for x in timeline.comparison(rank)

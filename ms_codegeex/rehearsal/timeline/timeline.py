@@ -13,7 +13,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.planning.communication import PlannedCollective, group_ranks
-from ms_codegeex.planning.planner import Plan, make_plan
+from ms_codegeex.planning.planner import DAY, Plan, make_plan
 from ms_codegeex.planning.roofline import collective_seconds
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, RECEIVED, VECTOR, Machine, group_of, tasks_of
 from ms_codegeex.rehearsal.timeline.lifetimes import Memory, memory
@@ -119,6 +119,28 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Seconds of one rank that add up to a step: its computation stream works; it is idle while a message of a group
+    travels (`exposed`); it is idle and nothing travels."""
+
+    computing: float
+    exposed: dict[str, float]
+    bubble: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run is if its step takes `seconds`. `overlap`: messages travel while devices compute, as simulated.
+    `factor`: the time beyond all operators that is included; 1: none."""
+
+    overlap: bool
+    factor: float
+    seconds: float
+    mfu: float
+    tokens_per_day: float
+
+
+@dataclass(frozen=True)
 class Timeline:
     """A simulated step of `config`, whose number of micro-batches is that of the graphs; `run` is the configuration
     that was asked for."""
@@ -143,16 +165,25 @@ class Timeline:
         """Seconds that one more micro-batch adds: the slowest rank's own work of one, with exposed messages."""
         if self.config.accumulation == 1:
             return 0.0
-        return max(map(self._own_micro_batch, self.ranks))
+        return max(sum(self._own_micro_batch(rank).values()) for rank in self.ranks)
 
-    def _own_micro_batch(self, rank: RankTimeline) -> float:
-        inside = [i for i, x in enumerate(rank.tasks) if x.micro is not None and x.stream not in ("", "pipeline")]
-        compute = sum(rank.tasks[i].seconds for i in inside if rank.tasks[i].stream == COMPUTE)
-        spans = [rank.spans[i] for i in inside if rank.tasks[i].stream == COMPUTE]
-        idle = gaps(sorted(spans, key=lambda s: s.start), max((s.end for s in spans), default=0.0))
-        moving = [(rank.spans[i], rank.tasks[i].stream) for i in inside if rank.tasks[i].stream != COMPUTE]
-        exposed = sum(seconds for stream, seconds in _attributed(idle, moving) if stream)
-        return (compute + exposed) / self.config.accumulation
+    def _own_micro_batch(self, rank: RankTimeline) -> dict[str, float]:
+        """Seconds of one micro-batch of a rank: computing, and exposed messages of its tensor group. Weights and
+        gradients travel once a step, although the engine names the micro-batch of some of these messages."""
+        compute = sum(x.seconds for x in rank.tasks if x.stream == COMPUTE and x.micro is not None)
+        sums = {COMPUTE: compute, "tensor": rank.exposed(self.seconds).get("tensor", 0.0)}
+        return {stream: seconds / self.config.accumulation for stream, seconds in sums.items()}
+
+    def shares(self, rank: RankTimeline) -> Shares:
+        """Where the run's step goes on this rank."""
+        sums = defaultdict(float, {COMPUTE: rank.computing})
+        for stream, seconds in rank.exposed(self.seconds).items():
+            sums[stream] += seconds
+        if more := self.run.accumulation - self.config.accumulation:
+            for stream, seconds in self._own_micro_batch(rank).items():
+                sums[stream] += more * seconds
+        computing, _ = sums.pop(COMPUTE), sums.pop(WAITING, 0.0)
+        return Shares(computing, dict(sums), max(0.0, self.run_seconds - computing - sum(sums.values())))
 
     @property
     def run_seconds(self) -> float:
@@ -162,7 +193,24 @@ class Timeline:
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation of the run's step, before the plan's factor for what no operator shows."""
-        return make_plan(self.run).mfu_of(self.run_seconds)
+        return self.run_plan.mfu_of(self.run_seconds)
+
+    @cached_property
+    def run_plan(self) -> Plan:
+        """The plan of the run."""
+        return make_plan(self.run)
+
+    @property
+    def paces(self) -> list[Pace]:
+        """The run's step with the overlap of this timeline, and as planned without any; each without the plan's factor
+        and with it."""
+        plan = self.run_plan
+        found = []
+        for overlap, seconds in ((True, self.run_seconds), (False, plan.time.total)):
+            for factor in (1.0, plan.factor.value):
+                step = seconds * factor
+                found.append(Pace(overlap, factor, step, plan.mfu_of(step), plan.step_tokens * DAY / step))
+        return found
 
     def comparison(self, rank: RankTimeline) -> list[Comparison]:
         """The plan's seconds of this rank's work next to those of its graph, by kind."""

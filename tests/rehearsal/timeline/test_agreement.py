@@ -26,6 +26,22 @@ STEPS = {
             "training.global_batch=32",
         ],
     ),
+    "13B on 910B, micro-batches in two parts, sequence parallelism, tensor 4": (
+        "codegeex_13b",
+        [
+            "devices=64",
+            "training.global_batch=128",
+            "training.micro_batch=4",
+            "training.dropout=0",
+            "training.recompute=none",
+            "parallel.tensor=4",
+            "parallel.optimizer_shard=16",
+            "parallel.sequence=true",
+            "parallel.overlap.parts=2",
+            "parallel.hardware=ascend910b",
+            "model.num_layers=4",
+        ],
+    ),
 }
 
 

@@ -69,6 +69,14 @@ def test_the_optimizer_reads_four_tensors_and_writes_three():
     assert found.seconds == 28 * 1000 / BANDWIDTH and found.kind == OPTIMIZER
 
 
+def test_zeros_that_empty_a_gradient_buffer_are_part_of_the_update():
+    w, truth = tensor(1000, dtype=FULL), tensor(1000, dtype="bool")
+    compared = operator("Greater", ["accu_grads.w"], [w], truth, "Default/Greater-op3")
+    zeros = operator("Cast", [0], [truth], w, "Default/Cast-op4")
+    narrow = operator("Cast", ["w"], [w], tensor(1000), "Default/Cast-op5")
+    assert [task.kind for task in tasks(compared, zeros, narrow)] == [OPTIMIZER, OPTIMIZER, VECTOR]
+
+
 def chain():
     """x -> cast -> two users that meet again -> sum of rows; the matmul's bias."""
     narrow, wide, row = tensor(100, 10), tensor(100, 10, dtype=FULL), tensor(100, dtype=FULL)

@@ -146,3 +146,24 @@ def test_a_graph_that_calls_itself_is_refused():
     main.ends("r")
     with pytest.raises(RunFailure, match="calls itself"):
         flatten(made, 0, 0)
+
+
+def test_a_call_belongs_to_the_micro_batch_of_most_of_its_arguments():
+    """Gradient accumulation names the micro-batch of the batch's slices only; forward and backward are calls."""
+    made, main = model()
+    forward = Graph(made, made.functions.add(), "forward", ["p"])
+    forward.node("f1", "Mul", "p", "main:w")
+    forward.ends("f1")
+    backward = Graph(made, made.functions.add(), "backward", ["p", "q", "r"])
+    backward.node("b1", "Add", "p", "q")
+    backward.node("b2", "Add", "b1", "r")
+    backward.ends("b2")
+    for micro in (0, 1):
+        main.node(f"slice{micro}", "StridedSlice", "x", micro=micro)
+        main.node(f"forward{micro}", "forward", f"slice{micro}")
+        other = "forward0" if micro else "x"
+        main.node(f"backward{micro}", "backward", f"forward{micro}", f"slice{micro}", other)
+    main.node("last", "Add", "backward0", "backward1")
+    main.ends("last")
+    found = [(x.op, x.micro) for x in flatten(made, 0, 0).operators if x.op in ("Mul", "Add")]
+    assert found == [("Mul", 0), ("Add", 0), ("Add", 0), ("Mul", 1), ("Add", 1), ("Add", 1), ("Add", None)]

@@ -1,0 +1,89 @@
+"""What a timeline says about the run's step: paces, where the time goes, further micro-batches."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import load_config
+from ms_codegeex.hardware import ASCEND_910B
+from ms_codegeex.rehearsal.compile import compiled_config
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, Program, Tensor
+from ms_codegeex.rehearsal.timeline.report import text, to_json
+from ms_codegeex.rehearsal.timeline.timeline import make_timeline
+
+KEYS = ["training.dropout=0", "parallel.hardware=ascend910b", "devices=64", "parallel.optimizer_shard=8"]
+KEYS += ["training.micro_batch=8", "parallel.fusion.graph_kernel=false"]  # 48 micro-batches a replica
+SIZE = 1_600_000_000  # moved in 1 ms: read and written, 16 bits
+TENSOR = tuple(range(8))
+
+
+def work(*reads, micro):
+    x = Tensor((SIZE // 4,), "float16")
+    waits = tuple(read for read in reads if isinstance(read, int))
+    return Operator("Mul", waits, tuple(reads), (x,), (x,), "Default/network-Loss/x", micro)
+
+
+def message(read, micro, ranks=TENSOR, op="AllReduce"):
+    x = Tensor((1_000_000,), "float16")
+    sent = Message(ranks, 2_000_000, f"{op}-{read}-{micro}")
+    return Operator(op, (read,), (read,), (x,), (x,), "Default/network-Loss/x", micro, sent)
+
+
+def program():
+    """Two micro-batches: each computes, waits for a message of the tensor group, and computes again. Then a gradient
+    travels, which the engine attributes to the last micro-batch."""
+    listed = []
+    for micro in (0, 1):
+        first = len(listed)
+        listed += [
+            work(*([first - 1] if micro else ["x"]), micro=micro),
+            message(first, micro),
+            work(first + 1, micro=micro),
+        ]
+    listed.append(message(5, 1, tuple(range(0, 64, 8)), "ReduceScatter"))
+    return Program(0, 0, tuple(listed), {})
+
+
+@pytest.fixture(scope="module")
+def line():
+    run = load_config(ROOT / "configs" / "codegeex_13b.yaml", KEYS)
+    return make_timeline(compiled_config(run), run, [program()])
+
+
+def test_a_further_micro_batch_computes_and_waits_for_its_tensor_group(line):
+    assert (line.config.accumulation, line.run.accumulation) == (2, 48)
+    travel = line.ranks[0].work["collectives, tensor"] / 2
+    gradient = line.ranks[0].work["collectives, data"]
+    each = 2 * SIZE / ASCEND_910B.memory_bandwidth + travel
+    assert line.period == pytest.approx(each)
+    assert line.run_seconds == pytest.approx(48 * each + gradient)  # gradients travel once
+
+
+def test_shares_of_the_run_add_up_to_its_step(line):
+    shares = line.shares(line.ranks[0])
+    assert shares.computing == pytest.approx(48 * 2 * SIZE / ASCEND_910B.memory_bandwidth)
+    assert set(shares.exposed) == {"tensor", "data"} and shares.bubble == pytest.approx(0, abs=1e-12)
+    assert shares.computing + sum(shares.exposed.values()) == pytest.approx(line.run_seconds)
+    assert shares.exposed["tensor"] == pytest.approx(24 * line.ranks[0].work["collectives, tensor"])
+
+
+def test_paces_are_those_of_timeline_and_plan_with_and_without_the_factor(line):
+    plan, paces = line.run_plan, line.paces
+    assert [(x.overlap, x.factor) for x in paces] == [(o, f) for o in (True, False) for f in (1, plan.factor.value)]
+    assert [x.seconds for x in paces[:2]] == [line.run_seconds, line.run_seconds * plan.factor.value]
+    assert [x.seconds for x in paces[2:]] == [plan.time.total, plan.step_seconds]
+    assert paces[0].mfu == line.mfu and paces[3].mfu == plan.mfu
+    for pace in paces:
+        assert pace.tokens_per_day * pace.seconds == pytest.approx(3072 * 2048 * 86400)
+
+
+def test_text_and_json_have_them(line):
+    shown = text(line)
+    for pace in line.paces:
+        assert f"{pace.seconds:.3f}" in shown and f"{pace.mfu:.1%}" in shown
+    values = json.loads(json.dumps(to_json(line)))
+    assert [x["seconds"] for x in values["steps"]] == [x.seconds for x in line.paces]
+    (rank,) = values["ranks"]
+    assert rank["run"]["computing"] == line.shares(line.ranks[0]).computing
+    assert {"seconds", "run_seconds", "mfu", "outside_roofline"} <= values.keys()  # as before
