@@ -29,8 +29,16 @@ EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output re
   ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200{evaluate_compare.EXAMPLES}"""
 TASKS = ("humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql", "perplexity", "infilling")
-LANGUAGES = ("python", "cpp", "java", "js", "go", "rust", "bash")
-ALIASES = {"c++": "cpp", "javascript": "js", "golang": "go", "sh": "bash", "rs": "rust", "py": "python"}
+LANGUAGES = ("python", "cpp", "java", "js", "go", "rust", "bash", "ts", "lua")
+ALIASES = {
+    "c++": "cpp",
+    "javascript": "js",
+    "golang": "go",
+    "sh": "bash",
+    "rs": "rust",
+    "py": "python",
+    "typescript": "ts",
+}
 SAMPLING = ("n", "temperature", "top_p", "top_k", "max_new_tokens", "max_length", "seed")
 
 

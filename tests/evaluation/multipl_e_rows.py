@@ -75,6 +75,22 @@ ROWS = {
         '    [[ $(candidate "1" "2") = "2 1" ]]\n    [[ $(candidate "4" "3") = "4 3" ]]\n}\n\nrun_test\n',
         STOP,
     ),
+    "ts": _row(
+        "ts",
+        "//Larger first.\nfunction swapped(a: number, b: number): [number, number] {\n",
+        "declare var require: any;\nconst assert = require('node:assert');\n\n\nfunction test() {\n"
+        "  let candidate = swapped;\n  assert.deepEqual(candidate(1, 2),[2, 1]);\n"
+        "  assert.deepEqual(candidate(4, 3),[4, 3]);\n}\n\ntest();",
+        ["\nfunction ", "\n/*", "\n//", "\nclass"],
+    ),
+    "lua": _row(
+        "lua",
+        "-- Larger first.\nlocal function swapped(a, b)\n",
+        "lu = require('luaunit')\n\nfunction test_humaneval()\nlocal candidate = swapped\n"
+        "    lu.assertEquals(candidate(1, 2), {2, 1})\n    lu.assertEquals(candidate(4, 3), {4, 3})\nend\n\n"
+        "os.exit(lu.LuaUnit.run())",
+        ["\nlocal", "\nfunction", "\n--", "\n\n"],
+    ),
 }
 # Language -> answer -> verdicts, published and strict.
 ANSWERS = {
@@ -122,6 +138,24 @@ ANSWERS = {
         '    if [ "$1" -gt "$2" ]; then': ("compile error", "compile error"),
         '    exit\n}\nexit 0\nmore() {\n    :': ("passed", "error"),
         "    no-such-command": ("error", "error"),
+    },
+    "ts": {
+        "  return a > b ? [a, b] : [b, a];\n}": ("passed", "passed"),
+        "  return [b, a];\n}": ("wrong", "wrong"),
+        "  return [b, a;\n}": ("compile error", "compile error"),
+        "  return a;\n}": ("compile error", "compile error"),
+        "  throw new Error('no');\n}": ("error", "error"),
+        "  (globalThis as any).process.exit(0);\n  return [a, b];\n}": ("passed", "error"),
+    },
+    "lua": {
+        "  if a > b then return {a, b} end\n  return {b, a}\nend": ("passed", "passed"),
+        "  return {b, a}\nend": ("wrong", "wrong"),
+        "  return {b, a\nend": ("compile error", "compile error"),
+        "  return no.such\nend": ("error", "error"),
+        "  return {}\nend\nos.exit(0)": ("passed", "error"),
+        "  return {a, b}\nend\nfunction ms_codegeex_tests_ended() end": ("wrong", "wrong"),
+        "  return {math.max(a, b), math.min(a, b)}\nend\nassert(not debug.getupvalue and not io.read())":
+            ("passed", "passed"),
     },
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import find_config
 
 TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql", "perplexity"]
-LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash"]
+LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash", "ts", "lua"]
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
-from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, program_of
+from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, program_of, with_libraries
 from ms_codegeex.evaluation.toolchains.java import Java
-from ms_codegeex.evaluation.toolchains.javascript import JavaScript
+from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.rust import Rustc
 
 TUPLES = "javatuples"
 WITNESS = "ms_codegeex_tests_ended"
+LUA_SYNTAX = re.compile(rb"program\.lua:\d+: [^\n]* near ['<]")
+LUAUNIT = "print((package.searchpath or function() end)('luaunit', package.path) or '')"
 
 
 class PlainCpp(Cpp):
@@ -61,6 +65,89 @@ class PlainJavaScript(JavaScript):
         return Verdict.COMPILE_ERROR if syntax else verdict
 
     failed_assertion = (b"AssertionError",)
+
+
+class TypeScript(PlainJavaScript):
+    """`tsc --target esnext`, whose exit status must be 0, then `node`."""
+
+    language = "ts"
+    install = "apt-get install nodejs node-typescript (or npm install -g typescript)"
+
+    @property
+    def package(self) -> Path | None:
+        """The directory of TypeScript, None without it."""
+        found = program_of("tsc")
+        package = found.parent.parent if found else None
+        return package if package and (package / "lib/tsc.js").is_file() else None
+
+    def version(self) -> str | None:
+        """The versions of Node.js and TypeScript, None if one is missing."""
+        node = super().version()
+        return f"{node}, TypeScript {version_of(self.package)}" if node and self.package else None
+
+    def make(self, cache: Path) -> None:
+        """Copy the witness, the compiler and the types of the standard library."""
+        super().make(cache)
+        assert self.package is not None
+        library = cache / "typescript"
+        library.mkdir()
+        for pattern in ("tsc.js", "_tsc.js", "lib*.d.ts"):
+            for file in (self.package / "lib").glob(pattern):
+                shutil.copy(file, library)
+
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Compile, then run as JavaScript."""
+        words = [str(self.node), f"{self.inside}/typescript/tsc.js", "--target", "esnext", "test.ts"]
+        (run,) = super().plan(program, token, challenge, seconds).commands
+        commands = [Command(words, self.limits(seconds.compile)), run]
+        return RunPlan(commands, program.files("test.ts", token), compiling=1)
+
+
+class Lua(ToolChain):
+    """`lua`, with the library luaunit: exit status 0, which is the number of failed tests."""
+
+    language = "lua"
+    install = "apt-get install lua5.4 lua-unit (or name luaunit.lua in LUA_PATH)"
+    sources = (f"{WITNESS}.lua",)
+    failed_assertion = (b"expected: ",)
+    no_memory = (b"not enough memory",)
+
+    @cached_property
+    def lua(self) -> tuple[Path, Path] | None:
+        """The paths of Lua and of luaunit's file, where Lua itself finds it; None without them."""
+        for name in ("lua", "lua5.4", "lua5.3"):
+            program = program_of(name)
+            if program and (library := output_of(program, "-e", LUAUNIT)):
+                return program, Path(library)
+        return None
+
+    def version(self) -> str | None:
+        """Lua's version, None without luaunit."""
+        return output_of(self.lua[0], "-v") if self.lua else None
+
+    def make(self, cache: Path) -> None:
+        """Copy the witness and luaunit."""
+        assert self.lua is not None
+        shutil.copy(INSIDE / f"{WITNESS}.lua", cache)
+        shutil.copy(self.lua[1], cache / "luaunit.lua")
+
+    def readable(self) -> dict[str, Path]:
+        """The cache, and Lua with its libraries."""
+        assert self.lua is not None
+        return {**super().readable(), **with_libraries(self.lua[0])}
+
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+        """Run the program with the witness loaded first."""
+        assert self.lua is not None
+        words = [str(self.lua[0]), "-l", WITNESS, "program.lua"]
+        environment = {"LUA_PATH": f"{self.inside}/?.lua"}
+        run = Command(words, self.limits(seconds.run), environment, challenge + b"\n")
+        return RunPlan([run], program.files("program.lua", token))
+
+    def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
+        """As in the base class; a syntax error counts as a compile error."""
+        syntax = verdict is Verdict.ERROR and LUA_SYNTAX.search(executions[-1].stderr) is not None
+        return Verdict.COMPILE_ERROR if syntax else super().named(verdict, executions)
 
 
 class PlainGo(Go):

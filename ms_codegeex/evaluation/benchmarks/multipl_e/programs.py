@@ -17,6 +17,8 @@ CALL = "ms_codegeex_tests_ended"
 CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
 GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
+TS_REQUIRE = "declare var require: any;"
+LUA_RUN = re.compile(r"\bos\.exit\(\s*lu\.LuaUnit\.run\(\)\s*\)")
 RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
 
 
@@ -48,6 +50,15 @@ def js(row: MultiPlEProblem, text: str, name: str) -> Program:
     return Program(f"{text};ms_codegeex_tests(", '"%s"', f", (console, JSON, Math) => {{\n{row.tests}\n}})\n")
 
 
+def ts(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """As in JavaScript. The declaration of `require` may not stand in a function."""
+    tests = row.tests.replace(TS_REQUIRE, "", 1)
+    declared = f"{TS_REQUIRE}\n" if tests != row.tests else ""
+    witness = f"declare function ms_codegeex_tests(token: string, tests: any): void;\n{declared}"
+    head = f"{text};{witness}ms_codegeex_tests("
+    return Program(head, '"%s"', f", (console: any, JSON: any, Math: any) => {{\n{tests}\n}})\n")
+
+
 def go(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The witness is imported right after the package's name."""
     head, tail = at_end_of_block(row.tests, GO_TEST, name)
@@ -68,6 +79,16 @@ def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
     return Program(f"{text}{row.tests}\n", "printf '%s' >&3\n", "")
 
 
+def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is a global function, called if luaunit counts no failed test."""
+    found = list(LUA_RUN.finditer(row.tests))
+    if not found:
+        raise UserError(f"{name}: its tests do not end with os.exit(lu.LuaUnit.run()); fetch the file again")
+    head, tail = row.tests[: found[-1].start()], row.tests[found[-1].end() :]
+    head = f"{text}{head}local ms_codegeex_failed = lu.LuaUnit.run()\nif ms_codegeex_failed == 0 then\n"
+    return Program(head, f'{CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
+
+
 ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {
-    each.__name__: each for each in (python, cpp, java, js, go, rust, bash)
+    each.__name__: each for each in (python, cpp, java, js, go, rust, bash, ts, lua)
 }
