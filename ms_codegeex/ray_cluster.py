@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import socket
 from collections import Counter
@@ -14,6 +15,7 @@ from ms_codegeex import __version__
 from ms_codegeex.errors import UserError
 
 CONNECT_SECONDS = 10
+PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,29 @@ class ClusterNode:
 def import_ray(option: str) -> Any:
     """The module `ray`; UserError that names the command line's option if it is not installed."""
     try:
-        import ray
+        with _protobuf_of_mindspore():
+            import ray
     except ImportError as error:
         raise UserError(
             f"{option}: Ray is not installed ({error}); run `pip install 'ms-codegeex[ray]'` on all nodes, "
             "or leave the option out"
         ) from None
     return ray
+
+
+@contextlib.contextmanager
+def _protobuf_of_mindspore() -> Iterator[None]:
+    """Choose the implementation of protobuf that MindSpore needs. The first import decides, and Ray would take the
+    other one, with which MindSpore cannot be imported afterwards."""
+    before = os.environ.get(PROTOBUF)
+    os.environ[PROTOBUF] = "python"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PROTOBUF]
+        else:
+            os.environ[PROTOBUF] = before
 
 
 @contextlib.contextmanager

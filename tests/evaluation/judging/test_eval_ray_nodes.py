@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import small_benchmarks
 from conftest import command
 from ray_clusters import cluster, needs_ray
 from strict_sandbox import refusing_filter
@@ -80,12 +81,18 @@ def alone(place):
 @pytest.mark.strict_sandbox
 @needs_ray
 class TestCluster:
-    def test_two_nodes_find_the_verdicts_of_the_pool(self, place, alone):
+    def test_two_nodes_find_the_verdicts_of_the_pool_also_for_a_model_here(self, place, alone, tmp_path):
+        model, data = small_benchmarks.write_model(tmp_path / "model"), small_benchmarks.humaneval(tmp_path)
+        drawing = ["--model", model, "--data", data, "--max-new-tokens", 6, "--output", tmp_path / "drawn"]
         with cluster(2) as (made, _):
-            done = command(*words(place, "ray", "--judge-engine", "ray", "--ray-address", made.address))
+            there = ["--judge-engine", "ray", "--ray-address", made.address]
+            done = command(*words(place, "ray", *there))
+            drawn = command("evaluate", "humaneval", *drawing, *there)
         assert done.returncode == 0, done.stderr
         assert "judging on 2 nodes, 2 programs at once" in done.stderr
         assert verdicts(place, "ray") == alone
+        assert drawn.returncode == 0, drawn.stderr
+        assert len(read_rows(tmp_path / "drawn" / "results.jsonl")) == 2
 
     def test_a_lost_node_costs_only_what_it_was_judging(self, place, alone):
         results = place / "lost" / "results.jsonl"
