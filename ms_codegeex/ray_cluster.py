@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +64,15 @@ def _protobuf_of_mindspore() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep our answer to SIGTERM, which `ray.init` replaces: the exit status would be 15."""
+    previous = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
 def connected(address: str, option: str) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at `address` ("auto": the one of this machine).
 
@@ -71,7 +82,8 @@ def connected(address: str, option: str) -> Iterator[Any]:
     ray = import_ray(option)
     try:
         _check_reachable(address)
-        ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
+        with _own_sigterm():
+            ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray-address {address}: no Ray cluster was found ({first_line(error)}); run `ray start --head` on one "

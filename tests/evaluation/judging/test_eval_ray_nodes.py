@@ -2,6 +2,7 @@
 node is lost, and no node judges without a sandbox."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,18 @@ def alone(place):
     return found
 
 
+def started(line, output, rows):
+    """The command, when it has written so many results and goes on."""
+    results = output / "results.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ms_codegeex.cli", *map(str, line)], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") >= rows):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr.read()
+    return process
+
+
 @pytest.mark.slow  # starts a Ray cluster three times: over a minute
 @pytest.mark.strict_sandbox
 @needs_ray
@@ -95,15 +108,13 @@ class TestCluster:
         assert len(read_rows(tmp_path / "drawn" / "results.jsonl")) == 2
 
     def test_a_lost_node_costs_only_what_it_was_judging(self, place, alone):
-        results = place / "lost" / "results.jsonl"
         with cluster(2) as (made, (node,)):
             line = words(place, "lost", "--judge-engine", "ray", "--ray-address", made.address)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ms_codegeex.cli", *map(str, line)], stderr=subprocess.PIPE, text=True
-            )
-            while process.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") >= 10):
-                time.sleep(0.01)
-            assert process.poll() is None, process.stderr.read()
+            process = started(line, place / "lost", rows=5)
+            process.terminate()
+            process.communicate(timeout=600)
+            assert process.returncode == 128 + signal.SIGTERM
+            process = started(line, place / "lost", rows=15)
             made.remove_node(node, allow_graceful=False)
             _, error = process.communicate(timeout=600)
         assert process.returncode == 0, error
