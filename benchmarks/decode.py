@@ -38,7 +38,7 @@ ENGINES = (
     *("transformers-float32", "transformers-bfloat16", "transformers-int8", "ctranslate2-float32", "ctranslate2-int8"),
 )
 BATCHES, PROMPT = (1, 8), 64
-AIMS = (  # measure, ours, peer, at least so many times as fast
+AIMS = (  # measure, ours, peer, at least this many times as fast
     ("1", "ours-32", "transformers-float32", 2.0),
     ("1", "ours-32", "ctranslate2-float32", 1.05),
     ("1", "ours-8", "ctranslate2-int8", 1.6),

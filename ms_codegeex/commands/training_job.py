@@ -162,7 +162,7 @@ def train(
 
 
 def processes_of(config: RunConfig, node: Node) -> str:
-    """Print the processes of this server as a shell script. `config.output` is absolute."""
+    """The processes that would be started on this server, as a shell script. `config.output` is absolute."""
     from ms_codegeex.runs.run_directory import RunDirectory
     from ms_codegeex.runs.starting_point import starting_point
     from ms_codegeex.runs.supervision import shell_script

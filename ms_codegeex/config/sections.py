@@ -165,8 +165,8 @@ class FaultsConfig:
     policy: Literal["none", "skip", "rewind", "stop"] = "none"  # none: only FP16 skips, numbers not finite end the run
     sigma: Annotated[float, Field(gt=0)] = 8.0  # robust standard deviations above the median
     window: Positive = 64  # steps of the median; before that many no step is a spike
-    replicas: Natural = 0  # compare the ranks' copies of weights and moments every so many steps; 0: never
-    hang: Rate = 20.0  # a step that takes so many times the median, and a minute at least, is a hang; 0: none is
+    replicas: Natural = 0  # compare the ranks' copies of weights and moments every this many steps; 0: never
+    hang: Rate = 20.0  # a step that takes this many times the median, and at least a minute, is a hang; 0: none is
     most: Positive = 5  # more faults in a row than this, or more rewinds to one checkpoint, end the run
 
 

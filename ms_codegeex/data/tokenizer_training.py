@@ -64,7 +64,7 @@ def train_tokenizer(
     Equal text and settings give equal bytes.
 
     Raises:
-        UserError: `output` exists, an input is missing, or the text is too small for so many pieces.
+        UserError: `output` exists, an input is missing, or the text is too small for this many pieces.
     """
     from sentencepiece import SentencePieceTrainer
 

@@ -63,16 +63,16 @@ class SlotEngine:
         self.clear(0)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
-        """Forget the slot's contents. Its next ids are computed with an adapter."""
+        """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
         self.cached[slot], self.adapter[slot] = [], adapter
 
     def common(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """The number of the first `ids` that the slot holds, as computed with an adapter."""
+        """How many of the first `ids` the slot holds, computed with adapter number `adapter` (0: none)."""
         return shared(self.cached[slot], ids) if self.adapter[slot] == adapter else 0
 
     def keep(self, slot: int, ids: Sequence[int], adapter: int = 0) -> int:
-        """Forget the slot's contents after its common beginning with `ids`, as computed with an adapter. Return the
-        number of ids kept, always fewer than all."""
+        """Forget the slot's contents after its common beginning with `ids`, computed with adapter number `adapter` (0:
+        none). Return the number of ids kept, always fewer than all."""
         if self.adapter[slot] != adapter:
             self.clear(slot, adapter)
         cached, most = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)

@@ -97,7 +97,7 @@ def _covers(section: str, key: str) -> bool:
 
 
 def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
-    """`UserError` for an `--allow-change` that does not name a key or section with refused changes."""
+    """`UserError` for an `--allow-change` whose key may always change."""
     known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
     for key in allowed:
         if key not in known:

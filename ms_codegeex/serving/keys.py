@@ -82,7 +82,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def _read(path: Path) -> tuple[os.stat_result, bytes]:
-    """A file's status and content. Reads nothing that would block, and nothing without an end."""
+    """A file's status and content. Refuses pipes, devices and files above the limit."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
         status = os.fstat(stream.fileno())
         content = stream.read(MOST + 1) if stat.S_ISREG(status.st_mode) else None

@@ -55,7 +55,8 @@ class Documents:
                 yield from itertools.compress(shard.sources(), chosen[start:end].tolist())
 
     def count_and_sum(self, name: str, chosen: np.ndarray) -> tuple[int, np.ndarray]:
-        """The number of documents with `chosen`, bool `[documents]`, and a non-zero value in a column, and its sum."""
+        """Of the documents with `chosen`, bool `[documents]`: how many have a non-zero value in a column, and the
+        column's sum."""
         count, total = 0, np.zeros((), np.int64)
         for shard, start, end in self.parts():
             values = shard.columns[name][chosen[start:end]]

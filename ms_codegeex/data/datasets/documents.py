@@ -31,7 +31,7 @@ def _schema() -> Any:
 def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
     """Write the table from batches of columns, one row per document.
 
-    `source` and `language` are sequences of str. `sha256` is a sequence of 32 bytes each, or uint8 `[documents, 32]`.
+    `source` and `language` are sequences of str. `sha256` is a sequence of 32-byte hashes, or uint8 `[documents, 32]`.
     `bytes` and `tokens` are int64 `[documents]`.
     """
     import pyarrow

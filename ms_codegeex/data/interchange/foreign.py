@@ -169,7 +169,7 @@ def import_triplet(
         raise UserError(f"{prefix}: a directory; give the triplet's path without _input_ids")
     parts = [IndexedDataset(prefix.with_name(f"{prefix.name}_{part}")) for part in PARTS]
     if any(not np.array_equal(part.sizes, parts[0].sizes) for part in parts) or not len(parts[0]):
-        raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; they are no triplet")
+        raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; this is not a triplet")
     seq_length = int(parts[0].sizes.max()) - 1
     if seq_length < 2:
         raise UserError(f"{prefix}: rows of {seq_length + 1} tokens, expected 3 or more; this is not a triplet")

@@ -21,7 +21,7 @@ from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
 from ms_codegeex.generation import stopping
 
-SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least so many seconds, or so many times the canonical solution's
+SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
 MOST = 60.0  # seconds of all calls of one kind
 START = 5.0  # seconds for the interpreter's start and the program's own statements
 REFERENCE = 120.0  # seconds for the canonical solution
