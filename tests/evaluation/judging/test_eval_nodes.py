@@ -214,7 +214,8 @@ def test_problems_have_the_same_hash_in_every_process():
     script = (
         "from ms_codegeex.evaluation.rows import problems_fingerprint as f\n"
         "from ms_codegeex.evaluation.task import Problem\n"
-        "print(f([Problem('a', {}, {'x': {'one', 'two', 'three', 'four', 'five'}})]))"
+        "words = {'one', 'two', 'three', 'four', 'five'}\n"
+        "print(f([Problem('a', {}, {'x': words, 'y': frozenset(words), 'z': {(1, frozenset(words)), (2,)}})]))"
     )
     found = {
         subprocess.run(
@@ -223,7 +224,8 @@ def test_problems_have_the_same_hash_in_every_process():
         for seed in "123"
     }
     assert len(found) == 1 and len(found.pop().strip()) == 64
-    assert problems_fingerprint([Problem("a", {}, {1})]) != problems_fingerprint([Problem("a", {}, {2})])
+    different = [{1}, {2}, {(1,)}, frozenset({1}), set(), frozenset(), "{1}x"]
+    assert len({problems_fingerprint([Problem("a", {}, value)]) for value in different}) == len(different)
 
 
 @pytest.mark.parametrize(
