@@ -6,9 +6,9 @@ the first one has. A machine that is lost gives its programs back, and others ju
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from ms_codegeex.errors import RunFailure, UserError
@@ -102,7 +102,7 @@ class NodesEngine:
         # Of the programs whose node was lost, one at a time runs again: if it takes a second node with it, no other
         # program was running on both.
         self._again = threading.Lock()
-        self._suspect: tuple[Node, Sample] | None = None  # the last of them
+        self._suspect: tuple[Node, Sample] | None = None  # the one that runs now
         self._hint = ""  # of what was running when the last node was lost
         self._free = {node.name: node.workers for node in nodes}
         opened = self._on_all("open", build, mode)
@@ -153,23 +153,34 @@ class NodesEngine:
             self._check_any()
             raise NodeLost(node.name) from None
         finally:
+            if again:
+                self._suspect = None
             self._give(node)
 
     def _on_all(self, method: str, *arguments: Any) -> list[tuple[Node, Any]]:
-        """The answers of the nodes that are not lost. All are asked at once."""
+        """The answers of the nodes that are not lost. All are asked at once. After an error of one of them, or an
+        interrupt, the others are not waited for: their threads are daemons."""
+        done: queue.SimpleQueue[tuple[Node, Any, BaseException | None]] = queue.SimpleQueue()
 
-        def ask(node: Node) -> Any:
+        def ask(node: Node) -> None:
             try:
-                return called(node, method, *arguments)
+                done.put((node, called(node, method, *arguments), None))
             except NodeLost as lost:
                 self._lose(node, lost)
+                done.put((node, None, None))
+            except BaseException as error:
+                done.put((node, None, error))
 
-        nodes = list(self.nodes)
-        with ThreadPoolExecutor(max(1, len(nodes))) as pool:
-            answers = list(zip(nodes, pool.map(ask, nodes), strict=True))
+        nodes, answers = list(self.nodes), dict[str, Any]()
+        for node in nodes:
+            threading.Thread(target=ask, args=(node,), daemon=True).start()
+        for _ in nodes:
+            node, answers[node.name], error = done.get()
+            if error is not None:
+                raise error
         with self._turn:
             self._check_any()
-            return [(node, answer) for node, answer in answers if node in self.nodes]
+            return [(node, answers[node.name]) for node in nodes if node in self.nodes]
 
     def _take(self) -> Node:
         """The node with the most places for programs; it then has one fewer. Waits for a place."""

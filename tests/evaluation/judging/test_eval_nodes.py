@@ -230,6 +230,29 @@ def test_a_node_without_a_sandbox_is_an_error_with_its_name(monkeypatch):
     assert refusal(FakeNode("b")) == "node b: sandbox: layers are missing (namespaces: denied)"
 
 
+def test_an_error_of_one_node_does_not_wait_for_the_others():
+    begun, released, ended, daemons = threading.Event(), threading.Event(), threading.Event(), []
+
+    class Silent(FakeNode):
+        def call(self, method, *arguments):
+            daemons.append(threading.current_thread().daemon)
+            begun.set()
+            released.wait(60)
+            ended.set()
+            raise NodeLost("nobody waits for this")
+
+    class Broken(FakeNode):
+        def call(self, method, *arguments):
+            begun.wait(60)
+            raise RunFailure("its disk is full")
+
+    try:
+        assert refusal(Silent("a"), Broken("b")) == "node b: its disk is full"
+        assert not ended.is_set() and daemons == [True]  # it cannot hold up the exit of the command either
+    finally:
+        released.set()
+
+
 def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
     lacking = Sandbox()
     lacking.layers = {**Sandbox.layers, "seccomp": "missing: old kernel"}
