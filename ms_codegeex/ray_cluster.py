@@ -74,19 +74,26 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(address: str, option: str) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at `address` ("auto": the one of this machine).
+    """The module `ray`, connected to the cluster at `address` ("auto": the one of this machine). `option` is the one
+    of the command line that asks for Ray.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster.
+        UserError: Ray is not installed, the address has another form than HOST:PORT, or there is no cluster.
     """
+    if "://" in address:
+        raise UserError(
+            f"--ray-address {address}: expected HOST:PORT, such as NODE:6379, without a scheme; run this command on a "
+            "node of the cluster, since Ray's client (ray://) is not supported"
+        )
     ray = import_ray(option)
     try:
         _check_reachable(address)
         with _own_sigterm():
             ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
     except (OSError, ValueError, RuntimeError) as error:
+        given = option if address == "auto" else f"--ray-address {address}"
         raise UserError(
-            f"--ray-address {address}: no Ray cluster was found ({first_line(error)}); run `ray start --head` on one "
+            f"{given}: no Ray cluster was found ({first_line(error)}); run `ray start --head` on one "
             "node and `ray start --address=NODE:6379` on the others, then this command on one of them"
         ) from None
     try:
@@ -103,7 +110,7 @@ def _check_reachable(address: str) -> None:
 
 
 def first_line(error: object) -> str:
-    """The beginning of Ray's often long account of an error."""
+    """The first line of Ray's often long error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
@@ -123,12 +130,12 @@ def live_nodes(ray: Any) -> list[ClusterNode]:
 
 
 def placement(ray: Any, node: ClusterNode) -> Any:
-    """What makes `ray.remote` use this node and no other."""
+    """The scheduling strategy that binds a task to this node."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
 def program_version() -> tuple[str, str]:
-    """The versions of this program and of Python, which have to be the same on all nodes."""
+    """The versions of this program and of Python, which must be the same on all nodes."""
     return __version__, platform.python_version()
 
 
@@ -142,7 +149,7 @@ def check_version(name: str, found: tuple[str, str]) -> None:
 
 
 def cannot_run(name: str, error: BaseException) -> UserError:
-    """The error of a node on which a task of ours does not even begin."""
+    """The error of a node on which our own task does not even begin."""
     cause = getattr(error, "cause", None) or error
     return UserError(
         f"node {name}: cannot run this program ({first_line(cause)}); install ms-codegeex {__version__} on it"

@@ -95,14 +95,26 @@ def problems_fingerprint(problems: Sequence[Problem]) -> str:
     """A hash of the problems' content, independent of the files they came from and of the process."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, set):  # the order of its items differs between processes
-            return f"{{{', '.join(sorted(map(repr, value)))}}}"
+        if isinstance(value, set | frozenset):
+            return _text(value)
         return asdict(value) if is_dataclass(value) and not isinstance(value, type) else repr(value)
 
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps([problem.id, problem.data], sort_keys=True, default=plain).encode())
     return digest.hexdigest()
+
+
+def _text(value: Any) -> str:
+    """`repr`, with the items of sets sorted: their order differs between processes."""
+    if isinstance(value, set | frozenset):
+        items = f"{{{', '.join(sorted(map(_text, value)))}}}"
+        if isinstance(value, set):
+            return items
+        return f"frozenset({items})" if value else "frozenset()"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
 
 
 def current_results(

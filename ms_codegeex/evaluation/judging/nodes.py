@@ -6,16 +6,16 @@ the first one has. A machine that is lost gives its programs back, and others ju
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
 
 MOST = 300  # characters of a difference between two nodes
 
@@ -99,6 +99,11 @@ class NodesEngine:
     ) -> None:
         self.nodes, self.place = list(nodes), place
         self._say, self._turn = say, threading.Condition()
+        # Of the programs whose node was lost, one at a time runs again: if it takes a second node with it, no other
+        # program was running on both.
+        self._again = threading.Lock()
+        self._suspect: tuple[Node, Sample] | None = None  # the one that runs now
+        self._hint = ""  # of what was running when the last node was lost
         self._free = {node.name: node.workers for node in nodes}
         opened = self._on_all("open", build, mode)
         for node, (found, _) in opened:
@@ -122,31 +127,60 @@ class NodesEngine:
         self._on_all("calibrate", list(judgements))
 
     def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `JudgeEngine`. A sample whose node is lost is judged on another."""
-        while True:
-            node = self._take()
-            try:
-                return called(node, "judge", sample)
-            except NodeLost as lost:
-                self._lose(node, lost)
-            finally:
-                self._give(node)
+        """See `JudgeEngine`. A sample whose node is lost is judged on another.
+
+        Raises:
+            RunFailure: that node is lost too, so that the sample may be the reason.
+        """
+        try:
+            return self._judge(sample)
+        except NodeLost as first:
+            with self._again:
+                try:
+                    return self._judge(sample, again=True)
+                except NodeLost as second:
+                    raise RunFailure(f"judging: {suspicion(sample, first, second)}") from None
+
+    def _judge(self, sample: Sample, again: bool = False) -> Judgement:
+        """The judgement of one node. NodeLost, with the node's name, if it is lost and others are left."""
+        node = self._take()
+        if again:
+            self._suspect = (node, sample)
+        try:
+            return called(node, "judge", sample)
+        except NodeLost as lost:
+            self._lose(node, lost)
+            self._check_any()
+            raise NodeLost(node.name) from None
+        finally:
+            if again:
+                self._suspect = None
+            self._give(node)
 
     def _on_all(self, method: str, *arguments: Any) -> list[tuple[Node, Any]]:
-        """The answers of the nodes that are not lost. All are asked at once."""
+        """The answers of the nodes that are not lost. All are asked at once. After an error of one of them, or an
+        interrupt, the others are not waited for: their threads are daemons."""
+        done: queue.SimpleQueue[tuple[Node, Any, BaseException | None]] = queue.SimpleQueue()
 
-        def ask(node: Node) -> Any:
+        def ask(node: Node) -> None:
             try:
-                return called(node, method, *arguments)
+                done.put((node, called(node, method, *arguments), None))
             except NodeLost as lost:
                 self._lose(node, lost)
+                done.put((node, None, None))
+            except BaseException as error:
+                done.put((node, None, error))
 
-        nodes = list(self.nodes)
-        with ThreadPoolExecutor(max(1, len(nodes))) as pool:
-            answers = list(zip(nodes, pool.map(ask, nodes), strict=True))
+        nodes, answers = list(self.nodes), dict[str, Any]()
+        for node in nodes:
+            threading.Thread(target=ask, args=(node,), daemon=True).start()
+        for _ in nodes:
+            node, answers[node.name], error = done.get()
+            if error is not None:
+                raise error
         with self._turn:
             self._check_any()
-            return [(node, answer) for node, answer in answers if node in self.nodes]
+            return [(node, answers[node.name]) for node in nodes if node in self.nodes]
 
     def _take(self) -> Node:
         """The node with the most places for programs; it then has one fewer. Waits for a place."""
@@ -171,6 +205,8 @@ class NodesEngine:
             self.nodes.remove(node)
             self._turn.notify_all()
             left = len(self.nodes)
+            if not left and self._suspect and self._suspect[0] is node:
+                self._hint = f"; the last two were running {described(self._suspect[1])[0]}"
         rest = f"its programs are judged on the others, of which {left} {'is' if left == 1 else 'are'} left"
         self._say(f"node {node.name} was lost ({lost}); {rest}")
 
@@ -178,7 +214,24 @@ class NodesEngine:
         if not self.nodes:
             raise UserError(
                 "judging: all nodes were lost; run the same command again when they are back (what is judged is kept)"
+                + self._hint
             )
+
+
+def suspicion(sample: Sample, first: NodeLost, second: NodeLost) -> str:
+    """A line about a sample that ran on two nodes when they were lost. The exceptions have the nodes' names."""
+    name, remedy = described(sample)
+    return (
+        f"nodes {first} and {second} were lost while they ran {name}; run the same command again (what is judged is "
+        f"kept), with fewer --workers if memory ran out, or {remedy} if its program ends the nodes"
+    )
+
+
+def described(sample: Sample) -> tuple[str, str]:
+    """What a sample is, and how an evaluation leaves it out."""
+    if isinstance(sample, Reference):
+        return f"the reference of {sample.task_id}", "pass --skip-references"
+    return f"sample {sample.completion_id} of {sample.task_id}", "remove its row from samples.jsonl"
 
 
 def common(found: Sequence[tuple[Node, Equipment]]) -> Equipment:

@@ -1,6 +1,7 @@
 """Judging on several nodes, with nodes that are threads of this process: verdicts, lost nodes, unequal nodes."""
 
 import threading
+import time
 
 import pytest
 from fake_task import Doubling, Seeded, samples_of
@@ -16,7 +17,7 @@ from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngin
 from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
-from ms_codegeex.evaluation.task import Problem
+from ms_codegeex.evaluation.task import Problem, Reference, Sample
 from ms_codegeex.files import read_json
 
 CONTENT = problems_fingerprint(Doubling().problems)
@@ -121,6 +122,81 @@ def test_when_all_are_lost_what_was_judged_is_kept(tmp_path, samples, alone):
     assert judged(tmp_path / "r.jsonl", samples, engine_of(again)) == alone and again.verdicts <= 120 - kept
 
 
+class Deadly(Equipped):
+    """A node is lost when it judges sample 0 of cpp/1."""
+
+    def judge(self, problem, sample, sandbox):
+        if (sample.task_id, sample.completion_id) == ("cpp/1", 0):
+            raise NodeLost("its memory ran out")
+        return super().judge(problem, sample, sandbox)
+
+
+def test_a_sample_that_costs_two_nodes_is_named(tmp_path, samples):
+    members = [FakeNode(name, Deadly(), workers=1) for name in "abcd"]
+    said = []
+    engine = engine_of(*members, said=said)
+    with pytest.raises(RunFailure) as caught:
+        judged(tmp_path / "r.jsonl", samples, engine)
+    first, second = (line.split()[1] for line in said)
+    assert {node.name for node in engine.nodes} == set("abcd") - {first, second}
+    start = f"judging: nodes {first} and {second} were lost while they ran sample 0 of cpp/1; run the same command"
+    assert str(caught.value).startswith(start) and "remove its row from samples.jsonl" in str(caught.value)
+
+
+def test_a_sample_that_costs_the_last_two_nodes_is_named():
+    engine = engine_of(FakeNode("a", Deadly()), FakeNode("b", Deadly()))
+    problem = Doubling().problems[4]
+    with pytest.raises(UserError, match=r"all nodes were lost; .*; the last two were running sample 0 of cpp/1$"):
+        engine.judge(problem, Sample("cpp/1", 0, "", "2", "eos"))
+
+
+def test_a_reference_that_costs_two_nodes_is_named():
+    class AllDeadly(Equipped):
+        def judge(self, problem, sample, sandbox):
+            raise NodeLost("its memory ran out")
+
+    engine = engine_of(*(FakeNode(name, AllDeadly()) for name in "abc"))
+    with pytest.raises(RunFailure, match=r"ran the reference of cpp/1; .* pass --skip-references"):
+        engine.judge(Doubling().problems[4], Reference("cpp/1", 0, "", "2", "reference"))
+
+
+def test_programs_of_lost_nodes_run_again_one_at_a_time():
+    """Otherwise a second loss would not tell which of them is the reason."""
+    together, again = threading.Barrier(4), []
+
+    class Slow(Equipped):
+        def __init__(self):
+            super().__init__()
+            self.running, self.most = 0, 0
+
+        def judge(self, problem, sample, sandbox):
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            time.sleep(0.02)
+            with self.lock:
+                self.running -= 1
+            return super().judge(problem, sample, sandbox)
+
+    class Failing(Equipped):
+        def judge(self, problem, sample, sandbox):
+            together.wait(60)
+            raise NodeLost("its cable was pulled")
+
+    slow = Slow()
+    engine = engine_of(FakeNode("a", Failing(), workers=9), FakeNode("b", slow, workers=3))
+
+    def judge_one(problem):
+        again.append(engine.judge(problem, Doubling().reference(problem)))
+
+    threads = [threading.Thread(target=judge_one, args=(problem,)) for problem in Doubling().problems[:4]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(again) == 4 and slow.most == 1
+
+
 def refusal(*members, **options):
     with pytest.raises((UserError, RunFailure)) as caught:
         engine = engine_of(*members, **options)
@@ -152,6 +228,29 @@ def test_a_node_without_a_sandbox_is_an_error_with_its_name(monkeypatch):
 
     monkeypatch.setattr(nodes, "open_sandbox", refuse)
     assert refusal(FakeNode("b")) == "node b: sandbox: layers are missing (namespaces: denied)"
+
+
+def test_an_error_of_one_node_does_not_wait_for_the_others():
+    begun, released, ended, daemons = threading.Event(), threading.Event(), threading.Event(), []
+
+    class Silent(FakeNode):
+        def call(self, method, *arguments):
+            daemons.append(threading.current_thread().daemon)
+            begun.set()
+            released.wait(60)
+            ended.set()
+            raise NodeLost("nobody waits for this")
+
+    class Broken(FakeNode):
+        def call(self, method, *arguments):
+            begun.wait(60)
+            raise RunFailure("its disk is full")
+
+    try:
+        assert refusal(Silent("a"), Broken("b")) == "node b: its disk is full"
+        assert not ended.is_set() and daemons == [True]  # it cannot hold up the exit of the command either
+    finally:
+        released.set()
 
 
 def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
@@ -214,7 +313,8 @@ def test_problems_have_the_same_hash_in_every_process():
     script = (
         "from ms_codegeex.evaluation.rows import problems_fingerprint as f\n"
         "from ms_codegeex.evaluation.task import Problem\n"
-        "print(f([Problem('a', {}, {'x': {'one', 'two', 'three', 'four', 'five'}})]))"
+        "words = {'one', 'two', 'three', 'four', 'five'}\n"
+        "print(f([Problem('a', {}, {'x': words, 'y': frozenset(words), 'z': {(1, frozenset(words)), (2,)}})]))"
     )
     found = {
         subprocess.run(
@@ -223,7 +323,8 @@ def test_problems_have_the_same_hash_in_every_process():
         for seed in "123"
     }
     assert len(found) == 1 and len(found.pop().strip()) == 64
-    assert problems_fingerprint([Problem("a", {}, {1})]) != problems_fingerprint([Problem("a", {}, {2})])
+    different = [{1}, {2}, {(1,)}, frozenset({1}), set(), frozenset(), "{1}x"]
+    assert len({problems_fingerprint([Problem("a", {}, value)]) for value in different}) == len(different)
 
 
 @pytest.mark.parametrize(

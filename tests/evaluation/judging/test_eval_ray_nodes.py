@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import small_benchmarks
@@ -13,7 +14,9 @@ from conftest import command
 from ray_clusters import cluster, needs_ray
 from strict_sandbox import refusing_filter
 
+from ms_codegeex import ray_cluster
 from ms_codegeex.cli import main
+from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 
 PROBLEMS = 12
@@ -136,6 +139,22 @@ def test_without_a_cluster_one_line_says_how_to_start_one(place, tmp_path, capsy
     assert main([str(word) for word in line]) == 2
     error = capsys.readouterr().err
     assert "no Ray cluster was found" in error and "ray start --head" in error
+
+
+def test_an_address_with_a_scheme_is_refused(place, tmp_path, capsys):
+    line = words(place, tmp_path / "o", "--judge-engine", "ray", "--ray-address", "ray://node:10001")
+    assert main([str(word) for word in line]) == 2
+    assert "--ray-address ray://node:10001: expected HOST:PORT" in capsys.readouterr().err
+
+
+def test_an_option_that_was_not_given_is_not_named(monkeypatch):
+    def init(*address, **options):
+        raise ConnectionError("none is running. Start one\nor not")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(UserError) as caught, ray_cluster.connected("auto", "--judge-engine ray"):
+        pass
+    assert str(caught.value).startswith("--judge-engine ray: no Ray cluster was found (none is running. Start one); ")
 
 
 def test_without_ray_one_line_says_what_to_install(place, tmp_path, capsys, monkeypatch):

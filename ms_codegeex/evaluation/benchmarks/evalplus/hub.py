@@ -2,8 +2,8 @@
 
 A row has `task_id` (a number), `prompt` (the sentence alone), `code` (the canonical solution), `test_list` (MBPP's
 assertions) and `test`: a program whose line `inputs = [...]` holds the arguments of each call, MBPP's first, and whose
-last line is `assertion(NAME(*inp), exp, ATOL)`. EvalPlus's `tools/mbpp/to_original_fmt.py` writes this format from the
-file that `problems` reads.
+last line is `assertion(NAME(*inp), exp, ATOL)` or `assertion(NAME(*inp), ref_func(*inp), ATOL)`. EvalPlus's
+`tools/mbpp/to_original_fmt.py` writes this format from the file that `problems` reads.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def _calls(test: str, where: str) -> tuple[list[Any], str, float]:
     if len(given) != 1 or call is None:
         raise UserError(
             f"{where}: test has another form than MBPP+'s on Hugging Face, one line {INPUTS!r} and the last "
-            "'    assertion(NAME(*inp), exp, ATOL)'; fetch the file again"
+            "'    assertion(NAME(*inp), exp, ATOL)', or with ref_func(*inp) instead of exp; fetch the file again"
         )
     try:
         inputs, tolerance = _literal(given[0]), float(call["atol"])
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where}: the inputs of test are no plain values ({error}); fetch the file again") from None
+        raise UserError(f"{where}: the inputs of test are not plain values ({error}); fetch the file again") from None
     if not isinstance(inputs, list) or not all(isinstance(each, list | tuple) for each in inputs):
-        raise UserError(f"{where}: the inputs of test are no list of calls; fetch the file again")
+        raise UserError(f"{where}: the inputs of test are not a list of calls; fetch the file again")
     return [list(each) for each in inputs], call["name"], tolerance
 
 
