@@ -16,8 +16,8 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 @dataclass(frozen=True)
 class Adapters:
-    """Adapters for the model at `base`, of which `fingerprint` is known unless another program wrote them; `tensors`
-    have our names. `rank` and `dropout` are those they were trained with."""
+    """Adapters for the model at `base`. `fingerprint` is that model's; None if another program wrote the adapters.
+    `tensors` have our names. `rank` and `dropout` are those of their training."""
 
     base: Path
     tensors: Mapping[str, LazyTensor]
@@ -28,7 +28,7 @@ class Adapters:
 
     @property
     def layers(self) -> list[str]:
-        """The layers that have one."""
+        """Names of the layers that have an adapter."""
         return [name.removesuffix(f".{LORA_A}") for name in self.tensors if name.endswith(f".{LORA_A}")]
 
     @property
@@ -48,15 +48,16 @@ def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
 
 
 def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
-    """`UserError` unless adapters (`where`: whose) fit a model's tensors and were trained on it, as far as they say."""
+    """`UserError` unless adapters fit a model's tensors and have its fingerprint, if they record one. `where` names the
+    adapters in messages."""
     merged(base, adapters, where)
     if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
         raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")
 
 
 def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> dict[str, LazyTensor]:
-    """The base model with W + alpha / rank B A, FP32, in the place of each adapted W. `UserError` naming the adapter
-    that does not fit; `where`: whose adapters they are."""
+    """The base model with W + alpha / rank B A, FP32, in the place of each adapted W. `UserError` naming `where` and
+    the adapter that does not fit."""
     result, scale = dict(base), adapters.alpha / adapters.rank
     for name, a in adapters.tensors.items():
         layer, _, kind = name.rpartition(".")

@@ -40,7 +40,7 @@ def step_name(step: int) -> str:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """The hash of a manifest, which it holds itself."""
+    """The hash of a manifest without its own entry `sha256`, which holds this hash."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -77,7 +77,7 @@ _SLICE = {"file": _is_text, "key": _is_text, "offset": _are_counts, "shape": _ar
 def _expect(content: Any, rules: Mapping[str, Callable[[Any], bool]]) -> None:
     """`TypeError` or `ValueError` unless `content` is an object whose entries obey the rules."""
     if not isinstance(content, dict):
-        raise TypeError(f"{str(content)[:80]} is no object")
+        raise TypeError(f"{str(content)[:80]} is not an object")
     for key, holds in rules.items():
         if not holds(content[key]):
             raise ValueError(f"{key} {str(content[key])[:80]}")
@@ -199,7 +199,7 @@ class Checkpoint:
         return self._open[name]
 
     def _checked_file(self, name: str, record: Mapping[str, Any]) -> SafetensorsFile:
-        """The file of a slice, which holds it in the manifest's dtype and shape."""
+        """The file of a slice. `UserError` unless it holds the slice in the manifest's dtype and shape."""
         file, key = self._file(record["file"]), record["key"]
         if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
             raise UserError(
@@ -240,8 +240,8 @@ class Checkpoint:
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
 
-        Reads only the chunks that the window overlaps, each whole, to check its hash; in format 1, slices.
-        bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
+        Reads only the chunks that the window overlaps (in format 1: slices), and each of them completely, to check its
+        hash. bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
         """
         ranges = window_ranges(self.shape(name), window)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
@@ -255,7 +255,8 @@ class Checkpoint:
         return result
 
     def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
-        """Copy the part `source` of a slice to `target`: straight, where that takes whole chunks."""
+        """Copy the part `source` of a slice to `target`. Complete chunks are read directly into `target` where
+        possible."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:
             return read(0, target)
@@ -279,7 +280,7 @@ class Checkpoint:
         )
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
-        """Hash every slice again; returns the bytes read, of which `progress` gets each part.
+        """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.
 
         Raises `UserError` naming the file and tensor that differ.
         """
@@ -295,7 +296,7 @@ class Checkpoint:
         return total
 
     def _verify_slice(self, name: str, record: Mapping[str, Any]) -> Iterator[int]:
-        """Check a slice; the bytes of each part that was read."""
+        """Check a slice. Yields the number of bytes of each part that was read."""
         if self.manifest["format"] == 1:
             yield self._slice_of_format_1(name, record).nbytes
             return

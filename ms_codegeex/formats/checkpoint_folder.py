@@ -33,7 +33,8 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def outcome(path: Path) -> str | None:
-    """GOOD or DOUBTFUL; None if nothing is known yet of the steps after the checkpoint at `path`, or of another one."""
+    """GOOD or DOUBTFUL; None if nothing is known yet of the steps after the checkpoint at `path`, or if the record
+    there belongs to another checkpoint."""
     return _noted(path).get("outcome")
 
 
@@ -93,7 +94,7 @@ def doubt_after(root: Path, step: int) -> None:
 
 
 def newest_sound(root: Path, reasons: list[str] | None = None, doubtful: bool = False) -> Checkpoint | None:
-    """The newest checkpoint in `root` whose every hash matches and which is not doubtful (unless `doubtful`), or None.
+    """The newest sound checkpoint in `root`, or None. Doubtful ones count only with `doubtful`.
 
     The reasons for skipping later ones are added to `reasons`.
     """
@@ -177,8 +178,8 @@ def prune(
     Kept are the newest `keep` (at least 1) that are sound and not doubtful, the newest good one, and the oldest after
     it, which is the next that can become good. Damaged and doubtful ones do not count towards `keep`, and are deleted
     only if they are older than a good one that stays. `sound` caches between calls which ones were found sound; those
-    of which `is_protected` is true are never deleted, nor what the running `job` (its `save` names begin so) still
-    writes.
+    of which `is_protected` is true are never deleted. Nor are the files that the running `job` still writes; their
+    `save` names begin with it.
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")

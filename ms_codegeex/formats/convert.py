@@ -38,7 +38,7 @@ _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "r
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 OutputCheck = Callable[[Path], object] | None
-RankOfFile = Mapping[str, int]  # which rank's a file is, recorded in it
+RankOfFile = Mapping[str, int]  # the rank of a file, recorded in it
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -53,7 +53,8 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
 
 
 def _target(output: Path, to: str, family: str, ranks: int) -> Path:
-    """Where the model goes: `output` itself, or a file named after the family in it when it does not name a file."""
+    """The path to write: `output`, or a file in it, named after the family, if a file is needed and `output` names
+    none."""
     if to == "hf" or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
         return output
     return output / f"{family}{_SUFFIXES[to][0]}"
@@ -205,7 +206,7 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
 
 
 def _limits(source: Source, to: str) -> Sequence[str]:
-    """What other software cannot run of the model; our own classes for transformers run all sizes."""
+    """Why other software cannot run the model, as sentences; our classes for transformers run models of any size."""
     formats = source.family.weights.FORMATS
     return () if to == "hf" and formats.classes else formats.limits(source.config)
 
@@ -214,7 +215,7 @@ def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
     auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
     modules = [name for name in auto_map.values() if isinstance(name, str)] if isinstance(auto_map, dict) else []
-    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # --: of the hub
+    files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
     missing = [file for file in files if not (target / file).is_file()]
     if not missing:
         return []
@@ -248,8 +249,8 @@ def convert(
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
     keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
     earlier conversion. Returns paths, tensors, parameters, bytes, seconds, sizes that were guessed, and warnings about
-    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or
-    too large for the dtype; the output appears whole or not at all.
+    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for
+    the dtype; the output appears only when it is complete.
     """
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)

@@ -1,4 +1,4 @@
-"""Which tensors of two models or checkpoints differ, and by how much; block by block, so large ones take no memory."""
+"""Which tensors of two models or checkpoints differ, and by how much; read by blocks, so large ones fit in memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FIRST = 3  # differing numbers that are shown
 
 @dataclass
 class Difference:
-    """How a tensor differs. `what` is None if only numbers do: `count` of them, at most by `largest` (None if a number
-    that is not finite is among them), and the first ones as index, left and right."""
+    """How a tensor differs. `what` is None if only numbers differ: `count` of them, at most by `largest` (None if a
+    number that is not finite is among them), and the first ones as index, left and right."""
 
     name: str
     what: str | None = None

@@ -1,4 +1,4 @@
-"""What the converters ask of a family: its sizes, its parameters and every foreign layout of its tensors."""
+"""A family as the converters need it: its sizes, its parameters and every foreign layout of its tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, For
 from ms_codegeex.models.parameters import ParameterTable
 from ms_codegeex.models.registry import Family
 
-_TELLING = ("hidden_size", "num_layers", "intermediate_size")  # a preset is meant where all of these are its own
+# a model with these sizes of a preset has the preset's other sizes, too
+_TELLING = ("hidden_size", "num_layers", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class FamilyFormats:
         return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
 
     def check_ranks(self, config: Any, ranks: int, where: str, remedy: str) -> None:
-        """`UserError` unless the heads can be dealt out to `ranks` tensor-parallel ranks."""
+        """`UserError` unless the heads divide evenly among `ranks` tensor-parallel ranks."""
         number, what = self.data.ranks(config)
         if ranks < 1 or number % ranks:
             raise UserError(f"{where}: {ranks} does not divide {number}, the {what}; {remedy}")
@@ -92,7 +93,7 @@ class FamilyFormats:
     ) -> dict[str, Any]:
         """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`.
 
-        What leaves no trace in the shapes (the number of heads) comes from `known` or from the preset of these sizes.
+        Sizes that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes.
         Raises `UserError` naming a missing tensor, or a size that cannot be inferred.
         """
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}

@@ -23,7 +23,7 @@ MINDSPORE_SUFFIX = ".ckpt"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
-# sizes that leave no trace in the shapes: ours, the training program's
+# sizes that the shapes do not show: our name, the training program's
 _ARGUMENTS = {"num_heads": "num_attention_heads", "layer_norm_eps": "layernorm_epsilon", _RANKS: _RANKS}
 _TRAINING_STATE = frozenset(
     (
@@ -31,15 +31,15 @@ _TRAINING_STATE = frozenset(
         *("cuda_rng_state", "rng_tracker_states", "rng_state"),
     )
 )
-_DEEPEST = 16  # a checkpoint nests five levels; a malicious one may nest itself
+_DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 
 
 @dataclass(frozen=True)
 class RawModel:
     """The tensors of every rank under their foreign names.
 
-    `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if names must tell. `recorded`: sizes that
-    the file states. `skipped`: names of tensors that are not parameters.
+    `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if only the names can show it. `recorded`:
+    sizes that the file states. `skipped`: names of tensors that are not parameters.
     """
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]
@@ -58,7 +58,7 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from nested_tensors(value, (*path, str(key)))
-    elif isinstance(tree, list | tuple):  # no parameter is in one; the caller reports that
+    elif isinstance(tree, list | tuple):  # no list has parameters; the caller reports one that has
         for number, value in enumerate(tree):
             yield from nested_tensors(value, (*path, str(number)))
 
@@ -116,7 +116,7 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
 
 
 def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
-    """MindSpore's tensors without moments, counters and the caches of a network that predicts."""
+    """MindSpore's tensors without moments, counters and the caches of inference."""
     weights = {name: tensor for name, tensor in found.items() if is_weight(name)}
     return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in found if name not in weights])
 

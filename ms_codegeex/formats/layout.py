@@ -1,4 +1,4 @@
-"""Tensors of two formats, each formed from the other by the data that both directions of a conversion read.
+"""Conversion of tensors between two formats; both directions read the same data.
 
 A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names.
 """

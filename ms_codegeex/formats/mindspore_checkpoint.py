@@ -2,8 +2,8 @@
 
 The file is a protocol buffer, `Checkpoint`: a run of `Value`s, each with a name (`tag`) and a tensor (dims, type, raw
 little-endian elements); several neighbours of one name are the pieces of a large tensor. `save_checkpoint(...,
-crc_check=True)` appends `crc_num` and the CRC-32 of all before it (MindSpore, python/mindspore/train/checkpoint.proto
-and train/serialization.py).
+crc_check=True)` appends `crc_num` and the CRC-32 of everything before it (MindSpore,
+python/mindspore/train/checkpoint.proto and train/serialization.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TYPES = {
 }
 DTYPES = {kind: name for name, kind in TYPES.items()}
 _WRITER = "ms-codegeex"
-TEXT = "str"  # an entry of append_dict that is no tensor
+TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
@@ -62,7 +62,7 @@ STATE_PARTS = frozenset(
 
 
 def is_weight(name: str) -> bool:
-    """Whether a checkpoint's entry belongs to the model: no moment, counter, loss scale or inference cache."""
+    """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
     return not name.startswith(STATE_PREFIXES) and name.rpartition(".")[2] not in STATE_PARTS
 
 
@@ -234,7 +234,7 @@ def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
 
 
 def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | None) -> int | None:
-    """Write one tensor, which is let go on return; continues a checksum unless there is none."""
+    """Write one tensor, and keep no reference to it. Returns the checksum continued; None if there is none."""
     for block in blocks:
         if crc is not None:
             crc = crc32([block], crc)
@@ -251,10 +251,10 @@ def write_mindspore(
 ) -> None:
     """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
 
-    One tensor is in memory at a time and the file appears whole or not at all, and only if `check(temporary)` raises
-    nothing. Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the
-    checksum. With `origin`, a mark identifies this program as the writer and holds these numbers; MindSpore ignores it.
-    Raises `UserError` for an empty vector, which MindSpore would take for the number 0.
+    One tensor is in memory at a time. The file appears only when it is complete and `check(temporary)` raises nothing.
+    Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the checksum.
+    With `origin`, a mark identifies this program as the writer and holds these numbers; MindSpore ignores it. Raises
+    `UserError` for an empty vector, which MindSpore would take for the number 0.
     """
     for name, tensor in tensors.items():
         if tensor.shape == (0,):

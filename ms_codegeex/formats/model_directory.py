@@ -31,7 +31,7 @@ NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
 def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str, LazyTensor]]:
-    """Consecutive tensors in shards of at most `max_bytes`; a larger tensor has a shard of its own."""
+    """Consecutive tensors in shards of at most `max_bytes`; a larger tensor is alone in its shard."""
     shards: list[dict[str, LazyTensor]] = [{}]
     room = max_bytes
     for name, tensor in tensors.items():
@@ -61,11 +61,11 @@ def write_model_directory(
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write a model directory, one tensor in memory at a time; it appears whole or not at all, and only if
+    """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
     `check(temporary)` raises nothing.
 
-    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to
-    copy it from. `further` files are written unless the tokenizer's came with one of the same name. A model of at most
+    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to copy
+    it from. `further` files are written unless the tokenizer has a file of the same name. A model of at most
     `max_shard_bytes` is one `model.safetensors` without an index.
     """
     shards = _shards(tensors, max_shard_bytes)
@@ -111,7 +111,7 @@ def _tensors(file: Path) -> dict[str, LazyTensor]:
 class ModelDirectory:
     """A model directory opened for reading; tensors are read when asked for.
 
-    Raises `UserError` naming the file or tensor when a file is missing, cut off or malformed, or when index and
+    Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
     shards disagree.
     """
 

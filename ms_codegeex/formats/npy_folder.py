@@ -36,8 +36,8 @@ def _open(file: Path) -> np.ndarray:
 def read_npy_folder(path: Path) -> dict[str, LazyTensor]:
     """The tensors by name; only the headers are read now.
 
-    Raises `UserError` naming a file that is cut off, damaged or of a type no layout holds. The format has no checksum,
-    so changed elements look sound.
+    Raises `UserError` naming a file that is truncated, damaged or of a type no layout holds. The format has no
+    checksum, so changed elements look sound.
     """
     tensors = {}
     for file in sorted(Path(path).glob("*.npy")):

@@ -24,12 +24,13 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# what changes the product of an adapter, and the value with which it does not
+# settings that could change an adapter's product, each with the value that does not
 PLAIN = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None}
 
 
 def write_peft(source: Source, path: Path) -> None:
-    """Write a source's adapters as a directory for PEFT, whole or not at all. `UserError` if it has none."""
+    """Write a source's adapters as a directory for PEFT, which appears only when it is complete. `UserError` if it has
+    none."""
     adapters, formats = source.adapters, FamilyFormats(source.family)
     if adapters is None:
         raise UserError(f"{source.path}: holds no adapters; give a run that trained some (lora.rank)")
@@ -90,8 +91,8 @@ def _modules(
 def read_peft(path: Path, base: Source) -> Adapters:
     """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later.
 
-    What another program trained on a module that fuses k of our layers becomes k adapters with the same A.
-    `UserError` for what is no plain LoRA, and for modules that the model does not have.
+    What another program trained on a module that fuses k of our layers becomes k adapters with the same A. `UserError`
+    for anything but plain LoRA, and for modules that the model does not have.
     """
     config, file = read_json(path / CONFIG), SafetensorsFile(path / TENSORS)
     if not isinstance(config, dict):
@@ -115,7 +116,7 @@ def read_peft(path: Path, base: Source) -> Adapters:
         if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.names:
             continue
         if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.names:
-            raise UserError(f"{path / TENSORS}: {name} is no factor of an adapter of {base.path}; give their model")
+            raise UserError(f"{path / TENSORS}: {name} is not a factor of an adapter of {base.path}; give their model")
         a, b = file.lazy(name), file.lazy(name.replace("lora_A", "lora_B"))
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
         if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:

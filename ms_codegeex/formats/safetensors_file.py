@@ -111,7 +111,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class SafetensorsFile:
     """A safetensors file opened for reading; checks header and length at once, reads tensors through memory maps.
 
-    Raises `UserError` naming the file (and the tensor) for anything that is not a whole, well-formed file.
+    Raises `UserError` naming the file (and the tensor) for anything that is not a complete, well-formed file.
     """
 
     def __init__(self, path: Path) -> None:

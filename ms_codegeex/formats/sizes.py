@@ -50,7 +50,7 @@ class Sizes:
         return self._checked(values, {}, "model configuration")
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or cannot be."""
+        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid."""
         found = values.get("model_type")
         if found != self.data.model_type:
             raise UserError(f"config.json: model_type is {found!r}, expected {self.data.model_type!r}")

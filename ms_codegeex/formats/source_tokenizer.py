@@ -9,7 +9,7 @@ from ms_codegeex.formats.sources import Source
 
 
 def source_tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer that the model was trained with; a `UserError` if nothing says which."""
+    """The tokenizer that the model was trained with; `UserError` if nothing records which one."""
     if source.kind == "huggingface":
         return load_tokenizer(source.path)
     if source.kind == "checkpoint":

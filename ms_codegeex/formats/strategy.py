@@ -1,7 +1,7 @@
 """Merge the checkpoints of many devices into one model: which device holds which shard, and whole tensors from shards.
 
-MindSpore saves along with a partitioned run how each parameter is sharded (`strategy_ckpt_config`): a protocol
-buffer `ParallelStrategyMap`, or JSON of the same content when the file's name ends so (MindSpore,
+MindSpore saves along with a partitioned run how each parameter is sharded (`strategy_ckpt_config`): a protocol buffer
+`ParallelStrategyMap`, or JSON of the same content when the file's name ends in `.json` (MindSpore,
 python/mindspore/train/node_strategy.proto and parallel/_tensor.py).
 """
 
@@ -318,9 +318,9 @@ def merge_slices(
 
     `files`: rank -> its `.ckpt`; one of several replicas is enough, and files with nothing new are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
-    for files whose optimizer shards were merged before: the release's step from 128 files to 8 keeps the
-    strategy of the 128. Loading a tensor, or a window of it, reads only the parts it needs; the first time also as
-    much of every file as shows that none is a copy of another one, which is a `UserError`.
+    for files whose optimizer shards were merged before: the release's step from 128 files to 8 keeps the strategy of
+    the 128. Loading a tensor, or a window of it, reads only the parts it needs. The first load also reads enough of
+    every file to show that none is a copy of another one; a copy is a `UserError`.
 
     Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
     strategy does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with

@@ -62,7 +62,7 @@ class Distinct:
             if not waiting:
                 return
             first = self._slices[waiting[0][0]][name].array().reshape(-1)
-            telling = telling or bool((first != first[:1]).any())  # a network of nothing but zeros is no copy
+            telling = telling or bool((first != first[:1]).any())  # slices of one repeated number prove nothing
         if telling:
             raise UserError(
                 f"{waiting[0][1]}: holds the same slices as {waiting[0][0]}, so one of them is a copy of the other; "

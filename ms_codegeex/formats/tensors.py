@@ -47,8 +47,8 @@ LARGEST: Mapping[str, float] = MappingProxyType(
 class LazyTensor:
     """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call.
 
-    `part(index)`, one slice per axis, is given where a window costs less than the whole: a sharded checkpoint. The
-    arrays may be read-only views of a mapped file.
+    `part(index)`, one slice per axis, is given where a window costs less to read than the complete tensor, as in a
+    sharded checkpoint. The arrays may be read-only views of a mapped file.
     """
 
     dtype: str
@@ -81,7 +81,7 @@ class LazyTensor:
         return np.asarray(array, dtype=NUMPY_DTYPES[self.dtype], order="C")
 
     def float32(self) -> np.ndarray:
-        """The numbers as FP32 in memory of their own; exact for the narrower types, bfloat16 included."""
+        """The numbers as a new FP32 array; exact for the narrower types, bfloat16 included."""
         array = self.array()
         return from_bfloat16(array) if self.dtype == "bfloat16" else array.astype(np.float32)
 

@@ -127,7 +127,7 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
 
 
 class _Inert:
-    """An object of a class that is no part of a model: its name, what it was made from, and its state.
+    """An object of a class that is not part of a model: its name, what it was made from, and its state.
 
     Nothing of the class exists here, so nothing of it can run: the `args` of a training program, a random generator's
     state.
@@ -160,8 +160,8 @@ def _checked_key(key: Any) -> Any:
 
 
 class _Machine:
-    """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object
-    that a pickle could alter: containers are plain ones, what stands for a class or function is a name."""
+    """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object that
+    a pickle could alter: containers are plain ones, and names stand for classes and functions."""
 
     def __init__(self, make_tensor: Callable[..., LazyTensor], where: str) -> None:
         self._make_tensor, self._where = make_tensor, where
@@ -223,7 +223,7 @@ class _Machine:
 
     def _extend(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            raise ValueError("items of something that is no list")
+            raise ValueError("items of something that is not a list")
         self._stack[-1].extend(items)
 
     def make_dict(self, _: None) -> None:
@@ -241,7 +241,7 @@ class _Machine:
 
     def _set(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not dict or len(items) % 2:
-            raise ValueError("keys of something that is no dictionary")
+            raise ValueError("keys of something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._stack[-1][_checked_key(key)] = value
 
@@ -261,7 +261,7 @@ class _Machine:
     def find_on_stack(self, _: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if type(name) is not str or type(module) is not str:
-            raise ValueError("a global whose name is no text")
+            raise ValueError("a global whose name is not a text")
         self._find(module, name)
 
     def _find(self, module: str, name: str) -> None:
@@ -276,7 +276,7 @@ class _Machine:
     def call(self, _: None) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not _Global or type(arguments) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something that is not a function")
         make = _CALLS.get((function.module, function.name))
         if make is not None:
             self._stack.append(make(self, *arguments))

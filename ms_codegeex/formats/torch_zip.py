@@ -29,10 +29,10 @@ _MARK, _WRITER = "written_by", b"ms-codegeex"
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
-MOST_VALUES = 1_000_000  # of a tree, counted where they are and not once
+MOST_VALUES = 1_000_000  # of a tree; a shared value counts in every place
 _LONGEST_REASON = 200  # characters
 MOST_AXES = 32  # NumPy's limit
-REPEATED = 4  # times the size of the file that all its tensors together may have: tied weights share a storage
+REPEATED = 4  # all tensors of a file together may have this many times its size: tied weights share a storage
 
 
 def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterable[bytes | memoryview]) -> None:
@@ -49,8 +49,8 @@ def _write_record(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterab
 def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = None) -> None:
     """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings; `torch.load` reads it.
 
-    One tensor is in memory at a time, the checksums are computed on the way, and the file appears whole or not at all,
-    and only if `check(temporary)` raises nothing.
+    One tensor is in memory at a time, and the checksums are computed on the way. The file appears only when it is
+    complete and `check(temporary)` raises nothing.
     """
     path = Path(path)
     pickled, tensors = torch_pickle.dump(tree)

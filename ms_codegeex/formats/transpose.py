@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# taken at once: long enough runs of the result, and what is packed stays in the cache
+# of one tile: its runs in the result are long enough, and its packed copy stays in the cache
 _ROWS, _COLUMNS = 512, 2048
 _PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
 

@@ -1,7 +1,7 @@
 """The wire format of protocol buffers, read by position and written by size, so that large fields stay in the file.
 
-A message is a run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and as many
-bytes (https://protobuf.dev/programming-guides/encoding).
+A message is a run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and that
+many bytes (https://protobuf.dev/programming-guides/encoding).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has
 the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with
-the word table, `embedding.word`; and `rotary` if positions turn queries and keys. A block has `attention` with its
-`core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell stands after the blocks.
+the word table, `embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its
+`core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell comes after the blocks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Build:
     """How a model is built, apart from its sizes; makes its layers.
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
-    head of a tied model a word table of its own, for pipelines: the last stage cannot reach the embedding's. The
-    training step keeps the two equal.
+    head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
+    step keeps the two equal.
     """
 
     seq_length: int

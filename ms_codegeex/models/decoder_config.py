@@ -1,4 +1,4 @@
-"""What the configuration of every family answers, from its fields and its table of parameters."""
+"""What every family's configuration provides, computed from its fields and its table of parameters."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DecoderConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """Channels of each head that rotary positions turn; 0: none."""
+        """Channels of each head that rotary positions rotate; 0: none."""
         return 0
 
     @property
@@ -68,7 +68,7 @@ class DecoderConfig:
 
     @property
     def attention_layers(self) -> int:
-        """Blocks, and layers after them that attend as a block does."""
+        """Number of blocks, and of the layers after them that have attention, too."""
         return self.num_layers + self.table.last_blocks
 
     @property
@@ -99,7 +99,7 @@ class DecoderConfig:
 
     def adapted_layers(self, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each linear layer that has one of `targets` in its dotted name, such as `attention` or
-        `feed_forward.up`. `UserError` for a target that none has."""
+        `feed_forward.up`. `UserError` for a target that matches no layer."""
         linear = {layer.name: layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear}
         found = {target: [name for name in linear if f".{target}." in f".{name}."] for target in targets}
         for target, names in found.items():
@@ -110,7 +110,7 @@ class DecoderConfig:
         return {name: shape for name, shape in linear.items() if name in chosen}
 
     def adapter_shapes(self, targets: Sequence[str], rank: int) -> dict[str, tuple[int, int]]:
-        """Every parameter of adapters of this rank on these layers, and its shape."""
+        """Name and shape of every parameter of adapters with rank `rank` on the layers of `targets`."""
         found: dict[str, tuple[int, int]] = {}
         for layer, (rows, columns) in self.adapted_layers(targets).items():
             found |= {f"{layer}.{LORA_A}": (rank, columns), f"{layer}.{LORA_B}": (rows, rank)}
@@ -122,8 +122,8 @@ class DecoderConfig:
         return sum(parameter.size for layer in layers for parameter in layer.parameters(self))
 
     def flops_per_token(self, seq_length: int, frozen: bool = False) -> int:
-        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward; with
-        `frozen` weights once, as they have no gradient.
+        """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward. Products
+        with `frozen` weights count once in the backward, as these have no gradient.
 
         Counts the matrix products (linear layers, full attention square as computed, logits), not element-wise work.
         """

@@ -26,7 +26,7 @@ class Packing:
     groups: int = 0
 
     def of_rank(self, ranks: int) -> Packing:
-        """That of the slices of one of `ranks` tensor-parallel ranks."""
+        """The packing of one rank's slices, of `ranks` tensor-parallel ranks."""
         return replace(self, groups=self.groups // ranks)
 
 
@@ -67,7 +67,7 @@ class ForeignLayout:
 
     `kind`: "huggingface", "megatron" or "mindspore"; a family's first layout of a kind is the one that is written.
     `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for names (the last part of a
-    path) of tensors that are no parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
+    path) of tensors that are not parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
     layout share along another axis than the family's table says.
     """
 
@@ -120,8 +120,8 @@ class ForeignFormats:
     """A family in files of other programs.
 
     `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
-    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that say what
-    the original software cannot run of a model of these sizes. `classes`: files in `formats/exported/` with classes for
+    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that say why the
+    original software cannot run a model of these sizes. `classes`: files in `formats/exported/` with classes for
     transformers that run a model of any sizes; a model directory gets them.
     """
 

@@ -21,8 +21,8 @@ MASKED_SCORE = -10000.0  # representable in FP16, vanishes in the softmax (CodeG
 
 
 def type_constants(network: nn.Cell) -> None:
-    """Let the constants of a network have the dtype of the tensors they meet: the kernels of a GPU multiply FP16 with
-    FP16 only, where others take a number as FP32. The constants are then rounded to FP16."""
+    """Give the constants of a network the dtype of the tensors they are combined with: a GPU's kernels multiply FP16
+    only with FP16, while other devices also take an FP32 number. The constants are then rounded to FP16."""
     for _, cell in list(network.cells_and_names()):
         for name in getattr(cell, "constants", ()):
             setattr(cell, name, Tensor(getattr(cell, name), ms.float32))
@@ -154,7 +154,7 @@ class SwiGlu(nn.Cell):
 
 
 class SampleKeys(nn.Cell):
-    """An odd 32-bit hash of each sample number: what all dropouts of a model draw from."""
+    """An odd 32-bit hash of each sample number: all dropouts of a model draw from it."""
 
     def __init__(self):
         super().__init__()
@@ -323,7 +323,7 @@ class Heads:
 class AttentionCore(nn.Cell):
     """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small.
 
-    `rotary` turns queries and keys.
+    `rotary` rotates queries and keys.
     """
 
     constants = ("scale",)

@@ -59,7 +59,7 @@ class LoraLinear(nn.Cell):
 
 
 def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:
-    """Put adapters into a network and freeze all else. Names of parameters stay."""
+    """Put adapters into a network and freeze everything else. Names of parameters do not change."""
     wanted = sizes.adapted_layers(settings.targets)
     names = [(parameter, parameter.name) for parameter in network.get_parameters()]
     for parameter, _ in names:

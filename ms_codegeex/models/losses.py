@@ -56,7 +56,7 @@ class _ChunkedSum(nn.Cell):
 
     With p = softmax(z), the gradient of a row with respect to z is p·(1 + 2·`z_loss`·log Z) - onehot(label). Without a
     bias, a single number takes its place: the engine expects a gradient for every input. While table and bias are
-    `frozen`, nothing is computed for theirs.
+    `frozen`, their gradients are not computed.
     """
 
     def __init__(self, rows: int, chunk: int, bias: bool, z_loss: float):
@@ -140,8 +140,8 @@ class _ChunkedSum(nn.Cell):
 
 
 class ChunkedCrossEntropy(nn.Cell):
-    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. One derivative only: gradients of it are
-    constants.
+    """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. It can be differentiated once: its gradients
+    count as constants.
 
     `set_train(False)` before compilation leaves out the gradients and the z-loss, `freeze` the gradients of table and
     bias.

@@ -21,8 +21,8 @@ class Role:
     """How tensor-parallel devices share a layer's parameters.
 
     `weight_axis`, `bias_axis`: the axis they split; None: each holds all of it. `linear`: a linear layer of a block;
-    optimizer sharding takes the weights of those. `by_groups`: each device gets
-    whole heads of keys and values, so all hold everything where there are fewer heads than devices.
+    optimizer sharding takes the weights of those. `by_groups`: each device gets complete heads of keys and values; if
+    their number does not divide evenly, every device holds all of them.
     """
 
     name: str
@@ -36,7 +36,7 @@ COLUMN = Role("column", 0, 0, linear=True)  # split by outputs
 ROW = Role("row", 1, None, linear=True)  # split by inputs; partial sums are added, then the bias
 KEY_VALUE = Role("key_value", 0, 0, linear=True, by_groups=True)  # column-parallel by heads of keys and values
 VOCABULARY = Role("vocabulary", 0, 0)  # a table with a row for each token, or the output layer
-TABLE = Role("table")  # another table, whole on every device
+TABLE = Role("table")  # another table; every device holds all of it
 LAYER_NORM = Role("layer_norm")
 RMS_NORM = Role("rms_norm")
 
@@ -68,9 +68,9 @@ class LayerParameter:
     def shared_by_replicas(self, config: Any, tensor: int) -> bool:
         """Whether optimizer sharding splits its rows.
 
-        It takes linear layers' weights alone; tables, norms and biases stay whole (CodeGeeX release), and so do weights
-        that tensor parallelism leaves whole: for those MindSpore 2.9 gathers over neighbouring ranks what it has
-        sharded over replicas, and trains wrong (an executed rehearsal shows it).
+        It splits only weights of linear layers; tables, norms and biases are not split (CodeGeeX release). Nor are
+        weights that tensor parallelism does not split: MindSpore 2.9 shards those over replicas but gathers them over
+        neighbouring ranks, so that the training is wrong (an executed rehearsal shows it).
         """
         return self.matrix and (tensor == 1 or self.axis_on(config, tensor) is not None)
 
@@ -86,8 +86,8 @@ class Layer:
     """One line of the table: a layer with a weight [rows, columns], or [rows], and a bias [rows] if `bias`.
 
     `rows`, `columns` and `std` (standard deviation of the initial weight) name attributes of the family's config.
-    `output`: the output layer, where it has a weight of its own. `copy_of`: the layer that this one repeats on another
-    pipeline stage; it exists only there and is not counted.
+    `output`: whether it is an output layer with a separate weight. `copy_of`: the layer that this one repeats on
+    another pipeline stage; it exists only there and is not counted.
     """
 
     name: str
@@ -129,8 +129,8 @@ def norms_of(layers: Sequence[Layer]) -> list[Layer]:
 class ParameterTable:
     """A family's layers, in the order of its parameters, by the pipeline stage that has them.
 
-    `first`: of the first stage. `block`: of one block, named relative to it; blocks are dealt out evenly. `last`: of
-    the last stage; `last_blocks` blocks among them count as blocks when the others are dealt out.
+    `first`: of the first stage. `block`: of one block, named relative to it; blocks are distributed evenly. `last`: of
+    the last stage; `last_blocks` of them count as blocks when the blocks are distributed.
     """
 
     first: tuple[Layer, ...]
@@ -144,7 +144,7 @@ class ParameterTable:
         return (*self.first, *(layer.inside(BLOCK) for layer in self.block), *self.last)
 
     def layers(self, num_layers: int) -> Iterator[Layer]:
-        """Every layer of a model with `num_layers` blocks but the copies."""
+        """Every layer of a model with `num_layers` blocks, except the copies."""
         yield from self.first
         for i in range(num_layers):
             yield from (layer.inside(BLOCK).numbered(i) for layer in self.block)

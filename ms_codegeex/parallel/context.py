@@ -26,10 +26,10 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
 
     Each device loads its share of the batch. Gradients are summed, not averaged: with `gradients_mean`, parameters that
     several devices hold would get a fraction of their gradient. The number of optimizer shards is always given:
-    otherwise MindSpore takes all replicas, and silently keeps a weight whole if they do not divide its rows.
+    otherwise MindSpore takes all replicas, and silently does not shard a weight if they do not divide its rows.
     """
     mesh = config.mesh
-    sharding = {"parallel_optimizer_threshold": 0}  # KB: by size, nothing is left whole
+    sharding = {"parallel_optimizer_threshold": 0}  # KB: weights of any size are sharded
     if mesh.optimizer_shard > 1:
         sharding["optimizer_weight_shard_size"] = mesh.optimizer_shard
     return {

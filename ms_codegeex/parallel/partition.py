@@ -1,7 +1,6 @@
 """Partitions a built network over a mesh: strategies of its operators, stages, recomputation, gradient buckets.
 
-Which layers a network has, and their roles, its family's table says; the cells around them are those that
-`models/causal.py` names.
+The family's table lists a network's layers and their roles; `models/causal.py` names the cells around them.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
     backward pass; each block as `recompute_of_blocks` says.
 
     A block keeps its input, split over the tensor-parallel devices and gathered again; the input of a block in the tail
-    stays whole (CodeGeeX release). A fused attention keeps no scores. A block that saves its all-reduce results
-    keeps its input whole, too: with both switches the engine makes a cycle of the graph.
+    is not split (CodeGeeX release). A fused attention keeps no scores. A block that saves its all-reduce results does
+    not split its input either: with both switches the engine creates a cyclic graph.
     """
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]

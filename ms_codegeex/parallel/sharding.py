@@ -76,7 +76,7 @@ class ParameterLayout:
 
 def recompute_of_blocks(config: RunConfig) -> tuple[str, ...]:
     """What each block recomputes, those of the tail last: `training.recompute` in the first `recompute_blocks` of each
-    stage, the next cheaper setting in its others."""
+    stage, the next cheaper setting in the other blocks of the stage."""
     mesh, layers, training = config.mesh, config.model.sizes.attention_layers, config.training
     if training.recompute_blocks is None:
         return (training.recompute,) * layers
@@ -144,7 +144,7 @@ def layouts_on(
 
 def _with_adapter(layout: ParameterLayout, adapted: Collection[str], rank: int) -> Iterator[ParameterLayout]:
     """A frozen parameter, which optimizer sharding splits as a trained one, and its adapter, if it has one: A follows
-    the columns of the matrix, B its rows. Both are small, so every replica holds them whole."""
+    the columns of the matrix, B its rows. Both are small, so every replica holds all of them."""
     yield replace(layout, trained=False)
     layer = layout.name.removesuffix(".weight")
     if layer in adapted and layer != layout.name:

@@ -49,7 +49,7 @@ class Strategies:
 
     @staticmethod
     def of(config: RunConfig) -> Strategies:
-        """Those of a run. Keys and values stay whole where they have fewer heads than there are devices."""
+        """The strategies of a run. Keys and values are not split if `tensor` does not divide their number of heads."""
         mesh, parallel = config.mesh, config.parallel
         return Strategies(
             data=mesh.data,
@@ -215,7 +215,7 @@ class Strategies:
         if not dropout.active:
             return
         dp, axes = self.data, len(dropout.shape)
-        # a row's number is whole on every device until the batch is folded into the rows
+        # rows of a sample are not split until the batch is folded into the rows
         parts = strategy[1:] if len(strategy) > axes else (1,) * axes
         for i, operator in enumerate(dropout.combine):
             ones = (1,) * (axes - i - 1)
@@ -279,7 +279,7 @@ class Strategies:
         embedding.gather.shard(((self.vocabulary, 1), (self.data, 1)))
 
     def embedding(self, embedding: Embedding) -> None:
-        """a whole table, looked up by [batch, seq]"""
+        """a table that is not split, looked up by [batch, seq]"""
         embedding.gather.shard(((1, 1), (self.data, 1)))
         if isinstance(embedding, QueryEmbedding):
             embedding.cast.shard(((self.data, 1, 1),))

@@ -18,8 +18,8 @@ RETRIES = 2  # before an answer has begun, after the pause that the server asks 
 
 
 class RemoteModel:
-    """A model of the server at `url`: the one called `name`, or the only one but for adapters. `UserError` if there is
-    none."""
+    """A model of the server at `url`: the one called `name`, or without a name the only one that is not an adapter.
+    `UserError` if there is none."""
 
     def __init__(self, url: str, key: str | None = None, name: str | None = None):
         import openai
@@ -81,7 +81,7 @@ class RemoteModel:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Translate the client's errors: into a `UserError` if the user can mend it, else into a `RunFailure`."""
+        """Translate the client's errors: into a `UserError` if the user can fix the cause, else into a `RunFailure`."""
         import httpx
         import openai
 

@@ -85,8 +85,8 @@ def build(
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`.
 
     `compile_once`: compile a network that a step runs for every micro-batch once and call it, instead of inlining it
-    each time, which would make compile time grow with their number. A rehearsal that executes goes without, because
-    such a graph of a pipeline crashes there.
+    each time, which would make compile time grow with their number. A rehearsal that executes the graph does not use
+    this, because such a graph of a pipeline crashes there.
     """
     network = build_network(config)
     if compile_once and config.partitioned and config.accumulation > 1:

@@ -24,7 +24,7 @@ class Faults:
     """Judges the steps of a run. All ranks see the same figures and come to the same judgement.
 
     Attributes:
-        losses, norms: of the last steps that were no fault.
+        losses, norms: of the last steps without a fault.
         in_a_row: faults since then.
         left_out: global numbers of the first samples of batches that a rewind has left out.
     """
@@ -44,9 +44,9 @@ class Faults:
         return _limit(self.losses, self.config.sigma), _limit(self.norms, self.config.sigma)
 
     def judge(self, loss: float, norm: float, lowers_scale: bool) -> str | None:
-        """Whether a step is a fault, `not finite` or `spike`, and take its figures into account if it is none.
+        """Whether a step is a fault, `not finite` or `spike`, and if not, take its figures into account.
 
-        `lowers_scale`: an overflow of FP16 gradients that a lower loss scale answers; that is no fault.
+        `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault.
         """
         if lowers_scale:
             return None
@@ -74,7 +74,7 @@ class Faults:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint. Batches that are left out by now stay so."""
+        """Continue from a checkpoint. Batches that have already been left out stay left out."""
         for values, saved in ((self.losses, state["losses"]), (self.norms, state["norms"])):
             values.clear()
             values.extend(saved)

@@ -156,8 +156,8 @@ class TrainStep(nn.TrainOneStepCell):
         self.half_square, self.map = ops.L2Loss(), ops.HyperMap()
 
     def set_train(self, mode: bool = True) -> TrainStep:
-        """Train or evaluate from now on; each has a graph of its own. In both it is a training graph to the engine,
-        which otherwise does not partition a pipeline, and only the network knows that nothing is trained."""
+        """Train or evaluate from now on; each has a separate graph. The engine treats both as training graphs, because
+        it partitions a pipeline only in those; the network itself is set to evaluate."""
         super().set_train(True)
         self.evaluates = not mode
         if self.evaluates:
@@ -227,14 +227,14 @@ class TrainStep(nn.TrainOneStepCell):
         if self.evaluates:
             return ops.stack((loss, count, square))
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
-        norm = ops.sqrt(square) * (self.slots / tokens)  # not a number after an overflow anywhere
+        norm = ops.sqrt(square) * (self.slots / tokens)  # NaN after an overflow anywhere
         finite = ops.isfinite(norm)
         factor = self.slots / (scale * tokens)
         if self.clips:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_scale, factor), gradients)
         rate, updates = Tensor(0.0, ms.float32), finite
-        if self.guarded:  # comparisons with what is not a number are false
+        if self.guarded:  # comparisons with NaN are false
             within = ops.logical_and(loss / tokens <= self.loss_limit, norm <= self.norm_limit)
             updates = ops.logical_and(finite, within)
         if self.scaled or self.guarded:

@@ -286,7 +286,8 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has reached its number of steps or, with `training.tokens`, of tokens; or gets no better."""
+        """Whether the run has reached its number of steps or, with `training.tokens`, of tokens; or no longer
+        improves."""
         tokens, patience = self.config.training.tokens, self.config.training.patience
         if patience and self.progress.worse >= patience:
             return True
@@ -475,8 +476,8 @@ class Trainer:
         return {name: self.evaluate(data=sequences) for name, sequences in data.items()}
 
     def final_figures(self) -> dict[str, float]:
-        """Loss, unigram entropy and loss with shuffled contexts on the validation split, in nats: they tell a language
-        model from a table of frequencies."""
+        """Loss, unigram entropy and loss with shuffled contexts on the validation split, in nats: they distinguish a
+        language model from a table of frequencies."""
         self.status("evaluating")
         return {
             "validation_loss": self.validation_loss(),

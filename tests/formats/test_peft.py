@@ -126,7 +126,7 @@ def test_what_another_program_wrote_is_read(tuned, tmp_path):
     [
         ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True; only adapters with use_dora False"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
-        ({"attn.nothing": (2, 64)}, {}, "is no factor of an adapter of .*base; give their model"),
+        ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
         ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
     ],
 )

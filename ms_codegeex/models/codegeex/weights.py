@@ -83,7 +83,7 @@ _MEGATRON = (
     *(Entry((ours,), ("module", *path)) for ours, path in _PYTORCH_TABLES),
     *(Entry((ours,), (*_TRANSFORMER, name)) for ours, name in _PYTORCH_TRANSFORMER),
 )
-# OneFlow and FasterTransformer: the same nesting, fewer linear layers; the top query layer keeps its query apart
+# OneFlow and FasterTransformer: the same nesting, fewer linear layers; the top query layer keeps its query separate
 _FUSED = (
     *_fused("blocks.{i}", "layers.{i}.attention.query_key_value", "query", "key", "value"),
     *_fused("top_query_layer", "topQueryLayer.attention.key_value", "key", "value"),

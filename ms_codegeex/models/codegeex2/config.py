@@ -25,12 +25,12 @@ class CodeGeeX2Config(DecoderConfig):
     num_heads: int = 32
     num_kv_groups: int = 2  # heads of keys and values; num_heads / num_kv_groups query heads share one
     intermediate_size: int = 13696
-    rotary_dim: int = 64  # channels of each head that are turned by the position
+    rotary_dim: int = 64  # channels of each head that the position rotates
     max_position_embeddings: int = 8192
     norm_eps: float = 1e-5
     init_std: float = 0.02  # not published
     softmax_fp32: bool = True
-    # The release rounds the angles to the model's dtype, where positions above 256 (bf16) or 2048 (fp16) run together.
+    # The release rounds the angles to the model's dtype, where positions above 256 (bf16) or 2048 (fp16) coincide.
     rotary_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     eos_token_id: int = 2
 
@@ -68,5 +68,5 @@ def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeG
 
 
 def default_tokenizer(preset: str | float | None) -> str:
-    """Name of the tokenizer: that of a directory the user supplies, there is none to bundle."""
+    """Name of the tokenizer. The user supplies its directory; this package contains none."""
     return "codegeex2"

@@ -4,7 +4,7 @@ x = word[ids]
 x = x + Attention(RMS(x));  x = x + down(silu(gate(y)) * up(y)) with y = RMS(x)      for each block
 logits = RMS_final(x) headᵀ
 
-Consecutive query heads share a head of keys and values. Rotary positions turn the first `rotary_dim` channels of each
+Consecutive query heads share a head of keys and values. Rotary positions rotate the first `rotary_dim` channels of each
 head of queries and keys (modeling_chatglm.py of the release).
 """
 

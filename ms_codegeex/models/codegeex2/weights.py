@@ -40,7 +40,7 @@ _BUFFERS = (r"transformer\.rotary_pos_emb\.inv_freq",)
 
 
 def _mindspore(table: str) -> tuple[Entry, ...]:
-    """MindFormers' names: those of the PyTorch side but for the embedding, which was renamed between its versions."""
+    """MindFormers' names: those of the PyTorch side except the embedding's, which was renamed between its versions."""
     return renamed(_PYTORCH, lambda name: f"transformer.embedding.{table}" if name == _TABLE else name)
 
 

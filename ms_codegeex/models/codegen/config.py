@@ -23,7 +23,7 @@ class CodeGenConfig(DecoderConfig):
     num_layers: int = 20
     num_heads: int = 16
     intermediate_size: int = 4096
-    rotary_dim: int = 32  # channels of each head that are turned by the position
+    rotary_dim: int = 32  # channels of each head that the position rotates
     max_position_embeddings: int = 2048
     layer_norm_eps: float = 1e-5
     init_std: float = 0.02

@@ -4,7 +4,7 @@ x = word[ids]
 y = LN(x);  x = x + Attention(y) + FFN(y)                           for each block
 logits = LN_final(x) headᵀ + bias
 
-Rotary positions turn the first `rotary_dim` channels of each head of queries and keys (modeling_codegen.py of the
+Rotary positions rotate the first `rotary_dim` channels of each head of queries and keys (modeling_codegen.py of the
 release).
 """
 

@@ -35,7 +35,7 @@ _FUSED = Entry(
 )
 _PLAIN = tuple(Entry((ours,), name) for ours, name in _NAMES)
 _PYTORCH = (*_PLAIN[:3], _FUSED, *_PLAIN[3:])
-_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files carry along
+_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files contain
 
 
 def _mindspore(name: str) -> str:

@@ -97,7 +97,7 @@ class Client {
   }
 }
 
-/** A limit for the time without a word from the server: `signal` aborts when it is reached. */
+/** A limit for the time without data from the server: `signal` aborts when it is reached. */
 class Silence {
   /** @param {number} seconds */
   constructor(seconds) {
