@@ -16,6 +16,7 @@ from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
+from ms_codegeex.ray_cluster import first_line
 
 MOST = 300  # characters of a difference between two nodes
 
@@ -262,10 +263,14 @@ def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absen
 
 
 def called(node: Node, method: str, *arguments: Any) -> Any:
-    """The answer of a node; an error of ours gets the node's name."""
+    """The answer of a node. Our own errors get the node's name; any other, such as a full disk, is a RunFailure."""
     try:
         return node.call(method, *arguments)
     except UserError as error:
         raise UserError(f"node {node.name}: {error}") from None
     except RunFailure as error:
         raise RunFailure(f"node {node.name}: {error}") from None
+    except NodeLost:
+        raise
+    except Exception as error:
+        raise RunFailure(f"node {node.name}: {type(error).__name__}: {first_line(error)}") from error

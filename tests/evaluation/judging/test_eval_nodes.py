@@ -279,6 +279,22 @@ def test_a_failure_of_a_judge_has_the_nodes_name():
         engine.judge(problem, Doubling().reference(problem))
 
 
+def test_any_other_error_has_the_nodes_name_too():
+    class Full(Equipped):
+        def judge(self, problem, sample, sandbox):
+            raise OSError(28, "No space left on device", "/tmp/x")
+
+        def prepare(self, problems):
+            raise ValueError("one line\nand another")
+
+    engine = engine_of(FakeNode("b", Full()))
+    problem = Doubling().problems[0]
+    with pytest.raises(RunFailure, match=r"^node b: OSError: \[Errno 28\] No space left on device: '/tmp/x'$"):
+        engine.judge(problem, Doubling().reference(problem))
+    with pytest.raises(RunFailure, match=r"^node b: ValueError: one line$"):
+        engine.prepare([problem])
+
+
 def test_an_evaluation_on_nodes_is_the_same_as_here(tmp_path):
     members = [FakeNode("a"), FakeNode("b", last=5)]
     recipe = Recipe("humaneval-x", n=4, temperature=0.8)
