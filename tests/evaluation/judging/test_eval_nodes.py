@@ -1,5 +1,6 @@
 """Judging on several nodes, with nodes that are threads of this process: verdicts, lost nodes, unequal nodes."""
 
+import itertools
 import threading
 import time
 
@@ -11,7 +12,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.judging import nodes
-from ms_codegeex.evaluation.judging.engines import LocalEngine
+from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
@@ -266,6 +267,21 @@ def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
     monkeypatch.setattr(nodes, "open_sandbox", open_next)
     layers = engine_of(FakeNode("a"), FakeNode("b")).equipment().layers
     assert layers["namespaces"] == "active" and layers["seccomp"].startswith("missing: old kernel")
+
+
+@pytest.mark.parametrize(
+    ("states", "merged"),
+    [
+        ({"a": "missing: x", "b": "missing: y", "c": "active"}, "missing: x (on node a)"),
+        ({"a": "active", "b": "missing: y", "c": "missing: x"}, "missing: y (on node b)"),
+        ({"a": "missing: x", "b": "missing: x", "c": "missing: x"}, "missing: x"),
+        ({"a": "active", "b": "active", "c": "active"}, "active"),
+    ],
+)
+def test_what_is_recorded_does_not_depend_on_the_order_of_the_nodes(states, merged):
+    for order in itertools.permutations("abc"):
+        found = [(FakeNode(name), Equipment({}, {}, {}, {"seccomp": states[name]})) for name in order]
+        assert nodes.common(found).layers == {"seccomp": merged}
 
 
 def test_a_failure_of_a_judge_has_the_nodes_name():
