@@ -1,6 +1,7 @@
 """Judging on several machines, each with its own task, tool chains and sandbox.
 
-The nodes must have the same problems, tools and tool chains as the first; otherwise judging does not begin. A machine that is lost gives its programs back, and others judge them.
+The nodes must have the same problems, tools and tool chains as the first; otherwise judging does not begin. A machine
+that is lost gives its programs back, and others judge them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ node is lost, and no node judges without a sandbox."""
 import json
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -16,6 +17,9 @@ from ms_codegeex import ray_cluster
 from ms_codegeex.cli import main
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.judging import ray_nodes
+from ms_codegeex.evaluation.judging.engines import Equipment
+from ms_codegeex.evaluation.judging.nodes import NodeLost, NodesEngine
 
 PROBLEMS = 12
 ANSWERS = (
@@ -113,6 +117,85 @@ class TestCluster:
         assert done.returncode == 2, done.stderr
         assert "node denied: sandbox: layers are missing (namespaces: " in done.stderr
         assert not (place / "denied" / "results.jsonl").exists()
+
+
+class FakeRay:
+    """Ray with one actor, which does not answer `judge` until it is killed."""
+
+    def __init__(self, failure=None):
+        self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, RayActorError=ActorError)
+        self.asked, self.killed, self.kills, self.failure = threading.Event(), threading.Event(), 0, failure
+        self.alive = [("id-1", "one")]
+
+    def get(self, answer):
+        if answer == "version":
+            if self.failure:
+                raise self.failure
+            return ray_cluster.program_version()
+        if answer == "open":
+            return "the problems", Equipment({}, {}, {}, {})
+        self.asked.set()
+        assert self.killed.wait(60)
+        raise ActorError("the actor is dead\nfor good")
+
+    def kill(self, actor):
+        self.kills += 1
+        self.killed.set()
+
+    def nodes(self):
+        return [{"NodeID": key, "NodeName": name, "Resources": {"CPU": 1}, "Alive": True} for key, name in self.alive]
+
+
+class RayError(Exception):
+    """As in `ray.exceptions`, like the next two."""
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause):
+        super().__init__(f"ray::Actor.version()\n{cause}")
+        self.cause = cause
+
+
+class ActorError(RayError):
+    actor_init_failed = False
+
+
+def ray_node(ray, name="one"):
+    methods = {
+        name: SimpleNamespace(remote=lambda *arguments, name=name: name) for name in ("version", "open", "judge")
+    }
+    node = ray_cluster.ClusterNode("id-1", name, 1)
+    return ray_nodes.RayNode(ray, node, 1, SimpleNamespace(**methods), ray_nodes.Calls())
+
+
+def test_after_the_end_no_thread_reports_a_lost_node_or_asks_ray():
+    ray, errors, said = FakeRay(), [], []
+    node = ray_node(ray)
+    engine = NodesEngine([node], lambda: None, "strict", "the problems", said.append, "the nodes")
+
+    def judge():
+        try:
+            engine.judge(None, None)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=judge)
+    thread.start()
+    assert ray.asked.wait(60)
+    ray_nodes._end(ray, [node], node.calls)
+    assert not node.calls._running  # `ray.shutdown` comes next, after which Ray would connect again
+    thread.join(60)
+    assert said == [] and len(errors) == 1 and ray.kills == 1
+    with pytest.raises(ray_nodes.Closed):
+        node.call("judge")
+
+
+def test_a_silent_actor_is_lost_and_killed():
+    ray = FakeRay()
+    ray.killed.set()
+    with pytest.raises(NodeLost, match=r"^the actor is dead$"):
+        ray_node(ray).call("judge")
+    assert ray.kills == 1
 
 
 @needs_ray
