@@ -154,11 +154,14 @@ def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: C
 
 
 def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> bool:
-    """Whether a node has not been lost meanwhile. UserError if it is there and does not run this program."""
+    """False if the node was lost before it began. UserError if it is there and does not run this program."""
     try:
         version = ray.get(answer)
     except ray.exceptions.RayError as error:
-        if node.node not in ray_cluster.live_nodes(ray):
+        # Ray lists a dead node as alive for a while. An actor that dies before its program begins is lost with it.
+        kinds = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
+        lost = isinstance(error, kinds) and not getattr(error, "actor_init_failed", False)
+        if lost or node.node.id not in {each.id for each in ray_cluster.live_nodes(ray)}:
             say(f"node {node.name} was lost ({ray_cluster.first_line(error)}) before it began")
             return False
         raise ray_cluster.cannot_run(node.name, error) from None

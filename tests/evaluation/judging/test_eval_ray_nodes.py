@@ -123,7 +123,8 @@ class FakeRay:
     """Ray with one actor, which does not answer `judge` until it is killed."""
 
     def __init__(self, failure=None):
-        self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, RayActorError=ActorError)
+        errors = {"RayTaskError": RayTaskError, "RayActorError": ActorError, "ActorUnschedulableError": Unschedulable}
+        self.exceptions = SimpleNamespace(RayError=RayError, **errors)
         self.asked, self.killed, self.kills, self.failure = threading.Event(), threading.Event(), 0, failure
         self.alive = [("id-1", "one")]
 
@@ -147,7 +148,11 @@ class FakeRay:
 
 
 class RayError(Exception):
-    """As in `ray.exceptions`, like the next two."""
+    """As in `ray.exceptions`, like the next three."""
+
+
+class Unschedulable(RayError):
+    pass
 
 
 class RayTaskError(RayError):
@@ -188,6 +193,34 @@ def test_after_the_end_no_thread_reports_a_lost_node_or_asks_ray():
     assert said == [] and len(errors) == 1 and ray.kills == 1
     with pytest.raises(ray_nodes.Closed):
         node.call("judge")
+
+
+NO_MODULE = RayTaskError(ModuleNotFoundError("No module named 'ms_codegeex'"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "alive"),
+    [
+        (NO_MODULE, [("id-2", "one")]),  # the node itself is gone, and there is another with its name
+        (ActorError("the actor is dead"), [("id-1", "one")]),  # Ray has not noticed yet that its node is
+        (Unschedulable("its node does not exist"), [("id-1", "one")]),
+    ],
+)
+def test_a_node_that_is_lost_before_it_begins_is_left_out(failure, alive):
+    ray, said = FakeRay(failure), []
+    ray.alive = alive
+    assert ray_nodes._runs(ray, ray_node(ray), "version", said.append) is False
+    assert len(said) == 1 and said[0].startswith("node one was lost (") and said[0].endswith(") before it began")
+
+
+def test_a_node_that_lacks_the_program_is_an_error_also_if_its_namesake_is_gone():
+    ray = FakeRay(NO_MODULE)
+    with pytest.raises(UserError, match=r"node one \(id-1\): cannot run this program \(No module named"):
+        ray_nodes._runs(ray, ray_node(ray, "one (id-1)"), "version", print)
+    failed = ActorError("an error in its creation task")
+    failed.actor_init_failed = True
+    with pytest.raises(UserError, match="cannot run this program"):
+        ray_nodes._runs(FakeRay(failed), ray_node(ray), "version", print)
 
 
 def test_a_silent_actor_is_lost_and_killed():
