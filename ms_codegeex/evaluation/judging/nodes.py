@@ -19,6 +19,7 @@ from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, T
 from ms_codegeex.ray_cluster import first_line
 
 MOST = 300  # maximum characters of a difference in an error message
+THREADS = 1024  # maximum programs at once on all nodes: a thread of this process waits for each
 
 
 class NodeLost(Exception):
@@ -111,7 +112,7 @@ class NodesEngine:
             if found != content:
                 raise UserError(f"node {node.name}: its --data has other problems than here; copy the same files to it")
         self._equipment = common([(node, equipment) for node, (_, equipment) in opened])
-        self.workers = sum(node.workers for node in self.nodes)
+        self.workers = min(THREADS, sum(node.workers for node in self.nodes))
 
     def equipment(self) -> Equipment:
         """See `JudgeEngine`. A layer of the sandbox that some nodes lack is missing, with the name of one of them."""

@@ -198,6 +198,11 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
     assert len(again) == 4 and slow.most == 1
 
 
+def test_there_is_a_thread_for_each_program_up_to_a_limit():
+    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=400)).workers == 1000
+    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=600)).workers == nodes.THREADS == 1024
+
+
 def refusal(*members, **options):
     with pytest.raises((UserError, RunFailure)) as caught:
         engine = engine_of(*members, **options)
