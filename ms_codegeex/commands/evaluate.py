@@ -185,7 +185,7 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
         choices=("pool", "ray"),
         default="pool",
         help="judge on this machine, or on the nodes of a Ray cluster, each with its own sandbox and the same files; "
-        "does not affect verdicts (default: pool)",
+        "does not affect verdicts, except for time limits on nodes of different speed (default: pool)",
     )
     group.add_argument(
         "--ray-address",
@@ -321,7 +321,7 @@ def _infilling(arguments: argparse.Namespace) -> int:
 
 
 def _validity(arguments: argparse.Namespace) -> Any:
-    """The comparison of the answers of --model and --against; None without --answers."""
+    """A function that compares the answers of --model and --against; None without --answers."""
     if arguments.answers is None:
         return None
     from ms_codegeex.evaluation.benchmarks.registry import build_task
@@ -409,7 +409,7 @@ def _references(arguments: argparse.Namespace) -> str:
 
 
 def _engine(arguments: argparse.Namespace, recipe: Any) -> Any:
-    """What judges elsewhere; None: this machine judges."""
+    """A factory of the Ray engine; None: this machine judges."""
     if arguments.judge_engine == "pool":
         return None
     from ms_codegeex.evaluation.benchmarks.registry import build_task

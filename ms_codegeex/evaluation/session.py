@@ -45,7 +45,7 @@ class Options:
     sandbox: str = "strict"
     timeout: float | None = None
     workers: int = 1
-    # Called with a hash of the problems and what prints a line; None: this machine judges.
+    # Called with a hash of the problems and a function that prints a line; None: this machine judges.
     engine: Callable[[str, Callable[[str], None]], AbstractContextManager[JudgeEngine]] | None = None
     prompt_perplexity: bool = False
     progress: bool = True

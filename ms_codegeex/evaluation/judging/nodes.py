@@ -1,7 +1,7 @@
 """Judging on several machines, each with its own task, tool chains and sandbox.
 
-What decides a verdict is the same on all of them: they refuse to begin with other problems, tools or tool chains than
-the first one has. A machine that is lost gives its programs back, and others judge them.
+The nodes must have the same problems, tools and tool chains as the first; otherwise judging does not begin. A machine
+that is lost gives its programs back, and others judge them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
+from ms_codegeex.ray_cluster import first_line
 
-MOST = 300  # characters of a difference between two nodes
+MOST = 300  # maximum characters of a difference in an error message
+THREADS = 1024  # maximum programs at once on all nodes: a thread of this process waits for each
 
 
 class NodeLost(Exception):
@@ -110,7 +112,7 @@ class NodesEngine:
             if found != content:
                 raise UserError(f"node {node.name}: its --data has other problems than here; copy the same files to it")
         self._equipment = common([(node, equipment) for node, (_, equipment) in opened])
-        self.workers = sum(node.workers for node in self.nodes)
+        self.workers = min(THREADS, sum(node.workers for node in self.nodes))
 
     def equipment(self) -> Equipment:
         """See `JudgeEngine`. A layer of the sandbox that some nodes lack is missing, with the name of one of them."""
@@ -240,16 +242,19 @@ def common(found: Sequence[tuple[Node, Equipment]]) -> Equipment:
         check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in found], "none")
     first = found[0][1]
     layers = dict(first.layers)
-    for node, equipment in found:
-        for name, state in equipment.layers.items():
-            if state.startswith("missing: ") and not layers[name].startswith("missing: "):
-                layers[name] = f"{state} (on node {node.name})"
+    for name in layers:
+        # in the order of the names: Ray's differs from run to run, and this text is recorded
+        states = sorted((node.name, equipment.layers[name]) for node, equipment in found)
+        layers[name] = states[0][1]
+        if any(state != layers[name] for _, state in states):
+            node, state = next((node, state) for node, state in states if state.startswith("missing: "))
+            layers[name] = f"{state} (on node {node})"
     return Equipment(first.missing, first.defects, first.tools, layers)
 
 
 def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absent: str) -> None:
-    """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent` stands
-    for what a node does not name."""
+    """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent`: text for
+    an entry that a node lacks."""
     first, expected = found[0]
     for node, values in found:
         if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):
@@ -262,10 +267,14 @@ def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absen
 
 
 def called(node: Node, method: str, *arguments: Any) -> Any:
-    """The answer of a node; an error of ours gets the node's name."""
+    """The answer of a node. Our own errors get the node's name; any other, such as a full disk, is a RunFailure."""
     try:
         return node.call(method, *arguments)
     except UserError as error:
         raise UserError(f"node {node.name}: {error}") from None
     except RunFailure as error:
         raise RunFailure(f"node {node.name}: {error}") from None
+    except NodeLost:
+        raise
+    except Exception as error:
+        raise RunFailure(f"node {node.name}: {type(error).__name__}: {first_line(error)}") from error

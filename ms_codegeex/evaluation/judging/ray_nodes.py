@@ -6,7 +6,8 @@ Ray starts the actors, carries samples and judgements, and notices when a node i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from ms_codegeex.ray_cluster import ClusterNode
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"
+END_SECONDS = 10  # for calls in progress, after their actors were killed
 BUSY_SECONDS = 10  # until a line says that nodes are waited for
 
 
@@ -29,6 +31,41 @@ class Actor(NodeJudge):
         return ray_cluster.program_version()
 
 
+class Closed(Exception):
+    """Judging ended, so that a call has no answer. Nobody waits for one."""
+
+
+class Calls:
+    """The calls in progress, of all nodes. After `close` none begins: Ray would connect again to serve it."""
+
+    def __init__(self) -> None:
+        self._turn, self._running, self.closed = threading.Condition(), 0, False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """While a call is in progress. Raises `Closed` after `close`."""
+        with self._turn:
+            if self.closed:
+                raise Closed
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._running -= 1
+                self._turn.notify_all()
+
+    def close(self) -> None:
+        """Let no other call begin."""
+        with self._turn:
+            self.closed = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until none is in progress, at most so long."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._running, seconds)
+
+
 @dataclass(frozen=True)
 class RayNode:
     """A node with its actor."""
@@ -37,6 +74,7 @@ class RayNode:
     node: ClusterNode
     workers: int
     actor: Any
+    calls: Calls
 
     @property
     def name(self) -> str:
@@ -44,14 +82,17 @@ class RayNode:
         return self.node.name
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """See `nodes.Node`."""
-        try:
-            return self.ray.get(getattr(self.actor, method).remote(*arguments))
-        except self.ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from error
-        except self.ray.exceptions.RayError as error:
-            self.ray.kill(self.actor)  # in case that only its answer was lost
-            raise NodeLost(ray_cluster.first_line(error)) from None
+        """See `nodes.Node`. Raises `Closed` if judging has ended."""
+        with self.calls.one():
+            try:
+                return self.ray.get(getattr(self.actor, method).remote(*arguments))
+            except self.ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, Exception) else error) from error
+            except self.ray.exceptions.RayError as error:
+                if self.calls.closed:
+                    raise Closed from None
+                self.ray.kill(self.actor)  # the actor may still be running
+                raise NodeLost(ray_cluster.first_line(error)) from None
 
 
 @contextlib.contextmanager
@@ -74,24 +115,34 @@ def open_ray_nodes(
         UserError: there is no cluster, or a node of it cannot judge.
     """
     with ray_cluster.connected(address, OPTION) as ray:
-        nodes = _started(ray, workers, say)
+        calls = Calls()
+        nodes = _started(ray, workers, say, calls)
         try:
             engine = NodesEngine(nodes, build, mode, content, say, PLACE)
             say(f"judging on {len(engine.nodes)} nodes, {engine.workers} programs at once")
             yield engine
         finally:
-            for node in nodes:
-                ray.kill(node.actor)
+            _end(ray, nodes, calls)
 
 
-def _started(ray: Any, workers: int | None, say: Callable[[str], None]) -> list[RayNode]:
+def _end(ray: Any, nodes: Sequence[RayNode], calls: Calls) -> None:
+    """Kill the actors, so that the calls in progress end, and wait for these: after an interrupt, threads still wait
+    for judgements."""
+    calls.close()
+    for node in nodes:
+        with contextlib.suppress(ray.exceptions.RayError):  # the whole cluster may be gone
+            ray.kill(node.actor)
+    calls.wait(END_SECONDS)
+
+
+def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: Calls) -> list[RayNode]:
     """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
     nodes = []
     for node in ray_cluster.live_nodes(ray):
         count = workers or node.cores
         place = ray_cluster.placement(ray, node)
         options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": place}
-        nodes.append(RayNode(ray, node, count, ray.remote(**options)(Actor).remote()))
+        nodes.append(RayNode(ray, node, count, ray.remote(**options)(Actor).remote(), calls))
     if not nodes:
         raise UserError(f"{OPTION}: no node of the cluster has cores for tasks; add nodes with `ray start`")
     answers = [node.actor.version.remote() for node in nodes]
@@ -103,11 +154,14 @@ def _started(ray: Any, workers: int | None, say: Callable[[str], None]) -> list[
 
 
 def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> bool:
-    """Whether a node has not been lost meanwhile. UserError if it is there and does not run this program."""
+    """False if the node was lost before it began. UserError if it is there and does not run this program."""
     try:
         version = ray.get(answer)
     except ray.exceptions.RayError as error:
-        if node.node not in ray_cluster.live_nodes(ray):
+        # Ray lists a dead node as alive for a while. An actor that dies before its program begins is lost with it.
+        kinds = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
+        lost = isinstance(error, kinds) and not getattr(error, "actor_init_failed", False)
+        if lost or node.node.id not in {each.id for each in ray_cluster.live_nodes(ray)}:
             say(f"node {node.name} was lost ({ray_cluster.first_line(error)}) before it began")
             return False
         raise ray_cluster.cannot_run(node.name, error) from None

@@ -1,5 +1,6 @@
 """Judging on several nodes, with nodes that are threads of this process: verdicts, lost nodes, unequal nodes."""
 
+import itertools
 import threading
 import time
 
@@ -11,7 +12,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.judging import nodes
-from ms_codegeex.evaluation.judging.engines import LocalEngine
+from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
@@ -197,6 +198,11 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
     assert len(again) == 4 and slow.most == 1
 
 
+def test_there_is_a_thread_for_each_program_up_to_a_limit():
+    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=400)).workers == 1000
+    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=600)).workers == nodes.THREADS == 1024
+
+
 def refusal(*members, **options):
     with pytest.raises((UserError, RunFailure)) as caught:
         engine = engine_of(*members, **options)
@@ -268,6 +274,21 @@ def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
     assert layers["namespaces"] == "active" and layers["seccomp"].startswith("missing: old kernel")
 
 
+@pytest.mark.parametrize(
+    ("states", "merged"),
+    [
+        ({"a": "missing: x", "b": "missing: y", "c": "active"}, "missing: x (on node a)"),
+        ({"a": "active", "b": "missing: y", "c": "missing: x"}, "missing: y (on node b)"),
+        ({"a": "missing: x", "b": "missing: x", "c": "missing: x"}, "missing: x"),
+        ({"a": "active", "b": "active", "c": "active"}, "active"),
+    ],
+)
+def test_what_is_recorded_does_not_depend_on_the_order_of_the_nodes(states, merged):
+    for order in itertools.permutations("abc"):
+        found = [(FakeNode(name), Equipment({}, {}, {}, {"seccomp": states[name]})) for name in order]
+        assert nodes.common(found).layers == {"seccomp": merged}
+
+
 def test_a_failure_of_a_judge_has_the_nodes_name():
     class Failing(Equipped):
         def judge(self, problem, sample, sandbox):
@@ -277,6 +298,22 @@ def test_a_failure_of_a_judge_has_the_nodes_name():
     problem = Doubling().problems[0]
     with pytest.raises(RunFailure, match=r"^node b: the reference fails$"):
         engine.judge(problem, Doubling().reference(problem))
+
+
+def test_any_other_error_has_the_nodes_name_too():
+    class Full(Equipped):
+        def judge(self, problem, sample, sandbox):
+            raise OSError(28, "No space left on device", "/tmp/x")
+
+        def prepare(self, problems):
+            raise ValueError("one line\nand another")
+
+    engine = engine_of(FakeNode("b", Full()))
+    problem = Doubling().problems[0]
+    with pytest.raises(RunFailure, match=r"^node b: OSError: \[Errno 28\] No space left on device: '/tmp/x'$"):
+        engine.judge(problem, Doubling().reference(problem))
+    with pytest.raises(RunFailure, match=r"^node b: ValueError: one line$"):
+        engine.prepare([problem])
 
 
 def test_an_evaluation_on_nodes_is_the_same_as_here(tmp_path):

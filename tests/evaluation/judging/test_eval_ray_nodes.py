@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -18,6 +19,9 @@ from ms_codegeex import ray_cluster
 from ms_codegeex.cli import main
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.judging import ray_nodes
+from ms_codegeex.evaluation.judging.engines import Equipment
+from ms_codegeex.evaluation.judging.nodes import NodeLost, NodesEngine
 
 PROBLEMS = 12
 ANSWERS = (
@@ -131,6 +135,118 @@ class TestCluster:
         assert done.returncode == 2, done.stderr
         assert "node denied: sandbox: layers are missing (namespaces: " in done.stderr
         assert not (place / "denied" / "results.jsonl").exists()
+
+
+class FakeRay:
+    """Ray with one actor, which does not answer `judge` until it is killed."""
+
+    def __init__(self, failure=None):
+        errors = {"RayTaskError": RayTaskError, "RayActorError": ActorError, "ActorUnschedulableError": Unschedulable}
+        self.exceptions = SimpleNamespace(RayError=RayError, **errors)
+        self.asked, self.killed, self.kills, self.failure = threading.Event(), threading.Event(), 0, failure
+        self.alive = [("id-1", "one")]
+
+    def get(self, answer):
+        if answer == "version":
+            if self.failure:
+                raise self.failure
+            return ray_cluster.program_version()
+        if answer == "open":
+            return "the problems", Equipment({}, {}, {}, {})
+        self.asked.set()
+        assert self.killed.wait(60)
+        raise ActorError("the actor is dead\nfor good")
+
+    def kill(self, actor):
+        self.kills += 1
+        self.killed.set()
+
+    def nodes(self):
+        return [{"NodeID": key, "NodeName": name, "Resources": {"CPU": 1}, "Alive": True} for key, name in self.alive]
+
+
+class RayError(Exception):
+    """As in `ray.exceptions`, like the next three."""
+
+
+class Unschedulable(RayError):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause):
+        super().__init__(f"ray::Actor.version()\n{cause}")
+        self.cause = cause
+
+
+class ActorError(RayError):
+    actor_init_failed = False
+
+
+def ray_node(ray, name="one"):
+    methods = {
+        name: SimpleNamespace(remote=lambda *arguments, name=name: name) for name in ("version", "open", "judge")
+    }
+    node = ray_cluster.ClusterNode("id-1", name, 1)
+    return ray_nodes.RayNode(ray, node, 1, SimpleNamespace(**methods), ray_nodes.Calls())
+
+
+def test_after_the_end_no_thread_reports_a_lost_node_or_asks_ray():
+    ray, errors, said = FakeRay(), [], []
+    node = ray_node(ray)
+    engine = NodesEngine([node], lambda: None, "strict", "the problems", said.append, "the nodes")
+
+    def judge():
+        try:
+            engine.judge(None, None)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=judge)
+    thread.start()
+    assert ray.asked.wait(60)
+    ray_nodes._end(ray, [node], node.calls)
+    assert not node.calls._running  # `ray.shutdown` comes next, after which Ray would connect again
+    thread.join(60)
+    assert said == [] and len(errors) == 1 and ray.kills == 1
+    with pytest.raises(ray_nodes.Closed):
+        node.call("judge")
+
+
+NO_MODULE = RayTaskError(ModuleNotFoundError("No module named 'ms_codegeex'"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "alive"),
+    [
+        (NO_MODULE, [("id-2", "one")]),  # the node itself is gone, and there is another with its name
+        (ActorError("the actor is dead"), [("id-1", "one")]),  # Ray has not noticed yet that its node is
+        (Unschedulable("its node does not exist"), [("id-1", "one")]),
+    ],
+)
+def test_a_node_that_is_lost_before_it_begins_is_left_out(failure, alive):
+    ray, said = FakeRay(failure), []
+    ray.alive = alive
+    assert ray_nodes._runs(ray, ray_node(ray), "version", said.append) is False
+    assert len(said) == 1 and said[0].startswith("node one was lost (") and said[0].endswith(") before it began")
+
+
+def test_a_node_that_lacks_the_program_is_an_error_also_if_its_namesake_is_gone():
+    ray = FakeRay(NO_MODULE)
+    with pytest.raises(UserError, match=r"node one \(id-1\): cannot run this program \(No module named"):
+        ray_nodes._runs(ray, ray_node(ray, "one (id-1)"), "version", print)
+    failed = ActorError("an error in its creation task")
+    failed.actor_init_failed = True
+    with pytest.raises(UserError, match="cannot run this program"):
+        ray_nodes._runs(FakeRay(failed), ray_node(ray), "version", print)
+
+
+def test_a_silent_actor_is_lost_and_killed():
+    ray = FakeRay()
+    ray.killed.set()
+    with pytest.raises(NodeLost, match=r"^the actor is dead$"):
+        ray_node(ray).call("judge")
+    assert ray.kills == 1
 
 
 @needs_ray
