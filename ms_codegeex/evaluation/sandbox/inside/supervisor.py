@@ -228,7 +228,10 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
         ended = reap(child)
         if ended:
             status, usage = ended
-            return verdict(status, usage.ru_utime + usage.ru_stime, command["cpu"])
+            end, code = verdict(status, usage.ru_utime + usage.ru_stime, command["cpu"])
+            # on a busy machine, a program can grow between two looks until its own requests for memory fail
+            grew = usage.ru_maxrss << 10 > command["memory"]
+            return ("memory", code) if grew and code and end in ("exited", "signalled") else (end, code)
         if any(descriptor == control.fileno() for descriptor, _ in events):
             kill_all(job["alone"])  # nobody is listening any more
             os._exit(0)
