@@ -120,7 +120,7 @@ ENDS = {
         -9,
     ),
     "memory between two looks": (
-        "try:\n  x = bytearray(b'x' * (100 << 20)); del x; exit(3)\nexcept MemoryError: exit(4)",
+        "import mmap, os\nmmap.mmap(-1, 80 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)\nos._exit(3)",
         {"memory": 64 * MIB},
         End.MEMORY,
         None,
