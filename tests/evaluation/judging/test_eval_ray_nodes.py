@@ -85,19 +85,18 @@ def alone(place):
     return found
 
 
-def started(line, output, rows):
-    """The command, when it has written so many results and goes on."""
-    results = output / "results.jsonl"
+def started(line, file, rows):
+    """The command, when it has written so many rows to a file and goes on."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ms_codegeex.cli", *map(str, line)], stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not (results.exists() and results.read_bytes().count(b"\n") >= rows):
+    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= rows):
         time.sleep(0.01)
     assert process.poll() is None, process.stderr.read()
     return process
 
 
-@pytest.mark.slow  # starts a Ray cluster three times: over a minute
+@pytest.mark.slow  # starts a Ray cluster four times: over a minute
 @pytest.mark.strict_sandbox
 @needs_ray
 class TestCluster:
@@ -117,16 +116,29 @@ class TestCluster:
     def test_a_lost_node_costs_only_what_it_was_judging(self, place, alone):
         with cluster(2) as (made, (node,)):
             line = words(place, "lost", "--judge-engine", "ray", "--ray-address", made.address)
-            process = started(line, place / "lost", rows=5)
+            process = started(line, place / "lost" / "results.jsonl", rows=5)
             process.terminate()
             process.communicate(timeout=600)
             assert process.returncode == 128 + signal.SIGTERM
-            process = started(line, place / "lost", rows=15)
+            process = started(line, place / "lost" / "results.jsonl", rows=15)
             made.remove_node(node, allow_graceful=False)
             _, error = process.communicate(timeout=600)
         assert process.returncode == 0, error
         assert error.count("was lost") == 1 and "judged on the others, of which 1 is left" in error
         assert verdicts(place, "lost") == alone
+
+    def test_an_interrupt_ends_the_command_and_no_node_is_called_lost(self, place, tmp_path):
+        rows = [{"task_id": f"own/{number}", "completion": ENDLESS} for number in range(4)]
+        (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with cluster(2) as (made, _):
+            line = words(place, tmp_path / "o", "--judge-engine", "ray", "--ray-address", made.address)
+            line += ["--samples", tmp_path / "samples.jsonl", "--timeout", "300"]
+            process = started(line, tmp_path / "o" / "references.jsonl", rows=PROBLEMS)
+            time.sleep(3)  # until both nodes are judging a sample that does not end
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=200)
+        assert process.returncode == 130, error
+        assert "judging on 2 nodes" in error and "was lost" not in error and "Traceback" not in error
 
     def test_a_node_without_a_sandbox_is_named_and_nothing_runs(self, place, tmp_path):
         (tmp_path / "sitecustomize.py").write_text(SITE.replace("@code@", repr(refusing_filter())))
