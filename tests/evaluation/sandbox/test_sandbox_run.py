@@ -120,7 +120,9 @@ ENDS = {
         -9,
     ),
     "memory between two looks": (
-        "import mmap, os\nmmap.mmap(-1, 80 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)\nos._exit(3)",
+        "import os\nfrom mmap import *\n"
+        "mmap(-1, 80 << 20, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE)\n"
+        "os._exit(3)",
         {"memory": 64 * MIB},
         End.MEMORY,
         None,
