@@ -120,9 +120,7 @@ ENDS = {
         -9,
     ),
     "memory between two looks": (
-        "import os\nfrom mmap import *\n"
-        "mmap(-1, 80 << 20, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE)\n"
-        "os._exit(3)",
+        "import os\nfrom mmap import *\nmmap(-1, 80 << 20, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE)\nos._exit(3)",
         {"memory": 64 * MIB},
         End.MEMORY,
         None,
