@@ -4,24 +4,31 @@ python docs/recipes.py             # writes the page and the picture from the fi
 python docs/recipes.py --search    # searches again first: some minutes
 python docs/recipes.py --simulate codegeex_13b_910b_64   # compiles one rank of each stage, and records the timeline
 python docs/recipes.py --check     # writes nothing; exit status 1 if the page is not what it would write
+
+An error ends it with one line and exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
+import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from ms_codegeex.config import load_config
+from ms_codegeex.config import RunConfig, load_config
 from ms_codegeex.config.values import parse_overrides
+from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_file, read_json, write_json
 from ms_codegeex.hardware import GIB
 from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, SLOTS_PER_DAY, STEP_SECONDS
-from ms_codegeex.planning.planner import Plan, make_plan
+from ms_codegeex.planning.planner import DAY, Plan, make_plan
 from ms_codegeex.planning.search import search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
@@ -35,6 +42,9 @@ NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536
 # Settings that the timeline of the compiled graphs prefers to the search's, in which nothing overlaps.
 BY_TIMELINE = ("codegeex_13b_910_1536",)
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
+TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
+SHOWS = ("picture.py", "report.py")  # its files that show a timeline and do not make it
+EARLIER = "simulated by an earlier version of the timeline"
 PAPER = "codegeex_13b"  # the published setting
 
 
@@ -139,11 +149,14 @@ def find(recipe: Recipe) -> None:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A step simulated from the compiled graphs, without the factor, and its roofline then. `stages`: of the run's
-    step, seconds of computing, exposed messages by group, and bubble; GiB of the graph at its peak."""
+    """A step simulated from the compiled graphs, without the factor, and its roofline then. `config` and `sources`:
+    digests of the settings and of the timeline's source files. `stages`: of the run's step, seconds of computing,
+    exposed messages by group, and bubble; GiB of the graph at its peak."""
 
     seconds: float
     roofline: float
+    config: str
+    sources: str
     stages: list[dict]
 
     @property
@@ -151,17 +164,54 @@ class Simulated:
         """The stage that computes longest."""
         return max(self.stages, key=lambda stage: stage["computing"])
 
+    @property
+    def earlier(self) -> bool:
+        """Whether the timeline's source files have changed since."""
+        return self.sources != digest_of_sources()
+
+
+def digest_of_config(config: RunConfig) -> str:
+    """Of the resolved settings that change a step."""
+    values = config.to_dict()
+    keys = ("model", "parallel", "training", "device", "devices")
+    chosen = {**{key: values[key] for key in keys}, "seq_length": config.seq_length}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def digest_of_sources() -> str:
+    """Of the files that make a timeline, without docstrings, comment lines and empty lines."""
+    files = sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS)
+    text = "".join(f"{file.name}\n{_code(file.read_text(encoding='utf-8'))}\n" for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _code(text: str) -> str:
+    """The lines of a Python file that change what it does."""
+    left_out = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = (line for number, line in enumerate(text.splitlines(), 1) if number not in left_out)
+    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
 
 def simulate(stem: str) -> None:
-    """Compile one rank of each stage of a recipe, or of the published setting, and record the timeline."""
+    """Compile one rank of each stage of a recipe, or of the published setting, and record the timeline.
+
+    A recipe without a file is a `UserError`; a graph that is not as planned is a `RunFailure`.
+    """
+    if not file_of(stem).exists():
+        raise UserError(f"--simulate {stem}: no such file in configs/recipes; choose one of them, or {PAPER}")
     config = load_config(file_of(stem))
     mesh = config.mesh
     report = compile_ranks(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=True)
     if not report.ok:
-        raise SystemExit("\n".join(report.problems))
+        raise RunFailure(f"{stem}: the graph is not as planned: {'; '.join(report.problems)}")
     line = make_timeline(report.config, config, report.programs)
     stages = [{**asdict(line.shares(rank)), "peak_gib": rank.memory.peak / GIB} for rank in line.ranks]
-    found = Simulated(line.run_seconds, line.run_plan.time.total, stages)
+    digests = (digest_of_config(config), digest_of_sources())
+    found = Simulated(line.run_seconds, line.run_plan.time.total, *digests, stages)
     write_json(SIMULATED, {**_recorded(), stem: asdict(found)})
 
 
@@ -180,16 +230,13 @@ def simulated(stem: str, plan: Plan) -> Simulated | None:
     if values is None:
         return None
     found = Simulated(**values)
-    if not math.isclose(found.roofline, plan.time.total, rel_tol=1e-6):
-        print(f"{stem}: settings or costs have changed; python docs/recipes.py --simulate {stem}", file=sys.stderr)
-        return None
-    return found
+    same = math.isclose(found.roofline, plan.time.total, rel_tol=1e-6)
+    return found if same and found.config == digest_of_config(plan.config) else None
 
 
-def step_of(stem: str, plan: Plan) -> float:
-    """Seconds of a step with the factor: simulated where that was done, else planned."""
-    found = simulated(stem, plan)
-    return found.seconds * plan.factor.value if found else plan.step_seconds
+def stale() -> list[str]:
+    """Recipes of which a timeline is recorded whose settings or costs have changed since."""
+    return [stem for stem in _recorded() if simulated(stem, make_plan(load_config(file_of(stem)))) is None]
 
 
 HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
@@ -201,11 +248,15 @@ def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
     name = f"{recipe.devices:,} x {HARDWARE[recipe.hardware]}"
     if plan is None:
         return (name, "no plan fits", *[""] * (len(HEADER) - 2))
-    config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, recipe)
-    training, stem = config.training, recipe.file.stem
+    return (f"[{name}](../{recipe.file.relative_to(ROOT)})", *_cells(plan, recipe.file.stem, recipe.model.tokens))
+
+
+def _cells(plan: Plan, stem: str, tokens: float) -> tuple[str, ...]:
+    """A row without its name."""
+    config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, tokens)
+    training = config.training
     blocks = "" if training.recompute_blocks is None else f" in {', '.join(map(str, training.recompute_blocks))} blocks"
     return (
-        f"[{name}](../{recipe.file.relative_to(ROOT)})",
         f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
         f"{mesh.optimizer_shard}",
         "yes" if config.parallel.sequence else "no",
@@ -221,9 +272,10 @@ def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
 def _pace(stem: str, plan: Plan) -> tuple[str, ...]:
     """Seconds and MFU, planned and simulated."""
     cells = (f"{plan.step_seconds:.2f}", _percent(plan.mfu))
-    if simulated(stem, plan) is None:
+    found = simulated(stem, plan)
+    if found is None:
         return (*cells, "not simulated", "")
-    step = step_of(stem, plan)
+    step = found.seconds * plan.factor.value
     return (*cells, f"{step:.2f}", _percent(plan.mfu_of(step)))
 
 
@@ -231,30 +283,18 @@ def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
-def hours_of(plan: Plan, recipe: Recipe) -> float:
-    """Hours for the tokens of the model's paper."""
-    return recipe.model.tokens / plan.step_tokens * step_of(recipe.file.stem, plan) / 3600
+def hours_of(plan: Plan, tokens: float) -> float:
+    """Hours for so many tokens, by the planned step with the factor, so that all rows have the same method."""
+    return tokens / plan.step_tokens * plan.step_seconds / 3600
 
 
 def paper_row() -> tuple[str, ...]:
     """The published run of the 13B, and our plan of its setting."""
-    plan = make_plan(load_config(ROOT / "configs" / "codegeex_13b.yaml"))
-    hours = MODELS[0].tokens / plan.step_tokens * step_of(PAPER, plan) / 3600
-    mesh, cost = plan.config.mesh, max(stage.total for stage in plan.memory) / GIB
-    planned, *cells = _pace(PAPER, plan)
-    return (
-        "[1,536 x 910, the paper's](../configs/codegeex_13b.yaml)",
-        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
-        f"{mesh.optimizer_shard}",
-        "no",
-        f"1 of {plan.config.micro_batch}",
-        "full",
-        f"{cost:.1f}",
-        f"{planned} (published: {STEP_SECONDS:.2f})",
-        *cells,
-        f"{hours:,.0f}",
-        f"{hours * plan.config.devices:,.0f}",
-    )
+    plan = make_plan(load_config(file_of(PAPER)))
+    cells = list(_cells(plan, PAPER, MODELS[0].tokens))
+    planned = HEADER.index("planned step, s") - 1  # the name comes first
+    cells[planned] += f" (published: {STEP_SECONDS:.2f})"
+    return (f"[{plan.config.devices:,} x 910, the paper's](../configs/{PAPER}.yaml)", *cells)
 
 
 def page() -> str:
@@ -270,12 +310,12 @@ def page() -> str:
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
 STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN, "MFU", "MFU with the factor")
-STEP_HEADER += ("G token slots a day", "over the paper's", "GiB of the graph")
+STEP_HEADER += ("G token slots a day", "per device, over the paper's", "GiB of the graph")
 
 
 def simulated_section() -> str:
     """The recorded timelines of current settings: where the step goes, and what follows."""
-    rows = []
+    rows, paper = [], SLOTS_PER_DAY / load_config(file_of(PAPER)).devices
     for stem in _recorded():
         plan = make_plan(load_config(file_of(stem)))
         found = simulated(stem, plan)
@@ -285,18 +325,18 @@ def simulated_section() -> str:
         for group, seconds in found.worst["exposed"].items():
             parts[group if group in ("tensor", "pipeline") else "weights and gradients"] += seconds
         parts.update({name: found.worst[name] for name in ("computing", "bubble")})
-        step = step_of(stem, plan)
-        slots = plan.step_tokens * 86400 / step
+        step = found.seconds * plan.factor.value
+        slots = plan.step_tokens * DAY / step
         rows.append(
             (
-                f"[{stem}](../{file_of(stem).relative_to(ROOT)})",
+                f"[{stem}](../{file_of(stem).relative_to(ROOT)}){f', {EARLIER}' if found.earlier else ''}",
                 f"{found.roofline:.2f}",
                 f"{found.seconds:.2f}",
                 *(_percent(parts[name] / found.seconds) for name in SHOWN),
                 _percent(plan.mfu_of(found.seconds)),
                 _percent(plan.mfu_of(step)),
                 f"{slots / 1e9:.1f}",
-                f"{slots / SLOTS_PER_DAY:.2f} x",
+                f"{slots / plan.config.devices / paper:.2f} x",
                 f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
             )
         )
@@ -335,17 +375,18 @@ ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
 python docs/recipes.py --search
 ```
 
-`plan --search` found these settings ([plan.md](plan.md)), the timeline some of them. **No device has shown any of
-these figures.** A planned step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f}, the factor that was
-fitted to the published run on Ascend 910 and is borrowed for 910B and A100. A simulated step is the timeline of the
-compiled graphs, times the same factor; "not simulated" stands where nobody has done that. Hours are for the tokens of
-the model's paper, packed without padding, by the simulated step where there is one. "full in 5, 0" blocks: so many of
-each stage, its first ones, recompute.
+`plan --search` found these settings ([plan.md](plan.md)), and the timeline that of the 13B on 1,536 Ascend 910.
+**No device has shown any of these figures.** A planned step is the roofline without overlap,
+times {OUTSIDE_ROOFLINE:.3f}, the factor that was fitted to the published run on Ascend 910 and is borrowed for 910B and
+A100. A simulated step is the timeline of the compiled graphs, times the same factor; "not simulated" stands where nobody has
+done that. Hours are for the tokens of the model's paper, packed without padding. They follow the planned step in every
+row and in the picture, because only some recipes were simulated. "full in 5, 0 blocks": the first 5 blocks of stage 1
+recompute, none of stage 2.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
 
 
-SIMULATED_TEXT = """## Simulated from the compiled graphs
+SIMULATED_TEXT = f"""## Simulated from the compiled graphs
 
 ```bash
 ms-codegeex rehearse --config configs/recipes/codegeex_13b_910_1536.yaml --compile --timeline --ranks 0
@@ -355,7 +396,7 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. The paper's day has 54.3 G token slots."""
+there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots."""
 
 
 def picture(path: Path) -> None:
@@ -367,7 +408,7 @@ def picture(path: Path) -> None:
     for model, color in zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True):
         for hardware, style in zip(HARDWARE, ("o-", "s--", "^:"), strict=True):
             found = [(x, x.plan()) for x in recipes() if x.model is model and x.hardware == hardware]
-            points = [(x.devices, hours_of(plan, x) * x.devices) for x, plan in found if plan]
+            points = [(x.devices, hours_of(plan, model.tokens) * x.devices) for x, plan in found if plan]
             if points:
                 label = f"{model.name}, {HARDWARE[hardware]}"
                 axes.plot(*zip(*points, strict=True), style, color=color, label=label)
@@ -375,7 +416,7 @@ def picture(path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xticks(DEVICES, [f"{x:,}" for x in DEVICES])
     axes.set_xlabel("devices")
-    axes.set_ylabel("device-hours, planned or simulated")
+    axes.set_ylabel("device-hours, planned")
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120, format="png")
 
@@ -388,6 +429,19 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
     parser.add_argument("--simulate", metavar="NAME", nargs="+", default=[], help="record the timelines of recipes")
     parser.add_argument("--check", action="store_true", help="write nothing, only compare the page")
     chosen = parser.parse_args(arguments)
+    if chosen.check and (chosen.search or chosen.simulate):
+        parser.error("--check writes nothing: leave --search and --simulate out")
+    if chosen.only and not chosen.search:
+        parser.error("--only chooses among recipes that are searched: add --search")
+    try:
+        return _run(chosen, docs)
+    except (UserError, RunFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(chosen: argparse.Namespace, docs: Path) -> int:
+    """Search, simulate, and write or compare the page: the exit status."""
     if chosen.search:
         FOLDER.mkdir(exist_ok=True)
         for recipe in recipes():
@@ -401,6 +455,8 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
     for stem in chosen.simulate:
         simulate(stem)
     text = page()
+    for stem in stale():
+        print(f"{stem}: settings or costs have changed; python docs/recipes.py --simulate {stem}", file=sys.stderr)
     if chosen.check:
         current = (docs / PAGE).read_text(encoding="utf-8") == text
         print("" if current else f"{docs / PAGE} differs: run python docs/recipes.py", end="")

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.fusions import check_kernels
+from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE
 
 
@@ -63,7 +64,7 @@ def test_a_recipe_that_was_not_searched_is_not_called_infeasible(script, monkeyp
         script.page()
 
 
-def test_simulated_steps_decide_the_hours_and_others_say_that_they_are_not_simulated(script):
+def test_planned_steps_decide_the_hours_and_recipes_without_a_timeline_say_so(script):
     recorded = script._recorded()
     assert recorded.keys() <= {recipe.file.stem for recipe in script.recipes()} | {script.PAPER}
     shown = dict(re.findall(r"^\| \[[^]]+\]\(\S+/(\w+)\.yaml\) \| (.*) \|$", script.page(), re.MULTILINE))
@@ -73,9 +74,12 @@ def test_simulated_steps_decide_the_hours_and_others_say_that_they_are_not_simul
             continue
         found = script.simulated(stem, plan)
         assert ("not simulated" in shown[stem]) == (found is None), stem
-        step = (found.seconds if found else plan.time.total) * plan.factor.value
+        if found:
+            assert f"| {found.seconds * plan.factor.value:.2f} |" in shown[stem]
         tokens = plan.config.training.global_batch * plan.config.seq_length
-        assert script.hours_of(plan, recipe) == pytest.approx(recipe.model.tokens / tokens * step / 3600)
+        hours = recipe.model.tokens / tokens * plan.step_seconds / 3600
+        assert script.hours_of(plan, recipe.model.tokens) == pytest.approx(hours)  # planned, also of simulated ones
+        assert f"| {hours:,.0f} | {hours * recipe.devices:,.0f}" in shown[stem]
         for stage in found.stages if found else ():
             parts = stage["computing"] + sum(stage["exposed"].values()) + stage["bubble"]
             assert parts == pytest.approx(found.seconds, rel=1e-6)
@@ -89,7 +93,10 @@ def test_a_timeline_of_other_settings_or_costs_is_not_shown(script, monkeypatch,
     assert script.simulated(stem, plan) is None
     script.write_json(script.SIMULATED, {stem: {**values, "roofline": 1.001 * values["roofline"]}})
     assert script.simulated(stem, plan) is None
-    assert f"--simulate {stem}" in capsys.readouterr().err
+    script.write_json(script.SIMULATED, {stem: {**values, "config": "of other settings"}})
+    assert script.simulated(stem, plan) is None
+    assert script.main(["--check"]) == 1  # the page shows it
+    assert capsys.readouterr().err.count(f"--simulate {stem}") == 1
 
 
 def test_a_search_leaves_what_the_timeline_chose(script, tmp_path, capsys):
@@ -98,3 +105,50 @@ def test_a_search_leaves_what_the_timeline_chose(script, tmp_path, capsys):
     before = (script.FOLDER / f"{chosen}.yaml").read_bytes()
     assert script.main(["--search", "--only", chosen], tmp_path) == 0
     assert "not searched" in capsys.readouterr().out and (script.FOLDER / f"{chosen}.yaml").read_bytes() == before
+
+
+def test_a_timeline_of_an_earlier_version_is_shown_as_such(script, monkeypatch, tmp_path):
+    stem, values = next(iter(script._recorded().items()))
+    monkeypatch.setattr(script, "SIMULATED", tmp_path / "one.json")
+    script.write_json(script.SIMULATED, {stem: {**values, "sources": script.digest_of_sources()}})
+    assert script.EARLIER not in script.simulated_section()
+    script.write_json(script.SIMULATED, {stem: {**values, "sources": "of an earlier version"}})
+    assert f"{stem}.yaml), {script.EARLIER} |" in script.simulated_section()
+
+
+def test_digests_change_with_settings_and_code_only(script):
+    digest = script.digest_of_config
+    config = script.load_config(script.file_of(script.PAPER))
+    assert digest(config) == digest(script.load_config(script.file_of(script.PAPER), ["output=elsewhere"]))
+    assert digest(config) != digest(
+        script.load_config(script.file_of(script.PAPER), ["parallel.fusion.allreduce_groups=5"])
+    )
+    code = 'def f(x):\n    """Says."""\n    # why\n\n    return x + 1\n'
+    assert script._code(code) == "def f(x):\n    return x + 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check", "--simulate", "codegeex_13b"], "--check writes nothing"),
+        (["--check", "--search"], "--check writes nothing"),
+        (["--only", "codegeex"], "add --search"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(script, arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        script.main(arguments)
+    assert exit_.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [UserError, RunFailure])
+def test_errors_are_one_line(script, error, monkeypatch, capsys):
+    assert script.main(["--simulate", "codegeex_13b_typo"]) == 2
+    assert capsys.readouterr().err.startswith("error: --simulate codegeex_13b_typo: ")
+
+    def fails(stem):
+        raise error(stem)
+
+    monkeypatch.setattr(script, "simulate", fails)
+    assert script.main(["--simulate", "codegeex_13b"]) == 2
+    assert capsys.readouterr().err == "error: codegeex_13b\n"

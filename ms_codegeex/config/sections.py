@@ -121,9 +121,11 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class OverlapConfig:
-    """How a step waits less for the tensor-parallel all-reduces (with `parallel.sequence`: gathers and scatters)."""
+    """How a step waits less for the tensor-parallel collectives."""
 
-    parts: Positive = 1  # of a micro-batch: one computes during the tensor-parallel all-reduces of another
+    # of a micro-batch: one computes during the tensor-parallel all-reduces (with `parallel.sequence`: gathers and
+    # scatters) of another
+    parts: Positive = 1
     recompute_collectives: bool = True  # false: recomputation reuses the all-reduce results of the forward pass
 
 

@@ -148,6 +148,7 @@ def test_a_plan_trains_as_one_device_does(name):
     ],
 )
 def test_simulated_recipes_train_as_one_device_does(name, mesh, precision):
+    """Two of those in docs/recipes_simulated.json."""
     config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml", [f"training.precision={precision}"])
     execution = execute(config, mesh)
     check(execution, fp16=precision == "fp16")

@@ -166,8 +166,8 @@ class _Flattening:
         return next(named, self.micro)
 
     def _micro_batch_of_call(self, node: NodeProto, arguments: Sequence[Any]) -> int | None:
-        """The one that a call names, or else that of most of its arguments: with gradient accumulation only the slices
-        of the batch are named."""
+        """The micro-batch that a call names, or else that of most of its arguments: with gradient accumulation only
+        the slices of the batch are named."""
         if (named := self._micro_batch(node)) is not None:
             return named
         given = (x.operator for x in _flat(arguments) if isinstance(x, _Value) and x.operator is not None)

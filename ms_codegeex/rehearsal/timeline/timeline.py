@@ -21,6 +21,7 @@ from ms_codegeex.rehearsal.timeline.operators import Program
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Span, Task, serial, simulate
 
 TOLERANCE = 0.03
+ROUNDING = 1e-9  # of a step, in sums of seconds
 WAITING = "waiting for other stages"
 
 
@@ -64,13 +65,22 @@ class RankTimeline:
     def exposed(self, step: float) -> dict[str, float]:
         """Seconds of the step in which the computation stream stands still: for each group while one of its messages
         travels (the earliest in the program, if several do), and otherwise waiting for another rank."""
-        idle = gaps(self.busy(COMPUTE), step)
-        pairs = zip(self.tasks, self.spans, strict=True)
-        moving = [(span, task.stream) for task, span in pairs if task.stream not in ("", COMPUTE)]
         sums: dict[str, float] = defaultdict(float)
-        for stream, seconds in _attributed(idle, moving):
-            sums[stream or WAITING] += seconds
+        for task, seconds in self._idle(step):
+            sums[task.stream if task else WAITING] += seconds
         return dict(sums)
+
+    def exposed_tensor_of_micro_batches(self, step: float) -> float:
+        """Seconds of `exposed` for those messages of the tensor group that belong to a micro-batch. The others, such
+        as the sum of the gradients' norm, travel once a step."""
+        tasks = ((task, seconds) for task, seconds in self._idle(step) if task)
+        return sum(seconds for task, seconds in tasks if task.stream == "tensor" and task.micro is not None)
+
+    def _idle(self, step: float) -> list[tuple[Task | None, float]]:
+        """The times in which the computation stream stands still, with the message that travels then."""
+        pairs = zip(self.tasks, self.spans, strict=True)
+        moving = [(span, task) for task, span in pairs if task.stream not in ("", COMPUTE)]
+        return _attributed(gaps(self.busy(COMPUTE), step), moving)
 
 
 def gaps(busy: Sequence[Span], end: float) -> list[Span]:
@@ -83,18 +93,18 @@ def gaps(busy: Sequence[Span], end: float) -> list[Span]:
     return found + ([Span(before, end)] if end > before else [])
 
 
-def _attributed(idle: Sequence[Span], moving: Sequence[tuple[Span, str]]) -> list[tuple[str, float]]:
-    """Parts of the idle times with the stream of the message that travels then, "" if none does."""
+def _attributed(idle: Sequence[Span], moving: Sequence[tuple[Span, Task]]) -> list[tuple[Task | None, float]]:
+    """Seconds of parts of the idle times, with the message that travels then (the earliest in the program) or None."""
     found = []
     ordered = sorted(enumerate(moving), key=lambda item: item[1][0].start)
     for gap in idle:
-        inside = [(n, s, stream) for n, (s, stream) in ordered if s.start < gap.end and s.end > gap.start]
+        inside = [(n, s) for n, (s, _) in ordered if s.start < gap.end and s.end > gap.start]
         points = {gap.start, gap.end}
-        points |= {p for _, s, _ in inside for p in (s.start, s.end) if gap.start < p < gap.end}
+        points |= {p for _, s in inside for p in (s.start, s.end) if gap.start < p < gap.end}
         times = sorted(points)
         for start, end in pairwise(times):
-            active = [(n, stream) for n, s, stream in inside if s.start <= start and s.end >= end]
-            found.append((min(active)[1] if active else "", end - start))
+            active = [n for n, s in inside if s.start <= start and s.end >= end]
+            found.append((moving[min(active)][1] if active else None, end - start))
     return found
 
 
@@ -120,8 +130,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Shares:
-    """Seconds of one rank that add up to a step: its computation stream works; it is idle while a message of a group
-    travels (`exposed`); it is idle and nothing travels."""
+    """Seconds of one rank; `computing`, `exposed` (idle while a message is in transit) and `bubble` (idle, nothing in
+    transit) add up to the step."""
 
     computing: float
     exposed: dict[str, float]
@@ -171,7 +181,7 @@ class Timeline:
         """Seconds of one micro-batch of a rank: computing, and exposed messages of its tensor group. Weights and
         gradients travel once a step, although the engine names the micro-batch of some of these messages."""
         compute = sum(x.seconds for x in rank.tasks if x.stream == COMPUTE and x.micro is not None)
-        sums = {COMPUTE: compute, "tensor": rank.exposed(self.seconds).get("tensor", 0.0)}
+        sums = {COMPUTE: compute, "tensor": rank.exposed_tensor_of_micro_batches(self.seconds)}
         return {stream: seconds / self.config.accumulation for stream, seconds in sums.items()}
 
     def shares(self, rank: RankTimeline) -> Shares:
@@ -183,7 +193,10 @@ class Timeline:
             for stream, seconds in self._own_micro_batch(rank).items():
                 sums[stream] += more * seconds
         computing, _ = sums.pop(COMPUTE), sums.pop(WAITING, 0.0)
-        return Shares(computing, dict(sums), max(0.0, self.run_seconds - computing - sum(sums.values())))
+        bubble = self.run_seconds - computing - sum(sums.values())
+        if bubble < -ROUNDING * self.run_seconds:  # no rank's micro-batch takes longer than `period`
+            raise AssertionError(f"the parts of a rank's step exceed it by {-bubble} s of {self.run_seconds} s")
+        return Shares(computing, dict(sums), max(0.0, bubble))
 
     @property
     def run_seconds(self) -> float:

@@ -10,7 +10,7 @@ from ms_codegeex.hardware import ASCEND_910B
 from ms_codegeex.rehearsal.compile import compiled_config
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, Program, Tensor
 from ms_codegeex.rehearsal.timeline.report import text, to_json
-from ms_codegeex.rehearsal.timeline.timeline import make_timeline
+from ms_codegeex.rehearsal.timeline.timeline import Timeline, make_timeline
 
 KEYS = ["training.dropout=0", "parallel.hardware=ascend910b", "devices=64", "parallel.optimizer_shard=8"]
 KEYS += ["training.micro_batch=8", "parallel.fusion.graph_kernel=false"]  # 48 micro-batches a replica
@@ -66,6 +66,22 @@ def test_shares_of_the_run_add_up_to_its_step(line):
     assert set(shares.exposed) == {"tensor", "data"} and shares.bubble == pytest.approx(0, abs=1e-12)
     assert shares.computing + sum(shares.exposed.values()) == pytest.approx(line.run_seconds)
     assert shares.exposed["tensor"] == pytest.approx(24 * line.ranks[0].work["collectives, tensor"])
+
+
+def test_a_message_of_the_tensor_group_outside_micro_batches_travels_once():
+    run = load_config(ROOT / "configs" / "codegeex_13b.yaml", KEYS)
+    operators = (*program().operators, message(6, None))
+    line = make_timeline(compiled_config(run), run, [Program(0, 0, operators, {})])
+    (rank,) = line.ranks
+    travel = rank.work["collectives, tensor"] / 3
+    assert line.shares(rank).exposed["tensor"] == pytest.approx((48 + 1) * travel)
+    assert line.period == pytest.approx(2 * SIZE / ASCEND_910B.memory_bandwidth + travel)
+
+
+def test_parts_that_exceed_the_step_are_an_error(line, monkeypatch):
+    monkeypatch.setattr(Timeline, "period", 0.0)
+    with pytest.raises(AssertionError, match="exceed it"):
+        line.shares(line.ranks[0])
 
 
 def test_paces_are_those_of_timeline_and_plan_with_and_without_the_factor(line):
