@@ -383,7 +383,7 @@ def test_what_is_already_there(tmp_path):
     values = FinetuneSettings("completion", 64)
     prepare_finetune([tmp_path / "in"], out, values, replace=True)
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds mine\.txt, which is no part"):
+    with pytest.raises(UserError, match=r"holds mine\.txt, which is not part"):
         prepare_finetune([tmp_path / "in"], out, values, replace=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
