@@ -91,7 +91,7 @@ class Bare:
         words = [sys.executable, __file__, "--bare", json.dumps(options)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
-        # in a session of its own, as the server's engine: Linux shares the cores among sessions
+        # in its own session, like the server's engine: Linux shares the cores among sessions
         self.process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
         self.process.stdout.readline()
 

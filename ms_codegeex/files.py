@@ -244,7 +244,7 @@ class AppendedFile:
     """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
     `MOST_WAITING` bytes, and written once there is room; further lines are lost.
 
-    A last line that a kill left incomplete stays a line of its own. `OSError` only if the file cannot be opened.
+    A last line that a kill left incomplete stays on its own line. `OSError` only if the file cannot be opened.
     """
 
     def __init__(self, path: Path | int):

@@ -1,4 +1,4 @@
-"""Processes that belong to this one: each is started with a log of its own, watched, and ended with the others.
+"""Processes that belong to this one: each is started with its own log, watched, and ended with the others.
 
 Training, rehearsals and the compilation of graph kernels start their processes here. A process is a program
 (`ProcessSpec`) or a function (`ForkSpec`), which starts with everything that this process has imported.
@@ -52,7 +52,7 @@ class ProcessSpec:
     program_folder: str = ""
 
     def start(self, output: int | None = None) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, with its output in the log; `output` may name another place for stdout."""
+        """Start it in its own session, with its output in the log; `output` may name another place for stdout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.log, "wb") as log:

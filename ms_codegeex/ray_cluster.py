@@ -115,7 +115,7 @@ def first_line(error: object) -> str:
 
 
 def live_nodes(ray: Any) -> list[ClusterNode]:
-    """The nodes with at least one core for tasks, each with a name of its own."""
+    """The nodes with at least one core for tasks, with distinct names."""
     found = [
         (node["NodeID"], node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)))
         for node in ray.nodes()

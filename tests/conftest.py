@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,17 @@ LONGEST = "test_readme.py"  # one of its tests takes over a minute
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two files run at a time, the longest comes first, so that nothing waits for it at the end."""
     items.sort(key=lambda item: item.path.name != LONGEST)
+
+
+@pytest.fixture
+def graph_mode() -> Iterator[None]:
+    """MindSpore's graph mode, in which the commands run; afterwards the mode of before."""
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=before)
 
 
 def write_dataset(directory: Path, documents: int = 400, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:

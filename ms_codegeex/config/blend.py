@@ -53,7 +53,7 @@ def parse_stages(blend: Any) -> list[BlendStage]:
 
 
 def checked_blend(blend: Any) -> BlendWeights | None:
-    """`blend` as it is, once `parse_stages` accepts it."""
+    """`blend` unchanged, once `parse_stages` accepts it."""
     if blend is not None:
         parse_stages(blend)
     return blend

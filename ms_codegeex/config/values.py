@@ -68,7 +68,7 @@ def _on_base(values: dict[str, Any], path: Path, key: str, seen: tuple[Path, ...
 
 
 def _on_its_base(stage: Any, path: Path, seen: tuple[Path, ...]) -> Any:
-    """A stage on top of its own `base`, whose `output` does not count. Anything else than a mapping as it is."""
+    """A stage on top of its own `base`, whose `output` does not count. What is not a mapping is returned unchanged."""
     if not isinstance(stage, Mapping):
         return stage
     key = f"stages.{stage.get('name')}"

@@ -34,7 +34,7 @@ class LadderSettings:
     """A ladder's YAML file."""
 
     run: str  # YAML file of the runs, or a shipped name
-    tokens: list[Positive]  # each is a run of its own, whose schedule ends there
+    tokens: list[Positive]  # each is a separate run; its schedule ends there
     sizes: list[dict[str, Any]]  # fields of the model's configuration
     output: str = "runs/ladder"
     seeds: list[Natural] = field(default_factory=lambda: [1])

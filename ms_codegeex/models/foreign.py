@@ -17,7 +17,7 @@ ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested d
 class Packing:
     """How tensors of ours make one foreign tensor.
 
-    copy: as it is. transpose: with its axes exchanged. stack: the rows of one below those of the other. group: the rows
+    copy: unchanged. transpose: axes exchanged. stack: the rows of one below those of the other. group: the rows
     of equal tensors in `groups` groups, each with a run of rows of every tensor; tensor-parallel ranks share the
     groups.
     """

@@ -69,7 +69,7 @@ def _cast(source: int, target: int) -> int:
 def norm(name: str, elements: int, shape: MicroBatch, centred: bool) -> tuple[Vector, ...]:
     """LayerNorm (`centred`) or RMSNorm in FP32. Its backward also adds its gradient to the residual's.
 
-    The cast before it and the one after it are kernels of their own; backward, the matmul before it casts where chains
+    The cast before it and the one after it are separate kernels; backward, the matmul before it casts where chains
     are fused. The result is kept for the products that follow; a fused kernel's input too, or it is cast again.
     """
     byte, cast = shape.bytes, _cast(shape.bytes, FP32)
@@ -206,7 +206,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
 
 def _turned(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
     """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; the same
-    backward. The swap is a kernel of its own."""
+    backward. The swap is a separate kernel."""
     byte = sizes.byte
     per_element = 2 * byte + 2 * FP32 + score if graph_kernel else _cast(byte, FP32) + 11 * FP32 + _cast(FP32, score)
     moved = per_element * (sizes.heads + sizes.kv)

@@ -54,7 +54,7 @@ def forms_table(forms: Sequence[Decoding], streams: int) -> str:
         rows.append((form.form, f"{form.tokens:,}", *(f"{size / 1e9:.2f}" for size in sizes)))
     group = next(form.group for form in forms if form.group)
     return (
-        "our forms, 10^9 bytes: `quantize` also rounds an output layer of its own; FP32 scales for each row (int8)\n"
+        "our forms, 10^9 bytes: `quantize` also rounds a separate output layer; FP32 scales for each row (int8)\n"
         f"or {group} numbers of a row (int4); tables of a 16-bit model stay, norms, biases and cache are FP32. With\n"
         "`--cache-bits 16` the cache is FP16 and the sums are smaller\n"
         f"{table(header, rows)}\n"

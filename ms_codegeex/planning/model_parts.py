@@ -63,7 +63,7 @@ def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool
 
 
 def _with_first_block(listed: list[ModelPart], model: DecoderConfig, shape: MicroBatch, size: int) -> list[ModelPart]:
-    """The parts with the first block as one of its own, since nothing before it is trained."""
+    """The parts with the first block as a separate part, since nothing before it is trained."""
     number = next(i for i, part in enumerate(listed) if part.name == "block")
     others = listed[number]
     operators = _operators(model, shape, first=True)
@@ -127,7 +127,7 @@ def _block(
     """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query.
 
     With a single norm, attention and feed-forward part stand side by side and share their input; else each has a norm
-    and a residual addition of its own.
+    and its own residual addition.
     """
     norms = norms_of(model.table.block)
     side_by_side, again = len(norms) == 1, shape.mask_needs_input

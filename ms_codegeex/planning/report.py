@@ -112,7 +112,7 @@ def time_table(plan: Plan) -> str:
 
 def _origin(plan: Plan) -> str:
     own = plan.factor.measured_on == plan.chip.name
-    return "fitted" if own else f"borrowed from {plan.factor.measured_on}: {plan.chip.name} has no factor of its own"
+    return "fitted" if own else f"borrowed from {plan.factor.measured_on}: no factor was fitted to {plan.chip.name}"
 
 
 def recipe_table(plan: Plan) -> str:

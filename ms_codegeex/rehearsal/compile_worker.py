@@ -4,7 +4,7 @@ AT_ONCE (JOB_DIRECTORY RANK MODE)…`; `CompileMode` makes and reads the word MO
 This process imports the engine and forks one for each graph, at most `AT_ONCE` at a time; a line on standard output
 tells of each that is done. Nothing is executed and no memory is allocated for weights: the engine partitions shapes.
 Without `inline`, what is repeated is compiled once and called (lazy inline): the blocks, or the whole network if a step
-runs it for each micro-batch. With it, every block is inlined as in a run, and costs time and memory of its own.
+runs it for each micro-batch. With it, every block is inlined as in a run, and costs time and memory each time.
 With `operators`, the operators of the graph are written, too, for a timeline. With `backend`, Ascend's back end runs as
 well, writes its graph after stream assignment, and dies.
 """
@@ -90,7 +90,7 @@ def compile_once(network: Any, config: RunConfig) -> None:
     """Mark cells as the engine's `lazy_inline` does when they are built: cells with equal marks become one graph.
 
     The engine allows one level of this. A step with several micro-batches repeats the network, any other the blocks. A
-    block outside their list (CodeGeeX's top query layer) takes other inputs, so it becomes a graph of its own.
+    block outside their list (CodeGeeX's top query layer) takes other inputs, so it becomes a separate graph.
     """
     if config.accumulation > 1:
         call_not_inline(network)

@@ -20,13 +20,7 @@ from twins.tiny_models import POSITIONS, Twin, prompt
 SLOTS, GUESSES = 3, 3
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As the command runs."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,7 @@ from twins.tiny_models import LAYOUTS, POSITIONS, VOCABULARY, Twin, codegen_twin
 GREEDY = TokenChoice()
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As the command runs."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 @pytest.fixture(scope="module", params=["codegeex", "codegeex2", pytest.param("codegen", marks=pytest.mark.slow)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
@@ -22,13 +21,7 @@ from twins.peers import randomise  # noqa: E402
 VOCABULARY, EOS, SEQ = 96, 0, 32
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As in a run, where the engine may merge casts."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")  # where the engine may merge casts, as in a run
 
 
 def every_kind_of_number():

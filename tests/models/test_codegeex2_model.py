@@ -37,13 +37,7 @@ REAL = CodeGeeX2Config(
 NARROW = replace(REAL, hidden_size=32, num_layers=1, num_heads=2, num_kv_groups=1, rotary_dim=8, intermediate_size=40)
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As a run is."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def peer(config, dtype=torch.float32, precision=torch.float32):

@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import mindspore as ms
 import numpy as np
 import psutil
 import pytest
@@ -63,15 +62,6 @@ def test_logits_of_every_position_equal_numpy_float64(batch):
     for position in range(12):
         result = network(Tensor(batch[0]), Tensor(np.full(2, position, np.int32))).asnumpy()
         np.testing.assert_allclose(result, expected[:, position], atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.fixture
-def graph_mode():
-    """As the command runs."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
 
 
 @pytest.mark.usefixtures("graph_mode")

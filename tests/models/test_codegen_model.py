@@ -23,13 +23,7 @@ EOS, VOCABULARY, LAYERS = 11, 120, 2
 LAYOUTS = {"350M": (16, 8, 4), "2B": (32, 10, 8), "6B": (16, 16, 4), "16B": (24, 16, 4)}
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As a run is."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def sizes(layout, **changes):

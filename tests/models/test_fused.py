@@ -23,13 +23,7 @@ SMALL = CodeGeeXConfig(
 OFF = Dropout(0.0, (1, 1), 0, 0)
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    """As a run is: PyNative mode neither recomputes nor joins two forward passes."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("graph_mode")  # PyNative mode neither recomputes nor joins two forward passes
 
 
 @pytest.fixture

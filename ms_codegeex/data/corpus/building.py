@@ -76,7 +76,7 @@ class FoundInput:
         units: to read.
         size: `files` and `bytes` of everything that was found.
         sampled: the same for the sample that is read; None if `max_bytes` is applied to documents later.
-        tally: counts of what has been left out so far.
+        tally: counts of the documents left out so far.
     """
 
     units: list[Unit]

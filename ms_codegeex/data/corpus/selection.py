@@ -29,7 +29,7 @@ def select(
         settings: how to decide.
         duplicates: documents to drop, by reason.
         sampling: whether `max_bytes` still has to be applied.
-        tally: counts of what has been left out so far.
+        tally: counts of the documents left out so far.
 
     Returns:
         `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,

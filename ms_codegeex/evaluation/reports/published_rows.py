@@ -39,7 +39,7 @@ def read_published(paths: Iterable[Path]) -> list[PublishedRow]:
         for name, values in _mapping(path).items():
             row = _row(str(name), values, f"{path}: {name}")
             if row.name in rows:
-                raise UserError(f"{path}: {name} occurs twice; give each row a name of its own")
+                raise UserError(f"{path}: {name} occurs twice; give each row a different name")
             rows[row.name] = row
     return list(rows.values())
 

@@ -31,5 +31,5 @@ def check_readable(paths: Iterable[Path]) -> None:
             what = "is" if exposed == real else f"contains {exposed},"
             raise UserError(
                 f"sandbox: {path} {what} a home directory, which no program may read; install the tool that needs it "
-                "in a directory of its own"
+                "in a separate directory"
             )

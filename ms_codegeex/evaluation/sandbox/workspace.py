@@ -67,7 +67,7 @@ def veiled(path: str) -> bool:
 
 
 def in_namespaces(layers: Layers, disk: int, readable: Mapping[str, Path]) -> Workspace:
-    """In namespaces of its own, nested in those of a fork server that shows the system and `readable`."""
+    """In its own namespaces, nested in those of a fork server that shows the system and `readable`."""
     sources = resolved(readable)
     shown = tuple((state.st_dev, state.st_ino) for state in map(os.stat, sources.values()))
     writable = [path for path, _ in homes(disk)]

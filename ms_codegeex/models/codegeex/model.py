@@ -51,7 +51,7 @@ class FeedForward(nn.Cell):
 class Block(nn.Cell):
     """A pre-LayerNorm block; the residual is taken from the un-normalised stream.
 
-    The top query layer is the same block with another query: `query` is then used as it is, not normalised.
+    The top query layer is the same block with another query: `query` is then used without normalisation.
     """
 
     computed_in_dtype = ("add_attention", "add_feed_forward")

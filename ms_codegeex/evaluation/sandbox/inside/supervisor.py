@@ -151,7 +151,7 @@ def proportional(number: int, otherwise: int) -> int:
 
 
 def used(job: dict) -> tuple:
-    """(bytes, files) in the program's directories; zeros if they are not file systems of their own."""
+    """(bytes, files) in the program's directories; zeros if they are not separate file systems."""
     size = files = 0
     for path in job["volumes"]:
         state = os.statvfs(path)
