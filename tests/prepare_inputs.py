@@ -81,16 +81,18 @@ def shard(rows, path=None, signatures=None, mask_path=None):
         "sha256": np.array([[row[3]] * 32 for row in rows], np.uint8).reshape(-1, 32),
         "bytes": np.array([row[4] for row in rows], np.int64),
         "tokens": np.array([row[5] for row in rows], np.int64),
+        "licence_bytes": np.zeros(len(rows), np.int64),
+        "redacted": np.zeros((len(rows), 0), np.int64),
     }
     if signatures is not None:
         columns["signature"] = np.array(signatures, np.uint32)
         columns["signed"] = np.array([any(row) for row in signatures], bool)
-    return Shard(path, columns, languages, groups, Tally(), mask_path)
+    return Shard(path, len(rows), columns, {"languages": languages, "groups": groups}, mask_path)
 
 
 def stored(shard, path):
     """The shard in a file at `path` (without ending), as the stages read it."""
-    meta = {"lines": 0, "tally": Tally().to_json(), "languages": shard.languages, "groups": shard.groups}
+    meta = {"documents": shard.documents, "lines": 0, "tally": Tally().to_json(), **shard.names}
     data = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez(path.with_name(path.name + ".npz"), meta=data, **shard.columns)
-    return read_shard(path)
+    return read_shard(path)[0]

@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ms_codegeex.data.corpus.duplicates import directory_name, find_duplicates
+from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, directory_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.joining import Documents, join
 from ms_codegeex.data.corpus.ray_engine import open_ray
 from ms_codegeex.data.corpus.reading import Unit, find_units
 from ms_codegeex.data.corpus.remote import RemotePath
-from ms_codegeex.data.corpus.selection import select
+from ms_codegeex.data.corpus.selection import NOT_SAMPLED, REASONS, Selection, select
+from ms_codegeex.data.corpus.selection import directory_name as selection_name
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
@@ -34,22 +33,22 @@ from ms_codegeex.data.corpus.shards import (
     shard_name,
 )
 from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
+from ms_codegeex.data.corpus.stages import Stages, blocks_of
+from ms_codegeex.data.corpus.summary import MOST_PACKAGES, Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
-from ms_codegeex.data.corpus.writing import counts, describe_splits, groups_of, write_report, write_splits
+from ms_codegeex.data.corpus.writing import write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
+from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, SPLITS, VERSION
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, remove_leftovers, write_json
 
-SHARD_VERSION = 4
-NOT_SAMPLED = "not sampled"
-MOST_PACKAGES = 1000  # named in dataset.json
+SHARD_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,13 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         if not len(documents):
             raise _nothing_left(request, found)
         progress.say(f"comparing {len(documents)} documents")
-        directory = work / directory_name(paths, settings.near_duplicates)
-        duplicates = find_duplicates(documents, settings.near_duplicates, directory, mapper)
-        placed, split_by = select(documents, settings, duplicates, found.sampled is None, tally)
-        if (placed < 0).all():
+        name, sampling = directory_name(paths, settings.near_duplicates), found.sampled is None
+        duplicates = find_duplicates(documents, settings.near_duplicates, work / name, mapper)
+        stages = Stages(work / selection_name(name, settings, sampling), mapper, blocks_of(documents))
+        selection = select(documents, settings, duplicates, sampling, stages)
+        summary = summarise_in_stages(stages)
+        _count_dropped(documents, selection, summary, tally)
+        if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, found)
     except UserError:
         remove(work)  # only other input or settings can help
@@ -121,11 +123,11 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
     remove_leftovers(output)
     with atomic_directory(output) as directory:
         dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, documents, placed, dtype)
+        write_splits(directory, documents, selection.placed, dtype)
         if request.settings.tokenizer not in TOKENIZER_NAMES:
             request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
-        _report(request, found, documents, placed, directory)
-        description = _describe(request, found, documents, placed, split_by, directory)
+        _report(request, found, summary, directory)
+        description = _describe(request, found, selection, summary, directory)
         write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
@@ -134,9 +136,27 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
 def _read_shards(found: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
     """The finished shards, in order; their counts of left-out input are added to `tally`."""
     for path, lines in zip(paths, lines_before(found.units, paths), strict=True):
-        shard = read_shard(path).moved(lines)
-        tally.merge(shard.tally)
+        shard, rejected = read_shard(path, lines)
+        tally.merge(rejected)
         yield shard
+
+
+def _count_dropped(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
+    """Count the documents that the selection dropped, with examples."""
+    for number, reason in enumerate(REASONS):
+        if reason not in selection.dropped:
+            continue
+        relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
+        count, found = selection.dropped[reason]
+        examples = [
+            {
+                "source": documents.source(dropped),
+                "detail": "" if kept is None else f"{relation} {documents.source(kept)}",
+                "excerpt": "",
+            }
+            for dropped, kept in found
+        ]
+        tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
 
 
 def _nothing_left(request: Request, found: FoundInput) -> UserError:
@@ -215,7 +235,8 @@ def _make_shards(
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     paths = [work / shard_name(key, unit) for unit in found.units]
     keep = {path.name + ending for path in paths for ending in ENDINGS}
-    sweep(work, {*keep, directory_name(paths, settings.near_duplicates)})
+    name = directory_name(paths, settings.near_duplicates)
+    sweep(work, {*keep, name, selection_name(name, settings, found.sampled is None)})
     results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
     done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
@@ -225,27 +246,30 @@ def _make_shards(
     return paths
 
 
-def _packages(names: Sequence[str]) -> dict[str, Any]:
-    """Their number and the first few: a large corpus has hundreds of thousands."""
-    return {"package_count": len(names), "packages": list(names[:MOST_PACKAGES])}
+def _packages(selection: Selection, summary: Summary) -> list[dict[str, Any]]:
+    """For each split, the number of its packages and the first few: a large corpus has hundreds of thousands."""
+    found = []
+    for number, count in enumerate(selection.packages):
+        names = summary.packages.get(number, [])
+        found.append({"package_count": count if len(names) == MOST_PACKAGES else len(names), "packages": names})
+    return found
 
 
-def _report(request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, directory: Path) -> None:
-    tally, kept, reading = found.tally, placed >= 0, request.settings.reading
-    total, licences = counts(documents, kept), _stripped_licences(documents, kept)
-    redacted = documents.count_and_sum("redacted", kept)[1].tolist() if reading.redact else []
-    stripped = documents.count_and_sum("licence_bytes", np.ones(len(documents), bool))[1]
+def _report(request: Request, found: FoundInput, summary: Summary, directory: Path) -> None:
+    tally, reading = found.tally, request.settings.reading
+    total = summary.counts(*range(len(SPLITS)))
     size = {
         "files": found.size["files"],
         "documents": total["documents"] + tally.total("documents"),
-        "bytes": total["bytes"] + int(stripped) + tally.total("bytes"),
+        "bytes": total["bytes"] + summary.stripped + tally.total("bytes"),
     }
-    extra = {"licences_stripped": licences, "redacted": dict(zip(reading.redact, redacted, strict=True))}
-    write_report(directory, documents, placed, size, tally, request.settings.record(), extra)
+    redacted = dict(zip(reading.redact, summary.redacted, strict=True))
+    extra = {"licences_stripped": _stripped_licences(summary), "redacted": redacted}
+    write_report(directory, summary, size, tally, request.settings.record(), extra)
 
 
 def _describe(
-    request: Request, found: FoundInput, documents: Documents, placed: np.ndarray, split_by: str, directory: Path
+    request: Request, found: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
     """The content of dataset.json, for the finished files in `directory`. It, too, has no times or host names."""
     tokenizer, tally = request.tokenizer, found.tally
@@ -265,15 +289,17 @@ def _describe(
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "default_corpus": request.inputs is None,
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
-        "split_by": split_by,
+        "split_by": selection.split_by,
         "splits": {
-            split: {**described, **_packages(groups_of(documents, placed == number))}
-            for number, (split, described) in enumerate(describe_splits(documents, placed).items())
+            split: {**described, **packages}
+            for (split, described), packages in zip(
+                describe_splits(summary).items(), _packages(selection, summary), strict=True
+            )
         },
         "found": found.size,
-        "sampled": found.sampled or _sampled(documents, tally),
+        "sampled": found.sampled or _sampled(summary),
         "dropped": dict(sorted(left_out.items())),
-        "licences_stripped": _stripped_licences(documents, placed >= 0),
+        "licences_stripped": _stripped_licences(summary),
         "files": file_records(directory),
         **infill_record(request.settings.infill, tokenizer),
         "settings": request.settings.record(),
@@ -281,13 +307,13 @@ def _describe(
     }
 
 
-def _stripped_licences(documents: Documents, kept: np.ndarray) -> dict[str, int]:
+def _stripped_licences(summary: Summary) -> dict[str, int]:
     """The number of kept documents from which a licence header was removed, and the size of those headers."""
-    count, size = documents.count_and_sum("licence_bytes", kept)
-    return {"documents": count, "bytes": int(size)}
+    return {"documents": summary.licences.documents, "bytes": summary.licences.bytes}
 
 
-def _sampled(documents: Documents, tally: Tally) -> dict[str, int]:
+def _sampled(summary: Summary) -> dict[str, int]:
     """Count and bytes of the documents that passed the rules and were sampled."""
-    left = tally.dropped.get(NOT_SAMPLED, {"documents": 0, "bytes": 0})
-    return {"files": len(documents) - left["documents"], "bytes": int(documents.bytes.sum()) - left["bytes"]}
+    sampled = [place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)]
+    total = summary.counts(*sampled)
+    return {"files": total["documents"], "bytes": total["bytes"]}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import array
 import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.corpus.joining import Documents, join
+from ms_codegeex.data.corpus.joining import join
 from ms_codegeex.data.corpus.reading import Document
 from ms_codegeex.data.corpus.selection import TRAIN, VALIDATION
 from ms_codegeex.data.corpus.shards import DocumentRows, Shard, TokenFile
-from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.corpus.writing import describe_splits, write_splits
+from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise
+from ms_codegeex.data.corpus.writing import write_splits
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import SPLITS, mask_path
 from ms_codegeex.data.tokenizer import Tokenizer
@@ -33,18 +34,17 @@ class DatasetWriter:
 
     Attributes:
         dtype: of ids on disk.
-        documents, placed: set by `write`: all documents, and the number of each one's split, int8 `[documents]`.
+        summary: sums over all documents, set by `write`.
     """
 
-    documents: Documents
-    placed: np.ndarray
+    summary: Summary
 
     def __init__(self, directory: Path, tokenizer: Tokenizer, masked: bool) -> None:
         self.directory = directory
         self.dtype, self._eos_id = token_dtype(tokenizer.vocab_size), tokenizer.eos_id
         self._hashes, self._rows, self._stack = array.array("Q"), DocumentRows(), contextlib.ExitStack()
         mask = directory / ".documents.mask" if masked else None
-        self._shard = Shard(directory / ".documents", {}, (), (), Tally(), mask)
+        self._shard = Shard(directory / ".documents", 0, {}, {}, mask)
 
     def __enter__(self) -> DatasetWriter:
         stream = self._stack.enter_context(open(self._shard.ids_path, "wb"))
@@ -80,12 +80,13 @@ class DatasetWriter:
         """Write both splits; return the entry of each in dataset.json."""
         self._tokens.flush()
         self._stack.close()
-        names = self._rows.names()
-        shard = Shard(self._shard.path, self._rows.columns(), **names, tally=Tally(), mask_path=self._shard.mask_path)
+        rows = self._rows
+        shard = replace(self._shard, documents=len(rows), columns=rows.columns(), names=rows.names())
         chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
-        self.documents, self.placed = join([shard]), np.where(chosen, VALIDATION, TRAIN).astype(np.int8)
-        write_splits(self.directory, self.documents, self.placed, self.dtype)
-        splits = describe_splits(self.documents, self.placed)
+        documents, placed = join([shard]), np.where(chosen, VALIDATION, TRAIN).astype(np.int8)
+        write_splits(self.directory, documents, placed, self.dtype)
+        self.summary = summarise(documents.parts(), placed)
+        splits = describe_splits(self.summary)
         shard.ids_path.unlink()
         if shard.mask_path is not None:
             shard.mask_path.unlink()

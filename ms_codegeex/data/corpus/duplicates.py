@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
 from ms_codegeex.data.corpus.stages import (
@@ -29,6 +30,7 @@ from ms_codegeex.data.corpus.stages import (
     Mapper,
     Stages,
     blocks_of,
+    by_remainder,
     parts_for,
     read_part,
     result_path,
@@ -50,16 +52,16 @@ class Duplicates:
     """Documents that repeat others.
 
     Attributes:
-        dropped: bool `[documents]`.
+        dropped: which.
         examples: the first dropped documents, each with its representative: the document that is kept instead.
     """
 
-    dropped: np.ndarray
+    dropped: Flags
     examples: dict[int, int] = field(default_factory=dict)
 
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
         """Drop `numbers`; `representatives` are the documents that are kept instead."""
-        self.dropped[numbers] = True
+        self.dropped.set(numbers)
         smallest = np.unique(numbers)[:EXAMPLES].tolist()
         for number in smallest:
             found = int(representatives[numbers == number].min())
@@ -91,7 +93,7 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
 
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
     """Documents with the same hash as an earlier one."""
-    parts, found = parts_for(len(documents)), Duplicates(np.zeros(len(documents), bool))
+    parts, found = parts_for(len(documents)), Duplicates(Flags(len(documents)))
     reduce = functools.partial(_reduce_exact, stages.directory, len(stages.blocks), parts)
 
     def read_hashes() -> None:
@@ -107,7 +109,7 @@ def _write_hashes(path: Path, block: Block, parts: int) -> None:
     rows = np.empty(block.end - block.first, EXACT)
     rows["key"] = np.ascontiguousarray(block.column("sha256")).view("<u8")
     rows["number"] = np.arange(block.first, block.end)
-    write_parted(path, rows["key"][:, 0], rows, parts)
+    write_parted(path, by_remainder(rows["key"][:, 0], parts), rows, parts)
 
 
 def _reduce_exact(directory: Path, blocks: int, parts: int, path: Path, part: int) -> None:
@@ -132,18 +134,18 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return repeated[rising], kept[rising]
 
 
-def find_near(documents: Documents, left_out: np.ndarray, threshold: float, stages: Stages) -> Duplicates:
-    """Documents that are similar to a kept one. Documents `left_out`, bool `[documents]`, are ignored."""
-    near, undecided = Duplicates(np.zeros(len(documents), bool)), ~left_out
+def find_near(documents: Documents, left_out: Flags, threshold: float, stages: Stages) -> Duplicates:
+    """Documents that are similar to a kept one. Documents `left_out` are ignored."""
+    near, undecided = Duplicates(Flags(len(documents))), ~left_out
     for number in range(ROUNDS):
-        blocked = np.zeros(len(documents), bool)
+        blocked = Flags(len(documents))
         for compared in _by_bands(f"{number}", undecided, threshold, stages, compare_with_first):
-            blocked[compared[:, 1]] = True
+            blocked.set(compared[:, 1])
         kept = undecided & ~blocked
         for compared in _by_bands(f"{number}", undecided, threshold, stages, compare_with_first):  # only read again
-            pairs = compared[(compared[:, 2] == 1) & kept[compared[:, 0]]]
+            pairs = compared[(compared[:, 2] == 1) & kept.at(compared[:, 0])]
             near.add(pairs[:, 1], pairs[:, 0])
-        undecided &= blocked & ~near.dropped
+        undecided = undecided & blocked & ~near.dropped
         if not undecided.any():
             return near
     similar = np.concatenate(list(_by_bands("rest", undecided, threshold, stages, compare_all)))
@@ -157,20 +159,20 @@ def find_near(documents: Documents, left_out: np.ndarray, threshold: float, stag
 
 def _by_bands(
     name: str,
-    undecided: np.ndarray,
+    undecided: Flags,
     threshold: float,
     stages: Stages,
     reducer: Callable[[_Plan, Path, int], None],
 ) -> Iterator[np.ndarray]:
     """The results of `reducer`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)
-    parts = parts_for(int(np.count_nonzero(undecided)) * bands)
+    parts = parts_for(undecided.count() * bands)
     plan = _Plan(stages.directory, tuple(block.first for block in stages.blocks), name, parts, threshold)
 
     def write() -> None:
         stages.by_block("signatures", _write_signatures, lambda block: None)
         choose = functools.partial(_write_bands, bands, parts)
-        stages.by_block(f"bands{name}", choose, lambda block: np.packbits(undecided[block.first : block.end]))
+        stages.by_block(f"bands{name}", choose, lambda block: np.packbits(undecided.between(block.first, block.end)))
 
     yield from stages.by_part(f"pairs{name}", parts, functools.partial(reducer, plan), write)
     stages.remove(f"bands{name}")
@@ -189,7 +191,7 @@ def _write_bands(bands: int, parts: int, path: Path, block: Block, chosen: np.nd
     found["key"] = band_keys(np.asarray(signatures[rows]), bands)
     found["number"] = (rows + block.first)[:, None]
     found = found.reshape(-1)
-    write_parted(path, found["key"], found, parts)
+    write_parted(path, by_remainder(found["key"], parts), found, parts)
 
 
 @dataclass(frozen=True)

@@ -1,163 +1,337 @@
-"""Selects the documents of a dataset, over all of them at once: drops duplicates, samples, splits.
+"""Decides what becomes of each document: drops duplicates, samples, splits.
 
-This needs only the columns of `joining`, not the texts.
+Only the columns of the shards are read, not the texts, and in stages: the decisions depend on sums over all documents
+with an equal key, such as those of one repository. This process holds a few bits per document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, Duplicates
+from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, Duplicates
+from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import hash_key, one_line
-from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
+from ms_codegeex.data.corpus.stages import (
+    Block,
+    Stages,
+    by_range,
+    parts_for,
+    read_part,
+    result_path,
+    save_array,
+    write_parted,
+)
+from ms_codegeex.data.corpus.tally import EXAMPLES
 from ms_codegeex.errors import UserError
 
-DROPPED, TRAIN, VALIDATION = -1, 0, 1
+VERSION = 1
+TRAIN, VALIDATION = 0, 1
+NOT_SAMPLED = "not sampled"
+REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for number n is placed at -1 - n
+SUM = np.dtype([("key", "<u8"), ("bytes", "<i8"), ("named", "?")])
+SAMPLED = np.dtype([("key", "<u8"), ("number", "<i8"), ("bytes", "<i8")])
+
+
+class PlacedDocuments:
+    """What became of each document, read from the files of the blocks: `placed[first:end]` is int8 `[documents]` for
+    documents of one shard. `TRAIN`, `VALIDATION`, or -1 - n for the reason n of `REASONS`."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self._firsts = stages, np.array([block.first for block in stages.blocks])
+        self._read: tuple[int, np.ndarray] = -1, np.empty(0, np.int8)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        number = int(np.searchsorted(self._firsts, rows.start, side="right")) - 1
+        if self._read[0] != number:
+            self._read = number, np.load(self._stages.path("placed", number), allow_pickle=False)
+        first = int(self._firsts[number])
+        return self._read[1][rows.start - first : rows.stop - first]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was decided.
+
+    Attributes:
+        placed: what becomes of each document.
+        split_by: the unit of the split: `package`, `document` (each record on its own) or `file` (there is only one
+            package).
+        packages: how many packages or repositories training and validation have.
+        dropped: the documents to be counted as dropped, by reason, each with up to three examples: its number, and
+            the number of the document that is kept in its place (None if there is none).
+    """
+
+    placed: PlacedDocuments
+    split_by: str
+    packages: tuple[int, int]
+    dropped: Mapping[str, tuple[int, list[tuple[int, int | None]]]]
+
+
+def directory_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
+    """The name of the directory for the stages' files, which depend only on the duplicates, named by their directory,
+    and on some settings."""
+    decisive = {
+        "version": VERSION,
+        "duplicates": duplicates,
+        "seed": settings.seed,
+        "validation_share": settings.validation_share,
+        "max_bytes": settings.max_bytes if sampling else None,
+    }
+    return f"selection-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:40]}"
 
 
 def select(
-    documents: Documents, settings: PrepareSettings, duplicates: Mapping[str, Duplicates], sampling: bool, tally: Tally
-) -> tuple[np.ndarray, str]:
-    """Place every document; dropped ones are counted in `tally`.
+    documents: Documents,
+    settings: PrepareSettings,
+    duplicates: Mapping[str, Duplicates],
+    sampling: bool,
+    stages: Stages,
+) -> Selection:
+    """Place every document.
 
     Args:
         documents: all of them.
         settings: how to decide.
         duplicates: documents to drop, by reason.
         sampling: whether `max_bytes` still has to be applied.
-        tally: counts of the documents left out so far.
-
-    Returns:
-        `DROPPED`, `TRAIN` or `VALIDATION` for each document, int8 `[documents]`; and the unit of the split: `package`,
-        `document` (each record on its own) or `file` (there is only one package).
+        stages: for the documents, in a directory with the name `directory_name`.
 
     Raises:
         UserError: training or validation would get nothing.
     """
-    kept = np.ones(len(documents), bool)
-    for reason, found in duplicates.items():
-        _drop(documents, reason, np.flatnonzero(found.dropped), found.examples, kept, tally)
+    left_out = {reason: found.dropped for reason, found in duplicates.items()}
+    kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
-        _sample(documents, settings, kept, tally)
-    if not kept.any():
-        return np.full(len(documents), DROPPED, np.int8), "package"
-    return _split(documents, settings, kept)
+        left_out[NOT_SAMPLED] = _not_sampled(stages, settings, kept)
+        kept &= ~left_out[NOT_SAMPLED]
+    share = settings.validation_share
+    if share and kept.count() == 1:
+        name = one_line(documents.source(kept.first(1)[0]))
+        raise UserError(
+            f"{name}: the only document left, but training and validation need one each; "
+            "give --input more files or --validation-share 0"
+        )
+    groups = _Groups(stages, settings.seed, kept, by_package=True)
+    totals = groups.totals()
+    split_by = "package" if totals.named else "document"
+    if share and totals.groups == totals.named == 1:  # all documents are in one package
+        split_by, groups = "file", _Groups(stages, settings.seed, kept, by_package=False)
+    chosen = choose_validation(groups.rows, share)
+    in_validation = groups.count_named(chosen)
+    packages = (1, 1) if split_by == "file" else (totals.named - in_validation, in_validation)
+    placed = _place(stages, left_out, groups, chosen)
+    dropped = {
+        reason: (flags.count(), _examples(flags, duplicates.get(reason)))
+        for reason, flags in left_out.items()
+        if flags.any()
+    }
+    return Selection(placed, split_by, packages, dropped)
 
 
-def _drop(
-    documents: Documents,
-    reason: str,
-    numbers: np.ndarray,
-    representative: Mapping[int, int],
-    kept: np.ndarray,
-    tally: Tally,
-) -> None:
-    """Take `numbers`, ascending, out of `kept`; `representative` names the documents that are kept in place of
-    the first of them."""
-    if not numbers.size:
-        return
-    kept[numbers] = False
-    relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
-    examples = [
-        {
-            "source": documents.source(number),
-            "detail": f"{relation} {documents.source(representative[number])}" if number in representative else "",
-            "excerpt": "",
-        }
-        for number in numbers[:EXAMPLES].tolist()
-    ]
-    tally.drop(reason, int(numbers.size), int(documents.bytes[numbers].sum()), examples)
+def _examples(flags: Flags, found: Duplicates | None) -> list[tuple[int, int | None]]:
+    return [(number, found.examples.get(number) if found else None) for number in flags.first(EXAMPLES)]
 
 
-def _hash_keys(seed: int, names: Iterable[str]) -> np.ndarray:
+def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
     """The first 64 bits of what orders names by chance, uint64 `[names]`; of hundreds of millions no two are likely to
     have the same."""
     return np.fromiter((int.from_bytes(hash_key(seed, name)[:8], "big") for name in names), np.uint64)
 
 
-def _sample(documents: Documents, settings: PrepareSettings, kept: np.ndarray, tally: Tally) -> None:
-    """Keep at most `max_bytes`, chosen by a hash of seed and source."""
-    keys, numbers = _hash_keys(settings.seed, documents.sources()), np.flatnonzero(kept)
-    waiting = numbers[np.argsort(keys[numbers], kind="stable")]
-    left, left_out = settings.max_bytes, kept.copy()
-    while waiting.size:  # take documents up to the first that does not fit, then drop all that do not fit
-        sums = np.cumsum(documents.bytes[waiting])
-        count = int(np.searchsorted(sums, left, side="right"))
-        left_out[waiting[:count]] = False
-        left -= int(sums[count - 1]) if count else 0
-        waiting = waiting[count:]
-        waiting = waiting[documents.bytes[waiting] <= left]
-    _drop(documents, "not sampled", np.flatnonzero(left_out), {}, kept, tally)
+def _not_sampled(stages: Stages, settings: PrepareSettings, kept: Flags) -> Flags:
+    """The documents beyond `max_bytes`. They are taken in the order of a hash of seed and source. One that does not
+    fit is left out, and the next one is tried."""
+    parts, found, left = parts_for(kept.count()), Flags(kept.size), settings.max_bytes
+    write = functools.partial(_write_sampled, settings.seed, parts)
+    stages.by_block("sampled", write, lambda block: np.packbits(kept.between(block.first, block.end)))
+    for part in range(parts):
+        rows = read_part(stages.paths("sampled"), part, parts, SAMPLED)
+        waiting = rows[np.argsort(rows["key"], kind="stable")]
+        while waiting.size:  # take documents up to the first that does not fit, then leave out all that do not fit
+            count = int(np.searchsorted(np.cumsum(waiting["bytes"]), left, side="right"))
+            left -= int(waiting["bytes"][:count].sum())
+            waiting = waiting[count:]
+            fits = waiting["bytes"] <= left
+            found.set(waiting["number"][~fits])
+            waiting = waiting[fits]
+    return found
 
 
-def _split(documents: Documents, settings: PrepareSettings, kept: np.ndarray) -> tuple[np.ndarray, str]:
-    """Place the kept documents by the hash of their group's name and by the size of each group, so no group is divided.
-    If all documents are in one group, they are placed one by one."""
-    numbers = np.flatnonzero(kept)
-    if settings.validation_share and numbers.size == 1:
-        name = one_line(documents.source(int(numbers[0])))
-        raise UserError(
-            f"{name}: the only document left, but training and validation need one each; "
-            "give --input more files or --validation-share 0"
-        )
-    own = kept & (documents.group < 0)
-    grouped = kept & ~own
-    codes = documents.group[grouped]
-    split_by = "document" if not codes.size else "package"
-    if settings.validation_share and codes.size and not own.any() and (codes == codes[0]).all():
-        split_by, own, codes = "file", kept, codes[:0]
-        grouped = np.zeros_like(kept)
-    sizes = np.bincount(codes, documents.bytes[grouped], len(documents.groups)).astype(np.int64)
-    present = np.bincount(codes, minlength=len(documents.groups)) > 0
-    names = (name for name, taken in zip(documents.groups, present.tolist(), strict=True) if taken)
-    keys = np.concatenate([_hash_keys(settings.seed, names), _hash_keys(settings.seed, documents.sources(own))])
-    weights = np.concatenate([sizes[present], documents.bytes[own]])
-    chosen = choose_validation(keys, weights, settings.validation_share)
-    of_group = np.zeros(len(documents.groups), bool)
-    of_group[present] = chosen[: np.count_nonzero(present)]
-    result = np.full(len(documents), DROPPED, np.int8)
-    result[kept] = TRAIN
-    result[own] = np.where(chosen[np.count_nonzero(present) :], VALIDATION, TRAIN)
-    result[grouped] = np.where(of_group[codes], VALIDATION, TRAIN)
-    return result, split_by
+def _write_sampled(seed: int, parts: int, path: Path, block: Block, chosen: np.ndarray) -> None:
+    rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
+    sources = [source for shard in block.shards for source in shard.sources()]
+    found = np.empty(rows.size, SAMPLED)
+    found["key"] = _numbers((sources[row] for row in rows.tolist()), seed)
+    found["number"], found["bytes"] = rows + block.first, block.column("bytes")[rows]
+    write_parted(path, by_range(found["key"], parts), found, parts)
 
 
-def choose_validation(keys: np.ndarray, sizes: np.ndarray, share: float) -> np.ndarray:
+@dataclass(frozen=True)
+class _Totals:
+    """How many groups there are, and how many of them are packages."""
+
+    groups: int
+    named: int
+
+
+class _Groups:
+    """The kept documents in groups by the hash of their package's name or, if they have none or `by_package` is False,
+    of their source. No group is divided between training and validation."""
+
+    def __init__(self, stages: Stages, seed: int, kept: Flags, by_package: bool) -> None:
+        self._stages, self._kept = stages, kept
+        self._parts = parts_for(kept.count())
+        self._unit = "package" if by_package else "file"
+        stages.by_block(self.keys, functools.partial(_write_keys, seed, by_package), lambda block: None)
+
+    @property
+    def keys(self) -> str:
+        """The stage whose results are the keys of all documents of a block, uint64 `[documents]`."""
+        return f"keys-{self._unit}"
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Bytes of each group, `SUM`, in the order of their keys."""
+        sums = f"sums-{self._unit}"
+
+        def write() -> None:
+            function = functools.partial(_write_sums, self.keys, self._parts)
+            self._stages.by_block(sums, function, lambda block: np.packbits(self._kept.between(block.first, block.end)))
+
+        reduce = functools.partial(_reduce_sums, self._stages.directory, sums, len(self._stages.blocks), self._parts)
+        yield from self._stages.by_part(f"groups-{self._unit}", self._parts, reduce, write)
+
+    def totals(self) -> _Totals:
+        """How many there are."""
+        counted = [(rows.size, int(np.count_nonzero(rows["named"]))) for rows in self.rows()]
+        groups, named = np.sum(counted, axis=0).tolist()
+        return _Totals(groups, named)
+
+    def count_named(self, chosen: np.ndarray) -> int:
+        """How many packages have a key among `chosen`, ascending."""
+        return sum(int(np.count_nonzero(rows["named"] & _among(rows["key"], chosen))) for rows in self.rows())
+
+
+def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Whether each key is among `chosen`, ascending."""
+    if not chosen.size:
+        return np.zeros(keys.size, bool)
+    return chosen[np.minimum(np.searchsorted(chosen, keys), chosen.size - 1)] == keys
+
+
+def _write_keys(seed: int, by_package: bool, path: Path, block: Block, _: None) -> None:
+    found = [np.empty(0, np.uint64)]
+    for shard in block.shards:
+        group = shard.columns["group"] if by_package else np.full(shard.documents, -1)
+        keys, own = np.empty(shard.documents, np.uint64), group < 0
+        if own.any():
+            sources = shard.sources()
+            keys[own] = _numbers((sources[row] for row in np.flatnonzero(own).tolist()), seed)
+        if not own.all():
+            keys[~own] = _numbers(shard.names["groups"], seed)[group[~own]]
+        found.append(keys)
+    save_array(path, np.concatenate(found))
+
+
+def _write_sums(keys: str, parts: int, path: Path, block: Block, chosen: np.ndarray) -> None:
+    rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
+    found = np.empty(rows.size, SUM)
+    found["key"] = np.load(result_path(path.parent, keys, block.number), allow_pickle=False)[rows]
+    found["bytes"], found["named"] = block.column("bytes")[rows], block.column("group")[rows] >= 0
+    found = _summed(found)
+    write_parted(path, by_range(found["key"], parts), found, parts)
+
+
+def _reduce_sums(directory: Path, sums: str, blocks: int, parts: int, path: Path, part: int) -> None:
+    paths = [result_path(directory, sums, number) for number in range(blocks)]
+    save_array(path, _summed(read_part(paths, part, parts, SUM)))
+
+
+def _summed(rows: np.ndarray) -> np.ndarray:
+    """One row for each key, in the order of the keys."""
+    keys, places = np.unique(rows["key"], return_inverse=True)
+    size = np.zeros(keys.size, np.int64)
+    np.add.at(size, places, rows["bytes"].astype(np.int64))
+    found = np.zeros(keys.size, SUM)
+    found["key"], found["bytes"] = keys, size
+    found["named"][places[rows["named"]]] = True
+    return found
+
+
+def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
     """Which groups (packages, or documents) go to validation: about `share` of all bytes, in the order of the keys.
 
     Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
     target, then the target, then three times the target, then any. Neither side is left empty.
 
     Args:
-        keys: uint64 `[groups]`; groups of one key stay together. There are two unless `share` is 0.
-        sizes: bytes of each, int64 `[groups]`.
+        groups: gives each time an iterator over all groups in the order of their keys, arrays with the fields `key`,
+            which differ, and `bytes`. There are two groups unless `share` is 0.
         share: wanted share of bytes, 0 <= share < 1; 0 chooses nothing.
 
     Returns:
-        bool `[groups]`.
+        Their keys, uint64, ascending.
     """
-    ordered, places = np.unique(keys, return_inverse=True)
-    totals = np.bincount(places, sizes, ordered.size).astype(np.int64)
-    target = share * int(totals.sum())
-    chosen = np.zeros(ordered.size, bool)
+    nothing = np.empty(0, np.uint64)
+    sums = [(rows.size, int(rows["bytes"].sum()), rows[rows["bytes"].argmin()]) for rows in groups() if rows.size]
+    target = share * sum(size for _, size, _ in sums)
     if not target:
-        return chosen[places]
+        return nothing
+    most = sum(count for count, _, _ in sums) - 1
+    chosen = nothing
     for limit in (target / 3, target, 3 * target, float("inf")):
-        chosen[:] = False
-        total = count = 0
-        for number in np.flatnonzero(totals <= limit).tolist():
-            size = int(totals[number])
-            if total >= target or count == ordered.size - 1:
-                break
-            if not count or total + size <= 1.5 * target:
-                chosen[number] = True
-                total, count = total + size, count + 1
+        chosen, total = _first_groups(groups(), limit, target, most)
         if total >= target / 2:
-            return chosen[places]
-    if not chosen.any():
-        chosen[totals.argmin()] = True
-    return chosen[places]
+            return chosen
+    return chosen if chosen.size else np.array([min((row for *_, row in sums), key=lambda row: row["bytes"])["key"]])
+
+
+def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, most: int) -> tuple[np.ndarray, int]:
+    """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes.
+
+    There are at most `most` of them. The first one is always taken, another one only if the sum stays below one and a
+    half times the target.
+    """
+    chosen, count, total = [np.empty(0, np.uint64)], 0, 0
+    for rows in groups:
+        taken = []
+        for place in np.flatnonzero(rows["bytes"] <= limit).tolist():
+            if total >= target or count == most:
+                break
+            size = int(rows["bytes"][place])
+            if not count or total + size <= 1.5 * target:
+                taken.append(place)
+                total, count = total + size, count + 1
+        chosen.append(rows["key"][taken])
+        if total >= target or count == most:
+            break
+    return np.concatenate(chosen), total
+
+
+def _place(stages: Stages, left_out: Mapping[str, Flags], groups: _Groups, chosen: np.ndarray) -> PlacedDocuments:
+    save_array(stages.path("chosen", 0), chosen)
+    for number, reason in enumerate(REASONS):
+        if reason in left_out:
+            save_array(stages.path("left_out", number), left_out[reason].bits)
+    numbers = [number for number, reason in enumerate(REASONS) if reason in left_out]
+    stages.by_block("placed", functools.partial(_write_placed, groups.keys, numbers), lambda block: None)
+    return PlacedDocuments(stages)
+
+
+def _write_placed(keys: str, left_out: list[int], path: Path, block: Block, _: None) -> None:
+    def load(stage: str, number: int) -> np.ndarray:
+        return np.load(result_path(path.parent, stage, number), mmap_mode="r", allow_pickle=False)
+
+    in_validation = _among(load(keys, block.number), load("chosen", 0))
+    placed = np.where(in_validation, VALIDATION, TRAIN).astype(np.int8)
+    for number in left_out:
+        placed[Flags(block.end, load("left_out", number)).between(block.first, block.end)] = -1 - number
+    save_array(path, placed)

@@ -13,7 +13,7 @@ import itertools
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +31,7 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.files import shared_files
 
 ENDINGS = (".bin", ".npz")
+NAMES = ("languages", "groups")
 _BUFFER = 1 << 22  # ids in memory before they are written
 _CHECKED = 1 << 22  # bytes
 
@@ -181,7 +182,13 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
             )
             lines = _fill(unit, job, encoder, tokens, rows, tally)
             tokens.flush()
-        meta = {"checksum": tokens.checksum, "lines": lines, "tally": tally.to_json(), **rows.names()}
+        meta = {
+            "documents": len(rows),
+            "checksum": tokens.checksum,
+            "lines": lines,
+            "tally": tally.to_json(),
+            **rows.names(),
+        }
         data = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
         with open(others, "wb") as stream:
             np.savez(stream, meta=data, **rows.columns())
@@ -220,6 +227,22 @@ def is_sound(path: Path) -> bool:
     return found == expected
 
 
+class StoredNames(Mapping[str, Sequence[str]]):
+    """`languages` and `groups` of a finished shard, read from its file on demand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitem__(self, name: str) -> Sequence[str]:
+        return _meta_of(self.path)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
 class StoredColumns(Mapping[str, np.ndarray]):
     """The columns of a finished shard by name, each read from its file on demand."""
 
@@ -244,22 +267,20 @@ class Shard:
 
     Attributes:
         path: without ending.
+        documents: how many it has.
         columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
             `group` int64 (indices into `languages` and `groups`; group -1: the document itself), `bytes`, `tokens` and
             `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
             wanted `signature` uint32 `[documents, 128]` with `signed` bool.
-        languages: names.
-        groups: names.
-        tally: what was rejected.
+        names: `languages` and `groups`.
         mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
         lines: to be added to the line number at the end of every source.
     """
 
     path: Path
+    documents: int
     columns: Mapping[str, np.ndarray]
-    languages: Sequence[str]
-    groups: Sequence[str]
-    tally: Tally
+    names: Mapping[str, Sequence[str]]
     mask_path: Path | None = None
     lines: int = 0
 
@@ -267,14 +288,6 @@ class Shard:
     def ids_path(self) -> Path:
         """The file of ids."""
         return self.path.with_name(self.path.name + ".bin")
-
-    def moved(self, lines: int) -> Shard:
-        """The shard with `lines` added to the line number at the end of every source."""
-        return replace(self, lines=lines, tally=self.tally.moved(lines)) if lines else self
-
-    def without_names(self) -> Shard:
-        """Only where its files are: what a process can hold of very many shards."""
-        return replace(self, languages=(), groups=(), tally=Tally())
 
     def sources(self) -> list[str]:
         """The sources of all documents."""
@@ -284,20 +297,22 @@ class Shard:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The metadata of a shard: `lines`, `tally`, `languages`, `groups`."""
-    with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
+    """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
+    return _meta_of(path.with_name(path.name + ".npz"))
+
+
+def _meta_of(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as columns:
         return json.loads(columns["meta"].tobytes())
 
 
-def stored_columns(path: Path) -> StoredColumns:
-    """The columns of the shard at `path` (without ending)."""
-    return StoredColumns(path.with_name(path.name + ".npz"))
-
-
-def read_shard(path: Path) -> Shard:
-    """A shard that `make_shard` wrote, without its ids; its columns stay in the file."""
-    meta = read_meta(path)
-    return Shard(path, stored_columns(path), meta["languages"], meta["groups"], Tally.from_json(meta["tally"]))
+def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
+    """A shard that `make_shard` wrote, and what was rejected; its ids, columns and names stay in its files. `lines` are
+    those of its input before it."""
+    meta, file = read_meta(path), path.with_name(path.name + ".npz")
+    tally = Tally.from_json(meta["tally"])
+    shard = Shard(path, meta["documents"], StoredColumns(file), StoredNames(file), lines=lines)
+    return shard, tally.moved(lines) if lines else tally
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:

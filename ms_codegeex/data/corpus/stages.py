@@ -2,8 +2,8 @@
 
 The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
 where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
-each block's rows are written in the order of `key % parts`, and a second stage reads one part from the files of all
-blocks. No task holds more than a block or a part, however many documents there are.
+each block's rows are written in parts, by the remainder or the range of the key, and a second stage reads one part from
+the files of all blocks. No task holds more than a block or a part, however many documents there are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.data.corpus.joining import Documents
-from ms_codegeex.data.corpus.shards import stored_columns
+from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import shared_files
 
@@ -28,29 +28,36 @@ Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Block:
-    """Documents `first` to `end - 1`: those of the shards at `paths` (without ending)."""
+    """Documents `first` to `end - 1`: those of `shards`."""
 
     number: int
     first: int
     end: int
-    paths: tuple[Path, ...]
+    shards: tuple[Shard, ...]
 
     def column(self, name: str) -> np.ndarray:
         """A column of these documents."""
-        return np.concatenate([stored_columns(path)[name] for path in self.paths])
+        return np.concatenate([shard.columns[name] for shard in self.shards])
+
+    def parts(self) -> Iterator[tuple[Shard, int, int]]:
+        """Each shard with the places of its documents in the block: the first, and the one after the last."""
+        start = 0
+        for shard in self.shards:
+            yield shard, start, start + shard.documents
+            start += shard.documents
 
 
 def blocks_of(documents: Documents) -> list[Block]:
     """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
     blocks: list[Block] = []
-    paths: list[Path] = []
+    shards: list[Shard] = []
     first = 0
     for shard, start, end in documents.parts():
-        if paths and end - first > BLOCK_DOCUMENTS:
-            blocks.append(Block(len(blocks), first, start, tuple(paths)))
-            paths, first = [], start
-        paths.append(shard.path)
-    return [*blocks, Block(len(blocks), first, len(documents), tuple(paths))]
+        if shards and end - first > BLOCK_DOCUMENTS:
+            blocks.append(Block(len(blocks), first, start, tuple(shards)))
+            shards, first = [], start
+        shards.append(shard)
+    return [*blocks, Block(len(blocks), first, len(documents), tuple(shards))]
 
 
 def result_path(directory: Path, stage: str, number: int) -> Path:
@@ -95,6 +102,10 @@ class Stages:
         for part in range(parts):
             yield np.load(self.path(stage, part), allow_pickle=False)
 
+    def paths(self, stage: str) -> list[Path]:
+        """The results of a stage by blocks."""
+        return [self.path(stage, block.number) for block in self.blocks]
+
     def remove(self, stage: str) -> None:
         """Remove the results of a stage by blocks that is no longer needed."""
         for block in self.blocks:
@@ -115,9 +126,19 @@ def parts_for(rows: int) -> int:
     return max(1, -(-rows // PART_ROWS))
 
 
-def write_parted(path: Path, keys: np.ndarray, rows: np.ndarray, parts: int) -> None:
-    """Write `rows` in the order of `keys % parts`, with the position of each part; `keys` are uint64 `[rows]`."""
-    part = (keys % np.uint64(parts)).astype(np.int64)
+def by_remainder(keys: np.ndarray, parts: int) -> np.ndarray:
+    """The part of each key, uint64, so that parts are about as large as each other."""
+    return (keys % np.uint64(parts)).astype(np.int64)
+
+
+def by_range(keys: np.ndarray, parts: int) -> np.ndarray:
+    """The part of each key, uint64, so that the keys of a part are below those of the next. Keys are hashes, so parts
+    are about as large as each other."""
+    return ((keys >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)).astype(np.int64)
+
+
+def write_parted(path: Path, part: np.ndarray, rows: np.ndarray, parts: int) -> None:
+    """Write `rows` in the order of their `part`, int64 `[rows]`, with the position of each part."""
     order = np.argsort(part, kind="stable")
     bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=parts)))).astype("<i8")
     with shared_files(path) as (temporary,), open(temporary, "wb") as stream:

@@ -8,12 +8,10 @@ Layout of `.idx`, little-endian, as Megatron-LM's `indexed_dataset.py` writes it
 
 from __future__ import annotations
 
-import array
 import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -53,12 +51,15 @@ class IndexedWriter:
         if not codes:
             raise ValueError(f"dtype {np.dtype(dtype)}: the format here takes uint16 or int32")
         self._code = codes[0]
-        self._sizes = array.array("i")
+        self._documents = 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> IndexedWriter:
         # The .idx is opened first and so renamed last: there is never an index without its .bin.
-        self._index_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".idx")))
+        index_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".idx")))
+        # Sizes go to their place in the file at once: a large corpus has hundreds of millions.
+        self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
+        self._index.seek(_HEADER.size)
         self._stream = self._stack.enter_context(_bin_stream(_file(self.prefix, ".bin")))
         return self
 
@@ -71,7 +72,7 @@ class IndexedWriter:
                 f"a document is a non-empty row of ids {self.lowest}..{limits.max}, got shape {values.shape}"
             )
         self._stream.write(values.astype(self.dtype, copy=False).tobytes())
-        self._sizes.append(values.size)
+        self._add_sizes(np.array([values.size]))
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
         """Append documents of `sizes` ids each, int64 `[documents]`. `ids` holds them concatenated in the writer's
@@ -79,25 +80,33 @@ class IndexedWriter:
         if ids.dtype != self.dtype or ids.size != sizes.sum():
             raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
         self._stream.write(memoryview(ids).cast("B"))
-        self._sizes.frombytes(sizes.astype(np.int32).tobytes())
+        self._add_sizes(sizes)
+
+    def _add_sizes(self, sizes: np.ndarray) -> None:
+        self._index.write(sizes.astype("<i4").tobytes())
+        self._documents += sizes.size
 
     def __exit__(self, *error: object) -> bool | None:
         if error[0] is None:
-            with open(self._index_path, "wb") as stream:
-                self._write_index(stream)
+            self._complete_index()
         return self._stack.__exit__(*error)
 
-    def _write_index(self, stream: BinaryIO) -> None:
-        """The content of `.idx`, in pieces: a large corpus has hundreds of millions of documents."""
-        sizes, place = np.frombuffer(self._sizes, np.int32), 0
-        stream.write(_HEADER.pack(MAGIC, VERSION, self._code, sizes.size, sizes.size + 1))
-        stream.write(sizes.astype("<i4", copy=False).tobytes())
-        for start in range(0, sizes.size, _SCAN):
-            ends = place + np.cumsum(sizes[start : start + _SCAN], dtype=np.int64) * self.dtype.itemsize
+    def _complete_index(self) -> None:
+        """Write the header before the sizes, and what follows them."""
+        stream, count, place = self._index, self._documents, 0
+        for start in range(0, count, _SCAN):
+            stream.seek(_HEADER.size + 4 * start)
+            sizes = np.frombuffer(stream.read(4 * min(_SCAN, count - start)), "<i4")
+            ends = place + np.cumsum(sizes, dtype=np.int64) * self.dtype.itemsize
+            stream.seek(_HEADER.size + 4 * count + 8 * start)
             stream.write(np.concatenate(([place], ends[:-1])).astype("<i8").tobytes())
             place = int(ends[-1])
-        for start in range(0, sizes.size + 1, _SCAN):
-            stream.write(np.arange(start, min(start + _SCAN, sizes.size + 1), dtype="<i8").tobytes())
+        stream.seek(_HEADER.size + 12 * count)
+        for start in range(0, count + 1, _SCAN):
+            stream.write(np.arange(start, min(start + _SCAN, count + 1), dtype="<i8").tobytes())
+        stream.seek(0)
+        stream.write(_HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
+        stream.flush()
 
 
 @contextlib.contextmanager

@@ -264,8 +264,7 @@ def prepare_finetune(
             encoder.tokenizer.save(directory / TOKENIZER_DIRECTORY)
         description = _describe(directory, work, roots, splits)
         extra = {"truncated": work.found.truncated, "redacted": {}}
-        documents, placed, found = writer.documents, writer.placed, description["found"]
-        write_report(directory, documents, placed, found, work.tally, settings.record(), extra)
+        write_report(directory, writer.summary, description["found"], work.tally, settings.record(), extra)
         write_json(directory / DATASET_JSON, description)
     return {**description, "output": str(output)}
 

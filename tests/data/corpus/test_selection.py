@@ -1,13 +1,23 @@
+"""Selection in stages, against the plain rules on lists."""
+
+import hashlib
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from prepare_inputs import shard
 
+from ms_codegeex.data.corpus import stages as module
 from ms_codegeex.data.corpus.duplicates import Duplicates
+from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.joining import join
-from ms_codegeex.data.corpus.selection import DROPPED, TRAIN, VALIDATION, choose_validation
+from ms_codegeex.data.corpus.selection import SUM, TRAIN, VALIDATION, choose_validation, directory_name
 from ms_codegeex.data.corpus.selection import select as select_among
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.tally import Tally
+from ms_codegeex.data.corpus.stages import Stages, blocks_of
+from ms_codegeex.data.corpus.summary import summarise_in_stages
 from ms_codegeex.errors import UserError
 
 
@@ -15,12 +25,27 @@ def settings(**changes):
     return PrepareSettings(**{"max_bytes": None, "near_duplicates": 0, "validation_share": 0, **changes})
 
 
-def select(documents, settings, sampling, tally):
-    """`select` among documents of which none repeats another."""
-    return select_among(documents, settings, {}, sampling, tally)
+def flags(values):
+    made = Flags(len(values))
+    made.set(np.flatnonzero(values))
+    return made
 
 
-def test_join_gives_common_codes():
+@pytest.fixture
+def select(tmp_path):
+    """`select`, its decisions as a list, and the summary."""
+    calls = iter(range(1000))
+
+    def run(documents, settings, sampling=False, duplicates=None, mapper=map):
+        stages = Stages(tmp_path / f"stages{next(calls)}", mapper, blocks_of(documents))
+        selection = select_among(documents, settings, duplicates or {}, sampling, stages)
+        placed = [place for _, start, end in documents.parts() for place in selection.placed[start:end].tolist()]
+        return placed, selection, summarise_in_stages(stages)
+
+    return run
+
+
+def test_join_numbers_documents():
     documents = join(
         [
             shard([("a", "C", "x", 1, 10, 3), ("ü", "Go", None, 2, 20, 5)]),
@@ -28,99 +53,194 @@ def test_join_gives_common_codes():
             shard([("c", "Go", "y", 3, 30, 7), ("d", "C", "x", 4, 40, 9)]),
         ]
     )
-    assert [documents.languages[code] for code in documents.language] == ["C", "Go", "Go", "C"]
-    assert [documents.groups[code] if code >= 0 else None for code in documents.group] == ["x", None, "y", "x"]
-    assert list(documents.sources()) == ["a", "ü", "c", "d"] == [documents.source(n) for n in range(4)]
+    assert [documents.source(number) for number in range(4)] == ["a", "ü", "c", "d"]
     assert documents.starts.tolist() == [0, 2, 2, 4] and len(documents) == 4
-    assert documents.bytes.tolist() == [10, 20, 30, 40] and documents.tokens.tolist() == [3, 5, 7, 9]
+    assert [(start, end) for _, start, end in documents.parts()] == [(0, 2), (2, 2), (2, 4)]
 
 
-def test_duplicates_are_dropped_and_counted():
+def test_duplicates_are_dropped_and_counted(select):
     documents = join(
         [
             shard([("a", "C", None, 1, 10, 1), ("b", "C", None, 2, 20, 1)]),
             shard([("c", "C", None, 2, 20, 1), ("d", "C", None, 1, 10, 1), ("e", "C", None, 3, 5, 1)]),
         ]
     )
-    tally = Tally()
     duplicates = {
-        "exact duplicate": Duplicates(np.array([False, False, True, True, False]), {2: 1, 3: 0}),
-        "near duplicate": Duplicates(np.array([False, False, False, False, True]), {4: 1}),
+        "exact duplicate": Duplicates(flags([False, False, True, True, False]), {2: 1, 3: 0}),
+        "near duplicate": Duplicates(flags([False, False, False, False, True]), {4: 1}),
     }
-    placed, split_by = select_among(documents, settings(), duplicates, False, tally)
-    assert placed.tolist() == [TRAIN, TRAIN, DROPPED, DROPPED, DROPPED] and split_by == "document"
-    examples = [
-        {"source": "c", "detail": "identical to b", "excerpt": ""},
-        {"source": "d", "detail": "identical to a", "excerpt": ""},
-    ]
-    assert tally.dropped["exact duplicate"] == {"documents": 2, "bytes": 30, "examples": examples}
-    assert tally.dropped["near duplicate"]["examples"] == [{"source": "e", "detail": "similar to b", "excerpt": ""}]
+    placed, selection, summary = select(documents, settings(), duplicates=duplicates)
+    assert placed == [TRAIN, TRAIN, -1, -1, -2] and selection.split_by == "document"
+    assert selection.dropped == {"exact duplicate": (2, [(2, 1), (3, 0)]), "near duplicate": (1, [(4, 1)])}
+    assert summary.counts(-1) == {"documents": 2, "tokens": 2, "bytes": 30}
 
 
-def many(count):
-    rows = [(f"file{number}", "C", f"group{number % 20}", number, 100 + number, 10) for number in range(count)]
-    return join([shard(rows[:77]), shard(rows[77:])])
+def many(count, groups=20):
+    rows = [(f"file{number}", "C", f"group{number % groups}", number, 100 + number, 10) for number in range(count)]
+    return join([shard(rows[:77]), shard([]), shard(rows[77:])])
 
 
 @pytest.mark.parametrize("limit", [99, 1000, 10_000, 10**9])
-def test_sampling(limit):
-    documents, tally = many(200), Tally()
-    placed, _ = select(documents, settings(max_bytes=limit), True, tally)
-    kept = placed >= 0
-    total = int(documents.bytes[kept].sum())
-    assert total <= limit and (kept.all() or limit - total < 300)
-    if not kept.all():
-        assert tally.dropped["not sampled"]["documents"] == np.count_nonzero(~kept)
-        other, _ = select(documents, settings(max_bytes=limit, seed=1), True, Tally())
-        assert limit < 100 or (other >= 0).tolist() != kept.tolist()
-    smaller, _ = select(documents, settings(max_bytes=limit), False, Tally())
-    assert (smaller >= 0).all()  # done before
-
-
-def test_the_sample_does_not_depend_on_shards():
+def test_sampling(select, limit):
     documents = many(200)
-    rows = [(f"file{number}", "C", f"group{number % 20}", number, 100 + number, 10) for number in range(200)]
-    whole = select(join([shard(rows)]), settings(max_bytes=5000), True, Tally())[0]
-    assert (select(documents, settings(max_bytes=5000), True, Tally())[0] == whole).all()
+    placed, selection, summary = select(documents, settings(max_bytes=limit), True)
+    total, left_out = summary.counts(TRAIN)["bytes"], placed.count(-3)
+    assert total <= limit and (not left_out or limit - total < 300)
+    assert selection.dropped.get("not sampled", (0, []))[0] == left_out
+    if left_out:
+        first = [number for number, place in enumerate(placed) if place == -3][:3]
+        assert selection.dropped["not sampled"][1] == [(number, None) for number in first]
+        assert limit < 100 or select(documents, settings(max_bytes=limit, seed=1), True)[0] != placed
+    assert select(documents, settings(max_bytes=limit))[0] == [TRAIN] * 200  # done before
 
 
-def test_groups_are_not_torn():
+def sampled(names, sizes, limit, seed):
+    """The plain rule: in the order of the hashes, take what fits."""
+    order = sorted(range(len(names)), key=lambda n: hashlib.sha256(f"{seed}:{names[n]}".encode()).digest()[:8])
+    taken = set()
+    for number in order:
+        if sizes[number] <= limit:
+            taken.add(number)
+            limit -= sizes[number]
+    return taken
+
+
+@hypothesis_settings(max_examples=20, deadline=None)  # every example waits for the disk
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 1500), st.integers(0, 5))
+def test_the_sample_is_that_of_the_plain_rule_in_any_blocks_and_parts(tmp_path_factory, sizes, limit, seed):
+    names = [f"file{number}" for number in range(len(sizes))]
+    rows = [(name, "C", None, 0, size, 1) for name, size in zip(names, sizes, strict=True)]
+    documents = join([shard(rows[start : start + 5]) for start in range(0, len(rows), 5)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_DOCUMENTS", 12)
+        patch.setattr(module, "PART_ROWS", 7)
+        stages = Stages(tmp_path_factory.mktemp("work") / "stages", map, blocks_of(documents))
+        chosen = settings(max_bytes=limit, seed=seed)
+        placed = select_among(documents, chosen, {}, True, stages).placed
+    found = [place for _, start, end in documents.parts() for place in placed[start:end].tolist()]
+    assert {number for number, place in enumerate(found) if place == TRAIN} == sampled(names, sizes, limit, seed)
+
+
+def test_groups_are_not_torn_in_any_blocks_and_parts(select, monkeypatch):
     documents = many(200)
-    placed, split_by = select(documents, settings(validation_share=0.2), False, Tally())
-    assert split_by == "package"
+    placed, selection, summary = select(documents, settings(validation_share=0.2))
     sides = {}
-    for group, side in zip(documents.group.tolist(), placed.tolist(), strict=True):
-        sides.setdefault(group, set()).add(side)
-    assert all(len(side) == 1 for side in sides.values())
-    share = documents.bytes[placed == VALIDATION].sum() / documents.bytes.sum()
-    assert 0.1 < share < 0.3
+    for number, side in enumerate(placed):
+        sides.setdefault(number % 20, set()).add(side)
+    assert selection.split_by == "package" and all(len(side) == 1 for side in sides.values())
+    assert 0.1 < summary.counts(VALIDATION)["bytes"] / summary.counts(TRAIN, VALIDATION)["bytes"] < 0.3
+    in_validation = sum(side == {VALIDATION} for side in sides.values())
+    assert selection.packages == (20 - in_validation, in_validation)
+    assert [len(summary.packages[side]) for side in (TRAIN, VALIDATION)] == [20 - in_validation, in_validation]
+    monkeypatch.setattr(module, "BLOCK_DOCUMENTS", 30)
+    monkeypatch.setattr(module, "PART_ROWS", 9)
+    rows = [(f"file{number}", "C", f"group{number % 20}", number, 100 + number, 10) for number in range(200)]
+    torn = join([shard(rows[start : start + 11]) for start in range(0, 200, 11)])
+    again, other, added = select(torn, settings(validation_share=0.2))
+    assert (again, other.packages, added) == (placed, selection.packages, summary)
 
 
-def test_documents_of_their_own_beside_groups():
+def test_documents_of_their_own_beside_groups(select):
     rows = [(f"own{n}", "C", None, n, 100, 1) for n in range(50)] + [
         (f"g{n}", "C", "g", 60 + n, 100, 1) for n in range(5)
     ]
-    placed, split_by = select(join([shard(rows)]), settings(validation_share=0.2), False, Tally())
-    assert split_by == "package" and len(set(placed[50:].tolist())) == 1
-    assert set(placed[:50].tolist()) == {TRAIN, VALIDATION}
+    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2))
+    assert selection.split_by == "package" and len(set(placed[50:])) == 1 and sum(selection.packages) == 1
+    assert set(placed[:50]) == {TRAIN, VALIDATION}
 
 
-def test_one_group_is_split_by_document():
-    rows = [(f"f{n}", "C", "only", n, 100, 1) for n in range(10)]
-    placed, split_by = select(join([shard(rows)]), settings(validation_share=0.2), False, Tally())
-    assert split_by == "file" and np.count_nonzero(placed == VALIDATION) == 2
-    placed, split_by = select(join([shard(rows)]), settings(), False, Tally())
-    assert split_by == "package" and (placed == TRAIN).all()
+def test_one_group_is_split_by_document(select):
+    documents = join([shard([(f"f{n}", "C", "only", n, 100, 1) for n in range(10)])])
+    placed, selection, _ = select(documents, settings(validation_share=0.2))
+    assert selection.split_by == "file" and placed.count(VALIDATION) == 2 and selection.packages == (1, 1)
+    placed, selection, _ = select(documents, settings())
+    assert selection.split_by == "package" and set(placed) == {TRAIN}
 
 
-def test_one_document_cannot_be_split():
+def test_a_group_of_which_all_but_one_are_dropped_is_split_by_document(select):
+    rows = [(f"f{n}", "C", "other" if n == 3 else "only", n, 100, 1) for n in range(10)]
+    dropped = {"exact duplicate": Duplicates(flags([n == 3 for n in range(10)]), {3: 0})}
+    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2), duplicates=dropped)
+    assert selection.split_by == "file" and placed.count(VALIDATION) == 2 and placed[3] == -1
+
+
+def test_one_document_cannot_be_split(select):
     with pytest.raises(UserError, match="f0: the only document left"):
-        select(join([shard([("f0", "C", "x", 1, 10, 1)])]), settings(validation_share=0.1), False, Tally())
+        select(join([shard([("f0", "C", "x", 1, 10, 1)])]), settings(validation_share=0.1))
 
 
-def test_nothing_is_left_of_nothing():
-    placed, _ = select(join([shard([])]), settings(validation_share=0.1), False, Tally())
-    assert placed.size == 0
+def test_nothing_is_left_of_nothing(select):
+    placed, _, summary = select(join([shard([])]), settings(validation_share=0.1))
+    assert placed == [] and summary.counts(TRAIN, VALIDATION)["documents"] == 0
+
+
+def test_a_second_call_uses_the_results_of_the_first(tmp_path):
+    documents, called = many(200), []
+
+    def mapper(function, tasks):
+        for task in tasks:
+            called.append(task[0].name)
+            yield function(task)
+
+    stages = Stages(tmp_path / "stages", mapper, blocks_of(documents))
+    chosen = settings(validation_share=0.2, max_bytes=10_000)
+    first = select_among(documents, chosen, {}, True, stages)
+    assert {"sampled-000000", "sums-package-000000", "placed-000000"} <= set(called)
+    called.clear()
+    second = select_among(documents, chosen, {}, True, stages)
+    assert not called and (second.packages, second.dropped) == (first.packages, first.dropped)
+
+
+def test_the_directory_depends_on_what_decides():
+    names = [
+        directory_name(duplicates, settings(**changes), sampling)
+        for duplicates, changes, sampling in [
+            ("a", {}, True),
+            ("b", {}, True),
+            ("a", {"seed": 1}, True),
+            ("a", {"validation_share": 0.5}, True),
+            ("a", {"max_bytes": 1}, True),
+        ]
+    ]
+    assert len(set(names)) == 5
+    assert directory_name("a", settings(max_bytes=1), False) == directory_name("a", settings(max_bytes=2), False)
+
+
+def sums(keys, sizes):
+    """Groups as `choose_validation` reads them."""
+    rows = np.zeros(len(keys), SUM)
+    rows["key"], rows["bytes"] = keys, sizes
+    return rows[np.argsort(rows["key"])]
+
+
+def plain_choice(rows, share):
+    """The same rule on all groups at once."""
+    sizes = rows["bytes"].tolist()
+    target, chosen = share * sum(sizes), set()
+    for limit in (target / 3, target, 3 * target, float("inf")) if target else ():
+        chosen, total = set(), 0
+        for place, size in enumerate(sizes):
+            if size > limit:
+                continue
+            if total >= target or len(chosen) == len(sizes) - 1:
+                break
+            if not chosen or total + size <= 1.5 * target:
+                chosen.add(place)
+                total += size
+        if total >= target / 2:
+            return rows["key"][sorted(chosen)].tolist()
+    if target and not chosen:
+        chosen = {min(range(len(sizes)), key=lambda place: (sizes[place], place))}
+    return rows["key"][sorted(chosen)].tolist()
+
+
+@given(st.lists(st.integers(1, 1000) | st.just(50_000), min_size=2, max_size=80), st.floats(0, 0.9), st.integers(1, 90))
+def test_groups_in_parts_are_chosen_like_all_at_once(sizes, share, part):
+    rows = sums(np.arange(len(sizes)) * 7 + 3, sizes)
+    parts = [rows[start : start + part] for start in range(0, len(rows), part)]
+    chosen = choose_validation(lambda: iter([rows[:0], *parts]), share)
+    assert chosen.tolist() == plain_choice(rows, share)
+    assert len(chosen) < len(sizes) and (len(chosen) > 0) == (share > 0)
 
 
 class TestValidation:
@@ -130,23 +250,13 @@ class TestValidation:
     def choose(sizes, share=0.05, seed=0):
         """Sizes of the groups that are chosen, in an order by chance."""
         keys = np.random.default_rng(seed).integers(0, 2**63, len(sizes)).astype(np.uint64)
-        return np.array(sizes)[choose_validation(keys, np.array(sizes, np.int64), share)].tolist()
+        rows = sums(keys, sizes)
+        return rows["bytes"][np.isin(rows["key"], choose_validation(lambda: [rows], share))].tolist()
 
     def test_several_small_groups_about_the_share(self):
         chosen = self.choose(self.many)
         assert len(chosen) >= 3 and 400_000 not in chosen and 0.04 < sum(chosen) / sum(self.many) < 0.07
         assert self.choose(self.many, seed=1) != chosen
-
-    def test_the_order_of_groups_does_not_matter(self):
-        keys, sizes = np.arange(200, dtype=np.uint64), np.arange(1000, 1200)
-        shuffled = np.random.default_rng(0).permutation(200)
-        chosen = choose_validation(keys, sizes, 0.05)
-        assert (choose_validation(keys[shuffled], sizes[shuffled], 0.05) == chosen[shuffled]).all()
-
-    def test_groups_of_one_key_stay_together(self):
-        keys, sizes = np.repeat(np.arange(50, dtype=np.uint64), 4), np.full(200, 100)
-        chosen = choose_validation(keys, sizes, 0.1).reshape(50, 4)
-        assert (chosen.all(axis=1) == chosen.any(axis=1)).all() and np.count_nonzero(chosen) == 20
 
     def test_small_groups_come_before_middling_ones(self):
         sizes = (*self.many, *[40_000] * 5)

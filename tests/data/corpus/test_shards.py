@@ -48,13 +48,13 @@ def made(tmp_path, monkeypatch):
 
 
 def test_a_shard_holds_what_was_read(made):
-    shard, tokenizer = read_shard(made), load_tokenizer("codegeex")
+    (shard, tally), tokenizer = read_shard(made), load_tokenizer("codegeex")
     documents = [item for item in ITEMS if isinstance(item, Document)]
     columns = shard.columns
     assert columns["source"].tobytes().decode() == "a.pyünï.cempty words"
     assert np.split(columns["source"], columns["source_end"])[1].tobytes().decode() == "ünï.c"
-    assert [shard.languages[code] for code in columns["language"]] == ["Python", "C", ""]
-    assert columns["group"].tolist() == [0, -1, 0] and shard.groups == ["package"]
+    assert [shard.names["languages"][code] for code in columns["language"]] == ["Python", "C", ""]
+    assert columns["group"].tolist() == [0, -1, 0] and shard.names["groups"] == ["package"]
     assert columns["bytes"].tolist() == [len(item.data) for item in documents]
     assert [row.tobytes() for row in columns["sha256"]] == [hashlib.sha256(item.data).digest() for item in documents]
     assert columns["redacted"].tolist() == [[0, 0], [0, 2], [0, 0]]
@@ -63,9 +63,9 @@ def test_a_shard_holds_what_was_read(made):
     tags = ["# language: Python\n", "// language: C\n", ""]
     for row, (tag, item) in enumerate(zip(tags, documents, strict=True)):
         assert ids[row].tolist() == [*tokenizer.encode(tag + item.data.decode()), 50256]
-    assert shard.tally.first == ("b:1", "invalid JSON (at column 3)")
-    assert shard.tally.problems["invalid JSON"]["bytes"] == 25 and shard.tally.dropped.keys() == {"long lines"}
-    assert shard.tally.to_json() == read_meta(made)["tally"]
+    assert tally.first == ("b:1", "invalid JSON (at column 3)")
+    assert tally.problems["invalid JSON"]["bytes"] == 25 and tally.dropped.keys() == {"long lines"}
+    assert tally.to_json() == read_meta(made)["tally"]
 
 
 def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):
@@ -84,9 +84,9 @@ def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):
         make_shard(JOB, task)
     before = list(lines_before(units, paths))
     assert before == [0, 0, 3, 8, 0, 0, 4]
-    shard = read_shard(paths[3]).moved(before[3])
+    shard, tally = read_shard(paths[3], before[3])
     assert shard.sources() == ["l/x.jsonl:9"]
-    assert shard.tally.first[0] == shard.tally.problems["invalid JSON"]["examples"][0]["source"] == "l/x.jsonl:10"
+    assert tally.first[0] == tally.problems["invalid JSON"]["examples"][0]["source"] == "l/x.jsonl:10"
 
 
 def test_nothing_but_the_shard_is_left(made):

@@ -5,14 +5,7 @@ from hypothesis import strategies as st
 from prepare_inputs import shard
 
 from ms_codegeex.data.corpus.joining import join
-from ms_codegeex.data.corpus.writing import (
-    _runs,
-    counts,
-    describe_splits,
-    groups_of,
-    length_histogram,
-    write_splits,
-)
+from ms_codegeex.data.corpus.writing import _runs, write_splits
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import SPLITS, mask_path
 
@@ -53,22 +46,3 @@ def test_runs_against_single_documents(tmp_path_factory, data):
         flags = [flags for flags, place in zip(masks, placed.tolist(), strict=True) if place == side]
         assert not masked or mask_path(directory / name).read_bytes() == b"".join(flags)
         assert masked or not mask_path(directory / name).exists()
-
-
-def test_counts():
-    documents = join([shard([("a", "C", "x", 1, 10, 3), ("b", "", None, 2, 20, 5), ("c", "C", "y", 3, 30, 7)])])
-    chosen = np.array([True, True, False])
-    assert counts(documents, chosen) == {"documents": 2, "tokens": 8, "bytes": 30}
-    train, validation = describe_splits(documents, np.array([0, 0, -1], np.int8)).values()
-    assert list(train["languages"]) == ["unknown", "C"] and groups_of(documents, chosen) == ["x"]
-    assert (train["tokens"], validation["documents"], validation["languages"]) == (8, 0, {})
-
-
-@given(st.lists(st.integers(0, 5000), max_size=40))
-def test_histogram(lengths):
-    histogram = length_histogram(np.array(lengths, np.int64))
-    edges, found = histogram["edges"], histogram["documents"]
-    assert len(edges) == len(found) + 1 and edges[:2] == [0, 16]
-    for start, end, count in zip(edges[:-1], edges[1:], found, strict=True):
-        assert count == sum(start <= length < end for length in lengths)
-    assert sum(found) == len(lengths)

@@ -4,6 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from ms_codegeex.data.datasets import indexed
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter, open_tokens
 from ms_codegeex.errors import UserError
 
@@ -43,6 +44,26 @@ def test_written_as_megatron_reads_it(tmp_path, dtype):
     assert dataset.sizes.tolist() == [3, 1, 4] and dataset.tokens.tolist() == [id for row in DOCUMENTS for id in row]
     assert dataset.document(0).dtype == dtype and not dataset.document(0).flags.writeable
     assert np.shares_memory(dataset.document(2), dataset.tokens)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_an_index_written_in_pieces(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(indexed, "_SCAN", 3)
+    documents = [[number] * (number + 1) for number in range(count)]
+    write(tmp_path / "pieces", documents)
+    assert read_by_hand(tmp_path / "pieces") == documents
+
+
+def test_a_writer_holds_nothing_of_its_documents(tmp_path):
+    ids, sizes = np.ones(1 << 16, np.uint16), np.ones(1 << 16, np.int64)
+    with IndexedWriter(tmp_path / "many") as writer:
+        writer.add_run(ids, sizes)
+        tracemalloc.start()
+        for _ in range(32):
+            writer.add_run(ids, sizes)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    assert held < 100_000  # two million sizes
 
 
 def test_documents_of_several_sequences(tmp_path):
