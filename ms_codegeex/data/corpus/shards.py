@@ -214,7 +214,7 @@ def _fill(
 def is_sound(path: Path) -> bool:
     """Whether a complete, undamaged shard is at `path` (without ending)."""
     try:
-        with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as columns:
+        with _open(path) as columns:
             for name in columns.files:
                 columns[name]  # reading it checks its CRC-32
             expected = json.loads(columns["meta"].tobytes())["checksum"]
@@ -230,11 +230,13 @@ def is_sound(path: Path) -> bool:
 class StoredNames(Mapping[str, Sequence[str]]):
     """`languages` and `groups` of a finished shard, read from its file on demand."""
 
+    __slots__ = ("path",)
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __getitem__(self, name: str) -> Sequence[str]:
-        return _meta_of(self.path)[name]
+        return read_meta(self.path)[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(NAMES)
@@ -246,22 +248,24 @@ class StoredNames(Mapping[str, Sequence[str]]):
 class StoredColumns(Mapping[str, np.ndarray]):
     """The columns of a finished shard by name, each read from its file on demand."""
 
+    __slots__ = ("path",)
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __getitem__(self, name: str) -> np.ndarray:
-        with np.load(self.path, allow_pickle=False) as stored:
+        with _open(self.path) as stored:
             return stored[name]
 
     def __iter__(self) -> Iterator[str]:
-        with np.load(self.path, allow_pickle=False) as stored:
+        with _open(self.path) as stored:
             return iter(stored.files)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are very many
 class Shard:
     """A finished shard.
 
@@ -298,20 +302,20 @@ class Shard:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
-    return _meta_of(path.with_name(path.name + ".npz"))
-
-
-def _meta_of(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as columns:
+    with _open(path) as columns:
         return json.loads(columns["meta"].tobytes())
+
+
+def _open(path: Path) -> Any:
+    return np.load(path.with_name(path.name + ".npz"), allow_pickle=False)
 
 
 def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
     """A shard that `make_shard` wrote, and what was rejected; its ids, columns and names stay in its files. `lines` are
     those of its input before it."""
-    meta, file = read_meta(path), path.with_name(path.name + ".npz")
+    meta = read_meta(path)
     tally = Tally.from_json(meta["tally"])
-    shard = Shard(path, meta["documents"], StoredColumns(file), StoredNames(file), lines=lines)
+    shard = Shard(path, meta["documents"], StoredColumns(path), StoredNames(path), lines=lines)
     return shard, tally.moved(lines) if lines else tally
 
 
