@@ -92,7 +92,7 @@ def shard(rows, path=None, signatures=None, mask_path=None):
 
 def stored(shard, path):
     """The shard in a file at `path` (without ending), as the stages read it."""
-    meta = {"documents": shard.documents, "lines": 0, "tally": Tally().to_json(), **shard.names}
+    meta = {"documents": shard.documents, "lines": 0, "tally": Tally().to_json(), **shard.names()}
     data = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez(path.with_name(path.name + ".npz"), meta=data, **shard.columns)
     return read_shard(path)[0]

@@ -44,7 +44,7 @@ class DatasetWriter:
         self.dtype, self._eos_id = token_dtype(tokenizer.vocab_size), tokenizer.eos_id
         self._hashes, self._rows, self._stack = array.array("Q"), DocumentRows(), contextlib.ExitStack()
         mask = directory / ".documents.mask" if masked else None
-        self._shard = Shard(directory / ".documents", 0, {}, {}, mask)
+        self._shard = Shard(directory / ".documents", 0, {}, mask_path=mask)
 
     def __enter__(self) -> DatasetWriter:
         stream = self._stack.enter_context(open(self._shard.ids_path, "wb"))
@@ -81,7 +81,7 @@ class DatasetWriter:
         self._tokens.flush()
         self._stack.close()
         rows = self._rows
-        shard = replace(self._shard, documents=len(rows), columns=rows.columns(), names=rows.names())
+        shard = replace(self._shard, documents=len(rows), columns=rows.columns(), given_names=rows.names())
         chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
         documents, placed = join([shard]), np.where(chosen, VALIDATION, TRAIN).astype(np.int8)
         write_splits(self.directory, documents, placed, self.dtype)

@@ -236,7 +236,7 @@ def _write_keys(seed: int, by_package: bool, path: Path, block: Block, _: None) 
             sources = shard.sources()
             keys[own] = _numbers((sources[row] for row in np.flatnonzero(own).tolist()), seed)
         if not own.all():
-            keys[~own] = _numbers(shard.names["groups"], seed)[group[~own]]
+            keys[~own] = _numbers(shard.names()["groups"], seed)[group[~own]]
         found.append(keys)
     save_array(path, np.concatenate(found))
 

@@ -31,7 +31,6 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.files import shared_files
 
 ENDINGS = (".bin", ".npz")
-NAMES = ("languages", "groups")
 _BUFFER = 1 << 22  # ids in memory before they are written
 _CHECKED = 1 << 22  # bytes
 
@@ -227,24 +226,6 @@ def is_sound(path: Path) -> bool:
     return found == expected
 
 
-class StoredNames(Mapping[str, Sequence[str]]):
-    """`languages` and `groups` of a finished shard, read from its file on demand."""
-
-    __slots__ = ("path",)
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __getitem__(self, name: str) -> Sequence[str]:
-        return read_meta(self.path)[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
-
-    def __len__(self) -> int:
-        return len(NAMES)
-
-
 class StoredColumns(Mapping[str, np.ndarray]):
     """The columns of a finished shard by name, each read from its file on demand."""
 
@@ -276,7 +257,7 @@ class Shard:
             `group` int64 (indices into `languages` and `groups`; group -1: the document itself), `bytes`, `tokens` and
             `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
             wanted `signature` uint32 `[documents, 128]` with `signed` bool.
-        names: `languages` and `groups`.
+        given_names: `languages` and `groups`; None: they are in the file.
         mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
         lines: to be added to the line number at the end of every source.
     """
@@ -284,7 +265,7 @@ class Shard:
     path: Path
     documents: int
     columns: Mapping[str, np.ndarray]
-    names: Mapping[str, Sequence[str]]
+    given_names: Mapping[str, Sequence[str]] | None = None
     mask_path: Path | None = None
     lines: int = 0
 
@@ -293,9 +274,21 @@ class Shard:
         """The file of ids."""
         return self.path.with_name(self.path.name + ".bin")
 
-    def sources(self) -> list[str]:
-        """The sources of all documents."""
-        data, starts = self.columns["source"].tobytes(), [0, *self.columns["source_end"].tolist()]
+    def read(self, *names: str) -> dict[str, np.ndarray]:
+        """Several columns, from a single look into the file."""
+        if not isinstance(self.columns, StoredColumns):
+            return {name: self.columns[name] for name in names}
+        with _open(self.columns.path) as stored:
+            return {name: stored[name] for name in names}
+
+    def names(self) -> Mapping[str, Sequence[str]]:
+        """`languages` and `groups`."""
+        return read_meta(self.path) if self.given_names is None else self.given_names
+
+    def sources(self, columns: Mapping[str, np.ndarray] | None = None) -> list[str]:
+        """The sources of all documents, of `columns` if `source` and `source_end` have been read."""
+        columns = columns or self.read("source", "source_end")
+        data, starts = columns["source"].tobytes(), [0, *columns["source_end"].tolist()]
         names = [data[start:end].decode() for start, end in itertools.pairwise(starts)]
         return [moved(name, self.lines) for name in names] if self.lines else names
 
@@ -315,7 +308,7 @@ def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
     those of its input before it."""
     meta = read_meta(path)
     tally = Tally.from_json(meta["tally"])
-    shard = Shard(path, meta["documents"], StoredColumns(path), StoredNames(path), lines=lines)
+    shard = Shard(path, meta["documents"], StoredColumns(path), lines=lines)
     return shard, tally.moved(lines) if lines else tally
 
 

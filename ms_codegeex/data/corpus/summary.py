@@ -63,8 +63,8 @@ class Summary:
 
     def add_documents(self, shard: Shard, placed: np.ndarray) -> None:
         """Add the documents of a shard, which were placed at `placed`, int8 `[documents]`."""
-        columns = {name: shard.columns[name] for name in ("language", "group", "bytes", "tokens", "licence_bytes")}
-        names, kept = shard.names, placed >= 0
+        columns = shard.read("language", "group", "bytes", "tokens", "licence_bytes", "redacted")
+        names, kept = shard.names(), placed >= 0
         languages = [name or "unknown" for name in names["languages"]]
         for place in np.unique(placed).tolist():
             here = placed == place
@@ -76,7 +76,7 @@ class Summary:
             self._name(place, [names["groups"][code] for code in codes if code >= 0])
         bins = np.maximum(np.frexp(columns["tokens"][kept] // _SHORTEST)[1], 0)
         self.lengths = _sum(self.lengths, np.bincount(bins).tolist() if bins.size else [])
-        self.redacted = _sum(self.redacted, shard.columns["redacted"][kept].sum(axis=0).tolist())
+        self.redacted = _sum(self.redacted, columns["redacted"][kept].sum(axis=0).tolist())
         stripped = columns["licence_bytes"][kept]
         self.licences.add(Counts(int(np.count_nonzero(stripped)), 0, int(stripped.sum())))
         self.stripped += int(columns["licence_bytes"].sum())

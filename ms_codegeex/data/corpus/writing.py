@@ -16,7 +16,7 @@ import numpy as np
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.summary import Placed, Summary
 from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.datasets.documents import write_documents
+from ms_codegeex.data.datasets.documents import DocumentsWriter
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.datasets.layout import (
     REPORT_FORMAT,
@@ -45,11 +45,13 @@ def write_splits(directory: Path, documents: Documents, placed: Placed, dtype: n
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
+        tables = [stack.enter_context(_opened_table(directory / split)) for split in SPLITS]
         for shard, start, end in documents.parts():
             sides = placed[start:end]
             if (sides < 0).all():
                 continue
-            ids, sizes = np.memmap(shard.ids_path, dtype, "r"), shard.columns["tokens"]
+            columns = shard.read("source", "source_end", "language", "sha256", "bytes", "tokens")
+            ids, sizes = np.memmap(shard.ids_path, dtype, "r"), columns["tokens"]
             mask = np.memmap(shard.mask_path, np.uint8, "r") if shard.mask_path is not None else None
             bounds = np.concatenate(([0], np.cumsum(sizes)))
             for first, last in _runs(sides):
@@ -58,8 +60,11 @@ def write_splits(directory: Path, documents: Documents, placed: Placed, dtype: n
                     writers[number].add_run(ids[tokens], sizes[first:last])
                 if number >= 0 and mask is not None:
                     masks[number].write(mask[tokens])
-    for number, split in enumerate(SPLITS):
-        write_documents(directory / split, _rows(documents, placed, number))
+            sources, languages = shard.sources(columns), shard.names()["languages"]
+            for number, table in enumerate(tables):
+                rows = np.flatnonzero(sides == number)
+                if rows.size:
+                    table.add(columns, rows, sources, languages)
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -68,35 +73,45 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(edges)
 
 
-def _rows(documents: Documents, placed: Placed, number: int) -> Iterator[dict[str, Any]]:
-    """Columns of the table of the documents of one split, a batch of rows at a time."""
-    waiting: list[dict[str, Any]] = []
-    count = 0
-    for shard, start, end in documents.parts():
-        rows = np.flatnonzero(placed[start:end] == number)
-        if not rows.size:
-            continue
-        sources, languages = shard.sources(), shard.names["languages"]
-        found: dict[str, Any] = {name: shard.columns[name][rows] for name in ("sha256", "bytes", "tokens")}
+@contextlib.contextmanager
+def _opened_table(prefix: Path) -> Iterator[_Table]:
+    with DocumentsWriter(prefix) as writer:
+        table = _Table(writer)
+        yield table
+        table.flush()
+
+
+class _Table:
+    """The table of the documents of one split; many rows are written at a time."""
+
+    def __init__(self, writer: DocumentsWriter) -> None:
+        self._writer = writer
+        self._waiting: list[dict[str, Any]] = []
+        self._rows = 0
+
+    def add(
+        self, columns: Mapping[str, np.ndarray], rows: np.ndarray, sources: Sequence[str], languages: Sequence[str]
+    ) -> None:
+        """Append rows of a shard, which has these columns, sources and names of languages."""
+        found: dict[str, Any] = {name: columns[name][rows] for name in ("sha256", "bytes", "tokens")}
         found["source"] = [sources[row] for row in rows.tolist()]
-        found["language"] = [languages[code] for code in shard.columns["language"][rows].tolist()]
-        waiting.append(found)
-        count += rows.size
-        if count >= _ROWS:
-            yield _batch(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield _batch(waiting)
+        found["language"] = [languages[code] for code in columns["language"][rows].tolist()]
+        self._waiting.append(found)
+        self._rows += rows.size
+        if self._rows >= _ROWS:
+            self.flush()
 
-
-def _batch(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    texts = {
-        name: list(itertools.chain.from_iterable(piece[name] for piece in pieces)) for name in ("source", "language")
-    }
-    return {
-        **texts,
-        **{name: np.concatenate([piece[name] for piece in pieces]) for name in ("sha256", "bytes", "tokens")},
-    }
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self._waiting:
+            joined: dict[str, Any] = {
+                name: list(itertools.chain.from_iterable(piece[name] for piece in self._waiting))
+                for name in ("source", "language")
+            }
+            for name in ("sha256", "bytes", "tokens"):
+                joined[name] = np.concatenate([piece[name] for piece in self._waiting])
+            self._writer.add(joined)
+        self._waiting, self._rows = [], 0
 
 
 def write_report(

@@ -28,26 +28,45 @@ def _schema() -> Any:
     return pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
 
 
+class DocumentsWriter:
+    """Writes the table of the split at `prefix`; it appears only if the `with` block ends without an error."""
+
+    def __init__(self, prefix: Path) -> None:
+        self._path, self._stack = documents_path(prefix), contextlib.ExitStack()
+
+    def __enter__(self) -> DocumentsWriter:
+        import pyarrow.parquet
+
+        self._schema = _schema()
+        temporary = self._stack.enter_context(atomic_file(self._path))
+        stream = self._stack.enter_context(open(temporary, "wb"))
+        writer = pyarrow.parquet.ParquetWriter(stream, self._schema, compression="zstd")
+        self._writer = self._stack.enter_context(writer)
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def add(self, columns: Mapping[str, Any]) -> None:
+        """Append a row for each document.
+
+        Args:
+            columns: `source` and `language` are sequences of str. `sha256` is a sequence of 32-byte hashes, or uint8
+                `[documents, 32]`. `bytes` and `tokens` are int64 `[documents]`.
+        """
+        import pyarrow
+
+        for start in range(0, len(columns["source"]), _ROWS):
+            rows = slice(start, start + _ROWS)
+            arrays = [_array(columns[field.name][rows], field.type) for field in self._schema]
+            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+
+
 def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Write the table from batches of columns, one row per document.
-
-    `source` and `language` are sequences of str. `sha256` is a sequence of 32-byte hashes, or uint8 `[documents, 32]`.
-    `bytes` and `tokens` are int64 `[documents]`.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    schema = _schema()
-    with (
-        atomic_file(documents_path(prefix)) as temporary,
-        open(temporary, "wb") as stream,
-        pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer,
-    ):
+    """Write the table from batches of columns, as `DocumentsWriter.add` takes them."""
+    with DocumentsWriter(prefix) as writer:
         for columns in batches:
-            for start in range(0, len(columns["source"]), _ROWS):
-                rows = slice(start, start + _ROWS)
-                arrays = [_array(columns[field.name][rows], field.type) for field in schema]
-                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            writer.add(columns)
 
 
 def _array(values: Any, kind: Any) -> Any:

@@ -61,6 +61,7 @@ class IndexedWriter:
         self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
         self._index.seek(_HEADER.size)
         self._stream = self._stack.enter_context(_bin_stream(_file(self.prefix, ".bin")))
+        self._stack.push(self._complete_index)
         return self
 
     def add(self, ids: np.ndarray | list[int]) -> None:
@@ -87,12 +88,12 @@ class IndexedWriter:
         self._documents += sizes.size
 
     def __exit__(self, *error: object) -> bool | None:
-        if error[0] is None:
-            self._complete_index()
         return self._stack.__exit__(*error)
 
-    def _complete_index(self) -> None:
+    def _complete_index(self, *error: object) -> None:
         """Write the header before the sizes, and what follows them."""
+        if error[0] is not None:
+            return
         stream, count, place = self._index, self._documents, 0
         for start in range(0, count, _SCAN):
             stream.seek(_HEADER.size + 4 * start)

@@ -53,8 +53,8 @@ def test_a_shard_holds_what_was_read(made):
     columns = shard.columns
     assert columns["source"].tobytes().decode() == "a.pyünï.cempty words"
     assert np.split(columns["source"], columns["source_end"])[1].tobytes().decode() == "ünï.c"
-    assert [shard.names["languages"][code] for code in columns["language"]] == ["Python", "C", ""]
-    assert columns["group"].tolist() == [0, -1, 0] and shard.names["groups"] == ["package"]
+    assert [shard.names()["languages"][code] for code in columns["language"]] == ["Python", "C", ""]
+    assert columns["group"].tolist() == [0, -1, 0] and shard.names()["groups"] == ["package"]
     assert columns["bytes"].tolist() == [len(item.data) for item in documents]
     assert [row.tobytes() for row in columns["sha256"]] == [hashlib.sha256(item.data).digest() for item in documents]
     assert columns["redacted"].tolist() == [[0, 0], [0, 2], [0, 0]]
