@@ -7,9 +7,9 @@ language's tag line, a newline, the text and the end token, without a tokenizer'
 was given as a directory is copied to `tokenizer/`.
 
 The input is read once, in units of a few megabytes. Worker processes make a shard of each unit (`shards`) in a work
-directory next to the output (`workspace`), where finished shards survive a killed run. Selection works on columns of
-numbers for all documents (`selection`); then the shards' ids are copied to the dataset in runs (`writing`). Order and
-bytes depend only on the input and the settings.
+directory next to the output (`workspace`), where finished shards survive a killed run. What becomes of each document
+is decided in stages over all shards (`duplicates`, `selection`); then the shards' ids are copied to the dataset in runs
+(`writing`). Order and bytes depend only on the input and the settings.
 """
 
 from __future__ import annotations
