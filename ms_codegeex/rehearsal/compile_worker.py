@@ -35,6 +35,7 @@ from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import level_environment
 from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
 from ms_codegeex.rehearsal.worker import answered, exported
@@ -79,6 +80,7 @@ def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
         sys.path.append(str(cann_stubs.python_folder()))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
+    use_short_gradients()
     with no_init_parameters():
         built = build(config, tied_group=context.enter(config, rank))
     if not mode.inline:
