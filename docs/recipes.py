@@ -41,6 +41,7 @@ DEVICES = (8, 64, 512, 1536)
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
 # Settings that the timeline of the compiled graphs prefers to the search's, in which nothing overlaps.
 BY_TIMELINE = ("codegeex_13b_910_1536",)
+LATER = {"virtual_stages": 1}  # of `parallel`, with what every step did before
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
 SHOWS = ("picture.py", "report.py")  # its files that show a timeline and do not make it
@@ -134,7 +135,7 @@ def recipes() -> Iterator[Recipe]:
 def find(recipe: Recipe) -> None:
     """Search a recipe and write its file, or remove the file if nothing fits."""
     base = f"{recipe.model.base}.yaml"
-    free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
+    free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
     free += ["parallel.sequence=false", "parallel.micro_batches=null", "training.micro_batch=null", "devices=1"]
     config = replace(load_config(ROOT / "configs" / base, [*recipe.overrides, *free]), devices=recipe.devices)
     found = search(config, given=False)
@@ -171,8 +172,11 @@ class Simulated:
 
 
 def digest_of_config(config: RunConfig) -> str:
-    """Of the resolved settings that change a step."""
+    """Of the resolved settings that change a step. A key that came after some records counts only where it is set."""
     values = config.to_dict()
+    for key, default in LATER.items():
+        if values["parallel"][key] == default:
+            del values["parallel"][key]
     keys = ("model", "parallel", "training", "device", "devices")
     chosen = {**{key: values[key] for key in keys}, "seq_length": config.seq_length}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,13 +19,15 @@ SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
 @dataclass(frozen=True)
 class Mesh:
     """Sizes of the axes. `optimizer_shard` consecutive replicas share one copy of weights and optimizer state.
-    `stage_layers`: how many layers each stage has; none: numbers that differ by one at most."""
+    `stage_layers`: how many layers each stage has; none: numbers that differ by one at most. `virtual_stages`: into how
+    many parts of neighbouring layers each stage is divided; the parts of all stages follow one another in turn."""
 
     data: int = 1
     tensor: int = 1
     pipeline: int = 1
     optimizer_shard: int = 1
     stage_layers: tuple[int, ...] = ()
+    virtual_stages: int = 1
 
     @property
     def stage_size(self) -> int:
@@ -42,9 +44,13 @@ class Mesh:
         return rank // self.stage_size, rank // self.tensor % self.data, rank % self.tensor
 
     def stage_of(self, layer: int, layers: int) -> int:
-        """The stage of a layer of `layers`; stages hold neighbouring ones."""
+        """The stage of a layer of `layers`. Stages hold neighbouring ones, virtual stages several such parts."""
+        return self.part_of(layer, layers) % self.pipeline
+
+    def part_of(self, layer: int, layers: int) -> int:
+        """The virtual stage of a layer of `layers`, counted over all stages in the order of the layers."""
         if not self.stage_layers:
-            return layer * self.pipeline // layers
+            return layer * self.pipeline * self.virtual_stages // layers
         return bisect_right(list(accumulate(self.stage_layers)), layer)
 
     def stages_of(self, layers: int) -> list[int]:
@@ -93,6 +99,7 @@ class Mesh:
 
     def __str__(self) -> str:
         text = f"data {self.data} x tensor {self.tensor} x pipeline {self.pipeline}"
+        text += f", virtual stages {self.virtual_stages}" if self.virtual_stages > 1 else ""
         return f"{text}, optimizer shards {self.optimizer_shard}" if self.optimizer_shard > 1 else text
 
 

@@ -154,7 +154,7 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
     except UserError:
         if not (arguments.search and arguments.devices and arguments.devices > 0):
             raise
-        free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "optimizer_shard")]
+        free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
         free += [f"{key}=null" for key in ("parallel.stage_layers", "parallel.micro_batches", "training.micro_batch")]
         free += ["parallel.sequence=false", "devices=1"]
         return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices), False

@@ -116,6 +116,7 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
 
 def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
     _check_stage_layers(config, mesh)
+    _check_virtual_stages(config, mesh)
     if mesh.pipeline == 1:
         return
     layers = config.model.sizes.num_layers
@@ -127,6 +128,34 @@ def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
         raise UserError(
             f"parallel.micro_batches: {config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages; "
             "give at least as many micro-batches as stages"
+        )
+
+
+def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
+    parts, stages, layers = mesh.virtual_stages, mesh.pipeline, config.model.sizes.attention_layers
+    if parts == 1:
+        return
+    if stages == 1:
+        raise UserError(
+            f"parallel.virtual_stages: {parts} for parallel.pipeline 1, which is no pipeline; leave "
+            "parallel.virtual_stages out or choose more stages"
+        )
+    if mesh.stage_layers:
+        raise UserError(
+            f"parallel.virtual_stages: {parts} parts of each stage have equally many layers, so parallel.stage_layers "
+            f"{list(mesh.stage_layers)} cannot be given too; leave one of the two keys out"
+        )
+    if layers % (stages * parts):
+        after = layers - config.model.sizes.num_layers
+        counted = f" and the {after} after them" if after else ""
+        raise UserError(
+            f"parallel.virtual_stages: parallel.pipeline {stages} x {parts} = {stages * parts} parts do not divide the "
+            f"{layers} layers (model.num_layers {config.model.sizes.num_layers}{counted}); choose other numbers"
+        )
+    if config.accumulation % stages:
+        raise UserError(
+            f"parallel.micro_batches: {config.accumulation} is no multiple of parallel.pipeline {stages}, which "
+            f"parallel.virtual_stages {parts} needs; choose a multiple"
         )
 
 

@@ -56,7 +56,14 @@ class RunConfig:
         parallel = self.parallel
         rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
         layers = tuple(parallel.stage_layers or ())
-        return Mesh(parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard, layers)
+        return Mesh(
+            parallel.data or rest,
+            parallel.tensor,
+            parallel.pipeline,
+            parallel.optimizer_shard,
+            layers,
+            parallel.virtual_stages,
+        )
 
     @property
     def partitioned(self) -> bool:

@@ -137,6 +137,7 @@ class ParallelConfig:
     tensor: Positive = 1
     pipeline: Positive = 1
     stage_layers: list[Positive] | None = None  # of each stage; none: numbers that differ by one at most
+    virtual_stages: Positive = 1  # parts of neighbouring layers on each stage, which run in turn (interleaved 1F1B)
     optimizer_shard: Positive = 1  # replicas that weights and optimizer state are sharded over
     sequence: bool = False  # rows of norms and residuals are sharded over `tensor` too
     vocabulary: bool = True  # embedding table, head and loss are sharded over `tensor`

@@ -32,6 +32,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
     sharding = {"parallel_optimizer_threshold": 0}  # KB: weights of any size are sharded
     if mesh.optimizer_shard > 1:
         sharding["optimizer_weight_shard_size"] = mesh.optimizer_shard
+    interleaved = {"pipeline_config": {"pipeline_interleave": True, "pipeline_scheduler": "1f1b"}}
     return {
         "parallel_mode": "semi_auto_parallel",
         "device_num": mesh.world,
@@ -41,6 +42,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
         "dataset_strategy": "data_parallel",
         "enable_parallel_optimizer": mesh.optimizer_shard > 1,
         "parallel_optimizer_config": sharding,
+        **(interleaved if mesh.virtual_stages > 1 else {}),
     }
 
 

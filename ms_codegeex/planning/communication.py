@@ -48,13 +48,13 @@ class PlannedCollective:
         return self.count * self.bytes_each
 
 
-def group_ranks(mesh: Mesh, group: str, stage: int) -> list[int]:
-    """The group's ranks that hold the first device of `stage`."""
+def group_ranks(mesh: Mesh, group: str, stage: int, phase: str = "forward") -> list[int]:
+    """The group's ranks that hold the first device of `stage`; in a pipeline the one that it sends to in this phase."""
     rank = mesh.rank(stage, 0, 0)
     if group == "world":
         return list(range(mesh.world))
     if group == "pipeline":
-        return [rank, rank + mesh.stage_size if stage + 1 < mesh.pipeline else rank - mesh.stage_size]
+        return [rank, (rank + mesh.stage_size * (-1 if phase == "backward" else 1)) % mesh.world]
     return getattr(mesh, f"{group}_group")(rank)
 
 
@@ -75,7 +75,7 @@ def seconds(
     collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of all calls of a planned collective; see `transfer_seconds`."""
-    ranks = group_ranks(mesh, collective.group, collective.stage)
+    ranks = group_ranks(mesh, collective.group, collective.stage, collective.phase)
     return transfer_seconds(collective.op, ranks, collective.bytes, collective.count, chip, server_devices, calls)
 
 
@@ -120,11 +120,11 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
     message = config.micro_batch // config.parallel.overlap.parts * config.seq_length * config.model.sizes.hidden_size
     message //= mesh.tensor if config.parallel.sequence else 1  # each device sends the rows it has
     size, dtype = message * (4 if config.training.precision == "fp32" else 2), config.training.precision
-    for stage in range(mesh.pipeline):
-        if stage < mesh.pipeline - 1:
-            calls["Send", "pipeline", size, dtype, stage, "activation", "forward"] += runs
-        if stage > 0:
-            calls["Send", "pipeline", size, dtype, stage, "activation", "backward"] += runs
+    for stage in range(mesh.pipeline):  # each virtual stage sends to the next one, backward to the one before it
+        for phase, end in (("forward", mesh.pipeline - 1), ("backward", 0)):
+            messages = mesh.virtual_stages - (stage == end)
+            if messages:
+                calls["Send", "pipeline", size, dtype, stage, "activation", phase] += messages * runs
     return calls
 
 
@@ -196,7 +196,7 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCo
                 calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
     listed = []
     for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
-        ranks = group_ranks(mesh, group, stage)
+        ranks = group_ranks(mesh, group, stage, phase)
         link = link_of(ranks, config.parallel.server_devices)
         listed.append(PlannedCollective(op, group, len(ranks), count, size, dtype, link, stage, purpose, phase))
     return sorted(listed, key=lambda c: (c.stage, GROUPS.index(c.group), c.op, -c.bytes_each, c.phase))

@@ -93,7 +93,7 @@ class TensorCollective:
 @dataclass(frozen=True)
 class ModelPart:
     """`count` equal parts of a model on one stage that recompute `recompute`: none, selective or full. `kept`: bytes of
-    its input that full recomputation keeps."""
+    its input that full recomputation keeps. `virtual_stage`: the one of its stage, from 0."""
 
     name: str
     stage: int
@@ -102,14 +102,16 @@ class ModelPart:
     collectives: tuple[TensorCollective, ...] = ()
     kept: float = 0.0
     recompute: str = "none"
+    virtual_stage: int = 0
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """What the operators of one device for one micro-batch depend on, apart from the model's sizes.
 
-    `blocks`: what each block of each stage recomputes, `tail`: the same of blocks after the others; `recompute`: what
-    this one does. `adapted`: the linear layers of a block with adapters of `rank`; none: all weights are trained.
+    `blocks`: what each block recomputes, for each virtual stage of all `stages` in the order of the layers; `tail`: the
+    same of blocks after the others; `recompute`: what this one does. `adapted`: the linear layers of a block with
+    adapters of `rank`; none: all weights are trained.
     `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
     `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. A part of a micro-batch
     counts as one.
@@ -133,11 +135,7 @@ class MicroBatch:
     shards: int = 1
     micro_batches: int = 1
     saved_all_reduces: bool = False
-
-    @property
-    def stages(self) -> int:
-        """Stages of the pipeline."""
-        return len(self.blocks)
+    stages: int = 1
 
     @property
     def rows(self) -> int:
@@ -165,9 +163,9 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
     mesh, training, sizes = config.mesh, config.training, config.model.sizes
     overlap = config.parallel.overlap
     settings = recompute_of_blocks(config)
-    blocks: list[list[str]] = [[] for _ in range(mesh.pipeline)]
-    for stage, setting in list(zip(mesh.stages_of(sizes.attention_layers), settings, strict=True))[: sizes.num_layers]:
-        blocks[stage].append(setting)
+    blocks: list[list[str]] = [[] for _ in range(mesh.pipeline * mesh.virtual_stages)]
+    for layer in range(sizes.num_layers):
+        blocks[mesh.part_of(layer, sizes.attention_layers)].append(settings[layer])
     return MicroBatch(
         sequences=config.micro_batch // overlap.parts,
         seq_length=config.seq_length,
@@ -187,6 +185,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         shards=mesh.optimizer_shard if overlap.parts == 1 or config.accumulation > 1 else 1,
         micro_batches=config.accumulation * overlap.parts,
         saved_all_reduces=not overlap.recompute_collectives,
+        stages=mesh.pipeline,
     )
 
 

@@ -14,6 +14,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import layouts_on
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again
 from ms_codegeex.planning.model_parts import parts_of
+from ms_codegeex.planning.schedule import open_passes
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -62,11 +63,14 @@ def kept_bytes(parts: Sequence[ModelPart]) -> float:
 
 
 def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
-    """Bytes kept or recomputed, and transient ones. 1F1B: stage s has at most `stages - s` micro-batches open, with all
-    their parts."""
-    runs = config.parallel.overlap.parts
-    flying = min(config.accumulation, config.mesh.pipeline - stage)
-    kept = flying * sum(part.count * saved_bytes(part) for part in parts)
+    """Bytes kept or recomputed, and transient ones, of the micro-batches that the stage has open, with all their
+    parts."""
+    mesh, runs = config.mesh, config.parallel.overlap.parts
+    saved = [0.0] * mesh.virtual_stages
+    for part in parts:
+        saved[part.virtual_stage] += part.count * saved_bytes(part)
+    peaks = open_passes(mesh.pipeline, mesh.virtual_stages, config.accumulation, stage)
+    kept = max(sum(count * size for count, size in zip(peak, saved, strict=True)) for peak in peaks)
     replayed = max((replayed_bytes(part) for part in parts), default=0.0)
     transient = max((getattr(o, "transient", 0.0) for part in parts for o in part.operators), default=0.0)
     return runs * (kept + replayed), runs * transient

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=256)
 def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...]:
-    """Every part with its stage: embedding, blocks, blocks of the tail, head; mask and rotary angles on every stage."""
+    """Every part with its stage: embedding, blocks, blocks of the tail, head; mask and rotary angles on every virtual
+    stage."""
     sizes, last, table = TensorSizes.of(model, shape), shape.stages - 1, model.table
     size = shape.bytes * sizes.hidden
     positions = any(layer.role is TABLE for layer in table.first)
     listed = [costs.embedding(model, shape, sizes, positions)]
-    for stage, blocks in enumerate(shape.blocks):
+    for number, blocks in enumerate(shape.blocks):
+        virtual, stage = divmod(number, shape.stages)
+        first = len(listed)
         listed.append(costs.mask(shape, sizes, stage))
         if model.rotary_dim:
             listed.append(costs.angles(model, shape, stage))
@@ -38,8 +41,10 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
             listed += costs.blocks(block, own, sizes, stage, count, _collectives(model, own, size))
         if list(settings) == ["full", "selective"]:
             listed.append(costs.border(shape, sizes, stage))
-        if stage == 0 and shape.adapted and blocks:
+        listed[first:] = [replace(part, virtual_stage=virtual) for part in listed[first:]]
+        if number == 0 and shape.adapted and blocks:
             listed = _with_first_block(listed, model, replace(shape, recompute=blocks[0]), size)
+    first = len(listed)
     tail = dict.fromkeys(layer.name.partition(".")[0] for layer in table.last if "." in layer.name)
     for name, setting in zip(tail, shape.tail, strict=True):  # it keeps its input and its query
         own = replace(shape, recompute=setting)
@@ -51,7 +56,8 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
     before = [operator for layer in finals for operator in _norm(layer, sizes, shape)]
     before += [_lookup(layer, sizes, size) for layer in table.last if layer.role is TABLE]
     listed.append(costs.head(model, shape, sizes, last, tuple(before), table.layer("head").bias))
-    return tuple(listed)
+    last_of_stage = len(shape.blocks) // shape.stages - 1
+    return tuple(listed[:first] + [replace(part, virtual_stage=last_of_stage) for part in listed[first:]])
 
 
 def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool = False) -> tuple:
@@ -113,7 +119,7 @@ def _operators(
     model: DecoderConfig, shape: MicroBatch, first: bool = False, asked: bool = False
 ) -> tuple[MatMul | Vector, ...]:
     """Those of a block, in order. They are the same on meshes that differ in replicas and stages only."""
-    return _cached_operators(model, replace(shape, replicas=1, blocks=(), tail=()), first, asked)
+    return _cached_operators(model, replace(shape, replicas=1, blocks=(), tail=(), stages=1), first, asked)
 
 
 @lru_cache(maxsize=2048)

@@ -56,6 +56,7 @@ OVERRIDES = (
     "parallel.tensor",
     "parallel.pipeline",
     "parallel.stage_layers",
+    "parallel.virtual_stages",
     "parallel.optimizer_shard",
     "parallel.sequence",
     "training.recompute",
@@ -225,8 +226,9 @@ def improvements(plan: Plan) -> list[Improvement]:
         changes.append(("recompute selectively (training.recompute=selective)", recomputed("selective"), False))
     if config.training.recompute != "none":
         changes.append(("recompute nothing", recomputed("none"), False))
+    changes += _schedules(config)
     layers = balanced_layers(config)
-    if layers != config.mesh.layers_per_stage(config.model.sizes.attention_layers):
+    if config.mesh.virtual_stages == 1 and layers != config.mesh.layers_per_stage(config.model.sizes.attention_layers):
         text = json.dumps(layers, separators=(",", ":"))
         changes.append((f"layers by cost (parallel.stage_layers={text})", {"parallel__stage_layers": layers}, False))
     for text, keys, is_active in changes:
@@ -238,6 +240,23 @@ def improvements(plan: Plan) -> list[Improvement]:
     return sorted(found, key=lambda x: (x.active, x.step_seconds))
 
 
+def _schedules(config: RunConfig) -> list[tuple[str, dict[str, Any], bool]]:
+    """Interleaved 1F1B with the fewest virtual stages that the layers allow; or without them, if there are some."""
+    if config.mesh.virtual_stages > 1:
+        text = f"interleaved 1F1B (parallel.virtual_stages={config.mesh.virtual_stages})"
+        return [(text, {"parallel__virtual_stages": 1}, True)]
+    if config.mesh.pipeline == 1:
+        return []
+    for number in range(2, config.model.sizes.attention_layers // config.mesh.pipeline + 1):
+        keys = {"parallel__virtual_stages": number, "parallel__stage_layers": None}
+        try:
+            change(config, **keys)
+        except UserError:
+            continue
+        return [(f"interleaved 1F1B (parallel.virtual_stages={number})", keys, False)]
+    return []
+
+
 def _overlaps(plan: Plan) -> list[Improvement]:
     """Upper bounds: communication overlapped with computation that does not depend on it."""
     time, micro = plan.time, plan.config.accumulation
@@ -245,7 +264,7 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     savings = {
         "overlap of gradient and weight collectives with computation": min(time.gradients, micro * slowest.work.total),
         "overlap of tensor-parallel collectives with products": micro * min(slowest.activations, slowest.work.total),
-        "no pipeline bubble (interleaved or zero-bubble schedule)": time.bubble * time.pipeline,
+        "no pipeline bubble (more virtual stages, or a zero-bubble schedule)": time.bubble * time.pipeline,
     }
     result = []
     for name, saved in savings.items():

@@ -146,12 +146,14 @@ class StepTime:
     stages: tuple[StageTime, ...]
     micro_batches: int
     communication: dict[str, float] = field(default_factory=dict)  # per group, of the slowest stage and one step
+    virtual_stages: int = 1
 
     @property
     def pipeline(self) -> float:
-        """1F1B: the slowest stage's micro-batches, and the others' first and last once."""
+        """1F1B: the slowest stage's micro-batches, and the others' first and last once; of these, interleaved 1F1B runs
+        only one virtual stage."""
         times = [stage.micro_batch for stage in self.stages]
-        return (self.micro_batches - 1) * max(times) + sum(times)
+        return self.micro_batches * max(times) + (sum(times) - max(times)) / self.virtual_stages
 
     @property
     def bubble(self) -> float:
@@ -207,4 +209,4 @@ def step_time(config: RunConfig, chip: Device) -> StepTime:
         StageTime(works[i], activations[i], gradients[i], update_seconds(config, chip, i)) for i in range(mesh.pipeline)
     )
     slowest = max(range(mesh.pipeline), key=lambda i: stages[i].micro_batch)
-    return StepTime(stages, config.accumulation, groups[slowest])
+    return StepTime(stages, config.accumulation, groups[slowest], mesh.virtual_stages)

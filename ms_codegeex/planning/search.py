@@ -68,6 +68,7 @@ def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
                     "parallel__tensor": tensor,
                     "parallel__pipeline": pipeline,
                     "parallel__stage_layers": None,
+                    "parallel__virtual_stages": 1,
                     "parallel__optimizer_shard": shard,
                     "parallel__sequence": sequence,
                     "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),

@@ -140,9 +140,10 @@ def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
 
 
 def compiled_config(config: RunConfig) -> RunConfig:
-    """The configuration with as few micro-batches as show everything: two, or one per stage. More would repeat them and
-    cost time and host memory."""
-    few = min(config.accumulation, max(2, config.mesh.pipeline)) if config.partitioned else 1
+    """The configuration with as few micro-batches as show everything: two, or one per stage, with virtual stages two.
+    More would repeat them and cost time and host memory."""
+    rounds = 2 if config.mesh.virtual_stages > 1 else 1
+    few = min(config.accumulation, max(2, rounds * config.mesh.pipeline)) if config.partitioned else 1
     batch = config.micro_batch * few * config.mesh.data
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
     return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))

@@ -143,7 +143,7 @@ def node_counts(model: ModelProto) -> Counter[str]:
 def matmul_flops(model: ModelProto) -> int:
     """Floating-point operations of this rank's matrix products in one step, two per multiply-add, recomputation
     included."""
-    types, total = _types(model), 0
+    types, total = tensor_types(model), 0
     for calls, node, primitive in _nodes(model):
         if primitive.op_type in MATMULS:
             left, output = types[node.input[0]].shape, types[node.output[0]].shape
@@ -163,10 +163,9 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
     ranks that ran independent nodes in different orders would wait for each other for ever. Returns how many nodes were
     replaced.
     """
-    from mindspore.train.mind_ir_pb2 import GraphProto, PrimitiveProto
+    from mindspore.train.mind_ir_pb2 import GraphProto
 
     nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(communication_nodes(model), after + 1)}
-    model.primitives.add(name=ITEM, op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
     for graph in (model.graph, *model.functions):
         if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
             continue
@@ -184,31 +183,59 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
 
 
 def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, before: _Node | None) -> None:
-    """Append the replacement of `node` to `graph`: a PyFunc, and an operator that takes the one element of its result.
+    """Append the replacement of `node` to `graph`. `before`: the node to wait for; its result becomes a further input,
+    which is not used."""
+    given = {node.source: node.given} if node.source else {}
+    if before is not None and not before.tuple_of_one:
+        given[before.proto.output[0]] = before.output
+    add_function(model, graph, node.proto, f"rehearsal_{number}", number, given, node.output, node.tuple_of_one)
 
-    `before`: the node to wait for; its result becomes a further input, which is not used.
+
+def add_function(
+    model: ModelProto,
+    graph: GraphProto,
+    replaced: NodeProto,
+    name: str,
+    number: int,
+    given: Mapping[str, TensorType],
+    output: TensorType,
+    tuple_of_one: bool = False,
+) -> None:
+    """Append to `graph` what replaces a node: a PyFunc that calls Python function `number` with the values `given`, and
+    an operator that takes the one element of its result.
+
+    Args:
+        name: of the new operator, unique in the model.
+        tuple_of_one: the node returns a tuple, so nothing is taken.
     """
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
-    name, proto = f"rehearsal_{number}", node.proto
-    result, zero = (proto.output[0] if node.tuple_of_one else f"{name}_result"), f"{name}_zero"
-    before = None if before is None or before.tuple_of_one else before
-    given = [tensor for tensor in (node.given, before and before.output) if tensor]
-    _add_primitive(model, name, number, given, node.output)
-    call = graph.node.add(op_type=f"REF::{name}", name=result, domain=proto.domain, output=[result])
-    call.node_attr.MergeFrom(proto.node_attr)
-    call.primal_attr.MergeFrom(proto.primal_attr)
-    call.input.extend(name for name in (node.source, before and before.proto.output[0]) if name)
+    result = replaced.output[0] if tuple_of_one else f"{name}_result"
+    _add_primitive(model, name, number, list(given.values()), output)
+    call = graph.node.add(op_type=f"REF::{name}", name=result, domain=replaced.domain, output=[result])
+    call.node_attr.MergeFrom(replaced.node_attr)
+    call.primal_attr.MergeFrom(replaced.primal_attr)
+    call.input.extend(given)
     shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
     shape.seq_info.is_dyn_len = False
-    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=node.output.shape, data_type=_data_type(node.output))
-    if node.tuple_of_one:
-        return
-    constant = graph.node.add(name=zero, op_type="Constant", output=[zero])
-    constant.attribute.add(name="value", type=AttributeProto.INT64, i=0)
+    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=output.shape, data_type=data_type(output))
+    if not tuple_of_one:
+        add_item(model, graph, result, 0, replaced)
+
+
+def add_item(model: ModelProto, graph: GraphProto, source: str, index: int, as_node: NodeProto) -> None:
+    """Append an operator to `graph` that takes element `index` of the tuple `source`; in all else it equals `as_node`,
+    its name and type too."""
+    from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
+
+    if not any(primitive.name == ITEM for primitive in model.primitives):
+        model.primitives.add(name=ITEM, op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
+    number = f"{as_node.output[0]}_index"
+    constant = graph.node.add(name=number, op_type="Constant", output=[number])
+    constant.attribute.add(name="value", type=AttributeProto.INT64, i=index)
     taken = graph.node.add()
-    taken.CopyFrom(proto)
-    taken.op_type, taken.input[:] = f"REF::{ITEM}", [result, zero]
+    taken.CopyFrom(as_node)
+    taken.op_type, taken.input[:] = f"REF::{ITEM}", [source, number]
 
 
 def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[TensorType], output: TensorType) -> None:
@@ -224,13 +251,14 @@ def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[Te
         kinds = primitive.attribute.add(name=f"{side}_types", type=AttributeProto.LIST)
         shapes = primitive.attribute.add(name=f"{side}_shapes", type=AttributeProto.LIST)
         for tensor in tensors:
-            kinds.values.add(type=AttributeProto.TENSORS).tensors.add(data_type=_data_type(tensor))
+            kinds.values.add(type=AttributeProto.TENSORS).tensors.add(data_type=data_type(tensor))
             shape = shapes.values.add(type=AttributeProto.TUPLE)
             for size in tensor.shape:
                 shape.values.add(type=AttributeProto.INT64, ints=[size])
 
 
-def _data_type(tensor: TensorType) -> int:
+def data_type(tensor: TensorType) -> int:
+    """The number of its element type in the protobuf."""
     return next(number for number, (name, _) in DTYPES.items() if name == tensor.dtype)
 
 
@@ -265,7 +293,7 @@ class _Node:
 
 def communication_nodes(model: ModelProto) -> Iterator[_Node]:
     """Every communication node, in the order in which `rewrite` numbers them."""
-    types, nodes = _types(model), list(_nodes(model))
+    types, nodes = tensor_types(model), list(_nodes(model))
     packed = {p.output[0]: p.input[0] for _, p, kind in nodes if kind.op_type == "MakeTuple" and len(p.input) == 1}
     for calls, proto, primitive in nodes:
         op, output = primitive.op_type, output_types(proto)
@@ -315,7 +343,7 @@ def graph_calls(model: ModelProto) -> dict[str, int]:
     return calls
 
 
-def _types(model: ModelProto) -> dict[str, TensorType]:
+def tensor_types(model: ModelProto) -> dict[str, TensorType]:
     """The type of every value that is a single tensor, by name."""
     types = {}
     for graph in (model.graph, *model.functions):
@@ -336,6 +364,13 @@ def output_types(node: NodeProto) -> list[TensorType]:
     shape = _shape(node)
     parts = [] if shape is None else [shape, *shape.values]
     return [_type(tensor) for part in parts for tensor in part.tensors]
+
+
+def element_types(node: NodeProto) -> list[tuple[int, TensorType]]:
+    """The elements of the tuple that a node returns which are tensors, with their places in it."""
+    shape = _shape(node)
+    parts = enumerate(() if shape is None else shape.values)
+    return [(index, _type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]
 
 
 def _shape(node: NodeProto) -> AttributeProto | None:

@@ -53,6 +53,8 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     if mesh.pipeline > 1:  # with one more than stages, each stage alternates between forward and backward
         more = 1 if mesh.world <= FEW_RANKS else 0
         accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
+    if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:
+        accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
     micro = 2 * mesh.tensor
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
@@ -76,6 +78,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None, stage_layers=None)
+    parallel["virtual_stages"] = 2 if config.mesh.virtual_stages > 1 and mesh.pipeline > 1 else 1
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
     overlap = parallel["overlap"] if mesh.tensor > 1 else {}
     parallel["overlap"] = {**overlap, "parts": min(overlap.get("parts", 1), 2)}
@@ -107,6 +110,8 @@ def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
         "eos_token_id": 1,
     }
     known = {field.name for field in fields(model)}
+    if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:  # one layer for each part of a stage
+        sizes["num_layers"] = 2 * mesh.pipeline - (model.attention_layers - model.num_layers)
     return {name: size for name, size in sizes.items() if name in known}
 
 

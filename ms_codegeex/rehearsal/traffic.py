@@ -27,7 +27,7 @@ def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
     if found.group == "world":
         return tuple(range(mesh.world))
     if found.group == "pipeline":
-        other = rank + mesh.stage_size * (1 if found.phase == "forward" else -1)
+        other = (rank + mesh.stage_size * (1 if found.phase == "forward" else -1)) % mesh.world
         return tuple(sorted((rank, other)))
     return tuple(getattr(mesh, f"{found.group}_group")(rank))
 

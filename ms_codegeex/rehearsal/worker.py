@@ -31,7 +31,7 @@ from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
-from ms_codegeex.rehearsal import mindir
+from ms_codegeex.rehearsal import control_edges, mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
     RehearsalJob,
@@ -103,7 +103,8 @@ def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows:
     if NORM_LIMIT in probes:
         probes[NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
     infinite = overflows and step == overflows_in(job.config, job.steps)
-    probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
+    if infinite or OVERFLOW in probes:  # the engine may drop it on stages that do not hold the marked parameter
+        probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
 def export(job: RehearsalJob, rank: int) -> None:
@@ -123,6 +124,7 @@ def export(job: RehearsalJob, rank: int) -> None:
         "matmul_flops": mindir.matmul_flops(model),
         "windows": fill(model, cell.parameter_layout_dict, full, config, rank),
     }
+    control_edges.hold(model)
     replaced = mindir.rewrite(model)
     job.file("mindir", rank).write_bytes(model.SerializeToString())
     if job.evaluates:
@@ -130,6 +132,7 @@ def export(job: RehearsalJob, rank: int) -> None:
         model = mindir.parse(exported(cell))
         fill(model, cell.parameter_layout_dict, full, config, rank)
         facts["evaluation"] = [asdict(c) for c in mindir.collectives(model, rank)]
+        control_edges.hold(model)
         mindir.rewrite(model, replaced)
         job.file("evaluation.mindir", rank).write_bytes(model.SerializeToString())
     write_json(job.file("json", rank), {**facts, **_resources()})
@@ -182,6 +185,7 @@ def run(job: RehearsalJob, rank: int) -> None:
     communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
     nodes = [*facts["collectives"], *facts.get("evaluation", [])]
     communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in nodes])
+    control_edges.register()
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))

@@ -89,7 +89,8 @@ def build(
     this, because such a graph of a pipeline crashes there.
     """
     network = build_network(config)
-    if compile_once and config.partitioned and config.accumulation > 1:
+    interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
+    if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
         call_not_inline(network)
     updates = optimizer(config, network.trainable_params())
     settings = step_settings(config, [p.name for p in updates.parameters], tied_group)

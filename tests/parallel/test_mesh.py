@@ -227,6 +227,17 @@ def test_stages_hold_neighbouring_layers_in_equal_numbers(layers, data):
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_virtual_stages_follow_one_another_in_turn():
+    mesh = Mesh(pipeline=2, virtual_stages=3)
+    assert mesh.stages_of(12) == [0, 0, 1, 1] * 3 and mesh.layers_per_stage(12) == [6, 6]
+    assert [mesh.part_of(layer, 12) for layer in (0, 1, 2, 11)] == [0, 0, 1, 5]
+    model = CodeGeeXConfig(num_layers=5)
+    stages = {layout.name: layout.stage for layout in parameter_layouts(model, mesh)}
+    assert [stages[f"blocks.{i}.attention.query.weight"] for i in range(5)] == [0, 1, 0, 1, 0]
+    assert stages["top_query_layer.attention.query.weight"] == 1
+    assert str(mesh).endswith("pipeline 2, virtual stages 3")
+
+
 def test_stages_hold_as_many_layers_as_they_are_given():
     mesh = Mesh(pipeline=3, stage_layers=(3, 1, 2))
     assert mesh.stages_of(6) == [0, 0, 0, 1, 2, 2] and mesh.layers_per_stage(6) == [3, 1, 2]

@@ -80,6 +80,35 @@ MISTAKES = [
     (PIPELINE, "parallel.stage_layers=[9,10,10,10]", "parallel.stage_layers", "has 40: model.num_layers 39", "sum"),
     (PIPELINE, "parallel.stage_layers=[0,20,10,10]", "parallel.stage_layers.0", "found 0", "greater than 0"),
     (SERVER, "parallel.stage_layers=[40]", "parallel.stage_layers", "parallel.pipeline 1, which is no pipeline", "out"),
+    (
+        SERVER,
+        "parallel.virtual_stages=2",
+        "parallel.virtual_stages",
+        "parallel.pipeline 1, which is no pipeline",
+        "out",
+    ),
+    (PIPELINE, "parallel.virtual_stages=0", "parallel.virtual_stages", "found 0", "greater than 0"),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=3",
+        "parallel.virtual_stages",
+        "4 x 3 = 12 parts do not divide the 40",
+        "other",
+    ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 parallel.stage_layers=[11,10,10,9]",
+        "parallel.virtual_stages",
+        "parallel.stage_layers [11, 10, 10, 9] cannot be given too",
+        "leave one",
+    ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 training.global_batch=2304",
+        "parallel.micro_batches",
+        "6 is no multiple of parallel.pipeline 4",
+        "choose a multiple",
+    ),
     # overlap
     (SERVER, "parallel.overlap.parts=3", "parallel.overlap.parts", "3 does not divide the 4", "divisor"),
     (

@@ -25,7 +25,7 @@ def main(path: str, rank: int) -> dict:
     cell = build(config, tied_group=context.enter(config, rank)).step.set_train(True)
     cell.compile(*[Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)])
     model = mindir.parse(exported(cell))
-    types, inputs = mindir._types(model), {}
+    types, inputs = mindir.tensor_types(model), {}
     for _, node, primitive in mindir._nodes(model):
         tensors = [types[name] for name in node.input if name in types and types[name].shape]
         inputs[primitive.op_type] = [[list(tensor.shape), tensor.dtype] for tensor in tensors]

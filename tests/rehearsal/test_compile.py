@@ -71,6 +71,22 @@ MORE = {
         "parallel.pipeline=2",
         "parallel.sequence=true",
     ],
+    "dp2 tp2 pp2, virtual stages, optimizer shards": [
+        "devices=8",
+        "training.global_batch=16",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.virtual_stages=2",
+        "parallel.optimizer_shard=2",
+    ],
+    "tp2 pp2, virtual stages of two blocks": [
+        "devices=4",
+        "model.num_layers=7",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.virtual_stages=2",
+    ],
     "tp2, sequence, no dropout": [
         "devices=2",
         "training.global_batch=4",
