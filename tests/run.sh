@@ -23,6 +23,7 @@ fi
 
 venv=$(bash "$root/ascend_scripts/setup.sh" --tests)
 export PATH="$venv/bin:$PATH"
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.tcache_count=60000} # as in tests/conftest.py
 cd -- "$root"
 
 parallel=()

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT, command, command_here
 
 import ms_codegeex
 from ms_codegeex.cli import VERBS, build_parser, parse
@@ -28,7 +28,7 @@ def test_help_imports_nothing_heavy(code):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples_that_parse(verb):
-    result = command(verb, "--help")
+    result = command_here(verb, "--help")
     assert result.returncode == 0
     examples = [
         line.split("  #")[0].strip() for line in result.stdout.split("examples:")[1].splitlines() if line.strip()

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import VOCABULARY, command, small_run, write_config, write_dataset
+from conftest import VOCABULARY, command, command_here, small_run, write_config, write_dataset
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -15,6 +15,13 @@ from ms_codegeex.runs.records import read_log
 
 def train(tmp_path, values, *arguments, **options):
     return command("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments, **options)
+
+
+def refused(tmp_path, values, *arguments):
+    """The same in this process, for what is refused before any other process starts."""
+    result = command_here("train", "--config", write_config(tmp_path / "run.yaml", values), *arguments)
+    assert result.returncode == 2, result.stderr
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +235,7 @@ def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case)
     values = small_run(dataset, tmp_path / "out" / "run")
     for section, content in changes.items():
         values[section] = {**values[section], **content} if isinstance(content, dict) else content
-    result = train(tmp_path, values, *arguments)
-    assert result.returncode == 2, result.stderr
+    result = refused(tmp_path, values, *arguments)
     errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in result.stderr
@@ -242,8 +248,8 @@ def test_a_corrupt_index_is_named(dataset, tmp_path):
     broken = shutil.copytree(dataset, tmp_path / "broken")
     (broken / "train.idx").write_bytes((broken / "train.idx").read_bytes()[:-9])
     values = small_run(broken, tmp_path / "run")
-    result = train(tmp_path, values)
-    assert result.returncode == 2 and "train.idx" in result.stderr and "Traceback" not in result.stderr
+    result = refused(tmp_path, values)
+    assert "train.idx" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -251,17 +257,17 @@ def test_an_existing_run_is_not_overwritten_and_another_model_is_not_resumed(run
     _, path = runs[1]
     before = sorted(p.name for p in (path / "checkpoints").iterdir())
     values = small_run(dataset, path)
-    result = train(tmp_path, values)
-    assert result.returncode == 2 and "already holds a run" in result.stderr
+    result = refused(tmp_path, values)
+    assert "already holds a run" in result.stderr
     values["model"]["intermediate_size"] = 48
-    result = train(tmp_path, values, "--resume", "auto")
-    assert result.returncode == 2 and "model.intermediate_size: 48" in result.stderr
+    result = refused(tmp_path, values, "--resume", "auto")
+    assert "model.intermediate_size: 48" in result.stderr
     for override, message in (("seed=8", "seed: 8"), ("data.seq_length=16", "data.seq_length: 16")):
-        result = train(tmp_path, small_run(dataset, path), "--resume", "auto", override)
-        assert result.returncode == 2 and message in result.stderr
+        result = refused(tmp_path, small_run(dataset, path), "--resume", "auto", override)
+        assert message in result.stderr
     step = path / "checkpoints" / before[0]
-    result = train(tmp_path, small_run(dataset, path), "--resume", step)
-    assert result.returncode == 2 and f"later than {before[0]}" in result.stderr
+    result = refused(tmp_path, small_run(dataset, path), "--resume", step)
+    assert f"later than {before[0]}" in result.stderr
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == before and (path / "summary.json").exists()
 
 

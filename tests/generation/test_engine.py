@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import command
+from conftest import command, command_here
 from twins import codegeex_numpy as twin
 
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -234,7 +234,7 @@ def test_command_prints_prompt_and_continuation(model):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("# language: Python\nx")
-    again = command(
+    again = command_here(
         *("generate", "--model", model, "--prompt", "# language: Python", "--greedy", "--max-new-tokens", "3", "--json")
     )
     answer = json.loads(again.stdout)
@@ -244,7 +244,7 @@ def test_command_prints_prompt_and_continuation(model):
 def test_command_gives_several_answers_with_log_probabilities(model, generator):
     arguments = ("--max-new-tokens", "6", "--seed", "3", "--temperature", "2", "--log-probabilities", "2", "--n", "2")
     edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")
-    result = command("generate", "--model", model, "--prompt", "x = 1", *arguments, *edits, "--json")
+    result = command_here("generate", "--model", model, "--prompt", "x = 1", *arguments, *edits, "--json")
     assert result.returncode == 0, result.stderr
     settings = SamplingSettings(
         *(6, 2.0, 0, 0.95, 3),
@@ -266,7 +266,7 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
 @pytest.mark.slow
 def test_command_prints_beams(model, generator):
     arguments = ("--beams", "3", "--n", "2", "--max-new-tokens", "5", "--length-penalty", "0.5", "--stop", "r")
-    result = command("generate", "--model", model, "--prompt", "import", *arguments)
+    result = command_here("generate", "--model", model, "--prompt", "import", *arguments)
     assert result.returncode == 0, result.stderr
     settings = SamplingSettings(5, beams=3, n=2, length_penalty=0.5, stop=("r",))
     texts = [answer.text for answer in answers(generator, generator.encode("import"), settings)]
@@ -275,7 +275,7 @@ def test_command_prints_beams(model, generator):
 
 @pytest.mark.slow
 def test_command_ends_with_the_block(model):
-    result = command(
+    result = command_here(
         *("generate", "--model", model, "--prompt", "# language: Python", "--stop-at", "block", "--json", "--greedy"),
         *("--logit-bias", "87=1e6", "--max-new-tokens", "3"),  # a line that begins with an x
     )
@@ -297,11 +297,11 @@ def test_command_ends_with_the_block(model):
     ],
 )
 def test_command_mistakes_are_one_line(model, arguments, message):
-    result = command("generate", "--model", model, *arguments)
+    result = command_here("generate", "--model", model, *arguments)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == ""
 
 
 def test_command_names_a_missing_model(tmp_path):
-    result = command("generate", "--model", tmp_path / "none", "--prompt", "x")
+    result = command_here("generate", "--model", tmp_path / "none", "--prompt", "x")
     assert result.returncode == 2 and str(tmp_path / "none") in result.stderr

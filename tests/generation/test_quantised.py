@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from conftest import command
+from conftest import command, command_here
 
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
@@ -145,13 +145,13 @@ def test_the_commands(source, tmp_path):
     words = ("quantize", "--model", source.path, "--bits", 4, "--group", 32, "--output", tmp_path / "q")
     result = json.loads(command(*words, "--json").stdout)
     assert result["output"] == str(tmp_path / "q") and result["group"] == 32
-    again = command(*words)
+    again = command_here(*words)
     assert again.returncode == 2 and "--replace" in again.stderr and "Traceback" not in again.stderr
-    assert "4 bits, a scale for 32 numbers" in command(*words, "--replace").stdout
+    assert "4 bits, a scale for 32 numbers" in command_here(*words, "--replace").stdout
     words = ("--prompt", "x", "--greedy", "--max-new-tokens", 2, "--fast", "--cache-bits", 16)
-    text = command("generate", "--model", tmp_path / "q", *words)
+    text = command_here("generate", "--model", tmp_path / "q", *words)
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
-    text = command("generate", "--model", source.path, *words)
+    text = command_here("generate", "--model", source.path, *words)
     assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
 
 
