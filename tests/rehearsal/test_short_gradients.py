@@ -28,8 +28,13 @@ CASES = {
         "parallel.pipeline=2",
         "parallel.optimizer_shard=1",
     ],
-    "micro-batches of one replica": ["devices=2", "training.global_batch=8", "training.micro_batch=2"]
-    + ["parallel.tensor=2", "parallel.optimizer_shard=1"],
+    "micro-batches of one replica": [
+        "devices=2",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "parallel.tensor=2",
+        "parallel.optimizer_shard=1",
+    ],
 }
 
 
