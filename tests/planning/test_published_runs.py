@@ -1,4 +1,7 @@
-"""Megatron-LM's table of GPT sizes on A100 (arXiv:2104.04473, table 1), which nothing is fitted to."""
+"""Published runs of other stacks, which nothing is fitted to.
+
+On A100 Megatron-LM's table of GPT sizes (arXiv:2104.04473, table 1), on Ascend 910B three models of ModelLink.
+"""
 
 import pytest
 from conftest import ROOT
@@ -46,3 +49,52 @@ def test_the_roofline_alone_predicts_runs_without_a_pipeline(run):
     published = flops / (devices * rate * 1e12)
     assert plan.fits and plan.parameters / 1e9 == pytest.approx(billions, abs=0.1)
     assert plan.time.total == pytest.approx(published, rel=0.14)
+
+
+# name, overrides, sequences of a step, published tokens/s of each of eight devices. ModelLink's README lists the rates
+# for an Atlas 900 A2 PODc (2024), its scripts in examples/mcore have the settings. All have the blocks of CodeGeeX2.
+LLAMA = {"data.seq_length": 4096, "training.precision": "bf16", "model.vocab_size": 32000, "model.rotary_dim": 128}
+PIPELINE = {"parallel.tensor": 1, "parallel.pipeline": 2, "parallel.optimizer_shard": 4, "training.micro_batch": 1}
+ON_910B = {
+    "ChatGLM3-6B": ({**PIPELINE, "data.seq_length": 8192, "training.precision": "fp16"}, 128, 4611, 6.24),
+    "LLaMA2-7B": (
+        {
+            **PIPELINE,
+            **LLAMA,
+            "model.num_layers": 32,
+            "model.intermediate_size": 11008,
+            "model.num_kv_groups": 32,
+        },
+        256,
+        4672,
+        6.74,
+    ),
+    "LLaMA2-13B": (
+        {
+            **LLAMA,
+            "model.num_layers": 40,
+            "model.hidden_size": 5120,
+            "model.intermediate_size": 13824,
+            "model.num_heads": 40,
+            "model.num_kv_groups": 40,
+            "parallel.tensor": 8,
+            "parallel.pipeline": 1,
+            "parallel.sequence": "true",
+            "parallel.optimizer_shard": 1,
+            "training.micro_batch": 8,  # published: 4, fewer than the devices that load them here
+        },
+        512,
+        2016,
+        13.02,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ON_910B)
+def test_the_roofline_alone_predicts_runs_on_ascend_910b(name):
+    keys, batch, rate, billions = ON_910B[name]
+    keys = {"devices": 8, "parallel.hardware": "ascend910b", "training.recompute": "none", **keys}
+    keys["training.global_batch"] = batch
+    plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()]))
+    assert plan.parameters / 1e9 == pytest.approx(billions, abs=0.01)
+    assert plan.step_tokens / 8 / plan.time.total / rate == pytest.approx(1.135, abs=0.01)
