@@ -4,7 +4,6 @@ it."""
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import os
 import subprocess
@@ -18,14 +17,13 @@ import yaml
 
 # Tiny kernels on several threads mostly wait for each other. Set before anything imports MindSpore; workers inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A compilation allocates millions of small objects, and takes a sixth less time if glibc keeps more of the freed ones.
+# A compilation allocates millions of small objects, and takes 7 % less time if glibc keeps more of the freed ones.
 # This is for processes that the tests start; tests/run.sh sets it for this one.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
 
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-gc.set_threshold(20_000, 20, 20)  # for the same reason: looking for cycles after every 700 objects takes a twelfth
 pytest_plugins = ["gpu_tests", "process_guard", "skipped_before", "strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0

@@ -157,6 +157,16 @@ def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
             f"parallel.micro_batches: {config.accumulation} is no multiple of parallel.pipeline {stages}, which "
             f"parallel.virtual_stages {parts} needs; choose a multiple"
         )
+    untried = {
+        f"parallel.overlap.parts: {config.parallel.overlap.parts}": config.parallel.overlap.parts > 1,
+        "parallel.overlap.recompute_collectives: false": not config.parallel.overlap.recompute_collectives,
+        f"lora.rank: {config.lora.rank}": config.lora.rank > 0,
+    }
+    for name, given in untried.items():
+        if given:
+            raise UserError(
+                f"parallel.virtual_stages: {parts} was never executed together with {name}; leave one of the two out"
+            )
 
 
 def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:

@@ -2,7 +2,7 @@
 
 At simulation level 1 the engine continues after the front end: optimisation, kernel selection, assignment of streams
 and events. Then it creates kernels, which the stub libraries do not provide, so the process crashes. By then it has
-written the graph with its streams, which is all that is read here.
+written the graph with its streams and logged from which library each kernel comes, which is all that is read here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure
@@ -28,6 +29,10 @@ WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DUMP = "hwopt_d_after_stream_assign"
 NODE = re.compile(r"^\s+%\d+\([^=]*\) = (?:PrimFunc_)?(\w+)\(.*?\bstream_id: U32\((\d+)\)")
 RANKS = re.compile(r"\bgroup_rank_ids: \(([\d, ]*)\)")
+SELECTED = re.compile(r"CollectOpSelectedType\] (\w+) select (\w+) kernel")  # once for each operator
+# MindSpore's plugin has code for each aclnn kernel. Every other operator becomes an aclop kernel, which CANN looks up
+# by name; stub libraries refuse no name.
+UNCHECKED = "aclop"
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,22 @@ class Kernel:
     op: str
     stream: int
     ranks: tuple[int, ...] = ()  # of a collective
+    library: str = ""  # aclnn, aclop or hccl; empty for a view, which launches nothing, and for events
 
 
-def read_kernels(lines: Iterable[str]) -> list[Kernel]:
-    """The kernels of a dumped graph."""
+def read_libraries(lines: Iterable[str]) -> dict[str, str]:
+    """The library that each operator's kernel comes from, from the log of the selection."""
+    return dict(match.groups() for line in lines if (match := SELECTED.search(line)))
+
+
+def read_kernels(lines: Iterable[str], libraries: Mapping[str, str] = MappingProxyType({})) -> list[Kernel]:
+    """The kernels of a dumped graph; `libraries` is what `read_libraries` found."""
     found = []
     for line in lines:
         if match := NODE.match(line):
             ranks = RANKS.search(line) if match[1] in COLLECTIVES else None
             members = tuple(int(rank) for rank in ranks[1].split(",") if rank.strip()) if ranks else ()
-            found.append(Kernel(match[1], int(match[2]), members))
+            found.append(Kernel(match[1], int(match[2]), members, libraries.get(match[1], "")))
     return found
 
 
@@ -67,16 +78,27 @@ def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kerne
             run_reporting(python_process("back end", words, job.directory, environment), lambda line: None)
         except RunFailure as error:  # it always dies; what counts is how far it came
             failure = error
-        dumps = sorted(job.directory.rglob(f"{DUMP}*.ir"))
-        kernels = [kernel for dump in dumps for kernel in read_kernels(dump.read_text("utf-8", "replace").splitlines())]
+        libraries = read_libraries(_lines(job.directory.rglob("*.log")))
+        kernels = read_kernels(_lines(sorted(job.directory.rglob(f"{DUMP}*.ir"))), libraries)
     if not kernels:
         raise RunFailure(f"back end: no streams were assigned ({failure or 'nothing was written'})")
     return kernels
 
 
+def _lines(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            yield from stream
+
+
 def level_environment() -> dict[str, str]:
-    """Variables with which the engine continues after the front end."""
-    return {"MS_SIMULATION_LEVEL": "1"}
+    """Variables with which the engine continues after the front end, and logs which kernels it selects."""
+    return {"MS_SIMULATION_LEVEL": "1", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
+
+
+def unchecked_operators(kernels: Iterable[Kernel]) -> list[str]:
+    """Operators whose kernel would have to come from CANN's library of operators, which was not asked for it."""
+    return sorted({kernel.op for kernel in kernels if kernel.library == UNCHECKED})
 
 
 def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[PlanCheck]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.rehearsal.backend import Kernel
+from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.coverage import not_compiled
 from ms_codegeex.rehearsal.timeline.operators import Program
@@ -84,7 +84,9 @@ class CompileReport:
         lines += [f"collectives of {what}", *_buckets(shown), ""]
         lines += ["checks against the plan", table(("", "check", "expected", "found"), checks, 4), ""]
         if self.kernels:
-            lines += [f"kernels that the back end chose: {_named_kernels(self.kernels)}", ""]
+            lines += [f"kernels that the back end chose: {_named_kernels(self.kernels)}"]
+            unchecked = ", ".join(unchecked_operators(self.kernels))
+            lines += [f"of these left to CANN's library of operators, which is a stub here: {unchecked or 'none'}", ""]
         failed = sum(not x.ok for x in self.checks)
         lines.append(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks hold")
         lines += [f"not checked: {line}" for line in not_compiled(self.config, self.target)]
@@ -105,6 +107,7 @@ class CompileReport:
             "compile_seconds": max(x.compile_seconds for x in self.ranks),
             "peak_memory_bytes": max(x.peak_memory_bytes for x in self.ranks),
             "backend_kernels": dict(Counter(kernel.op for kernel in self.kernels)),
+            "backend_libraries": {kernel.op: kernel.library for kernel in self.kernels},
             "problems": self.problems,
             "not_executed": not_compiled(self.config, self.target),
         }

@@ -109,6 +109,20 @@ MISTAKES = [
         "6 is no multiple of parallel.pipeline 4",
         "choose a multiple",
     ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 parallel.overlap.parts=2",
+        "parallel.virtual_stages",
+        "never executed together with parallel.overlap.parts: 2",
+        "leave one",
+    ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 lora.rank=4",
+        "parallel.virtual_stages",
+        "never executed together with lora.rank: 4",
+        "leave one",
+    ),
     # overlap
     (SERVER, "parallel.overlap.parts=3", "parallel.overlap.parts", "3 does not divide the 4", "divisor"),
     (

@@ -134,3 +134,10 @@ def test_an_interleaved_schedule_is_an_improvement_or_in_force():
     assert any(x.name.startswith("interleaved 1F1B") for x in improvements(uneven))
     prime = make_plan(change(config, model=replace(config.model, sizes=replace(config.model.sizes, num_layers=4))))
     assert not any(x.name.startswith("interleaved 1F1B") for x in improvements(prime))  # five layers
+
+
+def test_the_page_prints_what_virtual_stages_would_give():
+    config = load_config(ROOT / "configs" / "recipes" / "codegeex_13b_910b_512.yaml")
+    plain, four = make_plan(config), make_plan(change(config, parallel__virtual_stages=4))
+    page = " ".join((ROOT / "docs" / "plan.md").read_text().split())
+    assert four.fits and f"would take {four.time.total:.2f} s before the factor where {plain.time.total:.2f} s" in page

@@ -1,11 +1,14 @@
 """Kernels and streams in dumps of the Ascend back end, written by hand; and in a real one."""
 
+from collections import Counter
+
 import pytest
-from test_compile import MESHES, small
+from test_compile import FAMILIES, MESHES, small
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal import backend
-from ms_codegeex.rehearsal.backend import Kernel, read_kernels, stream_checks
+from ms_codegeex.rehearsal.backend import Kernel, read_kernels, read_libraries, stream_checks, unchecked_operators
 from ms_codegeex.rehearsal.compile import compile_ranks
 
 DUMP = """
@@ -21,6 +24,12 @@ subgraph @kernel_graph_1() {
   %4(e) = PrimFunc_Add(%3, %2) primitive_attrs: {stream_id: U32(0)}
   %5(f) = AllReduce(%4) primitive_attrs: {stream_id: U32(4), group_rank_ids: (0)}
 """
+LOG = """
+[INFO] DEVICE(7,7f,python):2026-01-01 [mindspore/kernel_select_ascend.cc:664] GenerateKernelBuildInfo] Default/MatMul-op0
+[INFO] DEVICE(7,7f,python):2026-01-01 [mindspore/kernel_select_ascend.cc:750] CollectOpSelectedType] MatMul select aclnn kernel
+[INFO] DEVICE(7,7f,python):2026-01-01 [mindspore/kernel_select_ascend.cc:750] CollectOpSelectedType] AllReduce select hccl kernel
+[INFO] DEVICE(7,7f,python):2026-01-01 [mindspore/kernel_select_ascend.cc:750] CollectOpSelectedType] Add select aclop kernel
+"""  # noqa: E501
 LISTED = [
     {"op": "AllReduce", "ranks": [0, 1], "calls": 1},
     {"op": "AllGather", "ranks": [0, 2], "calls": 1},
@@ -36,6 +45,18 @@ def test_every_node_with_a_stream_is_a_kernel():
         Kernel("Add", 0),
         Kernel("AllReduce", 4, (0,)),
     ]
+
+
+def test_the_library_of_each_kernel_is_read_from_the_log():
+    kernels = read_kernels(DUMP.splitlines(), read_libraries(LOG.splitlines()))
+    assert [(kernel.op, kernel.library) for kernel in kernels] == [
+        ("MatMul", "aclnn"),
+        ("AllReduce", "hccl"),
+        ("AllGather", ""),
+        ("Add", "aclop"),
+        ("AllReduce", "hccl"),
+    ]
+    assert unchecked_operators(kernels) == ["Add"]
 
 
 def test_one_stream_for_each_group_is_what_the_timeline_has():
@@ -65,6 +86,31 @@ def test_a_back_end_that_dies_before_it_assigned_streams_is_a_failure(monkeypatc
         backend.backend_kernels(small("devices=2", "training.global_batch=4"), 0, inline=True)
 
 
+FUSED = {  # overrides, and the library of each fused kernel that has a gradient
+    "codegeex": ((), {"FlashAttentionScore": "aclnn", "LayerNorm": "aclop"}),
+    "codegeex2": (FAMILIES["codegeex2"], {"FlashAttentionScore": "aclnn", "RmsNorm": "aclnn"}),
+}
+
+
+@pytest.mark.slow  # a compilation with Ascend's back end
+@pytest.mark.parametrize("family", FUSED)
+def test_the_back_end_chooses_fused_kernels(family):
+    """Attention, norms and AdamW, with keys and values shared by heads in CodeGeeX2. In BF16 every step updates."""
+    overrides, fused = FUSED[family]
+    mesh = ("devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", "parallel.hardware=ascend910b")
+    config = small(*mesh, "training.precision=bf16", "training.dropout=0", *overrides)
+    kernels = backend.backend_kernels(config, 0, inline=True)
+    counts, libraries = Counter(kernel.op for kernel in kernels), {kernel.op: kernel.library for kernel in kernels}
+    layers, full = config.model.sizes.attention_layers, config.training.recompute == "full"
+    assert counts["FlashAttentionScore"] == (2 if full else 1) * layers and counts["FlashAttentionScoreGrad"] == layers
+    for op, library in fused.items():
+        assert libraries[op] == libraries[f"{op}Grad"] == library, op
+    assert not {"Softmax", "BatchMatMul", "Rsqrt"} & counts.keys()  # of composed attention and norms
+    weights = sum(layout.trained for layout in layouts_of(config))
+    assert counts["AdamApplyOneWithDecayAssign"] == weights
+    assert "AdamApplyOneWithDecayAssign" in unchecked_operators(kernels)
+
+
 @pytest.mark.slow  # three compilations of the engine, one of them with Ascend's back end: minutes
 def test_the_streams_of_the_back_end_are_those_of_the_timeline():
     config = small("devices=4", "training.global_batch=8", "parallel.optimizer_shard=2")
@@ -72,6 +118,7 @@ def test_the_streams_of_the_back_end_are_those_of_the_timeline():
     assert report.ok, report.problems
     assert {"back end, computation", "back end, collectives"} <= {check.name for check in report.checks}
     assert {"MatMul", "LayerNorm", "AllReduce"} <= {kernel.op for kernel in report.kernels}
+    assert "left to CANN's library of operators, which is a stub here: " in report.text()
     assert "kernels that the back end chose" in report.text() and "target ascend" in report.text()
 
 
