@@ -51,7 +51,7 @@ def configuration(devices: int, layers: int) -> RunConfig:
 
 def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
     """What the worker reports of rank 0, and the CPU seconds of its process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         job = RehearsalJob(Path(folder), config, 1)
         job.write()
@@ -60,9 +60,14 @@ def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
         words = ["-m", "ms_codegeex.rehearsal.compile_worker", str(os.getpid()), "1", folder, "0", mode.to_word()]
         subprocess.run([sys.executable, *words], env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         found = json.loads(job.file("json", 0).read_text())
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    found["cpu_seconds"] = cpu_seconds() - before
     return found
+
+
+def cpu_seconds() -> float:
+    """Of all processes that have ended and were started here, directly or not."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def peak_bytes(process: psutil.Process) -> int:
@@ -73,7 +78,7 @@ def peak_bytes(process: psutil.Process) -> int:
 
 def timeline_command() -> dict[str, float]:
     """Seconds of the command on the 13B's recipe, with the largest peak of its processes and their largest sum."""
-    began, peaks, together = time.monotonic(), {}, 0
+    began, cpu, peaks, together = time.monotonic(), cpu_seconds(), {}, 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile() as output:
         command = [sys.executable, "-m", "ms_codegeex.cli", *TIMELINE]
@@ -92,6 +97,7 @@ def timeline_command() -> dict[str, float]:
         found = json.load(output)
     return {
         "seconds": time.monotonic() - began,
+        "cpu": cpu_seconds() - cpu,
         "peak": max(peaks.values()),
         "command": peaks[main.pid],
         "together": together,
@@ -105,7 +111,7 @@ def timelines(rounds: int) -> None:
     found = [timeline_command() for _ in range(rounds)]
     print(f"\n{' '.join(('ms-codegeex', *TIMELINE[:2], 'configs/codegeex_13b.yaml', *TIMELINE[3:]))}")
     print(f"  {found[0]['ranks']} graphs; the simulated step {found[0]['step']:.4g} s")
-    print(f"  seconds {spread([x['seconds'] for x in found])}")
+    print(f"  seconds {spread([x['seconds'] for x in found])}, of CPU {spread([x['cpu'] for x in found])}")
     for key, name in (("peak", "the largest process"), ("command", "the command's own process"), ("together", "all")):
         print(f"  {name}: {spread([x[key] / 1e9 for x in found])} GB")
 

@@ -80,7 +80,7 @@ def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
         sys.path.append(str(cann_stubs.python_folder()))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
-    if mode.inline:  # the only graphs that are so large; all others are compiled with nothing replaced
+    if mode.inline or config.accumulation > 1:  # all layers are inlined: large graphs; in others nothing is replaced
         use_short_gradients()
     with no_init_parameters():
         built = build(config, tied_group=context.enter(config, rank))

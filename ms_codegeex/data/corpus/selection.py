@@ -280,18 +280,21 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     Returns:
         Their keys, uint64, ascending.
     """
-    nothing = np.empty(0, np.uint64)
-    sums = [(rows.size, int(rows["bytes"].sum()), rows[rows["bytes"].argmin()]) for rows in groups() if rows.size]
-    target = share * sum(size for _, size, _ in sums)
+    nothing, sums = np.empty(0, np.uint64), []
+    for rows in groups():
+        if rows.size:  # numbers, because a row would keep the array that it is a part of
+            place = int(rows["bytes"].argmin())
+            sums.append((rows.size, int(rows["bytes"].sum()), int(rows["bytes"][place]), int(rows["key"][place])))
+    target = share * sum(size for _, size, _, _ in sums)
     if not target:
         return nothing
-    most = sum(count for count, _, _ in sums) - 1
+    most = sum(count for count, *_ in sums) - 1
     chosen = nothing
     for limit in (target / 3, target, 3 * target, float("inf")):
         chosen, total = _first_groups(groups(), limit, target, most)
         if total >= target / 2:
             return chosen
-    return chosen if chosen.size else np.array([min((row for *_, row in sums), key=lambda row: row["bytes"])["key"]])
+    return chosen if chosen.size else np.array([min(sums, key=lambda part: part[2])[3]], np.uint64)
 
 
 def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, most: int) -> tuple[np.ndarray, int]:

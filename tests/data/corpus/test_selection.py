@@ -1,6 +1,7 @@
 """Selection in stages, against the plain rules on lists."""
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -241,6 +242,19 @@ def test_groups_in_parts_are_chosen_like_all_at_once(sizes, share, part):
     chosen = choose_validation(lambda: iter([rows[:0], *parts]), share)
     assert chosen.tolist() == plain_choice(rows, share)
     assert len(chosen) < len(sizes) and (len(chosen) > 0) == (share > 0)
+
+
+def test_only_one_part_of_the_groups_is_in_memory_at_a_time():
+    def parts():
+        for part in range(40):
+            yield sums(np.arange(part * 10_000, (part + 1) * 10_000), np.full(10_000, 5))
+
+    tracemalloc.start()
+    chosen = choose_validation(parts, 0.01)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert chosen.tolist() == list(range(4000))
+    assert peak < 10 * 10_000 * SUM.itemsize  # of 40 parts
 
 
 class TestValidation:
