@@ -401,7 +401,8 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots."""
+there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
+train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md))."""
 
 
 def picture(path: Path) -> None:
