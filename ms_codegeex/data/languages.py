@@ -90,16 +90,35 @@ _OBJECTIVE_C = (
     rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
     rb"\bNS_ASSUME_NONNULL"
 )
-_CPP = (
-    rb"(?m)^[ \t]*(?:(?:class|namespace|template|using|constexpr|inline[ \t]+namespace|virtual|typename)\b|"
-    rb"(?:public|private|protected)[ \t]*:|#[ \t]*include[ \t]*<[a-z_]+>)|"
-    rb"\w::\w|\bnullptr\b|\boperator\s*[=<>+\-*\[(]"
+# What C refuses. In C, `class`, `private` and `operator` may be names of variables and fields, and the width of a field
+# may follow the colon. Each branch of `_CPP_WORDS` begins with a letter or a sign, since `\b` makes it twice as slow.
+_CPP_LINES = (
+    rb"(?m)^[ \t]*(?:(?:class|namespace|template|using|constexpr|inline[ \t]+namespace|virtual|typename)\b"
+    rb"(?![ \t]*(?:[-+=;,.)]|\[[^\[]))|(?:public|private|protected)[ \t]*:(?![ \t]*\d)|#[ \t]*include[ \t]*<[a-z_]+>|"
+    rb"~\w+\([ \t]*\)[ \t]*[;{=]|friend[ \t]+(?:class|struct)\b|explicit[ \t]+\w+[ \t]*\()"
+)
+_CPP_WORDS = (
+    rb"::(?<=\w::)\w|nullptr\b(?<!\wnullptr)(?<!define NULL nullptr)|noexcept\b(?<!\wnoexcept)|"
+    rb"operator(?<!\woperator)\s*(?:[-+*/%&|^~!=<>]{1,3}|\[\]|\(\))\s*\(|decltype(?<!\wdecltype)[ \t]*\(|"
+    rb"static_cast[ \t]*<|const_cast[ \t]*<|dynamic_cast[ \t]*<|reinterpret_cast[ \t]*<|"
+    rb"enum(?<!\wenum)[ \t]+(?:class|struct)[ \t]+\w+\s*[:{]|"
+    rb"struct(?<!\wstruct)[ \t]+\w+[ \t]*(?:final[ \t]*)?:[^;:{}()]{1,200}\{|"
+    rb"\)[ \t]*(?:(?:const[ \t]*)?=[ \t]*(?:delete|default)[ \t]*;|const[ \t]*(?:[{;]|override\b|final\b))|"
+    rb"const(?<!\wconst)[ \t]+\w+[ \t]*&[ \t]*\w+[ \t]*[,)]|"
+    rb"(?:bool|char|double|float|int|long|short|unsigned|size_t|u?int(?:8|16|32|64)_t)[ \t]*&[ \t]*\w+[ \t]*[,)]|"
+    rb"= new[ \t]+\w+[ \t]*[\[({<]|return new[ \t]+\w+[ \t]*[\[({<]"
 )
 
 AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
     # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
     # None means "not one of ours".
-    ".h": ((_OBJECTIVE_C, "Objective-C"), (rb"\b__(?:global|device|host)__\b", "Cuda"), (_CPP, "C++"), (b"", "C")),
+    ".h": (
+        (_OBJECTIVE_C, "Objective-C"),
+        (rb"\b__(?:global|device|host)__\b", "Cuda"),
+        (_CPP_LINES, "C++"),
+        (_CPP_WORDS, "C++"),
+        (b"", "C"),
+    ),
     ".m": (
         (_OBJECTIVE_C, "Objective-C"),
         (rb"\A\s*\(\*", "Mathematica"),
@@ -111,7 +130,8 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
         (rb"<\?php", "PHP"),
         (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
         (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"),
-        (_CPP, "C++"),
+        (_CPP_LINES, "C++"),
+        (_CPP_WORDS, "C++"),
         (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"),
         (b"", None),
     ),
@@ -136,6 +156,12 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
 _C_LIKE = frozenset((".h", ".inc"))
 # Comments and strings say "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
+
+# Part of a C header that only C++ compilers see, up to the next condition.
+_CPP_PART = re.compile(
+    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*$"
+    rb"(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
+)
 
 _SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
 
@@ -243,6 +269,9 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     suffix = suffix.lower()
     if suffix in _C_LIKE:
         head = _C_PROSE.sub(b" ", head)
+        if b"__cplusplus" in head:
+            shared = _CPP_PART.sub(b"", head)
+            head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
     for pattern, name in AMBIGUOUS.get(suffix, ()):
         if re.search(pattern, head):
             return None if name is None else find_language(name)

@@ -1,0 +1,341 @@
+"""Recall and precision of `prepare`'s deduplication, on copies planted among real sources and on real sources alone.
+
+    python benchmarks/deduplication.py                  # sources of the running interpreter's packages
+    python benchmarks/deduplication.py --input ~/src --megabytes 40 --seed 1
+    python benchmarks/deduplication.py --quick          # few sources, to see that it works
+
+Sources: packages in random order, at most a tenth of `--megabytes` of each, no file above 100 kB.
+
+Planted: every source once, of which `--originals` are drawn. One in three gets an exact copy. Each gets two edited
+copies: one edit of `EDITS`, drawn at random, of a share of its lines or identifiers that is drawn from `SHARES`. All
+documents are then shuffled, so a copy may come before its original.
+
+Truth: the similarity of two documents is the Jaccard similarity of their sets of word 5-grams, where words are ASCII
+letters, digits and underscores, and a shorter document is one 5-gram. It is computed here with Python's sets, without
+MinHash. An index finds all pairs of at least 0.5, not only those of a copy and its original.
+
+`prepare` drops a document if it is like an earlier one that it keeps. So for each document the truth is its highest
+similarity J to an earlier document that `prepare` kept. Recall: of the documents with J >= 0.85, the share that was
+dropped. Precision: of those dropped, the share with J >= 0.85. Because MinHash estimates J from 128 samples, with a
+standard deviation of 0.03 at 0.85, both are also printed at a tolerance of 0.05: recall of J >= 0.9, precision at
+J >= 0.8. The table shows the share dropped by J, and the share that 128 independent samples of the one most similar
+document would give.
+
+Exact copies: `prepare` without near duplicates must drop each text that occurred earlier, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import ROOT, print_command, versions
+
+sys.path.insert(0, str(ROOT))
+
+from ms_codegeex.data.corpus.sources import Root, default_roots, search, user_roots
+from ms_codegeex.data.languages import LANGUAGES
+
+THRESHOLD, TOLERANCE, SAMPLES = 0.85, 0.05, 128
+LOWEST = 0.5  # pairs that are less similar are not searched for
+BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+SHARES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
+MOST_BYTES = 100_000
+_WORDS = re.compile(rb"[A-Za-z0-9_]+")
+_NAME = re.compile(r"\b[A-Za-z_]\w{3,}\b")
+_LICENCE = """Copyright (c) {year} The {name} Authors. All rights reserved.
+Redistribution and use in source and binary forms, with or without modification, are permitted provided that the
+following conditions are met: redistributions of source code must retain this notice, and redistributions in binary
+form must reproduce it in their documentation. This software is provided as it is, without any warranty."""
+
+
+def read_sources(roots: list[Root], limit: float, generator: random.Random) -> list[str]:
+    """Texts of at most `limit` bytes in all, at most a tenth of that from one package."""
+    packages: dict[str, list] = defaultdict(list)
+    for file in search(roots, [language.name for language in LANGUAGES]).sources:
+        packages[file.package].append(file)
+    names = sorted(packages)
+    generator.shuffle(names)
+    texts: list[str] = []
+    total = 0
+    for name in names:
+        taken = 0
+        for file in packages[name]:
+            if not 200 <= file.size <= MOST_BYTES or taken + file.size > limit / 10 or total + file.size > limit:
+                continue
+            try:
+                texts.append(Path(file.path).read_bytes().decode())
+            except (OSError, UnicodeDecodeError):
+                continue
+            taken += file.size
+            total += file.size
+    return texts
+
+
+def _new_name(generator: random.Random) -> str:
+    return "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=9))
+
+
+def _some(count: int, share: float, generator: random.Random) -> list[int]:
+    """At least one of `count` places, in all about `share` of them."""
+    return generator.sample(range(count), min(count, max(1, round(share * count))))
+
+
+def change_lines(text: str, share: float, generator: random.Random, other: str) -> str:
+    """One name in each of some lines is a different one."""
+    lines = text.split("\n")
+    for place in _some(len(lines), share, generator):
+        lines[place] = _NAME.sub(_new_name(generator), lines[place], count=1)
+    return "\n".join(lines)
+
+
+def remove_lines(text: str, share: float, generator: random.Random, other: str) -> str:
+    """Some lines are missing."""
+    lines = text.split("\n")
+    gone = set(_some(len(lines), share, generator))
+    return "\n".join(line for place, line in enumerate(lines) if place not in gone)
+
+
+def insert_lines(text: str, share: float, generator: random.Random, other: str) -> str:
+    """Lines of another source, together in one place."""
+    lines, others = text.split("\n"), other.split("\n")
+    place, count = generator.randrange(len(lines) + 1), max(1, round(share * len(lines)))
+    start = generator.randrange(max(1, len(others) - count))
+    return "\n".join([*lines[:place], *others[start : start + count], *lines[place:]])
+
+
+def move_lines(text: str, share: float, generator: random.Random, other: str) -> str:
+    """Blocks of five lines stand somewhere else."""
+    lines = text.split("\n")
+    for _ in range(max(1, round(share * len(lines) / 5))):
+        start = generator.randrange(len(lines))
+        block = lines[start : start + 5]
+        del lines[start : start + 5]
+        place = generator.randrange(len(lines) + 1)
+        lines[place:place] = block
+    return "\n".join(lines)
+
+
+def rename(text: str, share: float, generator: random.Random, other: str) -> str:
+    """Some identifiers are called something else wherever they occur."""
+    names = sorted(set(_NAME.findall(text)))
+    new = {names[place]: _new_name(generator) for place in _some(len(names), share, generator)} if names else {}
+    return _NAME.sub(lambda match: new.get(match[0], match[0]), text)
+
+
+def add_licence(text: str, share: float, generator: random.Random, other: str) -> str:
+    """A licence header before the first line."""
+    licence = _LICENCE.format(year=generator.randrange(1990, 2026), name=_new_name(generator))
+    return "\n".join("# " + line for line in licence.split("\n")) + "\n\n" + text
+
+
+def indent(text: str, share: float, generator: random.Random, other: str) -> str:
+    """Tabs for four spaces, and spaces at the ends of some lines."""
+    lines = text.replace("    ", "\t").split("\n")
+    for place in _some(len(lines), share, generator):
+        lines[place] += " "
+    return "\n".join(lines)
+
+
+EDITS = (change_lines, remove_lines, insert_lines, move_lines, rename, add_licence, indent)
+
+
+def plant(sources: list[str], originals: int, generator: random.Random) -> tuple[list[str], Counter[str]]:
+    """Each source once and planted copies in random order, and how many copies of each kind there are."""
+    documents, number = list(dict.fromkeys(sources)), Counter[str]()
+    for text in generator.sample(documents, min(originals, len(documents))):
+        if generator.random() < 1 / 3:
+            documents.append(text)
+            number["exact"] += 1
+        for _ in range(2):
+            edit = generator.choice(EDITS)
+            copy = edit(text, generator.choice(SHARES), generator, generator.choice(sources))
+            documents.append(copy)
+            number["exact" if copy == text else edit.__name__.replace("_", " ")] += 1
+    generator.shuffle(documents)
+    return documents, number
+
+
+def shingles(text: str) -> frozenset[int]:
+    """The distinct word 5-grams of a document, as the 64-bit hashes that Python gives to tuples of words."""
+    words = _WORDS.findall(text.encode())
+    if len(words) < 5:
+        return frozenset([hash(tuple(words))] if words else [])
+    return frozenset(map(hash, zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)))
+
+
+def jaccard(first: frozenset[int], second: frozenset[int]) -> float:
+    """Size of the intersection by size of the union."""
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
+
+
+def highest_similarities(sets: Sequence[frozenset[int]], kept: Sequence[bool], lowest: float) -> list[float]:
+    """For each set, the highest similarity to an earlier one that is `kept`, or 0.0 if none is at least `lowest`.
+
+    Two sets of similarity t or more have in common at least one of the first n - ceil(t n) + 1 elements of each, in an
+    order that is the same for all; with the rarest first, few sets share those. So no pair is missed.
+    """
+    frequency = Counter[int]()
+    for own in sets:
+        frequency.update(own)
+    where: dict[int, list[int]] = defaultdict(list)
+    found = []
+    for number, own in enumerate(sets):
+        ordered = sorted(own, key=lambda item: (frequency[item], item))
+        first = ordered[: len(own) - math.ceil(lowest * len(own) - 1e-9) + 1]
+        first = [item for item in first if frequency[item] > 1]
+        candidates = {earlier for item in first for earlier in where.get(item, ())}
+        sizes = lowest * len(own), len(own) / lowest
+        similar = [jaccard(own, sets[earlier]) for earlier in candidates if sizes[0] <= len(sets[earlier]) <= sizes[1]]
+        best = max(similar, default=0.0)
+        found.append(best if best >= lowest else 0.0)
+        if kept[number]:
+            for item in first:
+                where[item].append(number)
+    return found
+
+
+def prepare(documents: Sequence[str], directory: Path, near: float) -> list[bool]:
+    """Run the command; whether it kept each document."""
+    import pyarrow.parquet as pq
+
+    path, output = directory / "documents.jsonl", directory / f"corpus{near}"
+    with open(path, "w", encoding="utf-8") as stream:
+        for text in documents:
+            stream.write(json.dumps({"text": text, "language": "Python"}) + "\n")
+    words = ["--input", str(path), "--output", str(output), "--near-duplicates", str(near), "--filters", "none"]
+    command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"prepare failed: {done.stderr[-2000:]}")
+    kept = [False] * len(documents)
+    for split in ("train", "validation"):
+        for source in pq.read_table(output / f"{split}.documents.parquet")["source"].to_pylist():
+            kept[int(source.rpartition(":")[2]) - 1] = True
+    return kept
+
+
+def expected_share(similarity: float) -> float:
+    """The probability that at least `THRESHOLD` of `SAMPLES` agree, each with the probability `similarity`."""
+    least = math.ceil(THRESHOLD * SAMPLES)
+    return sum(
+        math.comb(SAMPLES, agree) * similarity**agree * (1 - similarity) ** (SAMPLES - agree)
+        for agree in range(least, SAMPLES + 1)
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Documents with their similarities to what was kept, and whether they were dropped as near duplicates."""
+
+    similarities: tuple[float, ...]
+    dropped: tuple[bool, ...]
+
+    def recall(self, least: float) -> tuple[int, int]:
+        """How many documents of this similarity or more were dropped, and how many there are."""
+        wanted = [
+            dropped for value, dropped in zip(self.similarities, self.dropped, strict=True) if value >= least - 1e-12
+        ]
+        return sum(wanted), len(wanted)
+
+    def precision(self, least: float) -> tuple[int, int]:
+        """How many dropped documents have this similarity or more, and how many were dropped."""
+        values = [value for value, dropped in zip(self.similarities, self.dropped, strict=True) if dropped]
+        return sum(value >= least - 1e-12 for value in values), len(values)
+
+    def table(self) -> list[str]:
+        """A line for each bin of similarities: documents, share dropped, share that independent samples give."""
+        lines = []
+        for low, high in zip(BINS, (*BINS[1:], 2.0), strict=True):
+            rows = [
+                (value, dropped)
+                for value, dropped in zip(self.similarities, self.dropped, strict=True)
+                if low <= value < high
+            ]
+            if rows:
+                share = sum(dropped for _, dropped in rows) / len(rows)
+                expected = sum(expected_share(value) for value, _ in rows) / len(rows)
+                name = f"{low:.2f} to {high:.2f}" if high <= 1 else "1.00, not the same bytes"
+                lines.append(f"  J {name:<24} {len(rows):>6} documents, dropped {share:.3f}, expected {expected:.3f}")
+        return lines
+
+
+def _share(pair: tuple[int, int]) -> str:
+    return f"{pair[0] / pair[1]:.4f} ({pair[0]} of {pair[1]})" if pair[1] else "none"
+
+
+def print_exact(documents: Sequence[str], kept: Sequence[bool]) -> set[int]:
+    """Print recall and precision of exact copies; the documents that repeat an earlier one."""
+    seen: set[str] = set()
+    repeated = set()
+    for number, text in enumerate(documents):
+        if text in seen:
+            repeated.add(number)
+        seen.add(text)
+    dropped = {number for number, is_kept in enumerate(kept) if not is_kept}
+    right = len(repeated & dropped)
+    print(f"  exact copies: recall {_share((right, len(repeated)))}, precision {_share((right, len(dropped)))}")
+    return repeated
+
+
+def measure(documents: Sequence[str], directory: Path) -> None:
+    """Run `prepare` with and without near duplicates, and print what it found."""
+    directory.mkdir()
+    began = time.perf_counter()
+    repeated = print_exact(documents, prepare(documents, directory, 0.0))
+    kept = prepare(documents, directory, THRESHOLD)
+    middle = time.perf_counter()
+    rest = [number for number in range(len(documents)) if number not in repeated]
+    sets = [shingles(documents[number]) for number in rest]
+    values = highest_similarities(sets, [kept[number] for number in rest], LOWEST)
+    found = Found(tuple(values), tuple(not kept[number] for number in rest))
+    print(f"  near duplicates, J >= {THRESHOLD}: recall {_share(found.recall(THRESHOLD))}, ", end="")
+    print(f"precision {_share(found.precision(THRESHOLD))}")
+    print(f"  within {TOLERANCE}: recall of J >= {THRESHOLD + TOLERANCE:.2f} ", end="")
+    print(f"{_share(found.recall(THRESHOLD + TOLERANCE))}, ", end="")
+    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {_share(found.precision(THRESHOLD - TOLERANCE))}")
+    print("\n".join(found.table()))
+    print(f"  prepare twice {middle - began:.0f} s, truth {time.perf_counter() - middle:.0f} s", file=sys.stderr)
+
+
+def main() -> int:
+    """Plant, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", nargs="+", type=Path, help="sources (default: the interpreter's libraries)")
+    parser.add_argument("--megabytes", type=float, default=20.0, help="of sources (20)")
+    parser.add_argument("--originals", type=int, default=2000, help="sources that get planted copies (2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--directory", type=Path, help="where to write, ten times the sources (default: TMPDIR)")
+    parser.add_argument("--quick", action="store_true", help="1 MB and 60 originals")
+    arguments = parser.parse_args()
+    megabytes, originals = (1.0, 60) if arguments.quick else (arguments.megabytes, arguments.originals)
+    generator = random.Random(arguments.seed)
+    sources = read_sources(
+        user_roots(arguments.input) if arguments.input else default_roots(), megabytes * 1e6, generator
+    )
+    print_command()
+    print(versions("numpy"))
+    documents, number = plant(sources, originals, generator)
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
+        print(f"sources and planted copies, {len(documents)} documents")
+        print("  planted:", ", ".join(f"{kind} {count}" for kind, count in sorted(number.items())))
+        measure(documents, Path(name) / "planted")
+        print(f"sources alone, {len(sources)} documents")
+        measure(sources, Path(name) / "sources")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
