@@ -42,9 +42,7 @@ def test_truth_is_that_of_all_pairs():
 
 
 def test_quick():
-    out = run("benchmarks/deduplication.py", "--quick", "--input", "ms_codegeex/data")
-    planted, _, alone = out.partition("sources alone")
-    assert "exact copies: recall 1.0000" in planted and ", precision 1.0000" in planted
-    recall, precision = re.search(r"recall of J >= 0.90 ([\d.]+) .* precision at J >= 0.80 ([\d.]+)", planted).groups()
-    assert float(recall) >= 0.95 and float(precision) >= 0.95, out
-    assert "documents" in alone
+    out = run("benchmarks/deduplication.py", "--quick", "--input", "ms_codegeex/data", "--workers", "1")
+    assert "exact copies: recall 1.0000" in out and ", precision 1.0000" in out
+    found = re.search(r"recall of J >= 0.90 ([\d.]+) .* precision at J >= 0.80 ([\d.]+)", out)
+    assert float(found[1]) >= 0.95 and float(found[2]) >= 0.95, out
