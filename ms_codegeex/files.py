@@ -174,6 +174,14 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> It
         ) from error
 
 
+def unwritable(place: Path, error: OSError) -> UserError:
+    """The error for a directory of work that goes on when the same command is run again."""
+    return UserError(
+        f"{place}: could not be written ({error.strerror}); what is finished stays there, free some "
+        "space and run the same command again"
+    )
+
+
 @contextmanager
 def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
     """Yield temporary paths next to `paths`, in a directory to which processes of many machines write at once. On
@@ -192,10 +200,7 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
     except OSError as error:
         for name in temporary:
             name.unlink(missing_ok=True)
-        raise UserError(
-            f"{paths[0].parent}: could not be written ({error.strerror}); what is finished stays there, free some "
-            "space and run the same command again"
-        ) from error
+        raise unwritable(paths[0].parent, error) from error
 
 
 def _swap(temporary: Path, path: Path, old: Path) -> None:

@@ -18,7 +18,7 @@ from ms_codegeex.data.corpus.joining import Documents, join
 from ms_codegeex.data.corpus.ray_engine import open_ray
 from ms_codegeex.data.corpus.reading import Unit, find_units
 from ms_codegeex.data.corpus.remote import RemotePath
-from ms_codegeex.data.corpus.selection import NOT_SAMPLED, REASONS, Selection, select
+from ms_codegeex.data.corpus.selection import NOT_SAMPLED, REASONS, NothingLeft, Selection, select
 from ms_codegeex.data.corpus.selection import directory_name as selection_name
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
@@ -116,8 +116,8 @@ def build(request: Request, output: Path, work: Path, mapper: Callable, progress
         _count_dropped(documents, selection, summary, tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, found)
-    except UserError:
-        remove(work)  # only other input or settings can help
+    except NothingLeft:  # after any other error, such as a full disk, the same command goes on
+        remove(work)
         raise
     progress.say(f"writing {output}")
     remove_leftovers(output)
@@ -159,8 +159,8 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
 
 
-def _nothing_left(request: Request, found: FoundInput) -> UserError:
-    return UserError(
+def _nothing_left(request: Request, found: FoundInput) -> NothingLeft:
+    return NothingLeft(
         f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
         f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
         "--max-bytes"

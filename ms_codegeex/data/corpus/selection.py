@@ -41,6 +41,10 @@ SUM = np.dtype([("key", "<u8"), ("bytes", "<i8"), ("named", "?")])
 SAMPLED = np.dtype([("key", "<u8"), ("number", "<i8"), ("bytes", "<i8")])
 
 
+class NothingLeft(UserError):
+    """Training or validation would get no document. Only other input or other settings can help."""
+
+
 class PlacedDocuments:
     """What became of each document, read from the files of the blocks: `placed[first:end]` is int8 `[documents]` for
     documents of one shard. `TRAIN`, `VALIDATION`, or -1 - n for the reason n of `REASONS`."""
@@ -106,7 +110,8 @@ def select(
         stages: for the documents, in a directory with the name `directory_name`.
 
     Raises:
-        UserError: training or validation would get nothing.
+        NothingLeft: training or validation would get nothing.
+        UserError: a stage's file could not be written.
     """
     left_out = {reason: found.dropped for reason, found in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
@@ -116,7 +121,7 @@ def select(
     share = settings.validation_share
     if share and kept.count() == 1:
         name = one_line(documents.source(kept.first(1)[0]))
-        raise UserError(
+        raise NothingLeft(
             f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
         )

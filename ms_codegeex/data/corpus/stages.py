@@ -19,7 +19,7 @@ import numpy as np
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.errors import UserError
-from ms_codegeex.files import shared_files
+from ms_codegeex.files import shared_files, unwritable
 
 BLOCK_DOCUMENTS = 1 << 17
 PART_ROWS = 1 << 20
@@ -112,7 +112,10 @@ class Stages:
             self.path(stage, block.number).unlink(missing_ok=True)
 
     def _run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
-        self.directory.mkdir(exist_ok=True)
+        try:
+            self.directory.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.directory.parent, error) from error
         for _ in self.mapper(function, tasks):
             pass
 
@@ -160,5 +163,8 @@ def read_part(paths: Iterable[Path], part: int, parts: int, dtype: np.dtype) -> 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an array as `by_part` reads it, atomically."""
+    array = np.ascontiguousarray(array)
     with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
-        np.save(stream, array)
+        # Not np.save: on a full disk it may lose the end of an array without an error.
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(memoryview(array.reshape(-1).view(np.uint8)))

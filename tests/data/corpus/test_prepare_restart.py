@@ -236,6 +236,36 @@ class TestFullDisk:
         assert sum(split["documents"] for split in self.prepare(tree, workers)["splits"].values()) == 3
         assert {name: shards(work)[name] for name in before} == before
 
+    @pytest.mark.parametrize("stage", ["duplicates", "selection"])
+    @pytest.mark.parametrize("limit", [None, 140])
+    def test_while_documents_are_selected(self, tree, monkeypatch, stage, limit):
+        """The directory of a stage's files cannot be made, or holds half of one. Shards are not made again."""
+        whole = prepare_dataset([tree], tree.parent / "whole", SETTINGS, RunOptions(workers=1, progress=False))
+        find, finished, mkdir = building.find_duplicates, {}, Path.mkdir
+
+        def full(path, *arguments, **options):
+            if path.name.startswith(stage):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            mkdir(path, *arguments, **options)
+
+        def limited(documents, threshold, directory, mapper):
+            finished.update(shards(tree.parent / ".out.work"))
+            found = find(documents, threshold, directory, mapper) if stage == "selection" else None
+            if limit is None:
+                monkeypatch.setattr(Path, "mkdir", full)
+            else:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            return found or find(documents, threshold, directory, mapper)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(building, "find_duplicates", limited)
+            with pytest.raises(UserError, match=r"could not be written \(.*same command"):
+                self.prepare(tree, 1, resource.RLIM_INFINITY)
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        assert len(finished) == 6 and shards(tree.parent / ".out.work") == finished
+        assert not [path for path in tree.parent.rglob("*") if path.name.endswith(".tmp")]
+        assert self.prepare(tree, 1)["files"] == whole["files"] and not (tree.parent / ".out.work").exists()
+
     def test_while_the_dataset_is_written(self, tree, monkeypatch):
         whole = prepare_dataset([tree], tree.parent / "whole", SETTINGS, RunOptions(workers=1, progress=False))
 
