@@ -159,7 +159,7 @@ _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.D
 
 # Part of a C header that only C++ compilers see, up to the next condition.
 _CPP_PART = re.compile(
-    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*$"
+    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*(?:&&[^|\n]*)?$"
     rb"(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
 )
 
