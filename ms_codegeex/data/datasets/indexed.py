@@ -23,7 +23,8 @@ VERSION = 1
 DTYPE_CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 _HEADER = struct.Struct("<9sQBQQ")
 _SMALL_VOCABULARY = 1 << 16
-_SCAN = 1 << 22  # ids checked at a time when the whole file is checked, or documents written at a time
+_SCAN = 1 << 22  # ids checked at a time when the whole file is checked
+_PIECE = 1 << 18  # documents of an index that are written at a time
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -95,16 +96,16 @@ class IndexedWriter:
         if error[0] is not None:
             return
         stream, count, place = self._index, self._documents, 0
-        for start in range(0, count, _SCAN):
+        for start in range(0, count, _PIECE):
             stream.seek(_HEADER.size + 4 * start)
-            sizes = np.frombuffer(stream.read(4 * min(_SCAN, count - start)), "<i4")
+            sizes = np.frombuffer(stream.read(4 * min(_PIECE, count - start)), "<i4")
             ends = place + np.cumsum(sizes, dtype=np.int64) * self.dtype.itemsize
             stream.seek(_HEADER.size + 4 * count + 8 * start)
             stream.write(np.concatenate(([place], ends[:-1])).astype("<i8").tobytes())
             place = int(ends[-1])
         stream.seek(_HEADER.size + 12 * count)
-        for start in range(0, count + 1, _SCAN):
-            stream.write(np.arange(start, min(start + _SCAN, count + 1), dtype="<i8").tobytes())
+        for start in range(0, count + 1, _PIECE):
+            stream.write(np.arange(start, min(start + _PIECE, count + 1), dtype="<i8").tobytes())
         stream.seek(0)
         stream.write(_HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
         stream.flush()

@@ -48,7 +48,7 @@ def test_written_as_megatron_reads_it(tmp_path, dtype):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
 def test_an_index_written_in_pieces(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(indexed, "_SCAN", 3)
+    monkeypatch.setattr(indexed, "_PIECE", 3)
     documents = [[number] * (number + 1) for number in range(count)]
     write(tmp_path / "pieces", documents)
     assert read_by_hand(tmp_path / "pieces") == documents
@@ -62,8 +62,11 @@ def test_a_writer_holds_nothing_of_its_documents(tmp_path):
         for _ in range(32):
             writer.add_run(ids, sizes)
         held = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
+        tracemalloc.reset_peak()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert held < 100_000  # two million sizes
+    assert peak < 10_000_000  # while the index was completed
 
 
 def test_documents_of_several_sequences(tmp_path):
