@@ -43,8 +43,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, generator = tmp_path_factory.mktemp("tiny_net"), np.random.default_rng(0)
     shapes = {"x": (8, 6), "first": (6, 4), "second": (4, 6), "wide": (6, 4), "square": (4, 4)}
     np.savez(path / "data.npz", **{k: generator.normal(0, 0.5, shape).astype("f") for k, shape in shapes.items()})
-    for jobs in ((("step", 0), ("step", 1)), (("plain", 0), ("lazy", 0))):
-        finish(*(start(path, "export", str(rank), kind, **simulation_environment(rank, 2)) for kind, rank in jobs))
+    jobs = enumerate((("step", "plain", "lazy"), ("step",)))
+    finish(*(start(path, "export", str(rank), *kinds, **simulation_environment(rank, 2)) for rank, kinds in jobs))
     return path
 
 

@@ -1,5 +1,5 @@
-"""Run by test_mindir.py in processes of its own, in a folder with data.npz: `export RANK [plain|lazy]` under simulation
-of two devices, `run RANK` on the CPU.
+"""Run by test_mindir.py in processes of its own, in a folder with data.npz: `export RANK KIND…` (step, plain, lazy)
+under simulation of two devices, `run RANK` on the CPU.
 
 The loss is the sum of (relu(x w1) w2)²: w1 is row-parallel (all-reduce forward); w2 is replicated over two halves of
 the batch, and its optimizer is sharded (all-gather forward, reduce-scatter backward); rows become columns for the
@@ -87,31 +87,33 @@ class Layer(nn.Cell):
         return self.relu(self.product(x))
 
 
-def export(rank: int, kind: str = "step") -> None:
-    """Write rank's graph as MindSpore partitions it."""
+def export(rank: int, *kinds: str) -> None:
+    """Write rank's graphs as MindSpore partitions them; `lazy` comes last, because it changes `Layer`."""
     from mindspore.common.api import _cell_graph_executor
     from mindspore.communication import init
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
-    ms.set_auto_parallel_context(
-        parallel_mode="semi_auto_parallel",
-        device_num=2,
-        global_rank=rank,
-        gradients_mean=False,
-        full_batch=True,
-        enable_alltoall=True,
-        enable_parallel_optimizer=kind == "step",
-        parallel_optimizer_config={"parallel_optimizer_threshold": 0},
-    )
     data = np.load("data.npz")
-    if kind == "step":
-        cell, x = Step(Net(data["first"], data["second"])).set_train(), data["x"]
-    else:
-        cell, x = Layers(data["square"], lazy=kind == "lazy"), data["wide"]
-    cell.compile(Tensor(x))
-    exported = _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
-    Path(f"{kind}{rank}.mindir").write_bytes(exported)
+    for kind in kinds:
+        ms.reset_auto_parallel_context()
+        ms.set_auto_parallel_context(
+            parallel_mode="semi_auto_parallel",
+            device_num=2,
+            global_rank=rank,
+            gradients_mean=False,
+            full_batch=True,
+            enable_alltoall=True,
+            enable_parallel_optimizer=kind == "step",
+            parallel_optimizer_config={"parallel_optimizer_threshold": 0},
+        )
+        if kind == "step":
+            cell, x = Step(Net(data["first"], data["second"])).set_train(), data["x"]
+        else:
+            cell, x = Layers(data["square"], lazy=kind == "lazy"), data["wide"]
+        cell.compile(Tensor(x))
+        exported = _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
+        Path(f"{kind}{rank}.mindir").write_bytes(exported)
 
 
 def run(rank: int) -> None:
