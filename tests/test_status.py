@@ -10,8 +10,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from ms_codegeex.config import load_config
 from ms_codegeex.hardware import DEVICES
 from ms_codegeex.planning.calibration import FACTORS
+from ms_codegeex.planning.planner import make_plan
 
 SCRIPT = ROOT / "docs" / "status.py"
 MARK = r"\*\*(not verified|not seen|not run|not reproduced)\*\*"
@@ -98,3 +100,16 @@ def test_mistakes_in_the_source_are_one_line_and_2(status, copy, capsys, change,
     assert status.main(["--check"], copy) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_settings_of_the_run_of_one_server_fit():
+    """Each check on devices can be made as it is written."""
+    tables = yaml.safe_load((ROOT / "docs" / "status.yaml").read_text())
+    checks = [check["do"] for table in tables.values() for row in table for check in row.get("checks", ())]
+    checks = [text for text in checks if "the run of one server" in text]
+    assert len(checks) >= 7
+    for text in checks:
+        words = []
+        for settings in re.findall(r"`((?:[a-z_.]+=[^ `]+ ?)+)`", text):
+            words += settings.split()
+            assert make_plan(load_config(ROOT / "configs" / "codegeex_base_8.yaml", words)).fits, words

@@ -292,6 +292,7 @@ def remedies(plan: Plan) -> list[str]:
     options += [{"parallel__data": None, "parallel__tensor": x} for x in spread]
     deeper = [x for x in (2, 4, 8, 16) if x > mesh.pipeline]
     options += [{"parallel__data": None, "parallel__pipeline": x, "parallel__stage_layers": None} for x in deeper]
+    options += [{"parallel__virtual_stages": 1}] if mesh.virtual_stages > 1 else []
     fitting: list[tuple[float, str]] = []
     for keys in options:
         try:

@@ -1,4 +1,4 @@
-"""In which order a stage of a pipeline runs its micro-batches, and how many of them it has open meanwhile.
+"""The order in which a stage of a pipeline runs its micro-batches, and how many of them it has open.
 
 1F1B, and with several virtual stages interleaved 1F1B (Narayanan et al., Efficient large-scale language model training
 on GPU clusters using Megatron-LM, arXiv:2104.04473, section 2.2).
@@ -23,8 +23,8 @@ def passes(stages: int, virtual_stages: int, micro_batches: int, backward: bool 
 
 def warm_up(stages: int, virtual_stages: int, stage: int) -> int:
     """How many forward passes a stage runs before forward and backward passes alternate, if there are as many."""
-    behind = stages - 1 - stage
-    return behind if virtual_stages == 1 else 2 * behind + stages * (virtual_stages - 1)
+    later = stages - 1 - stage
+    return later if virtual_stages == 1 else 2 * later + stages * (virtual_stages - 1)
 
 
 @lru_cache(maxsize=512)

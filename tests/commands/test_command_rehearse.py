@@ -231,6 +231,13 @@ def test_what_is_not_executed_is_printed_beside_the_verdict(small, capsys, monke
     assert json.loads(capsys.readouterr().out)["not_executed"] == lines
 
 
+def test_lazy_inlining_is_executed_where_the_mesh_has_virtual_stages():
+    config = load_config(ROOT / "configs" / "codegeex_13b_pipeline.yaml", ["parallel.virtual_stages=2"])
+    for mesh, missing in ((execute.small_mesh(config.mesh), False), (Mesh(data=2), True)):
+        lines = not_executed(config, execute.shrunk(config, mesh))
+        assert any("lazy inlining" in line for line in lines) == missing
+
+
 def test_the_default_mesh_keeps_every_axis_and_says_so(monkeypatch, capsys):
     def stand_in(config, mesh, steps, progress):
         assert mesh is None and steps is None

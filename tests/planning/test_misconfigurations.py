@@ -123,6 +123,20 @@ MISTAKES = [
         "never executed together with lora.rank: 4",
         "leave one",
     ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 parallel.overlap.recompute_collectives=false",
+        "parallel.virtual_stages",
+        "never executed together with parallel.overlap.recompute_collectives: false",
+        "leave one",
+    ),
+    (
+        PIPELINE,
+        "parallel.virtual_stages=2 training.recompute_blocks=[1,1,1,1]",
+        "parallel.virtual_stages",
+        "never executed together with training.recompute_blocks: [1, 1, 1, 1]",
+        "leave one",
+    ),
     # overlap
     (SERVER, "parallel.overlap.parts=3", "parallel.overlap.parts", "3 does not divide the 4", "divisor"),
     (

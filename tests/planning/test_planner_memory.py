@@ -140,6 +140,12 @@ def test_every_remedy_is_one_on_the_same_command_line(path, words):
         assert again.fits and again.config.devices == costed.config.devices, way
 
 
+def test_where_virtual_stages_take_too_much_memory_their_absence_is_a_remedy():
+    words = ["parallel.pipeline=2", "parallel.optimizer_shard=4", "parallel.virtual_stages=2"]
+    costed = plan(BASE, *words)
+    assert not costed.fits and "parallel.virtual_stages=1" in remedies(costed)
+
+
 def test_no_remedy_is_promised_where_there_is_none():
     hopeless = plan(PAPER, "devices=8", "parallel.optimizer_shard=1", "model.preset=200b", "training.global_batch=8")
     assert remedies(hopeless) == []
