@@ -26,6 +26,7 @@ EXAMPLES = """\
   ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
   ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
   ms-codegeex plan --config codegeex_13b --search --json
+  ms-codegeex plan --config codegeex_13b --search --overlap --write faster.yaml
   ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16 --measure"""
 
 
@@ -43,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="tokens to train on, padding included (default: those of the run's steps)",
     )
     parser.add_argument("--search", action="store_true", help="rank every plan for these devices and show the best")
+    parser.add_argument(
+        "--overlap",
+        action="store_true",
+        help="--search: rank by the step with the overlap that compiled graphs allow, estimated; try buckets and parts",
+    )
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="--search: write the best plan as a YAML file whose base is --config"
     )
@@ -84,9 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name}: belongs to --inference; add it")
     if arguments.write and not arguments.search:
         raise UserError("--write: writes what --search finds; add it")
+    if arguments.overlap and not arguments.search:
+        raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
     plan, found = make_plan(config), None
     if arguments.search:
-        found = _search(plan, given)
+        found = _search(plan, given, arguments.overlap)
         plan = found.ranked[0] if found.ranked else plan
         if arguments.write and found.ranked:
             _write(plan, arguments)
@@ -105,7 +113,7 @@ def _stages(staged: StagedRun, arguments: argparse.Namespace) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
     from ms_codegeex.planning.planner import make_plan, problems
 
-    for name in ("search", "inference", "plot", "tokens", "context", "write"):
+    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "write"):
         if getattr(arguments, name):
             raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
     plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
@@ -170,14 +178,14 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _search(plan: Plan, given: bool) -> SearchResult:
+def _search(plan: Plan, given: bool, overlap: bool) -> SearchResult:
     from ms_codegeex.planning.search import search
 
     def show(tried: int) -> None:
         if tried % 100 == 0 and sys.stderr.isatty():
             print(f"\r{tried:,} plans tried", end="", file=sys.stderr)
 
-    result = search(plan.config, show, given=given)
+    result = search(plan.config, show, given=given, overlap=overlap)
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
     return result

@@ -20,6 +20,7 @@ from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.memory import StageMemory, stage_memory
+from ms_codegeex.planning.overlap import overlapped_seconds
 from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ OVERRIDES = (
     "parallel.data",
     "parallel.overlap.parts",
     "parallel.overlap.recompute_collectives",
+    "parallel.fusion.allreduce_groups",
 )
 
 
@@ -153,6 +155,11 @@ class Plan:
     def step_seconds(self) -> float:
         """Roofline times the factor."""
         return self.time.total * self.factor.value
+
+    @cached_property
+    def overlapped_seconds(self) -> float:
+        """Roofline with the overlap of compiled graphs, estimated; times the factor."""
+        return overlapped_seconds(self) * self.factor.value
 
     def mfu_of(self, step_seconds: float) -> float:
         """Model FLOPs as a share of the devices' peak, at that step time."""
@@ -359,6 +366,8 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         "step_seconds": plan.step_seconds,
         "bubble": time.bubble,
         "mfu": plan.mfu,
+        "overlapped_step_seconds": plan.overlapped_seconds,
+        "overlapped_mfu": plan.mfu_of(plan.overlapped_seconds),
         "tokens_per_day": plan.tokens_per_day,
         "steps": config.steps,
         "tokens": budget,

@@ -28,6 +28,8 @@ TELLING = (
     "training.recompute",
     "training.micro_batch",
 )
+REFINED = 40  # of the fastest plans, whose buckets and parts of micro-batches are varied
+BUCKETS = (4, 8, 20, 40)
 LARGEST = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
 
@@ -86,12 +88,18 @@ def _batches(config: RunConfig, keys: dict[str, Any]) -> list[int]:
 
 
 def search(
-    config: RunConfig, progress: Callable[[int], None] = lambda count: None, *, given: bool = True
+    config: RunConfig,
+    progress: Callable[[int], None] = lambda count: None,
+    *,
+    given: bool = True,
+    overlap: bool = False,
 ) -> SearchResult:
     """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation. `progress` gets
     the number tried.
 
-    `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices.
+    `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices. `overlap`:
+    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients and parts of
+    micro-batches on the best plans.
     """
     chip = hardware_of(config)
     chip.peak(config.training.precision)
@@ -118,8 +126,27 @@ def search(
                 ranked += [x for x in (mixed, plan) if x]
                 tried += mixed is not None
                 break  # more recomputation only takes more time
-    ranked.sort(key=lambda plan: plan.step_seconds)
+    ranked.sort(key=attrgetter("overlapped_seconds" if overlap else "step_seconds"))
+    if overlap:
+        more = [x for plan in ranked[:REFINED] for x in _refined(plan)]
+        tried += len(more)
+        ranked += [plan for plan in more if plan.fits]
+        ranked.sort(key=attrgetter("overlapped_seconds"))
     return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
+
+
+def _refined(plan: Plan) -> Iterator[Plan]:
+    """The plan with other numbers of buckets, and with micro-batches in two parts."""
+    config = plan.config
+    start = (config.parallel.overlap.parts, config.parallel.fusion.allreduce_groups)
+    for parts, buckets in product((1, 2), dict.fromkeys((*BUCKETS, start[1]))):
+        if (parts, buckets) == start or buckets > config.model.sizes.num_layers:
+            continue
+        keys = {"parallel__overlap__parts": parts, "parallel__fusion__allreduce_groups": buckets}
+        try:
+            yield Plan(change(config, **keys), plan.chip)
+        except UserError:
+            continue
 
 
 def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
@@ -178,6 +205,7 @@ def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:
             "overrides": keys_of(plan, result.start),
             "step_seconds": plan.step_seconds,
             "mfu": plan.mfu,
+            "overlapped_step_seconds": plan.overlapped_seconds,
             "memory_bytes": max(stage.total for stage in plan.memory),
         }
         for plan in result.ranked[:most]
