@@ -273,9 +273,14 @@ class TestFullDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(building, "write_splits", full)
-        with pytest.raises(UserError, match=r"out: could not be written \(No space left on device\)"):
-            self.prepare(tree, 1)
-        assert len(shards(tree.parent / ".out.work")) == 6 and not (tree.parent / "out").exists()
+        summaries = []
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"out: could not be written \(No space left on device\)"):
+                self.prepare(tree, 1)
+            assert len(shards(tree.parent / ".out.work")) == 6 and not (tree.parent / "out").exists()
+            found = (tree.parent / ".out.work").glob("selection-*/summary-*")
+            summaries.append({path: path.stat().st_mtime_ns for path in found})
+        assert len(summaries[0]) == 1 and summaries[0] == summaries[1]  # what was decided is not decided again
         monkeypatch.undo()
         monkeypatch.setattr(reading, "_UNIT_FILES", 1)
         result = self.prepare(tree, 1)

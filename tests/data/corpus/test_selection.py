@@ -165,6 +165,12 @@ def test_a_group_of_which_all_but_one_are_dropped_is_split_by_document(select):
     assert selection.split_by == "file" and placed.count(VALIDATION) == 2 and placed[3] == -1
 
 
+def test_a_document_with_the_name_of_the_only_group_is_in_that_group(select):
+    rows = [("name", "C", None, 1, 100, 1), ("f", "C", "name", 2, 100, 1)]
+    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2))
+    assert selection.split_by == "file" and set(placed) == {TRAIN, VALIDATION}
+
+
 def test_one_document_cannot_be_split(select):
     with pytest.raises(UserError, match="f0: the only document left"):
         select(join([shard([("f0", "C", "x", 1, 10, 1)])]), settings(validation_share=0.1))

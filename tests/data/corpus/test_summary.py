@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepare_inputs import shard
 
+from ms_codegeex.data.corpus.building import _packages
 from ms_codegeex.data.corpus.joining import join
+from ms_codegeex.data.corpus.selection import Selection
 from ms_codegeex.data.corpus.summary import MOST_PACKAGES, Summary, describe_splits, summarise
 
 
@@ -55,6 +57,16 @@ def test_only_the_first_packages_are_named():
         rows = [(f"f{name}", "C", name, 1, 1, 1) for name in reversed(part)]
         summary.add(summarise(join([shard(rows)]).parts(), np.zeros(len(rows), np.int8)))
     assert summary.packages == {0: names[:MOST_PACKAGES]}
+
+
+def test_packages_are_counted_beyond_those_that_are_named():
+    names = [f"p{number:05d}" for number in range(MOST_PACKAGES)]
+    selection = Selection(None, "package", (MOST_PACKAGES + 50, 2), {})
+    found = _packages(selection, Summary(packages={0: names, 1: ["x", "y"]}))
+    assert found == [
+        {"package_count": MOST_PACKAGES + 50, "packages": names},
+        {"package_count": 2, "packages": ["x", "y"]},
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(-1, 1)), max_size=40))
