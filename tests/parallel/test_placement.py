@@ -36,8 +36,9 @@ VALUES = {
 }
 
 
-def test_the_writers_parts_cover_every_weight_exactly_once():
-    config = build_run_config(VALUES)
+@pytest.mark.parametrize("virtual_stages", [1, 2])
+def test_the_writers_parts_cover_every_weight_exactly_once(virtual_stages):
+    config = build_run_config({**VALUES, "parallel": {**VALUES["parallel"], "virtual_stages": virtual_stages}})
     placements = [Placement(config, rank) for rank in range(8)]
     for name, layout in placements[0].layouts.items():
         written = np.zeros(layout.shape, int)

@@ -100,6 +100,24 @@ def test_a_hundred_random_pairs_of_meshes_are_bit_equal(tmp_path_factory, name):
     check_pairs(tmp_path_factory, name, 100, 6)
 
 
+def test_a_checkpoint_does_not_depend_on_virtual_stages(tmp_path):
+    """Every rank finds its parts by their names, whichever stages wrote them."""
+    arrays, contents = in_memory(tmp_path, "codegeex", np.random.default_rng(9), lora=False)
+    meshes = [Mesh(tensor=2, pipeline=2, virtual_stages=number) for number in (1, 2)]
+    written = []
+    for number, mesh in enumerate(meshes):
+        write_ranks(tmp_path / str(number), 4, contents.state, rank_slices(contents, mesh))
+        written.append(Checkpoint(tmp_path / str(number)))
+    stages = [[x.stage for x in layouts_on(mesh, contents.model.sizes, contents.lora)] for mesh in meshes]
+    assert stages[0] != stages[1]
+    for mesh in meshes:
+        for layout in layouts_on(mesh, contents.model.sizes, contents.lora):
+            for rank in (rank for rank in range(mesh.world) if layout.stage == mesh.coordinates(rank)[0]):
+                window = layout.window(mesh, rank)
+                for checkpoint in () if layout.copy_of else written:
+                    np.testing.assert_array_equal(checkpoint.tensor(layout.name, window), arrays[layout.name][window])
+
+
 @pytest.mark.parametrize("vocabulary", [True, False])
 def test_a_vocabulary_that_the_run_does_not_share_stays_whole(tmp_path, vocabulary):
     _, contents = in_memory(tmp_path, "codegeex", np.random.default_rng(7), lora=False)
