@@ -14,25 +14,27 @@ group has a stream of its own, so a collective is hidden if enough computation d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ms_codegeex.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.roofline import collective_seconds
+from ms_codegeex.planning.communication import PlannedCollective
+from ms_codegeex.planning.roofline import StepTime, collective_seconds
 
 if TYPE_CHECKING:
-    from ms_codegeex.planning.planner import Plan
+    from ms_codegeex.config import RunConfig
 
 PARTS_HIDE = {True: 0.5, False: 0.9}  # of the tensor-parallel collectives; whether there are micro-batches
 BUCKETS_HIDE_WITH_PARTS = 0.5  # of weights and gradients, without micro-batches
 
 
-def hidden_seconds(plan: Plan) -> float:
+def hidden_seconds(config: RunConfig, chip: Device, time: StepTime, planned: Sequence[PlannedCollective]) -> float:
     """Seconds of collectives that run under computation in one step, of the slowest stage; before the factor."""
-    config, time = plan.config, plan.time
     micro, parts = config.accumulation, config.parallel.overlap.parts > 1
     stage = max(range(len(time.stages)), key=lambda i: time.stages[i].micro_batch)
     sums = dict.fromkeys(("forward", "backward", "weight", "gradient"), 0.0)
-    for collective in plan.collectives:
+    for collective in planned:
         if collective.stage != stage:
             continue
         key = collective.purpose
@@ -41,7 +43,7 @@ def hidden_seconds(plan: Plan) -> float:
                 continue
             key = "backward" if collective.phase == "backward" else "forward"
         if key in sums:
-            sums[key] += collective_seconds(config, plan.chip, collective)
+            sums[key] += collective_seconds(config, chip, collective)
     work = time.stages[stage].work
     if parts:
         share = PARTS_HIDE[micro > 1]
@@ -57,8 +59,3 @@ def hidden_seconds(plan: Plan) -> float:
     else:
         weights = (BUCKETS_HIDE_WITH_PARTS if parts else share) * (sums["weight"] + sums["gradient"])
     return activations + min(weights, micro * work.total)
-
-
-def overlapped_seconds(plan: Plan) -> float:
-    """Seconds of a step with the estimated overlap; before the factor."""
-    return plan.time.total - hidden_seconds(plan)

@@ -20,7 +20,7 @@ from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.memory import StageMemory, stage_memory
-from ms_codegeex.planning.overlap import overlapped_seconds
+from ms_codegeex.planning.overlap import hidden_seconds
 from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
 
 if TYPE_CHECKING:
@@ -157,9 +157,14 @@ class Plan:
         return self.time.total * self.factor.value
 
     @cached_property
+    def hidden_seconds(self) -> float:
+        """Seconds of collectives that run under computation in compiled graphs, estimated; before the factor."""
+        return hidden_seconds(self.config, self.chip, self.time, self.collectives)
+
+    @property
     def overlapped_seconds(self) -> float:
         """Roofline with the overlap of compiled graphs, estimated; times the factor."""
-        return overlapped_seconds(self) * self.factor.value
+        return (self.time.total - self.hidden_seconds) * self.factor.value
 
     def mfu_of(self, step_seconds: float) -> float:
         """Model FLOPs as a share of the devices' peak, at that step time."""
