@@ -47,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap",
         action="store_true",
-        help="--search: rank by the step with the overlap that compiled graphs allow, estimated; try buckets and parts",
+        help="--search: rank by the step with the overlap of compiled graphs, estimated; try buckets, parts of "
+        "micro-batches and virtual stages too",
     )
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="--search: write the best plan as a YAML file whose base is --config"

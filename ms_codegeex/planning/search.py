@@ -28,8 +28,9 @@ TELLING = (
     "training.recompute",
     "training.micro_batch",
 )
-REFINED = 40  # of the fastest plans, whose buckets and parts of micro-batches are varied
+REFINED = 40  # of the fastest plans, whose buckets, parts of micro-batches and virtual stages are varied
 BUCKETS = (4, 8, 20, 40)
+MOST_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 LARGEST = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
 
@@ -98,8 +99,8 @@ def search(
     the number tried.
 
     `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices. `overlap`:
-    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients and parts of
-    micro-batches on the best plans.
+    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients, parts of
+    micro-batches and virtual stages on the best plans.
     """
     chip = hardware_of(config)
     chip.peak(config.training.precision)
@@ -136,13 +137,20 @@ def search(
 
 
 def _refined(plan: Plan) -> Iterator[Plan]:
-    """The plan with other numbers of buckets, and with micro-batches in two parts."""
+    """The plan with other numbers of buckets, with micro-batches in two parts, and with virtual stages."""
     config = plan.config
-    start = (config.parallel.overlap.parts, config.parallel.fusion.allreduce_groups)
-    for parts, buckets in product((1, 2), dict.fromkeys((*BUCKETS, start[1]))):
-        if (parts, buckets) == start or buckets > config.model.sizes.num_layers:
+    layers = config.model.sizes.attention_layers // config.mesh.pipeline
+    most = MOST_VIRTUAL_STAGES if config.mesh.pipeline > 1 else 1
+    schedules = [(2, 1), *((1, number) for number in _divisors(layers, most))]
+    start = (1, config.parallel.overlap.parts, config.parallel.fusion.allreduce_groups)
+    for (parts, number), buckets in product(schedules, dict.fromkeys((*BUCKETS, start[2]))):
+        if (number, parts, buckets) == start or buckets > config.model.sizes.num_layers:
             continue
-        keys = {"parallel__overlap__parts": parts, "parallel__fusion__allreduce_groups": buckets}
+        keys = {
+            "parallel__overlap__parts": parts,
+            "parallel__virtual_stages": number,
+            "parallel__fusion__allreduce_groups": buckets,
+        }
         try:
             yield Plan(change(config, **keys), plan.chip)
         except UserError:

@@ -78,3 +78,15 @@ def test_the_search_ranks_by_overlap_and_chooses_buckets(tmp_path, capsys):
     assert make_plan(load_config(file)).overlapped_seconds == pytest.approx(seconds[0])
     assert cli.main(["plan", "--config", str(BASE), "--overlap"]) == 2
     assert "--overlap: ranks what --search finds" in capsys.readouterr().err
+
+
+def test_the_search_tries_virtual_stages():
+    keys = ["devices=16", "training.global_batch=64", "training.micro_batch=4", "model.num_layers=15"]
+    keys += ["parallel.tensor=2", "parallel.optimizer_shard=8"]
+    found = search(load_config(BASE, keys), overlap=True).ranked
+    interleaved = [plan for plan in found if plan.config.mesh.virtual_stages > 1]
+    assert interleaved
+    plan = interleaved[0]
+    without = make_plan(change(plan.config, parallel__virtual_stages=1))
+    assert plan.fits and plan.overlapped_seconds < without.overlapped_seconds
+    assert yaml.safe_load(yaml_of(plan, str(BASE), {}))["parallel"]["virtual_stages"] > 1
