@@ -11,7 +11,7 @@ from typing import Any
 
 MIB = 1 << 20
 FILES, SOCKETS = 100_000, 1024  # files in the program's directories, sockets open at a time
-SPARE = 128  # threads
+SPARE = 512  # threads: a job of several ranks that starts at the same moment has hundreds
 COUNTS_BY_NAMESPACE = (5, 14)  # the first Linux whose RLIMIT_NPROC counts per user namespace
 
 
