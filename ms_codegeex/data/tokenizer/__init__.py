@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
@@ -29,15 +30,12 @@ def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
     """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
 
     A directory is read as its tokenizer_config.json says, without guessing: anything missing, unknown or contradictory
-    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution.
+    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All
+    callers in a process share the tokenizer of a name, which nothing changes; a directory is read at every call.
     """
-    from ms_codegeex.data.tokenizer import gpt2
-
     name = str(name_or_directory)
-    if name == "codegeex":
-        return gpt2.CodeGeeXTokenizer()
     if name in TOKENIZER_NAMES:
-        return gpt2.CodeGenTokenizer(whitespace=name != "codegen-nl")
+        return _named("codegen-multi" if name == "codegen-mono" else name)
     directory = Path(name_or_directory)
     if directory.is_dir():
         return _load_directory(directory)
@@ -49,6 +47,15 @@ def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
     raise UserError(
         f"tokenizer {name!r}: neither one of the names {', '.join(TOKENIZER_NAMES)} nor a directory with {CONFIG}"
     )
+
+
+@cache  # building one takes half a second of CPU time
+def _named(name: str) -> Tokenizer:
+    from ms_codegeex.data.tokenizer import gpt2
+
+    if name == "codegeex":
+        return gpt2.CodeGeeXTokenizer()
+    return gpt2.CodeGenTokenizer(whitespace=name != "codegen-nl")
 
 
 def _load_directory(directory: Path) -> Tokenizer:

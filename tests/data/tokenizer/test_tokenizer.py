@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, _named, load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.gpt2 import LONG, CodeGeeXTokenizer
 from ms_codegeex.errors import UserError
 
@@ -243,6 +244,35 @@ def test_damaged_directories(tokenizer, tmp_path, name, damage, message):
 def test_unknown_name():
     with pytest.raises(UserError, match=r"'codegex': neither one of the names codegeex, .* nor a directory"):
         load_tokenizer("codegex")
+
+
+def test_a_named_tokenizer_is_built_once_per_process(tmp_path):
+    """Building one takes half a second of CPU time."""
+    for name in TOKENIZER_NAMES:
+        assert load_tokenizer(name) is load_tokenizer(name)
+    assert load_tokenizer("codegen-mono") is load_tokenizer("codegen-multi") is not load_tokenizer("codegen-nl")
+    wide = CodeGeeXTokenizer(max_len=20)
+    wide.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == wide.fingerprint
+    load_tokenizer("codegeex").save(tmp_path)  # the content decides, not the path
+    assert load_tokenizer(tmp_path).fingerprint == load_tokenizer("codegeex").fingerprint
+
+
+@pytest.mark.parametrize("name", ["codegeex", "codegen-multi", "codegen-nl"])
+def test_use_does_not_change_a_shared_tokenizer(tmp_path, name):
+    shared, fresh = load_tokenizer(name), _named.__wrapped__(name)
+    ids = shared.encode_prompt("a<|endoftext|>  b\t\tc <|extratoken_3|>" + "x " * 3000)
+    assert shared.decode(ids) and list(shared.continuation(ids[:3], ids[3:])) and shared.truncate_prompt(ids, 9)
+    shared.description().clear()
+    shared.save(tmp_path)
+    assert text_decoder(shared)(CorpusEncoder(shared).encode(b"x = 1\n").tolist()) == b"x = 1\n"
+    assert state(shared) == state(fresh)
+
+
+def state(tokenizer):
+    """All that a tokenizer holds, as plain values."""
+    held = dict(vars(tokenizer))
+    return {**held, "_model": json.loads(held["_model"].to_str())}
 
 
 def test_the_package_with_the_vocabulary_is_not_imported(tokenizer):
