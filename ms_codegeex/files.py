@@ -232,8 +232,10 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
             with _locked(temporary):
                 with written_back(temporary):
                     yield temporary
-                for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-                    sync(file)
+                for entry in sorted(temporary.rglob("*"), reverse=True):  # a directory after what is in it
+                    if entry.is_file() or entry.is_dir():
+                        sync(entry)
+                sync(temporary)
                 if check is not None:
                     check(temporary)
                 _swap(temporary, path, old)

@@ -24,15 +24,9 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-pytest_plugins = ["gpu_tests", "process_guard", "skipped_before", "strict_sandbox"]
+pytest_plugins = ["durations", "gpu_tests", "memory_disk", "process_guard", "skipped_before", "strict_sandbox"]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
-LONGEST = "test_readme.py"  # one of its tests takes over a minute
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two files run at a time, the longest comes first, so that nothing waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture

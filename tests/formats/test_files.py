@@ -55,6 +55,29 @@ def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monk
     assert (tmp_path / "file").read_text() == "new"
 
 
+def test_on_a_disk_everything_is_synced_before_its_name_appears(disk_path, monkeypatch):
+    """The other tests' files may lie in memory, where a fsync does nothing."""
+    synced, appeared, replace = [], [], os.replace
+
+    def published(source, target):
+        replace(source, target)
+        appeared.append(len(synced))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os,
+            "fsync",
+            lambda descriptor, sync=os.fsync: (sync(descriptor), synced.append(os.fstat(descriptor).st_ino)),
+        )
+        patch.setattr(os, "replace", published)
+        with files.atomic_directory(disk_path / "new") as temporary:
+            (temporary / "inner").mkdir()
+            (temporary / "inner" / "file").write_bytes(bytes(1 << 20))
+    new, before = disk_path / "new", set(synced[: appeared[0]])
+    assert {path.stat().st_ino for path in (new, new / "inner", new / "inner" / "file")} <= before
+    assert disk_path.stat().st_ino in synced[appeared[0] :]  # the name itself
+
+
 @pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
 def test_a_file_where_a_directory_is_wanted(tmp_path, appear):
     (tmp_path / "file").write_text("in the way")
