@@ -24,7 +24,15 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-pytest_plugins = ["durations", "gpu_tests", "memory_disk", "process_guard", "skipped_before", "strict_sandbox"]
+pytest_plugins = [
+    "durations",
+    "gpu_tests",
+    "memory_disk",
+    "not_run",
+    "process_guard",
+    "skipped_before",
+    "strict_sandbox",
+]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+from not_run import file_of
 
 BUDGETS = Path(__file__).with_name("durations.json")
 LAST_RUN = "ms_codegeex/durations"  # in pytest's cache
@@ -57,7 +58,7 @@ class Durations:
         self.took: dict[str, dict[str, float]] = {kind: defaultdict(float) for kind in KINDS}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.took["slow" if "slow" in report.keywords else "default"][_file(report.nodeid)] += report.duration
+        self.took["slow" if "slow" in report.keywords else "default"][file_of(report.nodeid)] += report.duration
 
     def pytest_sessionfinish(self) -> None:
         """Keep the seconds, unless these were only some of the tests."""
@@ -73,15 +74,11 @@ class Durations:
             terminalreporter.write_line("\n".join(lines))
 
 
-def _file(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first. The order of the tests in a file stays."""
     budgets = read_budgets()
-    items.sort(key=lambda item: -sum(budgets[kind].get(_file(item.nodeid), 0.0) for kind in KINDS))
+    items.sort(key=lambda item: -sum(budgets[kind].get(file_of(item.nodeid), 0.0) for kind in KINDS))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from not_run import turn
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = (sys.executable, "-m", "pytest")
@@ -51,7 +52,7 @@ def test_names_of_tests_are_constants():
 CONFTEST = """
     import process_guard
     process_guard.GRACE_SECONDS = 1.0
-    pytest_plugins = ["process_guard", "skipped_before"]
+    pytest_plugins = ["not_run", "process_guard", "skipped_before"]
 """
 ABANDONED = """
     import os, subprocess, sys, time
@@ -65,7 +66,7 @@ ABANDONED = """
 @pytest.fixture
 def suite(tmp_path):
     """Starts pytest on a suite of its own; returns the process. `shell`: by way of this script."""
-    for name in ("process_guard.py", "process_watcher.py", "skipped_before.py"):
+    for name in ("not_run.py", "process_guard.py", "process_watcher.py", "skipped_before.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)
     (tmp_path / "conftest.py").write_text(textwrap.dedent(CONFTEST))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -74,9 +75,9 @@ def suite(tmp_path):
         (tmp_path / "test_inner.py").write_text(textwrap.dedent(ABANDONED) + textwrap.dedent(body))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return subprocess.Popen(
-            ["bash", "-c", shell, "bash", *PYTEST, "-q", *words],
+            ["bash", "-c", shell, "bash", *PYTEST, "-q", *(("-p", "xdist") if "-n" in words else ()), *words],
             cwd=tmp_path,
-            env=environment | {"HERE": str(tmp_path)},
+            env=environment | {"HERE": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -184,3 +185,32 @@ def test_what_was_skipped_runs_once_it_can(suite, tmp_path, words):
         assert counts in output.splitlines()[-1], output
         assert "test_plain" not in output and ("skipped" in output) == (number == 0)
         (tmp_path / "missing").touch()
+
+
+# --- what time did not allow ---
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_what_did_not_run_is_listed(suite, words):
+    body = """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(5))
+        def test_it(number):
+            assert number < 1
+    """
+    output, _ = suite(body, "-x", "-k", "not 4", *words).communicate()
+    assert "did not run: 2 of 4 tests" in output and "test_inner.py: 2" in output, output
+    output, _ = suite(body, *words).communicate()
+    assert "4 failed, 1 passed" in output and "did not run" not in output, output
+
+
+def test_files_take_turns(suite, tmp_path):
+    """The tests of a file stay together and in order, and every file comes first for some key."""
+    for name in "abc":
+        (tmp_path / f"test_{name}.py").write_text("def test_one():\n    pass\ndef test_another():\n    pass\n")
+    output, _ = suite("", "--collect-only", "--turn", "a commit").communicate()
+    names = [line for line in output.splitlines() if "::" in line]
+    files = sorted(("test_a.py", "test_b.py", "test_c.py"), key=lambda file: turn("a commit", file))
+    assert names == [f"{file}::{name}" for file in files for name in ("test_one", "test_another")], output
+    assert {min(files, key=lambda file: turn(str(key), file)) for key in range(20)} == set(files)
