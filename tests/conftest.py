@@ -25,10 +25,10 @@ from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
 pytest_plugins = [
+    "not_run",  # before durations, which imports it
     "durations",
     "gpu_tests",
     "memory_disk",
-    "not_run",
     "process_guard",
     "skipped_before",
     "strict_sandbox",
