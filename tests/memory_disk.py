@@ -35,7 +35,8 @@ def roomy_memory(folder: Path = MEMORY) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """In the process that the user starts, before pytest makes its directories; all others inherit the variable."""
     if not hasattr(config, "workerinput") and "TMPDIR" not in os.environ and roomy_memory():
-        os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="ms-codegeex-tests-", dir=MEMORY)
+        os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="msc-", dir=MEMORY)  # the names of sockets are short
+        os.chmod(os.environ["TMPDIR"], 0o1777)  # like /tmp: some tests run programs as another user
         tempfile.tempdir = None
         config.add_cleanup(_clear)
 
