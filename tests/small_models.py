@@ -18,6 +18,8 @@ FIELDS = {
         "intermediate_size": 16,
         "max_position_embeddings": 8,
         "layer_norm_eps": 1e-6,
+        "init_std": 0.01,
+        "softmax_fp32": True,
         "eos_token_id": 10,
     },
     "codegen": {
@@ -29,6 +31,8 @@ FIELDS = {
         "rotary_dim": 2,
         "max_position_embeddings": 16,
         "layer_norm_eps": 1e-6,
+        "init_std": 0.02,
+        "scores_fp32": True,
         "eos_token_id": 5,
     },
     "codegeex2": {
@@ -41,6 +45,7 @@ FIELDS = {
         "rotary_dim": 4,
         "max_position_embeddings": 16,
         "norm_eps": 1e-6,
+        "init_std": 0.02,
         "softmax_fp32": True,
         "rotary_dtype": "fp32",
         "eos_token_id": 3,

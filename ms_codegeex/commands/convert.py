@@ -74,14 +74,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def known_sizes(settings: list[str]) -> dict[str, Any]:
-    """The values of `--set`."""
-    known = {}
+    """The values of `--set`: numbers, true, false and words such as fp16."""
+    known: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
+        if not value:
+            raise UserError(f"--set {setting}: expected NAME=VALUE, for example num_heads=40")
         try:
             known[key] = json.loads(value)
         except json.JSONDecodeError:
-            raise UserError(f"--set {setting}: expected KEY=NUMBER, for example num_heads=40") from None
+            known[key] = {"true": True, "false": False}.get(value.lower(), value)
     return known
 
 

@@ -13,6 +13,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import VOCABULARY
 from ms_codegeex.models.registry import family
 
+SECTION = ("family", "preset", "weights", "grow", "fresh")  # keys of `model` that are no sizes
 GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  # values of `grow`, and their sizes
 
 
@@ -70,9 +71,8 @@ def model_config(section: Any) -> ModelConfig:
     name, preset = section.get("family", "codegeex"), section.get("preset")
     module = family(name).config
     base = module.build_config(preset, {})
-    own = ("family", "preset", "weights", "grow", "fresh")
-    changed = {key: value for key, value in section.items() if key not in own}
-    check_keys("model", changed, [*(field.name for field in fields(base)), *own])
+    changed = {key: value for key, value in section.items() if key not in SECTION}
+    check_keys("model", changed, [*(field.name for field in fields(base)), *SECTION])
     checked = validated(type(base), {**asdict(base), **changed}, "model.")
     for key, value in asdict(checked).items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -9,6 +9,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
 from ms_codegeex.formats.sizes import Sizes
+from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName
 from ms_codegeex.models.parameters import ParameterTable
 from ms_codegeex.models.registry import Family
@@ -81,12 +82,10 @@ class FamilyFormats:
         return shapes
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
-        """The sizes that `infer` takes from a preset: neither the shapes nor `known` give them."""
-        return tuple(
-            field
-            for field in self.sizes.fields
-            if field not in known and field not in self.data.visible and field != "num_layers"
-        )
+        """The sizes that `infer` takes from a preset: the weights mean nothing without them, and neither the shapes nor
+        `known` give them."""
+        given = {*known, *self.data.visible, "num_layers", *NOT_OF_WEIGHTS}
+        return tuple(field for field in self.sizes.fields if field not in given)
 
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
@@ -120,7 +119,7 @@ class FamilyFormats:
                 f"{missing[0]}: the file does not record this size, and no preset has "
                 f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
             )
-        eos = fields.get("eos_token_id", self.data.sizes.optional["eos_token_id"])
+        eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
             raise UserError(
                 f"eos_token_id: the file does not record it, and {eos} has no row in a table of "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ms_codegeex.errors import UserError
@@ -13,15 +14,26 @@ from ms_codegeex.models.foreign import SizeKeys
 
 @dataclass(frozen=True)
 class Sizes:
-    """Reads and writes a family's sizes. `build`: the family's `build_config`."""
+    """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
+    `build_config`."""
 
     data: SizeKeys
     build: Callable[[None, dict[str, Any]], Any]
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """Every size in our names, with the value that it has where a file does not record it."""
+        return {field.name: field.default for field in fields(self.build(None, {}))}
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """All of them, in our names."""
-        return (*self.data.required, *self.data.optional)
+        return tuple(self.defaults)
+
+    @property
+    def optional(self) -> dict[str, Any]:
+        """Those that a file need not record, with their defaults."""
+        return {name: value for name, value in self.defaults.items() if name not in self.data.required}
 
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -31,7 +43,7 @@ class Sizes:
             if type(value) is not int or value < 1:
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
             fields[name] = value
-        for name, default in self.data.optional.items():
+        for name, default in self.optional.items():
             key = keys.get(name, name)
             value = values.get(key, default)
             types = (int, float) if type(default) is float else (type(default),)
@@ -46,7 +58,16 @@ class Sizes:
         return fields
 
     def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes, checked, from a mapping in our own names (a checkpoint's `config.model`); ignores other keys."""
+        """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
+        without it, the model may be another one."""
+        known = self.fields
+        for name in values:
+            if name not in known:
+                near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
+                raise UserError(
+                    f"model configuration: {name} is not among the family's sizes{near}; a newer version may have "
+                    "written it: use that one"
+                )
         return self._checked(values, {}, "model configuration")
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,8 +87,7 @@ class Sizes:
             "model_type": data.model_type,
             **data.written(config),
             **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
-            **{data.keys.get(name, name): getattr(config, name) for name in data.required},
-            **{data.keys.get(name, name): getattr(config, name, value) for name, value in data.optional.items()},
+            **{data.keys.get(name, name): getattr(config, name) for name in self.fields},
             **data.only,
             "torch_dtype": "float32",
         }

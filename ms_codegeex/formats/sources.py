@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
@@ -87,7 +88,11 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     found = family(model["family"])
     _check_known(known, found)
     formats = FamilyFormats(found)
-    fields = formats.sizes.from_ours({**model, **known})
+    sizes = {name: value for name, value in model.items() if name not in SECTION}
+    try:
+        fields = formats.sizes.from_ours({**sizes, **known})
+    except UserError as error:
+        raise UserError(f"{checkpoint.path / MANIFEST}: {error}") from None
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
     adapters = None

@@ -9,6 +9,9 @@ from typing import ClassVar
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
+# Fields that say how a model starts or how exactly it computes, not what its weights mean.
+NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
+
 
 class DecoderConfig:
     """Base of the families' configurations, which are frozen dataclasses; a field of the same name replaces a property.

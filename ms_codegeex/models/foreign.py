@@ -98,9 +98,10 @@ def _as_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class SizeKeys:
-    """Which sizes a family has, what they are called in its `config.json`, and what else that file must say.
+    """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file
+    must say.
 
-    `required`: positive whole numbers that must be given. `optional`: the others with their defaults. `keys`: the key
+    `required`: positive whole numbers that must be given; the others have the defaults of their fields. `keys`: the key
     in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
     written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
     keys that may be missing.
@@ -108,7 +109,6 @@ class SizeKeys:
 
     model_type: str
     required: tuple[str, ...]
-    optional: Mapping[str, Any]
     keys: Mapping[str, str]
     only: Mapping[str, Any]
     written: Callable[[Any], Mapping[str, Any]]

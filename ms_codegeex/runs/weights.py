@@ -18,8 +18,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.source_tokenizer import source_tokenizer
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 
-UNCHECKED = ("init_std",)  # says nothing about trained weights
 OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
 
 
@@ -138,7 +138,7 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs_config: Any
         )
     ours, theirs = model.sizes.parameter_shapes(), theirs_config.parameter_shapes()
     growing = {GROWABLE[name] for name in model.grow}
-    free = (*UNCHECKED, *(OF_THE_VOCABULARY if model.fresh_vocabulary else ()))
+    free = (*NOT_OF_WEIGHTS, *(OF_THE_VOCABULARY if model.fresh_vocabulary else ()))
     for field in fields(theirs_config):
         here, there = getattr(model.sizes, field.name), getattr(theirs_config, field.name)
         if here == there or field.name in free or (field.name in growing and here > there):

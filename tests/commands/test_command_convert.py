@@ -35,6 +35,8 @@ FIELDS = {
     "intermediate_size": 16,
     "max_position_embeddings": 5,
     "layer_norm_eps": 1e-6,
+    "init_std": 0.01,
+    "softmax_fp32": True,
     "eos_token_id": 10,
 }
 REAL_SAVER = sources._tokenizer_saver
@@ -154,7 +156,7 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     assert "float32" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--set num_head: .*did you mean num_heads\?"):
         sources.open_source(tmp_path / "bare.pt", {"num_head": 2})
-    with pytest.raises(UserError, match="KEY=NUMBER"):
+    with pytest.raises(UserError, match="NAME=VALUE"):
         command(convert_command, "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
 
 

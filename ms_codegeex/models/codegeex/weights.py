@@ -125,8 +125,11 @@ FORMATS = ForeignFormats(
             "intermediate_size",
             "max_position_embeddings",
         ),
-        optional={"layer_norm_eps": 1e-5, "eos_token_id": 50256},
-        keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"},
+        keys={
+            "num_layers": "num_hidden_layers",
+            "num_heads": "num_attention_heads",
+            "init_std": "initializer_range",
+        },
         only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
         written=lambda config: {
             "architectures": ["CodeGeeXForCausalLM"],

@@ -101,13 +101,6 @@ FORMATS = ForeignFormats(
             "intermediate_size",
             "rotary_dim",
         ),
-        optional={
-            "max_position_embeddings": 8192,
-            "norm_eps": 1e-5,
-            "softmax_fp32": True,
-            "rotary_dtype": "fp32",
-            "eos_token_id": 2,
-        },
         keys={
             "vocab_size": "padded_vocab_size",
             "num_heads": "num_attention_heads",
@@ -115,6 +108,7 @@ FORMATS = ForeignFormats(
             "intermediate_size": "ffn_hidden_size",
             "max_position_embeddings": "seq_length",
             "norm_eps": "layernorm_epsilon",
+            "init_std": "initializer_range",
             "softmax_fp32": "attention_softmax_in_fp32",
         },
         only={

@@ -69,7 +69,6 @@ FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegen",
         required=("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_dim"),
-        optional={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "eos_token_id": 50256},
         keys={
             "hidden_size": "n_embd",
             "num_layers": "n_layer",
@@ -77,6 +76,7 @@ FORMATS = ForeignFormats(
             "intermediate_size": "n_inner",
             "max_position_embeddings": "n_positions",
             "layer_norm_eps": "layer_norm_epsilon",
+            "init_std": "initializer_range",
         },
         only={"activation_function": "gelu_new", "tie_word_embeddings": False, "scale_attn_weights": True},
         written=lambda config: {
