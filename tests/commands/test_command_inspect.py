@@ -34,7 +34,17 @@ def prepared(tmp_path_factory):
         text = f"def {package}(argument):\n        return '{package} <|endoftext|>'\n"
         (folder / "src" / package / "module.py").write_text(text)
         (folder / "src" / package / "code.cpp").write_text(f"class {package} {{\n  int value;\n}};\n")
-    command = ["prepare", "--input", str(folder / "src"), "--output", str(folder / "out"), "--workers", "1"]
+    command = [
+        "prepare",
+        "--input",
+        str(folder / "src"),
+        "--output",
+        str(folder / "out"),
+        "--validation-share",
+        "0.4",
+        "--workers",
+        "1",
+    ]
     assert main(command) == 0
     return folder
 
@@ -180,7 +190,22 @@ def test_where_the_report_is(dataset, capsys):
 def test_every_document_compared_with_its_hash(prepared, tmp_path, capsys, tags):
     out = tmp_path / "out"
     assert (
-        main(["prepare", "--input", str(prepared / "src"), "--output", str(out), "--tags", tags, "--workers", "1"]) == 0
+        main(
+            [
+                "prepare",
+                "--input",
+                str(prepared / "src"),
+                "--output",
+                str(out),
+                "--validation-share",
+                "0.4",
+                "--tags",
+                tags,
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
     )
     capsys.readouterr()
     output, said = inspect(capsys, out, "--deep")

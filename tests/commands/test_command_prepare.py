@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.cli import main
+
+SHARE = ("--validation-share", "0.3")  # one package of three; the default cannot be met
 
 
 @pytest.fixture
@@ -22,13 +25,13 @@ def sources(tmp_path):
 
 @pytest.fixture
 def dataset(sources, tmp_path, capsys):
-    assert main(["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert main(["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
     capsys.readouterr()
     return tmp_path / "out"
 
 
 def test_prepare_for_people(sources, tmp_path, capsys):
-    assert main(["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert main(["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
     output, progress = capsys.readouterr()
     assert "train: 4 documents" in output and "validation: 2 documents" in output and "  Python:" in output
     assert "MB/s" in progress and "tokenising: " in progress
@@ -36,7 +39,7 @@ def test_prepare_for_people(sources, tmp_path, capsys):
 
 def test_stripped_licences_are_printed(sources, tmp_path, capsys):
     (sources / "one" / "module.py").write_text("# Copyright 2020 Some Person\nfirst = 1\n")
-    assert main(["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert main(["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "licence headers left out: of 1 documents, 0.00 MB" in capsys.readouterr().out
 
 
@@ -71,7 +74,7 @@ def test_prepare_json_is_one_object(sources, tmp_path, capsys):
 
 def recorded(arguments, tmp_path, capsys):
     """The settings that a command line means, as dataset.json records them."""
-    words = ["prepare", "--output", str(tmp_path / "out"), "--replace", "--workers", "1", "--json", *arguments]
+    words = ["prepare", *SHARE, "--output", str(tmp_path / "out"), "--replace", "--workers", "1", "--json", *arguments]
     assert main(words) == 0
     return json.loads(capsys.readouterr().out)["settings"]
 
@@ -150,7 +153,7 @@ def test_every_option_arrives(sources, tmp_path, capsys):
 
 def test_stop_is_one_line(sources, tmp_path, capsys):
     (sources / "broken.jsonl").write_text('{"text": "name = 1", "lang": "python"}\n{"text": \n')
-    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "2"]
+    command = ["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "2"]
     assert main([*command, "--on-error", "stop"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
@@ -184,6 +187,7 @@ def test_two_workers_from_the_command_line(dataset, sources, tmp_path):
         "prepare",
         "--input",
         str(sources),
+        *SHARE,
         "--json",
         "--output",
         str(tmp_path / "two"),
@@ -238,7 +242,10 @@ def decoded(directory, capsys):
 )
 def test_tokenizers_by_name(sources, dataset, tmp_path, capsys, name, ids):
     out = tmp_path / "named"
-    assert main(["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", name, "--workers", "1"]) == 0
+    assert (
+        main(["prepare", "--input", str(sources), *SHARE, "--output", str(out), "--tokenizer", name, "--workers", "1"])
+        == 0
+    )
     capsys.readouterr()
     description = json.loads((out / "dataset.json").read_text())
     assert (description["vocab_size"], description["eos_id"], description["settings"]["tokenizer"]) == (
@@ -255,7 +262,18 @@ def test_tokenizers_by_name(sources, dataset, tmp_path, capsys, name, ids):
 @pytest.mark.slow
 def test_a_tokenizer_from_a_directory_travels_along(sources, dataset, tmp_path, capsys):
     model, out = write_chatglm(tmp_path / "codegeex2"), tmp_path / "chatglm"
-    command = ["prepare", "--input", str(sources), "--output", str(out), "--tokenizer", str(model), "--workers", "2"]
+    command = [
+        "prepare",
+        "--input",
+        str(sources),
+        *SHARE,
+        "--output",
+        str(out),
+        "--tokenizer",
+        str(model),
+        "--workers",
+        "2",
+    ]
     assert main(command) == 0
     description = json.loads((out / "dataset.json").read_text())
     assert description["tokenizer"]["name"] == "codegeex2" and description["eos_id"] == 2
@@ -277,7 +295,20 @@ def test_a_tokenizer_from_a_directory_travels_along(sources, dataset, tmp_path, 
 
 def test_a_directory_called_tokenizer_is_not_deleted(sources, tmp_path, capsys):
     model = write_chatglm(tmp_path / "out/tokenizer")
-    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--tokenizer", str(model)]
+    command = ["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--tokenizer", str(model)]
     assert main([*command, "--replace", "--workers", "1"]) == 2
     assert "holds tokenizer, which is not part of a dataset" in capsys.readouterr().err
     assert (model / "tokenizer.model").is_file()
+
+
+def test_packages_too_large_for_the_validation_share(sources, tmp_path, capsys):
+    """Each is a third of the text. The remedies that the message names work, and begin with the finished shards."""
+    command = ["prepare", "--input", str(sources), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert main(command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "--validation-share 0.05" in last and "33% of the text" in last and not (tmp_path / "out").exists()
+    remedies = re.findall(r"--validation-share (0[.\d]*) (?:to|for)", last)
+    assert len(remedies) == 2 and list((tmp_path / ".out.work").glob("*.npz"))
+    for share, documents in zip(remedies, (2, 0), strict=True):
+        assert main([*command, "--replace", "--validation-share", share, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["splits"].get("validation", {}).get("documents", 0) == documents

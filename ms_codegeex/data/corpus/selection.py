@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ from ms_codegeex.data.corpus.stages import (
 from ms_codegeex.data.corpus.tally import EXAMPLES
 from ms_codegeex.errors import UserError
 
-VERSION = 1
+VERSION = 2
+MAX_SHARES = 3
 TRAIN, VALIDATION = 0, 1
 NOT_SAMPLED = "not sampled"
 REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for number n is placed at -1 - n
@@ -111,7 +113,7 @@ def select(
 
     Raises:
         NothingLeft: training or validation would get nothing.
-        UserError: a stage's file could not be written.
+        UserError: a stage's file could not be written, or the packages are too large for the share of validation.
     """
     left_out = {reason: found.dropped for reason, found in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
@@ -131,6 +133,8 @@ def select(
     if share and totals.groups == totals.named == 1:  # all documents are in one package
         split_by, groups = "file", _Groups(stages, settings.seed, kept, by_package=False)
     chosen = choose_validation(groups.rows, share)
+    if split_by == "package":
+        _check_share(groups, chosen, share)
     in_validation = groups.count_named(chosen)
     packages = (1, 1) if split_by == "file" else (totals.named - in_validation, in_validation)
     placed = _place(stages, left_out, groups, chosen)
@@ -140,6 +144,22 @@ def select(
         if flags.any()
     }
     return Selection(placed, split_by, packages, dropped)
+
+
+def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
+    """`UserError` if whole packages give validation more than `MAX_SHARES` times its share. The shards stay, for a run
+    with another share."""
+    total = inside = 0
+    for rows in groups.rows():
+        total += int(rows["bytes"].sum())
+        inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
+    if inside > MAX_SHARES * share * total:
+        found = inside / total
+        raise UserError(
+            f"--validation-share {share:g}: packages are not divided, the nearest choice has {found:.0%} of the text; "
+            f"give --input more packages, --validation-share {math.ceil(100 * found) / 100:g} to accept that, or "
+            "--validation-share 0 for none"
+        )
 
 
 def _examples(flags: Flags, found: Duplicates | None) -> list[tuple[int, int | None]]:
@@ -275,7 +295,8 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     """Which groups (packages, or documents) go to validation: about `share` of all bytes, in the order of the keys.
 
     Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
-    target, then the target, then three times the target, then any. Neither side is left empty.
+    target, then the target, then three times the target. If none of these choices has half the target, the one that
+    comes closest to it is taken, or the smallest group if all are larger. Neither side is left empty.
 
     Args:
         groups: gives each time an iterator over all groups in the order of their keys, arrays with the fields `key`,
@@ -294,12 +315,15 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     if not target:
         return nothing
     most = sum(count for count, *_ in sums) - 1
-    chosen = nothing
-    for limit in (target / 3, target, 3 * target, float("inf")):
+    _, _, size, key = min(sums, key=lambda part: part[2])
+    best = (abs(size - target), np.array([key], np.uint64))
+    for limit in (target / 3, target, 3 * target):
         chosen, total = _first_groups(groups(), limit, target, most)
         if total >= target / 2:
             return chosen
-    return chosen if chosen.size else np.array([min(sums, key=lambda part: part[2])[3]], np.uint64)
+        if chosen.size and abs(total - target) < best[0]:
+            best = (abs(total - target), chosen)
+    return best[1]
 
 
 def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, most: int) -> tuple[np.ndarray, int]:

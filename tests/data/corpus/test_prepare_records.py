@@ -17,7 +17,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 
-EVERYTHING = {"max_bytes": None, "near_duplicates": 0}
+EVERYTHING = {"max_bytes": None, "near_duplicates": 0, "validation_share": 0.2}
 
 
 def prepare(inputs, output, how=None, workers=1, **settings):
@@ -60,7 +60,7 @@ def test_nothing_is_lost(mixed, dataset):
     assert (report["format"], report["version"], report["settings"]["validation_share"]) == (
         "ms-codegeex report",
         1,
-        0.05,
+        0.2,
     )
 
 

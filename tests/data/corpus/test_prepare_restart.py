@@ -24,7 +24,7 @@ from ms_codegeex.data.corpus.workspace import work_path
 from ms_codegeex.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0)
+SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4)
 # The command, with small units. `keep` leaves the work directory there; `two` makes two shards and waits for ever with
 # the third; `held` waits for ever once a worker has made the first.
 DRIVER = """
@@ -315,16 +315,16 @@ class TestStaleShards:
         assert len(stopped[1]) == 12 and self.again(stopped[0]) == stopped[1]
 
     def test_what_does_not_concern_shards_leaves_them(self, stopped):
-        settings = PrepareSettings(max_bytes=None, near_duplicates=0, seed=3, validation_share=0.4)
+        settings = PrepareSettings(max_bytes=None, near_duplicates=0, seed=3, validation_share=0.5)
         assert self.again(stopped[0], settings) == stopped[1]
 
     @pytest.mark.parametrize(
         "settings",
         [
-            PrepareSettings(max_bytes=None, near_duplicates=0, tags="none"),
-            PrepareSettings(max_bytes=None, near_duplicates=0.85),
-            PrepareSettings(max_bytes=None, near_duplicates=0, tokenizer="codegen-mono"),
-            PrepareSettings(Reading(redact=("email",)), max_bytes=None, near_duplicates=0),
+            PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4, tags="none"),
+            PrepareSettings(max_bytes=None, near_duplicates=0.85, validation_share=0.4),
+            PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4, tokenizer="codegen-mono"),
+            PrepareSettings(Reading(redact=("email",)), max_bytes=None, near_duplicates=0, validation_share=0.4),
         ],
     )
     def test_another_setting(self, stopped, settings):

@@ -224,7 +224,11 @@ def plain_choice(rows, share):
     """The same rule on all groups at once."""
     sizes = rows["bytes"].tolist()
     target, chosen = share * sum(sizes), set()
-    for limit in (target / 3, target, 3 * target, float("inf")) if target else ():
+    if not target:
+        return []
+    smallest = min(range(len(sizes)), key=lambda place: (sizes[place], place))
+    found = [(abs(sizes[smallest] - target), [smallest])]
+    for limit in (target / 3, target, 3 * target):
         chosen, total = set(), 0
         for place, size in enumerate(sizes):
             if size > limit:
@@ -236,9 +240,9 @@ def plain_choice(rows, share):
                 total += size
         if total >= target / 2:
             return rows["key"][sorted(chosen)].tolist()
-    if target and not chosen:
-        chosen = {min(range(len(sizes)), key=lambda place: (sizes[place], place))}
-    return rows["key"][sorted(chosen)].tolist()
+        if chosen:
+            found.append((abs(total - target), sorted(chosen)))
+    return rows["key"][min(found, key=lambda each: each[0])[1]].tolist()
 
 
 @given(st.lists(st.integers(1, 1000) | st.just(50_000), min_size=2, max_size=80), st.floats(0, 0.9), st.integers(1, 90))
@@ -288,6 +292,11 @@ class TestValidation:
     def test_both_sides_get_something(self, sizes):
         for seed in range(5):
             assert 0 < len(self.choose(sizes, seed=seed)) < len(sizes)
+
+    @given(st.integers(0, 2**32), st.floats(0.01, 0.1))
+    def test_a_large_package_never_goes_to_validation_where_a_small_one_is(self, seed, share):
+        assert self.choose((98_000_000, 2_000_000), share, seed) == [2_000_000]
+        assert 98_000_000 not in self.choose((98_000_000, 1_000_000, 500_000, 500_000), share, seed)
 
     def test_the_largest_only_if_there_is_no_other_way(self):
         assert self.choose((900, 100)) == [100]
