@@ -250,7 +250,7 @@ def test_spaces_that_were_marks_are_not_called_damage(tmp_path, capsys):
     model = write_chatglm(tmp_path / "model")
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("mark = '\u2581'  # of a space\n")
-    (tmp_path / "src" / "b.py").write_text("Quiet = ' '\n")
+    (tmp_path / "src" / "b.py").write_text("Quiet = ' '\n" * 8)  # the longer one is for training
     out = tmp_path / "out"
     command = ["prepare", "--input", str(tmp_path / "src"), "--output", str(out), "--tokenizer", str(model)]
     assert main([*command, "--workers", "1"]) == 0
