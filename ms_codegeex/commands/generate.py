@@ -195,13 +195,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     settings, prompt = _settings(arguments), _prompt(arguments)
     rule = _rule(arguments, prompt)
+    from ms_codegeex.generation.loading import load_model
+
+    model = load_model(Path(arguments.model))  # a wrong one is refused before the engine is imported
     decoding.prepare_device(arguments.device)
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import MOST_SLOTS, Generator  # the engine, which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
     generator = Generator(
-        Path(arguments.model),
+        model,
         threads=arguments.threads,
         slots=min(max(settings.n, settings.beams), MOST_SLOTS),
         speculate=arguments.speculate,

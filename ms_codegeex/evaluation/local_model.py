@@ -45,9 +45,9 @@ class LocalModel:
 
     def open(self) -> tuple[Generator, dict[str, Any]]:
         """Load it; also returns its identity."""
-        from ms_codegeex.generation.engine import Generator  # importing the engine takes seconds
+        model = self.resolved()  # a wrong path is refused before the engine is imported, which takes seconds
+        from ms_codegeex.generation.engine import Generator
 
-        model = self.resolved()
         adapters = None if model.adapter is None else {DEFAULT_ADAPTER: model.adapter}
         how = {"threads": self.threads, "slots": self.slots, "fast": self.fast}
         return Generator(model.path, adapters=adapters, **how), model.identity()

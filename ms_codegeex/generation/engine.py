@@ -54,7 +54,7 @@ class Generator:
 
     def __init__(
         self,
-        path: Path,
+        model: Path | LoadedModel,
         seq_length: int | None = None,
         threads: int | None = None,
         *,
@@ -67,11 +67,12 @@ class Generator:
         adapters: Mapping[str, Path] | None = None,
         device: str | None = None,
     ):
-        """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`."""
+        """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`. A caller may open the model
+        before it imports this module, which takes seconds; then `bits` is given to `load_model`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         if device is not None:
             use_device(device, devices)
-        model = load_model(Path(path), bits)
+        model = model if isinstance(model, LoadedModel) else load_model(Path(model), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels
         self.seq_length = seq_length or self.config.max_position_embeddings

@@ -23,7 +23,7 @@ from ms_codegeex.data.languages import SCHEMES, tag_line
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.files import read_json
-from ms_codegeex.generation.loading import adapter_infill, load_model
+from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 
 SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
@@ -109,7 +109,11 @@ class ServedModel:
 
 def open_model(path: Path, name: str = "", bits: int | None = None) -> ServedModel:
     """The model at `path`, by the name of its directory unless another is given. `UserError` if it cannot be opened."""
-    model = load_model(path, bits)
+    return described_model(load_model(path, bits), path, name)
+
+
+def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedModel:
+    """The same for a model that was opened from `path`."""
     return ServedModel(
         name or Path(path).resolve().name,
         model.family.name,

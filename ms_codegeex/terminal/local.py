@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import AnswerText, TextFilter
 from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
-from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving.model import described_model
 from ms_codegeex.serving.prompts import TASKS, CommentText, Source, translation
 from ms_codegeex.terminal.asking import Piece, Prompt, Task
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.scheduler import Request
 
 SHORTEN = "shorten it, or give --cut-prompt to drop its start"
 FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
@@ -26,11 +30,12 @@ class LocalModel:
     """The model at `path`, loaded as in `generate`. `slots` answers are computed at once."""
 
     def __init__(self, path: Path, slots: int = 1, threads: int | None = None):
-        self._model = open_model(path)  # before MindSpore, which takes seconds to import
+        model = load_model(path)  # before MindSpore, which takes seconds to import
+        self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
         from ms_codegeex.generation.engine import MOST_SLOTS, Generator
 
-        self._generator = Generator(path, threads=threads, slots=min(slots, MOST_SLOTS))
+        self._generator = Generator(model, threads=threads, slots=min(slots, MOST_SLOTS))
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
         """Continue a text."""

@@ -133,6 +133,8 @@ class Trainer:
         # hashed before training: a path may hold other data later. Only rank 0's state is saved
         self.datasets = content_hashes(config.data) if rank == 0 else {}
         self.model_config = config.model.sizes
+        per_token = self.model_config.flops_per_token(config.seq_length, config.lora.rank > 0)
+        self.flops = per_token * config.training.global_batch * config.seq_length  # of a step
         self.infill = infill if data.infilling is None else data.infilling.sentinels.to_json()
         data.check_model(self.model_config.vocab_size, self.model_config.eos_token_id)
         self.placement = Placement(config, rank)
@@ -432,8 +434,6 @@ class Trainer:
         self, loss: float, norm: float | None, rate: float, scale: float, skipped: bool, seconds: float, waited: float
     ) -> StepRecord:
         slots = self.config.training.global_batch * self.config.seq_length
-        frozen = self.config.lora.rank > 0
-        flops = self.model_config.flops_per_token(self.config.seq_length, frozen) * slots / seconds
         peak = self.matmul_peak * self.config.devices
         return StepRecord(
             step=self.progress.step,
@@ -444,7 +444,7 @@ class Trainer:
             skipped=skipped,
             tokens=self.progress.tokens,
             tokens_per_second=slots / seconds,
-            mfu=flops / peak if peak else 0.0,
+            mfu=self.flops / seconds / peak if peak else 0.0,
             data_wait_percent=100 * waited / seconds,
             memory_bytes=used_memory(self.config.device),
             step_seconds=seconds,

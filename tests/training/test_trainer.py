@@ -1,5 +1,7 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
+from unittest.mock import create_autospec
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -30,10 +32,10 @@ class Keep(Callback):
         self.texts.append(text)
 
 
-def make(values, *callbacks):
+def make(values, *callbacks, **options):
     ms.set_context(mode=ms.GRAPH_MODE)  # as the workers do
     config = build_run_config(values)
-    return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks)
+    return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks, **options)
 
 
 def state(trainer):
@@ -73,6 +75,18 @@ def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(run_values
     resumed.restore(last)
     resumed.run()
     assert again.records == [] and resumed.progress == trainer.progress
+
+
+def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
+    sizes = build_run_config(run_values).model.sizes
+    trainer = make(run_values, matmul_peak=1e9)
+    count = create_autospec(type(sizes).flops_per_token)
+    monkeypatch.setattr(type(sizes), "flops_per_token", count)
+    records = [trainer._record(1.0, 1.0, 1e-3, 1.0, False, seconds, 0.0) for seconds in (2.0, 4.0)]
+    monkeypatch.undo()
+    assert not count.called
+    expected = sizes.flops_per_token(32) * 4 * 32 / 2.0 / 1e9
+    assert [record.mfu for record in records] == pytest.approx([expected, expected / 2])
 
 
 @pytest.mark.slow  # the command's resume is tested by default

@@ -1,0 +1,69 @@
+"""Every verb that takes `--model` refuses a wrong one before it imports MindSpore, which takes seconds."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.cli import build_parser
+
+COMMANDS = {
+    "generate": "generate --prompt x --model MODEL",
+    "complete": "complete x --model MODEL",
+    "chat": "chat --model MODEL",
+    "serve": "serve --model MODEL",
+    "quantize": "quantize --bits 8 --output PLACE/out --model MODEL",
+    "finetune": "finetune --data docs --model MODEL",
+    "convert": "convert --to hf --output PLACE/out --model MODEL",
+    "adapter merge": "adapter merge --adapter MODEL --output PLACE/out --model MODEL",
+    "adapter unmerge": "adapter unmerge --adapter MODEL --output PLACE/out --model MODEL",
+    "evaluate": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
+}
+CHILD = """
+import contextlib, io, json, sys
+from ms_codegeex.cli import main
+found = {}
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = main(words)
+    found[" ".join(words)] = status, said.getvalue(), "mindspore" in sys.modules
+print(json.dumps(found))
+"""
+
+
+def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """All parsers that have no further verbs or actions, by their words."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not actions:
+        yield name, parser
+    for action in actions:
+        for word, inner in action.choices.items():
+            yield from parsers(inner, f"{name} {word}".strip())
+
+
+def test_every_verb_with_a_model_is_among_them():
+    assert {name for name, parser in parsers(build_parser()) if "--model" in parser._option_string_actions} == set(
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "folder", "page"])
+def test_a_wrong_model_is_refused_before_mindspore_is_imported(tmp_path, wrong):
+    places = {"nothing": tmp_path / "missing", "folder": tmp_path / "empty", "page": tmp_path / "page.pt"}
+    places["folder"].mkdir()
+    places["page"].write_text("<html>not found</html>")
+    model = str(places[wrong])
+    commands = [
+        line.replace("MODEL", model).replace("PLACE", f"{tmp_path}/{number}").split()
+        for number, line in enumerate(COMMANDS.values())
+    ]
+    child = [sys.executable, "-c", CHILD, json.dumps(commands)]
+    result = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert result.returncode == 0, result.stderr
+    for line, (status, said, imported) in json.loads(result.stdout).items():
+        assert status == 2 and model in said and said.count("\n") == 1 and not imported, (line, said)
