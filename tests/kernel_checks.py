@@ -327,6 +327,20 @@ def check_choice(kernels: Kernels) -> None:
             assert np.array_equal(out[:, 1:, 0], expected)
             assert np.abs(out[:, 1:, 1] - np.take_along_axis(wide, expected, 1)).max() < 1e-4
     check_edits(kernels, logits)
+    check_odd_logits(kernels)
+
+
+def check_odd_logits(kernels: Kernels) -> None:
+    """One logit of a row that is not finite makes all the row's log-probabilities NaN, and no other row's."""
+    logits = numbers(1, 4, 1003) * 3
+    for (place, odd), (t, p, given), k in product(
+        product((0, 500, 1002), (math.nan, math.inf, -math.inf)), ((0, 1, -1), (0.7, 0.9, -1), (1, 1, 3)), (0, 8)
+    ):
+        wrong = logits.copy()
+        wrong[2, place] = odd
+        out, sound = (choose(kernels, x, t, 0, p, 0.4, given, 1000, k=k) for x in (wrong, logits))
+        assert np.isnan(out[2, :, 1]).all() and (out[2, :, 0] >= 0).all() and (out[2, :, 0] < 1000).all()
+        assert np.array_equal(np.delete(out, 2, 0), np.delete(sound, 2, 0))
 
 
 def check_edits(kernels: Kernels, logits: np.ndarray) -> None:

@@ -12,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ms_codegeex.generation.choice import Chosen, TokenChoice
+import numpy as np
+
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite
 from ms_codegeex.generation.slots import SlotEngine
 
 WORTHWHILE = 16  # computing this many tokens is faster than copying a slot
@@ -68,7 +71,7 @@ def next_tokens(
     engine: SlotEngine, slots: Sequence[int], sequences: Sequence[Sequence[int]], count: int, adapter: int = 0
 ) -> list[Sequence[tuple[int, float]]]:
     """The `count` likeliest tokens after each sequence, computed in these slots of an engine. Any number of slots
-    works; one per sequence is best."""
+    works; one per sequence is best. `RunFailure` if logits are not finite."""
     result: list[Sequence[tuple[int, float]]] = []
     for begin in range(0, len(sequences), len(slots)):
         group = [list(ids) for ids in sequences[begin : begin + len(slots)]]
@@ -76,6 +79,12 @@ def next_tokens(
         _share(engine, places, group, adapter)
         choices = dict.fromkeys(places, TokenChoice(best=count))
         found = engine.next(dict(zip(places, group, strict=True)), choices, adapter)
+        try:
+            check_finite(np.array([found[slot].score for slot in places]))
+        except RunFailure:
+            for slot in places:
+                engine.clear(slot)
+            raise
         result += [found[slot].best for slot in places]
     return result
 

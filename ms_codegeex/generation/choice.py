@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ms_codegeex.errors import RunFailure
 from ms_codegeex.generation.sampling import SamplingSettings
 
 GREEDY = 0.0
@@ -44,6 +45,13 @@ class Chosen(NamedTuple):
     token: int
     score: float
     best: tuple[tuple[int, float], ...] = ()
+
+
+def check_finite(values: float | np.ndarray) -> None:
+    """`RunFailure` unless these logits, or the log-probabilities of them, are finite. The operator's log-probabilities
+    are NaN for a row with a logit that is not."""
+    if not np.isfinite(values).all():
+        raise RunFailure("generation: the model's logits are not finite; its weights are damaged or it diverged")
 
 
 def uniform(seed: int, place: int) -> float:

@@ -5,6 +5,7 @@ Products and norms are the model's. A pass has several sequences with one row ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mindspore as ms
@@ -197,7 +198,8 @@ class CompositeChoice(nn.Cell):
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
         """FP32 [n, V], and FP32 [n, 6], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
-        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
+        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest; NaN if a logit of the row
+        is not finite"""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
         temperature, given, allowed = settings[:, :1], settings[:, 4:5], settings[:, 5:]
         nothing = ops.full_like(logits, -1e30)
@@ -211,6 +213,8 @@ class CompositeChoice(nn.Cell):
             found = ops.concat((found, ops.cast(best, ms.float32)), 1)
         shifted = logits - ops.max(logits, 1, True)[0]
         scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
+        finite = ops.all(ops.isfinite(logits), 1, True)  # a sum of exponentials would hide minus infinity
+        scores = ops.select(finite, scores, ops.full_like(scores, math.nan))
         return ops.stack((found, ops.gather_elements(scores, 1, ops.cast(found, ms.int32))), -1)
 
     def _edited(self, logits: Tensor, edits: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ beginning that a prompt shares with any slot is not computed again. A request's 
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections import deque
@@ -16,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.generation.choice import Chosen, TokenChoice, token_choice
+from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared
 
@@ -89,9 +88,8 @@ class Request:
         return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
     def take(self, chosen: Chosen) -> None:
-        """The next token. `RunFailure` if its probability is not a number."""
-        if math.isnan(chosen.score):
-            raise RunFailure("generation: the model's logits are not finite; its weights are damaged or it diverged")
+        """The next token. `RunFailure` if the logits are not finite."""
+        check_finite(chosen.score)
         if chosen.token == self.eos:
             self.finish = "eos"
             return
@@ -99,6 +97,12 @@ class Request:
         self._tokens.put(chosen)
         if len(self.ids) >= self.limit:
             self.finish = "length"
+
+    def take_scored(self, tokens: Sequence[Chosen]) -> None:
+        """The next ids of the prompt, with their scores. `RunFailure` if the logits are not finite."""
+        for chosen in tokens:
+            check_finite(chosen.score)
+        self.scored += tokens
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
         """Nothing follows."""
@@ -238,23 +242,22 @@ class Scheduler:
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong; those of a prompt first."""
-        if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
-            request.scored += tokens[:left]
-            if not (tokens := tokens[left:]):
-                return
-        guess = part.ids[len(part.ids) - len(tokens) + 1 :]
-        if not request.cancelled:
-            try:
-                accepted = self._take(request, tokens, guess)
-            except RunFailure as error:  # of this request; other logits may be finite
-                self.engine.cached[request.slot].clear()
-                self._leave(request.slot)
-                request.end("error", error)
-                return
-            if guess and self.speculation is not None:
-                self.guessed, self.accepted = self.guessed + len(guess), self.accepted + accepted
-                request.guessed, request.accepted = request.guessed + len(guess), request.accepted + accepted
-                self.speculation.learn(request, len(guess), accepted)
+        try:
+            if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
+                request.take_scored(tokens[:left])
+                if not (tokens := tokens[left:]):
+                    return
+            guess = part.ids[len(part.ids) - len(tokens) + 1 :]
+            accepted = 0 if request.cancelled else self._take(request, tokens, guess)
+        except RunFailure as error:  # of this request; other logits may be finite
+            self.engine.cached[request.slot].clear()
+            self._leave(request.slot)
+            request.end("error", error)
+            return
+        if guess and self.speculation is not None and not request.cancelled:
+            self.guessed, self.accepted = self.guessed + len(guess), self.accepted + accepted
+            request.guessed, request.accepted = request.guessed + len(guess), request.accepted + accepted
+            self.speculation.learn(request, len(guess), accepted)
         del self.engine.cached[request.slot][len(request.ids) - 1 :]
         if request.cancelled or request.finish:
             self._end(request, request.finish or "cancelled")

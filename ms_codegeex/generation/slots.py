@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ms_codegeex.generation.choice import Chosen, TokenChoice, pack, unpack
+from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, pack, unpack
 from ms_codegeex.generation.network import Network
 from ms_codegeex.generation.rows import Rows
 
@@ -133,14 +134,21 @@ class SlotEngine:
         return self._read(self.network.choose, slot, ids[:-1], 0, given)[:, 0, 1].astype(np.float32)
 
     def _read(self, run: Run, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]) -> np.ndarray:
-        """Compute a sequence from `begin` on in chunks; the results of `run` for the last `len(choices)` ids."""
+        """Compute a sequence from `begin` on in chunks; the results of `run` for the last `len(choices)` ids.
+        `RunFailure` if logits are not finite; the slot's contents are dropped then."""
         found, first = [], len(ids) - len(choices)
         while begin < len(ids):
             end = min(begin + self.chunk, len(ids))
             asked = choices[max(begin - first, 0) : max(end - first, 0)]
             found += self._advance(run, [Part(slot, begin, ids[begin:end], asked)])
             begin = end
-        return np.concatenate([rows for rows in found if len(rows)])
+        results = np.concatenate([rows for rows in found if len(rows)])
+        try:
+            check_finite(results)
+        except RunFailure:
+            self.clear(slot)
+            raise
+        return results
 
     def _advance(self, run: Run, parts: Sequence[Part]) -> list[np.ndarray]:
         """The results of `run` for each part's choices. The composite cells take rows of one sequence, or one row of

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 from scipy.stats import chisquare
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.generation.choice import TokenChoice, logit_edits, pack, token_choice, uniform, unpack
+from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.generation.choice import TokenChoice, check_finite, logit_edits, pack, token_choice, uniform, unpack
 from ms_codegeex.generation.composite import CompositeChoice
 from ms_codegeex.generation.kernels.cells import KernelChoice
 from ms_codegeex.generation.kernels.compiling import library_path
@@ -258,6 +258,24 @@ def test_the_likeliest_tokens_are_reported_for_those_who_ask(operator):
     assert found[1].token == 9 and found[1].best[0][0] == 5  # what is edited is reported as it was
     (alone,) = operator(logits[:1], [TokenChoice(best=200)], 60)
     assert len(alone.best) == 60  # all that there are
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_one_logit_that_is_not_finite_spoils_its_row_alone(operator, odd):
+    """Of any id: one that may not be chosen takes part in the softmax too."""
+    logits = random_rows()[:12]
+    choices = [TokenChoice(1.0, uniform=0.3), TokenChoice(), TokenChoice(given=7), TokenChoice(best=3)] * 3
+    sound = operator(logits, choices, 60)
+    for row, place in enumerate((0, 9, 30, 59, 60, 63)):
+        wrong = logits.copy()
+        wrong[row, place] = odd
+        found = operator(wrong, choices, 60)
+        assert np.isnan(found[row].score) and all(np.isnan(score) for _, score in found[row].best)
+        for one, other in zip(found[:row] + found[row + 1 :], sound[:row] + sound[row + 1 :], strict=True):
+            assert one.token == other.token and one.score == pytest.approx(other.score, abs=1e-5)
+            assert [number for number, _ in one.best] == [number for number, _ in other.best]
+        with pytest.raises(RunFailure, match="not finite"):
+            check_finite(found[row].score)
 
 
 def test_a_number_depends_on_the_seed_and_the_place_only():

@@ -195,11 +195,25 @@ inline int64_t chosen(const Row& row) {
   return c.temperature == 0.0 ? greedy(x, allowed) : draw(x, allowed, c, reinterpret_cast<char*>(kept));
 }
 
-// -> out [1 + best, 2]: ids, the chosen one first, and their log-probabilities among all n by the logits as they are;
-// false if memory is out or the row does not suit
+// Whether all of x [n] are finite: the difference of any other number and itself is not a number.
+inline bool finite(const float* x, int64_t n) {
+  F odd = F{};
+  int64_t i = 0;
+  for (; i + L <= n; i += L) odd += load<F>(x + i) - load<F>(x + i);
+  float rest = sum(odd);
+  for (; i < n; i++) rest += x[i] - x[i];
+  return rest == 0.0f;
+}
+
+// -> out [1 + best, 2]: ids, the chosen one first, and their log-probabilities among all n by the logits as they are, or
+// NaN if a logit is not finite; false if memory is out or the row does not suit
 inline bool choose(const Row& row, double* out) {
   bool fits = row.choice.fits(row.n) && static_cast<double>(row.best) <= row.choice.allowed;
   for (int64_t i = 0; i < row.edited; i++) fits = fits && row.edits[i].fits(row.n);
+  if (fits && !finite(row.x, row.n)) {
+    for (int64_t i = 0; i <= row.best; i++) out[2 * i] = 0.0, out[2 * i + 1] = NAN;
+    return true;
+  }
   const int64_t id = fits ? chosen(row) : -1;
   if (id < 0) return false;
   out[0] = static_cast<double>(id), out[1] = row.x[id];
