@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ AIMS = (  # measure, ours, peer, at least this many times as fast
 BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.75, 4.0, 1.0
 
 
+def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """FP32 weights of a parameter. No two parameters are equal: CTranslate2 stores equal ones once."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
+
+
 def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
     """The model directory; it and the forms that the engines need are made unless they exist."""
     from ms_codegeex.data.tokenizer import load_tokenizer
@@ -65,22 +72,21 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
     from ms_codegeex.generation.quantised import is_quantised, write_quantised
     from ms_codegeex.models.registry import family
 
-    directory = root / ("codegen-tiny" if tiny else "codegen-350m")
+    directory = root / ("codegen-tiny-random" if tiny else "codegen-350m-random")
     if not is_model_directory(directory):
         found = family("codegen")
         sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
         config = found.config.build_config("tiny" if tiny else "350m-multi", sizes)
         formats, tokenizer = FamilyFormats(found), load_tokenizer("codegen-multi")
 
-        def random(name: str, shape: tuple[int, ...]) -> np.ndarray:
-            generator = np.random.default_rng(len(name))
-            values = generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
+        def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+            values = random_weights(name, shape)
             if name == "head.bias":  # as after training: rows that no text uses are never the likeliest
                 values[tokenizer.vocab_size :] = -100
             return values
 
         tensors = {
-            name: LazyTensor("float32", shape, lambda name=name, shape=shape: random(name, shape))
+            name: LazyTensor("float32", shape, lambda name=name, shape=shape: weights(name, shape))
             for name, shape in config.parameter_shapes().items()
         }
         from ms_codegeex.formats.layout import to_foreign

@@ -1,10 +1,23 @@
 """The benchmark of decoding, with a tiny model."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from ms_codegeex.models.registry import family
+
+
+def test_no_two_blocks_have_the_same_weights(monkeypatch):
+    """CTranslate2 stores equal weights once: a third of the memory, and faster than with a trained model."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    decode = importlib.import_module("decode")
+    config = family("codegen").config.build_config("350m-multi", {"vocab_size": 51200})
+    first = [decode.random_weights(name, (8,)).tobytes() for name in config.parameter_shapes()]
+    assert len(set(first)) == len(first) > 200
+    assert first == [decode.random_weights(name, (8,)).tobytes() for name in config.parameter_shapes()]
 
 
 @pytest.mark.slow
