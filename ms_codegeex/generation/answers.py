@@ -63,12 +63,9 @@ def _answer(tokenizer: Tokenizer, request: Request, rule: Rule | None) -> Answer
 def _beams(generator: Generator, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> list[Answer]:
     room = min(settings.max_new_tokens, generator.seq_length - len(ids))
     count = max(2 * settings.beams, settings.log_probabilities)
-
-    def likeliest(begun: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, float]]]:
-        return generator.likeliest([[*ids, *beam] for beam in begun], count, settings.adapter)
-
     eos, found = generator.tokenizer.eos_id, []
-    done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)
+    with generator.likeliest(ids, settings.beams, count, settings.adapter) as likeliest:
+        done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)
     for beam in done[: settings.n]:
         tokens, ending = [one for one in beam.tokens if one.token != eos], Ending(settings.stop, rule)
         text = "".join(until(generator.tokenizer.continuation(ids, [one.token for one in tokens]), ending))

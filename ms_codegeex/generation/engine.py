@@ -6,6 +6,7 @@ All requests share the slots of one engine (`slots.py`, `scheduler.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.generation.adapters import Adapter, load_adapters
-from ms_codegeex.generation.beams import next_tokens
+from ms_codegeex.generation.beams import Likeliest, next_tokens
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
@@ -222,16 +223,18 @@ class Generator:
         """The ids of `chosen`."""
         return (chosen.token for chosen in self.chosen(ids, settings))
 
-    def likeliest(
-        self, sequences: Sequence[Sequence[int]], count: int, adapter: str = ""
-    ) -> list[Sequence[tuple[int, float]]]:
-        """The `count` likeliest tokens after each sequence, with their log-probabilities."""
+    @contextmanager
+    def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:
+        """Slots for a beam search after `ids`, held to its end; other requests use the others meanwhile. The function
+        gives the `count` likeliest tokens after each of up to `beams` answers."""
         number = self._adapter(adapter)
+        with self.scheduler.holding(ids, beams, number) as step:
 
-        def work(slots: list[int]) -> list[Sequence[tuple[int, float]]]:
-            return next_tokens(self.engine, slots, sequences, count, number)
+            def likeliest(begun: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, float]]]:
+                sequences = [[*ids, *answer] for answer in begun]
+                return step(lambda slots: next_tokens(self.engine, slots, sequences, count, number))
 
-        return self.scheduler.call(work, sequences[0], len(sequences), number)
+            yield likeliest
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where

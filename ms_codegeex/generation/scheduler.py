@@ -3,6 +3,7 @@
 A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, first come,
 first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
 beginning that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests.
+Work that takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ms_codegeex.errors import RunFailure
@@ -19,6 +21,7 @@ from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, tok
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared
 
+Work = Callable[[list[int]], Any]  # with an engine and these slots
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
 
 
@@ -114,7 +117,7 @@ class Call:
     """Other work for an engine: with `count` slots, the first of which holds as much of `ids`, computed with an
     `adapter`, as any."""
 
-    def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
+    def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
         self.work, self.ids, self.count, self.adapter, self.cancelled = work, list(ids), count, adapter, False
         self.result: Future[Any] = Future()
 
@@ -144,22 +147,51 @@ class Scheduler:
         self.reused = 0  # tokens of prompts that were there already
         self.passes = 0
         self._lock, self._running = threading.Lock(), False
+        self._changed = threading.Condition(self._lock)  # there is new work, or slots became free
         self._waiting: deque[Request | Call] = deque()
+        self._held: set[int] = set()  # slots of `holding`
+        self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
-        with self._lock:
+        with self._changed:
             self._waiting.append(work)
+            self._changed.notify()
 
-    def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
+    def call(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
         """The result of `work(slots)`, which may use the engine and these slots between two steps. `count`, `ids` and
         `adapter` as in `Call`."""
         call = Call(work, ids, min(count, self.engine.slots), adapter)
         self.submit(call)
         self.start()
         return call.result.result()
+
+    @contextmanager
+    def holding(self, ids: Sequence[int], count: int, adapter: int = 0) -> Iterator[Callable[[Work], Any]]:
+        """Hold `count` slots, or all if there are fewer, for work of many steps; wait for them once. The function gives
+        the result of `work(slots)`, computed between two steps of the other requests, which use the other slots."""
+        slots = self.call(self._hold, ids, count, adapter)
+
+        def step(work: Work) -> Any:
+            call = Call(work)
+            with self._changed:
+                self._steps.append((call, slots))
+                self._changed.notify()
+            self.start()
+            return call.result.result()
+
+        try:
+            yield step
+        finally:
+            with self._changed:
+                self._held.difference_update(slots)
+                self._changed.notify()
+
+    def _hold(self, slots: list[int]) -> list[int]:
+        self._held.update(slots)
+        return slots
 
     def start(self) -> None:
         """Start a thread, unless one runs, that works until nothing is left. It ends soon after the main thread."""
@@ -171,19 +203,22 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                if not self._waiting and not self._active:
+            with self._changed:
+                if not self._waiting and not self._active and not self._steps:
                     self._running = False
                     return
+                if not self._active and not self._steps and self._unused() < self._waiting[0].count:
+                    self._changed.wait(1)  # for those who hold slots
             try:
                 if not threading.main_thread().is_alive():
                     raise RunFailure("generation: the program ends")
                 self.step()
             except BaseException as error:  # of every request, whose threads raise it
                 with self._lock:
-                    left = [*self._active.values(), *self._waiting]
+                    left = [*self._active.values(), *self._waiting, *(call for call, _ in self._steps)]
                     self._active.clear()
                     self._waiting.clear()
+                    self._steps.clear()
                 for each in left:
                     each.end("error", error)
 
@@ -192,6 +227,10 @@ class Scheduler:
         for request in list(self._active.values()):
             if request.cancelled:
                 self._end(request, "cancelled")
+        with self._lock:
+            steps, self._steps = self._steps, []
+        for call, slots in steps:
+            self._run(call, slots)
         self._admit()
         planned = self._decoding()
         self._add_prompts(planned)
@@ -287,12 +326,15 @@ class Scheduler:
             with self._lock:
                 while self._waiting and self._waiting[0].cancelled:
                     self._waiting.popleft().end("cancelled")
-                free = self.engine.slots - len(self._active)
-                if not self._waiting or free < self._waiting[0].count:
+                if not self._waiting or self._unused() < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
             if isinstance(work, Call):
-                self._run(work)
+                first = self._place(work)
+                slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
+                self._run(work, slots)
+                for slot in slots:
+                    self._leave(slot)
             elif work.prompt >= work.limit:
                 work.end("length")
             else:
@@ -300,19 +342,21 @@ class Scheduler:
                 self._active[work.slot] = work
                 self._reuse(work)
 
-    def _run(self, call: Call) -> None:
-        first = self._place(call)
-        slots = [first, *(slot for slot in self._free() if slot != first)][: call.count]
+    @staticmethod
+    def _run(call: Call, slots: list[int]) -> None:
         try:
             call.result.set_result(call.work(slots))
         except BaseException as error:
             call.end("error", error)
-        for slot in slots:
-            self._leave(slot)
+
+    def _unused(self) -> int:
+        """The number of slots that nobody has."""
+        return self.engine.slots - len(self._active) - len(self._held)
 
     def _free(self) -> list[int]:
-        """Slots without a request, the least recently used first."""
-        slots = (slot for slot in range(self.engine.slots) if slot not in self._active)
+        """Slots that nobody has, the least recently used first."""
+        taken = {*self._active, *self._held}
+        slots = (slot for slot in range(self.engine.slots) if slot not in taken)
         return sorted(slots, key=lambda slot: self._used[slot])
 
     def _place(self, work: Request | Call) -> int:

@@ -1,6 +1,9 @@
 """Requests that share an engine get the ids of a full pass, or of a run alone, whatever else is computed and when."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import create_autospec
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
@@ -400,6 +404,68 @@ def test_logits_that_are_not_finite_end_one_request_and_no_other(codegen, monkey
     assert [next(tokens).token for _ in range(3)] == wanted[1][:3]
     with pytest.raises(RunFailure, match="not finite"):
         next(tokens)
+
+
+def test_a_beam_search_keeps_its_slots_and_stops_no_stream(codegen, monkeypatch):
+    """With a queue of streams: a search that gave its slots back after each step would wait for whole streams."""
+    _, engine = codegen
+    monkeypatch.setattr(Scheduler, "start", create_autospec(Scheduler.start))  # the steps are made here
+    expected = alone(engine, greedy(prompt(9, 1), 60))
+    scheduler, begun, length = Scheduler(engine), prompt(12, 2), 8
+    stream, queued = greedy(prompt(9, 1), 60), [greedy(prompt(7, seed), 60) for seed in (3, 4)]
+    used = []
+
+    def searched():
+        with scheduler.holding(begun, 2) as step:
+
+            def likeliest(answers):
+                sequences = [[*begun, *ids] for ids in answers]
+                return step(lambda slots: used.append(slots) or next_tokens(engine, slots, sequences, 4))
+
+            return search(likeliest, 2, length, None)
+
+    with ThreadPoolExecutor(1) as pool:
+        scheduler.submit(stream)
+        result = pool.submit(searched)
+        while len(scheduler._waiting) < 2:
+            time.sleep(0.01)
+        for request in queued:
+            scheduler.submit(request)
+        while not result.done():
+            with scheduler._lock:
+                ready = scheduler._steps or len(scheduler._waiting) > 2
+            if ready:  # one step of the search for each of the stream
+                scheduler.step()
+            else:
+                time.sleep(0.001)
+        assert used == [used[0]] * length and stream.slot not in used[0]
+        assert not stream.finish and len(stream.ids) == stream.prompt + 1 + length and queued[0].slot < 0
+        while not all(request.finish for request in (stream, *queued)):
+            scheduler.step()
+    assert answer(stream) == expected
+
+    def by_itself(answers):
+        return next_tokens(engine, [0, 1], [[*begun, *ids] for ids in answers], 4)
+
+    engine.cached[:] = [[] for _ in engine.cached]
+    assert [beam.ids for beam in result.result()] == [beam.ids for beam in search(by_itself, 2, length, None)]
+
+
+def test_requests_wait_quietly_for_held_slots(codegen, monkeypatch):
+    _, engine = codegen
+    expected = alone(engine, greedy(prompt(9, 1)))
+    scheduler, request, steps, step = Scheduler(engine), greedy(prompt(9, 1)), [], Scheduler.step
+    counting = create_autospec(step, side_effect=lambda each: steps.append(len(steps)) or step(each))
+    monkeypatch.setattr(Scheduler, "step", counting)
+    with pytest.raises(ZeroDivisionError), scheduler.holding(prompt(5, 5), SLOTS + 2) as held:
+        scheduler.submit(request)
+        scheduler.start()
+        assert sorted(held(list)) == [*range(SLOTS)] and not request.ids[9:]
+        taken = len(steps)
+        time.sleep(0.2)
+        assert len(steps) <= taken + 2  # nothing to compute: the thread sleeps
+        held(lambda _: 1 / 0)
+    assert [chosen.token for chosen in request] == expected
 
 
 def test_ids_of_a_prompt_are_scored_in_any_company(codegen):
