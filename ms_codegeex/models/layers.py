@@ -294,20 +294,27 @@ class Rotary(nn.Cell):
     """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin.
 
     The swap reverses pairs, which moves numbers without arithmetic and can be split by heads; the sign is in the table.
-    Arithmetic is FP32, the result is `out_dtype`.
+    Heads of an odd `size` have a last channel without a partner, which stays. Arithmetic is FP32, the result is
+    `out_dtype`.
     """
 
-    def __init__(self, out_dtype: ms.Type):
+    def __init__(self, out_dtype: ms.Type, size: int):
         super().__init__()
-        self.out_dtype = out_dtype
+        self.out_dtype, self.order = out_dtype, None
         self.up, self.swap, self.down = ops.Cast(), ops.ReverseV2([4]), ops.Cast()
+        if size % 2:
+            order = [*np.arange(size - 1).reshape(-1, 2)[:, ::-1].flat, size - 1]
+            self.swap, self.order = ops.Gather(), Tensor(order, ms.int32)
         self.times_cos, self.times_sin, self.add = ops.Mul(), ops.Mul(), ops.Add()
         self.computed_in_dtype = ("up",) if out_dtype == ms.float32 else ("up", "down")
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch, heads, seq, d], cos and sin FP32 [batch, 1, seq, d] -> [batch, heads, seq, d]"""
         (_, heads, rows, d), x = x.shape, self.up(x, ms.float32)
-        swapped = ops.reshape(self.swap(ops.reshape(x, (-1, heads, rows, d // 2, 2))), (-1, heads, rows, d))
+        if self.order is None:
+            swapped = ops.reshape(self.swap(ops.reshape(x, (-1, heads, rows, d // 2, 2))), (-1, heads, rows, d))
+        else:
+            swapped = self.swap(x, self.order, 3)
         return self.down(self.add(self.times_cos(x, cos), self.times_sin(swapped, sin)), self.out_dtype)
 
 
@@ -342,8 +349,8 @@ class AttentionCore(nn.Cell):
         self.scale = 1.0 / math.sqrt(math.sqrt(heads.size))
         self.dtype, self.softmax_dtype = dtype, softmax_dtype
         self.split, self.split_shared, self.merge = ops.Transpose(), ops.Transpose(), ops.Transpose()
-        self.turn_query = Rotary(scores_dtype or dtype) if rotary else None
-        self.turn_key = Rotary(scores_dtype or dtype) if rotary else None
+        self.turn_query = Rotary(scores_dtype or dtype, heads.size) if rotary else None
+        self.turn_key = Rotary(scores_dtype or dtype, heads.size) if rotary else None
         self.repeat_key, self.repeat_value = ops.Tile(), ops.Tile()
         self.scale_query, self.scale_key, self.add_mask = ops.Mul(), ops.Mul(), ops.Add()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()

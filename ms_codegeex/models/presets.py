@@ -47,7 +47,5 @@ def check_sizes(config: Any, free: Collection[str] = ()) -> None:
 def check_rotary(config: Any) -> None:
     """`UserError` unless pairs of channels of a head can be rotated."""
     head = config.head_dim
-    if head % 2:
-        raise UserError(f"model.num_heads: heads of {head} channels cannot be rotated in pairs; change model.num_heads")
     if config.rotary_dim % 2 or config.rotary_dim > head:
         raise UserError(f"model.rotary_dim: {config.rotary_dim} of {head} channels; give an even number up to {head}")

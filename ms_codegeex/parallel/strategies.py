@@ -197,7 +197,7 @@ class Strategies:
         if rotary is None:
             return
         heads, angles = (self.data, parts, 1, 1), (self.data, 1, 1, 1)
-        rotary.swap.shard(((*heads, 1),))
+        rotary.swap.shard(((*heads, 1),) if rotary.order is None else (heads, (1,)))
         for operator in (rotary.times_cos, rotary.times_sin):
             operator.shard((heads, angles))
         rotary.add.shard((heads, heads))

@@ -72,6 +72,18 @@ def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(tw
     assert turned == {1: together[2], 0: together[1]}
 
 
+@pytest.mark.parametrize("threads", [2, 0], ids=["compiled", "composite"])
+def test_heads_of_odd_size(monkeypatch, threads):
+    """Of 9 channels, 8 of which are turned, as transformers computes them."""
+    monkeypatch.setitem(LAYOUTS, "codegen", {"hidden_size": 144, "num_heads": 16, "rotary_dim": 8})
+    twin = Twin("codegen")
+    assert twin.config.head_dim == 9
+    engine, ids = twin.engine(slots=2, threads=threads), prompt(30, 1)
+    assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() <= 1e-5
+    new, _ = streams(engine, {1: ids}, 8)[1]
+    assert new == twin.logits(ids + new)[len(ids) - 1 : -1].argmax(-1).tolist()
+
+
 @pytest.mark.slow
 def test_composite_streams(composite):
     check_streams(*composite)

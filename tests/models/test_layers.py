@@ -120,16 +120,20 @@ def turned(x, positions, channels):
     return result
 
 
-@pytest.mark.parametrize("head,channels", [(8, 8), (8, 4), (10, 8), (16, 4), (2, 2)])
+@pytest.mark.parametrize("head,channels", [(8, 8), (8, 4), (10, 8), (16, 4), (2, 2), (9, 8), (5, 2), (3, 2)])
 def test_rotary_turns_pairs_of_neighbours_on_the_first_channels(generator, head, channels):
     x = generator.normal(size=(2, 3, 5, head)).astype(np.float32)
     positions = generator.integers(0, 50, (2, 5)).astype(np.int32)
     table = RotaryTable(50, head, channels)
     cos, sin = table(Tensor(positions))
     assert cos.shape == sin.shape == (2, 1, 5, head)
-    result = Rotary(ms.float32)(Tensor(x), cos, sin).asnumpy()
+    rotary = Rotary(ms.float32, head)
+    result = rotary(Tensor(x), cos, sin).asnumpy()
     np.testing.assert_allclose(result, turned(x, positions, channels), atol=1e-5)
     np.testing.assert_array_equal(result[..., channels:], x[..., channels:])
+    weights = generator.normal(size=x.shape).astype(np.float32)  # the gradient is turned back
+    gradient = ms.grad(lambda x: (rotary(x, cos, sin) * Tensor(weights)).sum())(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(gradient, turned(weights, -positions, channels), atol=1e-5)
 
 
 def test_rotary_works_in_fp32_and_rounds_its_result_only(generator):
@@ -138,7 +142,7 @@ def test_rotary_works_in_fp32_and_rounds_its_result_only(generator):
     cos, sin = RotaryTable(4, 8, 4)(Tensor(positions))
     expected = turned(x, positions, 4)
     for dtype, tolerance in ((ms.float32, 1e-6), (ms.float16, 2e-3)):
-        result = Rotary(dtype)(Tensor(x), cos, sin)
+        result = Rotary(dtype, 8)(Tensor(x), cos, sin)
         assert result.dtype == dtype
         np.testing.assert_allclose(result.asnumpy(), expected, atol=tolerance)
 

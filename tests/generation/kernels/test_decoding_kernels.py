@@ -80,7 +80,11 @@ def test_norms(kernels, h, rms):
 
 @pytest.mark.parametrize(
     "count,groups,size,rotary",
-    [(2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (2, 2, 8, 8), (16, 1, 16, 8), (32, 2, 128, 64), (2, 1, 256, 64)],
+    [
+        *((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (2, 2, 8, 8)),
+        *((16, 1, 16, 8), (32, 2, 128, 64), (2, 1, 256, 64)),
+        *((4, 2, 9, 4), (2, 2, 1, 0), (6, 3, 33, 32)),  # of odd size: the last channel has no partner
+    ],
 )
 def test_attention(kernels, count, groups, size, rotary):
     for dtype in (np.float32, np.float16):
