@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ms_codegeex.commands import decoding
 from ms_codegeex.errors import UserError
+from ms_codegeex.generation.levels import AUTO, cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.terminal.asking import Model
@@ -24,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds the server's key")
     parser.add_argument("--name", metavar="NAME", help="the server's model, or an adapter (default: the model)")
     parser.add_argument("--threads", type=int, metavar="N", help="with --model: threads (default: one per core)")
+    decoding.configure_cpu_level(parser)
 
 
 def opened(arguments: argparse.Namespace, slots: int = 1) -> Model:
@@ -37,17 +40,17 @@ def opened(arguments: argparse.Namespace, slots: int = 1) -> Model:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     from ms_codegeex.terminal.local import LocalModel
 
-    return LocalModel(arguments.model, slots, arguments.threads)
+    return LocalModel(arguments.model, slots, arguments.threads, cpu_level(arguments.cpu_level))
 
 
 def _check_unused(arguments: argparse.Namespace) -> None:
     """`UserError` for an option that the chosen kind of model does not have."""
     if arguments.model is None:
-        unused, reason = ("threads",), "is for a model in this process; give --model DIR, or leave it out"
+        unused, reason = ("threads", "cpu_level"), "is for a model in this process; give --model DIR, or leave it out"
     else:
         unused, reason = ("api_key_file", "name"), "is for a server; leave it out with --model"
     for name in unused:
-        if getattr(arguments, name) is not None:
+        if getattr(arguments, name) not in (None, AUTO):
             raise UserError(f"--{name.replace('_', '-')}: {reason}")
 
 

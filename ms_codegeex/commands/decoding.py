@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
+from ms_codegeex.generation.levels import AUTO, LEVELS
+
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings
 
@@ -54,6 +56,16 @@ def configure_device(parser: argparse.ArgumentParser, *aliases: str) -> None:
         default=1,
         metavar="N",
         help="share the model among N processes, on a machine with GPUs one for each (default 1)",
+    )
+
+
+def configure_cpu_level(parser: argparse._ActionsContainer) -> None:
+    """The level of the compiled operators."""
+    parser.add_argument(
+        "--cpu-level",
+        choices=(AUTO, *LEVELS),
+        default=AUTO,
+        help="instructions of the compiled operators (default auto: the best that this CPU has; see `doctor`)",
     )
 
 

@@ -250,9 +250,12 @@ def engine_checks() -> Iterator[Finding]:
 
 def _decoding_operators() -> Finding:
     """The compiled operators that `generate` and `evaluate` use on this CPU. Builds nothing."""
-    from ms_codegeex.generation.kernels.compiling import built_libraries, cpu_level
+    from ms_codegeex.generation.kernels.compiling import built_libraries
+    from ms_codegeex.generation.levels import possible_levels
 
-    name, level = "decoding operators", cpu_level()
+    name, (level, *others) = "decoding operators", possible_levels()
+    if others:
+        level += f" (or --cpu-level {', '.join(others)})"
     try:
         known = built_libraries()
     except UserError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from ms_codegeex.commands import decoding, evaluate_compare
 from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.errors import UserError
+from ms_codegeex.generation.levels import AUTO, cpu_level
 from ms_codegeex.host import available_cores
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
@@ -97,6 +98,7 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)",
     )
+    decoding.configure_cpu_level(group)
     group.add_argument(
         "--fast", action="store_true", help="round activations too (a quantised --model on a CPU): faster, less exact"
     )
@@ -376,6 +378,9 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("fast", "adapter"):
         if getattr(arguments, name) and not arguments.model:
             raise UserError(f"--{name}: only for our own engine; give --model")
+    if arguments.cpu_level != AUTO and not arguments.model:
+        raise UserError("--cpu-level: only for our own engine; give --model")
+    cpu_level(arguments.cpu_level)
     if not (arguments.model or arguments.url or arguments.samples or arguments.judge_only):
         resumable = (arguments.output / "samples.jsonl").exists()
         if not resumable and not arguments.check_references:
@@ -452,14 +457,16 @@ def _local_model(arguments: argparse.Namespace, slots: int | None = 1) -> Any:
     """`--model` and how it runs."""
     from ms_codegeex.evaluation.local_model import LocalModel
 
-    return LocalModel(arguments.model, arguments.adapter, arguments.fast, arguments.threads, slots)
+    how = (arguments.fast, arguments.threads, slots, arguments.cpu_level)
+    return LocalModel(arguments.model, arguments.adapter, *how)
 
 
 def _other_model(arguments: argparse.Namespace) -> Any:
     """`--against`, if it is given."""
     from ms_codegeex.evaluation.local_model import LocalModel
 
-    return LocalModel(arguments.against, threads=arguments.threads) if arguments.against else None
+    how = {"threads": arguments.threads, "cpu_level": arguments.cpu_level}
+    return LocalModel(arguments.against, **how) if arguments.against else None
 
 
 def _fields(words: list[str]) -> dict[str, Any]:

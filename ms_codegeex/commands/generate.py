@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.commands import decoding
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import given_text
+from ms_codegeex.generation.levels import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
@@ -61,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
     )
+    decoding.configure_cpu_level(parser)
     parser.add_argument(
         "--speculate",
         metavar="ngram|DIR",
@@ -197,6 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.loading import load_model
 
+    cpu_level(arguments.cpu_level)
     model = load_model(Path(arguments.model))  # a wrong one is refused before the engine is imported
     decoding.prepare_device(arguments.device)
     from ms_codegeex.generation.answers import answers
@@ -211,6 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
         fast=arguments.fast,
         cache_bits=arguments.cache_bits,
         device=arguments.device,
+        cpu_level=arguments.cpu_level,
         devices=arguments.devices,
         adapters={DEFAULT_ADAPTER: Path(arguments.adapter)} if arguments.adapter else None,
     )

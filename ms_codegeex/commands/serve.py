@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the operators (default: one per core)")
+    decoding.configure_cpu_level(parser)
     decoding.configure_device(parser, "--n-gpus")
     parser.add_argument("--speculate", metavar="ngram|DIR", help="guess tokens; the text stays the same")
     parser.add_argument(

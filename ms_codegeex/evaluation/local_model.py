@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.files import sha256
+from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class LocalModel:
     fast: bool = False
     threads: int | None = None
     slots: int | None = 1
+    cpu_level: str = AUTO
 
     def resolved(self) -> LocalModel:
         """The same model by the paths of its files: for a run, its newest checkpoint now, whatever it saves later."""
@@ -49,7 +51,7 @@ class LocalModel:
         from ms_codegeex.generation.engine import Generator
 
         adapters = None if model.adapter is None else {DEFAULT_ADAPTER: model.adapter}
-        how = {"threads": self.threads, "slots": self.slots, "fast": self.fast}
+        how = {"threads": self.threads, "slots": self.slots, "fast": self.fast, "cpu_level": self.cpu_level}
         return Generator(model.path, adapters=adapters, **how), model.identity()
 
     def identity(self) -> dict[str, Any]:

@@ -46,7 +46,9 @@ class Devices:
             raise UserError("--devices: several processes share a model on Linux only; leave it out")
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
         each = max(1, sizes.threads // count) if sizes.threads else 0
-        self.compiled = compiled_library(each) is not None  # compiled once, before all processes ask for it
+        self.compiled = (
+            compiled_library(each, sizes.cpu_level) is not None
+        )  # compiled once, before all processes ask for it
         self._processes = _Processes()
         self._end = weakref.finalize(self, self._processes.end)
         job = {

@@ -18,6 +18,7 @@ from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.devices import Devices
+from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import Sizes
@@ -46,11 +47,11 @@ class Generator:
 
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
-    of the same tokenizer, guesses tokens; the answers stay the same. `fast` and `cache_bits` as in `Sizes`. Of
-    several `devices`, each is a process with its share of the weights and of the cache (`devices.py`). `bits` (8 or 4)
-    rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA adapters by the names
-    that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none. `device` is a kind of
-    device (`targets.py`); without it, MindSpore chooses.
+    of the same tokenizer, guesses tokens; the answers stay the same. `fast`, `cache_bits` and `cpu_level` as in
+    `Sizes`. Of several `devices`, each is a process with its share of the weights and of the cache (`devices.py`).
+    `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
+    adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
+    `device` is a kind of device (`targets.py`); without it, MindSpore chooses.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Generator:
         devices: int = 1,
         adapters: Mapping[str, Path] | None = None,
         device: str | None = None,
+        cpu_level: str = AUTO,
     ):
         """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`. A caller may open the model
         before it imports this module, which takes seconds; then `bits` is given to `load_model`."""
@@ -83,7 +85,7 @@ class Generator:
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
-        sizes = Sizes(self.seq_length, self.slots, threads, fast, cache_bits)
+        sizes = Sizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.most
         found = load_adapters(adapters or {}, model)

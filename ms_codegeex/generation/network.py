@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from mindspore import Tensor, nn, ops
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
+from ms_codegeex.generation.kernels.compiling import library_path
+from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.rows import Rows, Sizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
 from ms_codegeex.generation.weights import Weights
@@ -63,7 +66,7 @@ class LocalNetwork:
         self.sizes, self.vocab_size = sizes, config.vocab_size
         with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
             network = modules.Logits(config, Build(seq_length=sizes.capacity, reset_at_eos=False))
-        model, library = network.model, compiled_library(sizes.threads)
+        model, library = network.model, compiled_library(sizes.threads, sizes.cpu_level)
         self.compiled = library is not None
         _check(weights, self.compiled, sizes)
         if meeting is not None:
@@ -117,15 +120,15 @@ def _check(weights: Weights, compiled: bool, sizes: Sizes) -> None:
         raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
 
 
-def compiled_library(threads: int) -> Any:
-    """The compiled operators, or None where they cannot be used."""
-    if threads < 1 or ms.get_context("device_target") != "CPU":
-        return None
-    from ms_codegeex.generation.kernels.compiling import library_path
-    from ms_codegeex.generation.kernels.library import Library
+def compiled_library(threads: int, level: str = AUTO) -> Any:
+    """The compiled operators, or None where they cannot be used. `UserError` if a `level` is given nevertheless."""
+    found, reason = None, "--threads 0, or a device that is not a CPU"
+    if threads >= 1 and ms.get_context("device_target") == "CPU":
+        from ms_codegeex.generation.kernels.library import Library
 
-    path = library_path()
-    try:
-        return None if path is None else Library(path, threads)
-    except OSError:  # such as a cache on a noexec mount, or a library from another machine
-        return None
+        path, reason = library_path(level), "no C++ compiler builds the operators; install g++ or 'ziglang'"
+        with contextlib.suppress(OSError):  # such as a cache on a noexec mount, or a library from another machine
+            found = None if path is None else Library(path, threads)
+    if found is None and level != AUTO:
+        raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({reason}); leave it out")
+    return found

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.generation.levels import AUTO
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -20,7 +22,7 @@ class Sizes:
 
     `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.
     `fast` rounds the inputs of 8-bit and 4-bit weights to 8 bits, which only compiled operators can do. `cache_bits` 16
-    keeps keys and values in FP16.
+    keeps keys and values in FP16. `cpu_level` is that of the compiled operators, by default the best for this CPU.
     """
 
     capacity: int
@@ -28,6 +30,7 @@ class Sizes:
     threads: int = 0
     fast: bool = False
     cache_bits: int = 32
+    cpu_level: str = AUTO
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ class EngineBackend(Backend):
             "model": str(settings.model),
             "slots": settings.max_concurrency,
             "threads": settings.threads,
+            "cpu_level": settings.cpu_level,
             "speculate": settings.speculate,
             "fast": settings.fast,
             "cache_bits": settings.cache_bits,

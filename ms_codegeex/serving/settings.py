@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.generation.levels import AUTO, cpu_level
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ServeSettings:
     fast: bool = False
     cache_bits: int = 32
     threads: int | None = None
+    cpu_level: str = AUTO
     device: str | None = None
     devices: int = 1
     speculate: str | None = None
@@ -64,6 +66,7 @@ class ServeSettings:
             if not right:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag}: {getattr(self, name)} is out of range; give {expected}")
+        cpu_level(self.cpu_level)
         names = [name for name, _ in self.adapter]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"--adapter: two are named {repeated[0]}; give each another name")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block
@@ -29,13 +30,13 @@ FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
 class LocalModel:
     """The model at `path`, loaded as in `generate`. `slots` answers are computed at once."""
 
-    def __init__(self, path: Path, slots: int = 1, threads: int | None = None):
+    def __init__(self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO):
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
         from ms_codegeex.generation.engine import MOST_SLOTS, Generator
 
-        self._generator = Generator(model, threads=threads, slots=min(slots, MOST_SLOTS))
+        self._generator = Generator(model, threads=threads, slots=min(slots, MOST_SLOTS), cpu_level=cpu_level)
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
         """Continue a text."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 from conftest import command
@@ -200,6 +201,7 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
 
 
 def test_decoding_operators_are_found_and_never_built(tmp_path, monkeypatch):
+    from ms_codegeex.generation import levels
     from ms_codegeex.generation.kernels import compiling
 
     compiler = tmp_path / "g++"
@@ -207,16 +209,17 @@ def test_decoding_operators_are_found_and_never_built(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiling, "cpu_level", lambda: "avx2")
-    check = doctor._decoding_operators()
-    assert (check.state, check.found) == ("ok", f"avx2; {compiler} builds them when a model is first loaded")
+    possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
+    monkeypatch.setattr(levels, "possible_levels", possible)
+    check, level = doctor._decoding_operators(), "avx2 (or --cpu-level plain)"
+    assert (check.state, check.found) == ("ok", f"{level}; {compiler} builds them when a model is first loaded")
     assert not list((tmp_path / "cache").rglob("*.so"))
     (known,) = (each for each in compiling.cxx_compilers() if each[0] == str(compiler))
     built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling._command("avx2", known))
     built.parent.mkdir(parents=True)
     built.touch()
     assert compiling.compile_library(built.parent, "avx2", known) == built
-    assert doctor._decoding_operators().found == f"avx2; built by {compiler}"
+    assert doctor._decoding_operators().found == f"{level}; built by {compiler}"
     monkeypatch.setattr(compiling, "cxx_compilers", list)
     check = doctor._decoding_operators()
     assert check.state == "optional" and "no C++ compiler" in check.found and "pip install ziglang" in check.fix

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_file, user_cache
+from ms_codegeex.generation.levels import AUTO, LEVELS, cpu_level
 
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
@@ -25,30 +26,6 @@ FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
 )
-# an architecture, and the features that the level adds
-LEVELS = {
-    "vnni": ("x86-64-v4", "avx512vnni"),
-    "avx512": ("x86-64-v4",),
-    "avx2": ("x86-64-v3",),
-    "plain": (),
-}
-_AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}
-_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-NEEDED = {  # of the flags in /proc/cpuinfo
-    "vnni": _AVX512 | {"avx512_vnni"},
-    "avx512": _AVX512,
-    "avx2": _AVX2,
-    "plain": set(),
-}
-
-
-def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The best of `LEVELS` that this CPU can run."""
-    flags: set[str] = set()
-    if platform.machine() == "x86_64" and cpuinfo.is_file():
-        line = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-        flags = set(line.split())
-    return next(level for level, needed in NEEDED.items() if needed <= flags)
 
 
 def cxx_compilers() -> list[list[str]]:
@@ -116,11 +93,13 @@ def built_libraries() -> dict[str, Path | None]:
     return found
 
 
-def library_path() -> Path | None:
-    """The library for this CPU in the user's cache; None on a machine without a C++ compiler that can build it."""
+def library_path(level: str = AUTO) -> Path | None:
+    """The library of a level in the user's cache; None on a machine without a C++ compiler that can build it.
+    `UserError` if this CPU cannot run the level."""
+    level = cpu_level(level)
     for compiler in cxx_compilers():
         try:
-            return compile_library(user_cache() / "kernels", cpu_level(), compiler)
+            return compile_library(user_cache() / "kernels", level, compiler)
         except (RunFailure, UserError):
             continue  # the next compiler, or MindSpore's own operators
     return None

@@ -1,0 +1,78 @@
+"""The engine at every level of CPU that this machine can run, and what is said where a level cannot be used."""
+
+from unittest.mock import create_autospec
+
+import mindspore as ms
+import pytest
+from conftest import command_here
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.generation import levels
+from ms_codegeex.generation.choice import TokenChoice
+from ms_codegeex.generation.kernels import compiling
+from ms_codegeex.generation.network import compiled_library
+
+pytest.importorskip("torch")
+
+from twins.tiny_models import Twin, prompt
+
+POSSIBLE = levels.possible_levels()
+pytestmark = [
+    pytest.mark.usefixtures("graph_mode"),
+    pytest.mark.skipif(not compiling.cxx_compilers(), reason="no C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module")
+def twin():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return Twin("codegeex2")
+
+
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize(  # the levels between are slow to compile
+    "level", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("plain", POSSIBLE[0]))) for name in POSSIBLE]
+)
+def test_greedy_ids_are_those_of_every_level(twin, level, bits):
+    engine, ids = twin.engine(slots=2, bits=bits, cpu_level=level), prompt(30, 1)
+    best = twin.engine(slots=2, bits=bits) if bits < 32 else None
+    for _ in range(12):
+        chosen = engine.next({1: ids}, {1: TokenChoice()})[1]
+        expected = twin.logits(ids)[-1].argmax() if best is None else best.next({0: ids}, {0: TokenChoice()})[0].token
+        assert chosen.token == expected
+        ids.append(chosen.token)
+    assert engine.network._cells.library.path.name.startswith(f"kernels-{level}-")
+
+
+def test_a_level_that_would_have_no_effect_is_refused():
+    with pytest.raises(UserError, match=r"--cpu-level: plain, but MindSpore's own operators compute \(--threads 0"):
+        compiled_library(0, "plain")
+    assert compiled_library(0) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate --prompt x --model MODEL",
+        "complete x --model MODEL",
+        "chat --model MODEL",
+        "serve --model MODEL",
+        "evaluate perplexity --data docs --output OUT --model MODEL",
+    ],
+)
+def test_a_level_of_another_cpu_is_refused(monkeypatch, tmp_path, words):
+    possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
+    monkeypatch.setattr(levels, "possible_levels", possible)
+    words = words.replace("MODEL", str(tmp_path)).replace("OUT", str(tmp_path / "out")).split()
+    result = command_here(*words, "--cpu-level", "vnni")
+    expected = "--cpu-level: this CPU cannot run vnni; choose auto or one of avx2, plain"
+    assert (result.returncode, result.stderr) == (2, f"ms-codegeex {words[0]}: {expected}\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["complete x", "evaluate humaneval --data docs --output OUT --url http://127.0.0.1:1/v1"]
+)
+def test_a_level_is_for_a_model_in_this_process(tmp_path, words):
+    result = command_here(*words.replace("OUT", str(tmp_path / "out")).split(), "--cpu-level", "plain")
+    assert result.returncode == 2 and "--cpu-level: " in result.stderr and "--model" in result.stderr
