@@ -3,6 +3,7 @@
 import mindspore as ms
 import pytest
 from conftest import command
+from recited_model import save_recited
 
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.errors import UserError
@@ -15,7 +16,8 @@ GPU = Gpu("H200", (9, 0), 4 * 10**9, 2 * 10**9)
 def test_a_device_that_is_absent_is_one_line(name, tmp_path):
     if ms.hal.is_available(targets.TARGETS[name]):
         pytest.skip("this machine has one")
-    result = command("generate", "--model", tmp_path, "--prompt", "x", "--device", name)
+    model = save_recited(tmp_path / "model", "Go:\n", "total")  # a wrong one is refused first
+    result = command("generate", "--model", model, "--prompt", "x", "--device", name)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     if name == "gpu":

@@ -132,7 +132,12 @@ def test_rotary_turns_pairs_of_neighbours_on_the_first_channels(generator, head,
     np.testing.assert_allclose(result, turned(x, positions, channels), atol=1e-5)
     np.testing.assert_array_equal(result[..., channels:], x[..., channels:])
     weights = generator.normal(size=x.shape).astype(np.float32)  # the gradient is turned back
-    gradient = ms.grad(lambda x: (rotary(x, cos, sin) * Tensor(weights)).sum())(Tensor(x)).asnumpy()
+    wanted = Tensor(weights)
+
+    def total(x):
+        return (rotary(x, cos, sin) * wanted).sum()
+
+    gradient = ms.grad(total)(Tensor(x)).asnumpy()
     np.testing.assert_allclose(gradient, turned(weights, -positions, channels), atol=1e-5)
 
 
