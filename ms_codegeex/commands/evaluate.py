@@ -40,6 +40,28 @@ ALIASES = {
     "py": "python",
     "typescript": "ts",
 }
+JUDGED = ("humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql")  # by running programs
+REFERENCES = ("check_references", "skip_references")
+OPTIONS: dict[str, tuple[str, ...]] = {  # the tasks that have it; all have --output and --json
+    **dict.fromkeys(("data", "model", "adapter", "threads", "fast", "device"), TASKS),
+    **dict.fromkeys(("url", "samples", "slots", "url_model", "url_field", "api_key_file", "url_timeout"), JUDGED),
+    **dict.fromkeys(("concurrency", "recipe", "n", "temperature", "top_p", "top_k", "max_length"), JUDGED),
+    **dict.fromkeys(("generate_only", "judge_only", "judge_engine", "ray_address"), JUDGED),
+    **dict.fromkeys((*REFERENCES, "sandbox", "workers", "max_new_tokens"), JUDGED),
+    **dict.fromkeys(("limit", "seed"), (*JUDGED, "infilling")),
+    "language": ("humaneval-x", "multipl-e"),
+    **dict.fromkeys(("translate_from", "tag"), ("humaneval-x",)),
+    "turns": ("mtpb",),
+    "mode": ("ds1000",),
+    "timeout": ("humaneval-x", "multipl-e", "humaneval", "evalplus", "sql"),
+    "python": ("mtpb", "ds1000", "humaneval", "evalplus", "sql"),
+    "prompt_perplexity": ("mtpb", "humaneval"),
+    **dict.fromkeys(("window", "stride", "max_tokens", "against", "answers"), ("perplexity",)),
+    **dict.fromkeys(("compared", "verdicts", "published", "most_answers"), (evaluate_compare.NAME,)),
+}
+# what perplexity --answers has in addition: it judges HumanEval-X
+OF_ANSWERS = ("limit", "language", "tag", "max_new_tokens", "timeout", "workers", "sandbox", *REFERENCES)
+DEFAULTS = {"sandbox": "strict", "judge_engine": "pool", "url_timeout": 600.0, "concurrency": 4, "url_field": []}
 SAMPLING = ("n", "temperature", "top_p", "top_k", "max_new_tokens", "max_length", "seed")
 
 
@@ -65,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_judging(parser.add_argument_group("judging"))
     _configure_perplexity(parser.add_argument_group("perplexity"))
     evaluate_compare.configure(parser)
+    parser.set_defaults(default_of=parser.get_default)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on standard output")
 
 
@@ -109,17 +132,12 @@ def _configure_source(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--url-field",
         action="append",
-        default=[],
         metavar="NAME=VALUE",
         help="another field of a request, such as top_k=-1; may be repeated",
     )
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds the server's key")
-    group.add_argument(
-        "--url-timeout", type=float, default=600.0, metavar="S", help="seconds a server may be silent (default: 600)"
-    )
-    group.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="requests at once to each server (default: 4)"
-    )
+    group.add_argument("--url-timeout", type=float, metavar="S", help="seconds a server may be silent (default: 600)")
+    group.add_argument("--concurrency", type=int, metavar="N", help="requests at once to each server (default: 4)")
 
 
 def _configure_recipe(group: argparse._ArgumentGroup) -> None:
@@ -173,7 +191,6 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--sandbox",
         choices=("strict", "best-effort"),
-        default="strict",
         help="refuse to run programs if a layer of the sandbox is missing, or do with what there is (default: strict)",
     )
     group.add_argument(
@@ -185,7 +202,6 @@ def _configure_judging(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--judge-engine",
         choices=("pool", "ray"),
-        default="pool",
         help="judge on this machine, or on the nodes of a Ray cluster, each with its own sandbox and the same files; "
         "does not affect verdicts, except for time limits on nodes of different speed (default: pool)",
     )
@@ -250,8 +266,12 @@ def _language(name: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the result."""
+    check_options(arguments)
     if arguments.task == evaluate_compare.NAME:
         return evaluate_compare.run(arguments)
+    for name, default in DEFAULTS.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
     _check(arguments)
     if arguments.device:
         decoding.choose_device(arguments.device)
@@ -346,11 +366,21 @@ def _validity(arguments: argparse.Namespace) -> Any:
     return lambda: {"validity": compare_validity(task, recipe, options, models)}
 
 
+def check_options(arguments: argparse.Namespace) -> None:
+    """`UserError` for an option that the task does not have."""
+    for name, tasks in OPTIONS.items():
+        if arguments.task in tasks or getattr(arguments, name) == arguments.default_of(name):
+            continue
+        if arguments.task == "perplexity" and name in OF_ANSWERS and arguments.answers:
+            continue
+        option = "directories" if name == "compared" else "--" + name.replace("_", "-")
+        others = ", ".join(tasks) + (", perplexity --answers" if name in OF_ANSWERS else "")
+        raise UserError(f"{option}: {arguments.task} has no such option, only {others}; leave it out")
+
+
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         raise UserError("--data: missing; give the benchmark's file or directory (perplexity, infilling: a corpus)")
-    if arguments.compared:
-        raise UserError(f"{arguments.compared[0]}: unexpected; only `evaluate compare` takes directories")
     for name in ("limit", "workers", "slots", "concurrency", "timeout", "url_timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
@@ -363,16 +393,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
     if arguments.ray_address is not None and arguments.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray")
-    if arguments.judge_engine == "ray" and (arguments.generate_only or arguments.task in ("perplexity", "infilling")):
-        raise UserError("--judge-engine ray: not for perplexity, infilling and --generate-only; leave it out")
+    if arguments.judge_engine == "ray" and arguments.generate_only:
+        raise UserError("--judge-engine ray: --generate-only judges nothing; leave it out")
     if (arguments.task in ("perplexity", "infilling") or arguments.prompt_perplexity) and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
-    if arguments.against and arguments.task != "perplexity":
-        raise UserError("--against: only for perplexity; for other tasks use 'evaluate compare DIR DIR'")
     if arguments.answers and not arguments.against:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    if arguments.prompt_perplexity and arguments.task not in ("mtpb", "humaneval"):
-        raise UserError(f"--prompt-perplexity: {arguments.task} has none; mtpb and humaneval have")
     if arguments.device and not arguments.model:
         raise UserError("--device: only for --model; for --url, choose the device on the server")
     for name in ("fast", "adapter"):

@@ -19,27 +19,24 @@ MOST = 5  # distinct answers of a problem and evaluation
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of comparisons."""
     parser.add_argument(
-        "compared", nargs="*", metavar="[NAME=]DIR", help="compare: directories of finished evaluations"
+        "compared", nargs="*", default=[], metavar="[NAME=]DIR", help="compare: directories of finished evaluations"
     )
     group = parser.add_argument_group("compare")
     group.add_argument(
         "--verdicts",
         choices=("strict", "published", "base"),
-        default="strict",
         help="compare: the rule by which an answer passes (default: strict; base: of evalplus)",
     )
     group.add_argument(
         "--published",
         nargs="+",
         type=Path,
-        default=[],
         metavar="FILE",
         help="compare: published figures in YAML or JSON: {name: {source: TEXT, pass@1: PERCENT, ...}}",
     )
     group.add_argument(
         "--most-answers",
         type=int,
-        default=MOST,
         metavar="N",
         help=f"compare: distinct answers shown for each problem (default: {MOST}; 0: all)",
     )
@@ -47,16 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write comparison.json and comparison.html, and say how the evaluations differ."""
-    if arguments.most_answers < 0:
-        raise UserError(f"--most-answers: {arguments.most_answers} is out of range; give 0 (all) or more")
+    most = MOST if arguments.most_answers is None else arguments.most_answers
+    if most < 0:
+        raise UserError(f"--most-answers: {most} is out of range; give 0 (all) or more")
     from ms_codegeex.evaluation.output_directory import sole_writer
     from ms_codegeex.evaluation.reports import comparison, comparison_page
     from ms_codegeex.evaluation.reports.published_rows import read_published
     from ms_codegeex.files import atomic_file, write_json
 
     evaluations = comparison.read_evaluations(arguments.compared)
-    found = comparison.compare(evaluations, arguments.verdicts, read_published(arguments.published))
-    page = comparison_page.render(found, evaluations, arguments.most_answers)
+    found = comparison.compare(evaluations, arguments.verdicts or "strict", read_published(arguments.published or []))
+    page = comparison_page.render(found, evaluations, most)
     with sole_writer(arguments.output):
         write_json(arguments.output / "comparison.json", found)
         with atomic_file(arguments.output / "comparison.html") as temporary:

@@ -138,7 +138,7 @@ def test_perplexity_of_a_corpus(model, evaluate, tmp_path):
     assert found["bytes"] == text.stat().st_size and found["documents"] == 1 and found["window"] == 64
     assert math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
     assert "bits per byte" in (tmp_path / "out" / "report.html").read_text()
-    assert "gives no probabilities" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
+    assert "has no such option" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
 
 
 def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path):
@@ -149,7 +149,7 @@ def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path
     found = report["infilling"]["single-line"]["prefix"]
     assert found["spans"] == 2 and math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
     assert "Asked by prefix" in (tmp_path / "out" / "report.html").read_text()
-    assert "gives no probabilities" in evaluate("infilling", "--url", "http://x/v1", "--data", text, status=2)
+    assert "has no such option" in evaluate("infilling", "--url", "http://x/v1", "--data", text, status=2)
 
 
 @pytest.mark.strict_sandbox

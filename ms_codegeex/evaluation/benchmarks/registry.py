@@ -49,6 +49,8 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
         from ms_codegeex.evaluation.benchmarks import evalplus
 
         return evalplus.build(data, python=python, **({} if timeout is None else {"seconds": timeout}))
-    from ms_codegeex.evaluation.benchmarks import humaneval
+    if recipe.task == "humaneval":
+        from ms_codegeex.evaluation.benchmarks import humaneval
 
-    return humaneval.build(data, cut=recipe.cut, strip=recipe.strip, python=python, **seconds)
+        return humaneval.build(data, cut=recipe.cut, strip=recipe.strip, python=python, **seconds)
+    raise UserError(f"task: {recipe.task} has no problems to judge; `evaluate {recipe.task}` takes no recipe")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -13,14 +13,23 @@ from ms_codegeex.config.values import read_yaml
 from ms_codegeex.errors import UserError
 from ms_codegeex.shipped import find_config
 
-TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql", "perplexity"]
+TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql"]
+ONLY_OF: dict[str, tuple[str, ...]] = {  # keys that only these tasks have
+    "languages": ("humaneval-x", "multipl-e"),
+    "translate_from": ("humaneval-x",),
+    "tag": ("humaneval-x",),
+    "rules": ("humaneval-x",),
+    "turns": ("mtpb",),
+    "mode": ("ds1000",),
+    "cut": ("humaneval",),
+    "strip": ("humaneval",),
+}
 LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash", "ts", "lua"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one evaluation. Keys that a task does not use (see `docs/evaluation.md`) have no effect on
-    it."""
+    """The settings of one evaluation. Keys of `ONLY_OF` have their defaults in those of other tasks."""
 
     task: TaskName
     n: Positive = 1  # samples of a problem; MTPB: of each of its test cases
@@ -43,6 +52,7 @@ class Recipe:
     def over(self, **values: Any) -> Recipe:
         """The recipe with other values; `None` leaves a key unchanged."""
         given = {key: value for key, value in values.items() if value is not None}
+        _check_keys(self.task, given)
         return build({**asdict(self), **given}) if given else self
 
 
@@ -55,7 +65,15 @@ def build(values: Mapping[str, Any]) -> Recipe:
         raise UserError("task: missing; a recipe says which task it is for")
     check_tree(Recipe, values)
     recipe = validated(Recipe, values)
+    _check_keys(recipe.task, {name for name in ONLY_OF if getattr(recipe, name) != getattr(Recipe, name)})
     return replace(recipe, stops=tuple(recipe.stops), languages=tuple(recipe.languages))
+
+
+def _check_keys(task: str, given: Iterable[str]) -> None:
+    """`UserError` for a key that the task does not have."""
+    for key in given:
+        if task not in ONLY_OF.get(key, (task,)):
+            raise UserError(f"{key}: {task} has no such setting, only {' and '.join(ONLY_OF[key])}; leave it out")
 
 
 def load(name: str) -> Recipe:
@@ -63,7 +81,9 @@ def load(name: str) -> Recipe:
     path = find_config(name, "evaluation", "--recipe")
     values = read_yaml(path)
     try:
-        return build(values)
+        recipe = build(values)
+        _check_keys(recipe.task, values)  # also for keys with their defaults
+        return recipe
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -368,7 +368,10 @@ def test_problems_have_the_same_hash_in_every_process():
     ("words", "line"),
     [
         (["--ray-address", "auto", "--judge-only"], "--ray-address: is for --judge-engine ray"),
-        (["--judge-engine", "ray", "--generate-only", "--url", "u"], "--judge-engine ray: not for perplexity"),
+        (
+            ["--judge-engine", "ray", "--generate-only", "--url", "u"],
+            "--judge-engine ray: --generate-only judges nothing",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, capsys, words, line):

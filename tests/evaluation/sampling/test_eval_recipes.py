@@ -1,10 +1,11 @@
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_config
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.sampling.recipes import Recipe, build, for_task, load
+from ms_codegeex.evaluation.sampling.recipes import ONLY_OF, Recipe, TaskName, build, for_task, load
 from ms_codegeex.shipped import shipped_names
 
 PATHS = sorted((ROOT / "configs" / "evaluation").glob("*.yaml"))
@@ -55,6 +56,9 @@ def test_all_of_them_are_there():
         ("task: mtpb\ntemperature: .nan", "temperature: found nan"),
         ("task: mbpp", "task: found 'mbpp'"),
         ("task: humaneval-x\nlanguages: [cobol]", "languages.0: found 'cobol'"),
+        ("task: perplexity", "task: found 'perplexity'"),
+        ("task: humaneval\nturns: single", "r.yaml: turns: humaneval has no such setting, only mtpb"),
+        ("task: humaneval\nmode: completion", "r.yaml: mode: humaneval has no such setting, only ds1000"),
         ("n: 1", "task: missing"),
         ("- n", "found list"),
         ("task: [", "not valid YAML"),
@@ -84,3 +88,18 @@ def test_values_from_the_command_line_are_checked_too():
     assert recipe.over() is recipe
     with pytest.raises(UserError, match="top_p: found 2"):
         recipe.over(top_p=2)
+
+
+@pytest.mark.parametrize("key", ONLY_OF)
+def test_a_setting_of_another_task_is_refused(tmp_path, key):
+    value = {"languages": ["cpp"], "translate_from": "cpp", "tag": True, "rules": "codegeex", "turns": "single"}.get(
+        key, {"mode": "insertion", "cut": "none", "strip": True}.get(key)
+    )
+    for task in get_args(TaskName):
+        path = write_config(tmp_path / f"{task}.yaml", {"task": task, key: value})
+        if task in ONLY_OF[key]:
+            assert load(str(path)) == Recipe(task).over(**{key: value})
+            continue
+        for refused in (lambda path=path: load(str(path)), lambda task=task: Recipe(task).over(**{key: value})):
+            with pytest.raises(UserError, match=f"{key}: {task} has no such setting"):
+                refused()

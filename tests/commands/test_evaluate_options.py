@@ -1,0 +1,70 @@
+"""Every option of `evaluate` with every task: it has an effect there or is refused."""
+
+import argparse
+
+import pytest
+from conftest import command_here
+
+from ms_codegeex.cli import build_parser, parse
+from ms_codegeex.commands.evaluate import OF_ANSWERS, OPTIONS, TASKS, check_options
+from ms_codegeex.errors import UserError
+
+FOR_ALL = {"help", "task", "output", "json"}
+
+
+def actions():
+    """The options and arguments of `evaluate` by name."""
+    (verbs,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return {action.dest: action for action in verbs.choices["evaluate"]._actions}
+
+
+def words_of(action):
+    """A use of it that argparse takes."""
+    value = str(action.choices[0]) if action.choices else "1"
+    takes_none = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    return [*action.option_strings[:1], *([] if takes_none else [value])]
+
+
+def test_the_table_names_every_option():
+    assert actions().keys() == FOR_ALL | OPTIONS.keys()
+
+
+@pytest.mark.parametrize("task", [*TASKS, "compare"])
+def test_an_option_that_the_task_does_not_have_is_refused(task):
+    for name, action in actions().items():
+        if name in FOR_ALL:
+            continue
+        arguments = parse(["evaluate", task, *words_of(action), "--output", "out"])
+        if task in OPTIONS[name]:
+            check_options(arguments)
+        else:
+            with pytest.raises(UserError, match=f"{task} has no such option, only .*{OPTIONS[name][0]}"):
+                check_options(arguments)
+
+
+def test_what_judges_the_answers_of_two_models_has_options_of_its_task():
+    found = actions()
+    for name in OF_ANSWERS:
+        words = ["evaluate", "perplexity", "--output", "out", *words_of(found[name])]
+        check_options(parse([*words, "--against", "other", "--answers", "problems"]))
+        with pytest.raises(UserError, match="perplexity has no such option"):
+            check_options(parse(words))
+
+
+def test_nothing_is_judged(tmp_path):
+    """As reported: the other languages and modes were ignored, and Python was judged."""
+    (tmp_path / "he.jsonl").write_text("{}\n")
+    words = ["--translate-from", "python", "--turns", "single", "--mode", "insertion", "--window", "5"]
+    result = command_here(
+        "evaluate",
+        "humaneval",
+        "--data",
+        tmp_path / "he.jsonl",
+        "--output",
+        tmp_path / "out",
+        "--language",
+        "rust",
+        *words,
+    )
+    assert result.returncode == 2 and "--language: humaneval has no such option" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
