@@ -57,7 +57,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # the tasks that have it; all have --ou
     "python": ("mtpb", "ds1000", "humaneval", "evalplus", "sql"),
     "prompt_perplexity": ("mtpb", "humaneval"),
     **dict.fromkeys(("window", "stride", "max_tokens", "against", "answers"), ("perplexity",)),
-    **dict.fromkeys(("compared", "verdicts", "published", "most_answers"), (evaluate_compare.NAME,)),
+    **dict.fromkeys(("verdicts", "published", "most_answers"), (evaluate_compare.NAME,)),
 }
 # what perplexity --answers has in addition: it judges HumanEval-X
 OF_ANSWERS = ("limit", "language", "tag", "max_new_tokens", "timeout", "workers", "sandbox", *REFERENCES)
@@ -373,7 +373,7 @@ def check_options(arguments: argparse.Namespace) -> None:
             continue
         if arguments.task == "perplexity" and name in OF_ANSWERS and arguments.answers:
             continue
-        option = "directories" if name == "compared" else "--" + name.replace("_", "-")
+        option = "--" + name.replace("_", "-")
         others = ", ".join(tasks) + (", perplexity --answers" if name in OF_ANSWERS else "")
         raise UserError(f"{option}: {arguments.task} has no such option, only {others}; leave it out")
 
@@ -381,6 +381,8 @@ def check_options(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         raise UserError("--data: missing; give the benchmark's file or directory (perplexity, infilling: a corpus)")
+    if arguments.compared:
+        raise UserError(f"{arguments.compared[0]}: unexpected; only `evaluate compare` takes directories")
     for name in ("limit", "workers", "slots", "concurrency", "timeout", "url_timeout", "max_tokens"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):

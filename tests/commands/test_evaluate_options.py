@@ -9,7 +9,7 @@ from ms_codegeex.cli import build_parser, parse
 from ms_codegeex.commands.evaluate import OF_ANSWERS, OPTIONS, TASKS, check_options
 from ms_codegeex.errors import UserError
 
-FOR_ALL = {"help", "task", "output", "json"}
+FOR_ALL = {"help", "task", "output", "json", "compared"}
 
 
 def actions():

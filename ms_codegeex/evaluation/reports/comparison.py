@@ -64,6 +64,13 @@ class Evaluation:
         """The labels of each problem."""
         return {row["task_id"]: row["labels"] for row in self.report["by_problem"]}
 
+    def directions(self, mode: str) -> dict[str, str]:
+        """The direction of each judged problem, such as "python → cpp"."""
+        labels = self.labels()
+        return {
+            name: f"{self.source or 'text'} → {labels[name].get('language', 'python')}" for name in self.counts(mode)
+        }
+
 
 def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
     """Evaluations from `DIR` or `NAME=DIR`; without a name, the directory's, preceded by its parent's if two are equal.
@@ -114,9 +121,11 @@ def _is_row(row: object) -> bool:
 
 
 def _other_files(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The evaluations with problems or texts that differ from those of the first."""
+    """The evaluations with problems or texts that differ from those of the first with the same source language."""
     marks = [each.report.get("settings", {}).get("data", {}).get("problems") for each in evaluations]
-    return [each.name for each, mark in zip(evaluations, marks, strict=True) if mark != marks[0]]
+    first: dict[str | None, object] = {}
+    pairs = zip(evaluations, marks, strict=True)
+    return [each.name for each, mark in pairs if mark != first.setdefault(each.source, mark)]
 
 
 def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[PublishedRow] = ()) -> dict[str, Any]:
@@ -124,15 +133,16 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
     if known := {row.name for row in published} & {each.name for each in evaluations}:
         raise UserError(f"--published: {min(known)} is an evaluation's name, too; rename one of them")
     counts = {each.name: each.counts(mode) for each in evaluations}
-    common = sorted(set.intersection(*(set(found) for found in counts.values())), key=_natural)
-    if not common:
-        raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
-    labels = evaluations[0].labels()
+    if any(each.source for each in evaluations):
+        groups_of = _directions(evaluations, mode)
+    else:
+        groups_of = _common_groups(evaluations, counts, mode)
     cases = "pass_at" not in evaluations[0].report["scores"][mode]["all"]
     groups = {
-        group: {each.name: _score([counts[each.name][name] for name in members], cases) for each in evaluations}
-        for group, members in _groups(common, labels, counts).items()
+        group: {name: _score([counts[name][each] for each in found], cases) for name, found in members.items()}
+        for group, members in groups_of.items()
     }
+    common = sorted({name for members in groups_of["all"].values() for name in members}, key=_natural)
     return {
         "format": "ms-codegeex comparison",
         "version": 1,
@@ -153,11 +163,41 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
         "steps": _steps(evaluations, groups["all"]),
         "published_rows": {row.name: {"source": row.source, "rates": _by_text(row.rates)} for row in published},
         "against_published": _against(groups, published),
-        "pairs": _pairs(evaluations, counts, common),
+        "pairs": _pairs(evaluations, counts, groups_of["all"]),
         "translation": _translation(evaluations, mode),
         "budget": {each.name: rows for each in evaluations if (rows := each.report.get("budget"))},
         "published": evaluations[0].report.get("published", []),
     }
+
+
+def _common_groups(
+    evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], mode: str
+) -> dict[str, dict[str, list[str]]]:
+    """Problems by group and evaluation, only those that all evaluations have judged."""
+    common = sorted(set.intersection(*(set(found) for found in counts.values())), key=_natural)
+    if not common:
+        raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
+    groups = _groups(common, evaluations[0].labels(), counts)
+    return {group: dict.fromkeys(counts, members) for group, members in groups.items()}
+
+
+def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[str, list[str]]]:
+    """Problems by direction of translation and evaluation. Each direction is compared on the problems that all
+    evaluations of this direction have judged: no problem is in all directions."""
+    members: dict[str, dict[str, set[str]]] = {}
+    for each in evaluations:
+        for problem, direction in each.directions(mode).items():
+            members.setdefault(direction, {}).setdefault(each.name, set()).add(problem)
+    groups: dict[str, dict[str, list[str]]] = {"all": {each.name: [] for each in evaluations}}
+    for direction, found in members.items():
+        common = sorted(set.intersection(*found.values()), key=_natural)
+        if common:
+            groups[direction] = dict.fromkeys(found, common)
+            for name in found:
+                groups["all"][name] += common
+    if empty := [name for name, problems in groups["all"].items() if not problems]:
+        raise UserError(f"compare: {empty[0]} judged ({mode}) no problem in common with the others; leave it out")
+    return groups
 
 
 def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
@@ -236,12 +276,17 @@ def _natural(value: str) -> list[tuple[int, str]]:
 
 
 def _pairs(
-    evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], common: Sequence[str]
+    evaluations: Sequence[Evaluation],
+    counts: Mapping[str, Mapping[str, Counts]],
+    problems: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """Every pair of evaluations of the same direction of translation, the later one minus the earlier one."""
+    """Every pair of evaluations with the same directions of translation, the later one minus the earlier one, on the
+    `problems` that both have."""
     found = []
     for one, other in itertools.combinations(evaluations, 2):
-        if one.source != other.source:
+        theirs = set(problems[other.name])
+        common = [name for name in problems[one.name] if name in theirs]
+        if one.source != other.source or not common:
             continue
         rates = np.array(
             [[counts[each.name][name][1] / counts[each.name][name][0] for each in (one, other)] for name in common]
@@ -303,6 +348,22 @@ def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict
     return found
 
 
+def target_languages(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The target languages of a matrix, those that are sources too first and in their order."""
+    targets = dict.fromkeys([*sources, *(target for row in sources.values() for target in row)])
+    return [target for target in targets if any(target in row for row in sources.values())]
+
+
+def _matrix_lines(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row for each source, in percent."""
+    targets = target_languages(sources)
+    found = ["".join(f"{word:>10}" for word in ("", *targets))]
+    for source, row in sources.items():
+        rates = (f"{100 * row[target]['pass_rate']['value']:.2f}" if target in row else "-" for target in targets)
+        found.append("".join(f"{word:>10}" for word in (source, *rates)))
+    return found
+
+
 def warning(comparison: Mapping[str, Any]) -> str:
     """A warning that problems of the same name may differ; empty if they do not."""
     names = ", ".join(comparison["other_files"])
@@ -317,6 +378,8 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
         rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
         rates = rates or [f"pass rate {percent(score['pass_rate'])}"]
         found.append(f"{name}: {', '.join(rates)} of {score['problems']} problems")
+    for model, sources in comparison["translation"].items():
+        found += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
     for pair in comparison["pairs"]:
         gained, lost = len(pair["solved_only_after"]), len(pair["solved_only_before"])
         found.append(

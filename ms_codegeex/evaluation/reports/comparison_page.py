@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.reports.comparison import Evaluation, warning
+from ms_codegeex.evaluation.reports.comparison import Evaluation, target_languages, warning
 from ms_codegeex.evaluation.reports.page import label_of, published_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.rows import current_results, key
@@ -40,9 +40,12 @@ def _evaluations(comparison: Mapping[str, Any]) -> str:
         for name, found in comparison["evaluations"].items()
     ]
     judged = f"{comparison['task']}, judged {comparison['mode']}"
-    words = f"{judged}; {len(comparison['problems'])} problems were judged in all evaluations."
+    number = len(comparison["problems"])
+    words = f"{judged}; {number} problems were judged in all evaluations"
+    if comparison["translation"]:
+        words = f"{judged}; {number} problems, each in all evaluations of its direction"
     differ = warning(comparison)
-    return table(("", "problems judged", "model", "directory"), rows, 1) + note(text(words)) + note(text(differ))
+    return table(("", "problems judged", "model", "directory"), rows, 1) + note(text(f"{words}.")) + note(text(differ))
 
 
 def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> str:
@@ -134,7 +137,7 @@ def _names(problems: Sequence[str]) -> str:
 
 def _matrix(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows are translated from, columns to."""
-    targets = list(dict.fromkeys(target for row in sources.values() for target in row))
+    targets = target_languages(sources)
     rows = [
         [
             text(label_of(source)),
@@ -161,13 +164,13 @@ def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], 
     mode, parts = comparison["mode"], []
     answers = {each.name: _answers(each) for each in evaluations}
     counts = {each.name: each.counts(mode) for each in evaluations}
-    labels = evaluations[0].labels()
+    labels = {name: value for each in evaluations for name, value in each.labels().items()}
     for problem in comparison["problems"]:
-        found = {name: counts[name][problem] for name in counts}
+        found = {name: counts[name][problem] for name in counts if problem in counts[name]}
         rates = ", ".join(f"{text(name)} {passed} of {samples}" for name, (samples, passed) in found.items())
-        language = labels[problem].get("language", "python")
+        language = labels.get(problem, {}).get("language", "python")
         lexer = LEXERS.get(language, language)
-        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, most) for name in answers)
+        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, most) for name in found)
         parts.append(f"<details><summary><code>{text(problem)}</code>: {rates}</summary>{inner}</details>")
     shown = "All distinct answers" if not most else f"Up to {most} distinct answers of each evaluation"
     return note(f"{shown}, those that pass first.") + "".join(parts)

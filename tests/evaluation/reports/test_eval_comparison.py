@@ -13,7 +13,8 @@ from scipy import stats
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation.jsonl import encode
 from ms_codegeex.evaluation.reports import scores
-from ms_codegeex.evaluation.reports.comparison import compare, holm, permutation_p, read_evaluations
+from ms_codegeex.evaluation.reports.comparison import compare, holm, lines, permutation_p, read_evaluations
+from ms_codegeex.evaluation.reports.comparison_page import render
 from ms_codegeex.evaluation.rows import fingerprint, sample_from
 from ms_codegeex.evaluation.task import Problem
 
@@ -107,6 +108,66 @@ def test_translations_are_a_matrix_and_compared_within_a_direction(tmp_path):
     twice = compare(read_evaluations([places[0], f"again={places[0]}"]), "strict")["translation"]
     assert list(twice) == ["m1", "m1 (again)"]
     assert {(pair["from"], pair["to"]) for pair in found["pairs"]} == {("m1-java", "m2-java"), ("m1-go", "m2-go")}
+
+
+LANGUAGES = ("python", "cpp", "java", "js", "go")
+
+
+class Translation(Doubling):
+    """Problems in all languages but the one that is translated from."""
+
+    def __init__(self, source, targets=LANGUAGES, count=4):
+        super().__init__()
+        names = [(language, f"{language}/{number}") for language in targets for number in range(count)]
+        data = self.problems[0].data
+        self.problems = [Problem(name, {"language": language}, data) for language, name in names if language != source]
+
+
+def write_translation(root, model, source, rng, **options):
+    task = Translation(source, **options)
+    letters = {problem.id: "".join(rng.choice(list("pf"), 2)) for problem in task.problems}
+    settings = {"recipe": {"translate_from": source}, "model": {"path": model}}
+    return str(write_evaluation(root / f"{model}-{source}", letters, task=task, **settings)), letters
+
+
+def test_the_papers_table_of_twenty_directions(tmp_path):
+    """From each of five languages to the four others: no problem is in all evaluations, and none gets lost."""
+    rng, places, written = np.random.default_rng(3), [], {}
+    for model in ("m1", "m2"):
+        for source in LANGUAGES:
+            place, written[f"{model}-{source}"] = write_translation(tmp_path, model, source, rng)
+            places.append(place)
+    found = compare(read_evaluations(places), "strict")
+    for model in ("m1", "m2"):
+        matrix = found["translation"][model]
+        assert {(source, target) for source in matrix for target in matrix[source]} == set(
+            itertools.permutations(LANGUAGES, 2)
+        )
+        for source, target in itertools.permutations(LANGUAGES, 2):
+            own = {name: text for name, text in written[f"{model}-{source}"].items() if name.startswith(f"{target}/")}
+            expected = np.mean(list(rates(own).values()))
+            assert matrix[source][target]["pass_rate"]["value"] == pytest.approx(expected)
+            group = found["groups"][f"{source} → {target}"]
+            assert group[f"{model}-{source}"]["pass_rate"]["value"] == pytest.approx(expected)
+            assert group[f"{model}-{source}"]["problems"] == 4 and len(group) == 2
+    assert all(score["problems"] == 16 for score in found["groups"]["all"].values()) and len(found["problems"]) == 20
+    assert [(pair["from"], pair["to"]) for pair in found["pairs"]] == [(f"m1-{s}", f"m2-{s}") for s in LANGUAGES]
+    assert not found["other_files"] and render(found, read_evaluations(places), 1)
+    table = [line.split() for line in lines(found) if line.split()[0] in LANGUAGES]
+    table = [row for row in table if row[1] not in LANGUAGES]  # without the heads
+    assert [row[0] for row in table] == [*LANGUAGES] * 2 and all(row.count("-") == 1 for row in table)
+
+
+def test_opposite_directions_are_in_one_comparison(tmp_path):
+    """Python to JavaScript and back have no problem in common."""
+    rng, both = np.random.default_rng(3), ("python", "js")
+    places = [write_translation(tmp_path, "m", source, rng, targets=both)[0] for source in both]
+    found = compare(read_evaluations(places), "strict")
+    assert {source: list(row) for source, row in found["translation"]["m"].items()} == {
+        "python": ["js"],
+        "js": ["python"],
+    }
+    assert found["pairs"] == [] and list(found["groups"]) == ["all", "python → js", "js → python"]
 
 
 def test_the_command_writes_a_page_that_has_everything_and_escapes_it(both, tmp_path, capsys):
