@@ -43,7 +43,7 @@ ALIASES = {
 JUDGED = ("humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql")  # by running programs
 REFERENCES = ("check_references", "skip_references")
 OPTIONS: dict[str, tuple[str, ...]] = {  # the tasks that have it; all have --output and --json
-    **dict.fromkeys(("data", "model", "adapter", "threads", "fast", "device"), TASKS),
+    **dict.fromkeys(("data", "model", "adapter", "threads", "fast", "device", "cpu_level"), TASKS),
     **dict.fromkeys(("url", "samples", "slots", "url_model", "url_field", "api_key_file", "url_timeout"), JUDGED),
     **dict.fromkeys(("concurrency", "recipe", "n", "temperature", "top_p", "top_k", "max_length"), JUDGED),
     **dict.fromkeys(("generate_only", "judge_only", "judge_engine", "ray_address"), JUDGED),

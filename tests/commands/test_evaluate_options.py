@@ -20,7 +20,7 @@ def actions():
 
 def words_of(action):
     """A use of it that argparse takes."""
-    value = str(action.choices[0]) if action.choices else "1"
+    value = str(list(action.choices)[-1]) if action.choices else "1"  # not the default
     takes_none = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
     return [*action.option_strings[:1], *([] if takes_none else [value])]
 

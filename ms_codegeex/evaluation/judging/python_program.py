@@ -34,14 +34,20 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+# Only what the sandbox shows counts: a .pth file may add directories that it does not have.
+SHOWN = """
+import os, sys
+roots = [os.path.join(os.path.normpath(place), "") for place in (sys.prefix, sys.base_prefix, "/usr")]
+shown = lambda path: os.path.normpath(path).startswith(tuple(roots))
+sys.path = [path for path in sys.path if shown(path)]
+"""
 VERSIONS = """
-import sys
 print(sys.version.split()[0])
 try:
     from importlib.metadata import version
 except ImportError:
-    from pkg_resources import get_distribution
-    version = lambda name: get_distribution(name).version
+    from pkg_resources import WorkingSet
+    version = lambda name: WorkingSet(sys.path).by_key[name.lower()].version
 for name in sys.argv[1:]:
     try:
         print(version(name))
@@ -75,14 +81,14 @@ class PythonInterpreter:
             raise UserError(f"{self.path}: not a Python that runs ({error}); give the path of a python3") from None
 
     def lacks(self, modules: Iterable[str]) -> list[str]:
-        """The modules that are not installed, in order."""
-        script = "import sys, importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
-        return self.ask(script, *modules)
+        """The modules that are not installed where the sandbox shows them, in order."""
+        script = "import importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
+        return self.ask(SHOWN + script, *modules)
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
-        """The versions of the interpreter and of the packages that are installed."""
+        """The versions of the interpreter and of the packages that are installed where the sandbox shows them."""
         names = list(packages)
-        found = self.ask(VERSIONS, *names)
+        found = self.ask(SHOWN + VERSIONS, *names)
         return {name: version for name, version in zip(["Python", *names], found, strict=False) if version}
 
 

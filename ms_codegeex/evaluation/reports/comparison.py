@@ -292,12 +292,12 @@ def _pairs(
             [[counts[each.name][name][1] / counts[each.name][name][0] for each in (one, other)] for name in common]
         )
         differences = rates[:, 1] - rates[:, 0]
-        low, high = estimators.interval(differences[:, None])[:, 0]
+        low, high = estimators.difference_interval(differences)
         found.append(
             {
                 "from": one.name,
                 "to": other.name,
-                "difference": {"value": float(differences.mean()), "low": float(low), "high": float(high)},
+                "difference": {"value": float(differences.mean()), "low": low, "high": high},
                 "p": permutation_p(differences),
                 "solved_only_before": [name for name, (a, b) in zip(common, rates, strict=True) if a > 0 == b],
                 "solved_only_after": [name for name, (a, b) in zip(common, rates, strict=True) if a == 0 < b],

@@ -7,6 +7,7 @@ from typing import Any
 
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.reports.comparison import Evaluation, target_languages, warning
+from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, published_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.rows import current_results, key
@@ -65,7 +66,7 @@ def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Map
                 cells = [f"{100 * rates[k]:.2f} %" if k in rates else "" for k in ("1", *ks)]
                 rows.append([f"{text(group)}: {text(name)} (published)", "", "", "", *cells])
     heads = ("", "problems", "samples", "solved", rate, *(f"pass@{k}" for k in ks))
-    small = "In parentheses: 95 % intervals, bootstrapped over problems. Solved: at least one sample passes."
+    small = f"In parentheses: {INTERVALS}. Solved: at least one sample passes."
     return table(heads, rows, len(heads) - 1) + note(small)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
+INTERVALS = "95 % intervals, bootstrapped over problems; Wilson's where these touch 0 or 100 % or have no width"
 CURVE = 200  # the largest k of a curve
 
 
@@ -28,6 +32,33 @@ def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
     """float64 [problems, len(ks)]: `pass_at_k` of each (samples, passed)."""
     known = {pair: [pass_at_k(*pair, k) for k in ks] for pair in set(counts)}
     return np.array([known[pair] for pair in counts], np.float64).reshape(len(counts), len(ks))
+
+
+def wilson(mean: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that `count` trials have on average (Wilson 1927)."""
+    square = QUANTILE**2
+    centre = (mean + square / (2 * count)) / (1 + square / count)
+    half = QUANTILE / (1 + square / count) * math.sqrt(mean * (1 - mean) / count + square / (4 * count**2))
+    return 0.0 if mean <= 0 else centre - half, 1.0 if mean >= 1 else centre + half  # rounding aside
+
+
+def rate_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of shares `[problems]`: the bootstrap's, or Wilson's if that touches 0 or 1 or has
+    no width. There resampling only repeats what was seen: three of three solved would be certain to be all."""
+    low, high = interval(values[:, None])[:, 0]
+    if low <= 0 or high >= 1 or low == high:
+        return wilson(float(values.mean()), len(values))
+    return float(low), float(high)
+
+
+def difference_interval(values: np.ndarray) -> tuple[float, float]:
+    """The same for the mean of differences between shares `[problems]`. If all are equal, the interval goes as far as
+    Wilson's of none among so many problems."""
+    low, high = interval(values[:, None])[:, 0]
+    if low == high:
+        margin = wilson(0.0, len(values))[1]
+        return max(float(low) - margin, -1.0), min(float(high) + margin, 1.0)
+    return float(low), float(high)
 
 
 def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:
@@ -67,5 +98,5 @@ def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
 
 
 def _estimate(values: np.ndarray, column: int) -> dict[str, float]:
-    low, high = interval(values[:, column : column + 1])[:, 0]
-    return {"value": float(values[:, column].mean()), "low": float(low), "high": float(high)}
+    low, high = rate_interval(values[:, column])
+    return {"value": float(values[:, column].mean()), "low": low, "high": high}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex import webpage
+from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.files import atomic_file, write_json
 from ms_codegeex.webpage import bars, charts, count, curves, note, page, table, text
@@ -94,9 +95,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
 
             rows.append([f"{text(label)}: {text(label_of(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
-    small = (
-        "In parentheses: 95 % intervals, bootstrapped over problems. Rely on strict; published is the original rule."
-    )
+    small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(heads, rows, len(heads) - 1) + note(small) + notes
 
 

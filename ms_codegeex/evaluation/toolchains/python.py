@@ -6,8 +6,6 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from ms_codegeex.evaluation.judging import python_program
@@ -28,14 +26,15 @@ class Python(ToolChain):
     """Published and strict are the same: the original runner also checks that the program reached its end."""
 
     language = "python"
-    install = "pip install numpy"
+    install = "pip install numpy"  # PYTHONPATH and .pth files do not count: the sandbox lacks them
     sources = ("run_python.py",)
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
-        """The versions of Python and NumPy, None without NumPy."""
-        return f"Python {sys.version.split()[0]}, NumPy {version('numpy')}" if find_spec("numpy") else None
+        """The versions of Python and NumPy, None without a NumPy that the sandbox shows."""
+        found = python_program.PythonInterpreter(Path(sys.executable)).versions(["numpy"])
+        return f"Python {found['Python']}, NumPy {found['numpy']}" if "numpy" in found else None
 
     def make(self, cache: Path) -> None:
         """Copy the runner."""

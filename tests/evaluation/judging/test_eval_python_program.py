@@ -1,14 +1,19 @@
 """Interpreters for programs, and what the reports of runs are worth."""
 
 import ast
+import subprocess
 import sys
+import venv
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.judging.python_program import INSIDE, Runner, read_report
+from ms_codegeex.evaluation.judging.python_program import INSIDE, PythonInterpreter, Runner, read_report
 from ms_codegeex.evaluation.sandbox import End, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.toolchains.python import Python
 
 
 def run(runner, sandbox, text, *arguments, **options):
@@ -99,3 +104,39 @@ def test_reports(stdout, ended):
 )
 def test_verdicts_of_ends(end, code, stdout, verdict):
     assert read_report(Execution(end, code, 0.1, stdout, b""), "secret").verdict is verdict
+
+
+# --- what is installed ---
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory):
+    """A virtual environment without NumPy, but with a .pth file that names a directory with it; and that directory."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place / "venv", symlinks=True)
+    (place / "elsewhere").mkdir()
+    for name in ("numpy", "numpy.libs", f"numpy-{version('numpy')}.dist-info"):
+        (place / "elsewhere" / name).symlink_to(Path(np.__file__).parents[1] / name)
+    (site,) = (place / "venv/lib").glob("python*/site-packages")
+    (site / "more.pth").write_text(f"{place / 'elsewhere'}\n")
+    return place / "venv/bin/python", place / "elsewhere"
+
+
+@pytest.mark.parametrize("paths", [False, True], ids=[".pth", "PYTHONPATH"])
+def test_only_what_the_sandbox_shows_is_announced(interpreter, monkeypatch, paths):
+    """Otherwise problems that import NumPy fail although the machine is said to have it."""
+    path, elsewhere = interpreter
+    if paths:
+        monkeypatch.setenv("PYTHONPATH", str(elsewhere))
+    finds = subprocess.run([path, "-c", "import numpy"], capture_output=True)
+    assert finds.returncode == 0, finds.stderr  # outside of the sandbox
+    found = PythonInterpreter(path)
+    assert "Python" in found.versions(["numpy"]) and "numpy" not in found.versions(["numpy"])
+    assert found.lacks(["json", "numpy"]) == ["numpy"]
+    monkeypatch.setattr(sys, "executable", str(path))
+    assert Python().version() is None
+
+
+def test_what_is_announced_is_there():
+    own = PythonInterpreter(Path(sys.executable))
+    assert own.versions(["numpy"])["numpy"] == version("numpy") and own.lacks(["numpy"]) == []

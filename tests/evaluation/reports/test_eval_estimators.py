@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from ms_codegeex.evaluation.reports.estimators import curve, interval, pass_at_k, pass_rate, pass_rates, table
+from ms_codegeex.evaluation.reports.estimators import (
+    curve,
+    difference_interval,
+    interval,
+    pass_at_k,
+    pass_rate,
+    pass_rates,
+    rate_interval,
+    table,
+)
 
 DRAWS = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
 
@@ -57,3 +67,33 @@ def test_interval_is_that_of_the_binomial_it_resamples():
     assert high == pytest.approx(np.searchsorted(exact, 0.975) / 50, abs=0.021)
     assert (interval(values) == interval(values)).all()
     assert (interval(np.ones((5, 2))) == 1).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 164])
+@pytest.mark.parametrize("passed", [0.0, 1.0, 0.5])
+def test_nothing_is_certain(count, passed):
+    """Wilson's interval holds the shares p for which the normal test of p does not reject what was seen."""
+    low, high = rate_interval(np.full(count, passed))
+    assert low < high and low <= passed <= high
+    for bound in (low, high):
+        if 0 < bound < 1:
+            deviations = abs(passed - bound) / np.sqrt(bound * (1 - bound) / count)
+            assert deviations == pytest.approx(stats.norm.ppf(0.975))
+    assert pass_rate([(1, int(passed))] * count)["high"] == rate_interval(np.full(count, float(int(passed))))[1]
+
+
+def test_three_of_three_and_none_of_three():
+    """The figures of the literature."""
+    assert rate_interval(np.ones(3)) == pytest.approx((0.4385, 1.0), abs=1e-4)
+    assert rate_interval(np.zeros(3)) == pytest.approx((0.0, 0.5615), abs=1e-4)
+
+
+def test_away_from_the_ends_the_bootstrap_stays():
+    values = np.arange(60) % 2 / 1.0
+    assert rate_interval(values) == tuple(interval(values[:, None])[:, 0])
+
+
+def test_equal_differences_are_not_certain_either():
+    assert difference_interval(np.zeros(3)) == pytest.approx((-0.5615, 0.5615), abs=1e-4)
+    low, high = difference_interval(np.ones(164))
+    assert 0.97 < low < high == 1.0
