@@ -38,8 +38,9 @@ pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60r
 
 
 def page(title: str, sections: Iterable[tuple[str, str]], style: str = "") -> str:
-    """The whole page: headings, each with its finished HTML, and further rules of style. The same parts give the same
-    bytes."""
+    """The whole page: a title, headings, each with its finished HTML, and further rules of style. The same parts give
+    the same bytes."""
+    title = text(title)
     content = "\n".join(f"<section><h2>{name}</h2>{part}</section>" for name, part in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'

@@ -1,15 +1,15 @@
-"""Work shared by threads, with a progress bar."""
+"""Work shared by threads, and how far it has come."""
 
 from __future__ import annotations
 
 import itertools
 import queue
-import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from ms_codegeex.evaluation.progress import progress_of
 
 Work, Result = TypeVar("Work"), TypeVar("Result")
 PATIENCE = 5.0  # seconds to wait for running work after an interrupt
@@ -21,9 +21,9 @@ def in_parallel(
     """Yield each piece of work with the result of `do` as it finishes. With one worker, run in the calling thread.
 
     After an error no new work starts; the results of running work are yielded, then the error is raised. After an
-    interrupt, running work has `PATIENCE` seconds to finish. `done` is the bar's initial count.
+    interrupt, running work has `PATIENCE` seconds to finish. `done` is the initial count of what is shown.
     """
-    with _bar(len(work) + done, name, progress and bool(work), done) as bar:
+    with progress_of(len(work) + done, name, shown=progress and bool(work), done=done) as bar:
         if workers == 1:
             for each in work:
                 yield each, do(each)
@@ -87,11 +87,3 @@ class _Crew(Generic[Work, Result]):
             self._stopped.set()
         if failure is not None:
             raise failure
-
-
-def _bar(total: int, name: str, enabled: bool, done: int) -> Any:
-    from tqdm import tqdm
-
-    terminal = enabled and sys.stderr.isatty()
-    width, height = shutil.get_terminal_size()
-    return tqdm(total=total, initial=done, desc=name, ncols=width, nrows=height, disable=not terminal, file=sys.stderr)

@@ -1,17 +1,16 @@
-"""The benchmarks' files, which are not part of the project: in a directory named by MS_CODEGEEX_BENCHMARKS, by
-default `shared/data` next to the checkout, with humaneval-x/, humanevalx-codegeex2/ and mtpb/ in it."""
+"""The benchmarks' files, which are not part of the project: in the directory that MS_CODEGEEX_BENCHMARKS names, with
+humaneval-x/, humanevalx-codegeex2/ and mtpb/ in it."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def benchmark(name: str) -> Path:
     """That directory or file; the test is skipped if it does not exist."""
-    path = Path(os.environ.get("MS_CODEGEEX_BENCHMARKS") or ROOT.parent / "shared" / "data") / name
-    if not path.exists():
-        pytest.skip(f"needs the benchmark's {name}; name the directory that has it in MS_CODEGEEX_BENCHMARKS")
-    return path
+    place = os.environ.get("MS_CODEGEEX_BENCHMARKS")
+    if not place or not (Path(place) / name).exists():
+        wanted = f"the benchmarks' {name}" if name else "the benchmarks' files"
+        pytest.skip(f"needs {wanted}; name the directory that has them in MS_CODEGEEX_BENCHMARKS")
+    return Path(place) / name

@@ -21,6 +21,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score
+from ms_codegeex.evaluation.progress import progress_of
 from ms_codegeex.evaluation.reports import page
 from ms_codegeex.files import atomic_file
 
@@ -138,12 +139,10 @@ def _measure(
     asker: Asker, texts: list[Text], count: int, seed: int
 ) -> tuple[dict[str, dict[str, Tally]], list[dict[str, Any]]]:
     """The figures by kind of span and of prompt, and a row for each span."""
-    from tqdm import tqdm
-
     by_number = {text.number: text for text in texts}
     tallies: dict[str, dict[str, Tally]] = {}
     rows: list[dict[str, Any]] = []
-    with tqdm(desc="spans", unit="span", total=len(KINDS) * count, disable=None) as bar:
+    with progress_of(len(KINDS) * count, "spans") as bar:
         for kind in KINDS:
             for span in choose_spans(texts, kind, count, seed):
                 if row := _span(asker, by_number[span.document], span, tallies.setdefault(kind, {})):

@@ -19,6 +19,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
+from ms_codegeex.evaluation.progress import progress_of
 
 FIELDS = ("text", "content", "code")  # of a JSONL row; the first one present is used
 SPLIT = "validation"
@@ -73,12 +74,10 @@ def measure(
     Raises:
         UserError: there is no text, a dataset was made with another tokenizer, or window and stride do not fit.
     """
-    from tqdm import tqdm
-
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, skipped = Score(0.0, 0), 0, 0, True, list[Path]()
-    with tqdm(desc="tokens", unit="token", disable=None if progress else True) as bar:
+    with progress_of(None, "read", unit="tokens", shown=progress) as bar:
         for ids in corpus_documents(model, paths, skipped):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False

@@ -20,6 +20,7 @@ import numpy as np
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
+from ms_codegeex.evaluation.progress import progress_of
 from ms_codegeex.evaluation.rows import judgement_from, sample_from
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Judgement, Sample, Task
@@ -66,13 +67,14 @@ def prompt_perplexities(
     problems = {problem.id: problem for problem in task.problems}
     known: dict[tuple[Segment, ...], Score] = {}
     scores: dict[str, Score] = {}
-    from tqdm import tqdm
-
-    for sample in tqdm(list(samples), desc="prompts", disable=None if progress else True):
-        segments = tuple(prompted.segments(problems[sample.task_id], sample))
-        if segments not in known:
-            known[segments] = score(model, segments)
-        scores[sample.task_id] = scores.get(sample.task_id, Score(0.0, 0)) + known[segments]
+    every = list(samples)
+    with progress_of(len(every), "prompts", shown=progress) as bar:
+        for sample in every:
+            segments = tuple(prompted.segments(problems[sample.task_id], sample))
+            if segments not in known:
+                known[segments] = score(model, segments)
+            scores[sample.task_id] = scores.get(sample.task_id, Score(0.0, 0)) + known[segments]
+            bar.update()
     return scores
 
 

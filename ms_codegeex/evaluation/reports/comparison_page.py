@@ -32,7 +32,8 @@ def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], mos
         ("Published results", "".join(published_table(each) for each in comparison["published"])),
         ("Problems", _problems(comparison, evaluations, most)),
     ]
-    return page("Comparison of evaluations", [(title, part) for title, part in parts if part], code_style())
+    title = f"{comparison['task']}: {', '.join(comparison['evaluations'])}"
+    return page(title, [(title, part) for title, part in parts if part], code_style())
 
 
 def _evaluations(comparison: Mapping[str, Any]) -> str:

@@ -33,7 +33,10 @@ def render(report: Mapping[str, Any]) -> str:
         ("Published results", "".join(published_table(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
-    return page("Evaluation report", [(title, content) for title, content in parts if content])
+    model = report.get("settings", {}).get("model", {})
+    name = Path(str(model.get("model") or model.get("path") or model.get("samples") or "")).name
+    title = ": ".join(filter(None, (str(report.get("task", "evaluation")), name)))
+    return page(title, [(title, content) for title, content in parts if content])
 
 
 def write(output: Path, report: Mapping[str, Any]) -> None:

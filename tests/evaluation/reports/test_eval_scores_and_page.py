@@ -101,7 +101,7 @@ def test_samples_of_different_cases_are_not_draws():
 def test_lines_for_people():
     lines = scores.lines(built({"python/0": "p", "cpp/0": "f"}))
     assert lines[0] == "strict, all: pass@1 50.00 % (9.5 to 90.5) of 2 problems"
-    assert lines[1] == "strict, python: pass@1 100.00 % (100.0 to 100.0) of 1 problems"
+    assert lines[1] == "strict, python: pass@1 100.00 % (20.7 to 100.0) of 1 problems"
     assert len(lines) == 6
 
 

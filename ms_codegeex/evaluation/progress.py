@@ -1,0 +1,68 @@
+"""How far long work has come: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+SECONDS = 30.0  # between two lines
+
+
+class Progress(Protocol):
+    """Counts what is finished."""
+
+    def update(self, n: int = 1) -> Any:
+        """So many more are."""
+
+
+class _Lines:
+    """What a log shows: the first finished piece, one every `SECONDS`, and the last."""
+
+    def __init__(self, total: int | None, name: str, unit: str, done: int):
+        self.total, self.name, self.unit, self.n = total, name, unit, done
+        self.began = time.monotonic()
+        self.shown_at, self.shown = self.began - SECONDS, done
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.n != self.shown:
+            self._show()
+
+    def update(self, n: int = 1) -> None:
+        """Count, and print if it is time."""
+        self.n += n
+        if time.monotonic() - self.shown_at >= SECONDS:
+            self._show()
+
+    def _show(self) -> None:
+        self.shown_at, self.shown = time.monotonic(), self.n
+        of = "" if self.total is None else f" of {self.total}"
+        unit = f" {self.unit}" if self.unit else ""
+        seconds = self.shown_at - self.began
+        print(f"{self.name}: {self.n}{of}{unit} after {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def progress_of(
+    total: int | None, name: str, *, unit: str = "", shown: bool = True, done: int = 0
+) -> AbstractContextManager[Progress]:
+    """A context that counts pieces of work on standard error, `done` of `total` (None: unknown) at first."""
+    if shown and not sys.stderr.isatty():
+        return _Lines(total, name, unit, done)
+    from tqdm import tqdm
+
+    width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        unit=unit or "it",
+        ncols=width,
+        nrows=height,
+        disable=not shown,
+        file=sys.stderr,
+    )

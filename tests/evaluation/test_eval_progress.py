@@ -1,0 +1,48 @@
+"""How far an evaluation has come, on a terminal and in a log."""
+
+import io
+import sys
+
+import pytest
+
+from ms_codegeex.evaluation import progress
+from ms_codegeex.evaluation.threads import in_parallel
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Ten seconds pass between two looks."""
+    seconds = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+
+
+def test_a_log_has_a_line_now_and_then_and_the_last(clock, capsys):
+    with progress.progress_of(10, "judging", done=2) as bar:
+        for _ in range(8):
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("judging: 3 of 10 after ") and lines[-1].startswith("judging: 10 of 10 after ")
+    assert 2 < len(lines) < 8
+
+
+def test_an_unknown_total_has_a_unit(clock, capsys):
+    with progress.progress_of(None, "read", unit="tokens") as bar:
+        bar.update(7)
+    assert capsys.readouterr().err.startswith("read: 7 tokens after ")
+
+
+def test_a_terminal_has_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert sum(result for _, result in in_parallel([1, 2, 3], lambda n: n, 2, "judging", True)) == 6
+    assert "judging: 100%" in sys.stderr.getvalue() and "\r" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_threads_say_how_far_they_are(capsys, shown):
+    assert len(list(in_parallel([1, 2, 3], lambda n: n, 2, "judging", shown))) == 3
+    assert ("judging: 3 of 3" in capsys.readouterr().err) == shown
