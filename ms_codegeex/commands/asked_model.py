@@ -19,7 +19,7 @@ URL = "http://127.0.0.1:8000"  # of `serve` by default
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--url", default=URL, metavar="URL", help=f"a server with OpenAI's API (default {URL})")
+    where.add_argument("--url", default=URL, metavar="URL", help=f"a server with OpenAI's API (default: {URL})")
     where.add_argument(
         "--model", type=Path, metavar="DIR", help="no server: a model in this process, as for `generate`"
     )

@@ -17,7 +17,7 @@ from ms_codegeex.errors import UserError
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
 
-SUMMARY = "Show and verify the content of a dataset, a model directory, a checkpoint or a run."
+SUMMARY = "show and verify the content of a dataset, a model directory, a checkpoint or a run"
 EXAMPLES = """\
   ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash

@@ -33,7 +33,7 @@ def configure_restarts(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default 0)",
+        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default: 0)",
     )
     parser.add_argument(
         "--min-devices",
