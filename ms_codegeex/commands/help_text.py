@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete_actions(verb: argparse.ArgumentParser, examples: str) -> None:
-    """Begin the help of a verb's actions, such as `checkpoint list`, with their summaries; end it with their examples."""
+    """Give the help of a verb's actions, such as `checkpoint list`, their summaries and their examples."""
     for actions in verb._actions:
         if isinstance(actions, argparse._SubParsersAction):
             for summary in actions._choices_actions:

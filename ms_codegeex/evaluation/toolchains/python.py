@@ -29,13 +29,18 @@ class Python(ToolChain):
 
     language = "python"
     install = "pip install numpy"
+    installer = "pip install"
     sources = ("run_python.py",)
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
         """The versions of Python and NumPy, None without NumPy."""
-        return f"Python {sys.version.split()[0]}, NumPy {version('numpy')}" if find_spec("numpy") else None
+        return None if self.lacking() else f"Python {sys.version.split()[0]}, NumPy {version('numpy')}"
+
+    def lacking(self) -> dict[str, str]:
+        """NumPy."""
+        return {} if find_spec("numpy") else {"NumPy": "numpy"}
 
     def make(self, cache: Path) -> None:
         """Copy the runner."""
