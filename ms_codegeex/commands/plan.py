@@ -70,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart of each stage's memory as PNG")
     parser.add_argument("--sources", action="store_true", help="print the sources of the device's figures")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys, e.g. parallel.tensor=4")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=4")
 
 
 def run(arguments: argparse.Namespace) -> int:

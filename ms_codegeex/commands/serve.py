@@ -20,7 +20,14 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--model", "--model-path", type=Path, required=True, metavar="DIR", help="as for `generate`")
+    parser.add_argument(
+        "--model",
+        "--model-path",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="model directory (quantised or not), run directory or checkpoint",
+    )
     parser.add_argument("--name", default="", help="the model's name in the API (default: that of its directory)")
     parser.add_argument("--host", "--listen", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument(
