@@ -69,7 +69,7 @@ def configure_cpu_level(parser: argparse._ActionsContainer) -> None:
         "--cpu-level",
         choices=(AUTO, *LEVELS),
         default=AUTO,
-        help="instructions of the compiled operators (default auto: the best that this CPU has; see `doctor`)",
+        help="instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)",
     )
 
 
