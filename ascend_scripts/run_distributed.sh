@@ -94,8 +94,8 @@ print(load_config(sys.argv[1], sys.argv[2:]).device)'
     if [[ -z $cluster && $("$python" -c "$device" "$config" ${overrides[@]+"${overrides[@]}"} 2>&1) == cpu ]]; then
         return 0
     fi
-    printf '\n# which starts on this server:\n'
-    "$python" -m ms_codegeex.cli "${train[@]}" --dry-run
+    printf '\n# which starts on this server (as a shell script: ms-codegeex train … --dry-run --script):\n'
+    "$python" -m ms_codegeex.cli "${train[@]}" --dry-run | while IFS= read -r line; do printf '# %s\n' "$line"; done
 }
 
 if [[ -n $dry_run ]]; then

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import ms_codegeex
+from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 from ms_codegeex.errors import RunFailure, UserError
 
 VERBS = (
@@ -44,24 +45,21 @@ VERBS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, every verb configured by its own module."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ms-codegeex",
-        description="Train, convert and run code language models on MindSpore.",
-        epilog="`ms-codegeex VERB --help` explains a verb and shows examples.",
+        description="train, convert and run code language models on MindSpore",
+        epilog="`ms-codegeex VERB --help` explains a verb and shows examples",
     )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
     parser.set_defaults(parser=parser)  # `completion` describes all of it
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"ms_codegeex.commands.{name.replace('-', '_')}")
         verb = verbs.add_parser(
-            name,
-            help=module.SUMMARY,
-            description=module.SUMMARY,
-            epilog="examples:\n" + module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=module.SUMMARY, description=module.SUMMARY, epilog=EXAMPLES + module.EXAMPLES
         )
         module.configure(verb)
+        complete_actions(verb, module.EXAMPLES)
         verb.set_defaults(run=module.run)
     return parser
 

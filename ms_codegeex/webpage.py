@@ -14,7 +14,7 @@ from typing import Any
 from ms_codegeex.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 60, 10, 130  # pixels of a plot of lines
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
@@ -127,21 +127,24 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None 
     return figure(title, LABEL + BAR + VALUE, len(rows) * (ROW + GAP), "".join(content))
 
 
-def curves(title: str, series: Mapping[str, Sequence[float]], across: str) -> str:
-    """A line with a legend entry for each series of fractions, the values at 1, 2, 3, ... of the quantity `across`."""
+def curves(title: str, series: Mapping[str, Sequence[float]], across: str, up: str) -> str:
+    """A line with a legend entry for each series of fractions `up`, the values at 1, 2, 3, ... of the quantity
+    `across`."""
     points = {name: [(place, value) for place, value in enumerate(values, 1)] for name, values in series.items()}
-    return lines(title, points, across, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
+    return lines(title, points, across, up, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
 
 
 def lines(
     title: str,
     series: Mapping[str, Sequence[tuple[float, float]]],
     across: str,
+    up: str,
     *,
     heights: tuple[float, float] | None = None,
     shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
 ) -> str:
-    """A line with a legend entry for each series of (x, y), x ascending: the quantity `across`.
+    """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
+    the axes.
 
     `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. Of a long series only the
     extremes of each small interval are drawn, so spikes stay.
@@ -163,9 +166,9 @@ def lines(
         parts.append(
             f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value:g}</text>'
         )
-    parts.append(
-        f'<text class="dim" x="{LEFT + PLOT_WIDTH}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="end">{across}</text>'
-    )
+    middle, half = LEFT + PLOT_WIDTH / 2, TOP + PLOT_HEIGHT / 2
+    parts.append(f'<text x="{middle:.0f}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="middle">{text(across)}</text>')
+    parts.append(f'<text transform="translate(14 {half:.0f}) rotate(-90)" text-anchor="middle">{text(up)}</text>')
     for number, (name, values) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
         places = [
@@ -191,9 +194,11 @@ def _extremes(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, fl
         yield from sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
 
 
-def spans(title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str) -> str:
-    """A bar from begin to end for each (label, begin, end, number of its colour, words next to it) on a common scale of
-    the quantity `across`."""
+def spans(
+    title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str, shown: Callable[[float], str]
+) -> str:
+    """A bar from begin to end for each (label, begin, end, number of its colour, words next to it) on a common scale
+    that starts with the first one. `across` labels the scale, `shown` writes a distance from its start."""
     if not rows:
         return ""
     first, last = min(row[1] for row in rows), max(row[2] for row in rows)
@@ -206,9 +211,12 @@ def spans(title: str, rows: Sequence[tuple[str, float, float, int, str]], across
             f'width="{max(2.0, (end - begin) * unit):.1f}" height="{ROW}" rx="2" />'
             f'<text class="dim" x="{LABEL + PLOT_WIDTH + 6}" y="{top + 13}">{text(words)}</text>'
         )
-    bottom = len(rows) * (ROW + GAP)
+    bottom, end = len(rows) * (ROW + GAP), shown(last - first)
     content.append(
-        f'<text class="dim" x="{LABEL + PLOT_WIDTH}" y="{bottom + 13}" text-anchor="end">{text(across)}</text>'
+        f'<line class="axis" x1="{LABEL}" x2="{LABEL + PLOT_WIDTH}" y1="{bottom}" y2="{bottom}" />'
+        f'<text class="dim" x="{LABEL}" y="{bottom + 13}" text-anchor="start">{text(shown(0.0))}</text>'
+        f'<text x="{LABEL + PLOT_WIDTH / 2:.0f}" y="{bottom + 13}" text-anchor="middle">{text(across)}</text>'
+        f'<text class="dim" x="{LABEL + PLOT_WIDTH}" y="{bottom + 13}" text-anchor="end">{text(end)}</text>'
     )
     return figure(title, LABEL + PLOT_WIDTH + 2 * LEGEND, bottom + ROW, "".join(content))
 

@@ -1,7 +1,9 @@
+import argparse
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from conftest import ROOT, command, command_here
@@ -26,13 +28,72 @@ def test_help_imports_nothing_heavy(code):
     assert result.returncode == 0, result.stderr
 
 
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser, those of its verbs and those of their actions."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from parsers(verb)
+
+
+def texts(parser: argparse.ArgumentParser) -> Iterator[str | None]:
+    """Everything that a help says in words, except its examples; None where it says nothing of an argument."""
+    yield parser.description
+    for group in parser._action_groups:
+        yield from (text for text in (group.title, group.description) if text)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from (verb.help for verb in action._choices_actions)
+        elif action.help is not argparse.SUPPRESS:
+            yield action.help
+
+
+PROPER_NOUNS = ("Ray", "Megatron", "Ascend", "Python")
+
+
+def test_texts_of_every_help_follow_one_rule():
+    """Lower-case start unless the first word is a name (a capital or a digit inside tells most of them), no full stop,
+    `(default: X)`."""
+    for parser in parsers(build_parser()):
+        for text in texts(parser):
+            where = f"{parser.prog}: {text}"
+            assert text, where
+            first = text.split()[0].strip(",:;")
+            assert not first[0].isupper() or first in PROPER_NOUNS or re.search(r"[A-Z0-9]", first[1:]), where
+            assert not text.endswith("."), where
+            assert not re.search(r"\(default[^:]|^default|repeatable", text), where
+
+
+@pytest.mark.parametrize("columns", [80, 120, 300])
+def test_no_line_of_a_help_is_wider_than_the_terminal_or_120(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for parser in parsers(build_parser()):
+        for line in parser.format_help().splitlines():
+            assert len(line) <= min(columns, 120), f"{parser.prog}: {line}"
+
+
+def test_names_of_verbs_and_their_summaries_share_a_line():
+    lines = build_parser().format_help().splitlines()
+    for verb in VERBS:
+        assert any(re.match(rf" +{verb} +\w", line) for line in lines), verb
+
+
+def test_a_usage_names_only_what_is_needed_where_there_are_many_options():
+    error = command_here("evaluate", "humaneval").stderr
+    assert error.startswith("usage: ms-codegeex evaluate [options] --output DIR TASK [[NAME=]DIR ...]\n")
+    assert len(error.splitlines()) == 2
+    assert "[-h] [--json] DIR" in command_here("checkpoint", "verify").stderr
+
+
+@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_examples_that_parse(verb):
+def test_every_verb_has_help_with_examples_that_parse(verb, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     result = command_here(verb, "--help")
     assert result.returncode == 0
-    examples = [
-        line.split("  #")[0].strip() for line in result.stdout.split("examples:")[1].splitlines() if line.strip()
-    ]
+    text = result.stdout.split("examples:")[1].replace("\\\n", "")  # lines as the shell joins them
+    examples = [line.split("  #")[0].strip() for line in text.splitlines() if not re.match(r" *(#|$)", line)]
     assert len(examples) >= 2
     for line in examples:
         words = shlex.split(re.split(" (?:<|>>) ", line)[0])  # without the shell's part

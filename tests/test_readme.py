@@ -1,5 +1,6 @@
 """The README's and the documents' commands, run as they stand there, on a small model and a small corpus."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,10 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT, command_here
 
 SMALLER = (
     "training.steps=2 training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 "
@@ -44,26 +47,93 @@ def test_links_between_pages_lead_somewhere():
             assert not anchor or anchor in anchors(target), f"{page.name}: {name}#{anchor}"
 
 
-def quick_start():
-    block = re.search(r"## Quick start\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    return [line.split("  #")[0].strip() for line in block.splitlines()]
+def blocks() -> list[list[str]]:
+    """The commands of each block of the README, except the first one, whose commands set up and test."""
+    found = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    first, *others = (block.splitlines() for block in found)
+    assert [line.split()[1] for line in first] == ["ascend_scripts/run_distributed.sh", "tests/run.sh"]
+    return others
 
 
-@pytest.mark.slow  # the first command's small run, and the tests of each command, are the default ones
-def test_quick_start_runs_line_by_line(home):
-    environment = {"HOME": str(home)}
-    for line in quick_start():
-        if not line.startswith("ms-codegeex"):
-            assert line == ". .venv/bin/activate"
-            continue
-        words = [os.path.expanduser(w) if not w.startswith("~") else str(home) + w[1:] for w in shlex.split(line)[1:]]
-        if words[0] == "train":  # the same command on less: a smaller model, fewer steps, a given corpus
-            words += [] if "--corpus" in words else ["--corpus", str(home / "src")]
-            corpus = words.index("--corpus")
-            words[corpus:corpus] = SMALLER.split()
-        result = command(*words, cwd=home, environment=environment)
+ACTIVATE = ". .venv/bin/activate"
+
+
+def words_of(line: str) -> list[str]:
+    """A command's words, without the comment."""
+    return shlex.split(line, comments=True)
+
+
+def test_inputs_of_the_readme_are_in_a_clone_or_made_by_an_earlier_line():
+    inputs = ("--model", "--data", "--input", "--corpus", "--servers", "--rank-table")
+    made = {"runs/codegeex_tiny"}  # by the first command
+    for line in (line for block in blocks() for line in block if line.startswith("ms-codegeex")):
+        words = words_of(line)
+        named = {words[i + 1] for i, word in enumerate(words) if word in inputs}
+        named |= {word for word in words[2:] if "/" in word and "=" not in word and words[1] in ("inspect", "monitor")}
+        new = {words[i + 1] for i, word in enumerate(words) if word == "--output"}
+        new |= {word.removeprefix("output=") for word in words if word.startswith("output=")}
+        for name in named - new:
+            assert name in made or (ROOT / name).exists(), f"{line}: {name}"
+            assert words[1] != "evaluate" or name in made or list((ROOT / name).glob("*.jsonl")), line
+        made |= new
+    assert {"runs/mine", "data/mine", "model", "cluster.json"} <= made
+
+
+CHECK = pytest.param("evaluate .* --check-references", marks=pytest.mark.strict_sandbox)
+
+
+@pytest.mark.parametrize("quick", ["rank-table .*|train .* --dry-run", CHECK])
+def test_quick_lines_of_the_readme(quick, tmp_path, monkeypatch):
+    """As they stand, next to the checkout's configurations; the test of all lines takes long."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks() for line in block if re.match(f"ms-codegeex ({quick})", line)]
+    assert lines
+    for line in lines:
+        result = command_here(*words_of(line)[1:])
         assert result.returncode == 0, f"{line}\n{result.stderr}"
-    assert (home / "codegeex.pt").exists() and (home / "model" / "config.json").exists()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The checkout's files that git has or would take, and the environment of this process."""
+    words = ["git", "ls-files", "-coz", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
+        if os.path.lexists(ROOT / name):  # not if it is about to be removed
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name, follow_symlinks=False)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def run_block(block: list[str], clone: Path) -> None:
+    """Every line in a shell with the activated environment, as it stands. A server runs until the block ends; the text
+    of `chat` comes through a pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    environment.pop("OMP_NUM_THREADS", None)
+    with contextlib.ExitStack() as stack:
+        for line in block:
+            shell = ["bash", "-c", f"{ACTIVATE} && exec {line.removeprefix(ACTIVATE)}"]
+            options = {"cwd": clone, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            if line.startswith("ms-codegeex serve "):
+                server = stack.enter_context(subprocess.Popen(shell, **{**options, "stdout": subprocess.DEVNULL}))
+                stack.callback(server.terminate)
+                wait_for(server, re.search(r"http://\S+", line)[0])
+                continue
+            asked = "def add(a, b):\n" if line.startswith("ms-codegeex chat ") else ""
+            result = subprocess.run(shell, input=asked, text=True, **options)
+            assert result.returncode == 0, f"{line}\n{result.stdout[-4000:]}"
+
+
+def wait_for(server: subprocess.Popen, address: str) -> None:
+    """Until the server is ready."""
+    while True:
+        assert server.poll() is None, "serve has ended"
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{address}ready").close()
+            return
+        time.sleep(0.5)
 
 
 def test_every_command_in_the_documents_parses():
@@ -135,11 +205,14 @@ def test_first_command_with_a_small_run(home, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.strict_sandbox
 @made_by_setup
-def test_first_command_as_it_stands_makes_a_language_model(tmp_path):
-    """The whole of it, about ten minutes on two cores: the default corpus, the default model, the promised figures."""
-    output = first_command(tmp_path, f"output={tmp_path}/run")
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout and git")
+def test_first_command_and_every_block_as_they_stand_in_one_clone(clone):
+    """The whole first command, about ten minutes on two cores: the default corpus, the default model, the promised
+    figures. Then every other line of the README, in order; port 8000 has to be free, as for a reader."""
+    output = first_command(clone)
+    summary = json.loads((clone / "runs" / "codegeex_tiny" / "summary.json").read_text())
     assert summary["validation_loss"] <= summary["unigram_entropy"] - 0.3
     assert summary["shuffled_context_loss"] >= summary["validation_loss"] + 0.2
     assert summary["parameters"] == 7_543_552 and summary["steps"] == 240
@@ -147,3 +220,7 @@ def test_first_command_as_it_stands_makes_a_language_model(tmp_path):
     assert all(f"\n{start}" in "\n" + summary["sample"] for start in ("def ", "import ", "class "))
     assert summary["sample"].lower().count("copyright") < 2  # licence headers are left out of the corpus
     assert Path(summary["huggingface"], "config.json").exists() and Path(summary["pytorch"]).exists()
+    for block in blocks():
+        run_block(block, clone)
+    assert (clone / "codegeex.pt").exists() and (clone / "model" / "config.json").exists()
+    assert json.loads((clone / "eval" / "report.json").read_text())

@@ -16,16 +16,16 @@ EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/a
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     listing = "show rank, alpha, targets and model of adapters in PEFT's layout, or of all adapters in a folder"
-    action = actions.add_parser("list", help=listing, description=listing)
+    action = actions.add_parser("list", help=listing)
     action.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="adapters, or a folder with some")
-    action.add_argument("--json", action="store_true", help="print one JSON object")
+    action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     for name, summary, model in (
         ("merge", "write the model directory of a model with its adapters added", "model the adapters are for"),
         ("unmerge", "write the model directory of a merged model without its adapters", "merged model"),
     ):
-        action = actions.add_parser(name, help=summary, description=summary)
+        action = actions.add_parser(name, help=summary)
         action.add_argument("--model", required=True, type=Path, metavar="DIR", help=model)
         action.add_argument(
             "--adapter", required=True, type=Path, metavar="DIR", help="run, checkpoint, or directory in PEFT's layout"
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's own)"
         )
         action.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion")
-        action.add_argument("--json", action="store_true", help="print one JSON object")
+        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def run(arguments: argparse.Namespace) -> None:

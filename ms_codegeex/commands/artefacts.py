@@ -11,10 +11,14 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 
+TENSORS_SHOWN = 3  # at the start of the list, and at its end
+
 
 def describe_model(directory: Path) -> dict[str, Any]:
     """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
+    from ms_codegeex.data.tokenizer import TOKENIZER_FILES
     from ms_codegeex.formats.model_directory import ModelDirectory
+    from ms_codegeex.models.registry import FAMILIES, family
 
     model = ModelDirectory(directory)
     if "model_type" not in model.config:
@@ -28,20 +32,49 @@ def describe_model(directory: Path) -> dict[str, Any]:
         }
         for name in sorted(model.names)
     ]
+    dtypes: dict[str, int] = {}
+    for tensor in tensors:
+        dtypes[tensor["dtype"]] = dtypes.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+    kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
     return {
         "kind": "model",
         "directory": str(directory),
+        "family": kinds.get(str(model.config["model_type"])),
         "config": model.config,
         "tensors": tensors,
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+        "parameters": sum(dtypes.values()),
+        "dtypes": dtypes,
+        "tokenizer": [name for name in TOKENIZER_FILES if (directory / name).is_file()],
+        "files": {path.name: _size(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
     }
 
 
-def model_lines(model: dict[str, Any]) -> Iterator[str]:
-    """`describe_model` for people."""
-    yield from (f"{key}: {value}" for key, value in model["config"].items())
-    yield from (f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"])
-    yield f"parameters: {model['parameters']}"
+def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[str]:
+    """`describe_model` for people: the sizes of the configuration, some or all tensors, the files."""
+    config, dtypes = model["config"], model["dtypes"]
+    known = model["family"] or f"a family that this program does not read (model_type {config['model_type']})"
+    yield f"model: {known}"
+    sizes = [f"{key} {value}" for key, value in config.items() if type(value) is int and not key.endswith("_id")]
+    yield f"sizes: {', '.join(sizes) or 'none in config.json'}"
+    kinds = ", ".join(dtypes) if len(dtypes) < 2 else ", ".join(f"{count:,} {dtype}" for dtype, count in dtypes.items())
+    yield f"parameters: {model['parameters']:,} ({kinds})"
+    yield f"tokenizer: {', '.join(model['tokenizer']) or 'none; `generate` and `serve` need one'}"
+    yield f"tensors: {len(model['tensors'])}"
+    yield from _tensor_lines(
+        [f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"]], every_tensor
+    )
+    yield from (f"{name}: {size:,} bytes" for name, size in model["files"].items())
+
+
+def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
+    """All lines, or the first and the last ones."""
+    left_out = 0 if every else len(lines) - 2 * TENSORS_SHOWN
+    if left_out <= 1:
+        yield from (f"  {line}" for line in lines)
+        return
+    yield from (f"  {line}" for line in lines[:TENSORS_SHOWN])
+    yield f"  … {left_out} more: --tensors lists them"
+    yield from (f"  {line}" for line in lines[-TENSORS_SHOWN:])
 
 
 def summarise_checkpoint(
@@ -113,18 +146,19 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
     }
 
 
-def checkpoint_lines(checkpoint: dict[str, Any]) -> Iterator[str]:
-    """`describe_checkpoint` for people."""
+def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> Iterator[str]:
+    """`describe_checkpoint` for people, with some or all tensors."""
     model = checkpoint["state"].get("config", {}).get("model", {})
     if model:
         yield f"model: {model.get('family')} {model.get('preset') or ''}".rstrip()
+    yield f"parameters: {checkpoint['parameters']:,}"
+    lines = []
     for tensor in checkpoint["tensors"]:
         first, *more = tensor["hashes"] or [""]
-        yield (
-            f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  hash {first[:16]}"
-            + (f" and {len(more)} more" if more else "")
-        )
-    yield f"parameters: {checkpoint['parameters']}"
+        line = f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}  hash {first[:16]}"
+        lines.append(f"{line} and {len(more)} more" if more else line)
+    yield f"tensors: {len(lines)}"
+    yield from _tensor_lines(lines, every_tensor)
     yield f"step {checkpoint['step']}, {checkpoint['outcome'] or 'not yet known to be good'}"
     yield f"verified: {checkpoint['bytes']:,} bytes of tensors, all hashes are right"
 

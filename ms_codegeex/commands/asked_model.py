@@ -19,9 +19,9 @@ URL = "http://127.0.0.1:8000"  # of `serve` by default
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--url", default=URL, metavar="URL", help=f"a server with OpenAI's API (default {URL})")
+    where.add_argument("--url", default=URL, metavar="URL", help=f"a server with OpenAI's API (default: {URL})")
     where.add_argument(
-        "--model", type=Path, metavar="DIR", help="no server: a model in this process, as for `generate`"
+        "--model", type=Path, metavar="DIR", help="instead of a server: a model directory, run or checkpoint"
     )
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds the server's key")
     parser.add_argument("--name", metavar="NAME", help="the server's model, or an adapter (default: the model)")

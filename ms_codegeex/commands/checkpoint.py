@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ms_codegeex.formats.difference import Difference
     from ms_codegeex.runs.resharding import Contents
 
-SUMMARY = "List, verify and compare checkpoints, and write them for other meshes."
+SUMMARY = "list, verify and compare checkpoints, and write them for other meshes"
 EXAMPLES = """\
   ms-codegeex checkpoint list runs/tiny
   ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json
@@ -44,16 +44,9 @@ SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's r
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
-    actions = parser.add_subparsers(dest="action", metavar="list|verify|reshard|merge|diff", required=True)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     for name, summary in ACTIONS.items():
-        of_this = [line for line in EXAMPLES.splitlines() if f" checkpoint {name} " in line]
-        action = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog="examples:\n" + "\n".join(of_this),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        action = actions.add_parser(name, help=summary)
         if name in ("list", "verify"):
             action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
         elif name == "diff":
@@ -68,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             for axis, meaning in AXES.items():
                 option = f"--{axis.replace('_', '-')}"
                 action.add_argument(option, type=int, default=1, metavar="N", help=f"{meaning} (default: 1)")
-        action.add_argument("--json", action="store_true", help="print one JSON object")
+        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     decoding.configure(parser)
     decoding.configure_stop(parser)
     decoding.configure_stop_at(parser)
-    parser.add_argument("--n", type=int, default=1, metavar="N", help="number of answers (default 1)")
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="number of answers (default: 1)")
     parser.add_argument("--echo", action="store_true", help="write the text in front of each answer")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 

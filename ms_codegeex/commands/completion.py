@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-SUMMARY = "Print the script that completes this command line in a shell."
+SUMMARY = "print the script that completes this command line in a shell"
 EXAMPLES = """\
   ms-codegeex completion bash  # in ~/.bashrc: source <(ms-codegeex completion bash)
   ms-codegeex completion zsh   # as _ms-codegeex in a directory of $fpath

@@ -12,7 +12,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 
-SUMMARY = "Convert a model between our runs, model directories, PyTorch and MindSpore checkpoints."
+SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
   ms-codegeex convert --model runs/tiny --to hf --output tiny-hf --verify
   ms-codegeex convert --model runs/tiny --to megatron --dtype fp16 --output codegeex.pt
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="a size that IN does not record, such as num_heads=40; may be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
     parser.set_defaults(source_ranks=None)
 
 

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Length, temperature, top-k, top-p, seed and penalties."""
     parser.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens (default 128)"
+        "--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens (default: 128)"
     )
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default 0.8)")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
     parser.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default 0: off)"
+        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default: 0, off)"
     )
     parser.add_argument(
         "--top-p",
         type=float,
         default=0.95,
         metavar="P",
-        help="only the likeliest tokens that make up probability P (default 0.95; 1: off)",
+        help="only the likeliest tokens that make up probability P (default: 0.95; 1: off)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default 0)"
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)"
     )
     for name, metavar, default, text in (
         ("repetition", "F", 1.0, "divide positive logits of tokens in prompt and answer by F, multiply negative ones"),
@@ -38,7 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("presence", "X", 0.0, "subtract X from the logits of tokens in the answer"),
     ):
         parser.add_argument(
-            f"--{name}-penalty", type=float, default=default, metavar=metavar, help=f"{text} (default {default:g}: off)"
+            f"--{name}-penalty",
+            type=float,
+            default=default,
+            metavar=metavar,
+            help=f"{text} (default: {default:g}, off)",
         )
 
 
@@ -55,7 +59,7 @@ def configure_device(parser: argparse.ArgumentParser, *aliases: str) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="share the model among N processes, on a machine with GPUs one for each (default 1)",
+        help="share the model among N processes, on a machine with GPUs one for each (default: 1)",
     )
 
 
@@ -65,7 +69,7 @@ def configure_cpu_level(parser: argparse._ActionsContainer) -> None:
         "--cpu-level",
         choices=(AUTO, *LEVELS),
         default=AUTO,
-        help="instructions of the compiled operators (default auto: the best that this CPU has; see `doctor`)",
+        help="instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)",
     )
 
 
@@ -92,7 +96,7 @@ def configure_stop(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; repeatable",
+        help="end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; may be repeated",
     )
 
 

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +30,9 @@ SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chain
 EXAMPLES = """  ms-codegeex doctor
   ms-codegeex doctor --json"""
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
+WIDEST = 120  # columns
+ABSENT = " is not installed"
+MOST_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
 # Imports MindSpore and loads its Ascend plugin, in a separate process: either may end the process.
 PROBE = """
@@ -121,14 +125,22 @@ def report_lines(checks: list[Finding]) -> Iterator[str]:
         if check.area != area:
             area = check.area
             yield area
-        yield f"  {marks[check.state]} {check.name:<{width}}  {check.found}"
+        yield from _wrapped(f"  {marks[check.state]} {check.name:<{width}}  ", check.found)
         if check.fix:
             yield f"      {'':<{width}}  fix: {check.fix}"
     missing = [check.name for check in checks if check.state == "missing"]
     optional = [check.name for check in checks if check.state == "optional"]
     yield f"not ready: {', '.join(missing)}" if missing else "ready: everything that a run on a CPU needs is here"
     if optional:
-        yield f"optional and missing: {', '.join(optional)}"
+        yield from _wrapped("optional gaps: ", ", ".join(optional))
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    """The text after `start`, its further lines below its first one, no wider than the terminal or 120 columns."""
+    columns = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    indent = " " * min(len(start), columns // 2)
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, columns, initial_indent=start, subsequent_indent=indent, **options) or [start.rstrip()]
 
 
 def _required(area: str, name: str, found: str, problem: str | None) -> Finding:
@@ -203,9 +215,18 @@ def _requirements(area: str, name: str, requirements: list[Requirement], extra: 
     if not wrong:
         return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
     if extra:
-        return Finding(area, name, "optional", "; ".join(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
+        return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
     fix = " ".join(shlex.quote(f"{one.name}{one.specifier}") for one in wrong)
-    return Finding(area, name, "missing", "; ".join(wrong.values()), f"pip install {fix}")
+    few = len(wrong) <= MOST_NAMED
+    return Finding(area, name, "missing", _together(wrong.values()), f"pip install {fix}" if few else SET_UP)
+
+
+def _together(problems: Collection[str]) -> str:
+    """Problems of packages in one line: "a and b are not installed; c 2 is not <2"."""
+    absent = [problem.removesuffix(ABSENT) for problem in problems if problem.endswith(ABSENT)]
+    others = [problem for problem in problems if not problem.endswith(ABSENT)]
+    names = f"{', '.join(absent[:-1])} and {absent[-1]} are not installed" if absent[1:] else ""
+    return "; ".join([names or f"{absent[0]}{ABSENT}", *others] if absent else others)
 
 
 def _wrong(requirement: Requirement) -> str | None:
@@ -213,7 +234,7 @@ def _wrong(requirement: Requirement) -> str | None:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return f"{requirement.name} is not installed"
+        return f"{requirement.name}{ABSENT}"
     if requirement.specifier.contains(version, prereleases=True):
         return None
     return f"{requirement.name} {version} is not {requirement.specifier}"
@@ -363,11 +384,12 @@ def tool_chain_checks() -> Iterator[Finding]:
     from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
 
     for language, kind in TOOL_CHAINS.items():
-        version = kind().found
-        state: Literal["ok", "optional"] = "ok" if version else "optional"
-        yield Finding(
-            "tool chains", language, state, version or "missing or incomplete", "" if version else kind.install
-        )
+        chain = kind()
+        if chain.found:
+            yield Finding("tool chains", language, "ok", chain.found)
+        else:
+            lacking = ", ".join(chain.lacking()) or "a working version"
+            yield Finding("tool chains", language, "optional", f"not installed: {lacking}", chain.remedy)
 
 
 def disk_checks() -> Iterator[Finding]:

@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ID=VALUE",
-        help="add a number to a token's logit; -100 effectively forbids it; repeatable",
+        help="add a number to a token's logit; -100 effectively forbids it; may be repeated",
     )
     _configure_answers(parser)
     parser.add_argument(
@@ -75,7 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
     )
     parser.add_argument(
-        "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
+        "--cache-bits",
+        type=int,
+        choices=(32, 16),
+        default=32,
+        help="bits of a number in the KV cache: FP32 or FP16 (default: 32)",
     )
     decoding.configure_device(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
@@ -89,28 +93,28 @@ def _configure_answers(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="number of answers, with the seeds --seed, --seed + 1, ... (default 1)",
+        help="number of answers, with the seeds --seed, --seed + 1, ... (default: 1)",
     )
     parser.add_argument(
         "--beams",
         type=int,
         default=1,
         metavar="N",
-        help="beam search with N beams; temperature, top-k, top-p and seed have no effect (default 1: off)",
+        help="beam search with N beams; temperature, top-k, top-p and seed have no effect (default: 1, off)",
     )
     parser.add_argument(
         "--length-penalty",
         type=float,
         default=1.0,
         metavar="P",
-        help="beams: the score is log-probability / length ** P, so a larger P favours longer answers (default 1)",
+        help="beams: the score is log-probability / length ** P, so a larger P favours longer answers (default: 1)",
     )
     parser.add_argument(
         "--log-probabilities",
         type=int,
         default=0,
         metavar="K",
-        help="with --json: each token's log-probability and the K likeliest tokens with theirs (default 0: off)",
+        help="with --json: each token's log-probability and the K likeliest tokens with theirs (default: 0, off)",
     )
 
 

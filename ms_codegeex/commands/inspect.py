@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -17,16 +18,17 @@ from ms_codegeex.errors import UserError
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
 
-SUMMARY = "Show and verify the content of a dataset, a model directory, a checkpoint or a run."
+SUMMARY = "show and verify the content of a dataset, a model directory, a checkpoint or a run"
 EXAMPLES = """\
   ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
   ms-codegeex inspect corpus --document 3 --split validation
   ms-codegeex inspect corpus --sample 17 --seq-length 2048  # training sample 17, and the documents it comes from
   ms-codegeex inspect corpus --report                       # path of the report for a browser
-  ms-codegeex inspect model --json
+  ms-codegeex inspect model                                 # family, sizes, parameters, tokenizer, files
+  ms-codegeex inspect model --tensors                       # and every tensor
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
-  ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # every tensor and its hash, all hashes checked
+  ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
 UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -46,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--deep", action="store_true", help="also decode every document and compare it with its recorded hash"
     )
+    what.add_argument("--tensors", action="store_true", help="list every tensor of a model directory or a checkpoint")
     what.add_argument("--report", action="store_true", help="print the path of the dataset's report.html")
     parser.add_argument(
         "--split",
@@ -69,12 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     if (directory / "dataset.json").is_file():
+        if arguments.tensors:
+            raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         return _run_dataset(arguments)
-    for marker, (kind, describe, lines) in _describers().items():
+    for marker, (kind, describe, lines) in _describers(arguments.tensors).items():
         if (directory / marker).is_file():
             for name in ("document", "sample", "deep", "report"):
                 if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
                     raise UserError(f"{directory}: a {kind} has no documents; leave out --{name}")
+            if arguments.tensors and kind not in ("checkpoint", "model directory"):
+                raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
             result = describe(directory)
             print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(lines(result)))
             return 0
@@ -85,12 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _describers() -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
+def _describers(
+    every_tensor: bool,
+) -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
     """By the file that identifies a kind of directory: the kind, its describing function, its printing function."""
+    model_lines = functools.partial(artefacts.model_lines, every_tensor=every_tensor)
+    checkpoint_lines = functools.partial(artefacts.checkpoint_lines, every_tensor=every_tensor)
     return {
-        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines),
+        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, checkpoint_lines),
         "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
-        "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines),
+        "config.json": ("model directory", artefacts.describe_model, model_lines),
         "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
         "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
     }

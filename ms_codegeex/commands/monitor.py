@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print the present state and end")
     parser.add_argument("--json", action="store_true", help="print the present state as one JSON object and end")
     parser.add_argument("--report", metavar="FILE", help="write a page of curves, attempts and faults and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default 2)")
+    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default: 2)")
 
 
 def run(arguments: argparse.Namespace) -> int:

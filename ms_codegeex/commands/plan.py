@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ms_codegeex.planning.search import SearchResult
 
 SUMMARY = (
-    "Memory, FLOPs, communication and time of a run, from its configuration alone; exit status 1 if it does not fit."
+    "estimate memory, FLOPs, communication and time of a run from its configuration; exit status 1 if it does not fit"
 )
 EXAMPLES = """\
   ms-codegeex plan --config codegeex_13b
@@ -60,17 +60,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "each row) and in ours (FP32, FP16, int8 with a scale for each row, int4 with one for each --group)",
     )
     parser.add_argument("--context", type=int, metavar="N", help="--inference: sequence length in tokens")
-    parser.add_argument("--streams", type=int, metavar="N", help="--inference: sequences at once (default 8)")
+    parser.add_argument("--streams", type=int, metavar="N", help="--inference: sequences at once (default: 8)")
     parser.add_argument(
-        "--group", type=int, choices=(32, 64, 128), help="--inference: int4 numbers that share a scale (default 64)"
+        "--group", type=int, choices=(32, 64, 128), help="--inference: int4 numbers that share a scale (default: 64)"
     )
     parser.add_argument(
         "--measure", action="store_true", help="--inference: also this CPU; measures how fast it reads memory (seconds)"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart of each stage's memory as PNG")
     parser.add_argument("--sources", action="store_true", help="print the sources of the device's figures")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys, e.g. parallel.tensor=4")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=4")
 
 
 def run(arguments: argparse.Namespace) -> int:

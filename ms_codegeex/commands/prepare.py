@@ -14,7 +14,7 @@ from ms_codegeex.data.corpus.remote import RemotePath, parse_location
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
 
-SUMMARY = "Turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory."
+SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
 EXAMPLES = f"""\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++

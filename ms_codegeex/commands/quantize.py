@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-SUMMARY = "Round a model's matrices to 8 or 4 bits, for generation on CPUs."
+SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\
   ms-codegeex quantize --model codegeex-13b-hf --bits 8 --output codegeex-13b-int8
   ms-codegeex quantize --model runs/tiny --bits 4 --group 32 --output tiny-int4
@@ -24,11 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         choices=(32, 64, 128),
-        help="4 bits: how many numbers of a row share a scale (default 64); with 8 bits a whole row does",
+        help="4 bits: how many numbers of a row share a scale (default: 64); with 8 bits a whole row does",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the quantised model directory")
     parser.add_argument("--replace", action="store_true", help="replace an earlier quantised model at DIR")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:

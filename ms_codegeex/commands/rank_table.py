@@ -14,7 +14,7 @@ from ms_codegeex.errors import UserError
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable
 
-SUMMARY = "Make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server."
+SUMMARY = "make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server"
 EXAMPLES = """\
   ms-codegeex rank-table make --server 10.0.0.11=/etc/hccn.conf --output server11.json
   ms-codegeex rank-table make --server 10.0.0.11=192.168.100.101,192.168.101.101 --output two_devices.json
@@ -24,14 +24,14 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
-    actions = parser.add_subparsers(dest="action", metavar="make|merge|check", required=True)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     make = actions.add_parser("make", help="make a table from hccn.conf files or lists of addresses")
     make.add_argument(
         "--server",
         action="append",
         default=[],
         metavar="ID=SOURCE",
-        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; repeat for each server",
+        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; may be repeated",
     )
     make.add_argument(
         "--servers",
@@ -41,16 +41,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     make.add_argument("--devices", metavar="0,1,…", help="use only these devices of every server")
     merge = actions.add_parser("merge", help="merge several tables into one; ranks are renumbered in the given order")
-    merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE")
+    merge.add_argument(
+        "tables", nargs="+", type=Path, metavar="TABLE", help="files to merge, in the order of their ranks"
+    )
     check = actions.add_parser("check", help="check every rule and report the first violation by its JSON path")
-    check.add_argument("table", type=Path, metavar="TABLE")
+    check.add_argument("table", type=Path, metavar="TABLE", help="file to check")
     check.add_argument("--config", type=Path, metavar="FILE", help="also check the table against the mesh of this run")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the configuration")
     for action in (make, merge):
         action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
         action.add_argument("--replace", action="store_true", help="replace an existing table")
     for action in (make, merge, check):
-        action.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        action.add_argument(
+            "--json", action="store_true", help="print the result as one JSON object on standard output"
+        )
 
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:

@@ -20,10 +20,19 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--model", "--model-path", type=Path, required=True, metavar="DIR", help="as for `generate`")
+    parser.add_argument(
+        "--model",
+        "--model-path",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="model directory (quantised or not), run directory or checkpoint",
+    )
     parser.add_argument("--name", default="", help="the model's name in the API (default: that of its directory)")
-    parser.add_argument("--host", "--listen", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: any free one")
+    parser.add_argument("--host", "--listen", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="port to listen at; 0: any free one (default: 8000)"
+    )
     parser.add_argument("--demo", action="store_true", help="a web page at / to try the model in a browser")
     parser.add_argument(
         "--example-path", type=Path, metavar="FILE", help="examples of the demo: JSON lines with code and language"
@@ -33,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fast", action="store_true", help="round activations too (quantised models on a CPU)")
     parser.add_argument(
-        "--cache-bits", type=int, choices=(32, 16), default=32, help="numbers of the KV cache: FP32 (default) or FP16"
+        "--cache-bits",
+        type=int,
+        choices=(32, 16),
+        default=32,
+        help="bits of a number in the KV cache: FP32 or FP16 (default: 32)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the operators (default: one per core)")
     decoding.configure_cpu_level(parser)
@@ -54,27 +67,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="answers computed at once (default: as many as half of the free memory holds, up to 16)",
     )
     parser.add_argument(
-        "--max-queue", type=int, default=64, metavar="N", help="answers that wait; more get 429 (default 64)"
+        "--max-queue", type=int, default=64, metavar="N", help="answers that wait; more get 429 (default: 64)"
     )
     parser.add_argument(
-        "--deadline", type=float, default=600.0, metavar="S", help="maximum seconds of a request (default 600)"
+        "--deadline", type=float, default=600.0, metavar="S", help="maximum seconds of a request (default: 600)"
     )
     parser.add_argument(
         "--hang",
         type=float,
         default=300.0,
         metavar="S",
-        help="restart an engine after this many silent seconds (default 300)",
+        help="restart an engine after this many silent seconds (default: 300)",
     )
     parser.add_argument(
-        "--max-body", type=int, default=4 << 20, metavar="BYTES", help="longest body; others get 413 (default 4 MiB)"
+        "--max-body", type=int, default=4 << 20, metavar="BYTES", help="longest body; others get 413 (default: 4 MiB)"
     )
     parser.add_argument(
         "--grace",
         type=float,
         default=30.0,
         metavar="S",
-        help="seconds after SIGTERM for answers in progress (default 30)",
+        help="seconds after SIGTERM for answers in progress (default: 30)",
     )
     _configure_guards(parser)
     serve_aliases.configure(parser)

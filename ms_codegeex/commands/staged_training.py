@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config.stages import Stage, StagedRun
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.process_list import Form
 
     NodeOf = Callable[[RunConfig], Node]
 
@@ -36,7 +37,7 @@ def train_stages(
     *,
     allow_change: Sequence[str] = (),
     restarts: Restarts,
-    dry_run: bool = False,
+    dry_run: Form | None = None,
     as_json: bool = False,
 ) -> int:
     """Train the unfinished stages, in their order.
@@ -47,7 +48,7 @@ def train_stages(
         corpus: files and folders to prepare and train on, for stages without a dataset.
         allow_change: keys and sections that may differ from the checkpoint's.
         restarts: how to start a stage again after a failure.
-        dry_run: print the processes of every stage instead.
+        dry_run: print the processes of every stage instead, in this form.
         as_json: print stages.json at the end.
     """
     from ms_codegeex.runs.stage_report import write_report
@@ -59,7 +60,7 @@ def train_stages(
         check_restarts(restarts, stage.config, node_of(stage.config))
         _named(stage, partial(_check_stage, stage))
     if dry_run:
-        return _dry_run(staged.output, chosen, node_of)
+        return _dry_run(staged.output, chosen, node_of, dry_run)
     staged = _with_data(staged, corpus, as_json, node_of)
     progress = Progress(staged, allow_change)
     for number, stage in enumerate(staged.stages, 1):
@@ -106,12 +107,16 @@ def _check_stage(stage: Stage) -> None:
     check_memory(stage.config)
 
 
-def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf) -> int:
+def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> int:
+    from ms_codegeex.runs.process_list import process_text
+
+    runs = {}
     say(f"nothing is started, prepared or written; the stages would be runs in {output}")
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
-        print(f"# stage {stage.name}, {stage.config.steps:,} steps{after}")
-        print(_named(stage, partial(processes_of, stage.config, node_of(stage.config))))
+        specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
+        runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
+    print(process_text(runs, form))
     return 0
 
 

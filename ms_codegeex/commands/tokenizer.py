@@ -17,9 +17,9 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     summary = "train on text as `prepare` reads it; `prepare --tokenizer DIR` and every model of CodeGeeX2's take it"
-    action = actions.add_parser("train", help=summary, description=summary)
+    action = actions.add_parser("train", help=summary)
     action.add_argument(
         "--input",
         nargs="+",
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--max-bytes", type=int, default=64_000_000, metavar="N", help="text to read (default: 64 million bytes)"
     )
-    action.add_argument("--json", action="store_true", help="print one JSON object")
+    action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ms_codegeex.config import RunConfig
     from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.process_list import Form
 
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
@@ -70,7 +71,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--master-addr", metavar="HOST:PORT", help="address where the servers meet server 0, without a rank table"
     )
-    cluster.add_argument("--dry-run", action="store_true", help="print the processes that would be started")
+    cluster.add_argument("--dry-run", action="store_true", help="list the processes that would be started")
+    cluster.add_argument("--script", action="store_true", help="with --dry-run: as a shell script that starts them")
     cluster.add_argument(
         "--job",
         choices=("slurm", "volcano"),
@@ -118,11 +120,21 @@ def run(arguments: argparse.Namespace) -> int:
         cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
         return resolve_node(config, *cluster)
 
-    common = {name: getattr(arguments, name) for name in ("allow_change", "dry_run")}
+    common = {"allow_change": arguments.allow_change, "dry_run": _form(arguments)}
     common |= {"restarts": training_job.restarts_of(arguments), "as_json": arguments.json}
     if staged is None:
         return train(configs[0], node_of(configs[0]), corpus, **common)
     return train_stages(staged, node_of, corpus, **common)
+
+
+def _form(arguments: argparse.Namespace) -> Form | None:
+    """How the processes are printed; None without --dry-run."""
+    from ms_codegeex.errors import UserError
+
+    if arguments.script and (arguments.json or not arguments.dry_run):
+        raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
+    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
+    return form if arguments.dry_run else None
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
@@ -137,6 +149,7 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
         "node_rank": "the job gives every server its own number; leave it out",
         "master_addr": "the job finds the address of server 0 itself; leave it out",
         "dry_run": "--job starts nothing; leave it out, or --job to see the processes of one server",
+        "script": "--job is a script already; leave it out",
         "json": "the figures of a job are in summary.json of its run directory; leave it out",
     }
     for name, remedy in senseless.items():

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.memory_check import Shortage
     from ms_codegeex.runs.node import Node
+    from ms_codegeex.runs.process_list import Form
     from ms_codegeex.runs.run_directory import RunDirectory
     from ms_codegeex.runs.starting_point import StartingPoint
+    from ms_codegeex.runs.workers import WorkerSpec
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
@@ -33,7 +35,7 @@ def configure_restarts(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default 0)",
+        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default: 0)",
     )
     parser.add_argument(
         "--min-devices",
@@ -124,7 +126,7 @@ def train(
     *,
     allow_change: Sequence[str] = (),
     restarts: Restarts,
-    dry_run: bool = False,
+    dry_run: Form | None = None,
     as_json: bool = False,
 ) -> int:
     """Check everything that can be checked, then train, export and sample.
@@ -135,10 +137,11 @@ def train(
         corpus: files and folders to prepare and train on, instead of a dataset.
         allow_change: keys and sections that may differ from the checkpoint's.
         restarts: how to start again after a failure.
-        dry_run: print the processes instead.
+        dry_run: print the processes instead, in this form.
         as_json: print summary.json at the end.
     """
     from ms_codegeex.runs.memory_check import check_memory
+    from ms_codegeex.runs.process_list import process_text
     from ms_codegeex.runs.run_directory import RunDirectory
 
     check_restarts(restarts, config, node)
@@ -147,7 +150,7 @@ def train(
     check_memory(config)
     if dry_run:
         say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
-        print(processes_of(config, node))
+        print(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
         return 0
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
     if summary is None:
@@ -161,14 +164,14 @@ def train(
     return 0
 
 
-def processes_of(config: RunConfig, node: Node) -> str:
-    """The processes that would be started on this server, as a shell script. `config.output` is absolute."""
+def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
+    """The processes that would be started on this server. `config.output` is absolute."""
     from ms_codegeex.runs.run_directory import RunDirectory
     from ms_codegeex.runs.starting_point import starting_point
-    from ms_codegeex.runs.supervision import shell_script
+    from ms_codegeex.runs.supervision import planned_processes
 
     run_directory = RunDirectory(Path(config.output))
-    return shell_script(config, run_directory, node, starting_point(config, run_directory).checkpoint)
+    return planned_processes(config, run_directory, node, starting_point(config, run_directory).checkpoint)
 
 
 def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:

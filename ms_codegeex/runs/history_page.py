@@ -58,7 +58,7 @@ def overview(history: History) -> dict[str, str]:
 
 
 def _curves(histories: Mapping[str, History]) -> str:
-    def figure(title: str, key: str, scale: float = 1.0) -> str:
+    def figure(title: str, key: str, unit: str = "", scale: float = 1.0) -> str:
         series = {}
         for name, history in histories.items():
             points = [
@@ -68,16 +68,16 @@ def _curves(histories: Mapping[str, History]) -> str:
             ]
             if points:
                 series[name] = points
-        return lines(title, series, "step")
+        return lines(title, series, "step", unit or title)
 
     return charts(
         [
-            figure("training loss (nats per token)", "loss"),
-            figure("validation loss (nats per token)", "validation_loss"),
+            figure("training loss", "loss", "nats per token"),
+            figure("validation loss", "validation_loss", "nats per token"),
             figure("gradient norm", "gradient_norm"),
             figure("tokens per second", "tokens_per_second"),
             figure("learning rate", "learning_rate"),
-            figure("memory of rank 0 (GB)", "memory_bytes", 1e-9),
+            figure("memory of rank 0", "memory_bytes", "GB", 1e-9),
         ]
     )
 
@@ -101,7 +101,7 @@ def _attempts(histories: Mapping[str, History]) -> str:
                     text(attempt.message or ""),
                 ]
             )
-    chart = spans("attempts on a common timeline", rows, "time")
+    chart = spans("attempts on a common timeline", rows, "time since the first start", duration)
     return chart + table(("attempt", "from step", "to step", "time", "end", "message"), cells, numeric=3)
 
 

@@ -24,7 +24,7 @@ from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import StopRequest
 from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints, save_under_way
-from ms_codegeex.runs.workers import Workers
+from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # for a worker that has finished or failed to exit
@@ -36,12 +36,13 @@ def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]
     return [launcher, *([str(Path(checkpoint).absolute())] if checkpoint else [])]
 
 
-def shell_script(config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None) -> str:
-    """The processes that `run_workers` would start on this server, as a shell script."""
+def planned_processes(
+    config: RunConfig, run: RunDirectory, node: Node, checkpoint: Checkpoint | None
+) -> list[WorkerSpec]:
+    """The processes that `run_workers` would start on this server; their argument `$$` is the launcher's process id."""
     arguments = _worker_arguments("$$", checkpoint and checkpoint.path)
     with reserved_port() if node.needs_port else contextlib.nullcontext() as port:
-        specs = node_processes(config, node, run, arguments, port)
-    return "\n".join([*(spec.shell() for spec in specs), "wait"])
+        return node_processes(config, node, run, arguments, port)
 
 
 def run_workers(

@@ -59,7 +59,7 @@ def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "ready: everything that a run on a CPU needs is here",
-        "optional and missing: far",
+        "optional gaps: far",
     ]
     areas_with(monkeypatch, fine, optional, Finding("b", "heart", "missing", "too small", "grow it"))
     assert main(["doctor"]) == 1
@@ -248,8 +248,44 @@ def test_a_tool_chain_that_is_missing_comes_with_its_packages(monkeypatch):
     from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
 
     monkeypatch.setattr(TOOL_CHAINS["go"], "version", lambda self: None)
+    monkeypatch.setattr(TOOL_CHAINS["go"], "lacking", lambda self: {"go": "golang-go", "inflect": "libinflect"})
     check = found(doctor.tool_chain_checks)["go"]
-    assert check.state == "optional" and check.fix.startswith("apt-get install golang-go")
+    assert check == Finding(
+        "tool chains", "go", "optional", "not installed: go, inflect", "apt-get install golang-go libinflect"
+    )
+
+
+def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeypatch):
+    from ms_codegeex.evaluation.toolchains import cpp
+
+    compiler, header = tmp_path / "g++", tmp_path / "include" / "openssl" / "md5.h"
+    compiler.write_text("#!/bin/sh\necho g++ 13\n")
+    compiler.chmod(0o755)
+    header.parent.mkdir(parents=True)
+    header.touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(cpp, "includes", lambda: (str(tmp_path / "include"),))
+    check = found(doctor.tool_chain_checks)["cpp"]
+    assert (check.found, check.fix) == ("not installed: boost/any.hpp", "apt-get install libboost-dev")
+    (tmp_path / "include" / "boost").mkdir()
+    (tmp_path / "include" / "boost" / "any.hpp").touch()
+    assert found(doctor.tool_chain_checks)["cpp"] == Finding("tool chains", "cpp", "ok", "g++ 13")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal_even_if_every_package_is_gone(monkeypatch, columns):
+    def gone(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(doctor.importlib.metadata, "version", gone)
+    checks = list(doctor.package_checks())
+    checks.append(Finding("disk", "cache", "missing", " ".join(["much to say"] * 50), "one line, to be copied"))
+    lines = list(doctor.report_lines(checks))
+    assert max(len(line) for line in lines) <= columns + 50 and any("mindspore" in line for line in lines)
+    assert all(len(line) <= columns or "fix: " in line for line in lines)
+    (fix,) = (check.fix for check in checks if check.name == "requirements")
+    assert fix == doctor.SET_UP
 
 
 def test_gaps_of_the_disk(monkeypatch):

@@ -373,8 +373,41 @@ def test_inspect_model(model, capsys):
     assert result["kind"] == "model" and result["parameters"] == 10 and result["config"]["hidden_size"] == 8
     expected = {"name": "a.weight", "shape": [2, 3], "dtype": "float16", "file": "model-1.safetensors"}
     assert result["tensors"][0] == expected
+    assert result["family"] == "codegeex" and result["dtypes"] == {"float16": 6, "float32": 4}
     assert main(["inspect", str(model)]) == 0
-    assert "b.bias  float32  [4]" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "model: codegeex",
+        "sizes: hidden_size 8",
+        "parameters: 10 (6 float16, 4 float32)",
+        "tokenizer: none; `generate` and `serve` need one",
+        "tensors: 2",
+    ]
+    assert "  b.bias  float32  [4]" in lines
+
+
+def test_a_model_of_many_tensors_is_summarised(tmp_path, capsys):
+    config = {"model_type": "gpt", "n_layer": 20, "eos_token_id": 7, "tie": True, "activation": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    tensors = {f"block.{number:02d}.weight": np.zeros((2, 2), np.float16) for number in range(20)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    lines = inspect(capsys, tmp_path).out.splitlines()
+    assert lines[0] == "model: a family that this program does not read (model_type gpt)"
+    assert lines[1:4] == ["sizes: n_layer 20", "parameters: 80 (float16)", "tokenizer: tokenizer.json"]
+    assert [line.split()[0] for line in lines if "block" in line] == [
+        f"block.{k:02d}.weight" for k in (0, 1, 2, 17, 18, 19)
+    ]
+    assert "  … 14 more: --tensors lists them" in lines
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert f"model.safetensors: {size:,} bytes" in lines
+    assert inspect(capsys, tmp_path, "--tensors").out.count("block") == 20
+    assert len(json.loads(inspect(capsys, tmp_path, "--json").out)["tensors"]) == 20
+
+
+def test_what_has_no_list_of_tensors_refuses_the_option(dataset, trained, capsys):
+    for directory in (dataset, trained.path):
+        assert "leave out --tensors" in inspect(capsys, directory, "--tensors", status=2).err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A run's history from its files: made up here, so every figure is known."""
 
+import re
+
 import pytest
 import yaml
 from conftest import small_run
@@ -58,6 +60,25 @@ def test_the_page_has_everything_and_escapes_it(dataset, tmp_path):
     for words in ("&lt;script&gt;24", "&lt;b&gt;rank 1", "&lt;i&gt;b 2", "training loss", "40%", "lost", "spike"):
         assert words in page, words
     assert "<script" not in page and "<b>" not in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_every_plot_says_what_its_axes_are(dataset, tmp_path):
+    run = write_run(tmp_path / "run", dataset)
+    write_history_page({"run": read_history(run.path)}, tmp_path / "report.html", lambda history, first: "")
+    page = (tmp_path / "report.html").read_text()
+    axes = {}
+    for figure in re.findall(r"<figure>.*?</figure>", page, re.DOTALL):
+        caption = re.search(r"<figcaption>(.*?)</figcaption>", figure)[1]
+        if "<polyline" in figure:
+            (up,) = re.findall(r"rotate\(-90\)\"[^>]*>([^<]+)<", figure)
+            axes[caption] = up
+            assert ">step</text>" in figure
+        else:
+            assert ">time since the first start</text>" in figure and ">0:00</text>" in figure
+            assert ">1:40</text>" in figure  # of 100 seconds
+    expected = {"training loss": "nats per token", "gradient norm": "gradient norm", "memory of rank 0": "GB"}
+    assert len(axes) >= 3 and {name: up for name, up in expected.items() if name in axes}.items() <= axes.items()
+    assert axes["training loss"] == "nats per token"
 
 
 def test_the_text_of_a_batch_is_that_of_its_samples(tmp_path):

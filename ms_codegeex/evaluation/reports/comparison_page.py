@@ -73,7 +73,7 @@ def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Map
 
 def _charts(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> str:
     series = {name: score["curve"] for name, score in groups["all"].items() if "curve" in score}
-    figures = [curves("pass@k", series, "k")]
+    figures = [curves("pass@k", series, "k", "pass@k")]
     for group, scores in groups.items():
         rates = [(name, score["pass_rate"]["value"]) for name, score in scores.items()]
         found = ((name, row["rates"].get(group, {}).get("1")) for name, row in published.items())
@@ -106,7 +106,7 @@ def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> str:
     """A run's evaluated checkpoints, by step."""
     rows = [[count(point["step"]), text(point["name"]), percent(point)] for point in points]
     line = {"pass rate": [(point["step"], point["value"]) for point in points]}
-    figure = lines("by step", line, "step", shown=lambda rate: f"{100 * rate:.1f} %")
+    figure = lines("by step", line, "step", "pass rate", shown=lambda rate: f"{100 * rate:.1f} %")
     return f"<h3><code>{text(run)}</code></h3>" + table(("step", "", "pass rate"), rows, 0) + charts([figure])
 
 

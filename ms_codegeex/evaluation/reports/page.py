@@ -118,7 +118,7 @@ def _charts(scores: Mapping[str, Any]) -> str:
             "all": score["all"].get("curve", []),
             **{label_of(n): g.get("curve", []) for n, g in groups.items()},
         }
-        figures.append(curves(f"{text(mode)}: pass@k", lines, "k"))
+        figures.append(curves(f"{text(mode)}: pass@k", lines, "k", "pass@k"))
     return charts(figures) if any(figures) else ""
 
 
@@ -196,7 +196,7 @@ def _difference(report: Mapping[str, Any]) -> str:
     return _perplexity(found) + charts(
         [
             bars("perplexity", both),
-            curves("log-probability of a token differs by at most", lines, f"{step:g} nats"),
+            curves("log-probability of a token differs by at most", lines, f"{step:g} nats", "share of tokens"),
         ]
     )
 

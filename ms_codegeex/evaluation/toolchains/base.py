@@ -94,7 +94,8 @@ class ToolChain(ABC):
     """One language on this machine. Safe to share between threads."""
 
     language: ClassVar[str]
-    install: ClassVar[str]  # the command that installs it on Debian
+    install: ClassVar[str]  # the command that installs all of it on Debian
+    installer: ClassVar[str] = "apt-get install"
     compile_seconds: ClassVar[float] = 60.0
     sources: ClassVar[tuple[str, ...]] = ()  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
@@ -108,6 +109,16 @@ class ToolChain(ABC):
     @abstractmethod
     def version(self) -> str | None:
         """The installed versions, in one line; None if something is missing."""
+
+    @abstractmethod
+    def lacking(self) -> dict[str, str]:
+        """What is not installed -> the package that has it."""
+
+    @property
+    def remedy(self) -> str:
+        """The command that installs what is not installed."""
+        packages = " ".join(dict.fromkeys(self.lacking().values()))
+        return f"{self.installer} {packages}" if packages else self.install
 
     @abstractmethod
     def make(self, cache: Path) -> None:

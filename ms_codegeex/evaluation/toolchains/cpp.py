@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from ms_codegeex.evaluation.toolchains.installed import output_of, program_of
 # return the content of a register, which may be right by chance.
 FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
-LIBRARIES = ("boost/any.hpp", "openssl/md5.h")
+LIBRARIES = {"boost/any.hpp": "libboost-dev", "openssl/md5.h": "libssl-dev"}
 
 
 class Cpp(ToolChain):
@@ -27,13 +28,20 @@ class Cpp(ToolChain):
     no_memory = (b"std::bad_alloc",)
     standard: ClassVar[str] = "-std=c++11"
     headers: ClassVar[tuple[str, ...]] = HEADERS
-    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
+    libraries: ClassVar[Mapping[str, str]] = LIBRARIES  # header -> package
 
     def version(self) -> str | None:
         """The compiler's version, None if it or a library is missing."""
-        compiler = program_of("g++")
-        found = [any((Path(place) / name).exists() for place in includes()) for name in self.libraries]
-        return output_of(compiler, "--version") if compiler and all(found) else None
+        return None if self.lacking() else output_of(self.compiler, "--version")
+
+    def lacking(self) -> dict[str, str]:
+        """The compiler, and headers of libraries."""
+        headers = {
+            name: package
+            for name, package in self.libraries.items()
+            if not any((Path(place) / name).exists() for place in includes())
+        }
+        return headers if program_of("g++") else {"g++": "g++", **headers}
 
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +13,10 @@ from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, Tim
 from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, parts_of, program_of
 
 DEBIAN = Path("/usr/share/gocode")
-LIBRARIES = ("github.com/stretchr/testify/assert", "github.com/go-openapi/inflect")
+LIBRARIES = {
+    "github.com/stretchr/testify/assert": "golang-github-stretchr-testify-dev",
+    "github.com/go-openapi/inflect": "golang-github-go-openapi-inflect-dev",
+}
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
 PARTS = ("bin", "go.env", "lib", "pkg", "src", "VERSION")  # of GOROOT
 BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compile and vet; run no test
@@ -26,7 +30,7 @@ class Go(ToolChain):
     sources = ("witness.go",)
     failed_assertion = (b"Error Trace:",)
     no_memory = (b"fatal error: runtime: out of memory",)
-    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
+    libraries: ClassVar[Mapping[str, str]] = LIBRARIES  # name -> package
 
     @cached_property
     def go(self) -> str:
@@ -35,8 +39,12 @@ class Go(ToolChain):
 
     def version(self) -> str | None:
         """Go's version, None if Go or a library is missing."""
-        libraries = all((DEBIAN / "src" / name).is_dir() for name in self.libraries)
-        return output_of(self.go, "version") if program_of("go") and libraries else None
+        return None if self.lacking() else output_of(self.go, "version")
+
+    def lacking(self) -> dict[str, str]:
+        """Go, and libraries."""
+        found = {name: package for name, package in self.libraries.items() if not (DEBIAN / "src" / name).is_dir()}
+        return found if program_of("go") else {"go": "golang-go", **found}
 
     def make(self, cache: Path) -> None:
         """Compile the witness and all packages into Go's build cache."""

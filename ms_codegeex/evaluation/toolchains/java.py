@@ -47,8 +47,16 @@ class Java(ToolChain):
 
     def version(self) -> str | None:
         """Java's version, None if the runtime or the compiler is missing."""
-        java, javac = program_of("java"), program_of("javac")
-        return output_of(java, "--version") if java and javac and output_of(javac, "--version") else None
+        return None if self.lacking() else output_of(str(program_of("java")), "--version")
+
+    def lacking(self) -> dict[str, str]:
+        """The runtime, and the compiler; some packages have the runtime alone."""
+        programs = {name: program_of(name) for name in ("java", "javac")}
+        return {
+            name: "default-jdk-headless"
+            for name, program in programs.items()
+            if not (program and output_of(program, "--version"))
+        }
 
     def make(self, cache: Path) -> None:
         """Compile the witness, and archive the compiler's classes."""

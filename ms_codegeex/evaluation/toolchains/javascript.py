@@ -41,6 +41,10 @@ class JavaScript(ToolChain):
         version = output_of(node, "--version") if node else None
         return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
+    def lacking(self) -> dict[str, str]:
+        """Node.js; js-md5 is needed by one problem only."""
+        return {} if program_of("node") or program_of("nodejs") else {"node": "nodejs"}
+
     @cached_property
     def md5(self) -> Path | None:
         """The directory of js-md5, None without it. Searched: NODE_PATH, `node_modules` of the working

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
@@ -21,6 +22,7 @@ from ms_codegeex.evaluation.toolchains.rust import Rustc
 TUPLES = "javatuples"
 WITNESS = "ms_codegeex_tests_ended"
 LUA_SYNTAX = re.compile(rb"program\.lua:\d+: [^\n]* near ['<]")
+LUA = ("lua", "lua5.4", "lua5.3")
 LUAUNIT = "print((package.searchpath or function() end)('luaunit', package.path) or '')"
 
 
@@ -30,7 +32,7 @@ class PlainCpp(Cpp):
     install = "apt-get install g++"
     standard = "-std=c++17"
     headers = ("bits/stdc++.h",)
-    libraries = ()
+    libraries: ClassVar[Mapping[str, str]] = {}
 
 
 class PlainJava(Java):
@@ -40,9 +42,9 @@ class PlainJava(Java):
     main = "Problem"
     options = ("-ea",)
 
-    def version(self) -> str | None:
-        """As in the base class, and None without javatuples."""
-        return super().version() if self.jars() else None
+    def lacking(self) -> dict[str, str]:
+        """As in the base class, and javatuples."""
+        return super().lacking() if self.jars() else {**super().lacking(), TUPLES: f"lib{TUPLES}-java"}
 
     def jars(self) -> list[Path]:
         """Javatuples, where CLASSPATH names it or where Debian puts it."""
@@ -85,6 +87,10 @@ class TypeScript(PlainJavaScript):
         node = super().version()
         return f"{node}, TypeScript {version_of(self.package)}" if node and self.package else None
 
+    def lacking(self) -> dict[str, str]:
+        """As in the base class, and TypeScript."""
+        return super().lacking() if self.package else {**super().lacking(), "tsc": "node-typescript"}
+
     def make(self, cache: Path) -> None:
         """Copy the witness, the compiler and the types of the standard library."""
         super().make(cache)
@@ -115,7 +121,7 @@ class Lua(ToolChain):
     @cached_property
     def lua(self) -> tuple[Path, Path] | None:
         """The paths of Lua and of luaunit's file, where Lua itself finds it; None without them."""
-        for name in ("lua", "lua5.4", "lua5.3"):
+        for name in LUA:
             program = program_of(name)
             if program and (library := output_of(program, "-e", LUAUNIT)):
                 return program, Path(library)
@@ -124,6 +130,12 @@ class Lua(ToolChain):
     def version(self) -> str | None:
         """Lua's version, None without luaunit."""
         return output_of(self.lua[0], "-v") if self.lua else None
+
+    def lacking(self) -> dict[str, str]:
+        """Lua, or luaunit."""
+        if self.lua:
+            return {}
+        return {"luaunit": "lua-unit"} if any(map(program_of, LUA)) else {"lua": "lua5.4 lua-unit"}
 
     def make(self, cache: Path) -> None:
         """Copy the witness and luaunit."""
@@ -154,7 +166,7 @@ class PlainGo(Go):
     """`go test` with the standard library alone."""
 
     install = "apt-get install golang-go"
-    libraries = ()
+    libraries: ClassVar[Mapping[str, str]] = {}
     failed_assertion = (b": expected '",)
 
 
@@ -167,6 +179,10 @@ class PlainRust(Rustc):
     def version(self) -> str | None:
         """The version of rustc, None without it."""
         return output_of(self.root / "bin/rustc", "--version") if self.root else None
+
+    def lacking(self) -> dict[str, str]:
+        """The compiler."""
+        return {} if self.root else {"rustc": "rustc"}
 
     def make(self, cache: Path) -> None:
         """Compile the witness."""
@@ -196,6 +212,10 @@ class Bash(ToolChain):
         """Bash's version."""
         found = program_of("bash")
         return output_of(found, "--version") if found else None
+
+    def lacking(self) -> dict[str, str]:
+        """Bash."""
+        return {} if program_of("bash") else {"bash": "bash"}
 
     def make(self, cache: Path) -> None:
         """Copy the witness."""

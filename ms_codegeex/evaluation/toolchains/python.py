@@ -27,14 +27,22 @@ class Python(ToolChain):
 
     language = "python"
     install = "pip install numpy"  # PYTHONPATH and .pth files do not count: the sandbox lacks them
+    installer = "pip install"
     sources = ("run_python.py",)
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
 
     def version(self) -> str | None:
         """The versions of Python and NumPy, None without a NumPy that the sandbox shows."""
-        found = python_program.PythonInterpreter(Path(sys.executable)).versions(["numpy"])
+        found = self._versions()
         return f"Python {found['Python']}, NumPy {found['numpy']}" if "numpy" in found else None
+
+    def lacking(self) -> dict[str, str]:
+        """NumPy."""
+        return {} if "numpy" in self._versions() else {"NumPy": "numpy"}
+
+    def _versions(self) -> dict[str, str]:
+        return python_program.PythonInterpreter(Path(sys.executable)).versions(["numpy"])
 
     def make(self, cache: Path) -> None:
         """Copy the runner."""

@@ -11,6 +11,11 @@ from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, Tim
 from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
 
 REGISTRY = Path("/usr/share/cargo/registry")
+REQUIRED = {
+    "rand-0.8": "librust-rand-dev",
+    "regex-1.": "librust-regex-dev librust-regex+default-dev",
+    "md5-0.7": "librust-md5-dev",
+}  # start of a directory in the registry -> package
 # Name in programs -> name here, where a newer rand exists too.
 CRATES = {"rand": "rand_04", "regex": "regex", "md5": "md5", "ms_codegeex_tests_ended": "ms_codegeex_tests_ended"}
 EDITION = 'version = "{}"\nedition = "2021"\n'
@@ -85,11 +90,21 @@ class Rust(Rustc):
 
     def version(self) -> str | None:
         """The versions of rustc and the crates, None if something is missing."""
-        crates = [min(REGISTRY.glob(f"{name}*"), default=None) for name in ("rand-0.8", "regex-1.", "md5-0.7")]
-        if self.root is None or not (self.root / "bin/cargo").exists() or None in crates:
+        if self.root is None or self.lacking():
             return None
+        crates = [min(REGISTRY.glob(f"{name}*")) for name in REQUIRED]
         version = output_of(self.root / "bin/rustc", "--version")
-        return version and ", ".join([version, *(crate.name for crate in crates if crate)])
+        return version and ", ".join([version, *(crate.name for crate in crates)])
+
+    def lacking(self) -> dict[str, str]:
+        """Cargo, and crates."""
+        found = {
+            f"the crate {name.rstrip('.')}": package
+            for name, package in REQUIRED.items()
+            if not any(REGISTRY.glob(f"{name}*"))
+        }
+        cargo = self.root is not None and (self.root / "bin/cargo").exists()
+        return found if cargo else {"cargo": "cargo", **found}
 
     def make(self, cache: Path) -> None:
         """Compile the crates and the witness."""

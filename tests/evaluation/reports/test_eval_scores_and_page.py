@@ -138,7 +138,7 @@ def test_charts_show_the_scores():
     curve = built(VERDICTS)["scores"]["strict"]["all"]["curve"]
     heights = [(10 + 220 - y) / 220 for _, y in points]
     assert len(lines) == 3 and heights == pytest.approx(curve, abs=1e-3)
-    assert [x for x, _ in points] == pytest.approx([60, 170, 280, 390])
+    assert [x for x, _ in points] == pytest.approx([80, 190, 300, 410])
 
 
 def test_published_numbers_stand_next_to_them():

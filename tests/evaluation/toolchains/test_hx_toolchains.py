@@ -15,7 +15,7 @@ from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build
 from ms_codegeex.evaluation.judging.python_program import Runner
 from ms_codegeex.evaluation.sampling.recipes import Recipe
-from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, base, tool_chain
+from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.python import Python
 from ms_codegeex.files import read_json
@@ -33,10 +33,33 @@ def test_every_language_has_a_tool_chain_and_its_line_in_the_document():
 @pytest.mark.parametrize("language", ROWS)
 def test_a_missing_tool_chain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str):
     monkeypatch.setattr(TOOL_CHAINS[language], "version", lambda self: None)
+    monkeypatch.setattr(TOOL_CHAINS[language], "lacking", lambda self: {})
     write(tmp_path, language)
     task = build(tmp_path)
     assert task.missing() == {language: TOOL_CHAINS[language].install}
     assert task.tools() == {}
+
+
+@pytest.mark.parametrize("kind", [*TOOL_CHAINS.values(), *PLAIN_TOOL_CHAINS.values()])
+def test_on_a_bare_machine_the_packages_of_all_parts_are_those_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[base.ToolChain]
+):
+    for module in {sys.modules[each.__module__] for each in kind.__mro__ if each.__module__.startswith("ms_codegeex")}:
+        for name, nothing in (
+            ("program_of", lambda name: None),
+            ("find_spec", lambda name: None),
+            ("includes", lambda: ()),
+            ("DEBIAN", tmp_path),
+            ("REGISTRY", tmp_path),
+        ):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, nothing)
+    monkeypatch.setattr(rust.Rustc, "root", None)
+    monkeypatch.setattr(java.Java, "jars", lambda self: [])
+    monkeypatch.setattr(multipl_e.PlainJava, "jars", lambda self: [])
+    chain = kind(tmp_path)
+    assert chain.lacking() and chain.found is None
+    assert chain.remedy == re.sub(r" \(.*", "", kind.install)  # without the alternative in brackets
 
 
 def test_the_script_installs_what_the_messages_say():

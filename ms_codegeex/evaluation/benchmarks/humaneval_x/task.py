@@ -121,7 +121,7 @@ class HumanEvalX(ToolChainTask):
 
     def missing(self) -> Mapping[str, str]:
         """Language or library -> the command that installs it."""
-        found = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
+        found = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
         if "js" in self._files and "js" not in found and not self._has_md5():
             found[MD5] = MD5_INSTALL
         return found

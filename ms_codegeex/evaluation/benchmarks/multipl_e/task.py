@@ -65,7 +65,7 @@ class MultiPlE(ToolChainTask):
     def missing(self) -> Mapping[str, str]:
         """Nothing. If this machine lacks tool chains, a `UserError` names the languages, because a mean over fewer
         languages is a different score. The user has to leave them out explicitly."""
-        lacking = {name: chain.install for name, chain in self._chains.items() if chain.found is None}
+        lacking = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
         if lacking:
             rest = " ".join(name for name in self._chains if name not in lacking)
             lines = "; ".join(f"{name}: {line}" for name, line in lacking.items())

@@ -1,0 +1,92 @@
+"""How `--help` looks: wrapped to the terminal, a short usage, examples that can be copied.
+
+Every text of the command line (summaries, helps, headings) begins with a lower-case letter unless its first word is a
+name, has no full stop at its end, and writes defaults as `(default: X)`; tests/test_cli.py checks this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable
+
+EXAMPLES = "examples:\n"
+WIDEST = 120  # longer lines are hard to read, however wide the terminal is
+LONGEST_USAGE = 3  # lines
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's, but examples keep their lines, and a long usage names only what a command needs."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, WIDEST) - 2)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction) and action.help is not argparse.SUPPRESS:
+            # argparse forgets that verbs are indented, so that the longest ones have no room in their column.
+            longest = max(len(name) for name in action.choices)
+            indent = self._current_indent + self._indent_increment
+            self._action_max_length = max(self._action_max_length, longest + indent)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if not text.startswith(EXAMPLES):
+            return super()._fill_text(text, width, indent)
+        lines = text.removeprefix(EXAMPLES).splitlines()
+        return EXAMPLES + "\n".join(example for line in lines for example in _wrapped(line, width))
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None,
+    ) -> str:
+        complete = super()._format_usage(usage, actions, groups, prefix)
+        if len(complete.strip().splitlines()) <= LONGEST_USAGE:
+            return complete
+        either = [group for group in groups if group.required]
+        needed = [
+            a for a in actions if a.required or not a.option_strings or any(a in g._group_actions for g in either)
+        ]
+        others = argparse.Action(["options"], "options", nargs=0)  # shown as "[options]"
+        return super()._format_usage(usage, [others, *needed], either, prefix)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with that formatter; the parsers of its verbs are of this class too."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
+
+
+def complete_actions(verb: argparse.ArgumentParser, examples: str) -> None:
+    """Give the help of a verb's actions, such as `checkpoint list`, their summaries and their examples."""
+    for actions in verb._actions:
+        if isinstance(actions, argparse._SubParsersAction):
+            for summary in actions._choices_actions:
+                action = actions.choices[summary.dest]
+                action.description = summary.help
+                lines = [line for line in examples.splitlines() if line.strip().startswith(f"{action.prog} ")]
+                action.epilog = EXAMPLES + "\n".join(lines)
+
+
+def _wrapped(example: str, width: int) -> list[str]:
+    """One example in lines that a shell reads as one; a comment that has no room comes first."""
+    if len(example) <= width:
+        return [example]
+    command, hash_sign, comment = example.partition("  #")
+    command = command.strip()
+    if not hash_sign:
+        before = []
+    elif len(f"  {command}  #{comment}") <= width:
+        return [f"  {command}  #{comment}"]
+    else:
+        before = [f"  #{comment}"]
+    # No break inside quotes or between an option and its value.
+    glued = re.sub(r"\"[^\"]*\"|'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), command)
+    glued = re.sub(r"(?<= )(--?[\w-]+) (?!-)", "\\1\0", glued)
+    lines = textwrap.wrap(glued, width - 8, break_long_words=False, break_on_hyphens=False)
+    return [*before, "  " + " \\\n      ".join(line.replace("\0", " ") for line in lines)]

@@ -1,0 +1,100 @@
+"""What `train --dry-run` prints: the processes of this server as a list, as a shell script or as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ms_codegeex.runs.workers import WorkerSpec
+from ms_codegeex.tables import table
+
+Form = Literal["list", "script", "json"]
+WIDTH = 110
+
+
+def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Form) -> str:
+    """The processes of each run on this server, under a heading that is a shell comment or empty.
+
+    Args:
+        runs: heading -> the run directory and its processes.
+        form: `list`: what they share, then a table of what differs; `script`: a shell script that starts them; `json`:
+            {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log", "environment",
+            "program_folder"}]}]}.
+    """
+    if form == "json":
+        return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
+    write = _listed if form == "list" else _script
+    return "\n".join("\n".join([heading] * bool(heading) + [write(*run)]) for heading, run in runs.items())
+
+
+def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+    processes = [
+        {
+            "name": _name(spec),
+            "command": list(spec.command),
+            "directory": str(spec.directory),
+            "log": str(spec.log),
+            "environment": dict(spec.environment),
+            "program_folder": spec.program_folder,
+        }
+        for spec in specs
+    ]
+    return {"heading": heading.lstrip("# "), "directory": str(directory), "processes": processes}
+
+
+def _script(directory: Path, specs: Sequence[WorkerSpec]) -> str:
+    return "\n".join([*(spec.shell() for spec in specs), "wait"])
+
+
+def _listed(directory: Path, specs: Sequence[WorkerSpec]) -> str:
+    """What all processes share, once; then a line for each with what differs. Paths are relative to the run."""
+    names = dict.fromkeys(name for spec in specs for name in spec.environment)
+    variables = {name: [spec.environment.get(name, "") for spec in specs] for name in names}
+    words = list(zip(*(spec.command for spec in specs), strict=True))  # the same program, so as many words
+    settings = [f"{name}={_quoted(values[0])}" for name, values in variables.items() if _equal(values)]
+    if folder := specs[0].program_folder:
+        settings.append(f'PATH={_quoted(folder)}:"$PATH"')
+    labels = [_name(spec).partition(", ") for spec in specs]
+    columns = {
+        "process": [name for name, _, _ in labels],
+        "cores": [where.removeprefix("cores ") for _, _, where in labels],
+        **{name: values for name, values in variables.items() if not _equal(values)},
+        "directory": [str(spec.directory) for spec in specs],
+        "log": [str(spec.log) for spec in specs],
+    }
+    shown = {head: [cell.replace(f"{directory}/", "") for cell in cells] for head, cells in columns.items()}
+    shared = {head: shown.pop(head)[0] for head in ("cores", "directory") if _equal(shown[head])}
+    return "\n".join(
+        [
+            f"processes: {len(specs)} on this server, for the run {directory}",
+            *_wrapped("command:", [_quoted(each[0]) if _equal(each) else "CORES" for each in words]),
+            *_wrapped("variables:", settings),
+            *(f"{head}: {value}" for head, value in shared.items() if value),
+            table(list(shown), list(zip(*shown.values(), strict=True)), left=len(shown)),
+        ]
+    )
+
+
+def _equal(values: Sequence[str]) -> bool:
+    return len(set(values)) == 1
+
+
+def _quoted(word: str) -> str:
+    """The word in a shell; `$$` stays the shell's process id."""
+    return word if word == "$$" else shlex.quote(word)
+
+
+def _wrapped(head: str, words: Sequence[str]) -> list[str]:
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(
+        " ".join(words), WIDTH, initial_indent=f"{head} ", subsequent_indent=" " * (len(head) + 1), **options
+    )
+
+
+def _name(spec: WorkerSpec) -> str:
+    """The label without its log: "rank 0 on device 0 of 10.0.0.11, cores 0-23"."""
+    return spec.label.partition(", log")[0]
