@@ -48,11 +48,31 @@ def test_every_process_of_a_rank_table_is_printed(script, tmp_path):
     lines = [line for line in result.stdout.splitlines() if "ms_codegeex.runs.worker" in line]
     assert len(lines) == 8
     for i, line in enumerate(lines):
-        for setting in (f"RANK_ID={8 + i}", f"DEVICE_ID={i}", "RANK_SIZE=16", f"RANK_TABLE_FILE={TABLE[1]}"):
+        for setting in (f"RANK_ID={8 + i}", f"DEVICE_ID={i}", "RANK_SIZE=16", "MS_SCHED_HOST=10.0.0.11"):
             assert re.search(rf"\s{re.escape(setting)}\s", line), setting
         assert line.endswith(f">'{tmp_path}/a run/logs/worker_{8 + i}.log' 2>&1 &")
     assert subprocess.run(["bash", "-n"], input=result.stdout, text=True).returncode == 0
     assert not (tmp_path / "a run").exists()
+
+
+def test_the_environments_rank_table_is_taken_and_said(script, tmp_path):
+    words, (_, table) = ("--node-rank", "1"), TABLE
+    named = script(*words, RANK_TABLE_FILE=table)
+    said = f"ms-codegeex train: --rank-table {table}: from RANK_TABLE_FILE in the environment; unset it to train"
+    assert named.returncode == 0 and said in named.stderr
+    flag = script(*TABLE, *words)
+    assert processes(named) == processes(flag) and len(processes(flag)) == 8 and "RANK_TABLE_FILE" not in flag.stderr
+    both = script(*TABLE, *words, RANK_TABLE_FILE="other.json")
+    assert f"--rank-table {table} is used, not RANK_TABLE_FILE=other.json" in both.stderr
+    assert processes(both) == processes(flag)
+    same = script(*TABLE, *words, RANK_TABLE_FILE=table)
+    assert "RANK_TABLE_FILE" not in same.stderr and processes(same) == processes(flag)
+    cpu = script("device=cpu", "devices=2", "parallel.tensor=1", "model.preset=tiny", RANK_TABLE_FILE=table)
+    assert cpu.returncode == 0 and "is not used: rank tables are for Ascend, device is cpu" in cpu.stderr
+
+
+def processes(result) -> list[str]:
+    return [line for line in result.stdout.splitlines() if "ms_codegeex.runs.worker" in line]
 
 
 def test_msrun_is_printed_with_the_address_of_the_scheduler(script):
