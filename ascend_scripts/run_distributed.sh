@@ -10,7 +10,7 @@ root=${here%/*}
 usage() {
     cat <<'EOF'
 usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--corpus PATH ...] [--resume auto|DIR]
-                                              [--rank-table FILE | --nodes N --master-addr HOST:PORT] [--node-rank K]
+                                              [--rank-table FILE | --nodes N] [--master-addr HOST:PORT] [--node-rank K]
                                               [--venv DIR] [--dry-run] [--help] [key=value ...]
 
   --config FILE        the run's YAML (default: configs/codegeex_tiny.yaml)
@@ -22,10 +22,11 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
   key=value            overrides a key of the configuration
 
 on every server of a cluster (docs/cluster.md):
-  --rank-table FILE    HCCL rank table of the job (Ascend); `ms-codegeex rank-table` makes and checks it
+  --rank-table FILE    HCCL rank table of the job (Ascend; default: RANK_TABLE_FILE in the environment);
+                       `ms-codegeex rank-table` makes and checks it
   --node-rank K        the number of this server, from 0
   --nodes N            how many servers there are, without a rank table: they are started through msrun
-  --master-addr H:P    the address of server 0 at which all servers meet, without a rank table
+  --master-addr H:P    the address of server 0 at which all servers meet (default with a rank table: port 8118 there)
 
 examples:
   bash ascend_scripts/run_distributed.sh
@@ -47,7 +48,7 @@ is_override() { [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_.]*= ]]; }
 
 config=$root/configs/codegeex_tiny.yaml
 venv=${MS_CODEGEEX_VENV:-$root/.venv} # as in setup.sh
-options=() overrides=() corpus=() setup=(bash "$here/setup.sh") cluster= dry_run=
+options=() overrides=() corpus=() setup=(bash "$here/setup.sh") cluster=${RANK_TABLE_FILE:+yes} dry_run=
 while (($#)); do
     case $1 in
         --config) needs_value "$@"; config=$2; shift 2 ;;

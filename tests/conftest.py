@@ -31,6 +31,7 @@ pytest_plugins = [
     "memory_disk",
     "process_guard",
     "skipped_before",
+    "stand_ins",
     "strict_sandbox",
 ]
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,9 +35,11 @@ WIDEST = 120  # columns
 ABSENT = " is not installed"
 MOST_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
-# Imports MindSpore and loads its Ascend plugin, in a separate process: either may end the process.
+# Imports MindSpore, adds two numbers, and loads its Ascend plugin, in a separate process: each may end the process.
 PROBE = """
 import ctypes, json, pathlib, mindspore
+mindspore.set_device("CPU")
+assert (mindspore.Tensor([1.0]) + 1).asnumpy().tolist() == [2.0], "1 + 1"
 plugins = {"ascend": {}}
 for device, found in plugins.items():
     for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob(f"libmindspore_{device}.so.*")):
@@ -48,6 +51,7 @@ for device, found in plugins.items():
 print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
 """
 PROBE_SECONDS = 300
+USES = "ms_codegeex.commands.package_uses"
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
 
 
@@ -212,13 +216,20 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
     wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
+    if not wrong and not extra:
+        wrong = _broken(requirements)
+        if not wrong:
+            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit, and work")
     if not wrong:
         return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
     if extra:
         return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
-    fix = " ".join(shlex.quote(f"{one.name}{one.specifier}") for one in wrong)
-    few = len(wrong) <= MOST_NAMED
-    return Finding(area, name, "missing", _together(wrong.values()), f"pip install {fix}" if few else SET_UP)
+    if len(wrong) > MOST_NAMED:
+        return Finding(area, name, "missing", _together(wrong.values()), SET_UP)
+    names = [shlex.quote(f"{one.name}{one.specifier}") for one in wrong]
+    again = any(_wrong(one) is None for one in wrong)  # pip would leave it as it is
+    fix = " ".join(["pip install", *(["--force-reinstall"] if again else []), *names])
+    return Finding(area, name, "missing", _together(wrong.values()), fix)
 
 
 def _together(problems: Collection[str]) -> str:
@@ -238,6 +249,34 @@ def _wrong(requirement: Requirement) -> str | None:
     if requirement.specifier.contains(version, prereleases=True):
         return None
     return f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
+    """Those that are installed but do not work, and what is wrong; MindSpore has a check of its own."""
+    from ms_codegeex.processes import python_path
+
+    named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
+    words = [sys.executable, "-m", USES, *named]
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    try:
+        done = subprocess.run(
+            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        output, ended = error.stdout or b"", f"takes longer than {PROBE_SECONDS} s"
+        lines = output.decode().splitlines()
+    else:
+        lines, ended = done.stdout.splitlines(), f"ended with status {done.returncode}"
+    problems = dict(json.loads(line) for line in lines if line.startswith('["'))
+    for name in named:
+        if name not in problems:  # the package whose use ended the process; those after it were not tried
+            problems[name] = f"its use {ended}"
+            break
+    return {named[name]: f"{_installed(named[name])}: {problem}" for name, problem in problems.items() if problem}
+
+
+def _installed(requirement: Requirement) -> str:
+    return f"{requirement.name} {importlib.metadata.version(requirement.name)} does not work"
 
 
 def engine_checks() -> Iterator[Finding]:

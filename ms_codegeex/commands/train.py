@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,11 +67,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training_job.configure_restarts(parser)
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
     cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
-    cluster.add_argument("--rank-table", type=Path, metavar="FILE", help="HCCL rank table of the job (Ascend)")
+    cluster.add_argument(
+        "--rank-table",
+        type=Path,
+        metavar="FILE",
+        help="HCCL rank table of the job (Ascend; default: RANK_TABLE_FILE in the environment)",
+    )
     cluster.add_argument("--node-rank", type=int, metavar="K", help="number of this server, from 0")
     cluster.add_argument("--nodes", type=int, metavar="N", help="number of servers, without a rank table (default: 1)")
     cluster.add_argument(
-        "--master-addr", metavar="HOST:PORT", help="address where the servers meet server 0, without a rank table"
+        "--master-addr",
+        metavar="HOST:PORT",
+        help="address where the servers meet server 0 (default with a rank table: port 8118 of its first server)",
     )
     cluster.add_argument("--dry-run", action="store_true", help="list the processes that would be started")
     cluster.add_argument("--script", action="store_true", help="with --dry-run: as a shell script that starts them")
@@ -95,6 +104,23 @@ def _words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     return overrides, corpus
 
 
+def _rank_table(given: Path | None, device: str) -> Path | None:
+    """The rank table of the command line, or else of `RANK_TABLE_FILE`; prints a line where the variable decides or is
+    not followed."""
+    named = os.environ.get("RANK_TABLE_FILE")
+    if not named or (given is not None and given.absolute() == Path(named).absolute()):
+        return given
+    if given is not None:
+        said = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
+    elif device != "ascend":
+        said = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
+    else:
+        said = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
+        given = Path(named)
+    print(f"ms-codegeex train: {said}", file=sys.stderr)
+    return given
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
@@ -112,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         configs = [stage.config for stage in staged.stages]
     for config in configs:
         check_allowed(config, arguments.allow_change)
+    arguments.rank_table = _rank_table(arguments.rank_table, configs[0].device)
     if arguments.job:
         named = configs if staged is None else [replace(config, output=str(staged.output)) for config in configs]
         return _print_job(arguments, named)

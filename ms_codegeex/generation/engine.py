@@ -28,7 +28,7 @@ from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.generation.targets import check_memory, free_memory, use_device
+from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
 from ms_codegeex.host import available_cores
 
 MOST_SLOTS = 16
@@ -75,6 +75,7 @@ class Generator:
         ms.set_context(mode=ms.GRAPH_MODE)
         if device is not None:
             use_device(device, devices)
+        prepare_cpu()
         model = model if isinstance(model, LoadedModel) else load_model(Path(model), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels

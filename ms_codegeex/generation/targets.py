@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 
 import mindspore as ms
 
@@ -31,6 +34,22 @@ def use_device(name: str, count: int = 1) -> None:
     if name == "gpu":
         _check_gpus(query_driver_in_subprocess(), count)
     ms.set_device(target)
+
+
+def prepare_cpu() -> None:
+    """Run a first operator where it would print: MindSpore then reads the clock of the CPU with `grep` and `sed`, and
+    does without if they are missing, but the shell complains in the middle of an answer."""
+    if ms.get_context("device_target") != "CPU" or all(map(shutil.which, ("grep", "sed"))):
+        return
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        (ms.Tensor([1.0]) + 1).asnumpy()
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 def _check_gpus(driver: Driver, count: int) -> None:

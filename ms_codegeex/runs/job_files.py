@@ -16,10 +16,9 @@ import yaml
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
-from ms_codegeex.runs.node import resolve_node
+from ms_codegeex.runs.node import PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
-PORT = 8118
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
 
 SLURM = """\

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ms_codegeex.runs.workers import WorkerSpec
 
 WORKER = "ms_codegeex.runs.worker"
 LOCAL = "127.0.0.1"
+PORT = 8118  # of the scheduler, where a job of several servers does not choose one; msrun's own default
 NODE_SECONDS = "600"  # how long others wait for a rank, for example during a slow save
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
@@ -37,7 +39,7 @@ CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the s
 class Node:
     """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use.
 
-    `master`: host and port of the scheduler, when there is no rank table and several servers.
+    `table`: the rank table that chose the devices. `master`: host and port of the scheduler of several servers.
     """
 
     rank: int
@@ -51,7 +53,7 @@ class Node:
     @property
     def needs_port(self) -> bool:
         """Whether the processes meet at a local port that is not chosen yet."""
-        return self.table is None and self.master is None and len(self.ranks) > 1
+        return self.master is None and len(self.ranks) > 1
 
 
 def resolve_node(
@@ -65,11 +67,7 @@ def resolve_node(
     check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
-        if master is not None:
-            raise UserError(
-                "--master-addr: with a rank table the ranks meet without a scheduler; leave one of the two out"
-            )
-        return _node_of_table(config, rank_table, node_rank, nodes)
+        return _node_of_table(config, rank_table, node_rank, nodes, master)
     count = nodes or 1
     if count < 1 or config.devices % count:
         raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
@@ -118,7 +116,7 @@ def _node_rank(node_rank: int | None, count: int) -> int:
     return node_rank or 0
 
 
-def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None) -> Node:
+def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
     table: RankTable = read_rank_table(path)
     try:
         check_against_config(table, config)
@@ -130,7 +128,10 @@ def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: 
     rank = _node_rank(node_rank, count)
     server = table.servers[rank]
     devices = tuple(device.device_id for device in server.devices)
-    return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute())
+    address = None
+    if count > 1:
+        address = (table.servers[0].server_id, PORT) if master is None else _master(master)
+    return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute(), address)
 
 
 def _master(text: str) -> tuple[str, int]:
@@ -205,7 +206,7 @@ def node_processes(
     """
     command = ["-m", WORKER, str(run.path), *arguments]
     if node.table is not None:
-        return _rank_table_processes(config, node, run, command)
+        return _rank_table_processes(config, node, run, command, port)
     if node.count == 1 and (config.devices == 1 or config.device == "cpu"):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
@@ -235,19 +236,55 @@ def _own_processes(
     """One process per rank, and the scheduler through which they meet if there are several. msrun would start the same,
     but would first spend seconds on importing the engine."""
     shared, words = engine_environment(config, node, run.logs), (sys.executable, *command)
-    specs, size = [], str(config.devices)
-    if config.devices > 1:
-        place = {"MS_SCHED_HOST": LOCAL, "MS_SCHED_PORT": str(port or 0), "MS_TOPO_TIMEOUT": NODE_SECONDS}
-        shared |= {**place, "MS_WORKER_NUM": size, "RANK_SIZE": size}
-        log, role = run.logs / "scheduler.log", {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"}
-        specs.append(WorkerSpec(f"scheduler, log {log}", words, run.logs, log, {**shared, **role}))
+    specs, meeting = _scheduler(config, node, run, words, shared, port)
     for rank, device in zip(node.ranks, node.devices, strict=True):
-        log, own = run.logs / f"worker_{rank}.log", {}
-        if config.devices > 1:
-            own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(device)}
+        log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
         label = f"rank {rank} on {node.name}, log {log}"
         specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **own}, worker_logs=(log,)))
     return specs
+
+
+def _scheduler(
+    config: RunConfig,
+    node: Node,
+    run: RunDirectory,
+    words: tuple[str, ...],
+    shared: Mapping[str, str],
+    port: int | None,
+) -> tuple[list[WorkerSpec], dict[str, str]]:
+    """The scheduler, which server 0 starts, and the variables with which ranks find it; neither for a single rank."""
+    if config.devices == 1:
+        return [], {}
+    host, port = (LOCAL, port or 0) if node.master is None else (_resolved(node.master[0]), node.master[1])
+    meeting = {"MS_SCHED_HOST": host, "MS_SCHED_PORT": str(port), "MS_TOPO_TIMEOUT": NODE_SECONDS}
+    meeting |= {"MS_WORKER_NUM": str(config.devices), "RANK_SIZE": str(config.devices)}
+    if node.rank:
+        return [], meeting
+    log, role = run.logs / "scheduler.log", {"MS_ROLE": "MS_SCHED", "RANK_ID": "0", "DEVICE_ID": str(node.devices[0])}
+    return [WorkerSpec(f"scheduler, log {log}", words, run.logs, log, {**shared, **meeting, **role})], meeting
+
+
+def _resolved(host: str) -> str:
+    """The address of a host: MindSpore's scheduler takes no names."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise UserError(
+            f"--master-addr: '{host}' cannot be resolved ({error.strerror}); give the HOST:PORT of server 0 with its "
+            "IP address"
+        ) from None
+
+
+def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int) -> dict[str, str]:
+    """The variables of one rank: its device, and how it meets the others."""
+    if config.devices == 1:
+        return {"DEVICE_ID": str(device)}
+    role = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(device)}
+    return {**meeting, **role}
 
 
 def _named(node: Node) -> str:
@@ -263,24 +300,23 @@ def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
 
-def _rank_table_processes(config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str]) -> list[WorkerSpec]:
-    """One process per rank, each in its own directory because the compiler leaves files in the working directory."""
+def _rank_table_processes(
+    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
+) -> list[WorkerSpec]:
+    """One process per rank, each in its own directory because the compiler leaves files in the working directory.
+
+    The ranks meet through a scheduler as msrun's do: MindSpore 2.9 no longer starts from a rank table. The table's part
+    is to say which rank computes on which device of which server; msrun would number the devices itself.
+    """
     cores = usable_cores()
-    taskset = shutil.which("taskset")
-    specs = []
+    taskset, words = shutil.which("taskset"), (sys.executable, *command)
+    specs, meeting = _scheduler(config, node, run, words, engine_environment(config, node, run.logs), port)
     for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
         directory, log = run.logs / f"rank_{rank}", run.logs / f"worker_{rank}.log"
-        environment: Mapping[str, str] = {
-            **engine_environment(config, node, directory),
-            "RANK_TABLE_FILE": str(node.table),
-            "RANK_SIZE": str(config.devices),
-            "RANK_ID": str(rank),
-            "DEVICE_ID": str(device),
-        }
+        environment = {**engine_environment(config, node, directory), **_place(config, meeting, rank, device)}
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
         reason = "taskset not found" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
-        words = (*pin, sys.executable, *command)
-        specs.append(WorkerSpec(label, words, directory, log, environment, worker_logs=(log,)))
+        specs.append(WorkerSpec(label, (*pin, *words), directory, log, environment, worker_logs=(log,)))
     return specs

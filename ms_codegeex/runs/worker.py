@@ -71,19 +71,23 @@ def _initialise(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     driver reports, this rank, and the communication group of the tied word embedding."""
     if config.device == "gpu":
         prepare()
+    # The launcher has read the table. The engine would only notice the variable: it changes the compiler's level, and
+    # then refuses to start from a table (MindSpore 2.9).
+    os.environ.pop("RANK_TABLE_FILE", None)
     import mindspore as ms
     from mindspore import communication
 
     from ms_codegeex.parallel import context
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    if "RANK_TABLE_FILE" in os.environ and config.device == "ascend":  # otherwise msrun gives each process its device
-        ms.set_device("Ascend", int(os.environ["DEVICE_ID"]))
-    elif config.device == "gpu" and config.devices > 1:
-        ms.set_device("GPU", int(os.environ["DEVICE_ID"]))  # msrun's number of the process on this machine
+    if os.environ.get("MS_ROLE") == "MS_SCHED":  # it computes nothing, and msrun gives it no device
+        ms.set_device("CPU")
     else:
-        ms.set_device({"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}[config.device])
-    config = _on_this_device(config)
+        if config.device == "cpu":
+            ms.set_device("CPU")
+        else:  # every launcher, msrun too, says which
+            ms.set_device({"gpu": "GPU", "ascend": "Ascend"}[config.device], int(os.environ["DEVICE_ID"]))
+        config = _on_this_device(config)
     if config.devices == 1:
         return config, 0, None
     communication.init()
@@ -105,7 +109,7 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     from ms_codegeex.config.fusions import check_kernels, chosen_kernels
 
     if config.device == "ascend":
-        hardware = driver_hardware(config, ms.hal.get_device_name(device_target="Ascend"))
+        hardware = driver_hardware(config, ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend"))
         config = replace(config, parallel=replace(config.parallel, hardware=hardware))
         check_kernels(config)
     if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default

@@ -1,6 +1,7 @@
 """`ms-codegeex doctor`: what is there, and for each gap the line that closes it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from unittest.mock import create_autospec
 
 import pytest
 from conftest import command
+from packaging.requirements import Requirement
 
 from ms_codegeex import host
 from ms_codegeex.cli import main
@@ -184,6 +186,27 @@ def test_gaps_of_the_packages(monkeypatch):
     assert checks["[travel]"] == Finding(
         "packages", "[travel]", "optional", "far-away is not installed", "pip install 'ms-codegeex[travel]'"
     )
+
+
+@pytest.mark.parametrize(
+    "module, code, wanted, words",
+    [
+        ("pyarrow", "raise ImportError('wants NumPy 2')", "pyarrow<26", "ImportError: wants NumPy 2"),
+        ("xxhash", "def xxh3_128(array): raise TypeError('no array')", "xxhash<5", "TypeError: no array"),
+        ("yaml", "import os; os._exit(7)", "PyYAML<7", "its use ended with status 7"),
+    ],
+    ids=["import", "use", "death"],
+)
+def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkeypatch, module, code, wanted, words):
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5", "pyarrow<26")]
+    check = doctor._requirements("packages", "requirements", requirements)
+    assert check.state == "missing" and check.fix == f"pip install --force-reinstall '{wanted}'"
+    assert re.fullmatch(rf"{wanted.partition('<')[0]} [\d.]+ does not work: {words}", check.found)
+    (tmp_path / f"{module}.py").unlink()
+    check = doctor._requirements("packages", "requirements", requirements)
+    assert check == Finding("packages", "requirements", "ok", "all 3 are installed in versions that fit, and work")
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,12 @@ def test_command_prints_prompt_and_continuation(model):
     assert answer["prompt"] == "# language: Python\n" and answer["new_tokens"] <= 3
 
 
+def test_nothing_is_printed_between_the_tokens_where_the_engine_misses_programs(model):
+    """MindSpore calls `grep` and `sed` when it first computes."""
+    result = command("generate", "--model", model, "--prompt", "x", "--max-new-tokens", "3", environment={"PATH": ""})
+    assert result.returncode == 0 and "not found" not in result.stderr, result.stderr
+
+
 def test_command_gives_several_answers_with_log_probabilities(model, generator):
     arguments = ("--max-new-tokens", "6", "--seed", "3", "--temperature", "2", "--log-probabilities", "2", "--n", "2")
     edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")

@@ -58,7 +58,11 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
     assert [spec.environment["DEVICE_ID"] for spec in specs] == [str(device) for device in range(8)]
     for i, spec in enumerate(specs):
         expected = {
-            "RANK_TABLE_FILE": str(table),
+            "MS_ROLE": "MS_WORKER",
+            "MS_NODE_ID": str(8 + i),
+            "MS_SCHED_HOST": "10.0.0.11",  # the first server of the table
+            "MS_SCHED_PORT": "8118",
+            "MS_WORKER_NUM": "16",
             "RANK_SIZE": "16",
             "HCCL_CONNECT_TIMEOUT": "2000",
             "GLOG_v": "3",
@@ -74,10 +78,33 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
     assert len({spec.directory for spec in specs}) == 8  # the compiler leaves files in the working directory
 
 
+def test_ranks_of_a_table_meet_at_the_scheduler_of_server_0(table, cores, tmp_path):
+    def scheduler(place, master=None):
+        first, *workers = node_processes(
+            config(), resolve_node(config(), place, 0, None, master), RunDirectory(tmp_path), []
+        )
+        assert len(workers) == 8 and not first.is_worker and first.environment["MS_ROLE"] == "MS_SCHED"
+        assert {spec.environment["MS_SCHED_HOST"] for spec in workers} == {first.environment["MS_SCHED_HOST"]}
+        return first.environment["MS_SCHED_HOST"], first.environment["MS_SCHED_PORT"]
+
+    assert scheduler(table) == ("10.0.0.11", "8118")
+    assert scheduler(table, "10.0.0.12:9000") == ("10.0.0.12", "9000")
+    assert scheduler(table, "localhost:9000") == ("127.0.0.1", "9000")  # MindSpore's scheduler takes no names
+    named = tmp_path / "named.json"
+    servers = [(f"{name}.invalid", {d: f"10.0.{i}.{d}" for d in range(8)}) for i, name in enumerate("ab")]
+    write_rank_table(named, make_rank_table(servers))
+    with pytest.raises(UserError, match=r"^--master-addr: 'a.invalid' cannot be resolved .*; give the HOST:PORT of"):
+        scheduler(named)
+    assert scheduler(named, "10.0.0.11:8118") == ("10.0.0.11", "8118")
+
+
 def test_devices_are_those_of_the_table(cores, tmp_path):
     write_rank_table(tmp_path / "t.json", make_rank_table([("a", {4: "10.0.0.4", 6: "10.0.0.6"})]))
     two = config(devices=2, tensor=2)
-    specs = node_processes(two, resolve_node(two, tmp_path / "t.json"), RunDirectory(tmp_path), [])
+    node = resolve_node(two, tmp_path / "t.json")
+    assert node.needs_port
+    scheduler, *specs = node_processes(two, node, RunDirectory(tmp_path), [], 21000)
+    assert (scheduler.environment["MS_SCHED_HOST"], scheduler.environment["MS_SCHED_PORT"]) == ("127.0.0.1", "21000")
     assert [(s.environment["RANK_ID"], s.environment["DEVICE_ID"]) for s in specs] == [("0", "4"), ("1", "6")]
 
 
@@ -93,7 +120,7 @@ def test_users_variables_win_and_pipelines_wait_longer(table, cores, monkeypatch
 
 def test_too_few_cores_pin_nothing(table, monkeypatch, tmp_path):
     monkeypatch.setattr(node_module, "usable_cores", lambda: [0, 1])
-    for spec in node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), []):
+    for spec in node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])[1:]:
         assert spec.command[0] == sys.executable and "not pinned (2 cores for 8 processes)" in spec.label
 
 
@@ -182,7 +209,7 @@ def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypat
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     run = RunDirectory(tmp_path / "a run")
-    spec = node_processes(config(), resolve_node(config(), table, 0), run, ["$$"])[3]
+    spec = node_processes(config(), resolve_node(config(), table, 0), run, ["$$"])[1 + 3]
     script = f"echo $$; {spec.shell()}\nwait"
     pid = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip()
     assert json.loads(spec.log.read_text()) == [[str(run.path), pid], "3", str(spec.directory)]
@@ -207,7 +234,7 @@ REFUSED = {
     "no port": ({}, {"nodes": 2, "node_rank": 0, "master": "head"}, "--master-addr: found 'head'"),
     "low port": ({}, {"nodes": 2, "node_rank": 0, "master": "head:0080"}, "--master-addr: found 'head:0080'"),
     "bad address": ({}, {"nodes": 2, "node_rank": 0, "master": "10.0.0:8118"}, "--master-addr: '10.0.0' is not"),
-    "two ways": ({}, {"table": True, "node_rank": 0, "master": "a:8118"}, "--master-addr: with a rank table the ranks"),
+    "address of table": ({}, {"table": True, "node_rank": 0, "master": "a"}, "--master-addr: found 'a'"),
     "gpu table": ({"device": "gpu"}, {"table": True, "node_rank": 0}, "--rank-table: rank tables are for Ascend"),
     "nodes of table": ({}, {"table": True, "node_rank": 0, "nodes": 3}, "--nodes: 3, but"),
     "rank of table": ({}, {"table": True}, "--node-rank: missing"),

@@ -120,6 +120,8 @@ STAND_IN = """
     import json, os, sys, time
     from pathlib import Path
     run, rank = Path(sys.argv[1]), int(os.environ["RANK_ID"])
+    if os.environ["MS_ROLE"] == "MS_SCHED":
+        time.sleep(600)
     print("rank", rank, "of", os.environ["RANK_SIZE"], "on device", os.environ["DEVICE_ID"], flush=True)
     assert (run / "config.yaml").exists() and Path.cwd().name == f"rank_{rank}"
     while not (run / "go").exists():
@@ -153,9 +155,8 @@ def cluster(dataset, tmp_path):
     """Starts `train` as server K of two servers with two devices each; returns the process."""
     (tmp_path / "cluster_stand_in.py").write_text(textwrap.dedent(STAND_IN))
     (tmp_path / "launch.py").write_text(textwrap.dedent(LAUNCH))
-    write_rank_table(
-        tmp_path / "t.json", make_rank_table([(s, {0: f"10.0.{i}.1", 1: f"10.0.{i}.2"}) for i, s in enumerate("ab")])
-    )
+    servers = [(f"10.0.0.{i}", {0: f"10.1.{i}.1", 1: f"10.1.{i}.2"}) for i in (1, 2)]
+    write_rank_table(tmp_path / "t.json", make_rank_table(servers))
     small = {"preset": "tiny", "vocab_size": 96, "eos_token_id": 0}
     run = {
         "output": str(tmp_path / "run"),
@@ -254,7 +255,7 @@ def test_a_dead_process_on_one_server_ends_both(cluster, tmp_path):
 def test_a_killed_launcher_leaves_no_process(cluster, tmp_path):
     job = cluster(0)
     run = tmp_path / "run"
-    wait_for(lambda: len(workers_of(run)) == 2)
+    wait_for(lambda: len(workers_of(run)) == 3)  # two ranks and the scheduler
     job.kill()
     wait_for(lambda: not workers_of(run))
 

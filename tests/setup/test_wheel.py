@@ -1,7 +1,8 @@
-"""The wheel in an environment of its own, away from the checkout: everything is in it, and mindformers is not needed.
+"""The wheel in an environment of its own, away from the checkout.
 
-The packages it depends on come from the tests' environment, whose directory is last on the path. mindformers is not
-among them.
+In the quick tests, the packages it depends on come from the tests' environment, whose directory is last on the path:
+everything is in the wheel, and mindformers is not needed. The slow test lets pip choose all dependencies, as a user of
+the wheel would, with each Python that the wheel is for.
 """
 
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from conftest import ROOT
 from small_benchmarks import humaneval_x
 
 WITHOUT_MINDFORMERS = "raise ModuleNotFoundError(\"No module named 'mindformers'\", name='mindformers')\n"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 SMALLER = (
     "training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 model.num_layers=1 "
     "model.num_heads=2 model.intermediate_size=32 model.max_position_embeddings=512"
@@ -59,26 +62,21 @@ def bin_directory(wheel, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """Where the commands run: two packages of source code and nothing else."""
-    directory = tmp_path_factory.mktemp("work")
-    for package in ("json", "email"):
-        source = Path(os.__file__).parent / package
-        shutil.copytree(source, directory / "src" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def installed(bin_directory, work):
+def installed(bin_directory, tmp_path_factory):
     """Runs the installed program; returns its standard output."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return program_in(bin_directory, tmp_path_factory.mktemp("work"))
+
+
+def program_in(bin_directory, work):
+    """A function that runs a program of an environment in the folder `work` and returns its standard output, or what
+    it says on standard error if it is to fail; status None: either will do."""
 
     def run(*words, program="ms-codegeex", status=0):
         result = subprocess.run(
-            [bin_directory / program, *map(str, words)], cwd=work, env=environment, capture_output=True, text=True
+            [bin_directory / program, *map(str, words)], cwd=work, env=ENVIRONMENT, capture_output=True, text=True
         )
-        assert result.returncode == status, f"{words}\n{result.stdout}\n{result.stderr}"
-        return result.stdout if status == 0 else result.stderr
+        assert status in (None, result.returncode), f"{words}\n{result.stdout}\n{result.stderr}"
+        return result.stderr if status else result.stdout
 
     return run
 
@@ -109,20 +107,76 @@ def test_only_the_bridge_asks_for_mindformers(installed):
     assert "run `pip install 'ms-codegeex[mindformers]'`" in installed(*bridge, program="python", status=2)
 
 
+# --- with the dependencies that pip chooses ---
+
+
+def interpreter(version):
+    """A Python of this version, with its own module venv; None if there is none."""
+    candidates = [sys.executable, shutil.which(f"python{version}")]
+    candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    check = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2], sys._base_executable)"
+    for python in filter(None, candidates):
+        done = subprocess.run([python, "-I", "-c", check], capture_output=True, text=True)
+        found, _, base = done.stdout.strip().partition(" ")
+        if done.returncode == 0 and found == version:
+            return base
+    return None
+
+
+@pytest.fixture(params=["3.10", "3.11", "3.12"])
+def resolved(request, wheel, tmp_path):
+    """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows."""
+    python = interpreter(request.param)
+    if python is None:
+        pytest.skip(f"needs Python {request.param} with venv and pip")
+    place = tmp_path / "venv"
+    subprocess.run([python, "-I", "-m", "venv", place], check=True)
+    pip = [place / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check"]
+    index = [*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]
+    if subprocess.run(index, env=ENVIRONMENT).returncode:
+        pytest.skip("needs a package index")
+    done = subprocess.run([*pip, "install", "-q", wheel], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    yield place / "bin"
+    shutil.rmtree(place)  # 2 GB
+
+
 @pytest.mark.slow
-def test_the_whole_way(installed, work):
-    """`doctor`, five steps, `convert` and `evaluate`, with shipped files by their names."""
-    report = json.loads(installed("doctor", "--json"))
-    assert report["ready"] is True
-    (extra,) = (check for check in report["checks"] if check["name"] == "[mindformers]")
-    assert extra["area"] == "packages"
-    words = ("train", "--config", "codegeex_tiny", "training.steps=5", *SMALLER.split(), "output=run")
-    summary = json.loads(installed(*words, "--json", "--corpus", "src"))
-    assert summary["steps"] == 5 and summary["validation_loss"] > 0
-    assert json.loads(installed("inspect", "run", "--json"))["kind"] == "run"
-    installed("convert", "--model", "run", "--to", "hf", "--output", "model")
+def test_the_whole_way(resolved, tmp_path):
+    """From source code to answers over HTTP, with shipped files by their names."""
+    work = tmp_path / "work"
+    for package in ("json", "email"):
+        source = Path(os.__file__).parent / package
+        shutil.copytree(source, work / "src" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    run = program_in(resolved, work)
+    assert "No broken requirements" in run("-m", "pip", "check", program="python")
+    checks = {(one["area"], one["name"]): one for one in json.loads(run("doctor", "--json", status=None))["checks"]}
+    assert checks["packages", "requirements"]["found"].endswith("in versions that fit, and work")
+    assert checks["packages", "[mindformers]"]["state"] == "optional" and checks["engine", "MindSpore"]["state"] == "ok"
+    run("prepare", "--input", "src", "--output", "corpus", "--redact", "email", "secrets", "--near-duplicates", "0.85")
+    assert json.loads(run("inspect", "corpus", "--json"))["kind"] == "dataset"
+    words = ("train", "--config", "codegeex_tiny", "training.steps=3", *SMALLER.split(), "output=run")
+    summary = json.loads(run(*words, "--json", "data.train=corpus"))
+    assert summary["steps"] == 3 and summary["validation_loss"] > 0
+    assert (work / "run" / "loss.png").is_file()
+    assert json.loads(run("inspect", "run", "--json"))["kind"] == "run"
+    run("convert", "--model", "run", "--to", "hf", "--output", "model")
     assert (work / "model" / "config.json").is_file()
+    run("generate", "--model", "model", "--prompt", "import", "--max-new-tokens", "2")
     task = ("evaluate", "humaneval-x", "--data", humaneval_x(work / "hx"), "--output", "eval", "--model", "model")
     less = ("--n", "1", "--limit", "1", "--language", "python", "--max-new-tokens", "2", "--generate-only")
-    installed(*task, "--recipe", "codegeex_humaneval_x", *less)
+    run(*task, "--recipe", "codegeex_humaneval_x", *less)
     assert json.loads((work / "eval" / "evaluation.json").read_text())["recipe"]["top_p"] == 0.95
+    assert health_of_server(resolved, work) == {"status": "ok"}
+
+
+def health_of_server(bin_directory, work):
+    """What `/health` of `serve` answers for the model in `work`."""
+    words = [bin_directory / "ms-codegeex", "serve", "--model", "model", "--port", "0"]
+    with subprocess.Popen(words, cwd=work, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE) as server:
+        try:
+            address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\w.:]+", line)))
+            with urllib.request.urlopen(f"{address}/health") as answer:
+                return json.load(answer)
+        finally:
+            server.terminate()

@@ -1,6 +1,5 @@
 import dataclasses
 import string
-from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -147,7 +146,8 @@ def test_utf8_is_judged_as_python_does(data):
 )
 def test_the_first_glance_decides_nothing_on_its_own(text, least, mean):
     rules, data = Rules(min_alphabetic=least, max_mean_line=mean), text.encode()
-    with mock.patch.object(filters, "_is_ordinary", return_value=False):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "_is_ordinary", lambda data, rules: False)
         exact = rejection(data, rules)
     assert rejection(data, rules) == exact
 

@@ -1,0 +1,109 @@
+"""A worker's start on MindSpore's own Ascend plugin, nothing patched: stub CANN libraries answer for eight devices.
+
+Everything until the first graph is the real thing: the signatures of the engine's functions, what the plugin accepts,
+and how ranks meet. The libraries compute nothing, so no step is taken.
+"""
+
+import json
+import os
+import re
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import load_config
+from ms_codegeex.errors import UserError
+from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.runs.node import node_processes, resolve_node
+from ms_codegeex.runs.ports import reserved_port
+from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.workers import Workers
+
+START = """
+import json, sys
+from ms_codegeex.config import load_config
+from ms_codegeex.runs import worker
+from ms_codegeex.training.trainer import used_memory
+config, rank, _ = worker._initialise(load_config(None, sys.argv[1:]))
+import mindspore as ms
+found = [config.parallel.hardware, rank, *ms.get_current_device(), worker._matmul_peak(config), used_memory("ascend")]
+print("STARTED", json.dumps(found), flush=True)
+"""
+RUN = ("model.preset=tiny", "training.steps=1", "training.dropout=0", "training.precision=fp16", "device=ascend")
+PEAK = 376e12  # of a 910B in FP16
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Starts the processes of this server as `train` would, with what a worker does first in place of the worker;
+    returns the output of each rank."""
+    try:
+        libraries = cann_stubs.loader_environment()
+    except UserError as error:
+        pytest.skip(str(error))
+    del libraries["MS_SIMULATION_LEVEL"]  # the devices are to be there, not simulated
+    for name, value in libraries.items():
+        monkeypatch.setenv(name, value)
+    paths = (str(ROOT), str(cann_stubs.python_folder()), os.environ.get("PYTHONPATH"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+    def run(*overrides, table=None):
+        config = load_config(None, [*RUN, *overrides])
+        node = resolve_node(config, table)
+        with reserved_port() as port:
+            specs = node_processes(config, node, RunDirectory(tmp_path), [], port)
+            workers = [_with(spec, "-c", START, *RUN, *overrides) for spec in specs]
+            logs = [log for spec in specs for log in spec.worker_logs]
+            with Workers(workers) as group:
+                wait_for(lambda: any(group.poll()) or all(map(has_started, logs)))
+        return [log.read_text() for log in logs]
+
+    return run
+
+
+def _with(spec, *words):
+    """The process with another program for Python."""
+    return replace(spec, command=(*spec.command[: spec.command.index("-m")], *words))
+
+
+def wait_for(condition, seconds=300):
+    """Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.05)
+
+
+def has_started(log) -> bool:
+    return log.is_file() and re.search(r"^STARTED .*\n", log.read_text(), re.MULTILINE) is not None
+
+
+def started(output: str) -> list:
+    """What a worker has found; fails with its output if it did not start."""
+    lines = [line for line in output.splitlines() if line.startswith("STARTED ")]
+    assert lines, output
+    return json.loads(lines[-1].removeprefix("STARTED "))
+
+
+def test_one_device(start):
+    (output,) = start("devices=1")
+    assert started(output) == ["ascend910b", 0, "Ascend", 0, PEAK, 0]
+
+
+def test_hardware_that_the_driver_contradicts_is_refused(start):
+    (output,) = start("devices=1", "parallel.hardware=ascend910")
+    assert "the driver says Ascend910B1, which is ascend910b" in output
+
+
+@pytest.mark.parametrize("devices", [None, (4, 6)], ids=["msrun", "rank table"])
+def test_ranks_meet_and_each_has_its_device(start, tmp_path, monkeypatch, devices):
+    table = None
+    if devices:
+        table = tmp_path / "table.json"
+        monkeypatch.setenv("RANK_TABLE_FILE", str(table))  # which the engine must not see
+        write_rank_table(table, make_rank_table([("10.0.0.11", {d: f"192.168.100.{d}" for d in devices})]))
+    found = [started(output) for output in start("devices=2", table=table)]
+    assert found == [["ascend910b", rank, "Ascend", (devices or range(2))[rank], PEAK, 0] for rank in range(2)]

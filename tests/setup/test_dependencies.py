@@ -1,0 +1,70 @@
+"""What the package declares that it depends on: everything that it imports, with bounds."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+
+from ms_codegeex.commands.package_uses import problem_with
+
+DATED = {"fsspec", "packaging", "publicsuffixlist"}  # their versions are dates, which promise nothing
+PARTS = {"pydantic_core": "pydantic"}  # modules that come with a declared package in an exact version
+# Python files that other programs run: a judge of generated programs, transformers
+ELSEWHERE = ("inside", "exported")
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(extra=""):
+    """Of pyproject.toml, not of what is installed; those of an extra if one is named."""
+    text = (ROOT / "pyproject.toml").read_text()
+    (block,) = re.findall(rf"^{extra or 'dependencies'} = \[.*?\n((?:.*\n)*?)\]", text, flags=re.MULTILINE)
+    lines = re.findall(r'^ +"([^"]+)"', block, flags=re.MULTILINE)
+    return {normalised(one.name): one for one in map(Requirement, lines)}
+
+
+def imported():
+    """Top-level modules that files of the package import, and one such file for each."""
+    found = {}
+    for path in (ROOT / "ms_codegeex").rglob("*.py"):
+        if set(path.parts) & set(ELSEWHERE):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
+    return {name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, "ms_codegeex"}}
+
+
+def test_every_package_that_is_imported_is_declared():
+    packages = importlib.metadata.packages_distributions()
+    declared = {*requirements(), *requirements("mindformers"), *requirements("ray")}
+    undeclared = {
+        name: str(path)
+        for name, path in imported().items()
+        if not {normalised(one) for one in packages.get(PARTS.get(name, name), [name])} & declared
+    }
+    assert undeclared == {}
+
+
+def test_every_dependency_has_an_upper_bound():
+    unbounded = {
+        name
+        for name, one in requirements().items()
+        if not any(bound.operator in ("<", "<=", "==", "~=") for bound in one.specifier)
+    }
+    assert unbounded == DATED
+
+
+@pytest.mark.parametrize("name", sorted({*requirements()} - {"mindspore"}))
+def test_doctor_can_use_it(name):
+    """In this process; that a broken one is found is tested with doctor."""
+    assert problem_with(name) == ""
