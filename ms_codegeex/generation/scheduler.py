@@ -55,10 +55,13 @@ class Request:
         self.prompt_best = prompt_best
         self.scored: list[Chosen] = []  # ids of the prompt but the first
         self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
+        self.withdraw: Callable[[Request], bool] | None = None  # set by the scheduler
 
     def cancel(self) -> None:
-        """No more tokens are computed after the present step."""
+        """No more tokens are computed after the present step. A request that waits for a slot ends at once."""
         self.cancelled = True
+        if self.withdraw is not None and self.withdraw(self):
+            self.end("cancelled")
 
     def __iter__(self) -> Iterator[Chosen]:
         while (token := self._tokens.get()) is not None:
@@ -111,7 +114,7 @@ class Call:
     `adapter`, as any."""
 
     def __init__(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
-        self.work, self.ids, self.count, self.adapter, self.cancelled = work, list(ids), count, adapter, False
+        self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter
         self.result: Future[Any] = Future()
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
@@ -146,8 +149,18 @@ class Scheduler:
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
+        if isinstance(work, Request):
+            work.withdraw = self._withdraw
         with self._lock:
             self._waiting.append(work)
+
+    def _withdraw(self, request: Request) -> bool:
+        """Remove a request from the queue. Returns whether it was there."""
+        with self._lock:
+            if request not in self._waiting:
+                return False
+            self._waiting.remove(request)
+            return True
 
     def call(self, work: Callable[[list[int]], Any], ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
         """The result of `work(slots)`, which may use the engine and these slots between two steps. `count`, `ids` and
@@ -282,14 +295,14 @@ class Scheduler:
         """Give free slots to those that wait."""
         while True:
             with self._lock:
-                while self._waiting and self._waiting[0].cancelled:
-                    self._waiting.popleft().end("cancelled")
                 free = self.engine.slots - len(self._active)
                 if not self._waiting or free < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
             if isinstance(work, Call):
                 self._run(work)
+            elif work.cancelled:  # just before it was queued
+                work.end("cancelled")
             elif work.prompt >= work.limit:
                 work.end("length")
             else:

@@ -21,7 +21,7 @@ from ms_codegeex.serving.backend import Answer, Backend
 from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import client_of, seeded
+from ms_codegeex.serving.requests import client_of, concurrent_of, seeded
 from ms_codegeex.serving.schemas import Sampling
 
 
@@ -52,8 +52,8 @@ class Plan:
 def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
     closed and noted in the request's record."""
-    backend.check_room(plan.size)
     client, answers = client_of(request), list[Answer]()
+    backend.check_room(plan.size, client, concurrent_of(request))
     try:
         for place, ids in enumerate(plan.prompts):
             for number in range(plan.count):
