@@ -30,7 +30,7 @@ class Plan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
     `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
-    and `prompt_only` as in `Backend.answer`.
+    and `prompt_only` as in `Backend.answer`. `max_tokens` is the number that the request gave.
     """
 
     model: ServedModel
@@ -41,6 +41,7 @@ class Plan:
     through: Callable[[], TextFilter] | None = None
     prompt_scores: bool = False
     prompt_only: bool = False
+    max_tokens: int | None = None
 
     @property
     def size(self) -> int:
@@ -132,11 +133,16 @@ class Responder:
         prompt = sum(map(len, self.plan.prompts))
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
+    def limit(self, number: int) -> dict[str, int]:
+        """What an answer says about `max_tokens`: the number that fits into the context, if that is smaller."""
+        room = self.plan.model.context - len(self.plan.prompts[number // self.plan.count])
+        return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
+
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The response that is not streamed."""
         pieces = [await answer.whole() for answer in answers]
         choices = [
-            self.choice(answers[number], pieces[number], number, index)
+            {**self.choice(answers[number], pieces[number], number, index), **self.limit(number)}
             for index, number in enumerate(self.selected(pieces))
         ]
         return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
@@ -151,7 +157,8 @@ class Responder:
                 opened.add(number)
                 if (choice := self.opening(number)) is not None:
                     yield event({**head, "choices": [choice], **tail})
-            yield event({**head, "choices": [self.delta(answers[number], piece, number)], **tail})
+            limit = {} if piece.finish is None else self.limit(number)
+            yield event({**head, "choices": [{**self.delta(answers[number], piece, number), **limit}], **tail})
         if with_usage:
             yield event({**head, "choices": [], "usage": self.usage(completion)})
         yield DONE

@@ -56,6 +56,7 @@ def planned(body: CompletionRequest, backend: Backend) -> Plan:
         through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
         prompt_scores=bool(body.echo) and body.logprobs is not None,
         prompt_only=most == 0,
+        max_tokens=body.max_tokens,
     )
 
 
