@@ -70,6 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=int, default=64, metavar="N", help="answers that wait; more get 429 (default: 64)"
     )
     parser.add_argument(
+        "--max-connections",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="clients that may be connected; idle connections are closed for new ones (default: 1024)",
+    )
+    parser.add_argument(
         "--deadline", type=float, default=600.0, metavar="S", help="maximum seconds of a request (default: 600)"
     )
     parser.add_argument(

@@ -57,10 +57,13 @@ class Request:
         self.prompt_best = prompt_best
         self.scored: list[Chosen] = []  # ids of the prompt but the first
         self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
+        self.withdraw: Callable[[Request], bool] | None = None  # set by the scheduler
 
     def cancel(self) -> None:
-        """No more tokens are computed after the present step."""
+        """No more tokens are computed after the present step. A request that waits for a slot ends at once."""
         self.cancelled = True
+        if self.withdraw is not None and self.withdraw(self):
+            self.end("cancelled")
 
     def __iter__(self) -> Iterator[Chosen]:
         while (token := self._tokens.get()) is not None:
@@ -118,7 +121,7 @@ class Call:
     `adapter`, as any."""
 
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
-        self.work, self.ids, self.count, self.adapter, self.cancelled = work, list(ids), count, adapter, False
+        self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter
         self.result: Future[Any] = Future()
 
     def end(self, finish: str, error: BaseException | None = None) -> None:
@@ -156,9 +159,19 @@ class Scheduler:
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
+        if isinstance(work, Request):
+            work.withdraw = self._withdraw
         with self._changed:
             self._waiting.append(work)
             self._changed.notify()
+
+    def _withdraw(self, request: Request) -> bool:
+        """Remove a request from the queue. Returns whether it was there."""
+        with self._lock:
+            if request not in self._waiting:
+                return False
+            self._waiting.remove(request)
+            return True
 
     def call(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0) -> Any:
         """The result of `work(slots)`, which may use the engine and these slots between two steps. `count`, `ids` and
@@ -324,8 +337,6 @@ class Scheduler:
         """Give free slots to those that wait."""
         while True:
             with self._lock:
-                while self._waiting and self._waiting[0].cancelled:
-                    self._waiting.popleft().end("cancelled")
                 if not self._waiting or self._unused() < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
@@ -335,6 +346,8 @@ class Scheduler:
                 self._run(work, slots)
                 for slot in slots:
                     self._leave(slot)
+            elif work.cancelled:  # just before it was queued
+                work.end("cancelled")
             elif work.prompt >= work.limit:
                 work.end("length")
             else:

@@ -18,13 +18,15 @@ class Piece:
 
     `tokens` are all that the model chose, including those of a stop text, so their number is the usage. `offsets` are
     the positions in the answer's text at which they begin and end; a character that a token only begins counts.
-    `finish`: "stop" or "length".
+    `finish`: "stop" or "length". `complete`: with the last piece, whether the text ends with the tokens and not before,
+    at a stop text or a repeated suffix. The last tokens may begin a character that no token completes; it is left out.
     """
 
     text: str
     tokens: tuple[Chosen, ...] = ()
     finish: str | None = None
     offsets: tuple[tuple[int, int], ...] = ()
+    complete: bool = False
 
 
 class TextFilter(Protocol):
@@ -54,7 +56,8 @@ class AnswerText:
         self.finish: str | None = None
         self.count = 0  # tokens
         self._decoded, self._ending, self._filter = Continuation(tokenizer, ids), Ending(settings.stop, rule), through
-        self._length = 0  # characters decoded
+        self._length = self._sent = 0  # characters decoded, and given in pieces
+        self._complete = False
         self._said: list[str] = []
         self._tokens: list[Chosen] = []
         self._offsets: list[tuple[int, int]] = []
@@ -87,12 +90,11 @@ class AnswerText:
 
     def end(self, finish: str) -> None:
         """Note that no token follows."""
-        if self.finish is None and (rest := self._decoded.rest()):
-            self._say(rest)
         if self.finish is None:
             rest = self._ending.rest()
             self._said.append(rest if self._filter is None else self._filter.feed(rest))
             self._finish(finish)
+            self._complete = True
 
     @property
     def waiting(self) -> bool:
@@ -101,6 +103,9 @@ class AnswerText:
 
     def take(self) -> Piece:
         """Everything since the last call."""
-        piece = Piece("".join(self._said), tuple(self._tokens), self.finish, tuple(self._offsets))
+        text = "".join(self._said)
+        self._sent += len(text)
+        complete = self._complete and self._sent == self._length
+        piece = Piece(text, tuple(self._tokens), self.finish, tuple(self._offsets), complete)
         self._said, self._tokens, self._offsets = [], [], []
         return piece

@@ -130,7 +130,7 @@ def deadline_exceeded(seconds: float) -> ApiError:
 
 
 class Waiting:
-    """Answers that wait for a slot; the clients take turns."""
+    """Answers that wait for a slot. The clients take turns, and each has its share of the places."""
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[Answer]] = OrderedDict()
@@ -163,6 +163,23 @@ class Waiting:
             del self._clients[answer.client]
         self._count -= 1
         return True
+
+    def of(self, client: str) -> int:
+        """The number of a client's answers."""
+        return len(self._clients.get(client, ()))
+
+    def displaced(self, needed: int, client: str, count: int) -> list[Answer] | None:
+        """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
+        that has the most. None if the new ones would exceed the client's share of the places."""
+        own, found = self.of(client) + count, list[Answer]()
+        left = {name: len(answers) for name, answers in self._clients.items() if name != client}
+        for _ in range(needed):
+            name = max(left, key=left.__getitem__, default="")
+            if left.get(name, 0) <= own:
+                return None
+            left[name] -= 1
+            found.append(self._clients[name][left[name]])
+        return found
 
     def clear(self) -> list[Answer]:
         """Remove and return all answers."""
@@ -206,8 +223,9 @@ class Backend(ABC):
         """Whether no answer is in progress."""
         return not self._active and not len(self._waiting)
 
-    def check_room(self, count: int = 1) -> None:
-        """`ApiError` unless `count` answers may be requested now."""
+    def check_room(self, count: int = 1, client: str = "", concurrent: int | None = None) -> None:
+        """`ApiError` unless a client may request `count` answers now. At most `concurrent` of its answers may be in
+        progress."""
         if self.draining:
             raise unavailable("the server is shutting down", "shutting_down")
         if not self.engine_ready:
@@ -215,8 +233,25 @@ class Backend(ABC):
         most = self.slots + self.settings.max_queue
         if count > most:
             raise ApiError(400, f"n: {count} answers at once, the server takes {most}; ask for fewer", param="n")
-        if len(self._active) + len(self._waiting) + count > most:
+        if concurrent is not None:
+            self._check_concurrent(count, client, concurrent)
+        self._displaced(count, client)
+
+    def _check_concurrent(self, count: int, client: str, most: int) -> None:
+        if count > most:
+            raise ApiError(400, f"n: {count} answers at once, this key may have {most}; ask for fewer", param="n")
+        held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
+        if held + count > most:
+            message = f"{held} answers of this key are in progress, at most {most} may be"
+            raise ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=1)
+
+    def _displaced(self, count: int, client: str) -> list[Answer]:
+        """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""
+        over = len(self._active) + len(self._waiting) + count - self.slots - self.settings.max_queue
+        found = self._waiting.displaced(over, client, count)
+        if found is None:
             raise busy(self.settings.max_queue)
+        return found
 
     def answer(
         self,
@@ -233,11 +268,14 @@ class Backend(ABC):
         read to its end. `ApiError` if there is no room.
 
         The text goes `through` the answer's own filter. With `prompt_scores`, `Answer.scored` is available with the
-        first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns.
+        first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns. In a full
+        queue, the answer takes the place of one of a client that has more of them.
         """
-        self.check_room()
+        self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
+        for displaced in self._displaced(1, client):
+            self.fail(displaced, busy(self.settings.max_queue))
         answer = Answer(self, ids, settings, rule, client, through, prompt_scores, prompt_only)
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)

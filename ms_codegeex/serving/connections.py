@@ -1,14 +1,24 @@
-"""uvicorn's HTTP connections with time limits: silent or dead connections are closed."""
+"""uvicorn's HTTP connections with limits: on their number, and on the time of silent or dead ones."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ms_codegeex.serving.errors import unavailable
+
+BACKLOG = 512  # connections that the kernel holds, and that asyncio accepts in one go
+IN_FLIGHT = 4  # steps of the event loop from accepting a connection to the end of another one that gives way
+RESERVE = 128  # descriptors for the engine, logs, tokenizers and libraries
+QUIET_SECONDS = 60.0  # without a flood, after which a new one is reported
 HEAD_SECONDS = 30.0  # for a request's line and headers, from the connection's or its first byte on
 OPTIONS = {  # of TCP: a silent peer is probed; one that takes nothing for so many milliseconds is cut off
     "TCP_KEEPIDLE": 60,
@@ -18,14 +28,100 @@ OPTIONS = {  # of TCP: a silent peer is probed; one that takes nothing for so ma
 }
 
 
+def descriptor_room(wanted: int) -> tuple[int, int]:
+    """Raise the limit on open files, as far as the hard limit allows, for `wanted` connections and those that are
+    about to be accepted. Return how many connections fit, and the length of the backlog."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + IN_FLIGHT * BACKLOG + RESERVE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted, BACKLOG
+    backlog = max(1, min(BACKLOG, soft // (4 * IN_FLIGHT)))
+    return max(1, min(wanted, soft - IN_FLIGHT * backlog - min(RESERVE, soft // 4))), backlog
+
+
+class Flood:
+    """Reports one kind of flood in one line on standard error; the next one only after a minute without."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._last = clock, -QUIET_SECONDS
+
+    def report(self, message: str) -> None:
+        """Note one event of the flood."""
+        now = self._clock()
+        if now - self._last >= QUIET_SECONDS:
+            print(message, file=sys.stderr, flush=True)
+        self._last = now
+
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio's exception handler: a connection that cannot be accepted, which asyncio would report with a
+        traceback thousands of times, is such an event."""
+        if "socket.accept()" in context.get("message", ""):
+            self.report(f"connections cannot be accepted ({context.get('exception')}); this is tried again each second")
+        else:
+            loop.default_exception_handler(context)
+
+
+class Pool:
+    """At most `most` connections. A further one takes the place of an idle one: first of the oldest that has sent no
+    request, then of the one that has been silent for the longest time."""
+
+    def __init__(self, most: int, flood: Flood):
+        self._most, self._flood = most, flood
+        self._open: set[Connection] = set()
+        self._new: dict[Connection, None] = {}  # without a request so far, the oldest first
+        self._kept: dict[Connection, None] = {}  # between two requests, the first to become idle first
+
+    def admit(self, connection: Connection) -> bool:
+        """Add a new connection; False if all others are busy."""
+        if len(self._open) >= self._most:
+            self._flood.report(
+                f"the limit of {self._most} connections is reached: idle ones are closed, others are refused; see "
+                "--max-connections"
+            )
+            idle = next(iter(self._new or self._kept), None)
+            if idle is None:
+                return False
+            self.remove(idle)
+            idle.transport.close()
+        self._open.add(connection)
+        self._new[connection] = None
+        return True
+
+    def set_busy(self, connection: Connection) -> None:
+        """Note that a request has come."""
+        self._new.pop(connection, None)
+        self._kept.pop(connection, None)
+
+    def set_idle(self, connection: Connection) -> None:
+        """Note that a request has been answered."""
+        if connection in self._open:
+            self._kept[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.set_busy(connection)
+        self._open.discard(connection)
+
+
 class Connection(H11Protocol):
-    """Closes a connection whose request does not come, whose peer is gone, or whose peer does not read."""
+    """Closes a connection whose request does not come, whose peer is gone, or whose peer does not read. With `pool`,
+    the number of connections is limited."""
 
     _head: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, pool: Pool, **named: Any):
+        super().__init__(*arguments, **named)
+        self._pool = pool
 
     def connection_made(self, transport: Any) -> None:
         """Start the time limit for a request."""
         super().connection_made(transport)
+        if not self._pool.admit(self):
+            self._refuse()
+            return
         connection = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -34,10 +130,19 @@ class Connection(H11Protocol):
                     connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._await_head()
 
+    def _refuse(self) -> None:
+        """Answer with 503 without waiting for a request."""
+        response = unavailable("the server has too many connections", "too_many_connections").response()
+        response.headers["Connection"] = "close"
+        head = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
+        self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + response.body)
+        self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         """Start or stop the time limit for the rest of a request."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
+            self._pool.set_busy(self)
             self._stop_waiting()
         elif self._head is None:
             self._await_head()
@@ -48,11 +153,15 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Leave the connection to uvicorn's limit for idle connections."""
         self._stop_waiting()
+        self._pool.set_idle(self)
         super().on_response_complete()
+        if self.cycle is not None and not self.cycle.response_complete:  # the next request was there already
+            self._pool.set_busy(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers of the connection."""
         self._stop_waiting()
+        self._pool.remove(self)
         super().connection_lost(exc)
 
     def _await_head(self) -> None:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.serving.schemas import UNSUPPORTED
 
 INVALID = "invalid_request_error"
 LONGEST = 2000  # characters of a message
@@ -79,12 +80,17 @@ def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
     """The error for a body that does not fit the route's schema: the first that pydantic reports."""
     if not errors:
         return ApiError(400, "the body is not what this route expects")
-    first = errors[0]
+    # of a union, the errors of all members are reported
+    first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
     place = [str(part) for part in first.get("loc", ()) if part != "body"]
+    message = first.get("msg", "is wrong")
+    if first.get("type") == UNSUPPORTED:
+        field = first["ctx"]["field"]
+        place, message = (place, f"{field} is {message}") if place else ([field], message)
     param = place[0] if place else None
-    return ApiError(400, f"{'.'.join(place[:1]) or 'body'}: {first.get('msg', 'is wrong')}", param=param)
+    return ApiError(400, f"{'.'.join(place[:1]) or 'body'}: {message}", param=param)
 
 
 def install(app: FastAPI) -> None:

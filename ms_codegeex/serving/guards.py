@@ -143,8 +143,7 @@ class Guard:
             return
         caller = record_of(scope).key or ""
         per_minute = key.requests_per_minute if key and key.requests_per_minute else self.requests_per_minute
-        refusal = self.limits.enter(caller, per_minute, key.concurrent if key else None)
-        if refusal is not None:
+        if (refusal := self.limits.enter(caller, per_minute)) is not None:
             error = ApiError(
                 429,
                 refusal.message,
@@ -154,10 +153,7 @@ class Guard:
             )
             await error.response()(scope, receive, send)
             return
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.limits.leave(caller)
+        await self.app(scope, receive, send)
 
     def _open(self, scope: Scope) -> bool:
         path = scope["path"]
@@ -182,6 +178,7 @@ class Guard:
                 code="invalid_api_key",
             )
         record_of(scope).key = scope["state"]["client"] = key.name
+        scope["state"]["concurrent"] = key.concurrent
         return key
 
     @staticmethod

@@ -52,9 +52,12 @@ class SentTokens:
         self._held: list[tuple[Chosen, tuple[int, int]]] = []
 
     def feed(self, piece: Piece) -> list[SentToken]:
-        """Those that this piece completes. An answer's last token may be truncated."""
+        """Those that this piece completes. An answer's last token may be truncated by a stop text. Tokens of a
+        character that was left out because no token completes it are given with all of their bytes."""
         self._sent += len(piece.text)
         self._held += zip(piece.tokens, piece.offsets, strict=True)
+        if piece.complete:
+            return [SentToken(chosen, begin) for chosen, (begin, _) in self._held]
         ready = list[SentToken]()
         for chosen, (begin, end) in self._held:
             if begin >= self._sent or (end > self._sent and piece.finish is None):

@@ -37,6 +37,11 @@ def client_of(request: Request) -> str:
     return named or (request.client.host if request.client else "")
 
 
+def concurrent_of(request: Request) -> int | None:
+    """The most answers that the client's key may have in progress; None: as many as the server takes."""
+    return getattr(request.state, "concurrent", None)
+
+
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The field `stop`."""
     texts = (stop,) if isinstance(stop, str) else tuple(stop or ())

@@ -21,7 +21,7 @@ from ms_codegeex.serving.backend import Answer, Backend
 from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import client_of, seeded
+from ms_codegeex.serving.requests import client_of, concurrent_of, seeded
 from ms_codegeex.serving.schemas import Sampling
 
 
@@ -30,7 +30,7 @@ class Plan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
     `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
-    and `prompt_only` as in `Backend.answer`.
+    and `prompt_only` as in `Backend.answer`. `max_tokens` is the number that the request gave.
     """
 
     model: ServedModel
@@ -41,6 +41,7 @@ class Plan:
     through: Callable[[], TextFilter] | None = None
     prompt_scores: bool = False
     prompt_only: bool = False
+    max_tokens: int | None = None
 
     @property
     def size(self) -> int:
@@ -52,8 +53,8 @@ class Plan:
 def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
     closed and noted in the request's record."""
-    backend.check_room(plan.size)
     client, answers = client_of(request), list[Answer]()
+    backend.check_room(plan.size, client, concurrent_of(request))
     try:
         for place, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -132,11 +133,16 @@ class Responder:
         prompt = sum(map(len, self.plan.prompts))
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
+    def limit(self, number: int) -> dict[str, int]:
+        """What an answer says about `max_tokens`: the number that fits into the context, if that is smaller."""
+        room = self.plan.model.context - len(self.plan.prompts[number // self.plan.count])
+        return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
+
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The response that is not streamed."""
         pieces = [await answer.whole() for answer in answers]
         choices = [
-            self.choice(answers[number], pieces[number], number, index)
+            {**self.choice(answers[number], pieces[number], number, index), **self.limit(number)}
             for index, number in enumerate(self.selected(pieces))
         ]
         return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
@@ -151,7 +157,8 @@ class Responder:
                 opened.add(number)
                 if (choice := self.opening(number)) is not None:
                     yield event({**head, "choices": [choice], **tail})
-            yield event({**head, "choices": [self.delta(answers[number], piece, number)], **tail})
+            limit = {} if piece.finish is None else self.limit(number)
+            yield event({**head, "choices": [{**self.delta(answers[number], piece, number), **limit}], **tail})
         if with_usage:
             yield event({**head, "choices": [], "usage": self.usage(completion)})
         yield DONE

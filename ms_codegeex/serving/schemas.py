@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+import difflib
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from ms_codegeex.serving import foreign_fields
+from ms_codegeex.serving.foreign_fields import Neutral, WithoutEffect
 
 Item = TypeVar("Item")
 
@@ -21,6 +25,8 @@ MOST_IDS = 1 << 17  # of a prompt; longer than the context of any model here
 Ids = Annotated[Listed[int], Field(max_length=MOST_IDS)]
 MOST_BIASES = 300
 MOST_MESSAGES = 4096
+UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
+SHOWN = 64  # characters of an unknown field's name
 
 
 def _few(value: Any) -> Any:
@@ -32,22 +38,60 @@ def _few(value: Any) -> Any:
 Few = BeforeValidator(_few)  # for a logit bias, before anything looks at the entries
 
 
+def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
+    """Add the fields of other servers to a body's JSON schema."""
+    assert issubclass(body, Body)
+    fields = foreign_fields.described(body.without_effect, body.neutral)
+    schema["additionalProperties"] = False
+    own = schema.setdefault("properties", {})
+    own.update((name, values) for name, values in fields.items() if name not in own)
+
+
 class Body(BaseModel):
-    """A request's JSON object: types are exact, unknown fields are ignored, null stands for a field's absence."""
+    """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
+    of other servers that change nothing are accepted: those in `without_effect`, and those with values in `neutral`."""
 
     # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
-    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), str_max_length=1 << 40)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        protected_namespaces=(),
+        str_max_length=1 << 40,
+        json_schema_extra=_describe_foreign,
+    )
+    without_effect: ClassVar[WithoutEffect] = {}
+    neutral: ClassVar[Neutral] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for name, given in value.items():
+            if name in cls.model_fields or foreign_fields.accepted(name, given, cls.without_effect, cls.neutral):
+                continue
+            shown = str(name)[:SHOWN].encode("utf-8", "replace").decode()
+            near = difflib.get_close_matches(shown, cls.model_fields, 1)
+            remedy = f"did you mean {near[0]}?" if near else "leave it out"
+            if name in cls.neutral:
+                remedy = f"leave it out, or send {' or '.join(map(repr, cls.neutral[name]))}"
+            raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": f"not supported; {remedy}"})
+        return value
 
 
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
+    without_effect = foreign_fields.STREAM_OPTIONS
+    neutral: ClassVar[Neutral] = {"continuous_usage_stats": (False,)}
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
 class Sampling(Body):
     """How an answer is chosen; shared by all routes that generate."""
 
+    without_effect = foreign_fields.GENERATION
+    neutral = foreign_fields.NEUTRAL
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     temperature: float | None = Field(None, description="0 is greedy (default 1)")
     top_p: float | None = Field(None, description="default 1: off")
@@ -85,6 +129,7 @@ class CompletionRequest(Sampling):
 class ContentPart(Body):
     """A part of a message; one of type "text" has a text."""
 
+    without_effect = foreign_fields.CONTENT_PART
     type: str
     text: str | None = None
 
@@ -92,6 +137,8 @@ class ContentPart(Body):
 class ChatMessage(Body):
     """A message of a conversation."""
 
+    without_effect = foreign_fields.MESSAGE
+    neutral = foreign_fields.MESSAGE_NEUTRAL
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Listed[ContentPart] | None = None
 
@@ -138,13 +185,19 @@ class LogProbabilities(BaseModel):
     text_offset: list[int]
 
 
-class CompletionChoice(BaseModel):
+class Choice(BaseModel):
+    """One answer, or a piece of one."""
+
+    index: int
+    finish_reason: Literal["stop", "length"] | None = None
+    max_tokens: int | None = Field(None, description="with the end: the limit, if the one requested does not fit")
+
+
+class CompletionChoice(Choice):
     """One answer."""
 
     text: str
-    index: int
     logprobs: LogProbabilities | None = None
-    finish_reason: Literal["stop", "length"] | None = None
 
 
 class Generated(BaseModel):
@@ -171,13 +224,11 @@ class ChatAnswer(BaseModel):
     content: str
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(Choice):
     """One answer."""
 
-    index: int
     message: ChatAnswer
     logprobs: dict[str, Any] | None = None
-    finish_reason: Literal["stop", "length"] | None = None
 
 
 class ChatCompletion(Generated):

@@ -10,13 +10,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.serving.app import create_app
-from ms_codegeex.serving.connections import Connection
+from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.memory import return_large_blocks
@@ -24,7 +26,6 @@ from ms_codegeex.serving.model import open_model
 from ms_codegeex.serving.settings import ServeSettings
 
 KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
-BACKLOG = 2048
 LAST_SECONDS = 2  # to write the last responses after all answers have ended
 POLL_SECONDS = 0.02
 
@@ -67,11 +68,22 @@ def serve(settings: ServeSettings) -> None:
         asyncio.run(_serve(EngineBackend(model, settings), listening))
 
 
-def configured(app: FastAPI) -> uvicorn.Config:
-    """How the application is served."""
-    return uvicorn.Config(
+def http_server(app: FastAPI, settings: ServeSettings) -> Server:
+    """The server of an application, for the running event loop, whose errors it reports from then on. Raises this
+    process's limit on open files."""
+    connections, backlog = descriptor_room(settings.max_connections)
+    if connections < settings.max_connections:
+        print(
+            f"--max-connections: {settings.max_connections} do not fit into the hard limit on open files, so it is "
+            f"{connections}; see `ulimit -Hn`",
+            file=sys.stderr,
+            flush=True,
+        )
+    asyncio.get_running_loop().set_exception_handler(Flood().handle)
+    config = uvicorn.Config(
         app,
-        http=Connection,
+        http=cast(Any, partial(Connection, pool=Pool(connections, Flood()))),  # uvicorn only calls it
+        backlog=backlog,
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -80,12 +92,12 @@ def configured(app: FastAPI) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
+    return Server(config)
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
     app = create_app(backend.settings, backend)
-    config = configured(app)
-    server = Server(config)
+    server = http_server(app, backend.settings)
     stopping = Stopping(server)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)
     engine, http = asyncio.ensure_future(backend.run()), asyncio.ensure_future(server.serve(sockets=[listening]))
@@ -93,7 +105,7 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
     try:
         await asyncio.wait({engine, http, helpers[0]}, return_when=asyncio.FIRST_COMPLETED)
         if stopping.first.is_set():
-            config.timeout_graceful_shutdown = await _drain(backend, stopping.second)
+            server.config.timeout_graceful_shutdown = await _drain(backend, stopping.second)
     finally:
         backend.draining = True
         backend.fail_all(unavailable("the server is shutting down", "shutting_down"))

@@ -17,8 +17,8 @@ class ServeSettings:
     `example_path`: the demo's examples, if not our own. `bits` quantises a model on loading; `device` is the kind of
     device that computes, several `devices` share the model. `adapter`: names of LoRA adapters, each with its directory.
     Without `max_concurrency`, as many answers are computed at once as half of the free memory holds. `max_queue` more
-    answers may wait. `deadline` is the time limit of a request, `hang` the time after which a silent engine is
-    restarted, and `grace` the time from SIGTERM to the end, in seconds.
+    answers may wait, and `max_connections` clients may be connected. `deadline` is the time limit of a request, `hang`
+    the time after which a silent engine is restarted, and `grace` the time from SIGTERM to the end, in seconds.
     """
 
     model: Path
@@ -39,6 +39,7 @@ class ServeSettings:
     adapter: tuple[tuple[str, Path], ...] = ()
     max_concurrency: int | None = None
     max_queue: int = 64
+    max_connections: int = 1024
     deadline: float = 600.0
     hang: float = 300.0
     max_body: int = 4 << 20
@@ -57,6 +58,7 @@ class ServeSettings:
             ("devices", self.devices >= 1, "1 or more"),
             ("max_concurrency", self.max_concurrency is None or self.max_concurrency >= 1, "1 or more"),
             ("max_queue", self.max_queue >= 0, "0 or more"),
+            ("max_connections", self.max_connections >= 1, "1 or more"),
             ("deadline", self.deadline > 0, "a number of seconds above 0"),
             ("hang", self.hang > 0, "a number of seconds above 0"),
             ("max_body", self.max_body >= 1, "a number of bytes above 0"),

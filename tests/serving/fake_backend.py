@@ -35,12 +35,13 @@ def fake_settings(**changes) -> ServeSettings:
 
 class FakeBackend(Backend):
     """Answers `text` in steps of `step_seconds`; a log-probability is -1/8 for the token's place, from 1. `paused`: no
-    steps. `texts` are given to the next answers instead, one each."""
+    steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead."""
 
     def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0):
         super().__init__(model or fake_model(), settings or fake_settings(), slots)
         self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False
         self.texts: list[str] = []
+        self.script: list[int] | None = None
         self.asked: list[Answer] = []  # all answers, in the order in which the engine got them
         self.dropped: list[Answer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task] = {}
@@ -56,7 +57,7 @@ class FakeBackend(Backend):
             task.cancel()
 
     async def _play(self, answer: Answer) -> None:
-        ids = self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
+        ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities
         for place, number in enumerate(ids[:room], 1):

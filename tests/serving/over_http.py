@@ -12,7 +12,7 @@ import uvicorn
 from fake_backend import FakeBackend
 
 from ms_codegeex.serving.app import create_app
-from ms_codegeex.serving.server import Server, address, bound, configured
+from ms_codegeex.serving.server import address, bound, http_server
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def served(make: Callable[[], FakeBackend] = FakeBackend) -> Iterator[Served]:
 
     async def serve() -> None:
         backend = make()
-        servers.append(Server(configured(create_app(backend.settings, backend))))
+        servers.append(http_server(create_app(backend.settings, backend), backend.settings))
         with bound("127.0.0.1", 0) as listening:
             started.append(Served(address(listening), backend))
             ready.set()

@@ -170,7 +170,8 @@ def test_half_of_a_character(client):
         ("/infill", "input_extra", f'[{{"text": {half}}}]'),
         ("/tokenize", "content", half),
     ):
-        error = refused(client.post(path, content=f'{{"language": "C", "{name}": {value}}}', headers=JSON))
+        language = '"language": "C", ' if "code" in path else ""
+        error = refused(client.post(path, content=f'{{{language}"{name}": {value}}}', headers=JSON))
         assert error["param"] == name and "file" not in error["message"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+from unittest.mock import create_autospec
 
 import pytest
 from asking import ask, connected, running
@@ -145,10 +146,10 @@ def test_the_limit_of_a_server_without_keys_names_none():
     assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 requests in a minute"
 
 
-def test_one_request_of_a_key_at_once(key_file):
+def test_one_answer_of_a_key_at_once(key_file):
     async def asked():
-        backend = guarded(key_file)()
         key_file.write_text(f"one {KEY} concurrent=1\n")
+        backend = guarded(key_file)()
         backend.paused = True
         async with connected(backend) as client:
             first = asyncio.ensure_future(client.post(PATH, json=BODY, headers=bearer(KEY)))
@@ -382,9 +383,7 @@ def test_a_request_id_is_kept_if_it_is_harmless(given, kept):
 
 
 def test_a_mistake_of_the_server_has_an_id_and_a_line_in_the_log(tmp_path, monkeypatch):
-    def broken(self, count):
-        raise ZeroDivisionError("secret")
-
+    broken = create_autospec(FakeBackend.check_room, side_effect=ZeroDivisionError("secret"))
     monkeypatch.setattr(FakeBackend, "check_room", broken)
     make = lambda: FakeBackend(fake_settings(access_log=str(tmp_path / "log")))  # noqa: E731
     response = ask("POST", PATH, make, json=BODY, headers={"X-Request-Id": "abc"})

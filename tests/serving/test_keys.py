@@ -123,36 +123,24 @@ def test_a_minute_holds_so_many_requests():
     limits, admitted = Limits(clock), []
     for second in range(0, 200, 5):
         clock.now = 1000.0 + second
-        if limits.enter("me", 3, None) is None:
+        if limits.enter("me", 3) is None:
             admitted.append(second)
-            limits.leave("me")
     assert admitted == [0, 5, 10, 20, 40, 60, 80, 100, 120, 140, 160, 180]
 
 
 def test_a_refused_request_succeeds_after_the_time_that_it_was_told():
     clock = Clock()
     limits = Limits(clock)
-    while (refusal := limits.enter("me", 7, None)) is None:
+    while (refusal := limits.enter("me", 7)) is None:
         pass
     clock.now += refusal.retry_after - 1
-    assert limits.enter("me", 7, None) is not None
+    assert limits.enter("me", 7) is not None
     clock.now += 1
-    assert limits.enter("me", 7, None) is None
+    assert limits.enter("me", 7) is None
 
 
-def test_so_many_requests_may_be_under_way():
+def test_each_caller_has_its_own_minute_and_some_have_no_limit():
     limits = Limits(Clock())
-    assert [limits.enter("me", None, 2) is None for _ in range(3)] == [True, True, False]
-    assert limits.enter("you", None, 2) is None
-    limits.leave("me")
-    assert limits.enter("me", None, 2) is None
-
-
-def test_a_refused_request_counts_neither_way():
-    clock = Clock()
-    limits = Limits(clock)
-    assert limits.enter("me", 2, 1) is None
-    for _ in range(5):
-        assert limits.enter("me", 2, 1).message.startswith("1 requests of this key are in progress")
-    limits.leave("me")
-    assert limits.enter("me", 2, 1) is None
+    assert [limits.enter("me", 2) is None for _ in range(3)] == [True, True, False]
+    assert limits.enter("you", 2) is None
+    assert all(limits.enter("free", None) is None for _ in range(100))

@@ -12,6 +12,8 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 
+LONGEST_CHARACTER = 4  # bytes of UTF-8
+
 
 class Tokenizer(ABC):
     """Text to ids and back.
@@ -86,14 +88,13 @@ class Tokenizer(ABC):
     def continuation(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
 
-        Joined, the pieces are the decoded text without the text of `before`.
+        Joined, the pieces are the decoded text without the text of `before`. A character that `before` begins is part
+        of them once it is complete; one that the last id leaves incomplete is not.
         """
         text = Continuation(self, before)
         for number in ids:
             if piece := text.feed(number):
                 yield piece
-        if rest := text.rest():
-            yield rest
 
     def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a prompt: its prefix, and as much of the rest as fits, truncated on the left.
@@ -125,6 +126,7 @@ class Continuation:
         self._ids: deque[int] = deque()
         self._pieces = tokenizer._pieces(before, iter(self._ids.popleft, None))
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder.decode(_last_bytes(tokenizer, before))  # only the start of a character stays in the decoder
 
     def feed(self, number: int) -> str:
         """The characters that the next id completes."""
@@ -136,9 +138,15 @@ class Continuation:
         """Whether the next id continues a character that the last one began."""
         return bool(self._decoder.getstate()[0])
 
-    def rest(self) -> str:
-        """The replacement for a character that was not completed."""
-        return self._decoder.decode(b"", final=True)
+
+def _last_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> bytes:
+    """The bytes of the last ids, enough to hold the start of a character; a sentinel separates texts."""
+    found = b""
+    for number in reversed(ids):
+        if len(found) >= LONGEST_CHARACTER or not 0 <= number < tokenizer.vocab_size:
+            break
+        found = tokenizer.token_bytes(number) + found
+    return found
 
 
 def not_text(text: Any) -> UserError:

@@ -36,12 +36,15 @@ def planned(body: ChatRequest, backend: Backend) -> Plan:
     if messages[-1][0] != "user":
         raise UserError("messages: the last one is not the user's; add what should be answered")
     ids = model.encode(model.chat.prompt(messages), field="messages", remedy="leave out the oldest ones")
-    most = body.max_completion_tokens or body.max_tokens or MAX_TOKENS
+    given = body.max_completion_tokens or body.max_tokens
     return Plan(
         model,
         [ids],
-        sampling_settings(body, model, most, log_probabilities=body.top_logprobs or 0, stop=model.chat.stop),
+        sampling_settings(
+            body, model, given or MAX_TOKENS, log_probabilities=body.top_logprobs or 0, stop=model.chat.stop
+        ),
         body.n or 1,
+        max_tokens=given,
     )
 
 

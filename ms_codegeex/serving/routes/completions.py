@@ -56,6 +56,7 @@ def planned(body: CompletionRequest, backend: Backend) -> Plan:
         through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
         prompt_scores=bool(body.echo) and body.logprobs is not None,
         prompt_only=most == 0,
+        max_tokens=body.max_tokens,
     )
 
 
@@ -100,8 +101,9 @@ class CompletionResponder(Responder):
     def __init__(self, plan: Plan, backend: Backend, body: CompletionRequest):
         super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
         self.kept = body.n or 1
-        decode, tokenizer = backend.model.tokenizer.decode, backend.model.tokenizer
-        self._echoed = [decode(ids) if body.echo else "" for ids in plan.prompts]
+        tokenizer = backend.model.tokenizer
+        # as a continuation: a character that the prompt begins is part of the answer that completes it
+        self._echoed = ["".join(tokenizer.continuation((), ids)) if body.echo else "" for ids in plan.prompts]
         self._first = set(range(plan.size))  # answers of which nothing has been sent
         self._reports = [
             None if body.logprobs is None else Report(tokenizer, body.logprobs, len(self._echo(number)))

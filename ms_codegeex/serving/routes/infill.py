@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Answer, Backend
 from ms_codegeex.serving.events import event
@@ -31,13 +32,16 @@ MOST_FILES = 1024
 class ExtraFile(Body):
     """Another file that may help."""
 
+    without_effect = foreign_fields.EXTRA_FILE
     text: str
     filename: str | None = None
 
 
 class InfillRequest(Body):
-    """`POST /infill`; samplers that this server does not have are ignored, as are fields about slots and caches."""
+    """`POST /infill`"""
 
+    without_effect = foreign_fields.INFILL
+    neutral = foreign_fields.NEUTRAL
     model: str | None = Field(None, description="the name of an adapter or of the model")
     input_prefix: str | None = None
     input_suffix: str | None = None

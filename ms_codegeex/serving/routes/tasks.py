@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from ms_codegeex.data.languages import find_language
@@ -15,12 +15,13 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Answer, Backend
 from ms_codegeex.serving.filters import Filters, Framed
+from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.prompts import TASKS, CommentText, Source, TaskPrompt, translation
 from ms_codegeex.serving.requests import prepared, sampling_settings
 from ms_codegeex.serving.responding import Plan, Responder, respond
 from ms_codegeex.serving.routes.models import chosen_model
-from ms_codegeex.serving.schemas import Generated, Sampling
+from ms_codegeex.serving.schemas import Choice, Generated, Sampling
 
 MAX_TOKENS = 512
 SUMMARIES = {
@@ -55,16 +56,15 @@ class SqlRequest(Task):
 class TranslationRequest(Task):
     """`POST /v1/code/translate`"""
 
+    without_effect: ClassVar[WithoutEffect] = {**Sampling.without_effect, "locale": "the answer is code"}
     source_language: str = Field(description="the code's language")
     target_language: str = Field(description="the language of the answer")
 
 
-class TaskChoice(BaseModel):
+class TaskChoice(Choice):
     """One answer."""
 
-    index: int
     text: str
-    finish_reason: Literal["stop", "length"] | None = None
 
 
 class TaskAnswer(Generated):
@@ -77,19 +77,18 @@ class TaskAnswer(Generated):
 def planned(prompt: TaskPrompt, body: Task, model: ServedModel) -> Plan:
     """The plan of a task's answers."""
     ids = model.tokenizer.encode_prompt(prompt.text[: model.most_characters + 1])  # more would take seconds
-    room = model.context - len(ids)
-    if room < 1:
+    if len(ids) >= model.context:
         raise UserError(
             f"code: {len(ids)} tokens or more with the task's prompt, the model's context is {model.context}; send less"
         )
     greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
-    settings = sampling_settings(greedy, model, min(body.max_tokens or MAX_TOKENS, room), stop=prompt.stop)
+    settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
 
     def through() -> TextFilter:
         inner = CommentText(prompt.comment) if prompt.comment else Filters()
         return Framed(prompt.opening, prompt.closing, inner)
 
-    return Plan(model, [ids], settings, body.n or 1, [prompt.rule], through)
+    return Plan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
 
 
 class TaskResponder(Responder):

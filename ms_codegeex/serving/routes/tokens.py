@@ -12,12 +12,16 @@ from starlette.responses import Response
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.serving.backend import Backend
+from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.schemas import Body, Ids
+
+WITHOUT_EFFECT: WithoutEffect = {"model": "adapters have the model's tokenizer"}
 
 
 class TokenizeRequest(Body):
     """Text to encode."""
 
+    without_effect = WITHOUT_EFFECT
     content: str
     add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
     parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
@@ -29,6 +33,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Ids to decode."""
 
+    without_effect = WITHOUT_EFFECT
     tokens: Ids
 
 

@@ -1,0 +1,284 @@
+"""Fields that this server does not have: refused by their names, or known to change nothing."""
+
+import json
+
+import openai
+import pytest
+from asking import ask, connected, events, running
+from fake_backend import TEXT, FakeBackend, fake_model
+from over_http import served
+from pydantic import BaseModel
+
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.serving import foreign_fields
+from ms_codegeex.serving.routes.infill import InfillRequest
+from ms_codegeex.serving.routes.tasks import SqlRequest, TaskRequest, TranslationRequest
+from ms_codegeex.serving.routes.tokens import DetokenizeRequest, TokenizeRequest
+from ms_codegeex.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
+
+BODIES = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/code/fix": {"code": "x", "language": "Python"},
+    "/v1/code/sql": {"code": "x"},
+    "/v1/code/translate": {"code": "x", "source_language": "Python", "target_language": "Java"},
+    "/infill": {"input_prefix": "x"},
+    "/tokenize": {"content": "x"},
+    "/detokenize": {"tokens": [5]},
+}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+REFUSED = {  # what real clients ask for and this server does not have
+    "response_format": SCHEMA,
+    "grammar": 'root ::= "x"',
+    "json_schema": {"type": "object"},
+    "guided_json": {"type": "object"},
+    "guided_regex": "x+",
+    "structured_outputs": {"regex": "x+"},
+    "min_tokens": 5,
+    "min_p": 0.05,
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "mirostat": 2,
+    "dry_multiplier": 0.8,
+    "ignore_eos": True,
+    "stop_token_ids": [5],
+    "reasoning_effort": "high",
+    "use_beam_search": True,
+    "n_probs": 3,
+    "modalities": ["text", "audio"],
+    "nothing_known": 1,
+    "\ud800": 1,
+    "x" * 10_000: 1,
+}
+
+
+def tuned():
+    return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
+
+
+def ask_all(path, bodies):
+    """The responses of one application."""
+
+    async def asked():
+        async with connected(tuned()) as client:
+            headers = {"Content-Type": "application/json"}  # httpx's own JSON has no half of a character
+            return [await client.post(path, content=json.dumps(body), headers=headers) for body in bodies]
+
+    return running(asked())
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_field_that_would_change_the_answer_is_a_400_that_names_it(path):
+    responses = ask_all(path, [{**BODIES[path], name: value} for name, value in REFUSED.items()])
+    for name, response in zip(REFUSED, responses, strict=True):
+        assert response.status_code == 400, (name, response.text)
+        error, shown = response.json()["error"], name[:64].encode("utf-8", "replace").decode()
+        assert (error["type"], error["param"]) == ("invalid_request_error", shown)
+        assert error["message"].startswith(f"{shown}: not supported; ") and len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_null_stands_for_a_fields_absence(path):
+    assert ask_all(path, [{**BODIES[path], **dict.fromkeys(REFUSED, None)}])[0].status_code == 200
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if "tokenize" not in path])
+def test_fields_that_change_nothing_change_nothing(path):
+    kind = {"/infill": InfillRequest, "/v1/chat/completions": ChatRequest}.get(path, CompletionRequest)
+    single = [{name: value} for name, each in foreign_fields.NEUTRAL.items() for value in each]
+    fields = [{}, dict.fromkeys(foreign_fields.GENERATION, "anything"), *single]
+    fields = [each for each in fields if not each.keys() & kind.model_fields.keys()]
+    assert len(fields) > 35
+    plain, *responses = ask_all(path, [{**BODIES[path], **each} for each in fields])
+    for each, response in zip(fields[1:], responses, strict=True):
+        assert response.status_code == 200, (each, response.text)
+        texts = [body.json().get("choices", body.json().get("content")) for body in (plain, response)]
+        assert texts[0] == texts[1]
+
+
+def test_a_neutral_value_is_told_from_similar_ones():
+    for name, value in (("ignore_eos", 0), ("min_tokens", False), ("min_tokens", "0"), ("tools", {}), ("tools", "")):
+        response = ask("POST", "/v1/completions", json={"prompt": "x", name: value})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    assert ask("POST", "/v1/completions", json={"prompt": "x", "min_tokens": 0.0}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "near"),
+    [
+        ("/v1/completions", "max_token", "max_tokens"),
+        ("/v1/completions", "max_completion_tokens", "max_tokens"),
+        ("/v1/chat/completions", "temprature", "temperature"),
+        ("/infill", "n_predicts", "n_predict"),
+    ],
+)
+def test_a_misspelt_field_is_told_the_right_one(path, name, near):
+    error = ask("POST", path, tuned, json={**BODIES[path], name: 1}).json()["error"]
+    assert error["message"] == f"{name}: not supported; did you mean {near}?" and error["param"] == name
+
+
+MESSAGES = [
+    ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "tool_calls"),
+    ({"role": "user", "content": [{"type": "text", "text": "x", "image_url": {}}]}, "image_url"),
+    ({"role": "user", "content": "x", "more": 1}, "more"),
+]
+
+
+@pytest.mark.parametrize(("message", "name"), MESSAGES)
+def test_a_field_within_a_message_is_named_too(message, name):
+    body = {"messages": [message, {"role": "user", "content": "x"}]}
+    error = ask("POST", "/v1/chat/completions", tuned, json=body).json()["error"]
+    assert error["param"] == "messages" and error["message"].startswith(f"messages: {name} is not supported")
+
+
+def test_messages_as_clients_keep_them():
+    """Of OpenAI's own client (`message.model_dump()`), litellm and LangChain: fields without a value come back."""
+    empty = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+    body = {
+        "messages": [
+            {"role": "user", "content": [part], "name": "me"},
+            {"role": "assistant", "content": "y", **empty, "reasoning_content": None},
+            {"role": "assistant", "content": "y", "tool_calls": []},
+            {"role": "user", "content": "z"},
+        ]
+    }
+    assert ask("POST", "/v1/chat/completions", tuned, json=body).status_code == 200
+
+
+CLIENTS = {  # the fields that each sends with default settings
+    "LangChain's ChatOpenAI": {
+        "model": "fake",
+        "stream": False,
+        "temperature": 0.7,
+        "n": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "logprobs": False,
+        "seed": None,
+        "stop": None,
+        "max_completion_tokens": 64,
+    },
+    "litellm": {"model": "fake", "temperature": 0.2, "max_tokens": 64, "user": "me", "metadata": {"a": "b"}},
+    "Continue's chat": {
+        "model": "fake",
+        "max_tokens": 64,
+        "temperature": 0.5,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "stop": ["x1"],
+        "tools": [],
+        "parallel_tool_calls": False,
+    },
+    "Zed's assistant": {
+        "model": "fake",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_completion_tokens": 64,
+        "stop": [],
+        "temperature": 1.0,
+        "tools": [],
+        "prompt_cache_key": "thread-1",
+    },
+    "OpenAI's playground": {
+        "model": "fake",
+        "response_format": {"type": "text"},
+        "temperature": 1,
+        "max_completion_tokens": 64,
+        "top_p": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "store": False,
+        "service_tier": "auto",
+        "verbosity": "medium",
+    },
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_requests_of_chat_clients(client):
+    body = {**CLIENTS[client], "messages": [{"role": "user", "content": "x"}]}
+    response = ask("POST", "/v1/chat/completions", tuned, json=body)
+    assert response.status_code == 200, response.text
+    if body.get("stream"):
+        found = events(response)
+        text = "".join(choice["delta"].get("content", "") for event in found for choice in event["choices"])
+    else:
+        text = response.json()["choices"][0]["message"]["content"]
+    assert text == TEXT
+
+
+def test_openais_client_with_its_typed_fields():
+    """Its helper for structured outputs asks for a JSON schema; its plain request has no such field."""
+
+    class Answer(BaseModel):
+        text: str
+
+    question = [{"role": "user", "content": "x"}]
+    with served(tuned) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        found = client.chat.completions.create(
+            model="fake",
+            messages=question,
+            tools=[],
+            response_format={"type": "text"},
+            store=True,
+            metadata={"a": "b"},
+            service_tier="auto",
+            prompt_cache_key="x",
+            safety_identifier="me",
+            reasoning_effort=None,
+        )
+        assert found.choices[0].message.content == TEXT
+        with pytest.raises(openai.BadRequestError, match="response_format") as caught:
+            client.chat.completions.parse(model="fake", messages=question, response_format=Answer)
+        assert caught.value.param == "response_format"
+        with pytest.raises(openai.BadRequestError, match="tools"):
+            client.chat.completions.create(model="fake", messages=question, tools=REFUSED["tools"])
+
+
+def test_every_body_says_which_fields_it_takes():
+    for body in (
+        *(CompletionRequest, ChatRequest, InfillRequest, TaskRequest, SqlRequest, TranslationRequest),
+        *(TokenizeRequest, DetokenizeRequest),
+    ):
+        schema = body.model_json_schema()
+        assert schema["additionalProperties"] is False
+        assert set(schema["properties"]) == {*body.model_fields, *body.without_effect, *body.neutral}
+        assert all(reason for reason in body.without_effect.values()) and issubclass(body, Body)
+    assert "user" in Sampling.model_fields
+
+
+PROMPT = "x = 1\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/code/fix"])
+def test_an_answer_says_which_max_tokens_fits(path, stream):
+    """With a context of 256 tokens."""
+
+    def asked(**fields):
+        long = []
+        make = lambda: long.append(tuned()) or long[0]  # noqa: E731
+        response = ask("POST", path, make, json={**BODIES[path], **fields, "stream": stream})
+        choices = [event["choices"][0] for event in events(response)] if stream else response.json()["choices"]
+        assert not any("max_tokens" in choice for choice in choices[:-1])
+        return choices[-1], 256 - len(long[0].asked[0].ids)
+
+    choice, room = asked(max_tokens=10_000)
+    assert choice["max_tokens"] == room
+    assert "max_tokens" not in asked(max_tokens=room)[0] and "max_tokens" not in asked()[0]
+    assert asked(max_tokens=room + 1)[0]["max_tokens"] == room
+
+
+def test_each_prompt_has_its_own_room():
+    body = {"prompt": [[5], [5] * 250], "n": 2, "max_tokens": 8}
+    choices = ask("POST", "/v1/completions", json=body).json()["choices"]
+    assert [choice.get("max_tokens") for choice in choices] == [None, None, 6, 6]
+    assert [choice["finish_reason"] for choice in choices] == ["length"] * 4
+
+
+def test_infill_reports_the_number_that_fits():
+    body = {"input_prefix": PROMPT * 300, "n_predict": 10**6}
+    answer = ask("POST", "/infill", json=body).json()
+    assert answer["generation_settings"]["n_predict"] == 128 and answer["truncated"] is True
