@@ -20,9 +20,9 @@ import pytest
 NOTHING = object()
 
 
-def bound(real: Any, stand_in: Any) -> Any:
-    """The stand-in for a function or class, refusing calls that do not fit its signature: `TypeError`. Any other value
-    is returned as it is."""
+def bound(real: Any, stand_in: Any, other: Any = None) -> Any:
+    """The stand-in for a function or class, refusing calls that do not fit its signature, or that of `other`:
+    `TypeError`. Any other value is returned as it is."""
     if not (callable(real) and callable(stand_in)) or isinstance(stand_in, type | mock.NonCallableMock):
         return stand_in
     try:
@@ -31,7 +31,12 @@ def bound(real: Any, stand_in: Any) -> Any:
         return stand_in
 
     def call(*arguments: Any, **options: Any) -> Any:
-        signature.bind(*arguments, **options)
+        try:
+            signature.bind(*arguments, **options)
+        except TypeError:
+            if other is None:
+                raise
+            inspect.signature(other).bind(*arguments, **options)
         return stand_in(*arguments, **options)
 
     functools.update_wrapper(call, stand_in)
@@ -49,10 +54,10 @@ def binding(setattr_: Callable[..., None]) -> Callable[..., None]:
         if isinstance(target, str) and value is NOTHING:
             path, _, name, value = *target.rpartition("."), name
             target = pkgutil.resolve_name(path)
-        real = getattr(target, name, None)
+        real, other = getattr(target, name, None), None
         if inspect.isclass(target) and isinstance(inspect.getattr_static(target, name, None), classmethod):
-            real = real.__func__
-        setattr_(self, target, name, bound(real, value), raising)
+            other = real.__func__  # a function in its place gets the instance, if it is called with one
+        setattr_(self, target, name, bound(real, value, other), raising)
 
     return bind
 

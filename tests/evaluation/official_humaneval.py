@@ -44,15 +44,21 @@ def main(path, seconds):
     def ring(*_):
         raise OutOfTime("Timed out!")
 
-    builtins.exit = builtins.quit = builtins.help = None
-    for name in NONE_OF_OS.split():
-        setattr(os, name, None)
-    shutil.rmtree = shutil.move = shutil.chown = subprocess.Popen = None
+    for module, names in (
+        (builtins, "exit quit help"),
+        (os, NONE_OF_OS),
+        (shutil, "rmtree move chown"),
+        (subprocess, "Popen"),
+    ):
+        for name in names.split():
+            setattr(module, name, None)
     for name in ("ipdb", "joblib", "resource", "psutil", "tkinter"):
         sys.modules[name] = None
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
-    sys.stdin = sys.stdout = sys.stderr = Mute()
+    stream = Mute()
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, name, stream)
     try:
         exec(text, {})
     except BaseException:
