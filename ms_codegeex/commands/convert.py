@@ -60,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR",
         help="hf: the model's tokenizer (default: the one recorded in IN or stored next to it)",
     )
+    parser.add_argument(
+        "--keep-code",
+        action="store_true",
+        help="hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
+        "trust_remote_code runs that code (default: only data files and our own classes)",
+    )
     parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
     parser.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion at OUT")
     parser.add_argument(
@@ -92,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
-    source = open_source(arguments.model, known_sizes(arguments.set))
+    if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
+        raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
+    source = open_source(arguments.model, known_sizes(arguments.set), arguments.keep_code)
     if arguments.source_ranks not in (None, source.ranks):
         raise UserError(
             f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
@@ -130,6 +138,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
         for warning in result["warnings"]:
             print(f"{result['output']}: {warning}", file=sys.stderr)
+        if result["left_out"]:
+            others = f" and {len(result['left_out']) - 3} more" if len(result["left_out"]) > 3 else ""
+            print(
+                f"left out of {result['output']}: {', '.join(result['left_out'][:3])}{others}, which are not data of a "
+                "known kind; --keep-code keeps Python files, which run wherever the model is loaded",
+                file=sys.stderr,
+            )
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
             print(f"left out, not a parameter: {result['skipped'][0]}{others}", file=sys.stderr)
@@ -206,7 +221,9 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
     _originals_options(parser)
-    fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "save_name": None}
+    fixed = {"to": to, "tensor_parallel": ranks, "save_name": None} | dict.fromkeys(
+        ("replace", "keep_code", "json"), False
+    )
     arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
     arguments.tokenizer = arguments.tokenizer_path if to == "hf" else None
     sizes = {field: getattr(arguments, f"size_{field}") for field, _ in _SIZES.values()}
