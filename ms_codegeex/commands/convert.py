@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -87,8 +88,8 @@ def known_sizes(settings: list[str]) -> dict[str, Any]:
         if not value:
             raise UserError(f"--set {setting}: expected NAME=VALUE, for example num_heads=40")
         try:
-            known[key] = json.loads(value)
-        except json.JSONDecodeError:
+            known[key] = parse_json(value)
+        except Malformed:
             known[key] = {"true": True, "false": False}.get(value.lower(), value)
     return known
 

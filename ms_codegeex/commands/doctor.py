@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex import host
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.json_reading import parse_json
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -287,7 +288,7 @@ def engine_checks() -> Iterator[Finding]:
         done = subprocess.run(
             words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
         )
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        found = parse_json(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
         return

@@ -13,6 +13,7 @@ from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.levels import AUTO, cpu_level
 from ms_codegeex.host import available_cores
+from ms_codegeex.json_reading import Malformed, parse_json
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -505,7 +506,7 @@ def _fields(words: list[str]) -> dict[str, Any]:
         if not name or not separator:
             raise UserError(f"--url-field: {word}: expected NAME=VALUE, such as top_k=-1")
         try:
-            fields[name] = json.loads(value)
-        except ValueError:
+            fields[name] = parse_json(value)
+        except Malformed:
             fields[name] = value
     return fields

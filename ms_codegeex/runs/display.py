@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from ms_codegeex.json_reading import parse_json
 
 
 def duration(seconds: float | None) -> str:
@@ -57,7 +58,7 @@ class Display:
                 content = stream.read()
             complete = content[: content.rfind(b"\n") + 1]
             self.position += len(complete)
-            events = [json.loads(line) for line in complete.splitlines()]
+            events = [parse_json(line, data=True) for line in complete.splitlines()]
             for event in events:
                 self._show(event)
         if self.terminal and self.waiting:
