@@ -18,6 +18,7 @@ import ms_codegeex
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.interrupts import after_imports
+from ms_codegeex.printing import print_error
 
 VERBS = (
     "prepare",
@@ -90,13 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that partial output is removed
             return arguments.run(arguments) or 0
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print_error(f"{name}: {error}")
         return 2
     except RunFailure as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print_error(f"{name}: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print_error(f"{name}: interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has exited (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

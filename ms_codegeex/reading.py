@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ms_codegeex.errors import UserError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
+_BLOCK = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -59,10 +60,12 @@ def read_stream(path: Path, most: int) -> bytes:
 
 
 def _limited(stream: BinaryIO, path: Path, most: int) -> bytes:
-    data = stream.read(most + 1)
-    if len(data) > most:
-        raise UserError(f"{path}: is larger than {most:,} bytes, which is the most for a file of its kind; shorten it")
-    return data
+    data = bytearray()
+    while block := stream.read(_BLOCK):  # a single read would reserve memory for `most` bytes
+        data += block
+        if len(data) > most:
+            raise UserError(f"{path}: is larger than {most:,} bytes, the most for a file of its kind; shorten it")
+    return bytes(data)
 
 
 def in_hub_cache(path: Path) -> bool:

@@ -19,6 +19,7 @@ BASE = {  # single files that every folder may import, and what they import them
     "tables": "",
     "locks": "",
     "interrupts": "",
+    "printing": "errors",
     "reading": "errors",
     "json_reading": "",
     "yaml_reading": "errors reading json_reading",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.printing import print_error, print_json, print_out
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -121,36 +120,33 @@ def run(arguments: argparse.Namespace) -> int:
         replace=arguments.replace,
     )
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
         if result["to"] == "hf" and not result["tokenizer"]:
-            print(
+            print_error(
                 f"{result['output']}: has no tokenizer, because IN does not say which one it uses; add its files, "
-                "or convert with --tokenizer NAME|DIR",
-                file=sys.stderr,
+                "or convert with --tokenizer NAME|DIR"
             )
         if result["guessed"]:
             sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
-            print(
+            print_error(
                 f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
-                "the model differs, convert again with --set NAME=VALUE",
-                file=sys.stderr,
+                "the model differs, convert again with --set NAME=VALUE"
             )
         for warning in result["warnings"]:
-            print(f"{result['output']}: {warning}", file=sys.stderr)
+            print_error(f"{result['output']}: {warning}")
         if result["left_out"]:
             others = f" and {len(result['left_out']) - 3} more" if len(result["left_out"]) > 3 else ""
-            print(
+            print_error(
                 f"left out of {result['output']}: {', '.join(result['left_out'][:3])}{others}, which are not data of a "
-                "known kind; --keep-code keeps Python files, which run wherever the model is loaded",
-                file=sys.stderr,
+                "known kind; --keep-code keeps Python files, which run wherever the model is loaded"
             )
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
-            print(f"left out, not a parameter: {result['skipped'][0]}{others}", file=sys.stderr)
+            print_error(f"left out, not a parameter: {result['skipped'][0]}{others}")
         files = f" in each of {result['files']} files" if result["files"] > 1 else ""
-        print(
+        print_out(
             f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
             f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
         )
@@ -234,5 +230,5 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     try:
         return run(arguments)
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print_error(f"{parser.prog}: {error}")
         return 2

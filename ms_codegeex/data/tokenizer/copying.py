@@ -103,7 +103,8 @@ def _copy(source: Path, name: str, target: Path) -> None:
 
 def _write_config(source: Path, target: Path) -> None:
     """Write `tokenizer_config.json` without the names of code, and for a class that we know with the right ones."""
-    found = json_of(read_inside(source, CONFIG, MOST_BYTES), source / CONFIG)
+    content = read_inside(source, CONFIG, MOST_BYTES)
+    found = json_of(content, source / CONFIG)
     if not isinstance(found, dict):
         raise UserError(f"{source / CONFIG}: holds a {type(found).__name__}, expected a JSON object; restore the file")
     kept, name = without_code(found), found.get("tokenizer_class")
@@ -112,4 +113,7 @@ def _write_config(source: Path, target: Path) -> None:
         kept = {key: known if key == "auto_map" else kept[key] for key in found if key == "auto_map" or key in kept}
     if known is CODEGEEX_AUTO_MAP:
         write_codegeex_module(target)
-    write_json(target / CONFIG, kept)
+    if kept == found:
+        (target / CONFIG).write_bytes(content)
+    else:
+        write_json(target / CONFIG, kept)
